@@ -1,0 +1,41 @@
+# `make help` lists the targets. Everything runs as root on Debian 12 and needs nothing installed beforehand.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+BIN := .venv/bin
+PYTHON_ROOMS := bench cli collector common enricher lab replay schemas sinks tests
+PYTEST_ARGS ?=
+
+.PHONY: help setup demo test check format lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install what is missing: apt packages, .venv, Apache Kafka's jars
+	@scripts/setup
+
+demo: setup ## a cluster of namespaces, real packets, real Kafka, live tables; DURATION=60 ends by itself
+	@$(BIN)/zonemeter demo $(if $(DURATION),--duration $(DURATION))
+
+test: setup ## all tests: tables, the hook in a real kernel, Kafka, one run end to end
+	@$(BIN)/pytest $(PYTEST_ARGS)
+
+check: setup ## formatters, linters, types, import rules; under a minute
+	@$(BIN)/ruff format --check --quiet $(PYTHON_ROOMS)
+	@$(BIN)/ruff check --quiet $(PYTHON_ROOMS)
+	@$(BIN)/clang-format --dry-run --Werror bpf/*.[ch]
+	@$(BIN)/lint-imports --no-cache >.cache/lint-imports.log || { cat .cache/lint-imports.log; exit 1; }
+	@$(BIN)/mypy --no-error-summary
+	@echo "check: ok"
+
+format: setup ## rewrite the sources as `make check` wants them
+	@$(BIN)/ruff check --quiet --fix-only $(PYTHON_ROOMS)
+	@$(BIN)/ruff format --quiet $(PYTHON_ROOMS)
+	@$(BIN)/clang-format -i bpf/*.[ch]
+
+lock: setup ## write requirements.lock anew from pyproject.toml
+	@$(BIN)/pip install -q uv
+	@$(BIN)/uv pip compile -q --upgrade --all-extras --generate-hashes --python-version 3.11 --no-header --no-annotate pyproject.toml -o requirements.lock
+
+clean: ## take down the lab and delete what setup and the demo made
+	@[ ! -x $(BIN)/zonemeter ] || $(BIN)/zonemeter lab down
+	@rm -rf .venv .cache demo *.egg-info build .mypy_cache .ruff_cache .pytest_cache .hypothesis
