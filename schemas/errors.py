@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a decoder says of bytes that are not the record it was promised."""
+
+
+class DecodeError(ValueError):
+    """A record that cannot be taken; `reason` is from a closed set, fit for a metric label.
+
+    Reasons: `too_large`, `not_json`, `schema_mismatch` (a field missing, of a wrong type or out of range),
+    `inconsistent` (each field is fine alone, but they contradict each other), `unsupported_version`.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail

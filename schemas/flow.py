@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Topic `flows.enriched.v1`: one flow of one window with both its ends named. The public interface.
+
+Unknown things are absent, never null or empty. Nested names are OpenTelemetry's where they exist
+(`k8s.pod.name`, `cloud.availability_zone`, `network.transport`); `flow.v1.schema.json` marks which are ours.
+"""
+
+from typing import Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from schemas.codec import Count, Milliseconds, Port, decode
+
+SCHEMA_HEADER = "zonemeter.flow.v1"
+HEADERS = (("content-type", b"application/json"), ("schema", SCHEMA_HEADER.encode()))
+MAX_READ_BYTES = 64 * 1024
+
+Scope = Literal["same_node", "same_zone", "cross_zone", "cross_region", "external", "unknown"]
+SCOPES: tuple[Scope, ...] = ("same_node", "same_zone", "cross_zone", "cross_region", "external", "unknown")
+Kind = Literal["pod", "node", "service", "cidr", "external", "unknown"]
+# Why an end point's kind or zone is not known. The set is closed: metrics label by it.
+UNKNOWN_REASONS = (
+    "vpc_unmapped",  # a private address that no pod, node, podCIDR or CIDR rule holds
+    "late_index",  # inside a node's podCIDR, but its pod never became known
+    "ambiguous_owner",  # several owners within the window
+    "zone_missing",  # the owner is known, its node has no zone label
+    "address_invalid",  # not an IP address
+)
+
+
+class Named(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An object with a name, as OpenTelemetry nests them: `k8s.pod.name`."""
+
+    name: str
+
+
+class Workload(msgspec.Struct, frozen=True):
+    """The controller that owns the pod, at the top: Deployment rather than ReplicaSet."""
+
+    kind: str
+    name: str
+
+
+class Kubernetes(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where an end point lives in the cluster."""
+
+    namespace: Named | UnsetType = UNSET
+    pod: Named | UnsetType = UNSET
+    workload: Workload | UnsetType = UNSET
+    service: Named | UnsetType = UNSET
+    node: Named | UnsetType = UNSET
+
+
+class Cloud(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where an end point lives in the cloud. `zone_id` is the account-independent id (AWS), where known."""
+
+    availability_zone: str | UnsetType = UNSET
+    region: str | UnsetType = UNSET
+    zone_id: str | UnsetType = UNSET
+
+
+class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One side of a flow as of its window. `name` only for `cidr`, `reason` only for what is not known."""
+
+    kind: Kind
+    address: str
+    port: Port | UnsetType = UNSET
+    name: str | UnsetType = UNSET
+    reason: str | UnsetType = UNSET
+    k8s: Kubernetes | UnsetType = UNSET
+    cloud: Cloud | UnsetType = UNSET
+
+
+class Network(msgspec.Struct, frozen=True):
+    """`transport`: tcp, udp, sctp, icmp, or the IP protocol's number as text. `type`: ipv4 or ipv6."""
+
+    transport: str
+    type: Literal["ipv4", "ipv6"]
+
+
+class Observer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The node that counted."""
+
+    node: str
+    cloud: Cloud | UnsetType = UNSET
+
+
+class Cluster(msgspec.Struct, frozen=True):
+    """`k8s.cluster.name`."""
+
+    cluster: Named
+
+
+class RawPosition(msgspec.Struct, frozen=True):
+    """Where the raw chunk of this flow stands."""
+
+    partition: Count
+    offset: Count
+
+
+class _FlowFields(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What both ways of reading a flow share."""
+
+    id: str
+    start_ms: Milliseconds
+    end_ms: Milliseconds
+    scope: Scope
+    bytes: Count
+    packets: Count
+    direction: Literal["egress", "ingress", "relay"]
+    dnat: bool | UnsetType = UNSET
+    encapsulation: str | UnsetType = UNSET
+    network: Network
+    k8s: Cluster
+    raw: RawPosition
+
+
+class FlowHead(_FlowFields, frozen=True, omit_defaults=True, kw_only=True):
+    """A flow whose two ends stay bytes: what repeats is known by its bytes, which is what makes reading cheap."""
+
+    source: msgspec.Raw
+    destination: msgspec.Raw
+    observer: msgspec.Raw
+
+
+class Flow(_FlowFields, frozen=True, omit_defaults=True, kw_only=True):
+    """A flow read whole."""
+
+    source: Endpoint
+    destination: Endpoint
+    observer: Observer
+
+
+_flow_decoder = msgspec.json.Decoder(Flow)
+_head_decoder = msgspec.json.Decoder(FlowHead)
+_endpoint_decoder = msgspec.json.Decoder(Endpoint)
+_observer_decoder = msgspec.json.Decoder(Observer)
+
+
+def decode_flow(value: bytes | None) -> Flow:
+    """Decode a flow whole; raises `DecodeError`."""
+    return decode(_flow_decoder, value, MAX_READ_BYTES)
+
+
+def decode_head(value: bytes | None) -> FlowHead:
+    """Decode a flow with its ends left as JSON bytes; raises `DecodeError`."""
+    return decode(_head_decoder, value, MAX_READ_BYTES)
+
+
+def decode_endpoint(value: bytes) -> Endpoint:
+    """Decode one end of a `FlowHead`; raises `DecodeError`."""
+    return decode(_endpoint_decoder, value, MAX_READ_BYTES)
+
+
+def decode_observer(value: bytes) -> Observer:
+    """Decode a `FlowHead`'s observer; raises `DecodeError`."""
+    return decode(_observer_decoder, value, MAX_READ_BYTES)

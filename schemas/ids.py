@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Identity of a window, a chunk and a flow: `cluster/node/boot_id/generation/sequence[/chunk[/index]]`.
+
+It is given by the node that counted, not by Kafka's offsets, so it survives a topic made anew and a mirror.
+Within one (node, boot_id) the numbers only grow; compare them as numbers, never as text.
+"""
+
+from typing import NamedTuple
+
+from schemas.errors import DecodeError
+
+
+class Origin(NamedTuple):
+    """One life of one node: marks are kept for it. `boot_id`: first 12 hex digits of the kernel's."""
+
+    cluster: str
+    node: str
+    boot_id: str
+
+
+class Position(NamedTuple):
+    """Where in an origin's stream a flow stands; tuples compare in the order in which they were counted."""
+
+    generation: int
+    sequence: int
+    chunk: int
+    row: int
+
+
+def window_id(origin: Origin, generation: int, sequence: int) -> str:
+    """Return the id of a window: all that one node counted between two flips."""
+    return f"{origin.cluster}/{origin.node}/{origin.boot_id}/{generation}/{sequence}"
+
+
+def chunk_id(origin: Origin, generation: int, sequence: int, chunk: int) -> str:
+    """Return the id of a raw chunk, which is a flow's id without its index."""
+    return f"{origin.cluster}/{origin.node}/{origin.boot_id}/{generation}/{sequence}/{chunk}"
+
+
+def split_flow_id(flow_id: str) -> tuple[str, int]:
+    """Split a flow's id into its chunk's id and its row's index; raise `DecodeError` if it is none."""
+    chunk, _, index = flow_id.rpartition("/")
+    if not chunk or not index.isascii() or not index.isdigit():
+        raise DecodeError("schema_mismatch", f"{flow_id!r} is not cluster/node/boot_id/generation/sequence/chunk/index")
+    return chunk, int(index)
+
+
+def parse_flow_id(flow_id: str) -> tuple[Origin, Position]:
+    """Take a flow's id apart; raise `DecodeError` if it does not have seven parts, the last four numbers."""
+    parts = flow_id.split("/")
+    numbers = parts[3:]
+    if len(parts) != 7 or not all(number.isascii() and number.isdigit() for number in numbers):
+        raise DecodeError("schema_mismatch", f"{flow_id!r} is not cluster/node/boot_id/generation/sequence/chunk/index")
+    return Origin(*parts[:3]), Position(*map(int, numbers))
+
+
+def parse_chunk_id(text: str) -> tuple[Origin, Position]:
+    """Take a chunk's id apart; the position's row is 0. Raises `DecodeError`."""
+    return parse_flow_id(f"{text}/0")
+
+
+def parse_window_id(text: str) -> tuple[Origin, Position]:
+    """Take a window's id apart; the position's chunk and row are 0. Raises `DecodeError`."""
+    return parse_flow_id(f"{text}/0/0")

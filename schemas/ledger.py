@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Topic `ledger.v1`: what each hop took in, gave out, put aside and lost, published with what it commits.
+
+Always: `in` = `out` + sum of `aside` + sum of `lost`. `aside` is left out by design and named (a repeat, a
+sender that is metered itself); `lost` is what nobody will see again. The topic is compacted: a hop that
+publishes a record again after a crash overwrites the one before.
+
+Keys: `collector/<partition>/<window id>`, `enricher/<partition>/<chunk id>`,
+`metrics/<partition>/<checkpoint>`, `flowlog/<partition>/<manifest>`.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from schemas.amount import Amount
+from schemas.codec import Count, Milliseconds, decode
+from schemas.raw import UplinkCounters
+
+SCHEMA_VERSION = 1
+MAX_READ_BYTES = 1024 * 1024
+
+Hop = Literal["collector", "enricher", "metrics", "flowlog"]
+
+
+class LedgerRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One entry of one hop.
+
+    `id` is the last part of the key. Of the collector: one window, `chunks` of it published. Of the enricher:
+    one chunk. Of a sink: one checkpoint or manifest, which may hold parts of many chunks: `parts` gives the
+    amount taken out of each chunk, by chunk id, so that an audit can say which window is short.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    hop: Hop
+    id: str
+    partition: Count
+    start_ms: Milliseconds
+    end_ms: Milliseconds
+    taken: Amount = msgspec.field(name="in")
+    given: Amount = msgspec.field(name="out")
+    aside: dict[str, Amount] = {}
+    lost: dict[str, Amount] = {}
+    node: str | None = None
+    hook: str | None = None
+    chunks: int | None = None
+    uplinks: dict[str, UplinkCounters] = {}
+    parts: dict[str, Amount] = {}
+
+    @property
+    def key(self) -> bytes:
+        """The record's Kafka key."""
+        return f"{self.hop}/{self.partition}/{self.id}".encode()
+
+    def balance(self) -> Amount | None:
+        """Return None if the entry adds up, else what `out`, `aside` and `lost` come to."""
+        accounted = sum([*self.aside.values(), *self.lost.values()], self.given)
+        return None if (accounted.bytes, accounted.packets) == (self.taken.bytes, self.taken.packets) else accounted
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(LedgerRecord)
+
+
+def encode_ledger(record: LedgerRecord) -> bytes:
+    """Encode a ledger record."""
+    return _encoder.encode(record)
+
+
+def decode_ledger(value: bytes | None) -> LedgerRecord:
+    """Decode a ledger record; raises `DecodeError`."""
+    return decode(_decoder, value, MAX_READ_BYTES)

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Topic `flows.raw.v1`: what one node counted in one window, in chunks of columns.
+
+A chunk lists each distinct address once; `src` and `dst` are indexes into that list. So a reader resolves an
+address once per chunk, not once per flow. Written with orjson straight from numpy, read with msgspec.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+import orjson
+
+from schemas.amount import Amount
+from schemas.codec import Count, Milliseconds, Port, decode
+from schemas.errors import DecodeError
+from schemas.ids import Origin, chunk_id
+
+SCHEMA_VERSION = 1
+# A chunk must fit a broker's default message.max.bytes (1 MiB) with room to spare; readers allow twice that.
+MAX_ENCODED_BYTES = 512 * 1024
+MAX_READ_BYTES = 1024 * 1024
+
+DIRECTIONS = ("egress", "ingress", "relay")
+ENCAPSULATIONS = ("none", "vxlan", "geneve", "ipip", "gre", "wireguard", "esp")
+
+Direction = Annotated[int, msgspec.Meta(ge=0, le=len(DIRECTIONS) - 1)]
+Encapsulation = Annotated[int, msgspec.Meta(ge=0, le=len(ENCAPSULATIONS) - 1)]
+Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
+Flag = Annotated[int, msgspec.Meta(ge=0, le=1)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=253, pattern=r"^[^/\x00-\x1f]+$")]
+
+
+class UplinkCounters(msgspec.Struct, frozen=True):
+    """One uplink's own counters over the window, link-layer headers included (IFLA_STATS64)."""
+
+    tx_bytes: Count
+    tx_packets: Count
+    rx_bytes: Count
+    rx_packets: Count
+
+
+class WindowLedger(msgspec.Struct, frozen=True):
+    """The books of one window on its node. Always: `hook` = sum of `aside` + `map` + sum of `lost`.
+
+    `aside`: seen and left out by design (`loopback`, ...). `lost`: seen and not kept (`map_full`, ...).
+    """
+
+    hook: Amount
+    map: Amount
+    aside: dict[str, Amount] = {}
+    lost: dict[str, Amount] = {}
+    uplinks: dict[str, UplinkCounters] = {}
+
+
+class RawChunk(msgspec.Struct, frozen=True, kw_only=True):
+    """One message of the raw topic. Columns have one entry a row; `dnat` is None where there is no conntrack."""
+
+    schema_version: int
+    cluster: Name
+    node: Name
+    boot_id: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{12}$")]
+    generation: Count
+    sequence: Count
+    chunk: Count
+    chunks: Annotated[int, msgspec.Meta(ge=1)]
+    start_ms: Milliseconds
+    end_ms: Milliseconds
+    hook: Literal["netfilter", "tc"]
+    addresses: list[str]
+    src: list[Count]
+    dst: list[Count]
+    protocol: list[Byte]
+    src_port: list[Port]
+    dst_port: list[Port]
+    direction: list[Direction]
+    dnat: list[Flag | None]
+    bytes: list[Count]
+    packets: list[Count]
+    encapsulation: list[Encapsulation]
+    ledger: WindowLedger | None = None
+    short: bool = False
+    maybe_repeat: bool = False
+
+    @property
+    def origin(self) -> Origin:
+        """The life of the node that counted this."""
+        return Origin(self.cluster, self.node, self.boot_id)
+
+    @property
+    def id(self) -> str:
+        """The chunk's id; a row's flow id is this, "/" and the row's number."""
+        return chunk_id(self.origin, self.generation, self.sequence, self.chunk)
+
+
+COLUMNS = (
+    "src",
+    "dst",
+    "protocol",
+    "src_port",
+    "dst_port",
+    "direction",
+    "dnat",
+    "bytes",
+    "packets",
+    "encapsulation",
+)
+
+_decoder = msgspec.json.Decoder(RawChunk)
+
+
+class _Version(msgspec.Struct):
+    schema_version: int
+
+
+_version_decoder = msgspec.json.Decoder(_Version)
+
+
+def decode_chunk(value: bytes | None) -> RawChunk:
+    """Decode and check one raw chunk; raise `DecodeError` if any row of it could mislead a reader."""
+    try:
+        chunk = decode(_decoder, value, MAX_READ_BYTES)
+    except DecodeError as error:
+        if error.reason == "schema_mismatch":
+            _check_version(decode(_version_decoder, value, MAX_READ_BYTES).schema_version)
+        raise
+    _check_version(chunk.schema_version)
+    _check_consistency(chunk)
+    return chunk
+
+
+def _check_version(version: int) -> None:
+    if version != SCHEMA_VERSION:
+        raise DecodeError("unsupported_version", f"schema_version {version}, this reader knows {SCHEMA_VERSION}")
+
+
+def _check_consistency(chunk: RawChunk) -> None:
+    lengths = {name: len(getattr(chunk, name)) for name in COLUMNS}
+    if len(set(lengths.values())) != 1:
+        raise DecodeError("inconsistent", f"columns differ in length: {lengths}")
+    if chunk.end_ms <= chunk.start_ms:
+        raise DecodeError("inconsistent", f"the window ends at {chunk.end_ms}, not after its start {chunk.start_ms}")
+    if chunk.chunk >= chunk.chunks:
+        raise DecodeError("inconsistent", f"chunk {chunk.chunk} of {chunk.chunks}")
+    if (chunk.ledger is None) != (chunk.chunk > 0):
+        raise DecodeError("inconsistent", "the window's ledger stands in chunk 0 and only there")
+    if chunk.src and max((max(column) for column in (chunk.src, chunk.dst))) >= len(chunk.addresses):
+        raise DecodeError("inconsistent", f"a row names an address beyond the {len(chunk.addresses)} listed")
+
+
+def encode_chunk(head: dict[str, Any], addresses: Sequence[str], columns: dict[str, Any]) -> bytes:
+    """Encode one raw chunk: `head` holds the scalar fields (and chunk 0's ledger), `columns` numpy arrays or lists.
+
+    The same input gives the same bytes, which is what makes a window published again recognisable.
+    """
+    ordered = {name: columns[name] for name in COLUMNS}
+    return orjson.dumps(
+        {"schema_version": SCHEMA_VERSION, **head, "addresses": list(addresses), **ordered},
+        option=orjson.OPT_SERIALIZE_NUMPY,
+    )

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Topic `topology.v1`: who owned which address, when. The history that restarts and replays need.
+
+Key: `kind/uid/resourceVersion` of the object at which a state was first seen; a change closes one state
+(`to_ms`) and opens another. A `--topology` file is a JSON array of the same records.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from schemas.codec import Milliseconds, decode
+from schemas.flow import Workload
+
+SCHEMA_VERSION = 1
+MAX_READ_BYTES = 1024 * 1024
+
+
+class TopologyState(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One state of one object: true from `from_ms` up to, not including, `to_ms` (absent: still true)."""
+
+    schema_version: int = SCHEMA_VERSION
+    kind: Literal["pod", "node", "service"]
+    uid: str
+    resource_version: str
+    name: str
+    namespace: str | None = None
+    addresses: list[str] = []
+    from_ms: Milliseconds
+    to_ms: Milliseconds | None = None
+    node: str | None = None  # of a pod
+    host_network: bool = False  # of a pod: its address is its node's
+    workload: Workload | None = None  # of a pod
+    ready: bool | None = None  # of a pod
+    services: list[str] = []  # of a pod: names, in its namespace, of the services that select it
+    zone: str | None = None  # of a node: topology.kubernetes.io/zone
+    region: str | None = None  # of a node: topology.kubernetes.io/region
+    zone_id: str | None = None  # of a node: topology.k8s.aws/zone-id
+    pod_cidrs: list[str] = []  # of a node
+
+    @property
+    def key(self) -> bytes:
+        """The record's Kafka key."""
+        return f"{self.kind}/{self.uid}/{self.resource_version}".encode()
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(TopologyState)
+_file_decoder = msgspec.json.Decoder(list[TopologyState])
+
+
+def encode_topology(state: TopologyState) -> bytes:
+    """Encode one state."""
+    return _encoder.encode(state)
+
+
+def decode_topology(value: bytes | None) -> TopologyState:
+    """Decode one state; raises `DecodeError`."""
+    return decode(_decoder, value, MAX_READ_BYTES)
+
+
+def decode_topology_file(value: bytes) -> list[TopologyState]:
+    """Decode a `--topology` file, a JSON array of states; raises `DecodeError`."""
+    return decode(_file_decoder, value, len(value))
+
+
+def encode_topology_file(states: list[TopologyState]) -> bytes:
+    """Encode a `--topology` file, indented for people."""
+    return msgspec.json.format(_encoder.encode(states), indent=1) + b"\n"
