@@ -144,7 +144,7 @@ def _check_consistency(chunk: RawChunk) -> None:
         raise DecodeError("inconsistent", f"chunk {chunk.chunk} of {chunk.chunks}")
     if (chunk.ledger is None) != (chunk.chunk > 0):
         raise DecodeError("inconsistent", "the window's ledger stands in chunk 0 and only there")
-    if chunk.src and max((max(column) for column in (chunk.src, chunk.dst))) >= len(chunk.addresses):
+    if chunk.src and max(max(column) for column in (chunk.src, chunk.dst)) >= len(chunk.addresses):
         raise DecodeError("inconsistent", f"a row names an address beyond the {len(chunk.addresses)} listed")
 
 

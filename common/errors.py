@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Errors that every service treats alike.
+
+Refusal        nothing can be done until somebody changes something: one line, exit 2
+PublishError   some records are not known to be in Kafka: publish them again, as a repeat
+"""
+
+
+class Refusal(Exception):  # noqa: N818 - it is what the service says, not what went wrong inside it
+    """Wrong use or settings; its text is one line that says what, where and what to do. Exit status 2."""
+
+
+class PublishError(Exception):
+    """At least one record was not acknowledged in time; the producer has been closed and rebuilt."""

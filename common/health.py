@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""/metrics, /healthz and /readyz of a service.
+
+Ready means: no reason stands against it. A part of a service that is not ready yet says why, in words that an
+operator can act on, and takes the reason back when it is over.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+from common.errors import Refusal
+
+log = logging.getLogger(__name__)
+
+
+class Health:
+    """The reasons why a service is not ready, one per part of it."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[str, str] = {"start": "starting"}
+
+    def waiting(self, part: str, reason: str) -> None:
+        """Say that `part` is not ready and why; logged once when it begins or changes."""
+        if self._reasons.get(part) != reason:
+            self._reasons[part] = reason
+            log.warning("not ready: %s", reason, extra={"part": part})
+
+    def ready(self, part: str) -> None:
+        """Take back what was said against `part`."""
+        if self._reasons.pop(part, None) is not None and part != "start":
+            log.info("ready again: %s", part)
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """What stands against being ready, by part; empty when ready."""
+        return dict(self._reasons)
+
+
+@asynccontextmanager
+async def serve(
+    listen: str, health: Health, registry: CollectorRegistry, extra: Callable[[], bytes] | None = None
+) -> AsyncIterator[None]:
+    """Serve the three paths at HOST:PORT while the context lasts; raise `Refusal` if the port cannot be had.
+
+    `extra` renders further metrics (Prometheus text format) before the registry's own. It runs in a thread, so
+    that a scrape of many series does not stall the pipeline.
+    """
+
+    async def metrics(_: web.Request) -> web.Response:
+        body = await asyncio.to_thread(lambda: (extra() if extra else b"") + generate_latest(registry))
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+
+    async def alive(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def ready(_: web.Request) -> web.Response:
+        lines = [f"{part}: {reason}" for part, reason in health.reasons.items()]
+        return web.Response(status=503 if lines else 200, text="\n".join(lines or ["ok"]) + "\n")
+
+    app = web.Application()
+    app.add_routes([web.get("/metrics", metrics), web.get("/healthz", alive), web.get("/readyz", ready)])
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    host, _, port = listen.rpartition(":")
+    try:
+        await web.TCPSite(runner, host.strip("[]"), int(port)).start()
+    except OSError as error:
+        await runner.cleanup()
+        raise Refusal(f"listen = {listen!r}: {error.strerror}; choose another with --listen HOST:PORT") from error
+    try:
+        yield
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kafka clients set up alike: idempotent producers, manual commits, topics checked, deadlines everywhere.
+
+What aiokafka 0.14 does not do by itself: its `start` tries each broker once; an idempotent producer's sends,
+`flush` and `stop` wait for ever when no broker answers (aiokafka issue 1101); after a batch that cannot be
+retried every later send to that partition fails until the producer is made anew (issue 1017).
+"""
+
+import asyncio
+import logging
+import random
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+from aiokafka.helpers import create_ssl_context
+from aiokafka.partitioner import murmur2
+
+from common.errors import Refusal
+from common.service import Service
+from common.settings import KafkaSettings
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+FIRST_BACKOFF_SECONDS = 0.5
+LONGEST_BACKOFF_SECONDS = 15.0
+# One Kafka batch; the broker's limit (message.max.bytes, 1 MiB by default) is on the compressed batch.
+MAX_BATCH_BYTES = 512 * 1024
+
+
+def partition_for(node: str, partitions: int) -> int:
+    """Return the partition of a node's records: murmur2 of its name, positive, as Kafka's own default is."""
+    return int(murmur2(node.encode()) & 0x7FFFFFFF) % partitions
+
+
+def client_options(settings: KafkaSettings) -> dict[str, Any]:
+    """Return the arguments that every aiokafka client takes; raise `Refusal` for files that cannot be used."""
+    options: dict[str, Any] = {
+        "bootstrap_servers": settings.kafka_bootstrap.split(","),
+        "security_protocol": settings.kafka_security_protocol,
+        "request_timeout_ms": int(settings.kafka_deadline_seconds * 1000),
+        "client_id": "zonemeter",
+    }
+    if settings.kafka_security_protocol.endswith("SSL"):
+        options["ssl_context"] = _ssl_context(settings)
+    if settings.kafka_security_protocol.startswith("SASL"):
+        options |= {
+            "sasl_mechanism": settings.kafka_sasl_mechanism,
+            "sasl_plain_username": settings.kafka_sasl_username,
+            "sasl_plain_password": _password(settings),
+        }
+    return options
+
+
+def _ssl_context(settings: KafkaSettings) -> ssl.SSLContext:
+    files = {
+        "cafile": settings.kafka_ssl_ca_file,
+        "certfile": settings.kafka_ssl_cert_file,
+        "keyfile": settings.kafka_ssl_key_file,
+    }
+    try:
+        context: ssl.SSLContext = create_ssl_context(**{k: str(v) if v else None for k, v in files.items()})
+    except (OSError, ssl.SSLError) as error:
+        raise Refusal(f"kafka_ssl_*_file: {error}; expected PEM files that this process may read") from error
+    return context
+
+
+def _password(settings: KafkaSettings) -> str:
+    if settings.kafka_sasl_password_file is None or settings.kafka_sasl_username is None:
+        raise Refusal("kafka_sasl_username and kafka_sasl_password_file are needed when the protocol is SASL_*")
+    try:
+        return settings.kafka_sasl_password_file.read_text().strip()
+    except OSError as error:
+        raise Refusal(f"kafka_sasl_password_file: {error}") from error
+
+
+def new_producer(settings: KafkaSettings, **overrides: Any) -> AIOKafkaProducer:
+    """Make a producer, not started: idempotent, acks=all, zstd."""
+    options = {
+        "enable_idempotence": True,
+        "acks": "all",
+        "compression_type": "zstd",
+        "linger_ms": 20,
+        "max_batch_size": MAX_BATCH_BYTES,
+        "max_request_size": 2 * MAX_BATCH_BYTES,
+    }
+    return AIOKafkaProducer(**client_options(settings), **(options | overrides))
+
+
+def new_consumer(settings: KafkaSettings, **overrides: Any) -> AIOKafkaConsumer:
+    """Make a consumer, not started: no auto-commit, from the earliest record where no position is known."""
+    options = {
+        "enable_auto_commit": False,
+        "auto_offset_reset": "earliest",
+        "client_rack": settings.kafka_client_rack,
+        "fetch_max_bytes": 8 * 1024 * 1024,
+        "max_partition_fetch_bytes": 2 * 1024 * 1024,
+    }
+    return AIOKafkaConsumer(**client_options(settings), **(options | overrides))
+
+
+async def start(service: Service, settings: KafkaSettings, make: Callable[[], T]) -> T:
+    """Make and start a client, again and again with back-off until it works; the service is not ready meanwhile.
+
+    Raises `asyncio.CancelledError` as usual, and `InterruptedError` if the service is told to stop before.
+    """
+    backoff = FIRST_BACKOFF_SECONDS
+    while not service.stopping.is_set():
+        client: Any = make()
+        try:
+            async with asyncio.timeout(settings.kafka_deadline_seconds):
+                await client.start()
+        except (KafkaError, OSError, TimeoutError) as error:
+            await close(client)
+            service.health.waiting("kafka", f"Kafka at {settings.kafka_bootstrap}: {_one_line(error)}; trying on")
+            await service.pause(backoff * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+            backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
+        else:
+            service.health.ready("kafka")
+            return client  # type: ignore[no-any-return]
+    raise InterruptedError("told to stop before Kafka was reached")
+
+
+async def close(client: Any, seconds: float = 5.0) -> None:
+    """Stop a client within a deadline; what it still held is given up (see the module's first lines)."""
+    stop: Callable[[], Awaitable[None]] = client.close if isinstance(client, AIOKafkaAdminClient) else client.stop
+    try:
+        await asyncio.wait_for(stop(), seconds)
+    except (TimeoutError, KafkaError, OSError) as error:
+        log.debug("client did not stop cleanly: %s", _one_line(error))
+
+
+async def wait_for_topics(service: Service, settings: KafkaSettings, wanted: dict[str, int]) -> None:
+    """Wait until every topic of `wanted` exists with that number of partitions; not ready meanwhile, with one line.
+
+    Raises `InterruptedError` if the service is told to stop before.
+    """
+    admin = await start(service, settings, lambda: AIOKafkaAdminClient(**client_options(settings)))
+    try:
+        backoff = FIRST_BACKOFF_SECONDS
+        while not service.stopping.is_set():
+            problem = await _topic_problem(admin, settings, wanted)
+            if problem is None:
+                service.health.ready("topics")
+                return
+            service.health.waiting("topics", problem)
+            await service.pause(backoff)
+            backoff = min(backoff * 2, 5.0)
+    finally:
+        await close(admin)
+    raise InterruptedError("told to stop before the topics were there")
+
+
+async def _topic_problem(admin: AIOKafkaAdminClient, settings: KafkaSettings, wanted: dict[str, int]) -> str | None:
+    try:
+        async with asyncio.timeout(settings.kafka_deadline_seconds):
+            described = await admin.describe_topics(list(wanted))
+    except (KafkaError, OSError, TimeoutError) as error:
+        return f"Kafka at {settings.kafka_bootstrap}: {_one_line(error)}; trying on"
+    found = {topic["topic"]: len(topic["partitions"]) for topic in described if topic["error_code"] == 0}
+    for name, partitions in wanted.items():
+        if name not in found:
+            return f"topic {name} does not exist: zonemeter topics apply --kafka-bootstrap {settings.kafka_bootstrap}"
+        if found[name] != partitions:
+            return (
+                f"topic {name} has {found[name]} partitions, the setting partitions says {partitions}: they must agree"
+            )
+    return None
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

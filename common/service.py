@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of a service: logging, signals, health, one drain budget, exit status.
+
+SIGTERM or SIGINT sets `stopping`, which only sources look at: they stop, what is under way drains, sinks flush,
+positions are committed, all within `drain_seconds`. Exit status: 0 after that, 1 for a crash (an orchestrator
+restarts us), 2 where only a person can help.
+"""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+
+from prometheus_client import CollectorRegistry, Gauge, disable_created_metrics
+
+from common import health as health_
+from common import log as log_
+from common.errors import Refusal
+from common.health import Health
+from common.settings import ServiceSettings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Service:
+    """What a service's body gets to work with. `render` may be set to serve further metrics (see health.serve)."""
+
+    name: str
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    health: Health = field(default_factory=Health)
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    render: Callable[[], bytes] | None = None
+
+    async def pause(self, seconds: float) -> None:
+        """Sleep, or less when asked to stop."""
+        try:
+            await asyncio.wait_for(self.stopping.wait(), seconds)
+        except TimeoutError:
+            return
+
+
+Body = Callable[[Service], Awaitable[None]]
+
+
+def run(name: str, settings: ServiceSettings, body: Body) -> int:
+    """Run `body` until it returns or is told to stop; return the exit status."""
+    log_.configure(settings.log_level)
+    try:
+        asyncio.run(_live(name, settings, body))
+    except TimeoutError:
+        log.exception("did not drain within %s s of being told to stop", settings.drain_seconds)
+        return 1
+    except Exception as error:
+        refusals = [leaf for leaf in _leaves(error) if isinstance(leaf, Refusal)]
+        for refusal in refusals:
+            log.error("%s", refusal)
+        if not refusals:
+            log.exception("crashed")
+        return 2 if refusals else 1
+    return 0
+
+
+async def _live(name: str, settings: ServiceSettings, body: Body) -> None:
+    disable_created_metrics()  # type: ignore[no-untyped-call]
+    service = Service(name)
+    build = Gauge(
+        "zonemeter_build_info", "1; the version as a label.", ["service", "version"], registry=service.registry
+    )
+    build.labels(name, version("zonemeter")).set(1)
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(None) as budget:
+
+        def stop(number: int) -> None:
+            if not service.stopping.is_set():
+                log.info("stopping", extra={"signal": signal.Signals(number).name})
+                service.stopping.set()
+                budget.reschedule(loop.time() + settings.drain_seconds)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop, number)
+        extra = lambda: service.render() if service.render else b""  # noqa: E731 - set by the body later
+        async with health_.serve(settings.listen, service.health, service.registry, extra):
+            service.health.ready("start")
+            await body(service)
+    log.info("stopped")
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for part in error.exceptions for leaf in _leaves(part)]

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of a service: flags, then ZONEMETER_* variables, then a TOML file, then defaults.
+
+A room declares one class from `ServiceSettings`; each field carries its unit in its name and one sentence of why.
+In the TOML file, top-level keys are the settings that all services share, and a table named after the service
+holds its own. A value that makes no sense ends the process with exit status 2 and one line that names it.
+"""
+
+import argparse
+import re
+import socket
+import sys
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
+
+import orjson
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from schemas.topics import TopicNames
+
+SERVICES = ("collector", "enricher", "metrics", "flowlog")
+ENV_PREFIX = "ZONEMETER_"
+
+S = TypeVar("S", bound="Settings")
+
+
+def _host_port(value: str) -> str:
+    if (
+        not re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):[0-9]{1,5}", value)
+        or int(value.rpartition(":")[2]) > 65535
+    ):
+        raise ValueError("expected HOST:PORT, such as 127.0.0.1:9464 or [::1]:9464")
+    return value
+
+
+def _host_ports(value: str) -> str:
+    for part in value.split(","):
+        _host_port(part)
+    return value
+
+
+def _no_slash(value: str) -> str:
+    if "/" in value or not value.isprintable():
+        raise ValueError('must not contain "/", which separates the parts of a flow id')
+    return value
+
+
+HostPort = Annotated[str, AfterValidator(_host_port)]
+HostPorts = Annotated[str, AfterValidator(_host_ports)]
+IdPart = Annotated[str, Field(min_length=1, max_length=253), AfterValidator(_no_slash)]
+
+
+class Settings(BaseSettings):
+    """The base of everything that reads settings."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        extra="forbid",
+        frozen=True,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Put the environment before what the file said, which comes in as init arguments."""
+        return env_settings, init_settings
+
+
+class KafkaSettings(Settings):
+    """How to reach Kafka, and which topics are ours."""
+
+    kafka_bootstrap: HostPorts = Field("127.0.0.1:9092", description="brokers, HOST:PORT[,HOST:PORT...]")
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="how to talk to the brokers"
+    )
+    kafka_ssl_ca_file: Path | None = Field(None, description="PEM file of the authorities that sign the brokers")
+    kafka_ssl_cert_file: Path | None = Field(None, description="PEM file of this client's certificate (mutual TLS)")
+    kafka_ssl_key_file: Path | None = Field(None, description="PEM file of this client's private key")
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512", description="used when the protocol is SASL_*"
+    )
+    kafka_sasl_username: str | None = Field(None, description="user name for SASL")
+    kafka_sasl_password_file: Path | None = Field(
+        None, description="file that holds the password; a file, because variables and flags leak"
+    )
+    kafka_client_rack: str | None = Field(
+        None, description="this process's zone as the brokers name theirs (broker.rack): read from the nearest replica"
+    )
+    kafka_deadline_seconds: float = Field(
+        20.0, gt=0, le=300, description="no await on Kafka lasts longer; then the client is rebuilt"
+    )
+    topic_prefix: str = Field(
+        "zonemeter.", pattern=r"^[a-zA-Z0-9._-]{0,100}$", description="what the five topics' names begin with"
+    )
+    partitions: int = Field(
+        12, ge=1, le=1000, description="partitions of the raw, enriched and ledger topics; growth is a new prefix"
+    )
+
+    @property
+    def topics(self) -> TopicNames:
+        """The topics' names."""
+        return TopicNames(self.topic_prefix)
+
+
+class ServiceSettings(KafkaSettings):
+    """What every service has."""
+
+    cluster: IdPart = Field("default", description="the cluster's name; the first part of every flow id")
+    listen: HostPort = Field("127.0.0.1:9464", description="where /metrics, /healthz and /readyz are served")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+    drain_seconds: float = Field(
+        20.0, gt=0, le=600, description="the budget for ending after SIGTERM; less than the pod's grace period"
+    )
+
+
+def load(cls: type[S], service: str, argv: list[str]) -> S:
+    """Read the settings of `service`; print and exit 0 for --print-config, exit 2 for any that make no sense."""
+    prog = f"zonemeter run {service}" if service in SERVICES else f"zonemeter {service}"
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--config", type=Path)
+    early.add_argument("--print-config", action="store_true")
+    known, rest = early.parse_known_args(argv)
+    try:
+        from_file = _read_file(cls, service, known.config)
+        flags: CliSettingsSource[Any] = CliSettingsSource(cls, root_parser=_Parser(prog, cls.__doc__), cli_parse_args=rest)
+        sources: dict[str, Any] = {"_cli_settings_source": flags}
+        settings = cls(**sources, **from_file)
+    except ValidationError as error:
+        for line in _explain(error):
+            print(f"{prog}: {line}", file=sys.stderr)  # noqa: T201 - logging is configured by what failed here
+        sys.exit(2)
+    except (SettingsError, OSError, tomllib.TOMLDecodeError, ValueError) as error:
+        refuse(prog, str(error))
+    if known.print_config:
+        sys.stdout.write(orjson.dumps(settings.model_dump(mode="json"), option=orjson.OPT_INDENT_2).decode() + "\n")
+        sys.exit(0)
+    return settings
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage of forty flags around it."""
+
+    def __init__(self, prog: str, description: str | None) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            allow_abbrev=False,
+            epilog=f"Each flag is also a variable, {ENV_PREFIX}NAME, and a key of the file that --config FILE names; "
+            "--print-config shows what is in force.",
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """End with exit status 2 and one line."""
+        refuse(self.prog, f"{message}; {self.prog} --help lists the flags")
+
+
+def refuse(prog: str, line: str) -> NoReturn:
+    """End with exit status 2 and one line."""
+    print(f"{prog}: {line}".replace("\n", " "), file=sys.stderr)  # noqa: T201 - as above
+    sys.exit(2)
+
+
+def default_node_name() -> str:
+    """Return this host's name, which Kubernetes gives its node by default."""
+    return socket.gethostname()
+
+
+def _read_file(cls: type[Settings], service: str, path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        document = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path}: not TOML: {error}") from error
+    tables = {key: value for key, value in document.items() if isinstance(value, dict)}
+    shared = {key: value for key, value in document.items() if key not in tables}
+    for key in tables.keys() - set(SERVICES):
+        raise ValueError(f"{path}: table [{key}]: expected one of {', '.join(SERVICES)}")
+    for key in shared.keys() - set(ServiceSettings.model_fields):
+        raise ValueError(f"{path}: {key}: no setting that all services share; put it under [{service}]?")
+    own = tables.get(service, {})
+    for key in own.keys() - set(cls.model_fields):
+        raise ValueError(f"{path}: [{service}] {key}: no such setting")
+    return {key: value for key, value in (shared | own).items() if key in cls.model_fields}
+
+
+def _explain(error: ValidationError) -> list[str]:
+    lines = []
+    for item in error.errors(include_url=False):
+        name = str(item["loc"][0]) if item["loc"] else "settings"
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "missing":
+            lines.append(f"{name} is not set (--{name.replace('_', '-')} or {ENV_PREFIX}{name.upper()})")
+        elif not item["loc"]:
+            lines.append(message)
+        else:
+            lines.append(
+                f"{name} (--{name.replace('_', '-')}, {ENV_PREFIX}{name.upper()}) = {item['input']!r}: {message}"
+            )
+    return lines
