@@ -140,7 +140,9 @@ def load(cls: type[S], service: str, argv: list[str]) -> S:
     known, rest = early.parse_known_args(argv)
     try:
         from_file = _read_file(cls, service, known.config)
-        flags: CliSettingsSource[Any] = CliSettingsSource(cls, root_parser=_Parser(prog, cls.__doc__), cli_parse_args=rest)
+        flags: CliSettingsSource[Any] = CliSettingsSource(
+            cls, root_parser=_Parser(prog, cls.__doc__), cli_parse_args=rest
+        )
         sources: dict[str, Any] = {"_cli_settings_source": flags}
         settings = cls(**sources, **from_file)
     except ValidationError as error:

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds the command that was asked for and hands the rest of the line to it.
+
+A command's module is imported only when it is run: a collector must not carry the enricher's imports.
+"""
+
+import difflib
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """Where a command lives (`module:function`, taking the rest of the arguments) and what it does."""
+
+    target: str
+    summary: str
+
+
+COMMANDS: dict[tuple[str, ...], Command] = {
+    ("run", "collector"): Command("collector.main:main", "count on this node, publish raw windows"),
+    ("run", "enricher"): Command("enricher.main:main", "name both ends of every flow, as of its own time"),
+    ("run", "metrics"): Command("sinks.metrics.main:main", "export Prometheus metrics"),
+    ("run", "flowlog"): Command("sinks.flowlog.main:main", "write flow logs: JSON lines or Parquet"),
+    ("audit",): Command("replay.audit:main", "reconcile the ledger: is every byte accounted for?"),
+    ("topics", "list"): Command("cli.topics:list_", "the topics as they are"),
+    ("topics", "diff"): Command("cli.topics:diff", "what is not as it should be; exit 1 if anything"),
+    ("topics", "apply"): Command("cli.topics:apply", "make what is missing"),
+    ("detach",): Command("collector.detach:main", "remove every link, program and map of ours from this node"),
+    ("lab", "up"): Command("cli.lab:up", "a cluster of network namespaces with Kafka and all services"),
+    ("lab", "down"): Command("cli.lab:down", "take it down and leave nothing behind"),
+    ("lab", "status"): Command("cli.lab:status", "what of it is running"),
+    ("lab", "traffic"): Command("cli.lab:traffic", "real TCP and UDP between its pods"),
+    ("demo",): Command("cli.demo:main", "the lab, its traffic, a live table, and the audit at the end"),
+}
+
+WRONG_USE = 2
+
+
+def main() -> int:
+    """Run the command line; return its exit status."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0 if arguments else WRONG_USE
+    for length in (2, 1):
+        command = COMMANDS.get(tuple(arguments[:length]))
+        if command is not None:
+            return _run(command, arguments[length:])
+    print(f"zonemeter: {_unknown(arguments)}", file=sys.stderr)
+    return WRONG_USE
+
+
+def _run(command: Command, rest: list[str]) -> int:
+    module, _, name = command.target.partition(":")
+    function: Callable[[list[str]], int] = getattr(importlib.import_module(module), name)
+    # A command says in one line of its own what went wrong; a service configures logging for itself.
+    logging.basicConfig(level=logging.CRITICAL)
+    try:
+        status = function(rest)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader (`| head`) has what it wanted; Python must not complain at exit about the rest.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return status
+
+
+def _help() -> str:
+    lines = [
+        "zonemeter: which workloads pay for traffic between availability zones, why, and what to change",
+        "",
+        *(f"  zonemeter {' '.join(words):<16} {command.summary}" for words, command in COMMANDS.items()),
+        "",
+        "zonemeter COMMAND --help shows a command's flags.",
+    ]
+    return "\n".join(lines)
+
+
+def _unknown(arguments: list[str]) -> str:
+    groups = sorted({words[0] for words in COMMANDS})
+    word = arguments[0]
+    below = sorted(words[1] for words in COMMANDS if words[0] == word and len(words) > 1)
+    if below:
+        return f"{word} what? one of: {', '.join(below)}"
+    near = difflib.get_close_matches(word, groups, n=1)
+    return f"no command {word!r}" + (f"; did you mean {near[0]}?" if near else f"; one of: {', '.join(groups)}")

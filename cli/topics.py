@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`zonemeter topics list|diff|apply`."""
+
+import asyncio
+
+from pydantic import Field
+from rich.console import Console
+from rich.table import Table
+
+from common.errors import Refusal
+from common.settings import KafkaSettings, load, refuse
+from common.topic_admin import TopicState, admin_client, describe
+from common.topic_admin import apply as apply_
+from schemas.topics import HOUR_MS, TopicSpec, topic_specs
+
+
+class TopicsSettings(KafkaSettings):
+    """The five topics as they should be."""
+
+    replication: int = Field(1, ge=1, le=32767, description="replicas of each partition")
+    min_insync_replicas: int = Field(1, ge=1, description="replicas that must have a record before it counts")
+    raw_retention_hours: int = Field(168, ge=1, description="how long raw flows and the ledger are kept")
+    enriched_retention_hours: int = Field(72, ge=1, description="how long enriched flows are kept")
+
+    def specs(self) -> list[TopicSpec]:
+        """Return the topics that these settings ask for."""
+        return topic_specs(
+            self.topics,
+            partitions=self.partitions,
+            replication=self.replication,
+            min_insync_replicas=self.min_insync_replicas,
+            raw_retention_ms=self.raw_retention_hours * HOUR_MS,
+            enriched_retention_ms=self.enriched_retention_hours * HOUR_MS,
+        )
+
+
+def list_(argv: list[str]) -> int:
+    """Print each topic, its partitions and its settings."""
+    settings = load(TopicsSettings, "topics list", argv)
+    table = Table(box=None, pad_edge=False, header_style="")
+    for title in ("topic", "partitions", "settings"):
+        table.add_column(title, overflow="fold")
+    for state in _states(settings):
+        config = " ".join(f"{key}={value}" for key, value in sorted(state.config.items()))
+        absent = state.partitions is None
+        table.add_row(state.spec.name, "-" if absent else str(state.partitions), "does not exist" if absent else config)
+    Console(highlight=False).print(table)
+    return 0
+
+
+def diff(argv: list[str]) -> int:
+    """Print what is not as it should be; return 1 if anything is not."""
+    settings = load(TopicsSettings, "topics diff", argv)
+    return _print_differences(_states(settings))
+
+
+def apply(argv: list[str]) -> int:
+    """Make what is missing; return 1 if something is left that cannot be changed."""
+    settings = load(TopicsSettings, "topics apply", argv)
+    try:
+        return _print_differences(asyncio.run(ensure(settings)))
+    except Refusal as error:
+        refuse("zonemeter topics apply", str(error))
+
+
+async def ensure(settings: TopicsSettings) -> list[TopicState]:
+    """Make what is missing and return the topics as they are then; raise `Refusal` if Kafka says no."""
+    async with admin_client(settings) as admin:
+        await apply_(admin, await describe(admin, settings.specs()))
+        async with asyncio.timeout(settings.kafka_deadline_seconds):
+            states = await describe(admin, settings.specs())
+            # A topic is made by the controller; this broker's metadata follows a moment later.
+            while any(state.partitions is None for state in states):
+                await asyncio.sleep(0.1)
+                states = await describe(admin, settings.specs())
+        return states
+
+
+def _states(settings: TopicsSettings) -> list[TopicState]:
+    async def read() -> list[TopicState]:
+        async with admin_client(settings) as admin:
+            return await describe(admin, settings.specs())
+
+    try:
+        return asyncio.run(read())
+    except Refusal as error:
+        refuse("zonemeter topics", str(error))
+
+
+def _print_differences(states: list[TopicState]) -> int:
+    lines = [f"{state.spec.name}: {difference}" for state in states for difference in state.differences]
+    print("\n".join(lines) or f"{len(states)} topics are as they should be")
+    return 1 if lines else 0
