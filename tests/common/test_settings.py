@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+import pytest
+
+from common.settings import ServiceSettings, load
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        pytest.param(["--listen", "foo"], "listen (--listen, ZONEMETER_LISTEN) = 'foo': expected HOST:PORT", id="port"),
+        pytest.param(["--partitions", "0"], "partitions", id="range"),
+        pytest.param(["--partitions", "many"], "valid integer", id="type"),
+        pytest.param(["--cluster", "a/b"], 'must not contain "/"', id="slash"),
+        pytest.param(["--colour", "blue"], "unrecognized arguments: --colour blue", id="unknown flag"),
+        pytest.param(["--cluster"], "expected one argument", id="no value"),
+        pytest.param(["--config", "/nonexistent"], "/nonexistent", id="no file"),
+        pytest.param(["--kafka-bootstrap", "localhost"], "expected HOST:PORT", id="no port"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_one_line_and_exit_2(
+    argv: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        load(ServiceSettings, "collector", argv)
+    assert caught.value.code == 2
+    out, err = capsys.readouterr()
+    assert says in err
+    assert err.count("\n") == 1
+    assert not out
+
+
+def test_flags_before_variables_before_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "zonemeter.toml"
+    file.write_text(
+        'cluster = "file"\nlog_level = "debug"\npartitions = 3\n[collector]\npartitions = 4\n[enricher]\nx = 1\n'
+    )
+    monkeypatch.setenv("ZONEMETER_LOG_LEVEL", "error")
+    settings = load(ServiceSettings, "collector", ["--config", str(file), "--listen", "[::1]:1"])
+    assert (settings.cluster, settings.log_level, settings.partitions) == ("file", "error", 4)
+    assert settings.listen == "[::1]:1"
+    assert settings.kafka_bootstrap == "127.0.0.1:9092"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('clster = "x"', "clster: no setting that all services share"),
+        ("[colector]", "table [colector]: expected one of"),
+        ("[collector]\ncolour = 1", "[collector] colour: no such setting"),
+        ("cluster", "not TOML"),
+    ],
+)
+def test_a_file_with_an_error_is_one_line(
+    text: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "zonemeter.toml"
+    file.write_text(text)
+    with pytest.raises(SystemExit) as caught:
+        load(ServiceSettings, "collector", ["--config", str(file)])
+    assert caught.value.code == 2
+    assert says in capsys.readouterr().err
+
+
+def test_print_config_shows_what_is_in_force(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        load(ServiceSettings, "collector", ["--cluster", "x", "--print-config"])
+    assert caught.value.code == 0
+    assert '"cluster": "x"' in capsys.readouterr().out
