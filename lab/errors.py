@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can go wrong with the lab."""
+
+
+class LabError(Exception):
+    """The lab cannot be made, read or removed; the message is one line: what, where and what to do."""

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Network namespaces by name: entering one, running a command or writing a sysctl inside, listing and removing.
+
+A socket belongs to the namespace in which it was made, whoever uses it later: that is how one process serves
+every pod. Entering concerns the calling thread only (setns(2)).
+"""
+
+import contextlib
+import ctypes
+import os
+import socket
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from lab.errors import LabError
+
+DIRECTORY = Path("/run/netns")
+
+_CLONE_NEWNET = 0x40000000  # linux/sched.h
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def run(argv: Iterable[str], stdin: str = "") -> str:
+    """Run a command to its end and return its output; raises `LabError` with its first line of complaint."""
+    command = list(argv)
+    try:
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise LabError(f"{command[0]}: command not found; scripts/setup installs what the lab needs") from error
+    if done.returncode != 0:
+        complaint = (done.stderr or done.stdout).strip().splitlines()
+        raise LabError(f"{' '.join(command)}: {complaint[0] if complaint else f'status {done.returncode}'}")
+    return done.stdout
+
+
+def ip_batch(lines: Iterable[str], namespace: str | None = None) -> None:
+    """Run lines of `ip -batch`, in a namespace or in this thread's; stops at the first that fails."""
+    where = ["-n", namespace] if namespace else []
+    run(["ip", *where, "-batch", "-"], "\n".join(lines) + "\n")
+
+
+@contextlib.contextmanager
+def enter(namespace: str) -> Iterator[None]:
+    """Be in a namespace for the length of a block that must not await; raises `LabError` if there is none."""
+    here = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            there = os.open(DIRECTORY / namespace, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise LabError(f"namespace {namespace}: not there; is the lab up?") from error
+        try:
+            _setns(there)
+        finally:
+            os.close(there)
+        try:
+            yield
+        finally:
+            _setns(here)
+    finally:
+        os.close(here)
+
+
+def make_socket(namespace: str, family: socket.AddressFamily, kind: socket.SocketKind) -> socket.socket:
+    """Return a non-blocking socket that lives in a namespace."""
+    with enter(namespace):
+        made = socket.socket(family, kind)
+    made.setblocking(False)
+    return made
+
+
+def write_sysctls(values: Mapping[str, int | str]) -> None:
+    """Write sysctls of this thread's network namespace, by path below /proc/sys/net."""
+    for name, value in values.items():
+        try:
+            Path("/proc/sys/net", name).write_text(f"{value}")
+        except OSError as error:
+            raise LabError(f"sysctl net/{name}={value}: {error.strerror}") from error
+
+
+def with_prefix(prefix: str) -> list[str]:
+    """Return the names of the namespaces that belong to a lab."""
+    if not DIRECTORY.is_dir():
+        return []
+    return sorted(entry.name for entry in DIRECTORY.iterdir() if entry.name.startswith(f"{prefix}-"))
+
+
+def _setns(descriptor: int) -> None:
+    if _libc.setns(descriptor, _CLONE_NEWNET) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), "setns")

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The clusters the lab can be: data only. `shop` is the one `zonemeter lab up` makes."""
+
+from lab.plan import Node, Outside, Plan, Service, Stream, Workload
+
+REGION = "lab-1"
+
+
+def shop(prefix: str = "zm", fabric: int = 50) -> Plan:
+    """Return a shop in three zones: its database in one of them, a managed database, and clients of the internet."""
+    return Plan(
+        prefix=prefix,
+        fabric=fabric,
+        cluster="lab",
+        nodes=tuple(
+            Node(name, number, f"{REGION}{name[-2]}", REGION, f"192.168.{fabric}.{number}", f"fd50::{number}")
+            for number, name in enumerate(("node-a1", "node-a2", "node-b1", "node-c1"), start=1)
+        ),
+        workloads=_WORKLOADS,
+        services=_SERVICES,
+        outsides=_OUTSIDES,
+        streams=_STREAMS,
+    )
+
+
+_WORKLOADS = (
+    Workload("shop", "Deployment", "web", ("node-a1", "node-b1", "node-c1"), (8080,)),
+    Workload("shop", "Deployment", "api", ("node-a2", "node-b1", "node-c1"), (8080,)),
+    Workload("shop", "Deployment", "cart", ("node-b1", "node-c1"), (8080,)),
+    Workload("shop", "StatefulSet", "postgres", ("node-a1",), (5432,)),
+    Workload("shop", "Deployment", "worker", ("node-a1", "node-b1"), (8080,)),
+    Workload("monitoring", "StatefulSet", "prometheus", ("node-a2",), (9090,)),
+    Workload(
+        "monitoring",
+        "DaemonSet",
+        "node-exporter",
+        ("node-a1", "node-a2", "node-b1", "node-c1"),
+        (9100,),
+        host_network=True,
+    ),
+)
+
+_SERVICES = (
+    Service("shop", "api", "shop/api", "10.96.0.10", "fd96::10", 80, 8080),
+    Service("shop", "postgres", "shop/postgres", "10.96.0.11", "fd96::11", 5432, 5432),
+    Service("shop", "cart", "shop/cart", "10.96.0.12", "fd96::12", 80, 8080, "udp"),
+)
+
+# The internet's addresses are globally routable by the IANA registries, and exist in its namespace only.
+_OUTSIDES = (
+    Outside("orders-db", "192.168.60.10", "fd60::10", "192.168.60.0/24", "fd60::/64", (3306,), f"{REGION}b"),
+    Outside("internet", "11.0.0.10", "2c0f:ff00::10", "11.0.0.0/24", "2c0f:ff00::/64", (443,), None),
+)
+
+_STREAMS = (
+    Stream("shop/web", "service:shop/api", 80, 400, 12_000, 20),
+    Stream("shop/web", "shop/api", 8080, 400, 6_000, 10, family=6),
+    Stream("shop/web", "shop/cart", 8080, 300, 4_000, 15),
+    Stream("shop/web", "service:shop/cart", 80, 600, 600, 20, protocol="udp"),
+    Stream("shop/api", "service:shop/postgres", 5432, 500, 40_000, 12),
+    Stream("shop/api", "shop/worker", 8080, 2_000, 500, 10, protocol="udp", family=6),
+    Stream("shop/worker", "outside:orders-db", 3306, 800, 30_000, 10),
+    Stream("shop/worker", "outside:internet", 443, 1_000, 8_000, 5),
+    Stream("shop/worker", "outside:internet", 443, 1_000, 8_000, 2, family=6),
+    Stream("monitoring/prometheus", "shop/web", 8080, 300, 30_000, 1),
+    Stream("monitoring/prometheus", "shop/api", 8080, 300, 30_000, 1),
+    Stream("monitoring/prometheus", "monitoring/node-exporter", 9100, 300, 60_000, 1),
+)
