@@ -17,7 +17,6 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from lab.errors import LabError
-from lab.namespaces import run
 from lab.processes import Process, Processes
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -29,6 +28,7 @@ _HEAP = ["-Xms96m", "-Xmx256m"]
 _READY_SECONDS = 30.0
 _POLL_SECONDS = 0.05
 _STOP_SECONDS = 10.0
+_FORMAT_SECONDS = 30.0
 
 
 @dataclass
@@ -60,7 +60,8 @@ class Broker:
             properties.write_text(self._properties(free_port()))
             cluster_id = base64.urlsafe_b64encode(uuid.uuid5(uuid.NAMESPACE_DNS, "zonemeter.lab").bytes)
             tool = [java, "-Xmx96m", *_JVM, "-cp", classes, "kafka.tools.StorageTool", "format"]
-            run([*tool, "-t", cluster_id.decode().rstrip("="), "-c", str(properties), "--standalone"])
+            tool += ["-t", cluster_id.decode().rstrip("="), "-c", str(properties), "--standalone"]
+            self._processes.call("kafka-format", tool, _FORMAT_SECONDS)
         command = [java, *_HEAP, *_JVM, f"-Dlog4j2.configurationFile={_LOG_CONFIG}", "-cp", classes]
         self.process = self._processes.start(_ROLE, [*command, "kafka.Kafka", str(properties)])
 

@@ -82,6 +82,7 @@ class KubeApi:
         """Return the aiohttp application."""
         app = web.Application(middlewares=[self._guard], client_max_size=64 * 1024 * 1024)
         app.router.add_get("/version", _version)
+        app.router.add_get("/readyz", _readyz)
         app.router.add_get("/api/v1/{resource}", self._collection)
         app.router.add_get("/api/v1/nodes/{name}", self._one)
         app.router.add_get("/api/v1/namespaces/{namespace}/{resource}", self._collection)
@@ -97,7 +98,11 @@ class KubeApi:
             if self._faults and (instead := await self._faults.answer(request)) is not None:
                 return instead
             wanted = self._settings.token
-            if wanted is not None and request.headers.get("Authorization") != f"Bearer {wanted}":
+            if (
+                wanted is not None
+                and request.path != "/readyz"
+                and request.headers.get("Authorization") != f"Bearer {wanted}"
+            ):
                 raise ApiError(401, "Unauthorized", "Unauthorized")
             return await handler(request)
         except ApiError as error:
@@ -107,6 +112,13 @@ class KubeApi:
         except web.HTTPNotFound:
             message = "the server could not find the requested resource"
             return _json(orjson.dumps(status_object(404, "NotFound", message)), 404)
+
+    def _check_token(self, request: web.Request) -> None:
+        wanted = self._settings.token
+        if wanted is None or request.path == "/readyz":
+            return
+        if request.headers.get("Authorization") != f"Bearer {wanted}":
+            raise ApiError(401, "Unauthorized", "Unauthorized")
 
     async def _one(self, request: web.Request) -> web.StreamResponse:
         resource = request.match_info.get("resource", "nodes")
@@ -171,6 +183,10 @@ class KubeApi:
 
 async def _version(_: web.Request) -> web.Response:
     return _json(orjson.dumps({"major": "1", "minor": "34", "gitVersion": "v1.34.1"}))
+
+
+async def _readyz(_: web.Request) -> web.Response:
+    return web.Response(text="ok")
 
 
 def _json(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

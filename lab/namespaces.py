@@ -61,9 +61,9 @@ def enter(namespace: str) -> Iterator[None]:
         os.close(here)
 
 
-def make_socket(namespace: str, family: socket.AddressFamily, kind: socket.SocketKind) -> socket.socket:
-    """Return a non-blocking socket that lives in a namespace."""
-    with enter(namespace):
+def make_socket(namespace: str | None, family: socket.AddressFamily, kind: socket.SocketKind) -> socket.socket:
+    """Return a non-blocking socket that lives in a namespace, None for this thread's."""
+    with enter(namespace) if namespace else contextlib.nullcontext():
         made = socket.socket(family, kind)
     made.setblocking(False)
     return made

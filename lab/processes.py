@@ -45,7 +45,7 @@ class Processes:
         self._directory = directory
 
     def start(self, role: str, argv: Sequence[str], environment: Mapping[str, str] | None = None) -> Process:
-        """Start a command in a session of its own; output goes to its log. Raises `LabError`."""
+        """Start a command in a session of its own; output goes to its log."""
         self._directory.mkdir(parents=True, exist_ok=True)
         record = self._directory / f"{role}.stat"
         record.unlink(missing_ok=True)
@@ -64,9 +64,25 @@ class Processes:
             setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGPIPE],
         )
         fields = _stat(pid)
-        if fields is None:
-            raise LabError(f"{role}: ended at once: {self.last_words(role)}")
+        assert fields is not None  # a child stays in /proc until it is waited for
         return Process(role, pid, int(fields[_STAT_START_TIME - 1]))
+
+    def call(
+        self, role: str, argv: Sequence[str], seconds: float, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """Run a command to its end; raises `LabError` with its last words if it fails or takes longer."""
+        process = self.start(role, argv, environment)
+        handle = _open(process)
+        if handle is not None:
+            late = _wait({process: handle}, seconds)
+            os.close(handle)
+            if late:
+                self.kill(process)
+                raise LabError(f"{role}: not done after {seconds:.0f} s: {self.last_words(role)}")
+        _, status = os.waitpid(process.pid, 0)
+        self._bury(process)
+        if status != 0:
+            raise LabError(f"{role}: failed: {self.last_words(role)}")
 
     def recorded(self) -> list[Process]:
         """Return every process that was started here and not stopped here, running or not, by role."""
@@ -82,11 +98,12 @@ class Processes:
         return self._directory / f"{role}.log"
 
     def last_words(self, role: str) -> str:
-        """Return the end of a role's log as one line."""
+        """Return the end of a role's log as one line, stack traces left out."""
         try:
-            lines = self.log(role).read_text(errors="replace").strip().splitlines()
+            text = self.log(role).read_text(errors="replace")
         except FileNotFoundError:
             return "no log"
+        lines = [line for line in text.splitlines() if line and not line[0].isspace()]
         return " | ".join(lines[-_LOG_LINES:]) or "empty log"
 
     def stop(self, processes: Iterable[Process], term_seconds: float) -> list[str]:
@@ -179,4 +196,5 @@ def _fields(stat: str) -> list[str]:
     """Split a line of /proc/PID/stat; the command in parentheses may hold spaces and parentheses."""
     before, _, after = stat.rpartition(")")
     pid, _, command = before.partition(" (")
-    return [pid, command, *after.split()] if after else []
+    fields = [pid, command, *after.split()]
+    return fields if len(fields) > _STAT_START_TIME else []

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole lab up and down: network, Kubernetes API, Kafka, zonemeter's services.
+
+Everything of it carries its prefix, so that it can be removed by whoever comes next: `up` begins with that, and
+ends with it if it fails or is cancelled.
+"""
+
+import contextlib
+import os
+import secrets
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import orjson
+
+from lab import network, services, topology
+from lab.broker import Broker
+from lab.errors import LabError
+from lab.kube_objects import objects
+from lab.kubeconfig import kubeconfig
+from lab.namespaces import with_prefix
+from lab.plan import Plan, check_prefix
+from lab.processes import Process, Processes
+from lab.readiness import wait_ready
+from lab.services import Command, Files, Ports
+from schemas.topology import encode_topology_file
+
+BASE = Path("/run/zonemeter-lab")
+PINS = Path("/sys/fs/bpf/zonemeter-lab")
+ROOT = Path(__file__).resolve().parent.parent
+
+_ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+_PREPARE_SECONDS = 30.0
+_STOP_SECONDS = 20.0
+_CLEAR_SECONDS = 5.0  # after a crash nothing is worth waiting for
+_STOP_FIRST = ("traffic", "collector", "enricher", "metrics", "flowlog", "kube-api", "kafka")
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What of a lab is there."""
+
+    prefix: str
+    namespaces: list[str]
+    processes: list[Process]
+    pins: int
+    expected_roles: list[str]
+
+    @property
+    def exists(self) -> bool:
+        """Whether anything at all is there."""
+        return bool(self.namespaces or self.processes or self.pins or self.expected_roles)
+
+    @property
+    def whole(self) -> bool:
+        """Whether everything that was brought up, or started since, still runs."""
+        dead = [process for process in self.processes if not process.alive]
+        return bool(self.expected_roles) and not dead and not self.missing
+
+    @property
+    def missing(self) -> list[str]:
+        """The roles that were brought up and are not there any more."""
+        return sorted(set(self.expected_roles) - {process.role for process in self.processes if process.alive})
+
+
+async def up(plan: Plan, ports: Ports | None = None, *, with_services: bool = True, say: Say = lambda _: None) -> Files:
+    """Bring a lab up, after removing what is left of one with its prefix; `say` gets a line per step.
+
+    Raises `LabError`; then, and when cancelled, nothing of the lab is left.
+    """
+    ports = ports or Ports()
+    with _lock(plan.prefix):
+        _remove(plan.prefix, _CLEAR_SECONDS)
+        try:
+            return await _make(plan, ports, with_services, say)
+        except BaseException:
+            _remove(plan.prefix, _CLEAR_SECONDS)
+            raise
+
+
+async def down(prefix: str) -> list[str]:
+    """Take a lab down, in the order in which its data flows; return the roles that had to be killed."""
+    _check(prefix)
+    with _lock(prefix):
+        return _remove(prefix, _STOP_SECONDS)
+
+
+def status(prefix: str) -> Status:
+    """Return what is there of a lab, running or left behind."""
+    _check(prefix)
+    directory, pins = BASE / prefix, PINS / prefix
+    described = directory / "lab.json"
+    return Status(
+        prefix=prefix,
+        namespaces=with_prefix(prefix),
+        processes=[process for group in _groups(directory) for process in group.recorded()],
+        pins=sum(1 for path in pins.rglob("*") if not path.is_dir()),
+        expected_roles=orjson.loads(described.read_bytes())["roles"] if described.exists() else [],
+    )
+
+
+def start_traffic(prefix: str) -> Process:
+    """Start the plan's traffic as a process of the lab; raises `LabError` if the lab is not up."""
+    described = BASE / prefix / "lab.json"
+    if not described.exists():
+        raise LabError(f"lab {prefix}: not up; run zonemeter lab up")
+    return _start(Processes(BASE / prefix / "processes"), "traffic", services.module("lab.traffic", described))
+
+
+def _check(prefix: str) -> None:
+    try:
+        check_prefix(prefix)
+    except ValueError as error:
+        raise LabError(str(error)) from error
+
+
+def _check_ports(plan: Plan, ports: Ports) -> None:
+    for name, port in asdict(ports).items():
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                raise LabError(
+                    f"port {port} ({name}): {error.strerror}; choose another for lab {plan.prefix}"
+                ) from error
+
+
+async def _make(plan: Plan, ports: Ports, with_services: bool, say: Say) -> Files:
+    files = Files(BASE / plan.prefix, PINS / plan.prefix)
+    processes = Processes(files.directory / "processes")
+    _check_ports(plan, ports)
+    files.directory.mkdir(parents=True)
+    network.create(plan)
+    say(f"network: {len(plan.nodes)} nodes, {len(plan.pods)} pods")
+    api = _start_api(plan, ports, files, processes)
+    broker = Broker(files.directory / "kafka", ports.kafka, ((plan.control_v4, ports.kafka_fabric),))
+    broker.launch()
+    await wait_ready(processes, [(api, None, ports.api, "/readyz")])
+    say(f"Kubernetes API: 127.0.0.1:{ports.api}, {files.kubeconfig}")
+    await broker.ready()
+    say(f"Apache Kafka: {broker.bootstrap}")
+    started = [api]
+    if with_services:
+        processes.call("prepare", services.prepare(ports), _PREPARE_SECONDS, _ENVIRONMENT)
+        started += await _start_services(services.commands(plan, ports, files), files, processes)
+        say("services: " + ", ".join(process.role for process in started[1:]))
+    described = {
+        "prefix": plan.prefix,
+        "fabric": plan.fabric,
+        "ports": asdict(ports),
+        "roles": ["kafka", *(process.role for process in started)],
+    }
+    (files.directory / "lab.json").write_bytes(orjson.dumps(described, option=orjson.OPT_INDENT_2))
+    return files
+
+
+def _start_api(plan: Plan, ports: Ports, files: Files, processes: Processes) -> Process:
+    at, token = datetime.now(UTC), secrets.token_hex(16)
+    start = {"port": ports.api, "token": token, "objects": list(objects(plan, at))}
+    cluster = files.directory / "cluster.json"
+    cluster.write_bytes(orjson.dumps(start))
+    files.kubeconfig.write_bytes(kubeconfig(f"http://127.0.0.1:{ports.api}", token))
+    files.topology.write_bytes(encode_topology_file(topology.states(plan, at)))
+    return _start(processes, "kube-api", services.module("lab.kube_api", cluster))
+
+
+async def _start_services(commands: list[Command], files: Files, processes: Processes) -> list[Process]:
+    files.pins.mkdir(parents=True, exist_ok=True)
+    started = []
+    for command in commands:
+        files.state(command.role).mkdir(parents=True)
+        started.append(_start(processes, command.role, command.argv))
+    await wait_ready(
+        processes,
+        [
+            (process, command.namespace, command.ready_port, "/readyz")
+            for process, command in zip(started, commands, strict=True)
+        ],
+    )
+    return started
+
+
+def _start(processes: Processes, role: str, argv: tuple[str, ...]) -> Process:
+    return processes.start(role, argv, _ENVIRONMENT)
+
+
+def _remove(prefix: str, stop_seconds: float) -> list[str]:
+    """Remove processes, pins, namespaces and files, in this order: a pinned link keeps its namespace alive."""
+    directory, pins = BASE / prefix, PINS / prefix
+    killed = []
+    for role in _STOP_FIRST:
+        for group in _groups(directory):
+            stopping = [process for process in group.recorded() if f"{process.role}-".startswith(f"{role}-")]
+            killed += group.stop(stopping, stop_seconds)
+    for group in _groups(directory):
+        killed += group.stop(group.recorded(), stop_seconds)
+    _remove_tree(pins)
+    network.remove(prefix)
+    _remove_tree(directory)
+    for shared in (PINS, BASE):
+        with contextlib.suppress(OSError):  # another lab's, or not there
+            shared.rmdir()
+    return killed
+
+
+def _remove_tree(directory: Path) -> None:
+    try:
+        shutil.rmtree(directory)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise LabError(f"{directory}: cannot be removed: {error.strerror}") from error
+
+
+def _groups(directory: Path) -> list[Processes]:
+    return [Processes(directory / "processes"), Processes(directory / "kafka")]
+
+
+@contextlib.contextmanager
+def _lock(prefix: str) -> Iterator[None]:
+    """Be the only one who changes a lab; an abstract socket is released by any death and leaves no file."""
+    if os.geteuid() != 0:
+        raise LabError("the lab must run as root: it makes network namespaces; try: sudo")
+    with socket.socket(socket.AF_UNIX) as held:
+        try:
+            held.bind(f"\0zonemeter-lab/{prefix}")
+        except OSError as error:
+            raise LabError(f"lab {prefix}: another process is bringing it up or down") from error
+        yield
