@@ -167,6 +167,7 @@ def _start_api(plan: Plan, ports: Ports, files: Files, processes: Processes) -> 
     cluster = files.directory / "cluster.json"
     cluster.write_bytes(orjson.dumps(start))
     files.kubeconfig.write_bytes(kubeconfig(f"http://127.0.0.1:{ports.api}", token))
+    files.cidrs.write_bytes(orjson.dumps(topology.cidr_map(plan), option=orjson.OPT_INDENT_2))
     files.topology.write_bytes(encode_topology_file(topology.states(plan, at)))
     return _start(processes, "kube-api", services.module("lab.kube_api", cluster))
 

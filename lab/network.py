@@ -44,11 +44,11 @@ def add_pod(plan: Plan, pod: Pod) -> None:
     with enter(namespace):
         write_sysctls(script.QUIET)
     ip_batch([script.pod_cable(plan.prefix, pod)])
+    _make_pod(plan, pod)
     node = plan.node(pod.node)
     ip_batch(script.node_side(node, pod), script.node_namespace(plan.prefix, node.name))
     with enter(script.node_namespace(plan.prefix, node.name)):
         _finish_pod_link(pod)
-    _make_pod(plan, pod)
 
 
 def remove_pod(plan: Plan, pod: Pod) -> None:
@@ -112,14 +112,14 @@ def _make_fabric(plan: Plan) -> None:
 
 def _make_node(plan: Plan, node: Node) -> None:
     pods = plan.pods_on(node.name)
+    for pod in pods:  # before the node's ends are up: nothing they send is lost
+        _make_pod(plan, pod)
     with enter(script.node_namespace(plan.prefix, node.name)):
         ip_batch([*script.node(plan, node), *(line for pod in pods for line in script.node_side(node, pod))])
         run(["ethtool", "-K", "eth0", *_CUT, *_KEEP_CUT])
         for pod in pods:
             _finish_pod_link(pod)
         run(["nft", "-f", "-"], script.services(plan, node))
-    for pod in pods:
-        _make_pod(plan, pod)
 
 
 def _finish_pod_link(pod: Pod) -> None:

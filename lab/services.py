@@ -41,6 +41,11 @@ class Files:
         return self.directory / "topology.json"
 
     @property
+    def cidrs(self) -> Path:
+        """The CIDR map of what lies outside the cluster and yet in a zone."""
+        return self.directory / "cidrs.json"
+
+    @property
     def logs(self) -> Path:
         """Where the flow log goes."""
         return self.directory / "flows"
@@ -92,7 +97,7 @@ def _collector(plan: Plan, node: str, ports: Ports, files: Files) -> Command:
     enter = ("nsenter", f"--net=/run/netns/{namespace}")
     words = [
         *("--node", node, "--cluster", plan.cluster, "--listen", f"127.0.0.1:{COLLECTOR_PORT}"),
-        *("--pin-dir", str(files.pins / node), "--spool-dir", str(files.state(f"collector-{node}"))),
+        *("--pin-dir", str(files.pins / node), "--run-dir", str(files.state(f"collector-{node}"))),
         *("--kafka-bootstrap", f"{plan.control_v4}:{ports.kafka_fabric}"),
     ]
     argv = enter + zonemeter("run", "collector", *words)

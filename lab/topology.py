@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cluster as a static topology file (`--topology FILE`): the same objects the lab's API serves. Pure."""
+"""The cluster as files: a static topology (`--topology FILE`) of what the lab's API serves, and a CIDR map. Pure."""
 
 import ipaddress
 from datetime import datetime
@@ -18,6 +18,18 @@ def states(plan: Plan, at: datetime, first_version: int = 1001) -> list[Topology
         state = {"nodes": _node, "services": _service, "pods": _pod}[resource](plan, body, str(version), at)
         made.append(state)
     return made
+
+
+def cidr_map(plan: Plan) -> dict[str, list[dict[str, str]]]:
+    """Return the user's CIDR map for the plan: its managed services and Kafka, each in its zone."""
+    first = plan.nodes[0]
+    region_of = {node.zone: node.region for node in plan.nodes}
+    entries = [{"cidr": f"{plan.control_v4}/32", "name": "kafka", "zone": first.zone, "region": first.region}]
+    for outside in plan.outsides:
+        if outside.zone:
+            where = {"name": outside.name, "zone": outside.zone, "region": region_of[outside.zone]}
+            entries += [{"cidr": cidr} | where for cidr in (outside.cidr_v4, outside.cidr_v6)]
+    return {"cidr": entries}
 
 
 def _node(_: Plan, body: Object, version: str, at: datetime) -> TopologyState:

@@ -87,6 +87,8 @@ def test_up_serves_an_api_and_kafka_and_down_leaves_nothing(plan: Plan, ports: P
         assert status.whole
         assert {process.role for process in status.processes} == {"kafka", "kube-api"}
         assert await pods_listed(files) == await asyncio.to_thread(pods_in_topology, files)
+        cidrs = {entry["name"]: entry["zone"] for entry in orjson.loads(files.cidrs.read_bytes())["cidr"]}
+        assert cidrs == {"kafka": "lab-1a", "orders-db": "lab-1b"}
         assert await brokers_from(plan, ports) == [(plan.control_v4, ports.kafka_fabric)]
         assert cluster.start_traffic(plan.prefix).alive
         with pytest.raises(LabError, match=r"port \d+ \(kafka\): Address already in use; choose another"):

@@ -11,10 +11,11 @@ from typing import Any
 import aiohttp
 import orjson
 import pytest
+from aiohttp import web
 from kubernetes_asyncio import client, config
 from kubernetes_asyncio.client.exceptions import ApiException
 
-from lab.kube_api import ApiSettings, KubeApi, serve
+from lab.kube_api import ApiSettings, Faults, KubeApi, serve
 from lab.kube_objects import objects, pod_object
 from lab.kube_store import Store
 from lab.kubeconfig import kubeconfig
@@ -42,8 +43,9 @@ class Cluster:
         response = await self.core.list_pod_for_all_namespaces(
             watch=True, _preload_content=False, _request_timeout=(2, 5), **query
         )
-        assert response.status == 200
-        return [orjson.loads(line) async for line in response.content]
+        with contextlib.closing(response):
+            assert response.status == 200
+            return [orjson.loads(line) async for line in response.content]
 
     async def remove(self, name: str) -> None:
         self.store.delete("pods", ("shop", name), "2026-11-22T09:10:00Z")
@@ -51,11 +53,13 @@ class Cluster:
 
 
 @contextlib.asynccontextmanager
-async def cluster(directory: Path, settings: ApiSettings, token: str = TOKEN) -> AsyncIterator[Cluster]:
+async def cluster(
+    directory: Path, settings: ApiSettings, token: str = TOKEN, faults: Faults | None = None
+) -> AsyncIterator[Cluster]:
     store = Store()
     for resource, body in objects(PLAN, AT):
         store.put(resource, body)
-    api = KubeApi(store, settings)
+    api = KubeApi(store, settings, faults)
     async with serve(api) as port:
         file = directory / "kubeconfig"
         file.write_bytes(kubeconfig(f"http://127.0.0.1:{port}", token))
@@ -70,9 +74,10 @@ def run(
     test: Callable[[Cluster], Awaitable[None]],
     settings: ApiSettings | None = None,
     token: str = TOKEN,
+    faults: Faults | None = None,
 ) -> None:
     async def inside() -> None:
-        async with asyncio.timeout(15), cluster(directory, settings or ApiSettings(TOKEN), token) as made:
+        async with asyncio.timeout(15), cluster(directory, settings or ApiSettings(TOKEN), token, faults) as made:
             await test(made)
 
     asyncio.run(inside())
@@ -260,3 +265,33 @@ def test_the_control_path_changes_the_cluster(tmp_path: Path) -> None:
         assert [event["type"] for event in events] == ["ADDED", "MODIFIED", "DELETED"]
 
     run(tmp_path, test)
+
+
+class Refuses:
+    """Too many requests, until told otherwise; then every watch is cut in its second line."""
+
+    def __init__(self) -> None:
+        self.busy = True
+        self.lines = 0
+
+    async def answer(self, request: web.Request) -> web.StreamResponse | None:
+        return web.Response(status=429, text="slow down", headers={"Retry-After": "1"}) if self.busy else None
+
+    async def line(self, request: web.Request, line: bytes) -> bytes | None:
+        self.lines += 1
+        return line if self.lines == 1 else None
+
+
+def test_faults_stand_between_the_api_and_its_clients(tmp_path: Path) -> None:
+    faults = Refuses()
+
+    async def test(made: Cluster) -> None:
+        with pytest.raises(ApiException) as raised:
+            await made.core.list_node()
+        assert raised.value.status == 429
+        faults.busy = False
+        with pytest.raises(aiohttp.ClientError):
+            await made.watch(timeout_seconds=5)
+        assert faults.lines == 2
+
+    run(tmp_path, test, faults=faults)
