@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
+// What flows.c shares with collector/layout.py.  The LAYOUT_* numbers are handed in by the loader from the numpy
+// dtypes, so a difference between the two does not compile.
+#pragma once
+
+enum direction { EGRESS, INGRESS, RELAY };
+enum dnat { DNAT_NO, DNAT_YES, DNAT_NO_CONNTRACK };
+
+// What the program puts into a per-epoch counter.  collector/layout.py names them in the same order.
+enum counter {
+    COUNTER_HOOK,
+    COUNTER_ASIDE_LOOPBACK,
+    COUNTER_ASIDE_LOOPED_BACK,
+    COUNTER_ASIDE_MALFORMED,
+    COUNTER_LOST_MAP_FULL,
+    COUNTER_LOST_MAP_BUSY,
+    COUNTERS,
+};
+
+// Addresses in network byte order, IPv4 as ::ffff:a.b.c.d; ports in host byte order.  No holes: it is a hash key.
+struct flow_key {
+    u8 src[16];
+    u8 dst[16];
+    u16 src_port;
+    u16 dst_port;
+    u8 protocol;
+    u8 direction;
+    u8 dnat;
+    u8 encapsulation;
+};
+
+// IP-layer bytes and packets as they leave the source node: after segmentation and fragmentation.
+struct tally {
+    u64 bytes;
+    u64 packets;
+};
+
+struct control {
+    u32 epoch;   // which of the two flow maps counts: bit 0
+    u32 tunnels; // entries in the map of that name; 0 spares the look-up
+};
+
+// A tunnel that ends on this node, as the outer packets show it.
+struct tunnel_key {
+    u16 port; // host byte order; 0 for protocols without ports
+    u8 protocol;
+    u8 local; // 1: port is this node's side (WireGuard), 0: the receiver's (VXLAN, Geneve)
+};
+
+_Static_assert(sizeof(struct flow_key) == LAYOUT_KEY_SIZE, "flow_key");
+_Static_assert(__builtin_offsetof(struct flow_key, dst) == LAYOUT_KEY_DST, "dst");
+_Static_assert(__builtin_offsetof(struct flow_key, src_port) == LAYOUT_KEY_SRC_PORT, "src_port");
+_Static_assert(__builtin_offsetof(struct flow_key, dst_port) == LAYOUT_KEY_DST_PORT, "dst_port");
+_Static_assert(__builtin_offsetof(struct flow_key, protocol) == LAYOUT_KEY_PROTOCOL, "protocol");
+_Static_assert(__builtin_offsetof(struct flow_key, direction) == LAYOUT_KEY_DIRECTION, "direction");
+_Static_assert(__builtin_offsetof(struct flow_key, dnat) == LAYOUT_KEY_DNAT, "dnat");
+_Static_assert(__builtin_offsetof(struct flow_key, encapsulation) == LAYOUT_KEY_ENCAPSULATION, "encapsulation");
+_Static_assert(sizeof(struct tally) == LAYOUT_TALLY_SIZE, "tally");
+_Static_assert(COUNTERS == LAYOUT_COUNTERS, "counters");

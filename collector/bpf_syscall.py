@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The few commands of bpf(2) that a process without bcc needs: maps, pins, netfilter links.
+
+Numbers and attribute layouts: include/uapi/linux/bpf.h. Every failure is an `OSError` that names the command.
+File descriptors are plain integers; whoever got one closes it. The calls release the interpreter's lock.
+"""
+
+import ctypes
+import os
+import platform
+import struct
+from enum import IntEnum
+
+_SYSCALL = {"x86_64": 321, "aarch64": 280}
+_libc = ctypes.CDLL(None, use_errno=True)
+
+# union bpf_attr; the kernel wants what it does not know of to be zero.
+_ATTR_BYTES = 160
+
+BPF_NETFILTER = 45  # enum bpf_attach_type
+PROG_TYPE_NETFILTER = 32  # enum bpf_prog_type
+
+
+class MapType(IntEnum):
+    """enum bpf_map_type."""
+
+    ARRAY = 2
+    ARRAY_OF_MAPS = 12
+
+
+class Command(IntEnum):
+    """enum bpf_cmd."""
+
+    MAP_CREATE = 0
+    MAP_LOOKUP_ELEM = 1
+    MAP_UPDATE_ELEM = 2
+    MAP_DELETE_ELEM = 3
+    MAP_GET_NEXT_KEY = 4
+    OBJ_PIN = 6
+    OBJ_GET = 7
+    OBJ_GET_INFO_BY_FD = 15
+    MAP_LOOKUP_BATCH = 24
+    MAP_DELETE_BATCH = 27
+    LINK_CREATE = 28
+
+
+def bpf(command: Command, attributes: bytes) -> int:
+    """Call bpf(2) with this prefix of `union bpf_attr`; return what it returns."""
+    buffer = ctypes.create_string_buffer(attributes, _ATTR_BYTES)
+    return _call(command, buffer)
+
+
+def _call(command: Command, buffer: ctypes.Array[ctypes.c_char]) -> int:
+    number = _SYSCALL[platform.machine()]
+    result: int = _libc.syscall(number, int(command), buffer, _ATTR_BYTES)
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"bpf {command.name}: {os.strerror(number)}")
+    return result
+
+
+def _address(buffer: ctypes.Array[ctypes.c_char]) -> int:
+    return ctypes.addressof(buffer)
+
+
+def map_create(kind: MapType, key_size: int, value_size: int, entries: int, name: str, inner_fd: int = 0) -> int:
+    """Create a map and return its file descriptor; `name` of at most 15 letters is for `bpftool map`."""
+    attributes = struct.pack(
+        "<7I16s", kind, key_size, value_size, entries, 0, inner_fd, 0, name.encode()[:15]
+    )
+    return bpf(Command.MAP_CREATE, attributes)
+
+
+def map_lookup(fd: int, key: bytes, value_size: int) -> bytes:
+    """Return the value of `key` (for a per-CPU map: of all possible CPUs); KeyError if there is none."""
+    key_buffer, value = ctypes.create_string_buffer(key, len(key)), ctypes.create_string_buffer(value_size)
+    try:
+        bpf(Command.MAP_LOOKUP_ELEM, struct.pack("<IIQQQ", fd, 0, _address(key_buffer), _address(value), 0))
+    except FileNotFoundError:
+        raise KeyError(key) from None
+    return value.raw
+
+
+def map_update(fd: int, key: bytes, value: bytes) -> None:
+    """Set `key` to `value`. In one array element it is all or nothing as far as the death of this process goes."""
+    key_buffer, buffer = ctypes.create_string_buffer(key, len(key)), ctypes.create_string_buffer(value, len(value))
+    bpf(Command.MAP_UPDATE_ELEM, struct.pack("<IIQQQ", fd, 0, _address(key_buffer), _address(buffer), 0))
+
+
+def map_delete(fd: int, key: bytes) -> None:
+    """Delete `key`; it may be gone already."""
+    key_buffer = ctypes.create_string_buffer(key, len(key))
+    try:
+        bpf(Command.MAP_DELETE_ELEM, struct.pack("<IIQQQ", fd, 0, _address(key_buffer), 0, 0))
+    except FileNotFoundError:
+        return
+
+
+def map_keys(fd: int, key_size: int) -> list[bytes]:
+    """Return all keys of a map that nobody else changes meanwhile."""
+    keys: list[bytes] = []
+    previous, following = None, ctypes.create_string_buffer(key_size)
+    while True:
+        try:
+            bpf(
+                Command.MAP_GET_NEXT_KEY,
+                struct.pack("<IIQQQ", fd, 0, 0 if previous is None else _address(previous), _address(following), 0),
+            )
+        except FileNotFoundError:
+            return keys
+        keys.append(following.raw)
+        previous = ctypes.create_string_buffer(following.raw, key_size)
+
+
+def lookup_batch(fd: int, cursor: int | None, keys: int, values: int, room: int) -> tuple[int, int | None]:
+    """Copy up to `room` entries of a hash map to the addresses `keys` and `values`.
+
+    Returns how many, and where to go on, or None at the end. `cursor` None begins. Raises OSError ENOSPC if one
+    bucket holds more than `room`, EBUSY/EDEADLK/ETIMEDOUT if a bucket's lock was not to be had; nothing is lost
+    then, ask again.
+    """
+    place_in = ctypes.create_string_buffer(struct.pack("<I", cursor or 0), 4)
+    place_out = ctypes.create_string_buffer(4)
+    attributes = struct.pack(
+        "<QQQQIIQQ", 0 if cursor is None else _address(place_in), _address(place_out), keys, values, room, fd, 0, 0
+    )
+    buffer = ctypes.create_string_buffer(attributes, _ATTR_BYTES)
+    try:
+        _call(Command.MAP_LOOKUP_BATCH, buffer)
+    except FileNotFoundError:  # the end; entries up to it have been copied
+        return struct.unpack_from("<I", buffer.raw, 32)[0], None
+    return struct.unpack_from("<I", buffer.raw, 32)[0], struct.unpack("<I", place_out.raw)[0]
+
+
+def delete_batch(fd: int, keys: int, count: int) -> int:
+    """Delete `count` keys of a hash map from the address `keys`; return how many, up to the first that is gone."""
+    buffer = ctypes.create_string_buffer(struct.pack("<QQQQIIQQ", 0, 0, keys, 0, count, fd, 0, 0), _ATTR_BYTES)
+    try:
+        _call(Command.MAP_DELETE_BATCH, buffer)
+    except FileNotFoundError:
+        return int(struct.unpack_from("<I", buffer.raw, 32)[0])
+    return count
+
+
+def obj_pin(fd: int, path: str) -> None:
+    """Pin a map, program or link at `path` on a bpffs: it outlives this process."""
+    name = ctypes.create_string_buffer(path.encode())
+    bpf(Command.OBJ_PIN, struct.pack("<QII", _address(name), fd, 0))
+
+
+def obj_get(path: str) -> int:
+    """Open what is pinned at `path`; raises FileNotFoundError if nothing is."""
+    name = ctypes.create_string_buffer(path.encode())
+    return bpf(Command.OBJ_GET, struct.pack("<QII", _address(name), 0, 0))
+
+
+def prog_id(fd: int) -> int:
+    """Return a program's id, as a program array shows it (struct bpf_prog_info)."""
+    info = ctypes.create_string_buffer(256)
+    bpf(Command.OBJ_GET_INFO_BY_FD, struct.pack("<IIQ", fd, len(info), _address(info)))
+    return int(struct.unpack_from("<I", info.raw, 4)[0])
+
+
+def netfilter_link_create(prog_fd: int, family: int, hook: int, priority: int) -> int:
+    """Attach a netfilter program in this process's network namespace; return the link's file descriptor.
+
+    `family`: NFPROTO_IPV4 (2) or NFPROTO_IPV6 (10); `hook`: enum nf_inet_hooks. Raises EBUSY if another BPF
+    program has this priority already, EINVAL below kernel 6.4.
+    """
+    return bpf(
+        Command.LINK_CREATE, struct.pack("<4I IIiI", prog_fd, 0, BPF_NETFILTER, 0, family, hook, priority, 0)
+    )

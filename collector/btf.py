@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the running kernel keeps the fields that flows.c reads, from its own type information (BTF).
+
+bcc has no CO-RE relocations, so the offsets become -D flags. bpftool reads the BTF; a parser of our own would have
+to follow every new kind of type.
+"""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from collector.errors import LoadError
+
+BTF = Path("/sys/kernel/btf")
+
+Types = dict[int, dict[str, Any]]
+
+
+def kernel_flags() -> dict[str, int]:
+    """Return the K_* macros of flows.c; raise `LoadError` if the kernel does not tell or lacks a field."""
+    types = _dump("vmlinux")
+    flags = _sk_buff(types) | _others(types) | _gso(types)
+    return flags | _conntrack(types)
+
+
+def _dump(module: str) -> Types:
+    base = [] if module == "vmlinux" else ["-B", str(BTF / "vmlinux")]
+    command = ["bpftool", *base, "-j", "btf", "dump", "file", str(BTF / module)]
+    try:
+        done = subprocess.run(command, capture_output=True, check=True, timeout=30)
+    except FileNotFoundError as error:
+        raise LoadError("bpftool is not installed; it reads the kernel's type information (Debian: bpftool)") from error
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        raise LoadError(f"bpftool cannot read {BTF / module}: {error}") from error
+    return {entry["id"]: entry for entry in orjson.loads(done.stdout)["types"]}
+
+
+def _struct(types: Types, name: str) -> dict[str, Any]:
+    for entry in types.values():
+        if entry["kind"] == "STRUCT" and entry["name"] == name:
+            return entry
+    raise LoadError(f"this kernel's BTF has no struct {name}")
+
+
+def _members(types: Types, record: dict[str, Any], base: int = 0) -> Iterator[tuple[str, int]]:
+    """Yield names and offsets in bits, those of unnamed members and of sk_buff's group `headers` included."""
+    for member in record["members"]:
+        offset = base + member["bits_offset"]
+        yield member["name"], offset
+        inner = types.get(member["type_id"])
+        if inner and inner["kind"] in ("STRUCT", "UNION") and member["name"] in ("(anon)", "headers"):
+            yield from _members(types, inner, offset)
+
+
+def _offsets(types: Types, struct: str, *names: str) -> list[int]:
+    found = dict(_members(types, _struct(types, struct)))
+    for name in names:
+        if name not in found:
+            raise LoadError(f"this kernel's struct {struct} has no field {name}")
+    return [found[name] for name in names]
+
+
+def _sk_buff(types: Types) -> dict[str, int]:
+    fields = {
+        "len": "LEN",
+        "data_len": "DATA_LEN",
+        "head": "HEAD",
+        "end": "END",
+        "network_header": "NETWORK_HEADER",
+        "inner_transport_header": "INNER_TRANSPORT_HEADER",
+        "skb_iif": "IIF",
+        "sk": "SK",
+        "_skb_refdst": "REFDST",
+    }
+    offsets = _offsets(types, "sk_buff", *fields)
+    flags = {f"K_SKB_{name}": bits // 8 for name, bits in zip(fields.values(), offsets, strict=True)}
+    encapsulation, pkt_type = _offsets(types, "sk_buff", "encapsulation", "pkt_type")
+    return flags | {
+        "K_SKB_ENCAPSULATION": encapsulation // 8,
+        "K_SKB_ENCAPSULATION_MASK": 1 << encapsulation % 8,
+        "K_SKB_PKT_TYPE": pkt_type // 8,
+        "K_SKB_PKT_TYPE_SHIFT": pkt_type % 8,
+    }
+
+
+def _others(types: Types) -> dict[str, int]:
+    wanted = {
+        "nf_hook_state": {"hook": "STATE_HOOK", "pf": "STATE_PF", "out": "STATE_OUT", "sk": "STATE_SK"},
+        "net_device": {"ifindex": "DEV_IFINDEX", "mtu": "DEV_MTU"},
+        "skb_shared_info": {"gso_size": "SHINFO_GSO_SIZE", "gso_type": "SHINFO_GSO_TYPE"},
+        "rtable": {"rt_flags": "RTABLE_FLAGS"},
+    }
+    flags: dict[str, int] = {}
+    for struct, fields in wanted.items():
+        for field, bits in zip(fields, _offsets(types, struct, *fields), strict=True):
+            flags[f"K_{fields[field]}"] = bits // 8
+    return flags
+
+
+def _enumerators(types: Types) -> dict[str, int]:
+    return {
+        value["name"]: value["val"]
+        for entry in types.values()
+        if entry["kind"] in ("ENUM", "ENUM64")
+        for value in entry["values"]
+        if value["name"].startswith(("SKB_GSO_", "IPS_"))
+    }
+
+
+def _gso(types: Types) -> dict[str, int]:
+    bits = _enumerators(types)
+    wanted = ("TCPV4", "TCPV6", "SCTP", "UDP")
+    missing = [name for name in wanted if f"SKB_GSO_{name}" not in bits]
+    if missing:
+        raise LoadError(f"this kernel's BTF has no SKB_GSO_{missing[0]}")
+    return {f"K_GSO_{name}": bits[f"SKB_GSO_{name}"] for name in wanted}
+
+
+def _conntrack(types: Types) -> dict[str, int]:
+    """Return the offsets within a connection's entry, or nothing on a kernel without conntrack."""
+    nfct = dict(_members(types, _struct(types, "sk_buff"))).get("_nfct")
+    if nfct is None:
+        return {}
+    if not any(entry["kind"] == "STRUCT" and entry["name"] == "nf_conn" for entry in types.values()):
+        if not (BTF / "nf_conntrack").exists():
+            return {}
+        types = types | _dump("nf_conntrack")
+    status, tuplehash = _offsets(types, "nf_conn", "status", "tuplehash")
+    (hash_tuple,) = _offsets(types, "nf_conntrack_tuple_hash", "tuple")
+    (source,) = _offsets(types, "nf_conntrack_tuple", "src")
+    address, port = _offsets(types, "nf_conntrack_man", "u3", "u")
+    # tuplehash[IP_CT_DIR_REPLY = 1]
+    reply = tuplehash // 8 + int(_struct(types, "nf_conntrack_tuple_hash")["size"]) + (hash_tuple + source) // 8
+    return {
+        "K_SKB_NFCT": nfct // 8,
+        "K_CT_STATUS": status // 8,
+        "K_CT_REPLY_SRC": reply,
+        "K_CT_MAN_ADDRESS": address // 8,
+        "K_CT_MAN_PORT": port // 8,
+        "K_IPS_DST_NAT": _enumerators(types).get("IPS_DST_NAT", 1 << 5),
+    }

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One generation's pinned maps, opened: two flow maps, their records and counters, and the sets the program asks.
+
+Draining copies a whole map into numpy by batches and never deletes; clearing is a step of its own, taken once the
+window is safe.
+"""
+
+import errno
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from collector import bpf_syscall as sys_bpf
+from collector import pins, records
+from collector.layout import CONTROL, COUNTERS, KEY, ROW, TALLY, TUNNEL_KEY, Rows
+from collector.records import Record, Tally
+
+_MAPS = ("flows0", "flows1", "counters", "control", "uplinks", "tunnels", "records")
+_FIRST = bytes(4)
+_BATCH = 16_384
+_TRY_AGAIN = (errno.EBUSY, errno.EDEADLK, errno.ETIMEDOUT, errno.EAGAIN)
+
+Tunnel = tuple[int, int, int]  # protocol, port, 1 if the port is this node's side
+
+
+class Generation:
+    """The maps of one generation. `close` gives the file descriptors back, the pins stay."""
+
+    def __init__(self, root: Path, meta: pins.Meta) -> None:
+        self.root = root
+        self.meta = meta
+        directory = pins.generation_dir(root, meta.generation)
+        self._fds = {name: sys_bpf.obj_get(str(directory / name)) for name in _MAPS}
+        self._cpus = possible_cpus(Path("/sys/devices/system/cpu/possible").read_text())
+
+    def close(self) -> None:
+        """Close the file descriptors."""
+        for fd in self._fds.values():
+            os.close(fd)
+        self._fds.clear()
+
+    def remove(self) -> None:
+        """Unpin it all; for a generation whose windows are published."""
+        self.close()
+        pins.remove_generation(self.root, self.meta.generation)
+
+    def epoch(self) -> int:
+        """Return the epoch that the program adds to while this generation is active, 0 or 1."""
+        return int(self._control()["epoch"]) & 1
+
+    def flip(self, epoch: int) -> None:
+        """Let the program add to `epoch`; programs under way may still add to the other until `barrier`."""
+        control = self._control()
+        control["epoch"] = epoch
+        sys_bpf.map_update(self._fds["control"], _FIRST, control.tobytes())
+
+    def barrier(self) -> None:
+        """Wait until no program that began before this call is running."""
+        pins.barrier(self.root, self._fds["control"])
+
+    def read(self, epoch: int) -> Record:
+        """Return an epoch's pinned record."""
+        return records.decode(sys_bpf.map_lookup(self._fds["records"], _index(epoch), records.RECORD_BYTES))
+
+    def write(self, epoch: int, record: Record) -> None:
+        """Pin an epoch's record, whole or not at all."""
+        sys_bpf.map_update(self._fds["records"], _index(epoch), records.encode(record))
+
+    def read_counters(self, epoch: int) -> tuple[Tally, ...]:
+        """Return bytes and packets of every counter of `layout`, summed over CPUs."""
+        found = []
+        for counter in range(COUNTERS):
+            raw = sys_bpf.map_lookup(
+                self._fds["counters"], _index(epoch * COUNTERS + counter), TALLY.itemsize * self._cpus
+            )
+            per_cpu = np.frombuffer(raw, TALLY)
+            found.append((int(per_cpu["bytes"].sum()), int(per_cpu["packets"].sum())))
+        return tuple(found)
+
+    def drain(self, epoch: int) -> Rows:
+        """Return all rows of an epoch's map (dtype `layout.ROW`), sorted by the bytes of their keys."""
+        fd = self._fds[f"flows{epoch}"]
+        parts: list[Rows] = []
+        cursor: int | None = None
+        room = _BATCH
+        while True:
+            keys, tallies = np.empty(room, KEY), np.empty(room, TALLY)
+            try:
+                count, cursor = sys_bpf.lookup_batch(fd, cursor, keys.ctypes.data, tallies.ctypes.data, room)
+            except OSError as error:
+                room = _after(error, room)
+                continue
+            part = np.empty(count, ROW)
+            part["key"], part["tally"] = keys[:count], tallies[:count]
+            parts.append(part)
+            if cursor is None:
+                return sort_rows(np.concatenate(parts))
+
+    def clear(self, epoch: int) -> None:
+        """Empty an epoch's map and counters; for one that nobody adds to and whose window is safe."""
+        fd = self._fds[f"flows{epoch}"]
+        while len(rows := self.drain(epoch)):
+            keys = np.ascontiguousarray(rows["key"])
+            done = 0
+            while done < len(keys):
+                done += sys_bpf.delete_batch(fd, keys[done:].ctypes.data, len(keys) - done)
+        zero = bytes(TALLY.itemsize * self._cpus)
+        for counter in range(COUNTERS):
+            sys_bpf.map_update(self._fds["counters"], _index(epoch * COUNTERS + counter), zero)
+
+    def set_uplinks(self, wanted: set[int]) -> None:
+        """Make the set of uplinks these ifindexes, adding before removing."""
+        fd = self._fds["uplinks"]
+        present = {int.from_bytes(key, "little") for key in sys_bpf.map_keys(fd, 4)}
+        for ifindex in wanted - present:
+            sys_bpf.map_update(fd, ifindex.to_bytes(4, "little"), b"\1")
+        for ifindex in present - wanted:
+            sys_bpf.map_delete(fd, ifindex.to_bytes(4, "little"))
+
+    def set_tunnels(self, wanted: dict[Tunnel, int]) -> None:
+        """Make these the tunnels whose outer packets are marked, with the number of their encapsulation."""
+        fd = self._fds["tunnels"]
+        keys = {
+            np.array((port, protocol, local), TUNNEL_KEY).tobytes(): encapsulation
+            for (protocol, port, local), encapsulation in wanted.items()
+        }
+        for key, encapsulation in keys.items():
+            sys_bpf.map_update(fd, key, bytes([encapsulation]))
+        for key in set(sys_bpf.map_keys(fd, TUNNEL_KEY.itemsize)) - keys.keys():
+            sys_bpf.map_delete(fd, key)
+        control = self._control()
+        control["tunnels"] = len(keys)
+        sys_bpf.map_update(self._fds["control"], _FIRST, control.tobytes())
+
+    def _control(self) -> NDArray[np.void]:
+        return np.frombuffer(sys_bpf.map_lookup(self._fds["control"], _FIRST, CONTROL.itemsize), CONTROL)[0].copy()
+
+
+def sort_rows(rows: Rows) -> Rows:
+    """Return rows in the order of their keys' bytes: the same set gives the same order, whatever the map's was."""
+    words = np.ascontiguousarray(rows["key"]).view(">u8").reshape(len(rows), KEY.itemsize // 8)
+    return rows[np.lexsort(words.T[::-1])]
+
+
+def possible_cpus(text: str) -> int:
+    """Return the number of possible CPUs from the kernel's list, such as "0-3,8-11": per-CPU maps are for so many."""
+    return sum(1 + int(last or first) - int(first) for first, _, last in (p.partition("-") for p in text.split(",")))
+
+
+def _index(number: int) -> bytes:
+    return number.to_bytes(4, "little")
+
+
+def _after(error: OSError, room: int) -> int:
+    """Return the room for the next try; a bucket can hold more than a batch, or be busy for a moment."""
+    if error.errno == errno.ENOSPC:
+        return room * 2
+    if error.errno not in _TRY_AGAIN:
+        raise error
+    time.sleep(0.001)
+    return room

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the kernel's maps look from here: numpy dtypes of keys, values and pinned records.
+
+`bpf/flows.h` says the same in C; `compile_flags` hands these numbers to the compiler, which refuses a difference.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Addresses in network byte order, IPv4 as ::ffff:a.b.c.d; ports in host byte order.
+KEY = np.dtype(
+    [
+        ("src", "u1", 16),
+        ("dst", "u1", 16),
+        ("src_port", "<u2"),
+        ("dst_port", "<u2"),
+        ("protocol", "u1"),
+        ("direction", "u1"),
+        ("dnat", "u1"),
+        ("encapsulation", "u1"),
+    ]
+)
+# IP-layer bytes and packets as they leave the source node.
+TALLY = np.dtype([("bytes", "<u8"), ("packets", "<u8")])
+
+DNAT_NO_CONNTRACK = 2
+
+# enum counter of flows.h, in its order. After the first, "aside" and "lost" with their reasons.
+HOOK_COUNTER = 0
+ASIDE = {"loopback": 1, "looped_back": 2, "malformed": 3}
+LOST = {"map_full": 4, "map_busy": 5}
+COUNTERS = 1 + len(ASIDE) + len(LOST)
+
+# What one entry of a preallocated shared hash costs in the kernel with this key and value, upper bound, in bytes.
+ENTRY_BYTES = 144
+
+CONTROL = np.dtype([("epoch", "<u4"), ("tunnels", "<u4")])
+TUNNEL_KEY = np.dtype([("port", "<u2"), ("protocol", "u1"), ("local", "u1")])
+SERVICE_BITS = 65536
+
+Rows = NDArray[np.void]  # of KEY + TALLY
+ROW = np.dtype([("key", KEY), ("tally", TALLY)])
+
+
+def compile_flags() -> dict[str, int]:
+    """Return the numbers that flows.h asserts, by macro name."""
+    fields = {name: KEY.fields[name][1] for name in KEY.names or ()} if KEY.fields else {}
+    flags = {f"LAYOUT_KEY_{name.upper()}": offset for name, offset in fields.items() if name != "src"}
+    return flags | {
+        "LAYOUT_KEY_SIZE": KEY.itemsize,
+        "LAYOUT_TALLY_SIZE": TALLY.itemsize,
+        "LAYOUT_COUNTERS": COUNTERS,
+    }
+
+
+def entries_for(map_memory: int) -> int:
+    """Return how many flows each of the two maps may hold within `map_memory` bytes for both."""
+    return max(map_memory // 2 // ENTRY_BYTES, 1)
+
+
+def port_bits(ports: set[int]) -> bytes:
+    """Return the bitmap of the service set, bit p % 8 of byte p // 8, 8 KiB."""
+    bits = np.zeros(SERVICE_BITS, dtype=np.uint8)
+    bits[sorted(ports)] = 1
+    return np.packbits(bits, bitorder="little").tobytes()

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compile, load and pin the kernel side, then end: the only process that imports bcc (LLVM costs 70 MB by import).
+
+    python -m collector.loader <request.json >answer.json
+
+It makes generations, it never lets one count: activating is the collector's, who first writes the records and the
+sets. What is pinned already with the same digest is reused without compiling. Exit status 2 and one line on stderr
+where the kernel or the pin directory does not allow it.
+"""
+
+import errno
+import hashlib
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from collector import bpf_syscall as sys_bpf
+from collector import btf, layout, pins, records
+from collector.bpf_syscall import BPF_NETFILTER, PROG_TYPE_NETFILTER, MapType
+from collector.errors import LoadError
+
+SOURCES = Path(__file__).resolve().parent.parent / "bpf"
+
+# NFPROTO_*, enum nf_inet_hooks and the priorities: before source NAT (100) where a packet leaves, behind the filter
+# and IPVS where it comes in. The steps lead away from 100 if another BPF program has that priority.
+_NFPROTO = {"ipv4": 2, "ipv6": 10}
+_HOOKS = {"post_routing": (4, 99, -1), "local_in": (1, 101, 1)}
+_PRIORITIES_TRIED = 8
+
+
+class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to load. Every field shapes what is counted, so every field is part of the digest."""
+
+    pin_dir: str
+    cluster: str
+    node: str
+    boot_id: str
+    map_memory: int
+    ports: Literal["service", "full"]
+    service_ports: list[int]
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The generation to count with; `active` if it counts already, else the collector activates it."""
+
+    generation: int
+    active: bool
+
+
+def load(request: Request) -> Answer:
+    """Return a whole generation for this request, made if need be; raise `LoadError`."""
+    root = Path(request.pin_dir)
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_namespace(root)
+    flags = btf.kernel_flags() | layout.compile_flags()
+    digest = digest_of(request, flags)
+    active = pins.active_generation(root)
+    meta = None if active is None else pins.read_meta(root, active)
+    if active is not None and meta is not None and meta.digest == digest and _links_missing(root) == []:
+        return Answer(active, active=True)
+    for generation in pins.generations(root):
+        if active is None or generation > active:  # made, never activated
+            pins.remove_generation(root, generation)
+    if active is not None and meta is not None and meta.digest == digest:
+        number = active
+    else:
+        number = next_generation(active)
+    _make(root, request, flags, pins.Meta(digest, number, request.cluster, request.node, request.boot_id))
+    return Answer(number, active=number == active)
+
+
+def next_generation(active: int | None) -> int:
+    """Return a number that no generation of this boot has had, also if the pins were removed: seconds since boot."""
+    return max(int(time.clock_gettime(time.CLOCK_BOOTTIME)), 1 if active is None else active + 1)
+
+
+def digest_of(request: Request, flags: dict[str, int]) -> str:
+    """Return the digest of the sources, the offsets, the layouts and the request."""
+    parts = [msgspec.json.encode(request), repr(sorted(flags.items())).encode(), str(records.LAYOUT_VERSION).encode()]
+    parts += [path.read_bytes() for path in (SOURCES / "flows.c", SOURCES / "flows.h")]
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()
+
+
+def _check_namespace(root: Path) -> None:
+    pinned = pins.pinned_namespace(root)
+    if pinned is not None and pinned != pins.network_namespace():
+        raise LoadError(
+            f"pin_dir = {str(root)!r}: its links count in another network namespace; give each namespace its own "
+            f"--pin-dir, or remove what is left there with zonemeter detach --pin-dir {root}"
+        )
+
+
+def _links_missing(root: Path) -> list[tuple[str, str]]:
+    wanted = [(family, hook) for family in _NFPROTO for hook in _HOOKS]
+    return [(family, hook) for family, hook in wanted if not _link_path(root, family, hook).exists()]
+
+
+def _link_path(root: Path, family: str, hook: str) -> Path:
+    return root / f"link_{family}_{hook}"
+
+
+def _make(root: Path, request: Request, flags: dict[str, int], meta: pins.Meta) -> None:
+    directory = pins.generation_dir(root, meta.generation)
+    new = not directory.exists()
+    directory.mkdir(mode=0o700, exist_ok=True)
+    program = _compile(root, directory, request, flags)
+    if new:
+        _pin(_load_program(program, b"flows"), directory / "program")
+        _pin_rest(root, directory, program, request)
+        pins.pin_meta(root, meta)
+    missing = _links_missing(root)
+    if missing:
+        if pins.pinned_namespace(root) is None:
+            pins.pin_namespace(root)
+        dispatcher = _load_program(program, b"dispatcher")
+        for family, hook in missing:
+            _pin(_attach(dispatcher, family, hook), _link_path(root, family, hook))
+
+
+def _compile(root: Path, directory: Path, request: Request, flags: dict[str, int]) -> Any:
+    os.environ["BCC_KERNEL_SOURCE"] = str(SOURCES / "stub")
+    try:
+        from bcc import BPF
+    except ImportError as error:
+        raise LoadError(f"bcc cannot be imported by {sys.executable} (Debian: python3-bpfcc): {error}") from error
+    cflags = [f"-D{name}={value}" for name, value in flags.items()]
+    cflags += [f"-I{SOURCES}", f"-DFLOW_ENTRIES={layout.entries_for(request.map_memory)}"]
+    cflags += [f'-DPIN_ROOT="{root}"', f'-DPIN_GENERATION="{directory}"', "-Wno-macro-redefined"]
+    if request.ports == "full":
+        cflags.append("-DPORTS_FULL")
+    try:
+        return BPF(text=(SOURCES / "flows.c").read_text(), cflags=cflags)
+    except Exception as error:  # noqa: BLE001 - bcc raises nothing more special
+        raise LoadError(f"bcc cannot compile flows.c or make its maps: {error}; its own words stand above") from error
+
+
+def _load_program(program: Any, name: bytes) -> int:
+    try:
+        return int(program.load_func(name, PROG_TYPE_NETFILTER, attach_type=BPF_NETFILTER).fd)
+    except Exception as error:  # noqa: BLE001 - as above
+        raise LoadError(f"the kernel refused the program: {error}") from error
+
+
+def _pin_rest(root: Path, directory: Path, program: Any, request: Request) -> None:
+    """Pin what the program itself does not name, and fill the service set."""
+    services = {port for port in range(1, 32768)} | set(request.service_ports)
+    if request.ports == "service":
+        sys_bpf.map_update(program[b"services"].map_fd, bytes(4), layout.port_bits(services))
+    fd = sys_bpf.map_create(MapType.ARRAY, 4, records.RECORD_BYTES, 2, "zm_records")
+    _pin(fd, directory / "records")
+    pins.pin_barrier(root, program[b"control"].map_fd)
+
+
+def _pin(fd: int, path: Path) -> None:
+    sys_bpf.obj_pin(fd, str(path))
+
+
+def _attach(dispatcher: int, family: str, hook: str) -> int:
+    number, priority, step = _HOOKS[hook]
+    for attempt in range(_PRIORITIES_TRIED):
+        try:
+            return sys_bpf.netfilter_link_create(dispatcher, _NFPROTO[family], number, priority + attempt * step)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise LoadError(
+                    f"the kernel refused to attach to {family} {hook}: {error}; Linux 6.4 with "
+                    "CONFIG_NETFILTER_BPF_LINK is needed"
+                ) from error
+    raise LoadError(f"{family} {hook}: BPF programs have all priorities from {priority} on: bpftool net lists them")
+
+
+def main() -> int:
+    """Answer the request on stdin; exit status 2 and one line if that cannot be done."""
+    try:
+        request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
+        sys.stdout.buffer.write(msgspec.json.encode(load(request)))
+    except (LoadError, msgspec.DecodeError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

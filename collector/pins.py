@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pin directory: what lies where on the bpffs, which generation counts, and how a generation goes away.
+
+    dispatch      program array; slot 0 holds the program that counts
+    link_*        one per family and hook, never replaced
+    namespace     network namespace that the links belong to
+    barrier       array of maps; updating it waits for programs under way
+    gen_N/        maps and program of generation N; `meta` is pinned last, so a directory without it is half made
+
+bpffs takes no "." in names. This module knows no clock, no Kafka and no bcc.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import orjson
+
+from collector import bpf_syscall as sys_bpf
+from collector.bpf_syscall import MapType
+from schemas.ids import Origin
+
+META_BYTES = 4096
+_FIRST = bytes(4)  # key 0 of an array
+_NAMESPACE_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """What a generation is, written once. A change of any of it is a new generation."""
+
+    digest: str
+    generation: int
+    cluster: str
+    node: str
+    boot_id: str
+
+    @property
+    def origin(self) -> Origin:
+        """The life of the node that its windows belong to."""
+        return Origin(self.cluster, self.node, self.boot_id)
+
+
+def generation_dir(root: Path, generation: int) -> Path:
+    """Return where a generation's objects are pinned."""
+    return root / f"gen_{generation}"
+
+
+def generations(root: Path) -> list[int]:
+    """Return the numbers of all generations, half-made ones too, in order."""
+    return sorted(int(path.name.removeprefix("gen_")) for path in root.glob("gen_*"))
+
+
+def read_meta(root: Path, generation: int) -> Meta | None:
+    """Return what a generation is; None if it is half made or half removed."""
+    try:
+        fd = sys_bpf.obj_get(str(generation_dir(root, generation) / "meta"))
+    except FileNotFoundError:
+        return None
+    with closing_fd(fd):
+        return Meta(**orjson.loads(sys_bpf.map_lookup(fd, _FIRST, META_BYTES).rstrip(b"\0")))
+
+
+def pin_meta(root: Path, meta: Meta) -> None:
+    """Declare a generation whole."""
+    value = orjson.dumps(asdict(meta)).ljust(META_BYTES, b"\0")
+    with closing_fd(sys_bpf.map_create(MapType.ARRAY, 4, META_BYTES, 1, "zm_meta")) as fd:
+        sys_bpf.map_update(fd, _FIRST, value)
+        sys_bpf.obj_pin(fd, str(generation_dir(root, meta.generation) / "meta"))
+
+
+def active_generation(root: Path) -> int | None:
+    """Return the generation whose program stands in slot 0, None if none counts."""
+    try:
+        dispatch = sys_bpf.obj_get(str(root / "dispatch"))
+    except FileNotFoundError:
+        return None
+    with closing_fd(dispatch):
+        try:
+            standing = int.from_bytes(sys_bpf.map_lookup(dispatch, _FIRST, 4), "little")
+        except KeyError:
+            return None
+    for generation in generations(root):
+        with contextlib.suppress(FileNotFoundError):
+            with closing_fd(sys_bpf.obj_get(str(generation_dir(root, generation) / "program"))) as program:
+                if sys_bpf.prog_id(program) == standing:
+                    return generation
+    return None
+
+
+def activate(root: Path, generation: int) -> None:
+    """Make a generation the one that counts, in one step; programs under way may still write to the one before."""
+    with (
+        closing_fd(sys_bpf.obj_get(str(root / "dispatch"))) as dispatch,
+        closing_fd(sys_bpf.obj_get(str(generation_dir(root, generation) / "program"))) as program,
+    ):
+        sys_bpf.map_update(dispatch, _FIRST, program.to_bytes(4, "little"))
+
+
+def remove_generation(root: Path, generation: int) -> None:
+    """Unpin a generation; `meta` first, so that one half removed is not taken for whole."""
+    directory = generation_dir(root, generation)
+    (directory / "meta").unlink(missing_ok=True)
+    for path in directory.iterdir():
+        path.unlink()
+    directory.rmdir()
+
+
+def detach(root: Path) -> None:
+    """Stop counting and remove everything; what was not published is given up. Links go first."""
+    if not root.is_dir():
+        return
+    for path in root.glob("link_*"):
+        path.unlink()
+    for generation in generations(root):
+        remove_generation(root, generation)
+    for path in root.iterdir():
+        path.unlink()
+    root.rmdir()
+
+
+def pin_barrier(root: Path, control_fd: int) -> None:
+    """Make the map whose update is the barrier, if it is not there; its elements are like a control map."""
+    path = root / "barrier"
+    if not path.exists():
+        with closing_fd(sys_bpf.map_create(MapType.ARRAY_OF_MAPS, 4, 4, 1, "zm_barrier", control_fd)) as fd:
+            sys_bpf.obj_pin(fd, str(path))
+
+
+def barrier(root: Path, control_fd: int) -> None:
+    """Return when every program that was running has ended (kernel/bpf/syscall.c, maybe_wait_bpf_programs)."""
+    with closing_fd(sys_bpf.obj_get(str(root / "barrier"))) as fd:
+        sys_bpf.map_update(fd, _FIRST, control_fd.to_bytes(4, "little"))
+
+
+def network_namespace() -> bytes:
+    """Return what tells this process's network namespace from others on the machine."""
+    found = os.stat("/proc/self/ns/net")
+    return found.st_dev.to_bytes(8, "little") + found.st_ino.to_bytes(8, "little")
+
+
+def pinned_namespace(root: Path) -> bytes | None:
+    """Return the network namespace that the pinned links belong to, None if there are none yet."""
+    try:
+        fd = sys_bpf.obj_get(str(root / "namespace"))
+    except FileNotFoundError:
+        return None
+    with closing_fd(fd):
+        return sys_bpf.map_lookup(fd, _FIRST, _NAMESPACE_BYTES)
+
+
+def pin_namespace(root: Path) -> None:
+    """Remember this process's network namespace as the links'."""
+    with closing_fd(sys_bpf.map_create(MapType.ARRAY, 4, _NAMESPACE_BYTES, 1, "zm_namespace")) as fd:
+        sys_bpf.map_update(fd, _FIRST, network_namespace())
+        sys_bpf.obj_pin(fd, str(root / "namespace"))
+
+
+@contextlib.contextmanager
+def closing_fd(fd: int) -> Iterator[int]:
+    """Close a file descriptor at the end of the block."""
+    try:
+        yield fd
+    finally:
+        os.close(fd)

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pinned record of an epoch: everything that a published window holds besides its rows. Pure.
+
+A collector may be killed between any two steps. What the next one finds is two records and the epoch that counts;
+`recover` says from these alone what is left to do. The phases of an epoch go round:
+
+    idle      its map is empty, its counters are zero
+    counting  the kernel adds to it, or did until a moment ago
+    frozen    nobody adds to it any more; the record is final and the window is being published
+    acked     published; its map may be cleared
+"""
+
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+
+import numpy as np
+
+from collector.errors import RecordError
+from collector.layout import COUNTERS, TALLY
+
+LAYOUT_VERSION = 1
+CODEC_VERSION = 1  # of collector/encode.py; a record asks for the one it was frozen with
+ROWS_PER_CHUNK = 3000  # at most 153 bytes a row: 459 kB, under schemas.raw.MAX_ENCODED_BYTES with the ledger
+MAX_UPLINKS = 8
+_SHORT = 1
+
+_UPLINK = np.dtype([("name", "S16"), ("start", "<u8", 4), ("end", "<u8", 4)])
+_RECORD = np.dtype(
+    [
+        ("layout_version", "<u4"),
+        ("phase", "<u4"),
+        ("sequence", "<u8"),
+        ("start_ms", "<i8"),
+        ("end_ms", "<i8"),
+        ("rows_per_chunk", "<u4"),
+        ("codec_version", "<u4"),
+        ("flags", "<u4"),
+        ("uplink_count", "<u4"),
+        ("counters", TALLY, COUNTERS),
+        ("uplinks", _UPLINK, MAX_UPLINKS),
+    ]
+)
+RECORD_BYTES = _RECORD.itemsize
+
+
+class Phase(IntEnum):
+    """See the module's text."""
+
+    IDLE = 0
+    COUNTING = 1
+    FROZEN = 2
+    ACKED = 3
+
+
+# tx_bytes, tx_packets, rx_bytes, rx_packets as the device counts them (IFLA_STATS64)
+DeviceCounters = tuple[int, int, int, int]
+Tally = tuple[int, int]  # bytes, packets
+
+
+@dataclass(frozen=True, slots=True)
+class Uplink:
+    """A device's own counters when the window began and when it ended."""
+
+    name: str
+    start: DeviceCounters
+    end: DeviceCounters = (0, 0, 0, 0)
+
+    def during(self) -> DeviceCounters:
+        """Return what it counted in the window; all of `end` if the device was made anew meanwhile."""
+        if any(end < start for start, end in zip(self.start, self.end, strict=True)):
+            return self.end
+        tx_bytes, tx_packets, rx_bytes, rx_packets = (e - s for s, e in zip(self.start, self.end, strict=True))
+        return tx_bytes, tx_packets, rx_bytes, rx_packets
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One epoch's record. Times are Unix milliseconds; `end_ms` is 0 until it is known."""
+
+    phase: Phase = Phase.IDLE
+    sequence: int = 0
+    start_ms: int = 0
+    end_ms: int = 0
+    rows_per_chunk: int = ROWS_PER_CHUNK
+    codec_version: int = CODEC_VERSION
+    short: bool = False
+    counters: tuple[Tally, ...] = ((0, 0),) * COUNTERS
+    uplinks: tuple[Uplink, ...] = field(default=())
+
+
+def encode(record: Record) -> bytes:
+    """Return a record as it is pinned, `RECORD_BYTES` long."""
+    raw = np.zeros((), _RECORD)
+    raw["layout_version"] = LAYOUT_VERSION
+    for name in ("phase", "sequence", "start_ms", "end_ms", "rows_per_chunk", "codec_version"):
+        raw[name] = getattr(record, name)
+    raw["flags"] = _SHORT if record.short else 0
+    raw["counters"] = np.array(record.counters, TALLY)
+    raw["uplink_count"] = len(record.uplinks)
+    for index, uplink in enumerate(record.uplinks):
+        raw["uplinks"][index] = (uplink.name.encode(), uplink.start, uplink.end)
+    return raw.tobytes()
+
+
+def decode(pinned: bytes) -> Record:
+    """Return what `encode` wrote; an element never written is an idle record. Raises `RecordError` for rubbish."""
+    raw = np.frombuffer(pinned, _RECORD)[0]
+    if raw["layout_version"] == 0 and not any(pinned):
+        return Record()
+    if raw["layout_version"] != LAYOUT_VERSION or raw["phase"] not in list(Phase) or raw["uplink_count"] > MAX_UPLINKS:
+        raise RecordError(f"a pinned record has layout {raw['layout_version']}, phase {raw['phase']}: not one of ours")
+    uplinks = tuple(
+        Uplink(entry["name"].decode(), tuple(entry["start"].tolist()), tuple(entry["end"].tolist()))
+        for entry in raw["uplinks"][: raw["uplink_count"]]
+    )
+    return Record(
+        phase=Phase(raw["phase"]),
+        sequence=int(raw["sequence"]),
+        start_ms=int(raw["start_ms"]),
+        end_ms=int(raw["end_ms"]),
+        rows_per_chunk=int(raw["rows_per_chunk"]),
+        codec_version=int(raw["codec_version"]),
+        short=bool(raw["flags"] & _SHORT),
+        counters=tuple(raw["counters"].tolist()),
+        uplinks=uplinks,
+    )
+
+
+class Step(IntEnum):
+    """What is left to do with one epoch before it is idle, or nothing."""
+
+    NOTHING = 0
+    CLEAR = 1  # published, not cleared
+    PUBLISH = 2  # frozen, published perhaps
+    FREEZE = 3  # nobody adds to it any more, but its record is not final
+
+
+def recover(records: tuple[Record, Record], epoch: int, *, active: bool) -> list[tuple[int, Step]]:
+    """Say what is left to do: (epoch, first step) in the order of their windows.
+
+    `epoch` is the one that the generation's program adds to, or added to last if the generation is not `active` any
+    more. An epoch that was prepared for a flip that never came is idle in all but name: it is counting, and its
+    sequence is beyond that of `epoch`.
+    """
+    first_steps = {Phase.IDLE: Step.NOTHING, Phase.ACKED: Step.CLEAR, Phase.FROZEN: Step.PUBLISH}
+    todo: list[tuple[int, int, Step]] = []
+    for number, record in enumerate(records):
+        step = first_steps.get(record.phase, Step.FREEZE)
+        if step is Step.FREEZE and ((number == epoch and active) or record.sequence > records[epoch].sequence):
+            continue
+        if step is not Step.NOTHING:
+            todo.append((record.sequence, number, step))
+    return [(number, step) for _, number, step in sorted(todo)]
+
+
+def prepared(record: Record, end_ms: int, uplinks: dict[str, DeviceCounters], *, short: bool) -> Record:
+    """Return the counting record with what is known at the flip: its end and the uplinks' counters then.
+
+    A device without a reading at either end is left out: what it counted in this window is not known.
+    """
+    ends = tuple(replace(uplink, end=uplinks[uplink.name]) for uplink in record.uplinks if uplink.name in uplinks)
+    return replace(record, end_ms=end_ms, uplinks=ends, short=short)
+
+
+def following(sequence: int, start_ms: int, uplinks: dict[str, DeviceCounters]) -> Record:
+    """Return the record of a window that begins."""
+    begins = tuple(Uplink(name, counters) for name, counters in list(uplinks.items())[:MAX_UPLINKS])
+    return Record(Phase.COUNTING, sequence, start_ms, uplinks=begins)
