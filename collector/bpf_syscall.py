@@ -45,7 +45,7 @@ class Command(IntEnum):
 
 
 def bpf(command: Command, attributes: bytes) -> int:
-    """Call bpf(2) with this prefix of `union bpf_attr`; return what it returns."""
+    """Make one system call with this prefix of `union bpf_attr`; return what it returns."""
     buffer = ctypes.create_string_buffer(attributes, _ATTR_BYTES)
     return _call(command, buffer)
 
@@ -65,9 +65,7 @@ def _address(buffer: ctypes.Array[ctypes.c_char]) -> int:
 
 def map_create(kind: MapType, key_size: int, value_size: int, entries: int, name: str, inner_fd: int = 0) -> int:
     """Create a map and return its file descriptor; `name` of at most 15 letters is for `bpftool map`."""
-    attributes = struct.pack(
-        "<7I16s", kind, key_size, value_size, entries, 0, inner_fd, 0, name.encode()[:15]
-    )
+    attributes = struct.pack("<7I16s", kind, key_size, value_size, entries, 0, inner_fd, 0, name.encode()[:15])
     return bpf(Command.MAP_CREATE, attributes)
 
 
@@ -167,6 +165,4 @@ def netfilter_link_create(prog_fd: int, family: int, hook: int, priority: int) -
     `family`: NFPROTO_IPV4 (2) or NFPROTO_IPV6 (10); `hook`: enum nf_inet_hooks. Raises EBUSY if another BPF
     program has this priority already, EINVAL below kernel 6.4.
     """
-    return bpf(
-        Command.LINK_CREATE, struct.pack("<4I IIiI", prog_fd, 0, BPF_NETFILTER, 0, family, hook, priority, 0)
-    )
+    return bpf(Command.LINK_CREATE, struct.pack("<4I IIiI", prog_fd, 0, BPF_NETFILTER, 0, family, hook, priority, 0))

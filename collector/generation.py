@@ -49,7 +49,7 @@ class Generation:
 
     def epoch(self) -> int:
         """Return the epoch that the program adds to while this generation is active, 0 or 1."""
-        return int(self._control()["epoch"]) & 1
+        return int(self._control()["epoch"][0]) & 1
 
     def flip(self, epoch: int) -> None:
         """Let the program add to `epoch`; programs under way may still add to the other until `barrier`."""
@@ -136,7 +136,10 @@ class Generation:
         sys_bpf.map_update(self._fds["control"], _FIRST, control.tobytes())
 
     def _control(self) -> NDArray[np.void]:
-        return np.frombuffer(sys_bpf.map_lookup(self._fds["control"], _FIRST, CONTROL.itemsize), CONTROL)[0].copy()
+        control: NDArray[np.void] = np.frombuffer(
+            sys_bpf.map_lookup(self._fds["control"], _FIRST, CONTROL.itemsize), CONTROL
+        ).copy()
+        return control[:1]
 
 
 def sort_rows(rows: Rows) -> Rows:

@@ -14,7 +14,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -22,6 +22,7 @@ from collector import bpf_syscall as sys_bpf
 from collector import btf, layout, pins, records
 from collector.bpf_syscall import BPF_NETFILTER, PROG_TYPE_NETFILTER, MapType
 from collector.errors import LoadError
+from collector.loading import Answer, Request
 
 SOURCES = Path(__file__).resolve().parent.parent / "bpf"
 
@@ -30,25 +31,6 @@ SOURCES = Path(__file__).resolve().parent.parent / "bpf"
 _NFPROTO = {"ipv4": 2, "ipv6": 10}
 _HOOKS = {"post_routing": (4, 99, -1), "local_in": (1, 101, 1)}
 _PRIORITIES_TRIED = 8
-
-
-class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to load. Every field shapes what is counted, so every field is part of the digest."""
-
-    pin_dir: str
-    cluster: str
-    node: str
-    boot_id: str
-    map_memory: int
-    ports: Literal["service", "full"]
-    service_ports: list[int]
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """The generation to count with; `active` if it counts already, else the collector activates it."""
-
-    generation: int
-    active: bool
 
 
 def load(request: Request) -> Answer:
@@ -60,15 +42,13 @@ def load(request: Request) -> Answer:
     digest = digest_of(request, flags)
     active = pins.active_generation(root)
     meta = None if active is None else pins.read_meta(root, active)
-    if active is not None and meta is not None and meta.digest == digest and _links_missing(root) == []:
-        return Answer(active, active=True)
+    current = active if meta is not None and meta.digest == digest else None
+    if current is not None and not _links_missing(root):
+        return Answer(current, active=True)
     for generation in pins.generations(root):
         if active is None or generation > active:  # made, never activated
             pins.remove_generation(root, generation)
-    if active is not None and meta is not None and meta.digest == digest:
-        number = active
-    else:
-        number = next_generation(active)
+    number = next_generation(active) if current is None else current
     _make(root, request, flags, pins.Meta(digest, number, request.cluster, request.node, request.boot_id))
     return Answer(number, active=number == active)
 
@@ -137,20 +117,20 @@ def _compile(root: Path, directory: Path, request: Request, flags: dict[str, int
         cflags.append("-DPORTS_FULL")
     try:
         return BPF(text=(SOURCES / "flows.c").read_text(), cflags=cflags)
-    except Exception as error:  # noqa: BLE001 - bcc raises nothing more special
+    except Exception as error:  # bcc raises nothing more special
         raise LoadError(f"bcc cannot compile flows.c or make its maps: {error}; its own words stand above") from error
 
 
 def _load_program(program: Any, name: bytes) -> int:
     try:
         return int(program.load_func(name, PROG_TYPE_NETFILTER, attach_type=BPF_NETFILTER).fd)
-    except Exception as error:  # noqa: BLE001 - as above
+    except Exception as error:  # as above
         raise LoadError(f"the kernel refused the program: {error}") from error
 
 
 def _pin_rest(root: Path, directory: Path, program: Any, request: Request) -> None:
     """Pin what the program itself does not name, and fill the service set."""
-    services = {port for port in range(1, 32768)} | set(request.service_ports)
+    services = set(range(1, 32768)) | set(request.service_ports)
     if request.ports == "service":
         sys_bpf.map_update(program[b"services"].map_fd, bytes(4), layout.port_bits(services))
     fd = sys_bpf.map_create(MapType.ARRAY, 4, records.RECORD_BYTES, 2, "zm_records")

@@ -83,8 +83,9 @@ def active_generation(root: Path) -> int | None:
         except KeyError:
             return None
     for generation in generations(root):
-        with contextlib.suppress(FileNotFoundError):
-            with closing_fd(sys_bpf.obj_get(str(generation_dir(root, generation) / "program"))) as program:
+        path = generation_dir(root, generation) / "program"
+        if path.exists():
+            with closing_fd(sys_bpf.obj_get(str(path))) as program:
                 if sys_bpf.prog_id(program) == standing:
                     return generation
     return None
@@ -137,7 +138,7 @@ def barrier(root: Path, control_fd: int) -> None:
 
 def network_namespace() -> bytes:
     """Return what tells this process's network namespace from others on the machine."""
-    found = os.stat("/proc/self/ns/net")
+    found = Path("/proc/thread-self/ns/net").stat()
     return found.st_dev.to_bytes(8, "little") + found.st_ino.to_bytes(8, "little")
 
 

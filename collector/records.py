@@ -95,7 +95,7 @@ def encode(record: Record) -> bytes:
     for name in ("phase", "sequence", "start_ms", "end_ms", "rows_per_chunk", "codec_version"):
         raw[name] = getattr(record, name)
     raw["flags"] = _SHORT if record.short else 0
-    raw["counters"] = np.array(record.counters, TALLY)
+    raw["counters"] = np.array(list(record.counters), TALLY)
     raw["uplink_count"] = len(record.uplinks)
     for index, uplink in enumerate(record.uplinks):
         raw["uplinks"][index] = (uplink.name.encode(), uplink.start, uplink.end)

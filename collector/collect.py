@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The collector's loop: wait for the boundary, flip, publish, clear; beside it, follow the node's devices.
+
+One window is under way at a time. While Kafka does not take it the other epoch counts on, and the next window is
+longer; nothing is lost unless that map fills up.
+"""
+
+import asyncio
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from collector import layout, netlink, uplinks
+from collector.loading import Request, load
+from collector.meter import Devices, Meter, Window
+from collector.metrics import Metrics
+from collector.publish import Publisher, WindowPublisher, is_balanced
+from collector.schedule import LATE_MS, is_on_time, next_boundary
+from collector.settings import CollectorSettings, parse_ports
+from common import kafka
+from common.errors import PublishError
+from common.service import Service
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_DEVICES_SETTLE_SECONDS = 0.5
+_DEVICES_EVERY_SECONDS = 60.0
+_FIRST_BACKOFF_SECONDS = 0.5
+_LONGEST_BACKOFF_SECONDS = 15.0
+
+
+def now_ms() -> int:
+    """Return Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class Collector:
+    """One node's collector; `publisher` may be any that keeps the promise of `common.publish.Publisher`."""
+
+    def __init__(self, settings: CollectorSettings, service: Service, publisher: Publisher) -> None:
+        self._settings = settings
+        self._service = service
+        partition = kafka.partition_for(settings.node, settings.partitions)
+        self._windows = WindowPublisher(publisher, settings.topics, partition)
+        self._metrics = Metrics(service.registry, layout.entries_for(settings.map_memory))
+        self._meter = Meter(settings.pin_dir, netlink.device_counters, now_ms)
+        self._one_call = threading.Lock()
+        self._devices_changed = asyncio.Event()
+        self._devices: Devices | None = None
+        self._clock = (now_ms(), time.monotonic())
+
+    async def attach(self, boot_id: str) -> None:
+        """Load what is not loaded yet and let it count; raise `LoadError`."""
+        self._service.health.waiting("attach", "loading the kernel side")
+        settings = self._settings
+        request = Request(
+            pin_dir=str(settings.pin_dir),
+            cluster=settings.cluster,
+            node=settings.node,
+            boot_id=boot_id,
+            map_memory=settings.map_memory,
+            ports=settings.ports,
+            service_ports=sorted(parse_ports(settings.service_ports)),
+        )
+        answer = await load(request)
+        self._devices = await asyncio.to_thread(self._read_devices)
+        await self._call(self._meter.start, answer, self._devices)
+        self._say_devices(self._devices)
+        log.info("counting", extra={"generation": answer.generation, "reused": answer.active})
+        self._service.health.ready("attach")
+
+    async def close(self) -> None:
+        """Give back what is open; the kernel counts on."""
+        await self._call(self._meter.close)
+
+    async def publish_windows(self) -> None:
+        """Publish what an earlier collector left, then a window at each boundary, then the open one, cut short."""
+        unfinished = self._meter.unfinished()
+        while window := await self._call(next, unfinished, None):
+            await self._publish(window)
+        while (end_ms := await self._next_end_ms()) is not None:
+            await self._publish(await self._call(self._meter.flip, end_ms))
+        await self._publish(await self._call(lambda: self._meter.flip(now_ms(), short=True)))
+
+    async def watch_devices(self) -> None:
+        """Notice when devices or default routes change, for ever."""
+        while True:
+            try:
+                async for _ in netlink.changes():
+                    self._devices_changed.set()
+            except OSError as error:  # messages were lost: read afresh
+                log.debug("rtnetlink: %s", error)
+                self._devices_changed.set()
+
+    async def follow_devices(self) -> None:
+        """Hand changed uplinks to the kernel, soon after a change and from time to time, for ever."""
+        while True:
+            try:
+                await asyncio.wait_for(self._devices_changed.wait(), _DEVICES_EVERY_SECONDS)
+                await asyncio.sleep(_DEVICES_SETTLE_SECONDS)
+            except TimeoutError:
+                log.debug("reading the devices afresh")
+            self._devices_changed.clear()
+            devices = await asyncio.to_thread(self._read_devices)
+            if devices != self._devices:
+                self._devices = devices
+                await self._call(self._meter.set_devices, devices)
+                self._say_devices(devices)
+
+    async def _call(self, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Take one step of the meter in a thread; a step goes on to its end also when this coroutine is cancelled."""
+
+        def alone() -> T:
+            with self._one_call:
+                return step(*args, **kwargs)
+
+        return await asyncio.to_thread(alone)
+
+    async def _next_end_ms(self) -> int | None:
+        """Wait until the open window ends and return when that is; None when told to stop."""
+        window_ms = self._settings.window_seconds * 1000
+        while not self._service.stopping.is_set():
+            end_ms = next_boundary(now_ms(), window_ms)
+            await self._service.pause((end_ms - now_ms()) / 1000)
+            if self._service.stopping.is_set():
+                return None
+            self._watch_clock()
+            if is_on_time(end_ms, now_ms()):
+                return end_ms
+        return None
+
+    def _watch_clock(self) -> None:
+        wall_ms, monotonic = now_ms(), time.monotonic()
+        step_ms = wall_ms - self._clock[0] - (monotonic - self._clock[1]) * 1000
+        if abs(step_ms) > LATE_MS:
+            log.warning("the clock stepped by %.1f s; windows never go back, their times may be off", step_ms / 1000)
+        self._clock = (wall_ms, monotonic)
+
+    async def _publish(self, window: Window) -> None:
+        backoff = _FIRST_BACKOFF_SECONDS
+        while True:
+            try:
+                books = await self._windows.publish(window)
+                break
+            except PublishError as error:
+                self._metrics.retries.inc()
+                self._service.health.waiting(
+                    "publish", f"Kafka does not take the window: {error}; counting goes on, the next window is longer"
+                )
+                await self._service.pause(backoff * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+                backoff = min(backoff * 2, _LONGEST_BACKOFF_SECONDS)
+        self._service.health.ready("publish")
+        await self._call(self._meter.finish, window)
+        self._metrics.published(books, (now_ms() - window.record.end_ms) / 1000)
+        if not is_balanced(books):
+            self._metrics.unbalanced.inc()
+            log.error("the window's books do not add up", extra={"sequence": window.record.sequence})
+        self._say_window(window)
+
+    def _say_window(self, window: Window) -> None:
+        seconds = (window.record.end_ms - window.record.start_ms) / 1000
+        say = log.warning if seconds > self._settings.window_seconds else log.debug
+        say(
+            "window published",
+            extra={"sequence": window.record.sequence, "generation": window.meta.generation, "seconds": seconds},
+        )
+
+    def _read_devices(self) -> Devices:
+        links, routes = netlink.read()
+        patterns = [pattern.strip() for pattern in self._settings.uplinks.split(",") if pattern.strip()]
+        chosen = uplinks.choose(links, routes, patterns)
+        return Devices({link.index: link.name for link in chosen}, uplinks.outer_packets(links))
+
+    def _say_devices(self, devices: Devices) -> None:
+        self._metrics.uplinks.set(len(devices.uplinks))
+        if devices.uplinks:
+            log.info("uplinks", extra={"names": sorted(devices.uplinks.values())})
+        else:
+            log.warning("no uplink found: all traffic counts as sent from here; --uplinks names them")

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A frozen window as records of the raw topic and the ledger. Pure: the same window gives the same bytes."""
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from collector.layout import ASIDE, DNAT_NO_CONNTRACK, HOOK_COUNTER, LOST, Rows
+from collector.pins import Meta
+from collector.records import Record, Tally
+from schemas.amount import NOTHING, Amount
+from schemas.ids import window_id
+from schemas.ledger import LedgerRecord
+from schemas.raw import UplinkCounters, WindowLedger, encode_chunk
+
+HOOK = "netfilter"
+_MAPPED = b"\0" * 10 + b"\xff\xff"
+
+
+def chunk_count(record: Record, rows: int) -> int:
+    """Return how many chunks a window of so many rows has; one without rows is one chunk."""
+    return max(1, -(-rows // record.rows_per_chunk))
+
+
+def raw_chunks(meta: Meta, record: Record, rows: Rows, *, maybe_repeat: bool) -> Iterator[bytes]:
+    """Yield the window's chunks in order; `rows` sorted as `generation.sort_rows` does."""
+    chunks = chunk_count(record, len(rows))
+    for chunk in range(chunks):
+        head: dict[str, Any] = {
+            "cluster": meta.cluster,
+            "node": meta.node,
+            "boot_id": meta.boot_id,
+            "generation": meta.generation,
+            "sequence": record.sequence,
+            "chunk": chunk,
+            "chunks": chunks,
+            "start_ms": record.start_ms,
+            "end_ms": record.end_ms,
+            "hook": HOOK,
+        }
+        if chunk == 0:
+            head["ledger"] = msgspec.to_builtins(window_ledger(record, rows))
+        if record.short:
+            head["short"] = True
+        if maybe_repeat:
+            head["maybe_repeat"] = True
+        part = rows[chunk * record.rows_per_chunk : (chunk + 1) * record.rows_per_chunk]
+        addresses, columns = _columns(part)
+        yield encode_chunk(head, addresses, columns)
+
+
+def window_ledger(record: Record, rows: Rows) -> WindowLedger:
+    """Return the window's books: what the program counted, and what the map really holds."""
+    counters = record.counters
+    return WindowLedger(
+        hook=_amount(counters[HOOK_COUNTER]),
+        map=in_map(rows),
+        aside=_reasons(counters, ASIDE),
+        lost=_reasons(counters, LOST),
+        uplinks={uplink.name: UplinkCounters(*uplink.during()) for uplink in record.uplinks},
+    )
+
+
+def in_map(rows: Rows) -> Amount:
+    """Return the sum over the rows."""
+    tally = rows["tally"]
+    return Amount(int(tally["bytes"].sum()), int(tally["packets"].sum()), len(rows))
+
+
+def ledger_record(meta: Meta, record: Record, rows: Rows, partition: int) -> LedgerRecord:
+    """Return what the ledger topic says of this window: what the hook took in and the raw topic was given."""
+    books = window_ledger(record, rows)
+    return LedgerRecord(
+        hop="collector",
+        id=window_id(meta.origin, meta.generation, record.sequence),
+        partition=partition,
+        start_ms=record.start_ms,
+        end_ms=record.end_ms,
+        taken=books.hook,
+        given=books.map,
+        aside=books.aside,
+        lost=books.lost,
+        node=meta.node,
+        hook=HOOK,
+        chunks=chunk_count(record, len(rows)),
+        uplinks=books.uplinks,
+    )
+
+
+def _amount(tally: Tally) -> Amount:
+    return Amount(*tally)
+
+
+def _reasons(counters: tuple[Tally, ...], names: dict[str, int]) -> dict[str, Amount]:
+    amounts = {reason: _amount(counters[index]) for reason, index in names.items()}
+    return {reason: amount for reason, amount in amounts.items() if amount != NOTHING}
+
+
+def _columns(rows: Rows) -> tuple[list[str], dict[str, Any]]:
+    keys = rows["key"]
+    both = np.concatenate([keys["src"], keys["dst"]])
+    distinct, index = np.unique(np.ascontiguousarray(both).view("V16").ravel(), return_inverse=True)
+    columns: dict[str, Any] = {
+        name: np.ascontiguousarray(keys[name])
+        for name in ("protocol", "src_port", "dst_port", "direction", "encapsulation")
+    }
+    for name in ("bytes", "packets"):
+        columns[name] = np.ascontiguousarray(rows["tally"][name])
+    columns["src"], columns["dst"] = np.split(index, 2)
+    columns["dnat"] = _dnat(keys["dnat"])
+    return [address_text(address.tobytes()) for address in distinct], columns
+
+
+def _dnat(column: NDArray[np.uint8]) -> Any:
+    if (column == DNAT_NO_CONNTRACK).any():
+        return [None if value == DNAT_NO_CONNTRACK else value for value in column.tolist()]
+    return np.ascontiguousarray(column)
+
+
+def address_text(address: bytes) -> str:
+    """Return 16 bytes as text: IPv4 dotted if mapped (::ffff:a.b.c.d), else as RFC 5952 writes IPv6."""
+    if address.startswith(_MAPPED):
+        return socket.inet_ntop(socket.AF_INET, address[12:])
+    return socket.inet_ntop(socket.AF_INET6, address)

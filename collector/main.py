@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The collector's wiring: checks of the host, the lock, the loader, then the tasks of `collect.Collector`.
+
+It does not join, resolve or aggregate anything, and it never touches a packet: while it is away, the kernel counts.
+"""
+
+import asyncio
+import logging
+
+from collector import preflight
+from collector.collect import Collector
+from collector.settings import CollectorSettings
+from common import kafka
+from common.publish import Publisher
+from common.service import Service
+
+log = logging.getLogger(__name__)
+
+# Of the drain budget; the rest is for giving everything back.
+_PUBLISHING_SHARE = 0.75
+
+
+async def run(settings: CollectorSettings, service: Service) -> None:
+    """Count and publish until told to stop; raise `Refusal` where nothing can be done."""
+    preflight.check_host()
+    preflight.check_bpffs(settings.pin_dir)
+    boot_id = preflight.read_boot_id(settings.boot_id_file)
+    kafka.client_options(settings)  # refuses what cannot work before anything is attached
+    names = settings.topics
+    with preflight.lock(settings.run_dir, settings.pin_dir):
+        publisher = Publisher(service, settings)
+        collector = Collector(settings, service, publisher)
+        try:
+            await collector.attach(boot_id)
+            async with asyncio.TaskGroup() as tasks:
+                helpers = [
+                    tasks.create_task(collector.watch_devices(), name="watch-devices"),
+                    tasks.create_task(collector.follow_devices(), name="follow-devices"),
+                    tasks.create_task(_give_up(service, settings.drain_seconds), name="give-up"),
+                ]
+                wanted = dict.fromkeys((names.raw, names.ledger), settings.partitions)
+                await kafka.wait_for_topics(service, settings, wanted)
+                await collector.publish_windows()
+                for helper in helpers:
+                    helper.cancel()
+        except* InterruptedError:
+            log.warning("stopped before the open window was published; the kernel keeps it and counts on")
+        finally:
+            await collector.close()
+            await publisher.close()
+
+
+async def _give_up(service: Service, drain_seconds: float) -> None:
+    """End what is still being published when most of the drain budget is gone; the records know how far it is."""
+    await service.stopping.wait()
+    await asyncio.sleep(drain_seconds * _PUBLISHING_SHARE)
+    raise InterruptedError("the drain budget is gone")

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of windows in the kernel: activate, flip, freeze, drain, acknowledge, clear; and what a crash left behind.
+
+Every step ends with one write to a pinned map, and a collector killed between any two steps leaves what `recover`
+can go on from. Nothing here waits for Kafka: a window is handed out, and handed back when it is published. All calls
+block for milliseconds: call them from a thread, one at a time.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from collector import pins, records
+from collector.errors import RecordError
+from collector.generation import Generation, Tunnel
+from collector.layout import Rows
+from collector.loading import Answer
+from collector.records import DeviceCounters, Phase, Record, Step
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """What the node's devices are good for: uplinks by index, and the outer packets of its tunnels."""
+
+    uplinks: dict[int, str]
+    tunnels: dict[Tunnel, int]
+
+
+@dataclass(slots=True)
+class Window:
+    """A frozen window. `maybe_repeat` becomes true with the first attempt to publish it."""
+
+    generation: Generation
+    epoch: int
+    record: Record
+    maybe_repeat: bool
+
+    @property
+    def meta(self) -> pins.Meta:
+        """The generation that counted it."""
+        return self.generation.meta
+
+    def rows(self) -> Rows:
+        """Return its rows in their order."""
+        return self.generation.drain(self.epoch)
+
+
+class Meter:
+    """All generations under one pin directory, seen from the one that counts."""
+
+    def __init__(
+        self, root: Path, counters: Callable[[], dict[str, DeviceCounters]], clock_ms: Callable[[], int]
+    ) -> None:
+        self._root = root
+        self._counters = counters
+        self._clock_ms = clock_ms
+        self._uplinks: set[str] = set()
+        self.current: Generation | None = None
+
+    def start(self, answer: Answer, devices: Devices) -> None:
+        """Let the generation that the loader gave count, if it does not yet; gapless if another did before."""
+        self.current = self._open(answer.generation)
+        self.set_devices(devices)
+        if not answer.active:
+            self._activate(self.current)
+
+    def set_devices(self, devices: Devices) -> None:
+        """Hand the uplinks and the tunnels to the program."""
+        self._uplinks = set(devices.uplinks.values())
+        self._counting.set_uplinks(set(devices.uplinks))
+        self._counting.set_tunnels(devices.tunnels)
+
+    def unfinished(self) -> Iterator[Window]:
+        """Yield the windows that an earlier collector or generation left, in order; `finish` each before the next."""
+        for number in pins.generations(self._root):
+            if number < self._counting.meta.generation:
+                yield from self._leftovers_of_old(number)
+        yield from self._leftovers(self._counting, active=True)
+
+    def flip(self, end_ms: int, *, short: bool = False) -> Window:
+        """End the open window at `end_ms` and begin the next; the other epoch must be clear."""
+        generation = self._counting
+        epoch = generation.epoch()
+        record = generation.read(epoch)
+        end_ms = max(end_ms, record.start_ms + 1)
+        readings = self._readings()
+        generation.write(1 - epoch, records.following(record.sequence + 1, end_ms, readings))
+        generation.write(epoch, records.prepared(record, end_ms, readings, short=short))
+        generation.flip(1 - epoch)
+        return self._freeze(generation, epoch)
+
+    def open_since_ms(self) -> int:
+        """Return when the open window began."""
+        return self._counting.read(self._counting.epoch()).start_ms
+
+    def finish(self, window: Window) -> None:
+        """Note that a window is published, and clear it."""
+        window.generation.write(window.epoch, replace(window.record, phase=Phase.ACKED))
+        self._clear(window.generation, window.epoch)
+
+    def close(self) -> None:
+        """Close what is open; the kernel counts on."""
+        if self.current is not None:
+            self.current.close()
+            self.current = None
+
+    @property
+    def _counting(self) -> Generation:
+        if self.current is None:
+            raise RuntimeError("the meter has not been started")
+        return self.current
+
+    def _open(self, number: int) -> Generation:
+        meta = pins.read_meta(self._root, number)
+        if meta is None:
+            raise RecordError(f"{pins.generation_dir(self._root, number)} is not whole")
+        return Generation(self._root, meta)
+
+    def _readings(self) -> dict[str, DeviceCounters]:
+        found = self._counters()
+        return {name: found[name] for name in sorted(self._uplinks) if name in found}
+
+    def _activate(self, generation: Generation) -> None:
+        readings = self._readings()
+        now_ms = self._clock_ms()
+        active = pins.active_generation(self._root)
+        if active is not None:
+            before = self._open(active)
+            epoch = before.epoch()
+            record = before.read(epoch)
+            now_ms = max(now_ms, record.start_ms + 1)
+            before.write(epoch, records.prepared(record, now_ms, readings, short=True))
+            before.close()
+        generation.write(generation.epoch(), records.following(1, now_ms, readings))
+        pins.activate(self._root, generation.meta.generation)
+
+    def _leftovers_of_old(self, number: int) -> Iterator[Window]:
+        if pins.read_meta(self._root, number) is None:
+            pins.remove_generation(self._root, number)
+            return
+        generation = self._open(number)
+        yield from self._leftovers(generation, active=False)
+        generation.remove()
+
+    def _leftovers(self, generation: Generation, *, active: bool) -> Iterator[Window]:
+        found = (generation.read(0), generation.read(1))
+        for epoch, step in records.recover(found, generation.epoch(), active=active):
+            if step is Step.FREEZE:
+                yield self._freeze(generation, epoch)
+            elif step is Step.PUBLISH:
+                yield Window(generation, epoch, found[epoch], maybe_repeat=True)
+            else:
+                self._clear(generation, epoch)
+
+    @staticmethod
+    def _freeze(generation: Generation, epoch: int) -> Window:
+        generation.barrier()
+        record = replace(generation.read(epoch), phase=Phase.FROZEN, counters=generation.read_counters(epoch))
+        generation.write(epoch, record)
+        return Window(generation, epoch, record, maybe_repeat=False)
+
+    @staticmethod
+    def _clear(generation: Generation, epoch: int) -> None:
+        generation.clear(epoch)
+        generation.write(epoch, Record())

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What must be there before the collector can start; each thing that is not is one `Refusal` that says what to do."""
+
+import ctypes
+import fcntl
+import os
+import platform
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from common.errors import Refusal
+
+BPFFS = Path("/sys/fs/bpf")
+_OLDEST_KERNEL = (6, 4)  # BPF netfilter links
+_MACHINES = ("x86_64", "aarch64")
+# include/uapi/linux/capability.h
+_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_PERFMON": 38, "CAP_BPF": 39}
+_CAP_SYS_ADMIN = 21
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def check_host(btf: Path = Path("/sys/kernel/btf/vmlinux")) -> None:
+    """Raise `Refusal` unless this kernel can do it and this process may."""
+    check_kernel(platform.release(), platform.machine())
+    check_capabilities(Path("/proc/self/status").read_text())
+    if not btf.exists():
+        raise Refusal(f"{btf} does not exist: a kernel with BTF is needed (CONFIG_DEBUG_INFO_BTF=y)")
+
+
+def check_kernel(release: str, machine: str) -> None:
+    """Raise `Refusal` for a kernel or a machine on which the hook does not work."""
+    found = re.match(r"(\d+)\.(\d+)", release)
+    if not found or (int(found[1]), int(found[2])) < _OLDEST_KERNEL:
+        raise Refusal(f"kernel {release}: BPF programs at netfilter's hooks need Linux 6.4 or later")
+    if machine not in _MACHINES:
+        raise Refusal(f"machine {machine}: expected one of {', '.join(_MACHINES)}")
+
+
+def check_capabilities(status: str) -> None:
+    """Raise `Refusal` if a capability is missing; `status` is /proc/self/status."""
+    found = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)
+    effective = int(found[1], 16) if found else 0
+    wanted = {"CAP_NET_ADMIN"} if effective >> _CAP_SYS_ADMIN & 1 else set(_CAPABILITIES)
+    missing = [name for name in sorted(wanted) if not effective >> _CAPABILITIES[name] & 1]
+    if missing:
+        raise Refusal(f"missing {', '.join(missing)}: run as root, or add CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON")
+
+
+def check_bpffs(pin_dir: Path) -> None:
+    """Raise `Refusal` unless `pin_dir` is, or can be made, on a bpffs; mount one at /sys/fs/bpf if we may."""
+    if _is_bpffs(pin_dir):
+        return
+    if pin_dir.is_relative_to(BPFFS) and BPFFS.is_dir():
+        if _libc.mount(b"bpf", str(BPFFS).encode(), b"bpf", 0, None) == 0:
+            return
+        reason = os.strerror(ctypes.get_errno())
+        raise Refusal(
+            f"pin_dir = {str(pin_dir)!r}: no bpffs there, and it cannot be mounted ({reason}): mount -t bpf bpf {BPFFS}"
+        )
+    raise Refusal(
+        f"pin_dir = {str(pin_dir)!r}: not on a bpffs; expected a directory under one, such as {BPFFS}/zonemeter"
+    )
+
+
+def _is_bpffs(path: Path) -> bool:
+    """Tell whether `path` is beneath a mount of type bpf, and not beneath something mounted over it."""
+    best, kind = Path("/"), ""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields, _, rest = line.partition(" - ")
+        mount = Path(fields.split()[4])
+        if path.is_relative_to(mount) and len(mount.parts) >= len(best.parts):
+            best, kind = mount, rest.split()[0]
+    return kind == "bpf" and path != best
+
+
+def read_boot_id(path: Path) -> str:
+    """Return the first 12 hex digits of the boot id; raise `Refusal` if there are none."""
+    try:
+        text = path.read_text().strip().replace("-", "").lower()
+    except OSError as error:
+        raise Refusal(f"boot_id_file = {str(path)!r}: {error.strerror}") from error
+    if not re.match(r"[0-9a-f]{12}", text):
+        raise Refusal(f"boot_id_file = {str(path)!r}: {text[:40]!r} is no boot id; expected at least 12 hex digits")
+    return text[:12]
+
+
+@contextmanager
+def lock(run_dir: Path, pin_dir: Path) -> Iterator[None]:
+    """Hold the pin directory's lock; raise `Refusal` naming the process that has it. It dies with its holder."""
+    path = run_dir / f"collector{str(pin_dir).replace('/', '-')}.lock"
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise Refusal(f"run_dir = {str(run_dir)!r}: {error.strerror}: {error.filename}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
+            raise Refusal(
+                f"pin_dir = {str(pin_dir)!r}: the collector with pid {holder} has it; one per directory"
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)

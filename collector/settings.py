@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The collector's settings."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, ByteSize, Field
+
+from common.settings import IdPart, ServiceSettings, default_node_name
+
+_LOWEST_PORT, _HIGHEST_PORT = 1, 65535
+
+
+def parse_ports(text: str) -> set[int]:
+    """Return the ports of a list such as "50051,40000-40100"; ValueError if it is none."""
+    ports: set[int] = set()
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise ValueError(f"{part!r} is no port; expected such as 50051,40000-40100")
+        low, high = int(first), int(last or first)
+        if not _LOWEST_PORT <= low <= high <= _HIGHEST_PORT:
+            raise ValueError(f"{part!r} is not within {_LOWEST_PORT} to {_HIGHEST_PORT}")
+        ports.update(range(low, high + 1))
+    return ports
+
+
+def _ports(value: str) -> str:
+    parse_ports(value)
+    return value
+
+
+def _window(value: int) -> int:
+    if 60 % value:
+        raise ValueError("expected a number that divides 60, so that windows begin with the minute")
+    return value
+
+
+def _pin_dir(value: Path) -> Path:
+    if not value.is_absolute() or "." in str(value) or '"' in str(value) or "\\" in str(value):
+        raise ValueError('expected an absolute path without "." (a bpffs takes none), quotes or backslashes')
+    return value
+
+
+class CollectorSettings(ServiceSettings):
+    """Count this node's packets in the kernel and publish them to Kafka, a window at a time."""
+
+    node: IdPart = Field(default_factory=default_node_name, description="this node's name, as Kubernetes has it")
+    window_seconds: Annotated[int, AfterValidator(_window)] = Field(
+        10, ge=1, le=60, description="length of a window; divides 60, so that all nodes' windows agree"
+    )
+    map_memory: ByteSize = Field(
+        ByteSize(64 * 1024 * 1024),
+        ge=4096,
+        le=8 * 1024**3,
+        description="kernel memory of the two flow maps together, such as 64MiB (233,000 flows a window)",
+    )
+    ports: Literal["service", "full"] = Field(
+        "service", description="service: the client's port is folded to 0; full: both are kept, many more flows"
+    )
+    service_ports: Annotated[str, AfterValidator(_ports)] = Field(
+        "", description="ports above 32767 that are services too, such as 50051,40000-40100; all below are"
+    )
+    uplinks: str = Field(
+        "", description="devices that lead out of the node, such as eth0,ens*; empty: found over rtnetlink"
+    )
+    pin_dir: Annotated[Path, AfterValidator(_pin_dir)] = Field(
+        Path("/sys/fs/bpf/zonemeter"), description="where maps, programs and links stay when the collector is away"
+    )
+    run_dir: Path = Field(Path("/run/zonemeter"), description="where the lock of the pin directory lies")
+    boot_id_file: Path = Field(
+        Path("/proc/sys/kernel/random/boot_id"), description="what tells one life of the node from the next"
+    )

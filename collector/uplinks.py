@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which devices lead out of the node, and which outer packets are its own tunnels'. Pure.
+
+A packet that came in over an uplink was sent by somebody else; one that did not, starts here. So a pod's device taken
+for an uplink would hide what the pod sends, and an uplink not recognised would count foreign packets as our own.
+Devices inside a bond, team or bridge are not asked: what the kernel calls a packet's input device is the upper one.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from schemas.raw import ENCAPSULATIONS
+
+IFF_UP = 1
+ARPHRD_ETHER = 1
+ARPHRD_INFINIBAND = 32
+RTN_UNICAST = 1
+
+# rtnl_link_ops kinds of devices that carry packets in packets, with the encapsulation and the outer IP protocol.
+_TUNNELS: dict[str, tuple[str, int]] = {
+    "vxlan": ("vxlan", 17),
+    "geneve": ("geneve", 17),
+    "wireguard": ("wireguard", 17),
+    "ipip": ("ipip", 4),
+    "sit": ("ipip", 41),
+    "ip6tnl": ("ipip", 41),
+    "gre": ("gre", 47),
+    "gretap": ("gre", 47),
+    "ip6gre": ("gre", 47),
+    "ip6gretap": ("gre", 47),
+    "erspan": ("gre", 47),
+    "xfrm": ("esp", 50),
+    "vti": ("esp", 50),
+    "vti6": ("esp", 50),
+}
+WIREGUARD_PORT = 51820  # its default; a device tells its own over generic netlink only
+# Kinds that stand for a physical device, or several.
+_STACKED = frozenset({"bond", "team", "vlan"})
+# A virtual function's or a subfunction's other end on the host (devlink): it leads to a pod, not out.
+_REPRESENTOR = re.compile(r"(c\d+)?pf\d+[vs]f\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What rtnetlink says of one device. `kind` is empty for what no software driver made; `port` in host order."""
+
+    index: int
+    name: str
+    kind: str = ""
+    flags: int = IFF_UP
+    arphrd: int = ARPHRD_ETHER
+    master_kind: str = ""
+    phys_port: str = ""
+    port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What rtnetlink says of one route, one for each next hop."""
+
+    oif: int
+    prefix_length: int
+    gateway: bool = False
+    kind: int = RTN_UNICAST
+
+
+def choose(links: Iterable[Link], routes: Iterable[Route], patterns: Iterable[str] = ()) -> list[Link]:
+    """Return the uplinks by index. `patterns` (as file names are matched) replace all rules if there are any.
+
+    Else: devices of default routes of any table; physical ones and bonds, teams and VLANs; tunnels; each if it is up
+    and not inside another. A device no rule names may have a gateway route: it is none (cilium_host has one).
+    """
+    wanted = list(patterns)
+    if wanted:
+        return _ordered(link for link in links if any(fnmatchcase(link.name, pattern) for pattern in wanted))
+    default = {route.oif for route in routes if route.prefix_length == 0 and route.kind == RTN_UNICAST}
+    return _ordered(link for link in links if _leads_out(link, default))
+
+
+def _leads_out(link: Link, default: set[int]) -> bool:
+    if link.name == "lo" or not link.flags & IFF_UP or link.master_kind not in ("", "vrf"):
+        return False
+    return link.index in default or link.kind in _TUNNELS or link.kind in _STACKED or _is_physical(link)
+
+
+def _is_physical(link: Link) -> bool:
+    return (
+        not link.kind
+        and link.arphrd in (ARPHRD_ETHER, ARPHRD_INFINIBAND)
+        and not _REPRESENTOR.fullmatch(link.phys_port)
+    )
+
+
+def _ordered(links: Iterable[Link]) -> list[Link]:
+    return sorted(links, key=lambda link: link.index)
+
+
+def outer_packets(links: Iterable[Link]) -> dict[tuple[int, int, int], int]:
+    """Return how the outer packets of this node's tunnels look: (protocol, port, port is ours) to encapsulation."""
+    found = {}
+    for link in links:
+        if link.kind not in _TUNNELS or not link.flags & IFF_UP:
+            continue
+        name, protocol = _TUNNELS[link.kind]
+        port, ours = (WIREGUARD_PORT, 1) if link.kind == "wireguard" else (link.port, 0)
+        found[protocol, port if protocol == 17 else 0, ours] = ENCAPSULATIONS.index(name)
+    return found

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two nodes for a module's tests, and a clean kernel afterwards."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from collector import pins
+from tests.collector import metered, netlab
+from tests.collector.metered import Metered
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[None]:
+    try:
+        netlab.build()
+        netlab.add_services(1)
+        yield
+    finally:
+        netlab.tear_down()
+
+
+@pytest.fixture(scope="module")
+def _meters(nodes: None) -> Iterator[dict[int, Metered]]:
+    made: dict[int, Metered] = {}
+    try:
+        for node in (1, 2):
+            wanted = metered.request(metered.pin_dir(f"node{node}"), node=f"node{node}")
+            made[node] = Metered(f"node{node}", wanted)
+        yield made
+    finally:
+        for meter in made.values():
+            meter.meter.close()
+        for node in (1, 2):
+            pins.detach(metered.pin_dir(f"node{node}"))
+
+
+@pytest.fixture
+def meters(_meters: dict[int, Metered]) -> dict[int, Metered]:
+    """Both nodes' meters, with nothing of earlier tests in their sums."""
+    for meter in _meters.values():
+        meter.collect()
+        meter.flows.clear()
+        meter.books.clear()
+    return _meters

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The collector's own parts, without Kafka and without the loop, on one node of `netlab`."""
+
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from collector import netlink, pins, uplinks
+from collector.encode import address_text, window_ledger
+from collector.layout import Rows
+from collector.loading import Answer, Request
+from collector.meter import Devices, Meter
+from collector.publish import is_balanced
+from schemas.raw import DIRECTIONS, WindowLedger
+from tests.collector import netlab
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Flow(NamedTuple):
+    src: str
+    dst: str
+    src_port: int
+    dst_port: int
+    protocol: int
+    direction: str
+    dnat: int
+    encapsulation: int
+
+
+def pin_dir(name: str) -> Path:
+    return Path("/sys/fs/bpf") / f"{netlab.PREFIX}-{name}"
+
+
+def request(root: Path, **overrides: Any) -> Request:
+    fields: dict[str, Any] = {
+        "pin_dir": str(root),
+        "cluster": "test",
+        "node": "node1",
+        "boot_id": "0123456789ab",
+        "map_memory": 2 << 20,
+        "ports": "service",
+        "service_ports": [50051],
+    }
+    return Request(**(fields | overrides))
+
+
+def load(name: str, wanted: Request) -> Answer:
+    """Run the loader in a node's namespace, as the collector does."""
+    done = subprocess.run(
+        ["nsenter", f"--net=/run/netns/{netlab.ns(name)}", sys.executable, "-m", "collector.loader"],
+        input=msgspec.json.encode(wanted),
+        capture_output=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return msgspec.json.decode(done.stdout, type=Answer)
+
+
+def devices(name: str) -> Devices:
+    links, routes = netlab.inside(name, netlink.read)
+    return Devices({link.index: link.name for link in uplinks.choose(links, routes)}, uplinks.outer_packets(links))
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Metered:
+    """Adds up what one node counted, window by window."""
+
+    def __init__(self, name: str, wanted: Request) -> None:
+        self.root = Path(wanted.pin_dir)
+        self.meter = Meter(self.root, lambda: netlab.inside(name, netlink.device_counters), now_ms)
+        self.meter.start(load(name, wanted), devices(name))
+        self.flows: dict[Flow, tuple[int, int]] = defaultdict(lambda: (0, 0))
+        self.books: list[WindowLedger] = []
+
+    def collect(self) -> WindowLedger:
+        """Flip, drain, clear; every window's books must balance."""
+        window = self.meter.flip(now_ms())
+        rows = window.rows()
+        books = window_ledger(window.record, rows)
+        assert is_balanced(books), books
+        for flow, (octets, packets) in flows_of(rows).items():
+            before = self.flows[flow]
+            self.flows[flow] = (before[0] + octets, before[1] + packets)
+        self.meter.finish(window)
+        self.books.append(books)
+        return books
+
+    def sum(self, **wanted: Any) -> tuple[int, int]:
+        """Collect, and return bytes and packets of all flows so far with these fields."""
+        self.collect()
+        matching = [
+            amount for flow, amount in self.flows.items() if all(getattr(flow, k) == v for k, v in wanted.items())
+        ]
+        return sum(octets for octets, _ in matching), sum(packets for _, packets in matching)
+
+    def aside(self, reason: str) -> tuple[int, int]:
+        """Collect, and return bytes and packets put aside so far."""
+        self.collect()
+        amounts = [books.aside[reason] for books in self.books if reason in books.aside]
+        return sum(amount.bytes for amount in amounts), sum(amount.packets for amount in amounts)
+
+    def detach(self) -> None:
+        self.meter.close()
+        pins.detach(self.root)
+
+
+def flows_of(rows: Rows) -> dict[Flow, tuple[int, int]]:
+    return {
+        Flow(
+            address_text(key["src"].tobytes()),
+            address_text(key["dst"].tobytes()),
+            int(key["src_port"]),
+            int(key["dst_port"]),
+            int(key["protocol"]),
+            DIRECTIONS[key["direction"]],
+            int(key["dnat"]),
+            int(key["encapsulation"]),
+        ): (int(tally["bytes"]), int(tally["packets"]))
+        for key, tally in rows
+    }

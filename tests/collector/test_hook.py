@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hook in a real kernel: bytes, directions, addresses and ports of real packets, against counters elsewhere."""
+
+import socket
+import struct
+
+import pytest
+
+from tests.collector import netlab
+from tests.collector.metered import Flow, Metered
+from tests.collector.netlab import node_address, pod_address, pod_address6, send_tcp, send_udp, wait_until
+
+TCP, UDP = socket.IPPROTO_TCP, socket.IPPROTO_UDP
+Meters = dict[int, Metered]
+
+A4, B4 = pod_address(1, 1), pod_address(2, 1)
+A6, B6 = pod_address6(1, 1), pod_address6(2, 1)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "headers"), [pytest.param(A4, B4, 28, id="ipv4"), pytest.param(A6, B6, 48, id="ipv6")]
+)
+def test_udp_is_counted_to_the_byte_at_sender_and_receiver(meters: Meters, a: str, b: str, headers: int) -> None:
+    send_udp("pod11", "pod21", b, count=7, size=1000)
+    expected = (7 * (1000 + headers), 7)
+    assert meters[1].sum(src=a, dst=b, protocol=UDP, direction="egress", src_port=0, dst_port=5353) == expected
+    assert meters[2].sum(src=a, dst=b, protocol=UDP, direction="ingress", src_port=0, dst_port=5353) == expected
+
+
+@pytest.mark.parametrize(("a", "b"), [pytest.param(A4, B4, id="ipv4"), pytest.param(A6, B6, id="ipv6")])
+def test_tcp_super_packets_count_what_the_fabric_saw(meters: Meters, a: str, b: str) -> None:
+    flows = [(a, b), (b, a)]
+    netlab.count_on_fabric(flows)
+    send_tcp("pod11", "pod21", b, at=b, port=8080, at_port=8080, size=5_000_000)
+
+    def same() -> bool:
+        truth = netlab.fabric_counts(flows)
+        forward = [
+            meters[1].sum(src=a, dst=b, protocol=TCP, direction="egress", dst_port=8080),
+            meters[2].sum(src=a, dst=b, protocol=TCP, direction="ingress", dst_port=8080),
+        ]
+        back = [
+            meters[2].sum(src=b, dst=a, protocol=TCP, direction="egress", src_port=8080),
+            meters[1].sum(src=b, dst=a, protocol=TCP, direction="ingress", src_port=8080),
+        ]
+        return forward == [truth[a, b]] * 2 and back == [truth[b, a]] * 2 and truth[a, b][0] > 5_000_000
+
+    assert wait_until(same), (netlab.fabric_counts(flows), meters[1].flows, meters[2].flows)
+
+
+@pytest.mark.parametrize(("a", "b"), [pytest.param(A4, B4, id="ipv4"), pytest.param(A6, B6, id="ipv6")])
+def test_udp_super_packets_count_what_the_fabric_saw(meters: Meters, a: str, b: str) -> None:
+    netlab.count_on_fabric([(a, b)])
+    with netlab.udp_server("pod21", b, 5353) as server, netlab.new_socket("pod11", b, socket.SOCK_DGRAM) as client:
+        client.setsockopt(UDP, 103, 700)  # UDP_SEGMENT
+        client.sendto(b"x" * 10_000, (b, 5353))
+        sizes = [len(server.recv(65536)) for _ in range(15)]
+    assert sizes == [700] * 14 + [200]
+    truth = netlab.fabric_counts([(a, b)])[a, b]
+    assert truth[1] == 15
+    assert meters[1].sum(src=a, dst=b, protocol=UDP, direction="egress") == truth
+
+
+@pytest.mark.parametrize(
+    ("sender", "a", "b"),
+    [
+        pytest.param("pod11", A4, B4, id="pod-ipv4"),
+        pytest.param("pod11", A6, B6, id="pod-ipv6"),
+        pytest.param("node1", node_address(1), B4, id="host-ipv4"),
+        pytest.param("node1", netlab.node_address6(1), B6, id="host-ipv6"),
+    ],
+)
+def test_fragments_count_what_the_fabric_saw(meters: Meters, sender: str, a: str, b: str) -> None:
+    netlab.count_on_fabric([(a, b)])
+    send_udp(sender, "pod21", b, count=5, size=8000)
+    truth = netlab.fabric_counts([(a, b)])[a, b]
+    assert truth[1] == 30
+    assert meters[1].sum(src=a, dst=b, protocol=UDP, direction="egress") == truth
+
+
+def test_service_traffic_has_the_pods_addresses_and_is_marked(meters: Meters) -> None:
+    send_tcp("pod11", "pod21", netlab.CLUSTER_IP, at=B4, port=80, at_port=8080, size=1000)
+    send_tcp("pod11", "pod21", netlab.CLUSTER_IP6, at=B6, port=80, at_port=8080, size=1000)
+    for a, b in ((A4, B4), (A6, B6)):
+        assert wait_until(lambda a=a, b=b: meters[1].sum(src=b, dst=a, direction="ingress", dnat=0)[1] >= 3)
+        assert meters[1].sum(src=a, dst=b, direction="egress", dnat=1, dst_port=8080)[0] > 1000
+        assert meters[1].sum(src=a, dst=b, direction="egress", dnat=0) == (0, 0)
+        # No connection tracking on the other node: it does not know.
+        assert meters[2].sum(src=b, dst=a, direction="egress", dnat=2)[1] >= 3
+    assert meters[1].sum(dst=netlab.CLUSTER_IP) == meters[1].sum(src=netlab.CLUSTER_IP) == (0, 0)
+
+
+def test_direct_traffic_is_not_marked_where_there_is_conntrack(meters: Meters) -> None:
+    send_udp("pod11", "pod21", B4)
+    assert meters[1].sum(src=A4, dst=B4, dnat=0)[1] == 7
+
+
+@pytest.mark.parametrize(
+    ("to", "backend", "receiver"),
+    [
+        pytest.param(netlab.CLUSTER_IP_LOCAL, pod_address(1, 2), "pod12", id="backend-on-this-node"),
+        pytest.param(netlab.CLUSTER_IP, B4, "pod21", id="backend-elsewhere"),
+    ],
+)
+def test_replies_to_the_host_have_the_backends_address(meters: Meters, to: str, backend: str, receiver: str) -> None:
+    send_tcp("node1", receiver, to, at=backend, port=80, at_port=8080, size=1000)
+    direction = "egress" if receiver == "pod12" else "ingress"
+    host = node_address(1)
+    assert wait_until(lambda: meters[1].sum(src=backend, dst=host, direction=direction, src_port=8080)[1] >= 3)
+    assert meters[1].sum(src=host, dst=backend, direction="egress", dnat=1, dst_port=8080)[0] > 1000
+    assert meters[1].sum(src=to) == meters[1].sum(dst=to) == (0, 0)
+
+
+def test_a_packet_within_the_node_is_counted_once_at_its_source(meters: Meters) -> None:
+    other, host = pod_address(1, 2), node_address(1)
+    for sender, receiver, a, b in (
+        ("pod11", "pod12", A4, other),
+        ("pod11", "node1", A4, host),
+        ("node1", "pod11", host, A4),
+    ):
+        send_udp(sender, receiver, b)
+        assert meters[1].sum(src=a, dst=b, direction="egress") == (7 * 1028, 7)
+        assert meters[1].sum(src=a, dst=b) == (7 * 1028, 7)
+
+
+def test_traffic_between_hosts_and_from_outside(meters: Meters) -> None:
+    send_udp("node1", "node2", node_address(2))
+    send_udp("fabric", "node1", node_address(1))
+    send_udp("fabric", "pod11", A4)
+    send_udp("pod11", "fabric", netlab.CLIENT)
+    assert meters[1].sum(src=node_address(1), dst=node_address(2), direction="egress")[1] == 7
+    assert meters[2].sum(src=node_address(1), dst=node_address(2), direction="ingress")[1] == 7
+    assert meters[1].sum(src=netlab.CLIENT, dst=node_address(1), direction="ingress")[1] == 7
+    assert meters[1].sum(src=netlab.CLIENT, dst=A4, direction="ingress")[1] == 7
+    # Before masquerade: the pod, not the node.
+    assert meters[1].sum(src=A4, dst=netlab.CLIENT, direction="egress")[1] == 7
+
+
+def test_what_only_passes_through_is_a_relay(meters: Meters) -> None:
+    send_tcp("fabric", "pod21", node_address(1), at=B4, port=30080, at_port=8080, size=1000)
+    assert wait_until(lambda: meters[1].sum(src=B4, direction="relay", dnat=0)[1] >= 3)
+    assert meters[1].sum(src=netlab.CLIENT, dst=B4, direction="relay", dnat=1)[0] > 1000
+    assert meters[1].sum(src=netlab.CLIENT, dst=B4, direction="egress") == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("address", "headers"),
+    [
+        pytest.param("127.0.0.1", 28, id="lo"),
+        pytest.param(node_address(1), 28, id="own-address"),
+        pytest.param("::1", 48, id="lo-ipv6"),
+    ],
+)
+def test_loopback_is_put_aside_at_both_hooks(meters: Meters, address: str, headers: int) -> None:
+    send_udp("node1", "node1", address, count=3)
+    assert meters[1].aside("loopback") == (2 * 3 * (1000 + headers), 6)
+    assert meters[1].sum(dst=address) == (0, 0)
+
+
+def test_the_looped_back_copy_of_a_multicast_is_put_aside(meters: Meters) -> None:
+    group = "239.1.2.3"
+    with netlab.udp_server("node1", group, 5000) as server, netlab.new_socket("node1", group, socket.SOCK_DGRAM) as out:
+        here = socket.inet_aton(node_address(1))
+        server.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton(group) + here)
+        out.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, here)
+        out.sendto(b"x" * 100, (group, 5000))
+        assert len(server.recv(1000)) == 100
+    assert meters[1].sum(dst=group, protocol=UDP) == (128, 1)
+    assert meters[1].sum(dst=group, protocol=UDP, direction="egress") == (128, 1)
+    # The clone at POST_ROUTING and the same packet again at LOCAL_IN.
+    assert meters[1].aside("looped_back") == (2 * 128, 2)
+
+
+def test_the_looped_back_copy_of_an_ipv6_multicast_is_put_aside(meters: Meters) -> None:
+    group = "ff05::1234"
+    with netlab.udp_server("node1", group, 5000) as server, netlab.new_socket("node1", group, socket.SOCK_DGRAM) as out:
+        index = netlab.inside("node1", lambda: socket.if_nametoindex("eth0"))
+        server.setsockopt(
+            socket.IPPROTO_IPV6,
+            socket.IPV6_JOIN_GROUP,
+            socket.inet_pton(socket.AF_INET6, group) + struct.pack("=I", index),
+        )
+        out.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
+        out.sendto(b"x" * 100, (group, 5000))
+        assert len(server.recv(1000)) == 100
+    assert meters[1].sum(dst=group, protocol=UDP, direction="egress") == (148, 1)
+    assert meters[1].sum(dst=group, protocol=UDP) == (148, 1)
+    assert meters[1].aside("looped_back") == (2 * 148, 2)
+
+
+def test_the_looped_back_copy_of_a_broadcast_is_put_aside(meters: Meters) -> None:
+    anyone = "0.0.0.0"
+    with (
+        netlab.udp_server("node1", anyone, 5000) as server,
+        netlab.new_socket("node1", anyone, socket.SOCK_DGRAM) as out,
+    ):
+        out.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        out.sendto(b"x" * 100, ("192.168.50.255", 5000))
+        assert len(server.recv(1000)) == 100
+    assert meters[1].sum(dst="192.168.50.255", direction="egress") == (128, 1)
+    assert meters[1].sum(dst="192.168.50.255") == (128, 1)
+    assert meters[1].aside("looped_back") == (2 * 128, 2)
+
+
+@pytest.mark.parametrize(
+    ("sport", "dport", "kept"),
+    [
+        pytest.param(40000, 5432, (0, 5432), id="below-30000-is-the-service"),
+        pytest.param(5432, 40000, (5432, 0), id="and-so-on-the-way-back"),
+        pytest.param(40000, 30080, (0, 30080), id="node-port"),
+        pytest.param(40000, 50051, (0, 50051), id="listed"),
+        pytest.param(40000, 45000, (40000, 0), id="none-is-the-lower-stays"),
+        pytest.param(8080, 53000, (8080, 0), id="lower-and-service"),
+        pytest.param(6379, 443, (0, 443), id="both-are-the-lower-stays"),
+        pytest.param(500, 500, (500, 500), id="equal-both-stay"),
+    ],
+)
+def test_the_port_that_is_not_the_services_is_folded(
+    meters: Meters, sport: int, dport: int, kept: tuple[int, int]
+) -> None:
+    send_udp("pod11", "pod21", B4, count=1, port=dport, sport=sport)
+    meters[1].collect()
+    found = [flow for flow in meters[1].flows if (flow.src, flow.dst) == (A4, B4)]
+    assert [(flow.src_port, flow.dst_port) for flow in found] == [kept]
+
+
+def _ipv4_raw(meters: Meters, packet_options: bytes, protocol: int, payload: bytes) -> Flow:
+    """Send one handmade IPv4 packet from the first pod and return the flow that it became."""
+    length = 20 + len(packet_options)
+    header = struct.pack(
+        "!BBHHHBBH4s4s",
+        0x40 | length // 4,
+        0,
+        length + len(payload),
+        1,
+        0,
+        64,
+        protocol,
+        0,
+        socket.inet_aton(A4),
+        socket.inet_aton(B4),
+    )
+    with netlab.new_socket("pod11", A4, socket.SOCK_RAW, socket.IPPROTO_RAW) as out:
+        out.sendto(header + packet_options + payload, (B4, 0))
+    return _only_flow(meters, A4, B4, length + len(payload))
+
+
+def _only_flow(meters: Meters, src: str, dst: str, octets: int) -> Flow:
+    assert wait_until(lambda: meters[1].sum(src=src, dst=dst) == (octets, 1)), meters[1].flows
+    return next(flow for flow in meters[1].flows if (flow.src, flow.dst) == (src, dst))
+
+
+PORTS = struct.pack("!HH", 45000, 3868) + bytes(28)
+
+
+@pytest.mark.parametrize(
+    ("options", "protocol", "ports"),
+    [
+        pytest.param(b"", 132, (0, 3868), id="sctp"),
+        pytest.param(b"\x07\x07\x04" + bytes(5), 17, (0, 3868), id="record-route-option"),
+        pytest.param(b"", 253, (0, 0), id="unknown-protocol"),
+    ],
+)
+def test_handmade_ipv4(meters: Meters, options: bytes, protocol: int, ports: tuple[int, int]) -> None:
+    flow = _ipv4_raw(meters, options, protocol, PORTS)
+    assert (flow.protocol, flow.src_port, flow.dst_port, flow.direction) == (protocol, *ports, "egress")
+
+
+@pytest.mark.parametrize(
+    ("first", "headers", "protocol", "ports"),
+    [
+        pytest.param(0, bytes([17, 0, 1, 4, 0, 0, 0, 0]), 17, (0, 3868), id="hop-by-hop"),
+        pytest.param(60, bytes([132, 1, 1, 12]) + bytes(12), 132, (0, 3868), id="destination-options"),
+        pytest.param(
+            60,
+            bytes([60, 0, 1, 4, 0, 0, 0, 0]) * 2 + bytes([17, 0, 1, 4, 0, 0, 0, 0]),
+            17,
+            (0, 3868),
+            id="three-in-a-row",
+        ),
+        pytest.param(51, bytes([17, 4]) + bytes(22), 17, (0, 3868), id="authentication"),
+        pytest.param(59, b"", 59, (0, 0), id="no-next-header"),
+        pytest.param(
+            60,
+            bytes([60, 0, 1, 4, 0, 0, 0, 0]) * 9 + bytes([17, 0, 1, 4, 0, 0, 0, 0]),
+            60,
+            (0, 0),
+            id="beyond-the-bound",
+        ),
+    ],
+)
+def test_handmade_ipv6(meters: Meters, first: int, headers: bytes, protocol: int, ports: tuple[int, int]) -> None:
+    # As if from another pod: conntrack must not take the packet for one of an earlier test's connections.
+    payload = headers + PORTS
+    packet = struct.pack("!IHBB", 6 << 28, len(payload), first, 64)
+    packet += socket.inet_pton(socket.AF_INET6, A6) + socket.inet_pton(socket.AF_INET6, B6) + payload
+    with netlab.new_socket("pod11", A6, socket.SOCK_RAW, socket.IPPROTO_RAW) as out:
+        out.sendto(packet, (B6, 0))
+    flow = _only_flow(meters, A6, B6, len(packet))
+    assert (flow.protocol, flow.src_port, flow.dst_port, flow.direction) == (protocol, *ports, "egress")
+
+
+def test_the_verdict_is_accept_for_every_packet_that_comes(meters: Meters) -> None:
+    """As many packets come out at the far end as the hook saw go in, of every kind."""
+    netlab.count_on_fabric([(A4, B4)])
+    for protocol in (1, 6, 17, 47, 50, 89, 132, 255):
+        _send_plain(protocol)
+    assert wait_until(lambda: netlab.fabric_counts([(A4, B4)])[A4, B4][1] == 8)
+    assert meters[1].sum(src=A4, dst=B4) == netlab.fabric_counts([(A4, B4)])[A4, B4]
+
+
+def _send_plain(protocol: int) -> None:
+    header = struct.pack(
+        "!BBHHHBBH4s4s", 0x45, 0, 40, 1, 0, 64, protocol, 0, socket.inet_aton(A4), socket.inet_aton(B4)
+    )
+    with netlab.new_socket("pod11", A4, socket.SOCK_RAW, socket.IPPROTO_RAW) as out:
+        out.sendto(header + bytes(20), (B4, 0))
