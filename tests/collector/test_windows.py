@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A collector killed between any two of its system calls, again and again: nothing is lost and nothing comes twice.
+
+A pinned map changes by one system call at a time, so dying before each of them in turn is all the ways to die.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from collector import bpf_syscall, pins
+from collector.bpf_syscall import Command
+from collector.encode import raw_chunks
+from collector.loading import Answer, Request
+from collector.meter import Meter, Window
+from schemas.raw import RawChunk, decode_chunk
+from tests.collector import metered, netlab
+from tests.collector.netlab import pod_address, send_udp
+
+A, B = pod_address(1, 1), pod_address(1, 2)
+CHANGING = (Command.MAP_UPDATE_ELEM, Command.MAP_DELETE_ELEM, Command.MAP_DELETE_BATCH, Command.OBJ_PIN)
+
+
+class Killed(BaseException):
+    """What SIGKILL is: nothing runs after it."""
+
+
+class Life:
+    """Dies before the `last`-th thing that changes anything."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.left: int | None = None
+        self._guard(monkeypatch, bpf_syscall, "_call", lambda command, *_: command in CHANGING)
+        self._guard(monkeypatch, Path, "unlink", lambda *_: True)
+        self._guard(monkeypatch, Path, "rmdir", lambda *_: True)
+
+    def step(self) -> None:
+        if self.left is not None:
+            if self.left == 0:
+                raise Killed
+            self.left -= 1
+
+    def _guard(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, changes: Callable[..., bool]) -> None:
+        real = getattr(owner, name)
+
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            if changes(*args):
+                self.step()
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, guarded)
+
+
+class Node:
+    """One node, one pin directory, many collectors; `published` is what Kafka would hold."""
+
+    def __init__(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.request = metered.request(metered.pin_dir(name))
+        self.root = Path(self.request.pin_dir)
+        self.devices = metered.devices("node1")
+        self.life = Life(monkeypatch)
+        self.published: list[bytes] = []
+        self.sent = 0
+
+    def send(self, count: int) -> None:
+        send_udp("pod11", "pod12", B, count=count, size=72)
+        self.sent += count
+
+    def collector(self, answer: Answer) -> None:
+        """What a collector does from start to SIGTERM."""
+        meter = Meter(self.root, lambda: netlab.inside("node1", dict), metered.now_ms)
+        try:
+            meter.start(answer, self.devices)
+            for window in meter.unfinished():
+                self._publish(meter, window)
+            self.send(3)
+            self._publish(meter, meter.flip(metered.now_ms()))
+            self.send(2)
+            self._publish(meter, meter.flip(metered.now_ms(), short=True))
+        finally:
+            meter.close()
+
+    def _publish(self, meter: Meter, window: Window) -> None:
+        repeat, window.maybe_repeat = window.maybe_repeat, True
+        for chunk in raw_chunks(window.meta, window.record, window.rows(), maybe_repeat=repeat):
+            self.life.step()
+            self.published.append(chunk)
+        meter.finish(window)
+
+    def restart(self) -> None:
+        active = pins.active_generation(self.root)
+        assert active is not None
+        self.collector(Answer(active, active=True))
+
+    def survive(self, steps: int | None, body: Callable[[], None]) -> bool:
+        """Run `body` for so many steps; tell whether it came to its end."""
+        self.life.left = steps
+        try:
+            body()
+        except Killed:
+            return False
+        finally:
+            self.life.left = None
+        return True
+
+
+@pytest.fixture
+def node(nodes: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
+    made = Node("windows", monkeypatch)
+    try:
+        yield made
+    finally:
+        pins.detach(made.root)
+
+
+def _distinct(published: list[bytes]) -> list[RawChunk]:
+    """Return each chunk once, in order; any repeat is the same bytes and says what it is."""
+    first: dict[str, bytes] = {}
+    chunks = []
+    for value in published:
+        chunk = decode_chunk(value)
+        plain = value.replace(b',"maybe_repeat":true', b"")
+        if chunk.id in first:
+            assert chunk.maybe_repeat
+            assert plain == first[chunk.id]
+        else:
+            first[chunk.id] = plain
+            chunks.append(chunk)
+    return chunks
+
+
+def _check(node: Node) -> list[RawChunk]:
+    chunks = _distinct(node.published)
+    for before, after in itertools.pairwise(chunks):
+        assert (before.generation, before.sequence) < (after.generation, after.sequence)
+        assert before.end_ms == after.start_ms
+        if before.generation == after.generation:
+            assert after.sequence == before.sequence + 1
+    packets = octets = 0
+    for chunk in chunks:
+        assert chunk.ledger is not None
+        assert chunk.ledger.map.bytes == chunk.ledger.hook.bytes
+        for row, index in enumerate(chunk.src):
+            if (chunk.addresses[index], chunk.addresses[chunk.dst[row]], chunk.protocol[row]) == (A, B, 17):
+                packets += chunk.packets[row]
+                octets += chunk.bytes[row]
+    assert (octets, packets) == (node.sent * 100, node.sent)
+    return chunks
+
+
+def _load(node: Node, request: Request) -> Answer:
+    return metered.load("node1", request)
+
+
+def test_killed_before_every_step_of_a_window(node: Node) -> None:
+    node.collector(_load(node, node.request))
+    steps = 0
+    while not node.survive(steps, node.restart):
+        node.restart()
+        steps += 1
+    assert steps > 30
+    chunks = _check(node)
+    # The two short windows of each life that reached its end, and no other.
+    assert sum(chunk.short for chunk in chunks) >= steps + 2
+
+
+def test_killed_before_every_step_of_an_upgrade(node: Node) -> None:
+    node.collector(_load(node, node.request))
+    ports, steps = 50051, 0
+    finished = False
+    while not finished:
+        ports += 1
+        node.send(4)
+        request = metered.request(node.root, service_ports=[ports])
+        answer = _load(node, request)
+        assert not answer.active
+
+        def upgrade(answer: Answer = answer) -> None:
+            node.collector(answer)
+
+        # The steps up to the switch one by one, then every sixth: compiling takes a second.
+        finished = node.survive(steps, upgrade)
+        if not finished:
+            node.collector(_load(node, request))
+        steps += 1 if steps < 6 else 6
+    assert steps > 40
+    chunks = _check(node)
+    assert len(pins.generations(node.root)) == 1
+    assert len({chunk.generation for chunk in chunks}) > 8
+
+
+def test_the_same_program_is_used_again_and_counts_meanwhile(node: Node) -> None:
+    first = _load(node, node.request)
+    node.collector(first)
+    node.send(5)  # nobody is there
+    again = _load(node, node.request)
+    assert again == Answer(first.generation, active=True)
+    node.collector(again)
+    chunks = _check(node)
+    assert [chunk.sequence for chunk in chunks] == [1, 2, 3, 4]
+
+
+def test_another_node_name_is_another_generation_and_old_windows_keep_the_old_name(node: Node) -> None:
+    first = _load(node, node.request)
+    node.collector(first)
+    node.send(5)
+    second = _load(node, metered.request(node.root, node="renamed"))
+    assert second == Answer(max(first.generation + 1, second.generation), active=False)
+    node.collector(second)
+    chunks = _check(node)
+    assert [(chunk.node, chunk.sequence) for chunk in chunks] == [
+        ("node1", 1),
+        ("node1", 2),
+        ("node1", 3),
+        ("renamed", 1),
+        ("renamed", 2),
+    ]
+
+
+def test_windows_go_on_when_the_clock_goes_back(node: Node) -> None:
+    times = [1_800_000_000_000, 1_799_999_000_000, 1_799_999_010_000]
+    meter = Meter(node.root, dict, lambda: times[0])
+    meter.start(_load(node, node.request), node.devices)
+    records = []
+    for end_ms in times[1:]:
+        window = meter.flip(end_ms)
+        records.append(window.record)
+        meter.finish(window)
+    meter.close()
+    assert [(r.start_ms, r.end_ms) for r in records] == [(times[0], times[0] + 1), (times[0] + 1, times[0] + 2)]
