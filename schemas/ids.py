@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from schemas.errors import DecodeError
 
+MAX_DIGITS = 16
+
 
 class Origin(NamedTuple):
     """One life of one node: marks are kept for it. `boot_id`: first 12 hex digits of the kernel's."""
@@ -40,7 +42,7 @@ def chunk_id(origin: Origin, generation: int, sequence: int, chunk: int) -> str:
 def split_flow_id(flow_id: str) -> tuple[str, int]:
     """Split a flow's id into its chunk's id and its row's index; raise `DecodeError` if it is none."""
     chunk, _, index = flow_id.rpartition("/")
-    if not chunk or not index.isascii() or not index.isdigit():
+    if not chunk or not _is_number(index):
         raise DecodeError("schema_mismatch", f"{flow_id!r} is not cluster/node/boot_id/generation/sequence/chunk/index")
     return chunk, int(index)
 
@@ -49,7 +51,7 @@ def parse_flow_id(flow_id: str) -> tuple[Origin, Position]:
     """Take a flow's id apart; raise `DecodeError` if it does not have seven parts, the last four numbers."""
     parts = flow_id.split("/")
     numbers = parts[3:]
-    if len(parts) != 7 or not all(number.isascii() and number.isdigit() for number in numbers):
+    if len(parts) != 7 or not all(map(_is_number, numbers)):
         raise DecodeError("schema_mismatch", f"{flow_id!r} is not cluster/node/boot_id/generation/sequence/chunk/index")
     return Origin(*parts[:3]), Position(*map(int, numbers))
 
@@ -62,3 +64,8 @@ def parse_chunk_id(text: str) -> tuple[Origin, Position]:
 def parse_window_id(text: str) -> tuple[Origin, Position]:
     """Take a window's id apart; the position's chunk and row are 0. Raises `DecodeError`."""
     return parse_flow_id(f"{text}/0/0")
+
+
+def _is_number(text: str) -> bool:
+    # The length bound keeps every part within 64 bits; int() itself refuses more than 4,300 digits.
+    return text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS
