@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A sink's books of one partition since its last checkpoint, turned into ledger records. Pure.
+
+`parts` holds what was taken for the first time of each chunk, also where it is then put aside; a repeat is in no
+part. So, over all records of a sink, the parts of a chunk add up to the chunk.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from schemas.amount import NOTHING, Amount
+from schemas.ledger import Hop, LedgerRecord
+
+# Of encoded parts in one record; a broker takes 1 MiB by default, the rest of a record is far below the difference.
+MAX_PARTS_BYTES = 400 * 1024
+# An entry of `parts` beside its chunk id: {"bytes":9007199254740991,"packets":9007199254740991,"rows":99999999}
+PART_OVERHEAD_BYTES = 80
+
+
+@dataclass(slots=True)
+class Tally:
+    """An amount that is being added up."""
+
+    bytes: int = 0
+    packets: int = 0
+    rows: int = 0
+
+    def add(self, octets: int, packets: int) -> None:
+        """Add one flow."""
+        self.bytes += octets
+        self.packets += packets
+        self.rows += 1
+
+    @property
+    def amount(self) -> Amount:
+        """What it comes to."""
+        return Amount(self.bytes, self.packets, self.rows)
+
+
+@dataclass(slots=True)
+class Books:
+    """What one partition brought since the last checkpoint. `aside` is by reason, then by chunk id."""
+
+    parts: dict[str, Tally] = field(default_factory=dict)
+    aside: dict[str, dict[str, Tally]] = field(default_factory=dict)
+    repeats: Tally = field(default_factory=Tally)
+    refused: dict[str, int] = field(default_factory=dict)
+    start_ms: int | None = None
+    end_ms: int = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing at all came in."""
+        return not (self.parts or self.repeats.rows or self.refused)
+
+    def part(self, chunk: str) -> Tally:
+        """Return the running sum of what was taken of a chunk."""
+        return self.parts.setdefault(chunk, Tally())
+
+    def put_aside(self, reason: str, chunk: str, octets: int, packets: int) -> None:
+        """Count one flow that was taken and is left out of what the sink gives, by design."""
+        self.aside.setdefault(reason, {}).setdefault(chunk, Tally()).add(octets, packets)
+
+    def refuse(self, reason: str) -> None:
+        """Count one record that could not be decoded; its bytes are not known, so it is a row and no more."""
+        self.refused[reason] = self.refused.get(reason, 0) + 1
+
+    def cover(self, start_ms: int, end_ms: int) -> None:
+        """Widen the span of windows that the records name."""
+        self.start_ms = start_ms if self.start_ms is None else min(self.start_ms, start_ms)
+        self.end_ms = max(self.end_ms, end_ms)
+
+    def records(self, hop: Hop, name: str, partition: int, now_ms: int) -> list[LedgerRecord]:
+        """Return the ledger records of these books, none if they are empty; several where one would be too large.
+
+        The first is called `name`, further ones `name.1`, `name.2` and so on.
+        """
+        if self.is_empty:
+            return []
+        start_ms, end_ms = (now_ms, now_ms) if self.start_ms is None else (self.start_ms, self.end_ms)
+        records = []
+        for number, chunks in enumerate(self._groups()):
+            taken = sum((self.parts[chunk].amount for chunk in chunks), NOTHING)
+            aside = {reason: self._aside(reason, chunks) for reason in self.aside}
+            lost = {reason: Amount(0, 0, rows) for reason, rows in self.refused.items()} if number == 0 else {}
+            repeats = {"repeat": self.repeats.amount} if number == 0 else {}
+            given = _minus(taken, sum(aside.values(), NOTHING))
+            aside = {reason: amount for reason, amount in {**aside, **repeats}.items() if amount.rows}
+            records.append(
+                LedgerRecord(
+                    hop=hop,
+                    id=f"{name}.{number}" if number else name,
+                    partition=partition,
+                    start_ms=start_ms,
+                    end_ms=end_ms,
+                    taken=sum([*repeats.values(), *lost.values()], taken),
+                    given=given,
+                    aside=aside,
+                    lost=lost,
+                    parts={chunk: self.parts[chunk].amount for chunk in chunks},
+                )
+            )
+        return records
+
+    def _aside(self, reason: str, chunks: list[str]) -> Amount:
+        tallies = self.aside[reason]
+        return sum((tallies[chunk].amount for chunk in chunks if chunk in tallies), NOTHING)
+
+    def _groups(self) -> Iterator[list[str]]:
+        group: list[str] = []
+        size = 0
+        for chunk in self.parts:
+            cost = len(chunk.encode()) + PART_OVERHEAD_BYTES
+            if group and size + cost > MAX_PARTS_BYTES:
+                yield group
+                group, size = [], 0
+            group.append(chunk)
+            size += cost
+        yield group
+
+
+def _minus(a: Amount, b: Amount) -> Amount:
+    return Amount(a.bytes - b.bytes, a.packets - b.packets, a.rows - b.rows)

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What both sinks do with Kafka: read with a deadline, publish until it is acknowledged, watch the lag."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Sequence
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from common import kafka
+from common.errors import PublishError
+from common.publish import Publisher, Record
+from common.service import Service
+from common.settings import KafkaSettings
+from schemas.dead_letter import dead_letter
+from schemas.ledger import LedgerRecord, encode_ledger
+from sinks.intake import Refused
+from sinks.self_metrics import SelfMetrics
+
+log = logging.getLogger(__name__)
+
+# Records taken in one go: a few tens of milliseconds, so that heartbeats and scrapes go on.
+MAX_RECORDS = 5_000
+RETRY_SECONDS = 1.0
+LAG_SECONDS = 5.0
+
+
+def now_ms() -> int:
+    """Return Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+async def wait_for_topics(service: Service, settings: KafkaSettings) -> None:
+    """Wait until the topics that a sink reads and writes exist as they should."""
+    topics = settings.topics
+    wanted = {topics.enriched: settings.partitions, topics.ledger: settings.partitions, topics.dead_letter: 1}
+    await kafka.wait_for_topics(service, settings, wanted)
+
+
+def letter_records(
+    settings: KafkaSettings, partition: int, refused: Iterable[Refused], refused_by: str
+) -> list[Record]:
+    """Return the dead letters of one partition's refused records."""
+    topic = settings.topics.enriched
+    return [
+        Record(
+            topic=settings.topics.dead_letter,
+            partition=0,
+            key=f"{topic}/{partition}/{record.offset}".encode(),
+            value=dead_letter(
+                *(reason, detail, refused_by, topic, partition, record.offset, record.timestamp),
+                *(record.key, record.value),
+            ),
+            timestamp_ms=now_ms(),
+        )
+        for record, reason, detail in refused
+    ]
+
+
+def ledger_records(settings: KafkaSettings, entries: Iterable[LedgerRecord]) -> list[Record]:
+    """Return ledger entries as records; each in the partition whose flows it is about."""
+    return [
+        Record(settings.topics.ledger, entry.partition, entry.key, encode_ledger(entry), now_ms()) for entry in entries
+    ]
+
+
+async def deliver(service: Service, publisher: Publisher, part: str, records: Sequence[Record]) -> None:
+    """Publish until all records are acknowledged; raise `InterruptedError` if told to stop before that."""
+    while True:
+        try:
+            await publisher.publish(records)
+        except PublishError as error:
+            service.health.waiting(part, f"cannot publish to Kafka: {error}; trying on")
+            if service.stopping.is_set():
+                raise InterruptedError("told to stop before everything was published") from error
+            await service.pause(RETRY_SECONDS)
+        else:
+            service.health.ready(part)
+            return
+
+
+async def commit(consumer: AIOKafkaConsumer, settings: KafkaSettings, positions: dict[TopicPartition, int]) -> bool:
+    """Commit positions to the group; a failure is logged and no more, because our own state is what counts."""
+    try:
+        async with asyncio.timeout(settings.kafka_deadline_seconds):
+            await consumer.commit(positions)
+    except (KafkaError, TimeoutError) as error:
+        log.warning("positions not committed to the group: %s", kafka_reason(error))
+        return False
+    return True
+
+
+def kafka_reason(error: BaseException) -> str:
+    """Return an error as one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+class LagWatch:
+    """Keeps the lag up to date, and with it whether Kafka answers. `consumer` is set by whoever reads."""
+
+    def __init__(self, service: Service, settings: KafkaSettings, metrics: SelfMetrics) -> None:
+        self._service = service
+        self._settings = settings
+        self._metrics = metrics
+        self.consumer: AIOKafkaConsumer | None = None
+
+    async def run(self) -> None:
+        """Look every few seconds, until told to stop."""
+        while not self._service.stopping.is_set():
+            await self._service.pause(LAG_SECONDS)
+            if self.consumer is not None and self.consumer.assignment():
+                await self._look(self.consumer)
+
+    async def _look(self, consumer: AIOKafkaConsumer) -> None:
+        try:
+            async with asyncio.timeout(self._settings.kafka_deadline_seconds):
+                ends = await consumer.end_offsets(consumer.assignment())
+                behind = {tp.partition: end - await consumer.position(tp) for tp, end in ends.items()}
+        except (KafkaError, TimeoutError) as error:
+            reason = f"Kafka at {self._settings.kafka_bootstrap}: {kafka_reason(error)}; trying on"
+            self._service.health.waiting("kafka", reason)
+            return
+        self._service.health.ready("kafka")
+        self._metrics.lag.clear()
+        for partition, records in behind.items():
+            self._metrics.lag.labels(partition).set(max(records, 0))

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adds flows up into counters. Pure: rows come in, series that changed come out.
+
+What a flow adds to depends on its two ends, its scope and little else, and that repeats from window to window. So
+the first flow of a kind finds its series, a `Route`, and the next ones are two additions each.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from msgspec import UNSET
+
+from schemas.flow import FlowHead, Observer
+from schemas.ids import split_flow_id
+from schemas.raw import ENCAPSULATIONS
+from sinks.books import Books
+from sinks.intake import Row
+from sinks.metrics.ends import End
+from sinks.metrics.families import (
+    ENCAPSULATION_BYTES,
+    KUBEZONNET_BYTES,
+    UNKNOWN_BYTES,
+    WORKLOAD_BYTES,
+    ZONE_BYTES,
+    ZONE_PACKETS,
+    Family,
+    Series,
+    Spec,
+)
+
+# Routes known at a time, about 400 bytes each; then all are forgotten and found anew. Counters are not touched.
+MAX_ROUTES = 200_000
+
+RouteKey = tuple[End, End, str, str, str | None, str | None]
+
+
+@dataclass(slots=True, eq=False)
+class Route:
+    """The series that one kind of flow adds to, and what it brought since the last fold."""
+
+    byte_series: tuple[Series, ...]
+    packet_series: tuple[Series, ...]
+    bytes: int = 0
+    packets: int = 0
+    touched: bool = False
+
+
+class Aggregate:
+    """All counters. `max_series` bounds the workload and encapsulation families, the kubezonnet family has its own."""
+
+    def __init__(self, max_series: int, kubezonnet_max_series: int | None) -> None:
+        self._last_number = 0
+        self.families: dict[str, Family] = {}
+        self._zone_bytes = self._family(ZONE_BYTES)
+        self._zone_packets = self._family(ZONE_PACKETS)
+        self._workload = self._family(WORKLOAD_BYTES, max_series)
+        self._unknown = self._family(UNKNOWN_BYTES)
+        self._encapsulation = self._family(ENCAPSULATION_BYTES, max_series)
+        self._kubezonnet = (
+            None if kubezonnet_max_series is None else self._family(KUBEZONNET_BYTES, kubezonnet_max_series)
+        )
+        self._routes: dict[RouteKey, Route] = {}
+        self._touched: list[Route] = []
+
+    def add(self, rows: Iterable[Row[End]], books: Books) -> None:
+        """Count flows; the outer packets of overlays are put aside in the books, as what they are."""
+        routes = self._routes
+        for flow, source, destination, observer in rows:
+            if flow.direction != "relay" and flow.encapsulation is UNSET:
+                key: RouteKey = (source, destination, flow.scope, flow.k8s.cluster.name, None, None)
+            else:
+                key = _rare_key(flow, source, destination, observer, books)
+            route = routes.get(key)
+            if route is None:
+                route = self._find(key)
+            route.bytes += flow.bytes
+            route.packets += flow.packets
+            if not route.touched:
+                route.touched = True
+                self._touched.append(route)
+
+    def fold(self) -> list[Series]:
+        """Carry what the routes brought over into their series; return those that changed since the last fold."""
+        dirty: list[Series] = []
+        for route in self._touched:
+            _carry(route.byte_series, route.bytes, dirty)
+            _carry(route.packet_series, route.packets, dirty)
+            route.bytes = route.packets = 0
+            route.touched = False
+        self._touched.clear()
+        for series in dirty:
+            series.dirty = False
+        return dirty
+
+    def restore(self, number: int, family: str, labels: tuple[str, ...], value: int) -> None:
+        """Take one series back from a checkpoint; of a family that is switched off, only its number is kept."""
+        self._last_number = max(self._last_number, number)
+        if family in self.families and len(labels) == len(self.families[family].spec.labels):
+            self.families[family].restore(Series(number, family, labels, value))
+
+    def _next_number(self) -> int:
+        self._last_number += 1
+        return self._last_number
+
+    def _family(self, spec: Spec, budget: int | None = None) -> Family:
+        family = self.families[spec.name] = Family(spec, self._next_number, budget)
+        return family
+
+    def _find(self, key: RouteKey) -> Route:
+        if len(self._routes) >= MAX_ROUTES:
+            self._routes.clear()
+        route = self._routes[key] = self._route(*key)
+        return route
+
+    def _route(
+        self, source: End, destination: End, scope: str, cluster: str, relay_zone: str | None, encapsulation: str | None
+    ) -> Route:
+        if encapsulation is not None:
+            return Route((self._encapsulation.get((cluster, source.node, destination.node, encapsulation)),), ())
+        # A relayed packet is sent on by the observer: its zone is the one that the traffic leaves.
+        src_zone = source.zone if relay_zone is None else relay_zone
+        zones = (cluster, src_zone, destination.zone, scope)
+        byte_series = [
+            self._zone_bytes.get(zones),
+            self._workload.get(
+                (
+                    cluster,
+                    *(source.namespace, source.kind, source.workload, src_zone),
+                    *(destination.namespace, destination.kind, destination.workload, destination.zone),
+                    scope,
+                )
+            ),
+        ]
+        if scope == "unknown":
+            reason = source.reason or destination.reason or "zone_missing"
+            byte_series.append(self._unknown.get((cluster, reason)))
+        if self._kubezonnet is not None and scope == "cross_zone" and source.pod:
+            byte_series.append(self._kubezonnet.get((source.pod_namespace, source.pod)))
+        return Route(tuple(byte_series), (self._zone_packets.get(zones),))
+
+
+def _rare_key(flow: FlowHead, source: End, destination: End, observer: Observer, books: Books) -> RouteKey:
+    cluster = flow.k8s.cluster.name
+    if flow.encapsulation is not UNSET:
+        chunk, _ = split_flow_id(flow.id)
+        books.put_aside("encapsulation", chunk, flow.bytes, flow.packets)
+        # A label must not take whatever a record says: it would make series without end.
+        known = flow.encapsulation if flow.encapsulation in ENCAPSULATIONS else "other"
+        return source, destination, flow.scope, cluster, None, known
+    zone = UNSET if observer.cloud is UNSET else observer.cloud.availability_zone
+    return source, destination, flow.scope, cluster, "" if zone is UNSET else zone, None
+
+
+def _carry(targets: tuple[Series, ...], amount: int, dirty: list[Series]) -> None:
+    for series in targets:
+        series.value += amount
+        if not series.dirty:
+            series.dirty = True
+            dirty.append(series)

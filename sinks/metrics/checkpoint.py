@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counters, positions, marks and ledger records in one SQLite file, changed in one transaction or not at all.
+
+Every method blocks on the disk: call them in a thread, one at a time. Synchronous WAL: what was committed
+survives the loss of power, not only of the process.
+"""
+
+import fcntl
+import os
+import secrets
+import sqlite3
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import orjson
+
+from common.errors import Refusal
+from schemas.ids import Origin
+from schemas.ledger import LedgerRecord, decode_ledger, encode_ledger
+from sinks.intake import Lane, Mark
+from sinks.metrics.families import Sample
+
+FILE_NAME = "metrics.sqlite3"
+VERSION = 1
+
+SCHEMA = """
+CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE series (number INTEGER PRIMARY KEY, family TEXT NOT NULL, labels TEXT NOT NULL, value TEXT NOT NULL);
+CREATE TABLE lanes (partition INTEGER PRIMARY KEY, position INTEGER NOT NULL);
+CREATE TABLE marks (
+  partition INTEGER, cluster TEXT, node TEXT, boot_id TEXT, generation INTEGER NOT NULL, sequence INTEGER NOT NULL,
+  chunk INTEGER NOT NULL, row INTEGER NOT NULL, end_ms INTEGER NOT NULL, taken_ms INTEGER NOT NULL,
+  PRIMARY KEY (partition, cluster, node, boot_id)
+) WITHOUT ROWID;
+CREATE TABLE ledger (number INTEGER PRIMARY KEY, record BLOB NOT NULL);
+"""
+# Values are text: a counter is not bounded by 64 bits, SQLite's integers are.
+PUT_SERIES = "INSERT INTO series VALUES (?, ?, ?, ?) ON CONFLICT (number) DO UPDATE SET value = excluded.value"
+PUT_LANE = "INSERT OR REPLACE INTO lanes VALUES (?, ?)"
+PUT_MARK = "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+DROP_MARK = "DELETE FROM marks WHERE partition = ? AND cluster = ? AND node = ? AND boot_id = ?"
+
+
+@dataclass(slots=True)
+class Checkpoint:
+    """What changed since the checkpoint before. `series`: number, family, labels, value."""
+
+    sequence: int
+    series: list[Sample] = field(default_factory=list)
+    positions: dict[int, int] = field(default_factory=dict)
+    marks: list[tuple[int, Origin, Mark]] = field(default_factory=list)
+    dropped: list[tuple[int, Origin]] = field(default_factory=list)
+    ledger: list[LedgerRecord] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Restored:
+    """The last checkpoint whole. `life` names this state file: a new one starts a new ledger."""
+
+    life: str
+    sequence: int
+    series: list[Sample]
+    lanes: dict[int, Lane]
+    ledger: list[LedgerRecord]
+
+
+class State:
+    """The state directory of one metrics sink, locked against a second one."""
+
+    def __init__(self, directory: Path, topic: str) -> None:
+        self._path = directory / FILE_NAME
+        self._lock = _lock(directory)
+        try:
+            self._db = _connect(self._path)
+            self._prepare(topic)
+        except sqlite3.Error as error:
+            os.close(self._lock)
+            raise Refusal(
+                f"state_dir: {self._path}: {error}; move it away to begin anew from the positions committed to Kafka"
+            ) from error
+
+    def load(self) -> Restored:
+        """Read the last checkpoint."""
+        about = dict(self._db.execute("SELECT name, value FROM about"))
+        series = [
+            (number, family, tuple(orjson.loads(labels)), int(value))
+            for number, family, labels, value in self._db.execute("SELECT number, family, labels, value FROM series")
+        ]
+        lanes = {p: Lane(p, position) for p, position in self._db.execute("SELECT partition, position FROM lanes")}
+        for partition, cluster, node, boot_id, *mark in self._db.execute("SELECT * FROM marks"):
+            lanes.setdefault(partition, Lane(partition)).marks[Origin(cluster, node, boot_id)] = Mark(*mark)
+        records = self._db.execute("SELECT record FROM ledger ORDER BY number")
+        return Restored(
+            about["life"], int(about["sequence"]), series, lanes, [decode_ledger(record) for (record,) in records]
+        )
+
+    def commit(self, checkpoint: Checkpoint) -> None:
+        """Make a checkpoint durable; raise `sqlite3.Error` with nothing changed, so that it can be tried again.
+
+        The ledger records of the checkpoint before are dropped: they must have been published by now.
+        """
+        try:
+            with self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                self._write(checkpoint)
+        except sqlite3.Error:
+            self._reopen()
+            raise
+
+    def close(self) -> None:
+        """Close the file and let go of the lock."""
+        self._db.close()
+        os.close(self._lock)
+
+    def _write(self, checkpoint: Checkpoint) -> None:
+        rows = ((n, name, orjson.dumps(labels).decode(), str(value)) for n, name, labels, value in checkpoint.series)
+        self._db.executemany(PUT_SERIES, rows)
+        self._db.executemany(PUT_LANE, checkpoint.positions.items())
+        self._db.executemany(DROP_MARK, ((partition, *origin) for partition, origin in checkpoint.dropped))
+        marks = ((partition, *origin, *msgspec.structs.astuple(mark)) for partition, origin, mark in checkpoint.marks)
+        self._db.executemany(PUT_MARK, marks)
+        self._db.execute("DELETE FROM ledger")
+        records = ((encode_ledger(record),) for record in checkpoint.ledger)
+        self._db.executemany("INSERT INTO ledger (record) VALUES (?)", records)
+        self._db.execute("UPDATE about SET value = ? WHERE name = 'sequence'", (str(checkpoint.sequence),))
+
+    def _reopen(self) -> None:
+        # After an I/O error SQLite may refuse the connection for good.
+        self._db.close()
+        self._db = _connect(self._path)
+
+    def _prepare(self, topic: str) -> None:
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            life = secrets.token_hex(6)
+            with self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                for statement in SCHEMA.split(";"):
+                    self._db.execute(statement)
+                about = [("topic", topic), ("life", life), ("sequence", "0")]
+                self._db.executemany("INSERT INTO about VALUES (?, ?)", about)
+                self._db.execute(f"PRAGMA user_version = {VERSION}")
+        elif version != VERSION:
+            raise Refusal(f"state_dir: {self._path} is of version {version}, this program writes version {VERSION}")
+        (found,) = self._db.execute("SELECT value FROM about WHERE name = 'topic'").fetchone()
+        if found != topic:
+            raise Refusal(f"state_dir: {self._path} holds the counters of topic {found}, not {topic}; use another")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # Transactions are begun by hand; one thread at a time, but not always the same one.
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+    except sqlite3.Error:
+        db.close()
+        raise
+    return db
+
+
+def _lock(directory: Path) -> int:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        handle = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise Refusal(f"state_dir = '{directory}': {error.strerror}; expected a directory to write to") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise Refusal(f"state_dir = '{directory}' is in use by another process; each ordinal needs its own") from error
+    return handle

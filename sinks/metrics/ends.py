@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An end point as the metrics name it: zone, node, workload, pod; no address and no port. Pure."""
+
+from dataclasses import dataclass
+
+from msgspec import UNSET, UnsetType
+
+from schemas.flow import UNKNOWN_REASONS, Endpoint, Named
+
+# kubezonnet's namespace for traffic of the host itself; the pod is then the node's name.
+HOST_NAMESPACE = "_node_"
+# Label values that are no name in the cluster; distinct ones are all kept in memory.
+MAX_DISTINCT = 200_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class End:
+    """One side of a flow as labels. Unknown is "", which Prometheus treats as absent. Equal means the same object.
+
+    `namespace`, `kind`, `workload`: of a pod its controller's (`Pod` and its own name where it has none); of
+    others "" and `Node`, `Service`, `cidr`, `external` or `unknown`, with a name where there is one.
+    """
+
+    zone: str
+    node: str
+    namespace: str
+    kind: str
+    workload: str
+    pod_namespace: str
+    pod: str
+    reason: str
+
+
+class Ends:
+    """Makes end points, one object for each distinct one."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, ...], End] = {}
+
+    def make(self, endpoint: Endpoint) -> End:
+        """Return the end point that `endpoint` is as labels."""
+        labels = (_zone(endpoint), _node(endpoint), *_workload(endpoint), *_pod(endpoint), _reason(endpoint))
+        end = self._known.get(labels)
+        if end is None:
+            if len(self._known) >= MAX_DISTINCT:
+                self._known.clear()
+            end = self._known[labels] = End(*labels)
+        return end
+
+
+def _text(value: str | UnsetType) -> str:
+    return "" if value is UNSET else value
+
+
+def _name(value: Named | UnsetType) -> str:
+    return "" if value is UNSET else value.name
+
+
+def _zone(endpoint: Endpoint) -> str:
+    return "" if endpoint.cloud is UNSET else _text(endpoint.cloud.availability_zone)
+
+
+def _node(endpoint: Endpoint) -> str:
+    return "" if endpoint.k8s is UNSET else _name(endpoint.k8s.node)
+
+
+def _reason(endpoint: Endpoint) -> str:
+    reason = _text(endpoint.reason)
+    # The set is closed, a label is not: whatever else a record says must not make series without end.
+    return reason if not reason or reason in UNKNOWN_REASONS else "other"
+
+
+def _workload(endpoint: Endpoint) -> tuple[str, str, str]:
+    k8s = endpoint.k8s
+    if endpoint.kind == "pod" and k8s is not UNSET:
+        namespace = _name(k8s.namespace)
+        if k8s.workload is UNSET:
+            return namespace, "Pod", _name(k8s.pod)
+        return namespace, k8s.workload.kind, k8s.workload.name
+    if endpoint.kind == "node":
+        return "", "Node", _node(endpoint)
+    if endpoint.kind == "service" and k8s is not UNSET:
+        return _name(k8s.namespace), "Service", _name(k8s.service)
+    return "", endpoint.kind, _text(endpoint.name)
+
+
+def _pod(endpoint: Endpoint) -> tuple[str, str]:
+    if endpoint.kind == "pod" and endpoint.k8s is not UNSET:
+        return _name(endpoint.k8s.namespace), _name(endpoint.k8s.pod)
+    if endpoint.kind == "node":
+        return HOST_NAMESPACE, _node(endpoint)
+    return "", ""

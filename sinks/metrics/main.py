@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`zonemeter run metrics`: wiring only."""
+
+import asyncio
+
+from common import service
+from common.publish import Publisher
+from common.service import Service
+from common.settings import load
+from sinks.metrics.checkpoint import State
+from sinks.metrics.settings import MetricsSettings
+from sinks.metrics.sink import MetricsSink
+
+
+def main(argv: list[str]) -> int:
+    """Run the metrics sink until told to stop; return the exit status."""
+    settings = load(MetricsSettings, "metrics", argv)
+
+    async def body(running: Service) -> None:
+        await serve(running, settings)
+
+    return service.run("metrics", settings, body)
+
+
+async def serve(running: Service, settings: MetricsSettings) -> None:
+    """Run one replica within a service."""
+    state = await asyncio.to_thread(State, settings.state_dir, settings.topics.enriched)
+    publisher = Publisher(running, settings)
+    try:
+        sink = MetricsSink(running, settings, state, publisher)
+        await sink.restore()
+        async with asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(sink.watch.run(), name="watch-lag")
+            try:
+                await sink.run()
+            except InterruptedError:
+                # What is not in a checkpoint will be read again.
+                return
+            finally:
+                watching.cancel()
+    finally:
+        await publisher.close()
+        state.close()

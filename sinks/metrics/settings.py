@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of the metrics sink."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from common.settings import ServiceSettings
+
+
+class MetricsSettings(ServiceSettings):
+    """Counts enriched flows by zones and by workloads and serves the counters to Prometheus."""
+
+    state_dir: Path = Field(
+        Path("/var/lib/zonemeter/metrics"),
+        description="directory of the checkpoint: counters and positions; lost, counters begin at 0 again",
+    )
+    group: str = Field(
+        "zonemeter-metrics",
+        min_length=1,
+        max_length=200,
+        description="Kafka group under which positions are committed; partitions are not assigned by it",
+    )
+    replicas: int = Field(1, ge=1, le=1000, description="how many metrics sinks share the partitions")
+    replica_ordinal: int = Field(
+        0, ge=0, description="which of them this is: it takes the partitions p with p mod replicas = it"
+    )
+    max_series: int = Field(
+        20_000, ge=0, description="series of the workload metric before further pairs are added up in _other_"
+    )
+    kubezonnet_metric: bool = Field(
+        True, description="whether to serve pod_cross_zone_network_traffic_bytes_total, as kubezonnet does"
+    )
+    kubezonnet_max_series: int = Field(20_000, ge=0, description="series of that metric before pods go to _other_")
+    checkpoint_seconds: float = Field(
+        1.0, gt=0, le=60, description="time between checkpoints while flows come in; what is served is as old at most"
+    )
+    silent_after_seconds: float = Field(
+        30.0, gt=0, description="age of a node's last window beyond which the node counts as silent"
+    )
+
+    @model_validator(mode="after")
+    def _ordinal_exists(self) -> Self:
+        if self.replica_ordinal >= self.replicas:
+            raise ValueError(
+                f"replica_ordinal = {self.replica_ordinal}: expected less than replicas, which is {self.replicas}"
+            )
+        if self.replicas > self.partitions:
+            raise ValueError(
+                f"replicas = {self.replicas}: expected at most one per partition, and partitions is {self.partitions}"
+            )
+        return self

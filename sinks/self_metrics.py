@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a sink says of itself. These begin at 0 with every start; what it serves or writes does not."""
+
+import logging
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from sinks.intake import Batch
+
+log = logging.getLogger(__name__)
+
+DURATION_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
+
+
+class SelfMetrics:
+    """Counters and gauges that both sinks have; `step` names what makes a sink's intake durable."""
+
+    def __init__(self, registry: CollectorRegistry, step: str) -> None:
+        self.lag = Gauge(
+            "zonemeter_lag_records",
+            "Records of the enriched topic that are not taken yet.",
+            ["partition"],
+            registry=registry,
+        )
+        self.taken = Counter("zonemeter_flows_taken", "Flows taken for the first time.", registry=registry)
+        self.repeats = Counter(
+            "zonemeter_flows_repeated", "Flows left out because they were taken before.", registry=registry
+        )
+        self.refused = Counter(
+            "zonemeter_records_refused",
+            "Records that could not be decoded and went to the dead-letter topic.",
+            ["reason"],
+            registry=registry,
+        )
+        self.missed = Counter(
+            "zonemeter_records_missed",
+            "Records that the topic's retention deleted before they were read.",
+            registry=registry,
+        )
+        self.durable_seconds = Histogram(
+            f"zonemeter_{step}_duration_seconds",
+            f"Time that a {step} took on the disk.",
+            buckets=DURATION_BUCKETS,
+            registry=registry,
+        )
+        self.failures = Counter(
+            f"zonemeter_{step}_failures",
+            f"Times that a {step} could not be written and was tried again.",
+            registry=registry,
+        )
+
+    def count(self, partition: int, batch: Batch[Any]) -> None:
+        """Count what one batch of records of a partition came to."""
+        self.taken.inc(len(batch.rows))
+        self.repeats.inc(batch.repeats)
+        for refused in batch.refused:
+            self.refused.labels(refused.reason).inc()
+        if batch.missed:
+            self.missed.inc(batch.missed)
+            log.error("records deleted before they were read", extra={"partition": partition, "records": batch.missed})
