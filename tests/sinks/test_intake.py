@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Taking flows: repeats are skipped, rubbish is refused with a reason, the books always balance."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.amount import Amount, total
+from schemas.flow import Endpoint
+from schemas.ids import Origin, chunk_id
+from schemas.ledger import encode_ledger
+from sinks.books import Books
+from sinks.intake import MARK_KEPT_MS, Intake, Lane, Mark
+from tests.sinks.flows import BOOT, END_MS, START_MS, encoded, flow, flow_id, records, window
+
+NOW_MS = END_MS + 1_000
+ORIGIN = Origin("lab", "node-a1", BOOT)
+
+
+def intake() -> Intake[Endpoint]:
+    return Intake(lambda end: end)
+
+
+def ids(values: list[str]) -> list[bytes]:
+    return [encoded(flow(id=each)) for each in values]
+
+
+@pytest.mark.parametrize(
+    ("mark", "given_ids", "taken"),
+    [
+        pytest.param(None, [flow_id(1, 0), flow_id(1, 1)], [flow_id(1, 0), flow_id(1, 1)], id="first"),
+        pytest.param(None, [flow_id(1, 1), flow_id(1, 1)], [flow_id(1, 1)], id="the-same-twice"),
+        pytest.param((1, 8, 0, 9), [flow_id(9, 0), flow_id(10, 0)], [flow_id(9, 0), flow_id(10, 0)], id="9-before-10"),
+        pytest.param((1, 10, 0, 9), [flow_id(9, 99)], [], id="older-window"),
+        pytest.param((1, 10, 0, 9), [flow_id(10, 9), flow_id(10, 10)], [flow_id(10, 10)], id="rest-of-a-chunk"),
+        pytest.param((1, 10, 1, 9), [flow_id(10, 99, chunk=0)], [], id="older-chunk"),
+        pytest.param((1, 10, 1, 9), [flow_id(1, 0, generation=2)], [flow_id(1, 0, generation=2)], id="new-generation"),
+        pytest.param((1, 10, 1, 9), [flow_id(1, 0, "node-b1")], [flow_id(1, 0, "node-b1")], id="other-node"),
+        pytest.param(
+            None,
+            [flow_id(1, 5), flow_id(1, 0, "node-b1"), flow_id(1, 5), flow_id(1, 6)],
+            [flow_id(1, 5), flow_id(1, 0, "node-b1"), flow_id(1, 6)],
+            id="interleaved",
+        ),
+    ],
+)
+def test_takes_what_is_greater_than_the_mark(
+    mark: tuple[int, int, int, int] | None, given_ids: list[str], taken: list[str]
+) -> None:
+    lane = Lane(0, 0, {} if mark is None else {ORIGIN: Mark(*mark)})
+    batch = intake().take(lane, records(ids(given_ids)), NOW_MS)
+    assert [row.flow.id for row in batch.rows] == taken
+    assert batch.repeats == len(given_ids) - len(taken)
+    [record] = lane.books.records("metrics", "1", 0, NOW_MS)
+    assert record.balance() is None
+    assert total(record.parts).rows == len(taken)
+    assert record.taken.rows == len(given_ids)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        pytest.param(None, "not_json", id="tombstone"),
+        pytest.param(b"", "not_json", id="empty"),
+        pytest.param(b"\xff\xfe", "not_json", id="binary"),
+        pytest.param(b'{"a":' * 5_000, "not_json", id="nested"),
+        pytest.param(b"{}", "schema_mismatch", id="fields-missing"),
+        pytest.param(b" " * 70_000, "too_large", id="too-large"),
+        pytest.param(encoded(flow()).replace(b"lab/", b"", 1), "schema_mismatch", id="id-short"),
+        pytest.param(encoded(flow()).replace(b'/0"', b'/-1"', 1), "schema_mismatch", id="row-negative"),
+        pytest.param(
+            encoded(flow()).replace(b'/0"', b"/" + b"9" * 5000 + b'"', 1), "schema_mismatch", id="row-endless"
+        ),
+        pytest.param(encoded(flow()).replace(b'"kind":"pod"', b'"kind":"cat"', 1), "schema_mismatch", id="source"),
+        pytest.param(encoded(flow()).replace(b'"node":"node-a1"', b'"node":1', 1), "schema_mismatch", id="observer"),
+        pytest.param(encoded(flow(start_ms=END_MS, end_ms=START_MS)), "inconsistent", id="ends-before-it-starts"),
+        pytest.param(encoded(flow(end_ms=2**53 - 1)), "inconsistent", id="year-287396"),
+        pytest.param(encoded(flow()).replace(b'"bytes":1000', b'"bytes":1e300', 1), "schema_mismatch", id="bytes-huge"),
+    ],
+)
+def test_refuses_and_goes_on(value: bytes | None, reason: str) -> None:
+    lane = Lane(3, 10)
+    good = encoded(flow())
+    batch = intake().take(lane, records([value, good], offset=10), NOW_MS)
+    assert [(refused.reason, refused.record.offset) for refused in batch.refused] == [(reason, 10)]
+    assert [row.flow.id for row in batch.rows] == [flow_id()]
+    assert lane.position == 12
+    [record] = lane.books.records("flowlog", "g/10", 3, NOW_MS)
+    assert record.lost == {reason: Amount(0, 0, 1)}
+    assert record.taken == Amount(1000, 2, 2)
+    assert record.balance() is None
+
+
+@given(st.binary(max_size=200) | st.text(max_size=50).map(msgspec.json.encode))
+def test_no_bytes_get_further_than_a_refusal(rubbish: bytes) -> None:
+    batch = intake().take(Lane(0, 0), records([rubbish]), NOW_MS)
+    assert len(batch.refused) == 1
+
+
+@pytest.mark.parametrize(
+    ("position", "offsets", "missed"),
+    [
+        pytest.param(None, [7, 8], 0, id="first-read"),
+        pytest.param(7, [7, 8], 0, id="in-order"),
+        pytest.param(5, [7, 8], 2, id="retention-was-faster"),
+        pytest.param(5, [5, 8], 2, id="hole-inside"),
+        pytest.param(900, [0, 1], 0, id="topic-made-anew"),
+    ],
+)
+def test_counts_offsets_that_were_deleted_before_they_were_read(
+    position: int | None, offsets: list[int], missed: int
+) -> None:
+    lane = Lane(0, position)
+    stored = records(ids([flow_id(1, row) for row in range(len(offsets))]))
+    for record, offset in zip(stored, offsets, strict=True):
+        record.offset = offset
+    assert intake().take(lane, stored, NOW_MS).missed == missed
+    assert lane.position == offsets[-1] + 1
+
+
+def test_topic_made_anew_brings_nothing_twice() -> None:
+    lane, source = Lane(0), intake()
+    values = [encoded(each) for each in window(1, 5)]
+    source.take(lane, records(values, offset=700), NOW_MS)
+    again = source.take(lane, records(values + [encoded(each) for each in window(2, 1)], offset=0), NOW_MS)
+    assert [row.flow.id for row in again.rows] == [flow_id(2, 0)]
+
+
+def test_forgets_end_points_beyond_the_bound_and_still_takes() -> None:
+    source = Intake(lambda end: end.address, max_known=3)
+    values = [
+        encoded(flow(id=flow_id(1, row), source=msgspec.structs.replace(flow().source, address=f"10.0.0.{row}")))
+        for row in range(20)
+    ]
+    batch = source.take(Lane(0), records(values), NOW_MS)
+    assert [row.source for row in batch.rows] == [f"10.0.0.{row}" for row in range(20)]
+
+
+def test_marks_of_lives_long_over_are_forgotten() -> None:
+    lane = Lane(0)
+    intake().take(lane, records(ids([flow_id()])), NOW_MS)
+    assert lane.forget_old_marks(NOW_MS + MARK_KEPT_MS) == []
+    assert lane.forget_old_marks(NOW_MS + MARK_KEPT_MS + 1) == [ORIGIN]
+    assert lane.marks == {}
+
+
+def test_a_clock_ahead_does_not_make_a_node_fresh_for_ever() -> None:
+    lane = Lane(0)
+    intake().take(lane, records([encoded(flow(end_ms=NOW_MS + 10**9))]), NOW_MS)
+    assert lane.marks[ORIGIN].end_ms == NOW_MS
+
+
+def test_large_books_are_split_and_add_up() -> None:
+    books = Books()
+    books.cover(START_MS, END_MS)
+    chunks = [chunk_id(Origin("lab", "n" * 200, BOOT), 1, sequence, 0) for sequence in range(4_000)]
+    for chunk in chunks:
+        books.part(chunk).add(100, 1)
+    for chunk in chunks[::2]:
+        books.put_aside("encapsulation", chunk, 100, 1)
+    books.repeats.add(7, 1)
+    books.refuse("not_json")
+    entries = books.records("metrics", "0/ab/1", 0, NOW_MS)
+    assert len(entries) == len({entry.key for entry in entries}) > 1
+    assert all(entry.balance() is None for entry in entries)
+    assert max(len(encode_ledger(entry)) for entry in entries) < 512 * 1024
+    assert sum((entry.taken for entry in entries), Amount(0, 0)) == Amount(400_007, 4001, 4002)
+    assert sum((entry.given for entry in entries), Amount(0, 0)) == Amount(200_000, 2000, 2000)
+    assert sum((entry.aside["encapsulation"] for entry in entries), Amount(0, 0)) == Amount(200_000, 2000, 2000)
+
+
+def test_empty_books_make_no_record() -> None:
+    assert Books().records("metrics", "1", 0, NOW_MS) == []
