@@ -7,6 +7,7 @@ from common import service
 from common.publish import Publisher
 from common.service import Service
 from common.settings import load
+from sinks import garbage
 from sinks.metrics.checkpoint import State
 from sinks.metrics.settings import MetricsSettings
 from sinks.metrics.sink import MetricsSink
@@ -29,6 +30,7 @@ async def serve(running: Service, settings: MetricsSettings) -> None:
     try:
         sink = MetricsSink(running, settings, state, publisher)
         await sink.restore()
+        garbage.settle()
         async with asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(sink.watch.run(), name="watch-lag")
             try:
