@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`zonemeter run flowlog`: wiring only."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from common import service
+from common.publish import Publisher
+from common.service import Service
+from common.settings import load
+from sinks import garbage
+from sinks.flowlog import jsonl, parquet
+from sinks.flowlog.archive import Archive
+from sinks.flowlog.pending import Buffer
+from sinks.flowlog.settings import STDOUT, FlowlogSettings
+from sinks.flowlog.sink import FlowlogSink, Output
+from sinks.flowlog.stdout import Stdout
+from sinks.flowlog.store import open_store
+
+log = logging.getLogger(__name__)
+
+FORMATS: dict[str, tuple[str, Callable[[], Buffer]]] = {
+    "jsonl": (jsonl.SUFFIX, jsonl.JsonLines),
+    "parquet": (parquet.SUFFIX, parquet.ParquetRows),
+}
+
+
+def main(argv: list[str]) -> int:
+    """Run the flow log until told to stop; return the exit status."""
+    settings = load(FlowlogSettings, "flowlog", argv)
+
+    async def body(running: Service) -> None:
+        await write(running, settings)
+
+    return service.run("flowlog", settings, body)
+
+
+async def write(running: Service, settings: FlowlogSettings) -> None:
+    """Run one replica within a service."""
+    suffix, new_buffer = FORMATS[settings.format]
+    output = await asyncio.to_thread(_open, settings, suffix)
+    publisher = Publisher(running, settings)
+    sink = FlowlogSink(running, settings, output, new_buffer, publisher)
+    garbage.settle()
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(sink.watch.run(), name="watch-lag")
+            try:
+                await sink.run()
+            except InterruptedError as error:
+                # What is in no manifest will be read again.
+                log.info("%s", error)
+            finally:
+                watching.cancel()
+    finally:
+        await publisher.close()
+
+
+def _open(settings: FlowlogSettings, suffix: str) -> Output:
+    if settings.output == STDOUT:
+        return Stdout()
+    return Archive(open_store(settings.output), settings.topics.enriched, suffix)

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flows as columns, and the columns as a Parquet file. Pure; `encode` is long work for a thread.
+
+Of an end point a row keeps a number; what the number stands for is decoded, and written, once.
+"""
+
+from array import array
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from msgspec import UNSET
+
+from schemas.flow import Observer
+from sinks.flowlog.columns import COLUMNS, END_COLUMNS, FlatEnd, text
+from sinks.intake import Row
+
+SUFFIX = ".parquet"
+# What a buffered row takes: its id, its numbers, references to texts that repeat.
+ROW_BYTES = 260
+NEVER_REPEATING = ("id", "bytes", "packets")
+ENCODINGS = {"id": "DELTA_BYTE_ARRAY", "bytes": "DELTA_BINARY_PACKED", "packets": "DELTA_BINARY_PACKED"}
+COMPRESSION_LEVEL = 3
+MILLISECONDS = pa.timestamp("ms", tz="UTC")
+
+
+class ParquetRows:
+    """The rows of one file that is to be."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._ids: list[str] = []
+        self._numbers = {name: array("q") for name in ("start", "end", "bytes", "packets", "partition", "offset")}
+        self._texts: dict[str, list[str | None]] = {
+            name: [] for name in ("scope", "direction", "encapsulation", "transport", "network_type", "cluster")
+        }
+        self._dnat: list[bool | None] = []
+        self._ends: dict[FlatEnd, int] = {}
+        self._sources, self._destinations = array("i"), array("i")
+        self._observers: list[Observer] = []
+
+    @property
+    def size_bytes(self) -> int:
+        """About what the rows take in memory."""
+        return self.rows * ROW_BYTES
+
+    def add(self, rows: Sequence[Row[FlatEnd]]) -> None:
+        """Take flows."""
+        flows = [row.flow for row in rows]
+        ends, numbers, texts = self._ends, self._numbers, self._texts
+        self._ids += [flow.id for flow in flows]
+        numbers["start"].extend([flow.start_ms for flow in flows])
+        numbers["end"].extend([flow.end_ms for flow in flows])
+        numbers["bytes"].extend([flow.bytes for flow in flows])
+        numbers["packets"].extend([flow.packets for flow in flows])
+        numbers["partition"].extend([flow.raw.partition for flow in flows])
+        numbers["offset"].extend([flow.raw.offset for flow in flows])
+        texts["scope"] += [flow.scope for flow in flows]
+        texts["direction"] += [flow.direction for flow in flows]
+        texts["encapsulation"] += [None if flow.encapsulation is UNSET else flow.encapsulation for flow in flows]
+        texts["transport"] += [flow.network.transport for flow in flows]
+        texts["network_type"] += [flow.network.type for flow in flows]
+        texts["cluster"] += [flow.k8s.cluster.name for flow in flows]
+        self._dnat += [None if flow.dnat is UNSET else flow.dnat for flow in flows]
+        self._sources.extend([ends.setdefault(row.source, len(ends)) for row in rows])
+        self._destinations.extend([ends.setdefault(row.destination, len(ends)) for row in rows])
+        self._observers += [row.observer for row in rows]
+        self.rows += len(rows)
+
+    def encode(self) -> list[pa.Buffer]:
+        """Return the file, in one part."""
+        output = pa.BufferOutputStream()
+        pq.write_table(
+            self.table(),
+            output,
+            compression="zstd",
+            compression_level=COMPRESSION_LEVEL,
+            use_dictionary=[name for name in COLUMNS if name not in NEVER_REPEATING],
+            column_encoding=ENCODINGS,
+        )
+        return [output.getvalue()]
+
+    def table(self) -> pa.Table:
+        """Return the rows as an Arrow table."""
+        numbers = {name: pa.array(memoryview(values), pa.int64()) for name, values in self._numbers.items()}
+        nodes, zones = self._observer_columns()
+        columns = {
+            "id": pa.array(self._ids, pa.string()),
+            "window_start": numbers["start"].cast(MILLISECONDS),
+            "window_end": numbers["end"].cast(MILLISECONDS),
+            "bytes": numbers["bytes"],
+            "packets": numbers["packets"],
+            "dnat": pa.array(self._dnat, pa.bool_()),
+            **{name: pa.array(values, pa.string()).dictionary_encode() for name, values in self._texts.items()},
+            **self._end_columns("src_", self._sources),
+            **self._end_columns("dst_", self._destinations),
+            "observer_node": nodes,
+            "observer_zone": zones,
+            "raw_partition": numbers["partition"].cast(pa.int32()),
+            "raw_offset": numbers["offset"],
+        }
+        return pa.table([columns[name] for name in COLUMNS], names=list(COLUMNS))
+
+    def _end_columns(self, prefix: str, codes: "array[int]") -> dict[str, pa.Array]:
+        rows = pa.array(memoryview(codes), pa.int32())
+        return {
+            prefix + name: _spread([end.values[number] for end in self._ends], rows, name)
+            for number, name in enumerate(END_COLUMNS)
+        }
+
+    def _observer_columns(self) -> tuple[pa.Array, pa.Array]:
+        known: dict[int, int] = {}
+        rows = pa.array([known.setdefault(id(each), len(known)) for each in self._observers], pa.int32())
+        by_id = {id(each): each for each in self._observers}
+        distinct = [by_id[identity] for identity in known]
+        zones = [None if each.cloud is UNSET else text(each.cloud.availability_zone) for each in distinct]
+        return _spread([each.node for each in distinct], rows, "node"), _spread(zones, rows, "zone")
+
+
+def _spread(values: Sequence[str | int | None], rows: pa.Array, name: str) -> pa.Array:
+    """Return a column: for each row the value that it names, as a dictionary column where it is text."""
+    if name == "port":
+        return pa.array(values, pa.int32()).take(rows)
+    encoded = pa.array(values, pa.string()).dictionary_encode()
+    return pa.DictionaryArray.from_arrays(encoded.indices.take(rows), encoded.dictionary)

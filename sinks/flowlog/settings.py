@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of the flow log."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from common.settings import IdPart, ServiceSettings
+
+STDOUT = "-"
+
+
+class FlowlogSettings(ServiceSettings):
+    """Writes enriched flows, one row each, as JSON lines or Parquet; no row twice, none missing."""
+
+    output: str = Field(
+        "/var/lib/zonemeter/flowlog",
+        min_length=1,
+        description="directory, URI of an object store (s3://bucket/path), or - for stdout; replicas share it",
+    )
+    format: Literal["jsonl", "parquet"] = Field("parquet", description="what the files are; stdout takes only jsonl")
+    group: IdPart = Field("zonemeter-flowlog", description="Kafka group that shares the partitions out among replicas")
+    group_instance_id: IdPart | None = Field(
+        None, description="this replica's fixed name in the group: a restart within the session then moves nothing"
+    )
+    session_timeout_seconds: float = Field(
+        30.0, ge=6, le=300, description="silence after which the group gives this replica's partitions to others"
+    )
+    cut_rows: int = Field(
+        1_000_000, ge=1, description="rows held back, over all partitions, at which the fullest partition is written"
+    )
+    cut_seconds: float = Field(
+        60.0, gt=0, le=86_400, description="longest that a row is held back before it is written"
+    )
+
+    @model_validator(mode="after")
+    def _stdout_takes_lines(self) -> Self:
+        if self.output == STDOUT and self.format != "jsonl":
+            raise ValueError(f"format = {self.format!r}: stdout takes only --format jsonl")
+        return self

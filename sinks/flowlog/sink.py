@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flow log at work: takes flows, and cuts them into manifests.
+
+The order within a cut is the promise: dead letters are in Kafka; then the data files and the manifest that lists
+them are written; then the manifest's ledger records are published, and its position committed to the group. A
+process that dies between any two of these goes on from the newest manifest.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol, TypeVar
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import IllegalStateError, KafkaError
+
+from common import kafka
+from common.publish import Publisher
+from common.service import Service
+from sinks import kafka_io
+from sinks.flowlog.archive import Cut, Overtaken
+from sinks.flowlog.columns import FlatEnd, flatten
+from sinks.flowlog.manifest import Manifest
+from sinks.flowlog.pending import Buffer, Pending
+from sinks.flowlog.settings import FlowlogSettings
+from sinks.intake import Intake
+from sinks.self_metrics import SelfMetrics
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.25
+# Of rows held back, over all partitions; beyond it the fullest is written before its time.
+MAX_HELD_BYTES = 256 * 1024 * 1024
+
+
+class Output(Protocol):
+    """Where cuts go: an archive, or stdout."""
+
+    def recover(self, partition: int) -> Manifest | None:
+        """Clear up after a partition's last owner and return its newest manifest."""
+
+    def write(self, cut: Cut) -> Manifest:
+        """Write a cut; what is returned is durable."""
+
+
+class _Changes(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no types
+    """Notes that the group has shared the partitions out anew; aiokafka swallows what a listener raises."""
+
+    def __init__(self) -> None:
+        self.seen = True
+
+    def on_partitions_revoked(self, revoked: object) -> None:
+        """Note it."""
+        self.seen = True
+
+    def on_partitions_assigned(self, assigned: object) -> None:
+        """Note it."""
+        self.seen = True
+
+
+class FlowlogSink:
+    """One replica of the flow log."""
+
+    def __init__(
+        self,
+        service: Service,
+        settings: FlowlogSettings,
+        output: Output,
+        new_buffer: Callable[[], Buffer],
+        publisher: Publisher,
+    ) -> None:
+        self._service = service
+        self._settings = settings
+        self._output = output
+        self._new_buffer = new_buffer
+        self._publisher = publisher
+        self._metrics = SelfMetrics(service.registry, "cut")
+        self.watch = kafka_io.LagWatch(service, settings, self._metrics)
+        self._intake: Intake[FlatEnd] = Intake(flatten)
+        self._pending: dict[int, Pending] = {}
+        self._changes = _Changes()
+
+    async def run(self) -> None:
+        """Take flows until told to stop; then write what is held back."""
+        await kafka_io.wait_for_topics(self._service, self._settings)
+        while not self._service.stopping.is_set():
+            consumer = await kafka.start(self._service, self._settings, self._new_consumer)
+            self._changes.seen = True
+            try:
+                consumer.subscribe([self._settings.topics.enriched], listener=self._changes)
+                self.watch.consumer = consumer
+                await self._take(consumer)
+            except (KafkaError, TimeoutError) as error:
+                reason = f"Kafka at {self._settings.kafka_bootstrap}: {kafka_io.kafka_reason(error)}; trying on"
+                self._service.health.waiting("kafka", reason)
+                await self._service.pause(kafka_io.RETRY_SECONDS)
+            finally:
+                self.watch.consumer = None
+                await kafka.close(consumer)
+
+    def _new_consumer(self) -> AIOKafkaConsumer:
+        return kafka.new_consumer(
+            self._settings,
+            group_id=self._settings.group,
+            group_instance_id=self._settings.group_instance_id,
+            session_timeout_ms=int(self._settings.session_timeout_seconds * 1000),
+        )
+
+    async def _take(self, consumer: AIOKafkaConsumer) -> None:
+        while not self._service.stopping.is_set():
+            fetched = await consumer.getmany(timeout_ms=int(POLL_SECONDS * 1000), max_records=kafka_io.MAX_RECORDS)
+            if self._changes.seen:
+                self._changes.seen = False
+                await self._adopt(consumer)
+                continue
+            for partition, records in fetched.items():
+                pending = self._pending[partition.partition]
+                batch = self._intake.take(pending.lane, records, kafka_io.now_ms())
+                self._metrics.count(partition.partition, batch)
+                pending.add(batch, records[0].offset, time.monotonic())
+            await self._cut(consumer, self._due(time.monotonic()))
+        if not self._changes.seen:
+            await self._cut(consumer, [pending for pending in self._pending.values() if pending.since is not None])
+
+    async def _adopt(self, consumer: AIOKafkaConsumer) -> None:
+        """Go on from the newest manifests of the partitions that are now ours; what was held back is read again."""
+        self._pending = {}
+        for partition in sorted(consumer.assignment()):
+            newest = await self._insist(partial(self._output.recover, partition.partition))
+            self._pending[partition.partition] = Pending.resume(partition.partition, newest, self._new_buffer)
+            await self._publish_ledger([newest] if newest else [])
+            try:
+                await self._seek(consumer, partition)
+            except IllegalStateError:
+                # Taken away again meanwhile.
+                self._changes.seen = True
+                return
+
+    async def _seek(self, consumer: AIOKafkaConsumer, partition: TopicPartition) -> None:
+        # Committed is further only where replicas do not share their output, or it was emptied.
+        async with asyncio.timeout(self._settings.kafka_deadline_seconds):
+            committed = await consumer.committed(partition)
+        lane = self._pending[partition.partition].lane
+        if committed is not None and (lane.position is None or committed > lane.position):
+            lane.position = committed
+        if lane.position is None:
+            await consumer.seek_to_beginning(partition)
+        else:
+            consumer.seek(partition, lane.position)
+
+    def _due(self, now: float) -> list[Pending]:
+        waiting = [pending for pending in self._pending.values() if pending.since is not None]
+        due = [
+            pending
+            for pending in waiting
+            if pending.since is not None and now - pending.since >= self._settings.cut_seconds
+        ]
+        if due or not waiting:
+            return due
+        rows = sum(pending.rows for pending in waiting)
+        held_bytes = sum(pending.size_bytes for pending in waiting)
+        refused = sum(len(pending.refused) for pending in waiting)
+        if rows >= self._settings.cut_rows or held_bytes >= MAX_HELD_BYTES:
+            return [max(waiting, key=lambda pending: pending.size_bytes)]
+        return waiting if refused >= kafka_io.MAX_RECORDS else []
+
+    async def _cut(self, consumer: AIOKafkaConsumer, due: Sequence[Pending]) -> None:
+        if not due:
+            return
+        letters = [
+            letter
+            for pending in due
+            for letter in kafka_io.letter_records(self._settings, pending.lane.partition, pending.refused, "flowlog")
+        ]
+        await kafka_io.deliver(self._service, self._publisher, "dead letters", letters)
+        topic = self._settings.topics.enriched
+        cuts = [pending.cut(topic, self._settings.group, kafka_io.now_ms()) for pending in due]
+        written = [manifest for cut in cuts if (manifest := await self._write(cut))]
+        await self._publish_ledger(written)
+        positions = {TopicPartition(topic, each.partition): each.next_offset for each in written if each.next_offset}
+        await kafka_io.commit(consumer, self._settings, positions)
+
+    async def _write(self, cut: Cut) -> Manifest | None:
+        try:
+            with self._metrics.durable_seconds.time():
+                return await self._insist(partial(self._output.write, cut))
+        except Overtaken as error:
+            log.warning("%s; going on from there", error)
+            self._changes.seen = True
+            return None
+
+    async def _publish_ledger(self, manifests: Sequence[Manifest]) -> None:
+        entries = [entry for manifest in manifests for entry in manifest.ledger]
+        records = kafka_io.ledger_records(self._settings, entries)
+        await kafka_io.deliver(self._service, self._publisher, "ledger", records)
+
+    async def _insist(self, step: Callable[[], T]) -> T:
+        """Do something on the output in a thread; while it fails, wait and try again, and take nothing meanwhile."""
+        while True:
+            try:
+                result = await asyncio.to_thread(step)
+            except BrokenPipeError as error:
+                raise InterruptedError("nobody reads stdout any more") from error
+            except OSError as error:
+                self._metrics.failures.inc()
+                reason = error.strerror or kafka_io.kafka_reason(error)
+                self._service.health.waiting("output", f"output = {self._settings.output!r}: {reason}; trying on")
+                if self._service.stopping.is_set():
+                    raise InterruptedError("told to stop before everything was written") from error
+                await self._service.pause(kafka_io.RETRY_SECONDS)
+            else:
+                self._service.health.ready("output")
+                return result
