@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +26,7 @@ from lab.namespaces import with_prefix
 from lab.plan import Plan, check_prefix
 from lab.processes import Process, Processes
 from lab.readiness import wait_ready
-from lab.services import Command, Files, Ports
+from lab.services import Command, Files, Ports, Tuning
 from schemas.topology import encode_topology_file
 
 BASE = Path("/run/zonemeter-lab")
@@ -69,7 +69,14 @@ class Status:
         return sorted(set(self.expected_roles) - {process.role for process in self.processes if process.alive})
 
 
-async def up(plan: Plan, ports: Ports | None = None, *, with_services: bool = True, say: Say = lambda _: None) -> Files:
+async def up(
+    plan: Plan,
+    ports: Ports | None = None,
+    *,
+    tuning: Tuning | None = None,
+    with_services: bool = True,
+    say: Say = lambda _: None,
+) -> Files:
     """Bring a lab up, after removing what is left of one with its prefix; `say` gets a line per step.
 
     Raises `LabError`; then, and when cancelled, nothing of the lab is left.
@@ -78,7 +85,8 @@ async def up(plan: Plan, ports: Ports | None = None, *, with_services: bool = Tr
     with _lock(plan.prefix):
         _remove(plan.prefix, _CLEAR_SECONDS)
         try:
-            return await _make(plan, ports, with_services, say)
+            commands = services.commands(plan, ports, _files(plan.prefix), tuning or Tuning())
+            return await _make(plan, ports, commands if with_services else [], say)
         except BaseException:
             _remove(plan.prefix, _CLEAR_SECONDS)
             raise
@@ -113,6 +121,39 @@ def start_traffic(prefix: str) -> Process:
     return _start(Processes(BASE / prefix / "processes"), "traffic", services.module("lab.traffic", described))
 
 
+def stop(prefix: str, *roles: str, seconds: float = _STOP_SECONDS) -> list[str]:
+    """Tell every process of these roles (`collector` is all of them) to end; return those that had to be killed."""
+    processes = Processes(BASE / prefix / "processes")
+    return processes.stop([found for found in processes.recorded() if _is_one_of(found, roles)], seconds)
+
+
+def kill(prefix: str, role: str) -> None:
+    """SIGKILL the one process of a role; raises `LabError` if it does not run."""
+    processes = Processes(BASE / prefix / "processes")
+    for found in processes.recorded():
+        if found.role == role and found.alive:
+            processes.kill(found)
+            return
+    raise LabError(f"{role}: does not run in lab {prefix}")
+
+
+async def start(prefix: str, role: str) -> None:
+    """Start a service again, by the command line it had, and wait until it is ready; raises `LabError`."""
+    described = orjson.loads((BASE / prefix / "lab.json").read_bytes())
+    command = next(Command(**entry) for entry in described["commands"] if entry["role"] == role)
+    processes = Processes(BASE / prefix / "processes")
+    process = _start(processes, role, command.argv)
+    await wait_ready(processes, [(process, command.namespace, command.ready_port, "/readyz")])
+
+
+def _is_one_of(process: Process, roles: Iterable[str]) -> bool:
+    return any(f"{process.role}-".startswith(f"{role}-") for role in roles)
+
+
+def _files(prefix: str) -> Files:
+    return Files(BASE / prefix, PINS / prefix)
+
+
 def _check(prefix: str) -> None:
     try:
         check_prefix(prefix)
@@ -132,8 +173,8 @@ def _check_ports(plan: Plan, ports: Ports) -> None:
                 ) from error
 
 
-async def _make(plan: Plan, ports: Ports, with_services: bool, say: Say) -> Files:
-    files = Files(BASE / plan.prefix, PINS / plan.prefix)
+async def _make(plan: Plan, ports: Ports, commands: list[Command], say: Say) -> Files:
+    files = _files(plan.prefix)
     processes = Processes(files.directory / "processes")
     _check_ports(plan, ports)
     files.directory.mkdir(parents=True)
@@ -147,15 +188,16 @@ async def _make(plan: Plan, ports: Ports, with_services: bool, say: Say) -> File
     await broker.ready()
     say(f"Apache Kafka: {broker.bootstrap}")
     started = [api]
-    if with_services:
+    if commands:
         processes.call("prepare", services.prepare(ports), _PREPARE_SECONDS, _ENVIRONMENT)
-        started += await _start_services(services.commands(plan, ports, files), files, processes)
+        started += await _start_services(commands, files, processes)
         say("services: " + ", ".join(process.role for process in started[1:]))
     described = {
         "prefix": plan.prefix,
         "fabric": plan.fabric,
         "ports": asdict(ports),
         "roles": ["kafka", *(process.role for process in started)],
+        "commands": [asdict(command) for command in commands],
     }
     (files.directory / "lab.json").write_bytes(orjson.dumps(described, option=orjson.OPT_INDENT_2))
     return files
@@ -198,7 +240,7 @@ def _remove(prefix: str, stop_seconds: float) -> list[str]:
     killed = []
     for role in _STOP_FIRST:
         for group in _groups(directory):
-            stopping = [process for process in group.recorded() if f"{process.role}-".startswith(f"{role}-")]
+            stopping = [process for process in group.recorded() if _is_one_of(process, [role])]
             killed += group.stop(stopping, stop_seconds)
     for group in _groups(directory):
         killed += group.stop(group.recorded(), stop_seconds)

@@ -56,6 +56,14 @@ class Files:
 
 
 @dataclass(frozen=True, slots=True)
+class Tuning:
+    """What a demo or a test may want shorter: the window, and how long the flow log holds a row back."""
+
+    window_seconds: int = 10
+    cut_seconds: int = 10
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
     """A service: its role, its command line, and where it says that it is ready (namespace None: the root's)."""
 
@@ -80,25 +88,32 @@ def prepare(ports: Ports) -> tuple[str, ...]:
     return zonemeter("topics", "apply", "--kafka-bootstrap", f"127.0.0.1:{ports.kafka}")
 
 
-def commands(plan: Plan, ports: Ports, files: Files) -> list[Command]:
+def commands(plan: Plan, ports: Ports, files: Files, tuning: Tuning) -> list[Command]:
     """Return every service in the order to start them; they are stopped in the same order, so that all drains."""
-    collectors = [_collector(plan, node.name, ports, files) for node in plan.nodes]
+    collectors = [_collector(plan, node.name, ports, files, tuning) for node in plan.nodes]
     common = ("--cluster", plan.cluster, "--kafka-bootstrap", f"127.0.0.1:{ports.kafka}")
     return [
         *collectors,
-        _in_root("enricher", ports.enricher, *common, "--kubeconfig", str(files.kubeconfig)),
+        _in_root("enricher", ports.enricher, *common, *_attribution(files)),
         _in_root("metrics", ports.metrics, *common, "--state-dir", str(files.state("metrics"))),
-        _in_root("flowlog", ports.flowlog, *common, "--directory", str(files.logs)),
+        _in_root(
+            "flowlog", ports.flowlog, *common, "--output", str(files.logs), "--cut-seconds", str(tuning.cut_seconds)
+        ),
     ]
 
 
-def _collector(plan: Plan, node: str, ports: Ports, files: Files) -> Command:
+def _attribution(files: Files) -> tuple[str, ...]:
+    return ("--kubeconfig", str(files.kubeconfig), "--cidr-map", str(files.cidrs))
+
+
+def _collector(plan: Plan, node: str, ports: Ports, files: Files, tuning: Tuning) -> Command:
     namespace = script.node_namespace(plan.prefix, node)
     enter = ("nsenter", f"--net=/run/netns/{namespace}")
     words = [
         *("--node", node, "--cluster", plan.cluster, "--listen", f"127.0.0.1:{COLLECTOR_PORT}"),
         *("--pin-dir", str(files.pins / node), "--run-dir", str(files.state(f"collector-{node}"))),
         *("--kafka-bootstrap", f"{plan.control_v4}:{ports.kafka_fabric}"),
+        *("--window-seconds", str(tuning.window_seconds)),
     ]
     argv = enter + zonemeter("run", "collector", *words)
     return Command(f"collector-{node}", argv, namespace, COLLECTOR_PORT)

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`zonemeter lab up|down|status|traffic`."""
+
+import asyncio
+import sys
+import time
+
+from pydantic import Field
+
+from common.settings import Settings, load, refuse
+from lab import cluster, stories
+from lab.errors import LabError
+from lab.interrupts import run_interruptible
+from lab.plan import Plan
+from lab.services import Tuning
+from lab.traffic import run_until_signal
+
+
+class LabSettings(Settings):
+    """A cluster of network namespaces on this machine, with real packets, a Kubernetes API and Apache Kafka."""
+
+    prefix: str = Field("zm", description="what every namespace, process record and pin of this lab begins with")
+    fabric: int = Field(50, ge=0, le=255, description="the lab's network is 192.168.FABRIC.0/24")
+
+
+class UpSettings(LabSettings):
+    """Bring the lab up, after removing what is left of one with its prefix."""
+
+    services: bool = Field(True, description="also the topics and zonemeter's own services")
+    window_seconds: int = Field(10, ge=1, le=60, description="length of a window; divides 60")
+
+
+def up(argv: list[str]) -> int:
+    """Bring a lab up and leave it running."""
+    settings = load(UpSettings, "lab up", argv)
+    begun = time.monotonic()
+
+    def say(line: str) -> None:
+        print(f"{time.monotonic() - begun:5.1f} s  {line}")
+
+    plan = _plan(settings)
+    tuning = Tuning(window_seconds=settings.window_seconds)
+    try:
+        files = run_interruptible(cluster.up(plan, tuning=tuning, with_services=settings.services, say=say))
+    except LabError as error:
+        refuse("zonemeter lab up", str(error))
+    print(f"up. kubeconfig {files.kubeconfig}; flow log {files.logs}; zonemeter lab traffic, then zonemeter lab down")
+    return 0
+
+
+def down(argv: list[str]) -> int:
+    """Take a lab down; return 1 if a process had to be killed because it did not end by itself."""
+    settings = load(LabSettings, "lab down", argv)
+    try:
+        killed = asyncio.run(cluster.down(settings.prefix))
+    except (LabError, ValueError) as error:
+        refuse("zonemeter lab down", str(error))
+    for role in killed:
+        print(f"{role} did not end in time and was killed", file=sys.stderr)
+    print(f"lab {settings.prefix} is down; nothing of it is left")
+    return 1 if killed else 0
+
+
+def status(argv: list[str]) -> int:
+    """Print what of a lab is there; return 1 if it is not whole."""
+    settings = load(LabSettings, "lab status", argv)
+    try:
+        state = cluster.status(settings.prefix)
+    except (LabError, ValueError) as error:
+        refuse("zonemeter lab status", str(error))
+    if not state.exists:
+        print(f"lab {settings.prefix} is not up")
+        return 1
+    print(f"lab {settings.prefix}: {len(state.namespaces)} namespaces, {state.pins} pins")
+    for process in state.processes:
+        print(f"  {'runs' if process.alive else 'ENDED':<6} {process.role} (pid {process.pid})")
+    return 0 if state.whole else 1
+
+
+def traffic(argv: list[str]) -> int:
+    """Send the plan's traffic between the lab's pods until Ctrl-C; print the requests that were answered."""
+    settings = load(LabSettings, "lab traffic", argv)
+    if not cluster.status(settings.prefix).namespaces:
+        refuse("zonemeter lab traffic", f"lab {settings.prefix} is not up; run zonemeter lab up")
+    print("sending until Ctrl-C", file=sys.stderr)
+    requests = asyncio.run(run_until_signal(_plan(settings)))
+    for name, count in sorted(requests.items()):
+        print(f"{count:>8} requests  {name}")
+    return 0
+
+
+def _plan(settings: LabSettings) -> Plan:
+    try:
+        return stories.shop(settings.prefix, settings.fabric)
+    except ValueError as error:
+        refuse("zonemeter lab", str(error))

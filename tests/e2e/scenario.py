@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One run of the whole pipeline on a lab, and everything that can be known about it afterwards.
+
+Traffic whose truth is known, a kill -9 of each service while more of it flows, then rest: everything is stopped
+from the front to the back, so that what the last window saw has arrived everywhere.
+"""
+
+import asyncio
+import json
+import shutil
+import subprocess
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import confluent_kafka
+import orjson
+
+from lab import cluster, truth
+from lab import network_script as script
+from lab.broker import free_port
+from lab.plan import Plan
+from lab.services import Files, Ports, Tuning
+from lab.traffic import Traffic, traffic
+from replay.audit import AuditSettings, audit_range
+from replay.ledger_book import Audit
+from replay.time_range import TimeRange
+from schemas.topics import TopicNames, topic_specs
+
+WINDOW_SECONDS = 2
+SERVICES = ("collector-node-a1", "enricher", "metrics", "flowlog")
+MEGABYTE = 1_000_000
+
+
+@dataclass
+class Facts:
+    """What the run left: the fabric's count, every record of every topic, the sinks' answers, the audit."""
+
+    plan: Plan
+    truth: dict[truth.Pair, truth.Amount] = field(default_factory=dict)
+    dropped: int = 0
+    records: dict[str, list[Any]] = field(default_factory=dict)
+    undecodable: bytes = b""
+    series: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    flow_log: list[Path] = field(default_factory=list)
+    jsonl: list[dict[str, Any]] = field(default_factory=list)
+    audit: Audit = field(default_factory=Audit)
+    audit_command: subprocess.CompletedProcess[str] | None = None
+
+    @property
+    def flows(self) -> list[dict[str, Any]]:
+        """The enriched flows, as a reader that knows nothing of zonemeter sees them."""
+        return [orjson.loads(message.value()) for message in self.records[TopicNames().enriched]]
+
+
+async def run(plan: Plan, directory: Path) -> Facts:
+    """Run the scenario; nothing of the lab is left, whatever happens."""
+    facts = Facts(plan)
+    ports = Ports(*(free_port() for _ in astuple(Ports())))
+    begun_ms = time.time_ns() // 1_000_000
+    try:
+        files = await cluster.up(plan, ports, tuning=Tuning(window_seconds=WINDOW_SECONDS, cut_seconds=2))
+        with _prometheus(ports.metrics, directory) as query:
+            await _send(plan, ports, facts)
+            await _settle(plan, ports, facts, begun_ms)
+            _collect(plan, ports, files, facts, query, directory)
+    finally:
+        await cluster.down(plan.prefix)
+    return facts
+
+
+async def _send(plan: Plan, ports: Ports, facts: Facts) -> None:
+    async with traffic(plan) as senders:
+        await _known(plan, senders)
+        streams = asyncio.create_task(senders.run(plan.streams), name="streams")
+        for role in SERVICES:
+            await asyncio.to_thread(cluster.kill, plan.prefix, role)
+            await asyncio.sleep(1.5 * WINDOW_SECONDS)
+            await cluster.start(plan.prefix, role)
+        facts.undecodable = b"\xffnot a chunk"
+        _produce(ports, TopicNames().raw, b"node-a1", facts.undecodable)
+        await asyncio.sleep(1.5 * WINDOW_SECONDS)
+        streams.cancel()
+        await asyncio.gather(streams, return_exceptions=True)
+        await _known(plan, senders)
+
+
+async def _known(plan: Plan, senders: Traffic) -> None:
+    """TCP with GSO and UDP, IPv4 and IPv6, across zones, within a node, by ClusterIP, to and from outside."""
+    web, api = plan.pods_of("shop/web"), plan.pods_of("shop/api")
+    here, there = web[0], api[-1]
+    namespace = script.pod_namespace(plan.prefix, here)
+    for address in (there.address_v4, there.address_v6):
+        await senders.tcp_once(namespace, (address, 8080), 5 * MEGABYTE, 3 * MEGABYTE)
+        await senders.udp_once(namespace, (address, 8080), 200, 1_000)
+    neighbour = next(pod for pod in plan.pods if pod.node == here.node and pod.key not in (here.key,))
+    if not neighbour.workload.host_network:
+        await senders.tcp_once(namespace, (neighbour.address_v4, neighbour.workload.ports[0]), MEGABYTE, MEGABYTE)
+    service = plan.service("shop/postgres")
+    await senders.tcp_once(namespace, (service.cluster_ip_v4, service.port), 100_000, 2 * MEGABYTE)
+    await senders.tcp_once(namespace, (service.cluster_ip_v6, service.port), 100_000, 2 * MEGABYTE)
+    for outside in plan.outsides:
+        for address in (outside.address_v4, outside.address_v6):
+            await senders.tcp_once(namespace, (address, outside.ports[0]), 200_000, MEGABYTE)
+
+
+async def _settle(plan: Plan, ports: Ports, facts: Facts, begun_ms: int) -> None:
+    """Wait until the wire is quiet, stop the collectors, and wait until the last window is everywhere."""
+    await _until(lambda: _quiet(plan), 20)
+    facts.truth, facts.dropped = truth.read(plan), truth.dropped(plan)
+    await asyncio.to_thread(cluster.stop, plan.prefix, "collector")
+    settings = AuditSettings(kafka_bootstrap=f"127.0.0.1:{ports.kafka}", settle_seconds=0)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        now_ms = time.time_ns() // 1_000_000
+        facts.audit = await audit_range(settings, TimeRange(begun_ms, now_ms), now_ms)
+        if facts.audit.closes and not facts.audit.absent:
+            break
+        await asyncio.sleep(0.5)
+
+
+def _quiet(plan: Plan) -> bool:
+    """Tell whether no pod sent anything between two looks."""
+    before = truth.read(plan)
+    time.sleep(1.0)
+    after = truth.read(plan)
+    pods = {address for pod in plan.pods for address in (pod.address_v4, pod.address_v6)}
+    nodes = {address for node in plan.nodes for address in (node.address_v4, node.address_v6)}
+    return all(before.get(pair) == after[pair] for pair in after if set(pair) <= pods - nodes)
+
+
+async def _until(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not await asyncio.to_thread(condition):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{condition} did not come true within {seconds} s")
+
+
+def _collect(
+    plan: Plan, ports: Ports, files: Files, facts: Facts, query: Callable[[str], list[dict[str, Any]]], directory: Path
+) -> None:
+    bootstrap = f"127.0.0.1:{ports.kafka}"
+    for spec in topic_specs(TopicNames()):
+        facts.records[spec.name] = _read(bootstrap, spec.name)
+    for metric in ("zonemeter_zone_bytes_total", "zonemeter_workload_bytes_total", "zonemeter_unknown_bytes_total"):
+        facts.series[metric] = query(metric)
+    kubezonnet = "pod_cross_zone_network_traffic_bytes_total"
+    facts.series[kubezonnet] = query(kubezonnet)
+    facts.flow_log = [Path(shutil.copy(path, directory)) for path in files.logs.rglob("*.parquet")]
+    facts.audit_command = subprocess.run(
+        [
+            ".venv/bin/python",
+            "-m",
+            "cli",
+            "audit",
+            "--kafka-bootstrap",
+            bootstrap,
+            "-o",
+            "json",
+            "--settle-seconds",
+            "0",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def _produce(ports: Ports, topic: str, key: bytes, value: bytes) -> None:
+    producer = confluent_kafka.Producer({"bootstrap.servers": f"127.0.0.1:{ports.kafka}"})
+    producer.produce(topic, key=key, value=value, partition=0)
+    assert producer.flush(10) == 0
+
+
+def _read(bootstrap: str, topic: str) -> list[Any]:
+    """Read a whole topic with a client that is not aiokafka."""
+    consumer = confluent_kafka.Consumer(
+        {"bootstrap.servers": bootstrap, "group.id": "e2e", "enable.auto.commit": False, "enable.partition.eof": True}
+    )
+    try:
+        numbers = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        consumer.assign([confluent_kafka.TopicPartition(topic, n, confluent_kafka.OFFSET_BEGINNING) for n in numbers])
+        found, open_ = [], set(numbers)
+        deadline = time.monotonic() + 30
+        while open_ and time.monotonic() < deadline:
+            message = consumer.poll(1.0)
+            if message is None:
+                continue
+            if message.error():
+                assert message.error().code() == confluent_kafka.KafkaError._PARTITION_EOF, message.error()
+                open_.discard(message.partition())
+            else:
+                found.append(message)
+        assert not open_, f"{topic}: partitions {open_} were not read to their end"
+        return found
+    finally:
+        consumer.close()
+
+
+@contextmanager
+def _prometheus(port: int, directory: Path) -> Iterator[Callable[[str], list[dict[str, Any]]]]:
+    """A real Prometheus that scrapes the metrics sink; gives a function that queries it, freshly scraped."""
+    own = free_port()
+    config = directory / "prometheus.yml"
+    job = {"job_name": "zonemeter", "scrape_interval": "1s", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}
+    config.write_text(json.dumps({"scrape_configs": [job]}))
+    argv = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={directory}/tsdb"]
+    argv += [f"--web.listen-address=127.0.0.1:{own}", "--log.level=warn"]
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+
+        def ask(expression: str, at: float | None = None) -> list[dict[str, Any]]:
+            arguments = {"query": expression} | ({"time": str(at)} if at else {})
+            url = f"http://127.0.0.1:{own}/api/v1/query?{urllib.parse.urlencode(arguments)}"
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                result: list[dict[str, Any]] = json.loads(answer.read())["data"]["result"]
+                return result
+
+        def query(expression: str) -> list[dict[str, Any]]:
+            asked = time.time()
+            deadline = time.monotonic() + 20
+            while time.monotonic() < deadline:
+                scraped = ask('timestamp(up{job="zonemeter"} == 1)')
+                if scraped and float(scraped[0]["value"][1]) > asked:
+                    return ask(expression)
+                time.sleep(0.2)
+            raise TimeoutError("Prometheus does not scrape the metrics sink")
+
+        try:
+            yield query
+        finally:
+            process.terminate()

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole way, from packets to the flow log, held against counts that owe zonemeter nothing."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import jsonschema
+import orjson
+import pytest
+
+import schemas
+from lab.stories import shop
+from schemas.topics import TopicNames
+from tests.e2e import scenario
+from tests.e2e.scenario import Facts
+
+TOPICS = TopicNames()
+SCHEMA_OF = {
+    TOPICS.raw: "raw.v1",
+    TOPICS.enriched: "flow.v1",
+    TOPICS.ledger: "ledger.v1",
+    TOPICS.topology: "topology.v1",
+    TOPICS.dead_letter: "dead-letter.v1",
+}
+Pair = tuple[str, str]
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Facts]:
+    yield asyncio.run(scenario.run(shop("zme", 199), tmp_path_factory.mktemp("e2e")))
+
+
+def metered(facts: Facts, kinds: tuple[set[str], set[str]]) -> dict[Pair, tuple[int, int]]:
+    """Return bytes and packets per pair of addresses of these kinds, each packet once."""
+    sums: dict[Pair, tuple[int, int]] = {}
+    for flow in facts.flows:
+        if flow["source"]["kind"] in kinds[0] and flow["destination"]["kind"] in kinds[1]:
+            pair = (flow["source"]["address"], flow["destination"]["address"])
+            size, packets = sums.get(pair, (0, 0))
+            sums[pair] = (size + flow["bytes"], packets + flow["packets"])
+    return sums
+
+
+def counted(facts: Facts, pairs: set[Pair]) -> dict[Pair, tuple[int, int]]:
+    return {pair: (facts.truth[pair].bytes, facts.truth[pair].packets) for pair in pairs if pair in facts.truth}
+
+
+def addresses(facts: Facts) -> tuple[set[str], set[str]]:
+    """Return the addresses of pods that own theirs, and of the hosts outside."""
+    own = {a for pod in facts.plan.pods if not pod.workload.host_network for a in (pod.address_v4, pod.address_v6)}
+    return own, {a for outside in facts.plan.outsides for a in (outside.address_v4, outside.address_v6)}
+
+
+def test_between_pods_every_byte_and_packet_is_what_the_wire_saw(facts: Facts) -> None:
+    pods, _ = addresses(facts)
+    pairs = {pair for pair in facts.truth if set(pair) <= pods}
+    wire = counted(facts, pairs)
+    assert facts.dropped == 0
+    assert len(wire) > 10
+    assert any(":" in source for source, _ in wire)
+    assert sum(size for size, _ in wire.values()) > 30 * scenario.MEGABYTE
+    assert metered(facts, ({"pod"}, {"pod"})) == wire
+
+
+def test_what_a_managed_database_sends_is_counted_on_receipt(facts: Facts) -> None:
+    pods, _ = addresses(facts)
+    (database,) = (outside for outside in facts.plan.outsides if outside.zone)
+    pairs = {
+        pair
+        for pair in facts.truth
+        if (pair[0] in (database.address_v4, database.address_v6) and pair[1] in pods)
+        or (pair[1] in (database.address_v4, database.address_v6) and pair[0] in pods)
+    }
+    received = metered(facts, ({"cidr"}, {"pod"})) | metered(facts, ({"pod"}, {"cidr"}))
+    assert received == counted(facts, pairs)
+    scopes = {f["scope"] for f in facts.flows if f["source"].get("name") == database.name}
+    assert scopes <= {"cross_zone", "same_zone"}
+    assert scopes
+
+
+def test_what_goes_to_the_internet_is_counted_before_masquerade(facts: Facts) -> None:
+    (internet,) = (outside for outside in facts.plan.outsides if not outside.zone)
+    nodes = {a for node in facts.plan.nodes for a in (node.address_v4, node.address_v6)}
+    for address in (internet.address_v4, internet.address_v6):
+        flows = [f for f in facts.flows if f["destination"]["address"] == address]
+        assert {f["scope"] for f in flows} == {"external"}
+        assert {f["source"]["kind"] for f in flows} == {"pod"}
+        wire = sum(amount.bytes for (s, d), amount in facts.truth.items() if s in nodes and d == address)
+        assert sum(f["bytes"] for f in flows) == wire
+
+
+def test_services_are_resolved_to_the_pod_behind_them(facts: Facts) -> None:
+    service_addresses = {a for s in facts.plan.services for a in (s.cluster_ip_v4, s.cluster_ip_v6)}
+    assert not {f["destination"]["address"] for f in facts.flows} & service_addresses
+    to_postgres = [f for f in facts.flows if f["destination"].get("port") == 5432 and f["direction"] == "egress"]
+    assert to_postgres
+    assert all(f["dnat"] is True for f in to_postgres)
+    assert {f["destination"]["k8s"]["workload"]["name"] for f in to_postgres} == {"postgres"}
+
+
+def test_every_pod_is_named_with_its_workload_and_zone(facts: Facts) -> None:
+    where = {
+        a: pod for pod in facts.plan.pods for a in (pod.address_v4, pod.address_v6) if not pod.workload.host_network
+    }
+    zone_of = {node.name: node.zone for node in facts.plan.nodes}
+    seen = 0
+    for flow in facts.flows:
+        for side in ("source", "destination"):
+            end = flow[side]
+            if end["kind"] != "pod":
+                continue
+            pod = where[end["address"]]
+            assert end["k8s"]["pod"]["name"] == pod.name
+            assert end["k8s"]["workload"] == {"kind": pod.workload.kind, "name": pod.workload.name}
+            assert end["cloud"]["availability_zone"] == zone_of[pod.node]
+            seen += 1
+    assert seen > 100
+
+
+def test_scopes_follow_from_the_zones(facts: Facts) -> None:
+    for flow in facts.flows:
+        source, destination = flow["source"].get("cloud"), flow["destination"].get("cloud")
+        if flow["scope"] in ("same_zone", "same_node"):
+            assert source == destination
+        elif flow["scope"] == "cross_zone":
+            assert source["availability_zone"] != destination["availability_zone"]
+    assert {"same_node", "same_zone", "cross_zone", "external"} <= {f["scope"] for f in facts.flows}
+    assert not [f for f in facts.flows if f["scope"] == "unknown"]
+
+
+@pytest.mark.parametrize("topic", SCHEMA_OF)
+def test_every_record_of_every_topic_validates(facts: Facts, topic: str) -> None:
+    folder = Path(schemas.__file__).parent
+    schema = json.loads((folder / f"{SCHEMA_OF[topic]}.schema.json").read_text())
+    validator = jsonschema.Draft202012Validator(schema)
+    records = [message.value() for message in facts.records[topic] if message.value() is not None]
+    assert records
+    for record in records:
+        if record != facts.undecodable:
+            validator.validate(orjson.loads(record))
+
+
+def test_flows_carry_the_contracts_key_headers_time_and_partition(facts: Facts) -> None:
+    raw_partition = {(m.partition(), m.offset()) for m in facts.records[TOPICS.raw]}
+    for message in facts.records[TOPICS.enriched]:
+        flow = orjson.loads(message.value())
+        assert message.key() == flow["observer"]["node"].encode()
+        assert dict(message.headers()) == {"content-type": b"application/json", "schema": b"zonemeter.flow.v1"}
+        assert message.timestamp()[1] == flow["end_ms"]
+        assert message.partition() == flow["raw"]["partition"]
+        assert (flow["raw"]["partition"], flow["raw"]["offset"]) in raw_partition
+
+
+def test_what_is_no_chunk_is_a_dead_letter_with_its_reason(facts: Facts) -> None:
+    letters = [orjson.loads(message.value()) for message in facts.records[TOPICS.dead_letter]]
+    assert [(letter["reason"], letter["topic"], letter["value_size"]) for letter in letters] == [
+        ("not_json", TOPICS.raw, len(facts.undecodable))
+    ]
+
+
+def test_the_ledger_closes_after_a_kill_of_every_service(facts: Facts) -> None:
+    audit = facts.audit
+    assert audit.shortfalls == []
+    assert audit.gaps == []
+    assert audit.closes
+    assert audit.ratio == 1.0
+    assert audit.absent == []
+    assert audit.nodes_metered == {node.name for node in facts.plan.nodes} == audit.nodes_in_cluster
+    assert facts.audit_command is not None
+    assert facts.audit_command.returncode == 0, facts.audit_command.stderr
+    assert orjson.loads(facts.audit_command.stdout)["ratio"] == 1.0
+
+
+def test_no_id_appears_twice_in_the_flow_log_and_none_is_missing(facts: Facts) -> None:
+    files = [str(path) for path in facts.flow_log]
+    rows = duckdb.sql(f"select id, bytes, packets, scope from read_parquet({files})").fetchall()
+    assert [key for key, count in Counter(row[0] for row in rows).items() if count > 1] == []
+    enriched = {f["id"]: (f["bytes"], f["packets"], f["scope"]) for f in facts.flows}
+    assert {row[0]: tuple(row[1:]) for row in rows} == enriched
+
+
+def test_prometheus_has_exactly_what_the_topic_has(facts: Facts) -> None:
+    once = {f["id"]: f for f in facts.flows}.values()
+    expected: Counter[tuple[str, str, str]] = Counter()
+    for flow in once:
+        zones = [flow[side].get("cloud", {}).get("availability_zone", "") for side in ("source", "destination")]
+        expected[zones[0], zones[1], flow["scope"]] += flow["bytes"]
+    assert {
+        (labels.get("src_zone", ""), labels.get("dst_zone", ""), labels["scope"]): value
+        for labels, value in samples(facts.series["zonemeter_zone_bytes_total"])
+    } == expected
+    workload_total = sum(value for _, value in samples(facts.series["zonemeter_workload_bytes_total"]))
+    assert workload_total == sum(expected.values())
+
+
+def test_kubezonnets_own_metric_is_each_pods_cross_zone_bytes(facts: Facts) -> None:
+    expected: Counter[str] = Counter()
+    for flow in {f["id"]: f for f in facts.flows}.values():
+        if flow["scope"] == "cross_zone" and flow["source"]["kind"] == "pod":
+            expected[flow["source"]["k8s"]["pod"]["name"]] += flow["bytes"]
+    found = {
+        labels["pod"]: value
+        for labels, value in samples(facts.series["pod_cross_zone_network_traffic_bytes_total"])
+        if labels["namespace"] != "_node_"
+    }
+    assert found == expected
+
+
+def samples(result: list[dict[str, Any]]) -> list[tuple[dict[str, str], int]]:
+    return [(sample["metric"], int(sample["value"][1])) for sample in result]
