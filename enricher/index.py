@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who owned which address, when: intervals [from, to) of ownership by pods, nodes and services. Pure.
+
+States come in any order and from anywhere (the topology topic, the watch, a file) and the answer depends only on
+which were given: a uid's states are ordered by `from_ms` and each is cut at the next; the next owner of an address
+closes the one before. Times are Unix milliseconds. What an owner means for a flow is resolve.py's business.
+"""
+
+import bisect
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import msgspec
+
+from enricher.addresses import Prefix, pack, parse_prefix, prefix_of
+from schemas.topology import TopologyState
+
+FOREVER = 2**63 - 1
+# An IPv6 site is at most this long; what shares it with a node or a pod is not the internet.
+SITE_LENGTH = 56
+
+# What can be owned: an address, the name of a node, or a prefix that a node hands out to its pods.
+Slot = tuple[str, bytes | str | Prefix]
+
+
+class Claim(NamedTuple):
+    """One interval of ownership of one slot: `state` held it in [from_ms, to_ms)."""
+
+    from_ms: int
+    to_ms: int
+    state: TopologyState
+
+
+class Index:
+    """The interval index. Not thread-safe: the event loop owns it."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, list[TopologyState]] = {}
+        self._claims: dict[Slot, tuple[Claim, ...]] = {}
+        self._cidr_lengths: dict[int, list[int]] = {32: [], 128: []}
+        self._cidrs_of_length: Counter[tuple[int, int]] = Counter()
+        self._sites: Counter[int] = Counter()
+        self._size = 0
+
+    @property
+    def states(self) -> int:
+        """How many states are held."""
+        return self._size
+
+    @property
+    def slots(self) -> int:
+        """How many addresses, node names and podCIDRs have at least one owner on record."""
+        return len(self._claims)
+
+    def apply(self, state: TopologyState) -> bool:
+        """Take in one state; return whether anything changed."""
+        object_key = f"{state.kind}/{state.uid}"
+        known = self._states.get(object_key, [])
+        position = next((i for i, s in enumerate(known) if s.resource_version == state.resource_version), None)
+        if position is None:
+            merged, rest = state, known
+        else:
+            merged, rest = merge(known[position], state), known[:position] + known[position + 1 :]
+            if merged == known[position]:
+                return False
+        touched = {slot for s in (*known, merged) for slot in slots_of(s)}
+        updated = list(rest)
+        bisect.insort(updated, merged, key=_order)
+        self._states[object_key] = updated
+        self._size += len(updated) - len(known)
+        for slot in touched:
+            uids = {f"{claim.state.kind}/{claim.state.uid}" for claim in self._claims.get(slot, ())} | {object_key}
+            self._put(slot, self._claims_on(slot, uids))
+        return True
+
+    def owners(self, slot: Slot, start_ms: int, end_ms: int) -> list[TopologyState]:
+        """Return the states that held the slot at any time of [start_ms, end_ms), oldest first."""
+        return [
+            claim.state
+            for claim in self._claims.get(slot, ())
+            if claim.from_ms < end_ms and start_ms < claim.to_ms and claim.from_ms < claim.to_ms
+        ]
+
+    def cidr_owners(self, packed: bytes, start_ms: int, end_ms: int) -> list[TopologyState]:
+        """Return the nodes whose longest podCIDR holds the address in that time."""
+        for length in self._cidr_lengths[8 * len(packed)]:
+            found = self.owners(("cidr", prefix_of(packed, length)), start_ms, end_ms)
+            if found:
+                return found
+        return []
+
+    def shares_site(self, packed: bytes) -> bool:
+        """Return whether an IPv6 address is in a /56 that holds a pod or a node on record."""
+        return len(packed) == 16 and prefix_of(packed, SITE_LENGTH).network in self._sites
+
+    def current(self) -> Iterator[TopologyState]:
+        """Yield the last state on record of each object, closed ones too."""
+        for states in self._states.values():
+            yield states[-1]
+
+    def prune(self, before_ms: int) -> int:
+        """Forget states that say nothing about any time from `before_ms` on; return how many.
+
+        A state stays as long as an older one stays that it closes: else the older would live again.
+        """
+        ended = [
+            (_order(state), key, state)
+            for key, states in self._states.items()
+            for state, cut in _cuts(states)
+            if self._end(state, cut) <= before_ms
+        ]
+        ended.sort(key=lambda item: item[0])
+        dropped: set[int] = set()
+        gone: dict[str, set[int]] = {}
+        for _, key, state in ended:
+            if all(id(older) in dropped for older in self._closes(key, state)):
+                dropped.add(id(state))
+                gone.setdefault(key, set()).add(id(state))
+        for key, ids in gone.items():
+            self._drop(key, ids)
+        return len(dropped)
+
+    def _end(self, state: TopologyState, cut: int) -> int:
+        ends = [c.to_ms for slot in slots_of(state) for c in self._claims.get(slot, ()) if c.state is state]
+        return max(ends, default=cut)
+
+    def _closes(self, key: str, state: TopologyState) -> Iterator[TopologyState]:
+        order = _order(state)
+        yield from (older for older in self._states[key] if _order(older) < order)
+        for slot in slots_of(state):
+            yield from (claim.state for claim in self._claims.get(slot, ()) if _order(claim.state) < order)
+
+    def _drop(self, key: str, ids: set[int]) -> None:
+        states = self._states[key]
+        kept = [state for state in states if id(state) not in ids]
+        self._size -= len(states) - len(kept)
+        if kept:
+            self._states[key] = kept
+        else:
+            del self._states[key]
+        for slot in {slot for state in states for slot in slots_of(state)}:
+            self._put(slot, tuple(claim for claim in self._claims.get(slot, ()) if id(claim.state) not in ids))
+
+    def _claims_on(self, slot: Slot, object_keys: Iterable[str]) -> tuple[Claim, ...]:
+        found = [
+            (state, cut)
+            for key in object_keys
+            for state, cut in _cuts(self._states.get(key, []))
+            if slot in slots_of(state)
+        ]
+        found.sort(key=lambda item: _order(item[0]))
+        starts = [state.from_ms for state, _ in found][1:] + [FOREVER] * bool(found)
+        return tuple(
+            Claim(state.from_ms, min(cut, start), state) for (state, cut), start in zip(found, starts, strict=True)
+        )
+
+    def _put(self, slot: Slot, claims: tuple[Claim, ...]) -> None:
+        had = slot in self._claims
+        if claims:
+            self._claims[slot] = claims
+        elif had:
+            del self._claims[slot]
+        if had != bool(claims):
+            self._count(slot, 1 if claims else -1)
+
+    def _count(self, slot: Slot, change: int) -> None:
+        what, value = slot
+        if what in ("pod", "node") and isinstance(value, bytes) and len(value) == 16:
+            site = prefix_of(value, SITE_LENGTH).network
+            self._sites[site] += change
+            if not self._sites[site]:
+                del self._sites[site]
+        elif isinstance(value, Prefix):
+            self._cidrs_of_length[value.bits, value.length] += change
+            lengths = {
+                length for (bits, length), count in self._cidrs_of_length.items() if bits == value.bits and count
+            }
+            self._cidr_lengths[value.bits] = sorted(lengths, reverse=True)
+
+
+def merge(one: TopologyState, other: TopologyState) -> TopologyState:
+    """Join two accounts of the same state: the earlier beginning and the earlier end.
+
+    Whoever saw it first saw it nearest to its time. Should they differ in more, which one wins does not depend on
+    their order.
+    """
+    if one == other:
+        return one
+    ends = [state.to_ms for state in (one, other) if state.to_ms is not None]
+    chosen = max(one, other, key=_content)
+    return msgspec.structs.replace(chosen, from_ms=min(one.from_ms, other.from_ms), to_ms=min(ends) if ends else None)
+
+
+def _content(state: TopologyState) -> bytes:
+    return msgspec.json.encode(msgspec.structs.replace(state, from_ms=0, to_ms=None))
+
+
+def slots_of(state: TopologyState) -> list[Slot]:
+    """Return what a state owns. A pod on the host's network owns nothing: its address is its node's."""
+    if state.kind == "pod" and state.host_network:
+        return []
+    packed = [(state.kind, address) for text in state.addresses if (address := pack(text)) is not None]
+    slots: list[Slot] = list(dict.fromkeys(packed))
+    if state.kind == "node":
+        slots.append(("name", state.name))
+        prefixes = dict.fromkeys(parse_prefix(text) for text in state.pod_cidrs)
+        slots += [("cidr", prefix) for prefix in prefixes if prefix is not None]
+    return slots
+
+
+def _order(state: TopologyState) -> tuple[int, str, int, str]:
+    # A resourceVersion is opaque; its length comes first only so that equal times order alike everywhere.
+    version = state.resource_version
+    return state.from_ms, state.uid, len(version), version
+
+
+def _cuts(states: list[TopologyState]) -> Iterator[tuple[TopologyState, int]]:
+    """Yield each state of one object with its end: its own, or the beginning of the next state."""
+    for position, state in enumerate(states):
+        after = states[position + 1].from_ms if position + 1 < len(states) else FOREVER
+        yield state, min(FOREVER if state.to_ms is None else state.to_ms, after)
