@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What lies outside the cluster: the user's CIDR map, and what the IANA registries call globally routable. Pure.
+
+The map names managed services, load balancers and subnets, each with the zone it is in. A line of it that could
+mislead (a typing error in a field's name, host bits, a network named twice) is refused whole, with its place.
+"""
+
+import ipaddress
+import tomllib
+from functools import lru_cache
+from pathlib import PurePath
+
+import msgspec
+
+from common.errors import Refusal
+from enricher.addresses import Prefix, parse_prefix, prefix_of
+
+
+class Cidr(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One entry: a network, what it is, and where. `zone_id` is the account-independent id (AWS)."""
+
+    cidr: str
+    name: str
+    zone: str | None = None
+    region: str | None = None
+    zone_id: str | None = None
+
+
+class _Document(msgspec.Struct, forbid_unknown_fields=True):
+    cidr: list[Cidr] = []
+
+
+class CidrMap:
+    """Longest-prefix match over the entries."""
+
+    def __init__(self, entries: list[Cidr]) -> None:
+        self._entries = {prefix: entry for entry in entries if (prefix := parse_prefix(entry.cidr)) is not None}
+        self._lengths = {
+            bits: sorted({prefix.length for prefix in self._entries if prefix.bits == bits}, reverse=True)
+            for bits in (32, 128)
+        }
+
+    def find(self, packed: bytes) -> Cidr | None:
+        """Return the entry of the longest prefix that holds the address (4 or 16 bytes)."""
+        for length in self._lengths[8 * len(packed)]:
+            entry = self._entries.get(prefix_of(packed, length))
+            if entry is not None:
+                return entry
+        return None
+
+
+def read_cidr_map(content: bytes, source: str) -> CidrMap:
+    """Read a TOML file of `[[cidr]]` tables, or JSON of the same shape; raise `Refusal` naming what is wrong."""
+    try:
+        if PurePath(source).suffix == ".json":
+            document = msgspec.json.decode(content, type=_Document)
+        else:
+            document = msgspec.convert(tomllib.loads(content.decode()), _Document)
+    except (msgspec.MsgspecError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Refusal(
+            f"{source}: {error}; expected [[cidr]] tables with cidr, name, and zone, region, zone_id where known"
+        ) from error
+    seen: dict[Prefix, int] = {}
+    for number, entry in enumerate(document.cidr, 1):
+        prefix = _checked(entry, f"{source}: entry {number}")
+        if prefix in seen:
+            raise Refusal(f"{source}: entry {number}: {entry.cidr} is already entry {seen[prefix]}; keep one of them")
+        seen[prefix] = number
+    return CidrMap(document.cidr)
+
+
+def _checked(entry: Cidr, place: str) -> Prefix:
+    try:
+        network = ipaddress.ip_network(entry.cidr)
+    except ValueError as error:
+        raise Refusal(f"{place}: cidr = {entry.cidr!r}: {error}; expected such as 10.20.0.0/16") from error
+    for field in ("name", "zone", "region", "zone_id"):
+        if getattr(entry, field) == "":
+            raise Refusal(f"{place}: {field} is empty; leave it out if it is not known")
+    prefix = parse_prefix(str(network))
+    if prefix is None or (network.version == 6 and prefix.bits == 32):
+        raise Refusal(f"{place}: cidr = {entry.cidr!r}: write an IPv4-mapped network as IPv4")
+    return prefix
+
+
+@lru_cache(maxsize=65_536)
+def is_public(packed: bytes) -> bool:
+    """Return whether the IANA special-purpose registries call the address globally routable; multicast is not.
+
+    Shared address space, 100.64.0.0/10 (RFC 6598), counts as private: clouds and meshes number nodes from it.
+    """
+    address = ipaddress.ip_address(packed)
+    return address.is_global and not address.is_multicast

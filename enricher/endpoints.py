@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An end point of a flow once resolved, its JSON, and the scope of the traffic between two of them. Pure."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import msgspec
+
+from enricher.cidrs import Cidr
+from schemas.flow import Cloud, Endpoint, Kind, Kubernetes, Named, Observer, Scope
+from schemas.topology import TopologyState
+
+
+class Place(NamedTuple):
+    """Where an end point is in the cloud; None is not known."""
+
+    zone: str | None = None
+    region: str | None = None
+    zone_id: str | None = None
+    external: bool = False
+
+
+NOWHERE = Place()
+INTERNET = Place(external=True)
+
+
+@dataclass(slots=True, eq=False, frozen=True)
+class Resolved:
+    """One end point. Its JSON is `head`, then `,"port":N` where there is one, then `tail`.
+
+    `node`: the node it is on. `in_cluster`: it is a pod or a node of ours, so what it sends is metered at its own
+    node. `made_of` keeps alive what this answer is cached by.
+    """
+
+    kind: Kind
+    reason: str | None
+    place: Place
+    node: str | None
+    in_cluster: bool
+    head: str
+    tail: str
+    made_of: tuple[object, ...]
+
+    def json(self, port: int) -> str:
+        """Return the end point's JSON; port 0 is a folded one, and absent."""
+        return f'{self.head},"port":{port}{self.tail}' if port else self.head + self.tail
+
+
+@dataclass(slots=True, eq=False, frozen=True)
+class Watcher:
+    """The observing node: its JSON, and where it is."""
+
+    json: str
+    place: Place
+    node: str
+
+
+def scope_of(source: Place, destination: Place) -> Scope:
+    """Return the scope of traffic between two places that are not the same node.
+
+    A zone missing on either side is unknown, a missing region alone is not. Zones compare by name, and by their
+    account-independent ids where a name is missing.
+    """
+    if source.external or destination.external:
+        return "external"
+    if source.zone and destination.zone:
+        same = source.zone == destination.zone
+    elif source.zone_id and destination.zone_id:
+        same = source.zone_id == destination.zone_id
+    else:
+        return "unknown"
+    if source.region and destination.region and source.region != destination.region:
+        return "cross_region"
+    return "same_zone" if same else "cross_zone"
+
+
+def endpoint_json(
+    kind: Kind, address: str, reason: str | None, place: Place, owner: TopologyState | Cidr | None, node: str | None
+) -> tuple[str, str]:
+    """Return the end point's JSON in two parts, between which its port goes."""
+    head = msgspec.json.encode(Endpoint(kind=kind, address=address)).decode()[:-1]
+    whole = Endpoint(
+        kind=kind,
+        address=address,
+        name=owner.name if isinstance(owner, Cidr) else msgspec.UNSET,
+        reason=reason or msgspec.UNSET,
+        k8s=_kubernetes(kind, owner, node),
+        cloud=_cloud(place),
+    )
+    return head, msgspec.json.encode(whole).decode()[len(head) :]
+
+
+def observer_json(name: str, place: Place) -> str:
+    """Return the observing node's JSON."""
+    return msgspec.json.encode(Observer(node=name, cloud=_cloud(place))).decode()
+
+
+def _kubernetes(kind: Kind, owner: TopologyState | Cidr | None, node: str | None) -> Kubernetes | msgspec.UnsetType:
+    on = Named(node) if node else msgspec.UNSET
+    if not isinstance(owner, TopologyState):
+        return Kubernetes(node=on) if node else msgspec.UNSET
+    namespace = Named(owner.namespace) if owner.namespace else msgspec.UNSET
+    if kind == "service":
+        return Kubernetes(namespace=namespace, service=Named(owner.name))
+    return Kubernetes(namespace=namespace, pod=Named(owner.name), workload=owner.workload or msgspec.UNSET, node=on)
+
+
+def _cloud(place: Place) -> Cloud | msgspec.UnsetType:
+    if not (place.zone or place.region or place.zone_id):
+        return msgspec.UNSET
+    return Cloud(
+        availability_zone=place.zone or msgspec.UNSET,
+        region=place.region or msgspec.UNSET,
+        zone_id=place.zone_id or msgspec.UNSET,
+    )

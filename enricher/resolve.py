@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names the end point behind an address as of a window, or says why it cannot. Pure.
+
+In order: pod; node; service; the node whose podCIDR holds it (zone known, pod not); the user's CIDR map; globally
+routable and in no IPv6 site of ours; else unknown. Each answer is kept with its JSON, ready but for the port.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from enricher.addresses import pack
+from enricher.cidrs import Cidr, CidrMap, is_public
+from enricher.endpoints import INTERNET, NOWHERE, Place, Resolved, Watcher, endpoint_json, observer_json
+from enricher.index import Index
+from schemas.flow import Kind
+from schemas.topology import TopologyState
+
+# Answers kept, about 1 kB each; when there are more, all are made anew.
+MAX_CACHED = 65_536
+
+
+class _Node(NamedTuple):
+    """A node's states within a window and the place that all of them agree on."""
+
+    states: tuple[TopologyState, ...]
+    place: Place
+
+
+_NO_NODE = _Node((), NOWHERE)
+
+
+class Resolver:
+    """Resolves addresses against the index and the CIDR map, and remembers the answers while they hold."""
+
+    def __init__(self, index: Index, cidrs: CidrMap) -> None:
+        self.index = index
+        self.cidrs = cidrs
+        self._cache: dict[tuple[object, ...], Resolved] = {}
+
+    def window(self, start_ms: int, end_ms: int) -> "Window":
+        """Return the view of everything as of [start_ms, end_ms). It must not outlive a change of the index."""
+        return Window(self, start_ms, end_ms)
+
+    def answer(
+        self,
+        kind: Kind,
+        address: str,
+        *,
+        reason: str | None = None,
+        owner: TopologyState | Cidr | None = None,
+        node: str | None = None,
+        at: _Node = _NO_NODE,
+        in_cluster: bool = False,
+    ) -> Resolved:
+        """Return the end point with its JSON, the same object for the same facts."""
+        # The states are known by identity: comparing them would cost more than all the rest. The answer keeps them
+        # alive, so that no other object can take their identity.
+        key = (kind, reason or "", node or "", address, id(owner), *map(id, at.states))
+        found = self._cache.get(key)
+        if found is None:
+            if len(self._cache) >= MAX_CACHED:
+                self._cache.clear()
+            if reason is None and kind != "external" and at.place.zone is None and at.place.zone_id is None:
+                reason = "zone_missing"
+            head, tail = endpoint_json(kind, address, reason, at.place, owner, node)
+            found = Resolved(kind, reason, at.place, node, in_cluster, head, tail, (owner, at.states))
+            self._cache[key] = found
+        return found
+
+
+class Window:
+    """Everything as of one window."""
+
+    def __init__(self, resolver: Resolver, start_ms: int, end_ms: int) -> None:
+        self._resolver = resolver
+        self._index = resolver.index
+        self._span = (start_ms, end_ms)
+        self._nodes: dict[str | None, _Node] = {None: _NO_NODE}
+
+    def resolve(self, address: str) -> Resolved:
+        """Return what `address` was."""
+        answer = self._resolver.answer
+        packed = pack(address)
+        if packed is None:
+            return answer("unknown", address, reason="address_invalid")
+        if pods := self._index.owners(("pod", packed), *self._span):
+            return self._pod(address, pods)
+        if nodes := self._index.owners(("node", packed), *self._span):
+            return self._node(address, nodes)
+        if services := self._index.owners(("service", packed), *self._span):
+            return self._service(address, services)
+        if nodes := self._index.cidr_owners(packed, *self._span):
+            return self._late(address, nodes)
+        if (entry := self._resolver.cidrs.find(packed)) is not None:
+            at = _Node((), Place(entry.zone, entry.region, entry.zone_id))
+            return answer("cidr", address, owner=entry, at=at)
+        if is_public(packed) and not self._index.shares_site(packed):
+            return answer("external", address, at=_Node((), INTERNET))
+        return answer("unknown", address, reason="vpc_unmapped")
+
+    def watcher(self, name: str) -> Watcher:
+        """Return the observing node."""
+        place = self._at(name).place
+        return Watcher(observer_json(name, place), place, name)
+
+    def _pod(self, address: str, pods: list[TopologyState]) -> Resolved:
+        pod = pods[-1]
+        if len(pods) > 1 and any(other.uid != pod.uid for other in pods):
+            return self._ambiguous(address, {other.node for other in pods})
+        return self._resolver.answer("pod", address, owner=pod, node=pod.node, at=self._at(pod.node), in_cluster=True)
+
+    def _node(self, address: str, nodes: list[TopologyState]) -> Resolved:
+        names = {node.name for node in nodes}
+        if len(names) > 1:
+            return self._ambiguous(address, set(names))
+        name = names.pop()
+        return self._resolver.answer("node", address, node=name, at=self._at(name), in_cluster=True)
+
+    def _service(self, address: str, services: list[TopologyState]) -> Resolved:
+        if len({service.uid for service in services}) > 1:
+            return self._ambiguous(address, {None})
+        return self._resolver.answer("service", address, owner=services[-1], in_cluster=True)
+
+    def _late(self, address: str, nodes: list[TopologyState]) -> Resolved:
+        names = {node.name for node in nodes}
+        if len(names) > 1:
+            return self._ambiguous(address, set(names))
+        name = names.pop()
+        return self._resolver.answer(
+            "unknown", address, reason="late_index", node=name, at=self._at(name), in_cluster=True
+        )
+
+    def _ambiguous(self, address: str, names: set[str | None]) -> Resolved:
+        # The owners' node and zone stay if all of them share it: that much is certain whichever of them it was.
+        nodes = [self._at(name) for name in sorted(names, key=str)]
+        at = _Node(tuple(s for node in nodes for s in node.states), _common([node.place for node in nodes]))
+        node = next(iter(names)) if len(names) == 1 else None
+        return self._resolver.answer("unknown", address, reason="ambiguous_owner", node=node, at=at, in_cluster=True)
+
+    def _at(self, name: str | None) -> _Node:
+        found = self._nodes.get(name)
+        if found is None:
+            states = self._index.owners(("name", name or ""), *self._span)
+            places = [Place(s.zone or None, s.region or None, s.zone_id or None) for s in states]
+            found = self._nodes[name] = _Node(tuple(states), _common(places))
+        return found
+
+
+def _common(places: Sequence[Place]) -> Place:
+    """Return what all places agree on; nowhere if there is none."""
+    if len(places) < 2:
+        return places[0] if places else NOWHERE
+    first = places[0]
+    return Place(
+        first.zone if all(place.zone == first.zone for place in places) else None,
+        first.region if all(place.region == first.region for place in places) else None,
+        first.zone_id if all(place.zone_id == first.zone_id for place in places) else None,
+    )
