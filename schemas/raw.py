@@ -12,7 +12,7 @@ import msgspec
 import orjson
 
 from schemas.amount import Amount
-from schemas.codec import Count, Milliseconds, Port, decode
+from schemas.codec import MAX_INTEGER, Count, Milliseconds, Port, decode
 from schemas.errors import DecodeError
 from schemas.ids import Origin, chunk_id
 
@@ -28,6 +28,8 @@ Direction = Annotated[int, msgspec.Meta(ge=0, le=len(DIRECTIONS) - 1)]
 Encapsulation = Annotated[int, msgspec.Meta(ge=0, le=len(ENCAPSULATIONS) - 1)]
 Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
 Flag = Annotated[int, msgspec.Meta(ge=0, le=1)]
+# INET6_ADDRSTRLEN without its NUL. An address is written out once per flow: a long one would multiply.
+Address = Annotated[str, msgspec.Meta(max_length=45)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=253, pattern=r"^[^/\x00-\x1f]+$")]
 
 
@@ -67,7 +69,7 @@ class RawChunk(msgspec.Struct, frozen=True, kw_only=True):
     start_ms: Milliseconds
     end_ms: Milliseconds
     hook: Literal["netfilter", "tc"]
-    addresses: list[str]
+    addresses: list[Address]
     src: list[Count]
     dst: list[Count]
     protocol: list[Byte]
@@ -144,6 +146,8 @@ def _check_consistency(chunk: RawChunk) -> None:
         raise DecodeError("inconsistent", f"chunk {chunk.chunk} of {chunk.chunks}")
     if (chunk.ledger is None) != (chunk.chunk > 0):
         raise DecodeError("inconsistent", "the window's ledger stands in chunk 0 and only there")
+    if max(sum(chunk.bytes), sum(chunk.packets)) > MAX_INTEGER:
+        raise DecodeError("inconsistent", "the rows' bytes or packets come to more than 2^53")
     if chunk.src and max(max(column) for column in (chunk.src, chunk.dst)) >= len(chunk.addresses):
         raise DecodeError("inconsistent", f"a row names an address beyond the {len(chunk.addresses)} listed")
 

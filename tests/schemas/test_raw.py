@@ -52,6 +52,12 @@ def test_the_same_window_is_the_same_bytes() -> None:
         pytest.param(changed(bytes=[1.5]), "schema_mismatch", id="half a byte"),
         pytest.param(changed(direction=[3]), "schema_mismatch", id="unknown direction"),
         pytest.param(changed(src_port=[65536]), "schema_mismatch", id="port"),
+        pytest.param(changed(addresses=["1" * 46, "::1"]), "schema_mismatch", id="address too long to be one"),
+        pytest.param(
+            raw_chunk(["::1"], src=[0, 0], bytes=[2**53 - 1, 1]),
+            "inconsistent",
+            id="bytes of the chunk beyond a double",
+        ),
         pytest.param(changed(bytes=[]), "inconsistent", id="columns of different length"),
         pytest.param(changed(dst=[2]), "inconsistent", id="address beyond the list"),
         pytest.param(changed(end_ms=0), "inconsistent", id="ends before it starts"),
