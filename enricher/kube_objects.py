@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads pods, nodes and services as the Kubernetes API gives them into states of the topology. Pure.
+
+Only the fields named here are decoded; the rest of an object, nine tenths of it, is skipped. Field names and
+meanings: Kubernetes API reference v1.34, core/v1. Times come out as Unix milliseconds.
+"""
+
+import re
+import sys
+from datetime import UTC, datetime
+
+import msgspec
+
+from schemas.flow import Workload
+from schemas.topology import TopologyState
+
+ZONE_LABEL = "topology.kubernetes.io/zone"
+REGION_LABEL = "topology.kubernetes.io/region"
+ZONE_ID_LABEL = "topology.k8s.aws/zone-id"
+TEMPLATE_HASH_LABEL = "pod-template-hash"
+# The kubelet puts it on the API's copy of a static pod, which it runs from a file.
+MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
+FINISHED = ("Succeeded", "Failed")
+
+
+class _Part(msgspec.Struct, rename="camel", frozen=True, gc=False):
+    """The base of the parts of an object: camel case on the wire, and null as good as absent."""
+
+
+class Owner(_Part, frozen=True):
+    """metadata.ownerReferences[]."""
+
+    kind: str
+    name: str
+    controller: bool | None = None
+
+
+class ManagedFields(_Part, frozen=True):
+    """metadata.managedFields[]: when some manager last changed the object."""
+
+    time: str | None = None
+
+
+class Metadata(_Part, frozen=True):
+    """metadata."""
+
+    name: str
+    uid: str
+    resource_version: str
+    namespace: str | None = None
+    creation_timestamp: str | None = None
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+    owner_references: list[Owner] | None = None
+    managed_fields: list[ManagedFields] | None = None
+
+
+class Ip(_Part, frozen=True):
+    """status.podIPs[]."""
+
+    ip: str | None = None
+
+
+class Terminated(_Part, frozen=True):
+    """status.containerStatuses[].state.terminated."""
+
+    finished_at: str | None = None
+
+
+class ContainerState(_Part, frozen=True):
+    """status.containerStatuses[].state."""
+
+    terminated: Terminated | None = None
+
+
+class ContainerStatus(_Part, frozen=True):
+    """status.containerStatuses[]."""
+
+    state: ContainerState | None = None
+
+
+class Condition(_Part, frozen=True):
+    """status.conditions[]."""
+
+    type: str
+    status: str | None = None
+    last_transition_time: str | None = None
+
+
+class PodSpec(_Part, frozen=True):
+    """A pod's spec."""
+
+    node_name: str | None = None
+    host_network: bool | None = None
+
+
+class PodStatus(_Part, frozen=True):
+    """A pod's status."""
+
+    phase: str | None = None
+    start_time: str | None = None
+    pod_ip: str | None = msgspec.field(name="podIP", default=None)
+    pod_ips: list[Ip] | None = msgspec.field(name="podIPs", default=None)
+    conditions: list[Condition] | None = None
+    container_statuses: list[ContainerStatus] | None = None
+    init_container_statuses: list[ContainerStatus] | None = None
+
+
+class Pod(_Part, frozen=True):
+    """A pod."""
+
+    metadata: Metadata
+    spec: PodSpec = PodSpec()
+    status: PodStatus = PodStatus()
+
+
+class NodeSpec(_Part, frozen=True):
+    """A node's spec."""
+
+    pod_cidr: str | None = msgspec.field(name="podCIDR", default=None)
+    pod_cidrs: list[str] | None = msgspec.field(name="podCIDRs", default=None)
+
+
+class NodeAddress(_Part, frozen=True):
+    """status.addresses[]."""
+
+    type: str
+    address: str
+
+
+class NodeStatus(_Part, frozen=True):
+    """A node's status."""
+
+    addresses: list[NodeAddress] | None = None
+
+
+class Node(_Part, frozen=True):
+    """A node."""
+
+    metadata: Metadata
+    spec: NodeSpec = NodeSpec()
+    status: NodeStatus = NodeStatus()
+
+
+class ServiceSpec(_Part, frozen=True):
+    """A service's spec."""
+
+    cluster_ip: str | None = msgspec.field(name="clusterIP", default=None)
+    cluster_ips: list[str] | None = msgspec.field(name="clusterIPs", default=None)
+    selector: dict[str, str] | None = None
+
+
+class Service(_Part, frozen=True):
+    """A service."""
+
+    metadata: Metadata
+    spec: ServiceSpec = ServiceSpec()
+
+
+def pod_state(pod: Pod, seen_ms: int) -> TopologyState | None:
+    """Return a pod's state, `from_ms` as of its start; None while it has no address.
+
+    A pod in a finished phase gave its address back when its last container ended, or when we saw it so.
+    """
+    status, meta = pod.status, pod.metadata
+    addresses = [ip.ip for ip in status.pod_ips or () if ip.ip] or ([status.pod_ip] if status.pod_ip else [])
+    if not addresses:
+        return None
+    finished = (_finished_ms(status) or seen_ms) if status.phase in FINISHED else None
+    from_ms = milliseconds(status.start_time) or milliseconds(meta.creation_timestamp) or seen_ms
+    return TopologyState(
+        kind="pod",
+        uid=meta.uid,
+        resource_version=meta.resource_version,
+        name=meta.name,
+        namespace=_intern(meta.namespace),
+        addresses=addresses,
+        from_ms=from_ms,
+        to_ms=None if finished is None else max(finished, from_ms),
+        node=_intern(pod.spec.node_name),
+        host_network=bool(pod.spec.host_network),
+        workload=workload_of(pod),
+        ready=any(c.type == "Ready" and c.status == "True" for c in status.conditions or ()),
+    )
+
+
+def node_state(node: Node, seen_ms: int) -> TopologyState:
+    """Return a node's state, `from_ms` as of its creation. Its addresses are the numeric ones."""
+    meta, labels = node.metadata, node.metadata.labels or {}
+    cidrs = node.spec.pod_cidrs or ([node.spec.pod_cidr] if node.spec.pod_cidr else [])
+    numeric = ("InternalIP", "ExternalIP")
+    return TopologyState(
+        kind="node",
+        uid=meta.uid,
+        resource_version=meta.resource_version,
+        name=sys.intern(meta.name),
+        addresses=list(dict.fromkeys(a.address for a in node.status.addresses or () if a.type in numeric)),
+        from_ms=milliseconds(meta.creation_timestamp) or seen_ms,
+        zone=_intern(labels.get(ZONE_LABEL)),
+        region=_intern(labels.get(REGION_LABEL)),
+        zone_id=_intern(labels.get(ZONE_ID_LABEL)),
+        pod_cidrs=cidrs,
+    )
+
+
+def service_state(service: Service, seen_ms: int) -> TopologyState:
+    """Return a service's state; a headless one has no address."""
+    meta, spec = service.metadata, service.spec
+    addresses = spec.cluster_ips or ([spec.cluster_ip] if spec.cluster_ip else [])
+    return TopologyState(
+        kind="service",
+        uid=meta.uid,
+        resource_version=meta.resource_version,
+        name=meta.name,
+        namespace=_intern(meta.namespace),
+        addresses=[address for address in addresses if address and address != "None"],
+        from_ms=milliseconds(meta.creation_timestamp) or seen_ms,
+    )
+
+
+def workload_of(pod: Pod) -> Workload:
+    """Return the controller at the top, as far as the pod itself tells: no further objects are read.
+
+    A ReplicaSet whose name ends in the pod's template hash belongs to the Deployment named before it (controller
+    `deployment`: name-hash). A Job of a CronJob ends in its scheduled minute (controller `cronjob`: name-minutes
+    since the epoch, eight digits since 1989). A pod without a controller is its own; so is a static pod, named as
+    in its file: the kubelet appends the node's name.
+    """
+    meta = pod.metadata
+    if MIRROR_ANNOTATION in (meta.annotations or {}):
+        return _workload("Pod", meta.name.removesuffix(f"-{pod.spec.node_name}"))
+    owner = next((o for o in meta.owner_references or () if o.controller), None)
+    if owner is None:
+        return _workload("Pod", meta.name)
+    if owner.kind == "ReplicaSet":
+        hash_ = (meta.labels or {}).get(TEMPLATE_HASH_LABEL)
+        if hash_ and owner.name.endswith(f"-{hash_}"):
+            return _workload("Deployment", owner.name.removesuffix(f"-{hash_}"))
+    if owner.kind == "Job" and (scheduled := re.fullmatch(r"(.+)-\d{8,10}", owner.name)):
+        return _workload("CronJob", scheduled[1])
+    return _workload(owner.kind, owner.name)
+
+
+Object = Pod | Node | Service
+
+
+def changed_ms(found: Object, seen_ms: int) -> int:
+    """Return when an object last changed, as its newest condition or managed field tells, else when we saw it.
+
+    Never later than we saw it: clocks differ.
+    """
+    stamps = [managed.time for managed in found.metadata.managed_fields or ()]
+    if isinstance(found, Pod):
+        stamps += [condition.last_transition_time for condition in found.status.conditions or ()]
+    times = [time for stamp in stamps if (time := milliseconds(stamp)) is not None]
+    return min(max(times, default=seen_ms), seen_ms)
+
+
+def milliseconds(stamp: str | None) -> int | None:
+    """Parse an RFC 3339 time, with whole seconds or a fraction; None if it is none."""
+    if not stamp:
+        return None
+    try:
+        parsed = datetime.fromisoformat(stamp)
+    except ValueError:
+        return None
+    return int((parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def _finished_ms(status: PodStatus) -> int | None:
+    containers = [*(status.container_statuses or ()), *(status.init_container_statuses or ())]
+    ended = [c.state.terminated.finished_at for c in containers if c.state and c.state.terminated]
+    return max((time for stamp in ended if (time := milliseconds(stamp)) is not None), default=None)
+
+
+def _workload(kind: str, name: str) -> Workload:
+    return Workload(sys.intern(kind), sys.intern(name))
+
+
+def _intern(text: str | None) -> str | None:
+    # The same few names stand in many thousands of states.
+    return sys.intern(text) if text else None

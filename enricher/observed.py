@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Turns what the Kubernetes API shows, object after object, into changes of the topology. Pure.
+
+A change closes one state (`to_ms`) and opens another; what says nothing new says nothing. Seeded with the states
+that the topology topic holds, a list after a restart yields only what happened meanwhile.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import msgspec
+
+from enricher.kube_objects import Node, Object, Pod, Service, changed_ms, node_state, pod_state, service_state
+from schemas.topology import TopologyState
+
+Labels = frozenset[tuple[str, str]]
+
+
+class Observed:
+    """The last state of each object, and which services select which pods."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, TopologyState] = {}
+        self._labels: dict[str, Labels] = {}
+        # Pods of one template carry equal labels: one set for all of them.
+        self._label_sets: dict[Labels, Labels] = {}
+        self._selectors: defaultdict[str, dict[str, Labels]] = defaultdict(dict)
+
+    def seed(self, states: Iterable[TopologyState]) -> None:
+        """Take what is known from before; the last state of each object."""
+        self._last.update((f"{state.kind}/{state.uid}", state) for state in states)
+
+    def take(self, found: Object, list_version: str, now_ms: int) -> list[TopologyState]:
+        """Take in an object as it is now; return the states that this closes and opens.
+
+        `list_version` names a state that differs though its object's own resourceVersion does not.
+        """
+        if isinstance(found, Service):
+            return self._put(found, service_state(found, now_ms), list_version, now_ms) + self._select(found, now_ms)
+        if isinstance(found, Node):
+            return self._put(found, node_state(found, now_ms), list_version, now_ms)
+        state = pod_state(found, now_ms)
+        self._label(found)
+        if state is not None:
+            state = msgspec.structs.replace(state, services=self._services_of(state))
+        return self._put(found, state, list_version, now_ms)
+
+    def drop(self, found: Object, now_ms: int) -> list[TopologyState]:
+        """Take in that an object was deleted, as it was last; return the states that this closes and opens."""
+        ended = pod_state(found, now_ms) if isinstance(found, Pod) else None
+        at_ms = now_ms if ended is None or ended.to_ms is None else ended.to_ms
+        return self._end(_key(found), found.metadata.resource_version, at_ms)
+
+    def retain(self, kind: str, uids: set[str], list_version: str, now_ms: int) -> list[TopologyState]:
+        """Take in that of a kind only these objects exist: others went while nobody looked."""
+        gone = [key for key, state in self._last.items() if state.kind == kind and state.uid not in uids]
+        return [change for key in gone for change in self._end(key, list_version, now_ms)]
+
+    def _put(self, found: Object, state: TopologyState | None, list_version: str, now_ms: int) -> list[TopologyState]:
+        key = _key(found)
+        last = self._last.get(key)
+        if last is None:
+            if state is not None:
+                self._last[key] = state
+            return [] if state is None else [state]
+        if state is None or state.to_ms is not None:
+            return self._close(key, changed_ms(found, now_ms) if state is None else state.to_ms or now_ms)
+        if last.to_ms is None and _same(last, state):
+            return []
+        moved = last.resource_version != state.resource_version
+        at = changed_ms(found, now_ms) if moved else now_ms
+        version = state.resource_version if moved else list_version
+        return self._follow(key, msgspec.structs.replace(state, resource_version=version), at)
+
+    def _follow(self, key: str, state: TopologyState, at_ms: int) -> list[TopologyState]:
+        """Let `state` follow on the object's last one from `at_ms` on."""
+        last = self._last[key]
+        at_ms = max(at_ms, last.from_ms + 1)
+        closed = self._close(key, at_ms)
+        last = self._last[key]
+        opened = msgspec.structs.replace(state, from_ms=max(at_ms, last.to_ms or 0))
+        self._last[key] = opened
+        return [*closed, opened]
+
+    def _close(self, key: str, at_ms: int) -> list[TopologyState]:
+        last = self._last[key]
+        if last.to_ms is not None:
+            return []
+        closed = msgspec.structs.replace(last, to_ms=max(at_ms, last.from_ms))
+        self._last[key] = closed
+        return [closed]
+
+    def _end(self, key: str, version: str, at_ms: int) -> list[TopologyState]:
+        if key not in self._last:
+            return []
+        closed = self._close(key, at_ms)
+        state = self._last.pop(key)
+        self._labels.pop(state.uid, None)
+        if state.kind != "service" or self._selectors[state.namespace or ""].pop(state.name, None) is None:
+            return closed
+        return closed + self._select_anew(state.namespace, version, at_ms)
+
+    def _label(self, pod: Pod) -> None:
+        if len(self._label_sets) > 2 * len(self._labels) + 1024:
+            self._label_sets = {labels: labels for labels in self._labels.values()}
+        labels = frozenset((pod.metadata.labels or {}).items())
+        self._labels[pod.metadata.uid] = self._label_sets.setdefault(labels, labels)
+
+    def _services_of(self, pod: TopologyState) -> list[str]:
+        labels = self._labels.get(pod.uid, frozenset())
+        return sorted(name for name, wanted in self._selectors[pod.namespace or ""].items() if wanted <= labels)
+
+    def _select(self, service: Service, now_ms: int) -> list[TopologyState]:
+        """Take in a service's selector; return the pods' states that it changes."""
+        meta = service.metadata
+        # A service without a selector selects nothing, not everything (core/v1, ServiceSpec.selector).
+        wanted = frozenset((service.spec.selector or {}).items()) or None
+        own = self._selectors[meta.namespace or ""]
+        if own.get(meta.name) == wanted:
+            return []
+        own.pop(meta.name, None)
+        if wanted is not None:
+            own[meta.name] = wanted
+        return self._select_anew(meta.namespace, meta.resource_version, changed_ms(service, now_ms))
+
+    def _select_anew(self, namespace: str | None, version: str, at_ms: int) -> list[TopologyState]:
+        changes: list[TopologyState] = []
+        for key, last in list(self._last.items()):
+            if last.kind != "pod" or last.namespace != namespace or last.to_ms is not None:
+                continue
+            if last.uid in self._labels and (services := self._services_of(last)) != last.services:
+                state = msgspec.structs.replace(last, services=services, resource_version=version)
+                changes += self._follow(key, state, at_ms)
+        return changes
+
+
+def _key(found: Object) -> str:
+    return f"{type(found).__name__.lower()}/{found.metadata.uid}"
+
+
+def _same(one: TopologyState, other: TopologyState) -> bool:
+    return one == msgspec.structs.replace(
+        other, resource_version=one.resource_version, from_ms=one.from_ms, to_ms=one.to_ms
+    )

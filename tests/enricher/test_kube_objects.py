@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+from typing import Any
+
+import msgspec
+import orjson
+import pytest
+
+from enricher.kube_objects import Node, Pod, Service, changed_ms, milliseconds, node_state, pod_state, service_state
+from schemas.flow import Workload
+
+NOW = 1_795_384_060_000
+STARTED = "2026-11-22T17:46:40Z"
+STARTED_MS = 1_795_369_600_000
+
+
+def pod_json(**overrides: Any) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "name": "api-7d9f8b6c5-x2x9q",
+        "namespace": "shop",
+        "uid": "u1",
+        "rv": "100",
+        "node": "node-a1",
+        "labels": {},
+        "annotations": None,
+        "owners": None,
+        "ips": ["10.42.1.17"],
+        "phase": "Running",
+        "ready": "True",
+        "host_network": False,
+        "ended": None,
+    } | overrides
+    terminated = {"state": {"terminated": {"finishedAt": fields["ended"], "exitCode": 0}}}
+    return {
+        "metadata": {
+            "name": fields["name"],
+            "namespace": fields["namespace"],
+            "uid": fields["uid"],
+            "resourceVersion": fields["rv"],
+            "creationTimestamp": "2026-11-22T17:46:39Z",
+            "labels": fields["labels"],
+            "annotations": fields["annotations"],
+            "ownerReferences": fields["owners"],
+            "managedFields": [
+                {"manager": "kubelet", "time": overrides.get("changed", STARTED), "fieldsV1": {"f:x": {}}}
+            ],
+        },
+        "spec": {"nodeName": fields["node"], "hostNetwork": fields["host_network"], "containers": [{"name": "c"}]},
+        "status": {
+            "phase": fields["phase"],
+            "startTime": STARTED,
+            "podIP": fields["ips"][0] if fields["ips"] else None,
+            "podIPs": [{"ip": ip} for ip in fields["ips"]] or None,
+            "conditions": [{"type": "Ready", "status": fields["ready"], "lastTransitionTime": STARTED}],
+            "containerStatuses": [terminated] if fields["ended"] else None,
+        },
+    }
+
+
+def pod_of(**overrides: Any) -> Pod:
+    return msgspec.json.decode(orjson.dumps(pod_json(**overrides)), type=Pod)
+
+
+def owner(kind: str, name: str, *, controller: bool = True) -> list[dict[str, Any]]:
+    return [{"apiVersion": "v1", "kind": kind, "name": name, "uid": "o", "controller": controller}]
+
+
+@pytest.mark.parametrize(
+    ("fields", "workload"),
+    [
+        pytest.param(
+            {"owners": owner("ReplicaSet", "api-7d9f8b6c5"), "labels": {"pod-template-hash": "7d9f8b6c5"}},
+            Workload("Deployment", "api"),
+            id="deployment",
+        ),
+        pytest.param(
+            {"owners": owner("ReplicaSet", "api-7d9f8b6c5"), "labels": {"pod-template-hash": "other"}},
+            Workload("ReplicaSet", "api-7d9f8b6c5"),
+            id="replica set whose name does not end in the hash",
+        ),
+        pytest.param(
+            {"owners": owner("ReplicaSet", "api-7d9f8b6c5")},
+            Workload("ReplicaSet", "api-7d9f8b6c5"),
+            id="bare replica set",
+        ),
+        pytest.param({"owners": owner("Job", "backup-29123456")}, Workload("CronJob", "backup"), id="cron job"),
+        pytest.param({"owners": owner("Job", "backup-7")}, Workload("Job", "backup-7"), id="job"),
+        pytest.param(
+            {"owners": owner("StatefulSet", "postgres")}, Workload("StatefulSet", "postgres"), id="stateful set"
+        ),
+        pytest.param({"owners": owner("Rollout", "web")}, Workload("Rollout", "web"), id="custom kind"),
+        pytest.param({}, Workload("Pod", "api-7d9f8b6c5-x2x9q"), id="no owner"),
+        pytest.param(
+            {"owners": owner("Backup", "b", controller=False)},
+            Workload("Pod", "api-7d9f8b6c5-x2x9q"),
+            id="not its controller",
+        ),
+        pytest.param(
+            {
+                "name": "etcd-node-a1",
+                "owners": owner("Node", "node-a1"),
+                "annotations": {"kubernetes.io/config.mirror": "a1"},
+            },
+            Workload("Pod", "etcd"),
+            id="static pod",
+        ),
+    ],
+)
+def test_workload(fields: dict[str, Any], workload: Workload) -> None:
+    state = pod_state(pod_of(**fields), NOW)
+    assert state is not None
+    assert state.workload == workload
+
+
+def test_running_pod() -> None:
+    state = pod_state(pod_of(ips=["10.42.1.17", "fd00:42::17"]), NOW)
+    assert state is not None
+    assert (state.addresses, state.node, state.from_ms, state.to_ms) == (
+        ["10.42.1.17", "fd00:42::17"],
+        "node-a1",
+        STARTED_MS,
+        None,
+    )
+    assert (state.ready, state.host_network, state.key) == (True, False, b"pod/u1/100")
+
+
+@pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
+def test_finished_pod_gives_its_address_back_when_its_last_container_ended(phase: str) -> None:
+    state = pod_state(pod_of(phase=phase, ended="2026-11-22T17:50:00Z"), NOW)
+    assert state is not None
+    assert state.to_ms == STARTED_MS + 200_000
+
+
+def test_finished_pod_that_does_not_say_when_ends_as_seen() -> None:
+    state = pod_state(pod_of(phase="Failed"), NOW)
+    assert state is not None
+    assert state.to_ms == NOW
+
+
+def test_pod_without_address_is_nothing_yet() -> None:
+    assert pod_state(pod_of(ips=[]), NOW) is None
+
+
+def test_only_pod_ip_given() -> None:
+    found = pod_json()
+    found["status"]["podIPs"] = None
+    state = pod_state(msgspec.json.decode(orjson.dumps(found), type=Pod), NOW)
+    assert state is not None
+    assert state.addresses == ["10.42.1.17"]
+
+
+def test_node() -> None:
+    found = {
+        "metadata": {
+            "name": "node-a1",
+            "uid": "n1",
+            "resourceVersion": "7",
+            "creationTimestamp": STARTED,
+            "labels": {
+                "topology.kubernetes.io/zone": "eu-west-1a",
+                "topology.kubernetes.io/region": "eu-west-1",
+                "topology.k8s.aws/zone-id": "euw1-az3",
+            },
+        },
+        "spec": {"podCIDR": "10.42.1.0/24", "podCIDRs": ["10.42.1.0/24", "fd00:42:1::/64"]},
+        "status": {
+            "addresses": [
+                {"type": "InternalIP", "address": "192.168.0.11"},
+                {"type": "ExternalIP", "address": "203.0.113.9"},
+                {"type": "Hostname", "address": "node-a1"},
+            ]
+        },
+    }
+    state = node_state(msgspec.json.decode(orjson.dumps(found), type=Node), NOW)
+    assert state.addresses == ["192.168.0.11", "203.0.113.9"]
+    assert (state.zone, state.region, state.zone_id) == ("eu-west-1a", "eu-west-1", "euw1-az3")
+    assert (state.pod_cidrs, state.from_ms) == (["10.42.1.0/24", "fd00:42:1::/64"], STARTED_MS)
+
+
+def test_node_without_labels_and_spec_has_no_zone() -> None:
+    found = {"metadata": {"name": "n", "uid": "n1", "resourceVersion": "7", "labels": None}}
+    state = node_state(msgspec.json.decode(orjson.dumps(found), type=Node), NOW)
+    assert (state.zone, state.addresses, state.from_ms) == (None, [], NOW)
+
+
+@pytest.mark.parametrize(
+    ("spec", "addresses"),
+    [
+        ({"clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9", "fd00:96::9"]}, ["10.96.0.9", "fd00:96::9"]),
+        ({"clusterIP": "10.96.0.9"}, ["10.96.0.9"]),
+        ({"clusterIP": "None", "clusterIPs": ["None"]}, []),
+        ({"type": "ExternalName"}, []),
+    ],
+)
+def test_service(spec: dict[str, Any], addresses: list[str]) -> None:
+    found = {"metadata": {"name": "api", "namespace": "shop", "uid": "s", "resourceVersion": "7"}, "spec": spec}
+    assert service_state(msgspec.json.decode(orjson.dumps(found), type=Service), NOW).addresses == addresses
+
+
+def test_changed_is_the_newest_stamp_but_never_after_it_was_seen() -> None:
+    assert changed_ms(pod_of(changed="2026-11-22T17:50:00Z"), NOW) == STARTED_MS + 200_000
+    assert changed_ms(pod_of(changed="2030-01-01T00:00:00Z"), NOW) == NOW
+
+
+@pytest.mark.parametrize(
+    ("stamp", "time"),
+    [
+        ("1970-01-01T00:00:01Z", 1000),
+        ("1970-01-01T00:00:01.250000Z", 1250),
+        ("1970-01-01T01:00:01+01:00", 1000),
+        ("rubbish", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_milliseconds(stamp: str | None, time: int | None) -> None:
+    assert milliseconds(stamp) == time

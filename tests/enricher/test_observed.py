@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+from typing import Any
+
+import msgspec
+import orjson
+
+from enricher.index import Index
+from enricher.kube_objects import Service
+from enricher.observed import Observed
+from tests.enricher.test_kube_objects import NOW, STARTED_MS, pod_of
+
+
+def service_of(selector: dict[str, str] | None, rv: str = "200", name: str = "api") -> Service:
+    found: dict[str, Any] = {
+        "metadata": {"name": name, "namespace": "shop", "uid": f"s-{name}", "resourceVersion": rv},
+        "spec": {"clusterIP": "10.96.0.9", "selector": selector},
+    }
+    return msgspec.json.decode(orjson.dumps(found), type=Service)
+
+
+def test_a_new_pod_opens_one_state_and_says_nothing_twice() -> None:
+    observed = Observed()
+    [opened] = observed.take(pod_of(), "1", NOW)
+    assert (opened.from_ms, opened.to_ms) == (STARTED_MS, None)
+    assert observed.take(pod_of(rv="101"), "1", NOW) == []
+
+
+def test_a_change_closes_one_state_and_opens_the_next_at_its_own_time() -> None:
+    observed = Observed()
+    observed.take(pod_of(ready="False"), "1", NOW)
+    closed, opened = observed.take(pod_of(rv="101", changed="2026-11-22T17:46:50Z"), "1", NOW)
+    assert (closed.resource_version, closed.to_ms) == ("100", STARTED_MS + 10_000)
+    assert (opened.resource_version, opened.from_ms, opened.ready) == ("101", STARTED_MS + 10_000, True)
+
+
+def test_a_change_never_begins_before_the_state_it_ends() -> None:
+    observed = Observed()
+    observed.take(pod_of(ready="False"), "1", NOW)
+    closed, opened = observed.take(pod_of(rv="101"), "1", NOW)
+    assert closed.to_ms == opened.from_ms == STARTED_MS + 1
+
+
+def test_a_finished_pod_closes_once_and_stays_closed_when_deleted() -> None:
+    observed = Observed()
+    observed.take(pod_of(), "1", NOW)
+    finished = pod_of(rv="102", phase="Succeeded", ready="False", ended="2026-11-22T17:50:00Z")
+    [closed] = observed.take(finished, "1", NOW)
+    assert (closed.resource_version, closed.to_ms) == ("100", STARTED_MS + 200_000)
+    assert observed.take(finished, "1", NOW) == []
+    assert observed.drop(finished, NOW) == []
+
+
+def test_a_deleted_pod_ends_when_seen_deleted() -> None:
+    observed = Observed()
+    observed.take(pod_of(), "1", NOW)
+    [closed] = observed.drop(pod_of(rv="103"), NOW)
+    assert closed.to_ms == NOW
+    assert observed.drop(pod_of(rv="103"), NOW) == []
+
+
+def test_a_list_closes_what_went_while_nobody_looked() -> None:
+    observed = Observed()
+    observed.take(pod_of(), "1", NOW)
+    observed.take(pod_of(uid="u2", name="b"), "1", NOW)
+    [closed] = observed.retain("pod", {"u2"}, "9", NOW)
+    assert (closed.uid, closed.to_ms) == ("u1", NOW)
+    assert observed.retain("pod", {"u2"}, "9", NOW) == []
+
+
+def test_a_pod_given_another_address_moves() -> None:
+    observed = Observed()
+    observed.take(pod_of(), "1", NOW)
+    assert [s.addresses for s in observed.take(pod_of(rv="105", ips=["10.42.1.99"]), "1", NOW)] == [
+        ["10.42.1.17"],
+        ["10.42.1.99"],
+    ]
+
+
+def test_seeded_with_its_own_words_it_says_nothing_again() -> None:
+    first, second, index = Observed(), Observed(), Index()
+    objects = [pod_of(), pod_of(uid="u2", phase="Succeeded", ended="2026-11-22T17:50:00Z"), pod_of(uid="u3")]
+    for found in objects:
+        for state in first.take(found, "1", NOW):
+            index.apply(state)
+    second.seed(index.current())
+    assert [second.take(found, "2", NOW + 1) for found in objects[:2]] == [[], []]
+    [closed] = second.retain("pod", {"u1", "u2"}, "2", NOW + 1)
+    assert (closed.uid, closed.to_ms) == ("u3", NOW + 1)
+
+
+def test_services_that_select_a_pod_are_named_whichever_came_first() -> None:
+    observed = Observed()
+    observed.take(service_of({"app": "api"}), "1", NOW)
+    [opened] = observed.take(pod_of(labels={"app": "api", "x": "y"}), "1", NOW)
+    assert opened.services == ["api"]
+    _, closed, opened = observed.take(service_of({"x": "y"}, rv="300", name="other"), "1", NOW)
+    assert (closed.services, opened.services, opened.resource_version) == (["api"], ["api", "other"], "300")
+    _, closed, opened = observed.drop(service_of({"app": "api"}, rv="301"), NOW)
+    assert (opened.services, opened.resource_version) == (["other"], "301")
+
+
+def test_a_service_without_selector_selects_nothing() -> None:
+    observed = Observed()
+    observed.take(pod_of(labels={"app": "api"}), "1", NOW)
+    assert len(observed.take(service_of(None), "1", NOW)) == 1
+
+
+def test_what_differs_at_the_same_version_gets_the_lists() -> None:
+    first, second, index = Observed(), Observed(), Index()
+    for state in first.take(pod_of(labels={"app": "api"}), "1", NOW):
+        index.apply(state)
+    second.seed(index.current())
+    second.take(service_of({"app": "api"}), "900", NOW + 5)
+    closed, opened = second.take(pod_of(labels={"app": "api"}), "900", NOW + 5)
+    assert (closed.key, opened.key) == (b"pod/u1/100", b"pod/u1/900")
+    assert opened.from_ms == NOW + 5
