@@ -31,6 +31,18 @@ class Record:
     headers: Sequence[tuple[str, bytes]] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Records in a row that share everything but their values: an object a record would cost more than sending it."""
+
+    topic: str
+    partition: int
+    key: bytes
+    values: Sequence[bytes]
+    timestamp_ms: int
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
 class Publisher:
     """An idempotent producer behind one call. One at a time per partition: the caller keeps the order."""
 
@@ -49,26 +61,33 @@ class Publisher:
         """Connect, however long it takes; `InterruptedError` if told to stop before."""
         await self._ready()
 
-    async def publish(self, records: Sequence[Record]) -> None:
+    async def publish(self, records: Sequence[Record | Run]) -> dict[tuple[str, int], int]:
         """Return when every record is acknowledged by all in-sync replicas; else raise `PublishError`.
 
-        Records of one partition are sent in the order given. After a `PublishError` any of them may or may not
+        Returned is, by topic and partition, the offset that follows the last record; a partition is absent where
+        the broker did not say. Records of one partition are sent in the order given. After a `PublishError` any of them may or may not
         be in Kafka: publish all again, in the same order, so that readers recognise the repeats.
         """
         if not records:
-            return
+            return {}
         producer = await self._ready()
-        by_partition: dict[tuple[str, int], list[Record]] = {}
+        by_partition: dict[tuple[str, int], list[Record | Run]] = {}
         for record in records:
             by_partition.setdefault((record.topic, record.partition), []).append(record)
         try:
             async with asyncio.timeout(self._settings.kafka_deadline_seconds), asyncio.TaskGroup() as tasks:
-                for (topic, partition), part in by_partition.items():
-                    tasks.create_task(_send(producer, topic, partition, part), name=f"publish-{topic}-{partition}")
+                sent = {
+                    (topic, partition): tasks.create_task(
+                        _send(producer, topic, partition, part), name=f"publish-{topic}-{partition}"
+                    )
+                    for (topic, partition), part in by_partition.items()
+                }
         except (TimeoutError, ExceptionGroup) as error:
             self._failures.inc()
             await self._discard(producer)
             raise PublishError(_why(error)) from error
+        ends = {place: task.result() for place, task in sent.items()}
+        return {place: end for place, end in ends.items() if end is not None}
 
     async def close(self) -> None:
         """Close the producer; whatever was not acknowledged was the caller's to publish again."""
@@ -89,21 +108,26 @@ class Publisher:
         await kafka.close(producer, seconds=2.0)
 
 
-async def _send(producer: AIOKafkaProducer, topic: str, partition: int, records: list[Record]) -> None:
+async def _send(producer: AIOKafkaProducer, topic: str, partition: int, parts: list[Record | Run]) -> int | None:
+    """Send in batches, one after the other; return the offset after the last, None if the broker did not say."""
     batch = producer.create_batch()
-    for record in records:
-        if not _append(batch, record):
-            await (await producer.send_batch(batch, topic, partition=partition))
-            batch = producer.create_batch()
-            _append(batch, record)
-    await (await producer.send_batch(batch, topic, partition=partition))
+    for part in parts:
+        headers = list(part.headers)
+        for value in part.values if isinstance(part, Run) else (part.value,):
+            if batch.append(key=part.key, value=value, timestamp=part.timestamp_ms, headers=headers) is None:
+                await _send_batch(producer, batch, topic, partition)
+                batch = producer.create_batch()
+                batch.append(key=part.key, value=value, timestamp=part.timestamp_ms, headers=headers)
+    return await _send_batch(producer, batch, topic, partition)
 
 
-def _append(batch: Any, record: Record) -> bool:
-    appended = batch.append(
-        key=record.key, value=record.value, timestamp=record.timestamp_ms, headers=list(record.headers)
-    )
-    return appended is not None
+async def _send_batch(producer: AIOKafkaProducer, batch: Any, topic: str, partition: int) -> int | None:
+    count: int = batch.record_count()
+    if not count:
+        return None
+    sent = await (await producer.send_batch(batch, topic, partition=partition))
+    # A broker that recognises a batch as a repeat need not know any more where it stands.
+    return int(sent.offset) + count if sent.offset >= 0 else None
 
 
 def _why(error: Exception) -> str:
