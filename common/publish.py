@@ -65,8 +65,8 @@ class Publisher:
         """Return when every record is acknowledged by all in-sync replicas; else raise `PublishError`.
 
         Returned is, by topic and partition, the offset that follows the last record; a partition is absent where
-        the broker did not say. Records of one partition are sent in the order given. After a `PublishError` any of them may or may not
-        be in Kafka: publish all again, in the same order, so that readers recognise the repeats.
+        the broker did not say. Records of one partition are sent in the order given. After a `PublishError` any of
+        them may or may not be in Kafka: publish all again, in the same order, so that readers recognise the repeats.
         """
         if not records:
             return {}
