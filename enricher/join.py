@@ -41,11 +41,12 @@ class Ends:
 class Joined:
     """What one chunk became.
 
-    `values`: one JSON object per flow given out, in the order of the rows. `taken` = `given` + the sum of `aside`.
-    `by_scope` and `by_reason` (why a zone is unknown) split what is given.
+    `values`: one JSON object per flow given out, and `rows` its row's number, ascending. `taken` = `given` + the
+    sum of `aside`. `by_scope` and `by_reason` (why a zone is unknown) split what is given.
     """
 
     values: list[bytes]
+    rows: list[int]
     taken: Amount
     given: Amount
     aside: dict[str, Amount]
@@ -86,6 +87,7 @@ def join(chunk: RawChunk, ends: Ends, partition: int, offset: int, first_row: in
     unknown = rows[of_rows == _UNKNOWN]
     return Joined(
         values=_values(chunk, columns, ends, rows, of_rows, f',"raw":{{"partition":{partition},"offset":{offset}}}}}'),
+        rows=rows.tolist(),
         taken=Amount(int(columns.size.sum()), int(columns.packets.sum()), columns.rows),
         given=columns.amount(rows),
         aside={"sender_in_cluster": columns.amount(np.flatnonzero(metered))} if metered.any() else {},

@@ -71,7 +71,7 @@ class Progress(Protocol):
     def heard(self, resource: str) -> None:
         """Note that something came from the API."""
 
-    def synced(self, resource: str) -> None:
+    def listed(self, resource: str) -> None:
         """Note that a list is complete."""
 
     def failed(self, resource: str, why: str, line: str) -> None:
@@ -125,7 +125,7 @@ class Reflector:
             try:
                 if self._version is None:
                     self._version = await self._list()
-                    self._progress.synced(self._resource.name)
+                    self._progress.listed(self._resource.name)
                 await self._watch()
             except KubeError as error:
                 await self._recover(error)

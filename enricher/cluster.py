@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cluster as this process knows it: the index, what the API showed, and who waits for news of it.
+
+Changes go into the index at once and into `pending`, which the topology topic's writer empties.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+
+from enricher.index import Index
+from enricher.kube_objects import Object
+from enricher.observed import Observed
+from schemas.topology import TopologyState
+
+Clock = Callable[[], int]
+
+
+def now_ms() -> int:
+    """Return Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class Cluster:
+    """A sink of what the API shows. `live`: there is an API, so that what is not known yet may become known."""
+
+    def __init__(self, index: Index, *, live: bool, clock: Clock = now_ms) -> None:
+        self.index = index
+        self.live = live
+        self.clock = clock
+        self.pending: dict[bytes, TopologyState] = {}
+        self._observed = Observed()
+        self._news = asyncio.Event()
+
+    def load(self, states: Iterable[TopologyState]) -> None:
+        """Take states from a file or the topic into the index."""
+        changed = [self.index.apply(state) for state in states]
+        if any(changed):
+            self._tell()
+
+    def begin(self) -> None:
+        """Compare what the API will show with the history loaded so far."""
+        self._observed.seed(self.index.current())
+
+    def take(self, found: Object, version: str) -> None:
+        """Take in an object as it is now."""
+        self._change(self._observed.take(found, version, self.clock()))
+
+    def drop(self, found: Object) -> None:
+        """Take in that an object was deleted."""
+        self._change(self._observed.drop(found, self.clock()))
+
+    def retain(self, kind: str, uids: set[str], version: str) -> None:
+        """Take in that of a kind only these exist."""
+        self._change(self._observed.retain(kind, uids, version, self.clock()))
+
+    def confirm(self, state: TopologyState) -> None:
+        """Note that the topic holds a state: what it says as well need not be written."""
+        waiting = self.pending.get(state.key)
+        if waiting is not None and (waiting.to_ms is None or state.to_ms is not None):
+            del self.pending[state.key]
+
+    async def news(self, seconds: float) -> None:
+        """Return when something changed, at the latest after so long."""
+        try:
+            await asyncio.wait_for(self._news.wait(), seconds)
+        except TimeoutError:
+            return
+
+    def _change(self, states: list[TopologyState]) -> None:
+        for state in states:
+            self.index.apply(state)
+            self.pending[state.key] = state
+        if states:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The enricher service: wiring only.
+
+In order: topics, history, the API's lists (services before nodes before pods, so that a pod's services are known
+with it), then the consumer group. What follows the topics and the API runs beside it until the group has stopped.
+"""
+
+import asyncio
+
+from common import kafka, service
+from common.errors import Refusal
+from common.publish import Publisher
+from common.service import Service
+from common.settings import load
+from enricher.cidrs import CidrMap, read_cidr_map
+from enricher.cluster import Cluster
+from enricher.follower import Follower
+from enricher.index import Index
+from enricher.metrics import Metrics
+from enricher.pipeline import Pipeline
+from enricher.resolve import Resolver
+from enricher.settings import EnricherSettings
+from enricher.topology import TopologyTopic, read_file
+from enricher.waiting import Patience
+from enricher.worker import Deps
+
+
+def main(argv: list[str]) -> int:
+    """Run the enricher; return its exit status."""
+    settings = load(EnricherSettings, "enricher", argv)
+
+    async def body(running: Service) -> None:
+        await run(running, settings)
+
+    return service.run("enricher", settings, body)
+
+
+async def run(running: Service, settings: EnricherSettings) -> None:
+    """Run until told to stop."""
+    index = Index()
+    metrics = Metrics(running.registry, index)
+    cluster = Cluster(index, live=settings.topology is None)
+    cidrs = _cidrs(settings)
+    patience = Patience(cluster, Resolver(index, cidrs), metrics, settings.late_seconds)
+    publisher = Publisher(running, settings)
+    deps = Deps(running, settings, cluster, patience, publisher, metrics)
+    pipeline = Pipeline(deps)
+    follower = None
+    if settings.topology is not None:
+        cluster.load(read_file(settings))
+    else:
+        follower = Follower(running, settings, cluster, metrics)
+        await follower.open()
+    try:
+        await kafka.wait_for_topics(running, settings, _topics(settings))
+        await publisher.start()
+        if follower is None:
+            await pipeline.run()
+        else:
+            topic = TopologyTopic(running, settings, cluster, metrics)
+            await _run_live(running, follower, topic, pipeline, publisher)
+    except InterruptedError:
+        return
+    finally:
+        await publisher.close()
+        if follower is not None:
+            await follower.close()
+
+
+async def _run_live(
+    running: Service, follower: Follower, topic: TopologyTopic, pipeline: Pipeline, publisher: Publisher
+) -> None:
+    await topic.read_history()
+    async with asyncio.TaskGroup() as tasks:
+        beside = [
+            tasks.create_task(follower.run(), name="kube-watch"),
+            tasks.create_task(topic.follow(), name="topology-follow"),
+            tasks.create_task(topic.write(publisher, pipeline.owns_first), name="topology-write"),
+        ]
+        await follower.all_listed(running.stopping)
+        if not running.stopping.is_set():
+            await pipeline.run()
+        for task in beside:
+            task.cancel()
+
+
+def _topics(settings: EnricherSettings) -> dict[str, int]:
+    names = settings.topics
+    partitioned = dict.fromkeys((names.raw, names.enriched, names.ledger), settings.partitions)
+    return partitioned | {names.topology: 1, names.dead_letter: 1}
+
+
+def _cidrs(settings: EnricherSettings) -> CidrMap:
+    if settings.cidr_map is None:
+        return CidrMap([])
+    try:
+        content = settings.cidr_map.read_bytes()
+    except OSError as error:
+        raise Refusal(
+            f"cidr_map = {str(settings.cidr_map)!r}: {error.strerror}; expected a TOML or JSON file"
+        ) from error
+    return read_cidr_map(content, str(settings.cidr_map))

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The enricher's own metrics: what came in, what went out, what was put aside and why, and how fresh the index is."""
+
+import time
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from enricher.index import Index
+from enricher.join import Joined
+from schemas.amount import Amount
+
+
+class Metrics:
+    """All of them, in one registry."""
+
+    def __init__(self, registry: CollectorRegistry, index: Index) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"zonemeter_enricher_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"zonemeter_enricher_{name}", text, labels, registry=registry)
+
+        self.chunks = counter("chunks", "Raw chunks, by what became of them: enriched, repeat, dead_letter.", "result")
+        self.raw_bytes = counter("raw_bytes", "Traffic bytes in the raw chunks taken in.")
+        self.raw_flows = counter("raw_flows", "Rows in the raw chunks taken in.")
+        self.bytes = counter("bytes", "Traffic bytes given out, by scope.", "scope")
+        self.flows = counter("flows", "Flows given out, by scope.", "scope")
+        self.aside_bytes = counter("aside_bytes", "Traffic bytes put aside, by reason.", "reason")
+        self.unknown_bytes = counter("unknown_bytes", "Traffic bytes of unknown scope, by reason.", "reason")
+        self.dead_letters = counter("dead_letters", "Raw records that could not be decoded, by reason.", "reason")
+        self.gap_records = counter("raw_gap_records", "Raw records that were gone before they were read.")
+        self.clamped = counter("clamped_timestamps", "Records whose time was too far ahead for Kafka, and was cut.")
+        self.waits = counter("index_waits", "Chunks that waited for the index, by outcome: known, late.", "outcome")
+        self.lag_records = gauge("lag_records", "Raw records not taken in yet.", "partition")
+        self.behind = gauge("behind_seconds", "Age of the last window taken in, at its end.", "partition")
+        self.watch_failures = counter("kube_failures", "Failures of list or watch, by resource and reason.", *_KUBE)
+        self.relists = counter("kube_lists", "Lists completed, the first one too.", "resource")
+        self._watch_age = gauge("kube_silence_seconds", "Time since anything was heard of a resource.", "resource")
+        self.topology_writes = counter("topology_writes", "States written to the topology topic.")
+        self.topology_refused = counter("topology_refused", "Records of the topology topic not understood.", "reason")
+        gauge("index_states", "States of objects in the index.").set_function(lambda: index.states)
+        gauge("index_slots", "Addresses, node names and podCIDRs in the index.").set_function(lambda: index.slots)
+        self._heard: dict[str, float] = {}
+
+    def heard(self, resource: str) -> None:
+        """Note that the API said something about a resource."""
+        if resource not in self._heard:
+            self._watch_age.labels(resource).set_function(lambda: time.monotonic() - self._heard[resource])
+        self._heard[resource] = time.monotonic()
+
+    def enriched(self, joined: Joined) -> None:
+        """Count one chunk given out."""
+        self.chunks.labels("enriched").inc()
+        self._taken(joined.taken)
+        for scope, amount in joined.by_scope.items():
+            self.bytes.labels(scope).inc(amount.bytes)
+            self.flows.labels(scope).inc(amount.rows)
+        for reason, amount in joined.by_reason.items():
+            self.unknown_bytes.labels(reason).inc(amount.bytes)
+        for reason, amount in joined.aside.items():
+            self.aside_bytes.labels(reason).inc(amount.bytes)
+
+    def repeated(self, taken: Amount) -> None:
+        """Count one chunk that had come before."""
+        self.chunks.labels("repeat").inc()
+        self._taken(taken)
+        self.aside_bytes.labels("repeat").inc(taken.bytes)
+
+    def refused(self, reason: str) -> None:
+        """Count one record that could not be decoded."""
+        self.chunks.labels("dead_letter").inc()
+        self.dead_letters.labels(reason).inc()
+
+    def _taken(self, taken: Amount) -> None:
+        self.raw_bytes.inc(taken.bytes)
+        self.raw_flows.inc(taken.rows)
+
+
+_KUBE = ("resource", "reason")

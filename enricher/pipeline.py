@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The consumer group: which raw partitions are ours, one worker for each, and what happens when that changes.
+
+Every rebalance revokes everything (aiokafka has no cooperative assignor). A revoked worker finishes the unit under
+way and commits it, within a deadline; what it could not finish the next owner reads back and completes.
+"""
+
+import asyncio
+import logging
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+
+from common import kafka
+from enricher.worker import Deps, Worker
+
+log = logging.getLogger(__name__)
+
+_SESSION_MS = 30_000
+_REBALANCE_MS = 60_000
+# Less than the rebalance's own time, so that the group does not throw us out while we finish.
+_FINISH_SECONDS = 15.0
+_RETRY_SECONDS = 2.0
+
+
+class Pipeline:
+    """Reads the raw topic as a member of the group until the service stops."""
+
+    def __init__(self, deps: Deps) -> None:
+        self._deps = deps
+        self._workers: dict[int, tuple[Worker, asyncio.Task[None]]] = {}
+
+    def owns_first(self) -> bool:
+        """Return whether raw partition 0 is ours: then the topology topic is ours to write."""
+        return 0 in self._workers
+
+    async def run(self) -> None:
+        """Work; after any failure of Kafka begin anew from what is committed."""
+        service = self._deps.service
+        while not service.stopping.is_set():
+            try:
+                await self._session()
+            except* InterruptedError:
+                log.info("stopped before Kafka took what was under way: it stays uncommitted")
+            except* (KafkaError, OSError, TimeoutError) as failure:
+                line = "; ".join(f"{type(leaf).__name__}: {leaf}" for leaf in _leaves(failure))
+                service.health.waiting("pipeline", f"{line}; beginning anew from what is committed")
+                await service.pause(_RETRY_SECONDS)
+
+    async def _session(self) -> None:
+        settings, service = self._deps.settings, self._deps.service
+        consumer = await kafka.start(service, settings, self._new_consumer)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                consumer.subscribe([settings.topics.raw], listener=_Listener(self, consumer, tasks))
+                service.health.ready("pipeline")
+                await service.stopping.wait()
+                await self.stop_workers()
+        finally:
+            self._workers.clear()
+            await kafka.close(consumer)
+
+    def _new_consumer(self) -> AIOKafkaConsumer:
+        settings = self._deps.settings
+        return kafka.new_consumer(
+            settings,
+            group_id=settings.group,
+            group_instance_id=settings.group_instance_id,
+            session_timeout_ms=_SESSION_MS,
+            rebalance_timeout_ms=_REBALANCE_MS,
+            heartbeat_interval_ms=3000,
+        )
+
+    def start_worker(self, consumer: AIOKafkaConsumer, tasks: asyncio.TaskGroup, partition: int) -> None:
+        """Begin to work on a partition."""
+        worker = Worker(self._deps, consumer, partition)
+        task = tasks.create_task(self._live(worker, partition), name=f"partition-{partition}")
+        self._workers[partition] = (worker, task)
+
+    async def stop_workers(self) -> None:
+        """Let all workers finish what is under way; cancel those that take too long."""
+        tasks = []
+        for worker, task in self._workers.values():
+            worker.stopping = True
+            tasks.append(task)
+            if worker.idle:
+                task.cancel()
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=_FINISH_SECONDS)
+            for task in late:
+                task.cancel()
+            if late:
+                log.warning("%s partitions given up with a unit under way", len(late))
+                await asyncio.wait(late)
+        self._workers.clear()
+
+    async def _live(self, worker: Worker, partition: int) -> None:
+        try:
+            await worker.run()
+        except (CommitFailedError, IllegalStateError) as error:
+            # The group has moved on; whoever has the partition now reads back what is out.
+            log.warning("partition %s is no longer ours: %s", partition, error)
+            self._workers.pop(partition, None)
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types
+    """Called by aiokafka between two assignments."""
+
+    def __init__(self, pipeline: Pipeline, consumer: AIOKafkaConsumer, tasks: asyncio.TaskGroup) -> None:
+        self._pipeline = pipeline
+        self._consumer = consumer
+        self._tasks = tasks
+
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        await self._pipeline.stop_workers()
+
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        for where in sorted(assigned):
+            self._pipeline.start_worker(self._consumer, self._tasks, where.partition)
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for part in error.exceptions for leaf in _leaves(part)]

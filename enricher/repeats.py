@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tells a raw chunk that came before. A collector that crashed publishes a window again, and says so.
+
+What this process has read it remembers by one mark per life of a node. For a chunk that says `maybe_repeat` the
+first copy may stand further back: it is looked for there, and only then.
+"""
+
+import asyncio
+import logging
+
+import msgspec
+from aiokafka import TopicPartition
+
+from common.service import Service
+from enricher.kafka_read import Records, reader, stretch
+from enricher.settings import EnricherSettings
+from schemas.ids import Origin
+from schemas.raw import RawChunk
+
+log = logging.getLogger(__name__)
+
+Mark = tuple[int, int, int]
+
+
+class Repeats:
+    """The memory of one raw partition; `first` is the offset from which on it was read."""
+
+    def __init__(self, service: Service, settings: EnricherSettings, partition: int, first: int) -> None:
+        self._marks: dict[Origin, tuple[Mark, int]] = {}
+        self._earlier = _Earlier(service, settings, TopicPartition(settings.topics.raw, partition), first)
+
+    async def has(self, chunk: RawChunk) -> bool:
+        """Return whether this chunk came before. Raises what Kafka's client raises."""
+        last = self._marks.get(chunk.origin)
+        if last is not None and _mark(chunk) <= last[0]:
+            if chunk.start_ms >= last[1]:
+                log.warning("%s numbers a later window as an earlier one: it is taken for a repeat", chunk.id)
+            return True
+        return chunk.maybe_repeat and await self._earlier.holds(chunk)
+
+    def note(self, chunk: RawChunk) -> None:
+        """Remember a chunk."""
+        last = self._marks.get(chunk.origin)
+        if last is None or _mark(chunk) > last[0]:
+            self._marks[chunk.origin] = (_mark(chunk), chunk.end_ms)
+
+
+class _RawId(msgspec.Struct):
+    cluster: str
+    node: str
+    boot_id: str
+    generation: int
+    sequence: int
+    chunk: int
+
+
+_decoder = msgspec.json.Decoder(_RawId)
+
+
+class _Earlier:
+    """The chunks that stand before the offset from which on the partition was read, as far back as was asked."""
+
+    def __init__(self, service: Service, settings: EnricherSettings, where: TopicPartition, before: int) -> None:
+        self._service = service
+        self._settings = settings
+        self._where = where
+        self._before = before
+        self._read_from = before
+        self._marks: dict[Origin, set[Mark]] = {}
+
+    async def holds(self, chunk: RawChunk) -> bool:
+        # A raw record's Kafka timestamp is its window's end: the first copy cannot stand before that time's first.
+        deadline = self._settings.kafka_deadline_seconds
+        async with reader(self._service, self._settings, self._where) as consumer:
+            async with asyncio.timeout(deadline):
+                found = (await consumer.offsets_for_times({self._where: chunk.end_ms}))[self._where]
+            start = self._before if found is None else found.offset
+            async for records in stretch(consumer, self._where, start, self._read_from, deadline):
+                self._note(records)
+        self._read_from = min(self._read_from, start)
+        return _mark(chunk) in self._marks.get(chunk.origin, ())
+
+    def _note(self, records: Records) -> None:
+        for record in records:
+            try:
+                raw = _decoder.decode(record.value or b"")
+            except msgspec.MsgspecError:
+                continue  # a dead letter
+            origin = Origin(raw.cluster, raw.node, raw.boot_id)
+            self._marks.setdefault(origin, set()).add((raw.generation, raw.sequence, raw.chunk))
+
+
+def _mark(chunk: RawChunk) -> Mark:
+    return chunk.generation, chunk.sequence, chunk.chunk

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of the enricher."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from common.settings import ServiceSettings
+
+
+class EnricherSettings(ServiceSettings):
+    """Names both ends of every flow, as of its own time."""
+
+    group: str = Field("zonemeter-enricher", min_length=1, description="the Kafka consumer group")
+    group_instance_id: str | None = Field(
+        None, description="a name that outlives restarts, such as the pod's: a restart then moves no partition"
+    )
+    topology: Path | None = Field(
+        None, description="a JSON file of topology states to join with, instead of a Kubernetes API"
+    )
+    kube: Literal["auto", "in-cluster", "kubeconfig"] = Field(
+        "auto", description="where the Kubernetes API is found; auto: --kubeconfig, else the pod's own, else kubectl's"
+    )
+    kubeconfig: Path | None = Field(None, description="kubeconfig file; without it the usual places")
+    kube_services: bool = Field(
+        True, description="watch services too: names of ClusterIPs, and which services select a pod"
+    )
+    kube_silence_seconds: float = Field(
+        120.0, ge=1, le=3600, description="a watch that says nothing for so long, not even a bookmark, is taken up anew"
+    )
+    cidr_map: Path | None = Field(
+        None, description="TOML or JSON file of networks outside the cluster with their names and zones"
+    )
+    history_hours: float = Field(
+        168.0, gt=0, description="how long an owner is remembered after its end; at least the raw topic's retention"
+    )
+    late_seconds: float = Field(
+        2.0, ge=0, le=60, description="how long after its window's end a chunk waits for a pod not known yet"
+    )
+    batch_rows: int = Field(
+        5000, ge=1, le=1_000_000, description="flows of one partition published and committed together, about"
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.topology is not None and (self.kubeconfig is not None or self.kube != "auto"):
+            raise ValueError("topology and kube or kubeconfig are both set: join with a file or with an API, not both")
+        if self.kube == "in-cluster" and self.kubeconfig is not None:
+            raise ValueError("kubeconfig is set but kube = in-cluster does not read it; leave one of them out")
+        return self

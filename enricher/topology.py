@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The topology topic: history is read before anything is joined, then followed; changes are written to it.
+
+The enricher that owns raw partition 0 writes. The others follow what it writes and keep only what it did not: if
+it dies, whoever takes over writes the rest. Two writers for a moment do no harm: a key says the same whoever wrote.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from common.errors import PublishError, Refusal
+from common.publish import Publisher, Record
+from common.service import Service
+from enricher.cluster import Cluster
+from enricher.kafka_read import Records, bounds, reader, stretch
+from enricher.metrics import Metrics
+from enricher.settings import EnricherSettings
+from schemas.errors import DecodeError
+from schemas.topology import TopologyState, decode_topology, decode_topology_file, encode_topology
+
+log = logging.getLogger(__name__)
+
+_WRITE_SECONDS = 0.25
+_RETRY_SECONDS = 1.0
+_PRUNE_SECONDS = 60.0
+_MAX_WRITE = 5000
+
+
+def read_file(settings: EnricherSettings) -> list[TopologyState]:
+    """Read the `--topology` file; raise `Refusal` naming what is wrong with it."""
+    path = settings.topology
+    assert path is not None
+    try:
+        states = decode_topology_file(path.read_bytes())
+    except OSError as error:
+        raise Refusal(f"topology = {str(path)!r}: {error.strerror}; expected a JSON file of topology states") from error
+    except DecodeError as error:
+        raise Refusal(f"topology = {str(path)!r}: {error}; expected a JSON array of topology states") from error
+    if not any(state.kind == "node" for state in states):
+        raise Refusal(f"topology = {str(path)!r}: it holds no node, so that no zone could ever be known")
+    return states
+
+
+class TopologyTopic:
+    """Reads the topic, and writes what the topic does not know yet."""
+
+    def __init__(self, service: Service, settings: EnricherSettings, cluster: Cluster, metrics: Metrics) -> None:
+        self._service = service
+        self._settings = settings
+        self._cluster = cluster
+        self._metrics = metrics
+        self._where = TopicPartition(settings.topics.topology, 0)
+        self._position = 0
+
+    async def read_history(self) -> None:
+        """Read the topic to its present end, however long Kafka takes to give it."""
+        self._service.health.waiting("history", f"reading {self._where.topic}")
+        while not self._service.stopping.is_set():
+            try:
+                async with reader(self._service, self._settings, self._where) as consumer:
+                    await self._catch_up(consumer)
+            except (KafkaError, OSError, TimeoutError) as error:
+                self._service.health.waiting("history", f"{self._where.topic}: {error or type(error).__name__}")
+                await self._service.pause(_RETRY_SECONDS)
+            else:
+                self._service.health.ready("history")
+                return
+
+    async def follow(self) -> None:
+        """Take in what is written from now on, for ever."""
+        while True:
+            try:
+                async with reader(self._service, self._settings, self._where) as consumer:
+                    await self._catch_up(consumer)
+                    consumer.seek(self._where, self._position)
+                    while True:
+                        batches = await consumer.getmany(self._where, timeout_ms=1000)
+                        self._take(batches.get(self._where, ()))
+            except (KafkaError, OSError, TimeoutError) as error:
+                log.warning("%s: %s; trying on", self._where.topic, error or type(error).__name__)
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def write(self, publisher: Publisher, is_writer: Callable[[], bool]) -> None:
+        """Write what changed while `is_writer` says so, and forget what is too old to matter, for ever."""
+        loop = asyncio.get_running_loop()
+        pruned = loop.time()
+        while True:
+            await asyncio.sleep(_WRITE_SECONDS)
+            if loop.time() - pruned > _PRUNE_SECONDS:
+                self._cluster.index.prune(self._cluster.clock() - int(self._settings.history_hours * 3_600_000))
+                pruned = loop.time()
+            if self._cluster.pending and is_writer():
+                await self._write_some(publisher)
+
+    async def _write_some(self, publisher: Publisher) -> None:
+        states = list(self._cluster.pending.values())[:_MAX_WRITE]
+        now = self._cluster.clock()
+        records = [Record(self._where.topic, 0, state.key, encode_topology(state), now) for state in states]
+        try:
+            await publisher.publish(records)
+        except PublishError as error:
+            log.warning("%s: %s; writing it again", self._where.topic, error)
+            return
+        for state in states:
+            self._cluster.confirm(state)
+        self._metrics.topology_writes.inc(len(states))
+
+    async def _catch_up(self, consumer: AIOKafkaConsumer) -> None:
+        deadline = self._settings.kafka_deadline_seconds
+        begin, end = await bounds(consumer, self._where, deadline)
+        start = begin if self._position > end else max(begin, self._position)
+        async for records in stretch(consumer, self._where, start, end, deadline):
+            self._take(records)
+        self._position = end
+
+    def _take(self, records: Records) -> None:
+        states = []
+        for record in records:
+            self._position = record.offset + 1
+            if record.value is None:
+                continue  # tombstoned: older than all that is still to be joined
+            try:
+                states.append(decode_topology(record.value))
+            except DecodeError as error:
+                self._metrics.topology_refused.labels(error.reason).inc()
+                log.warning("%s@%s: %s", self._where.topic, record.offset, error)
+        self._cluster.load(states)
+        for state in states:
+            self._cluster.confirm(state)

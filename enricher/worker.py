@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Takes one raw partition through the join, in order: enriched flows, then the ledger, then the commit.
+
+Each flow goes out once in effect: what is already out is read back before the first record (recovery.py), and
+what a failed publication left behind before it is tried again. A worker lives as long as its assignment.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.structs import ConsumerRecord, OffsetAndMetadata
+
+from common.errors import PublishError
+from common.publish import Publisher, Record
+from common.service import Service
+from enricher import recovery
+from enricher.cluster import Cluster
+from enricher.join import join
+from enricher.metrics import Metrics
+from enricher.repeats import Repeats
+from enricher.settings import EnricherSettings
+from enricher.unit import Out, Unit, Writer, kafka_time, not_out, taken_of
+from enricher.waiting import Patience
+from schemas.dead_letter import dead_letter
+from schemas.errors import DecodeError
+from schemas.raw import RawChunk, decode_chunk
+
+log = logging.getLogger(__name__)
+
+RawRecord: TypeAlias = ConsumerRecord[bytes, bytes]
+
+_FETCH_RECORDS = 64
+_FETCH_MS = 1000
+
+
+@dataclass(slots=True)
+class Deps:
+    """What the workers of a process share."""
+
+    service: Service
+    settings: EnricherSettings
+    cluster: Cluster
+    patience: Patience
+    publisher: Publisher
+    metrics: Metrics
+
+
+class Worker:
+    """One raw partition."""
+
+    def __init__(self, deps: Deps, consumer: AIOKafkaConsumer, partition: int) -> None:
+        self._deps = deps
+        self._settings = deps.settings
+        self._metrics = deps.metrics
+        self._consumer = consumer
+        self._partition = partition
+        self._where = TopicPartition(deps.settings.topics.raw, partition)
+        self._writer = Writer(deps.settings.topics, partition)
+        self._resumed: dict[str, Out] = {}
+        self._enriched_end = 0
+        self._next: int | None = None
+        self._repeats: Repeats | None = None
+        self.stopping = False
+        self.idle = True
+
+    async def run(self) -> None:
+        """Work until `stopping`. Raises what Kafka's client raises; the worker's state is void then."""
+        await self._recover()
+        while not self.stopping:
+            self.idle = True
+            batches = await self._consumer.getmany(self._where, timeout_ms=_FETCH_MS, max_records=_FETCH_RECORDS)
+            self.idle = False
+            records = batches.get(self._where, [])
+            if records:
+                await self._work(records)
+
+    async def _recover(self) -> None:
+        found = await recovery.committed(self._deps.service, self._settings, self._partition)
+        tail = await recovery.read_tail(self._deps.service, self._settings, self._partition, found.enriched_offset)
+        self._resumed, self._enriched_end, self._next = tail.chunks, tail.end, found.raw_offset
+        if found.raw_offset is not None:
+            self._consumer.seek(self._where, found.raw_offset)
+        log.info(
+            "took over a partition",
+            extra={"partition": self._partition, "offset": found.raw_offset, "chunks_already_out": len(tail.chunks)},
+        )
+
+    async def _work(self, records: Sequence[RawRecord]) -> None:
+        unit = Unit()
+        for record in records:
+            unit = await self._take(record, unit)
+            if unit.rows >= self._settings.batch_rows or self.stopping:
+                await self._finish(unit)
+                unit = Unit()
+            if self.stopping:
+                return
+            # The group's heartbeats run in this loop too.
+            await asyncio.sleep(0)
+        await self._finish(unit)
+
+    async def _take(self, record: RawRecord, unit: Unit) -> Unit:
+        """Add what one raw record becomes to the unit, or to a new one if the unit had to go out first."""
+        repeats = self._note_position(record)
+        try:
+            chunk = self._decode(record)
+        except DecodeError as error:
+            self._refuse(record, error, unit)
+        else:
+            out = self._resumed.pop(chunk.id, None)
+            if out is None and await repeats.has(chunk):
+                unit.books.append(self._writer.repeat(chunk, record.offset, self._deps.cluster.clock()))
+                self._metrics.repeated(taken_of(chunk))
+            else:
+                unit = await self._enrich(chunk, record.offset, out, unit)
+            repeats.note(chunk)
+            self._metrics.behind.labels(self._partition).set((self._deps.cluster.clock() - chunk.end_ms) / 1000)
+        unit.end = self._next = record.offset + 1
+        return unit
+
+    async def _enrich(self, chunk: RawChunk, offset: int, out: Out | None, unit: Unit) -> Unit:
+        patience = self._deps.patience
+        ends = patience.resolve(chunk)
+        if late := patience.worth_waiting_for(chunk, ends):
+            await self._finish(unit)
+            unit = Unit()
+            ends = await patience.wait(chunk, late)
+        joined = join(chunk, ends, self._partition, offset, 0 if out is None else out.last_row + 1)
+        now = self._deps.cluster.clock()
+        if joined.values:
+            unit.runs.append(self._writer.flows(chunk, joined, now))
+        if kafka_time(chunk.end_ms, now) != chunk.end_ms:
+            self._metrics.clamped.inc()
+        unit.books.append(self._writer.enriched(chunk, joined, out, now))
+        unit.rows += joined.taken.rows
+        self._metrics.enriched(joined)
+        return unit
+
+    async def _finish(self, unit: Unit) -> None:
+        """Publish a unit's flows, then its books, then commit; again and again until Kafka takes it."""
+        if unit.end is None:
+            return
+        await self._publish_flows(unit)
+        while True:
+            try:
+                await self._deps.publisher.publish(unit.books)
+                break
+            except PublishError as error:
+                # Keys are the same again, so a book that did arrive is overwritten by itself.
+                log.warning("ledger of partition %s: %s; publishing it again", self._partition, error)
+        position = OffsetAndMetadata(unit.end, recovery.commit_metadata(self._enriched_end))
+        async with asyncio.timeout(self._settings.kafka_deadline_seconds):
+            await self._consumer.commit({self._where: position})
+        self._show_lag(unit.end)
+
+    async def _publish_flows(self, unit: Unit) -> None:
+        runs = unit.runs
+        place = (self._settings.topics.enriched, self._partition)
+        while runs:
+            try:
+                ends = await self._deps.publisher.publish([part.run for part in runs])
+                self._enriched_end = ends.get(place, self._enriched_end)
+                return
+            except PublishError as error:
+                log.warning("flows of partition %s: %s; reading back what arrived", self._partition, error)
+            tail = await recovery.read_tail(self._deps.service, self._settings, self._partition, self._enriched_end)
+            runs = not_out(runs, tail.chunks)
+            if not runs:
+                self._enriched_end = tail.end
+
+    def _note_position(self, record: RawRecord) -> Repeats:
+        if self._next is not None and record.offset > self._next:
+            gone = record.offset - self._next
+            self._metrics.gap_records.inc(gone)
+            log.error("%s-%s: %s raw records were gone before they were read", *self._where, gone)
+        if self._repeats is None:
+            self._repeats = Repeats(self._deps.service, self._settings, self._partition, record.offset)
+        return self._repeats
+
+    def _decode(self, record: RawRecord) -> RawChunk:
+        chunk = decode_chunk(record.value)
+        if record.key != chunk.node.encode():
+            raise DecodeError("inconsistent", f"the key is {(record.key or b'')[:100]!r}, the node {chunk.node!r}")
+        if chunk.cluster != self._settings.cluster:
+            raise DecodeError(
+                "inconsistent", f"the cluster is {chunk.cluster!r}, this enricher's is {self._settings.cluster!r}"
+            )
+        return chunk
+
+    def _refuse(self, record: RawRecord, error: DecodeError, unit: Unit) -> None:
+        place = (record.topic, record.partition, record.offset)
+        value = dead_letter(error.reason, error.detail, "enricher", *place, record.timestamp, record.key, record.value)
+        key = "/".join(map(str, place)).encode()
+        unit.books.append(Record(self._settings.topics.dead_letter, 0, key, value, self._deps.cluster.clock()))
+        self._metrics.refused(error.reason)
+        log.warning("%s-%s@%s goes to the dead letters: %s", *place, error)
+
+    def _show_lag(self, position: int) -> None:
+        end = self._consumer.highwater(self._where)
+        if end is not None:
+            self._metrics.lag_records.labels(self._partition).set(max(end - position, 0))
