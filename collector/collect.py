@@ -64,7 +64,7 @@ class Collector:
             cluster=settings.cluster,
             node=settings.node,
             boot_id=boot_id,
-            map_memory=settings.map_memory,
+            map_memory=int(settings.map_memory),
             ports=settings.ports,
             service_ports=sorted(parse_ports(settings.service_ports)),
         )

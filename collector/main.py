@@ -11,13 +11,21 @@ from collector import preflight
 from collector.collect import Collector
 from collector.settings import CollectorSettings
 from common import kafka
+from common import service as service_
 from common.publish import Publisher
 from common.service import Service
+from common.settings import load
 
 log = logging.getLogger(__name__)
 
 # Of the drain budget; the rest is for giving everything back.
 _PUBLISHING_SHARE = 0.75
+
+
+def main(argv: list[str]) -> int:
+    """Run the collector; return its exit status."""
+    settings = load(CollectorSettings, "collector", argv)
+    return service_.run("collector", settings, lambda service: run(settings, service))
 
 
 async def run(settings: CollectorSettings, service: Service) -> None:

@@ -191,8 +191,9 @@ def _read(bootstrap: str, topic: str) -> list[Any]:
             message = consumer.poll(1.0)
             if message is None:
                 continue
-            if message.error():
-                assert message.error().code() == confluent_kafka.KafkaError._PARTITION_EOF, message.error()
+            error = message.error()
+            if error:
+                assert error.code() == confluent_kafka.KafkaError._PARTITION_EOF, error
                 open_.discard(message.partition())
             else:
                 found.append(message)

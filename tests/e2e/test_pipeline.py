@@ -180,7 +180,8 @@ def test_the_ledger_closes_after_a_kill_of_every_service(facts: Facts) -> None:
 
 def test_no_id_appears_twice_in_the_flow_log_and_none_is_missing(facts: Facts) -> None:
     files = [str(path) for path in facts.flow_log]
-    rows = duckdb.sql(f"select id, bytes, packets, scope from read_parquet({files})").fetchall()
+    with duckdb.connect() as connection:
+        rows = connection.execute("select id, bytes, packets, scope from read_parquet(?)", [files]).fetchall()
     assert [key for key, count in Counter(row[0] for row in rows).items() if count > 1] == []
     enriched = {f["id"]: (f["bytes"], f["packets"], f["scope"]) for f in facts.flows}
     assert {row[0]: tuple(row[1:]) for row in rows} == enriched
