@@ -117,14 +117,15 @@ def _make_node(plan: Plan, node: Node) -> None:
     with enter(script.node_namespace(plan.prefix, node.name)):
         ip_batch([*script.node(plan, node), *(line for pod in pods for line in script.node_side(node, pod))])
         run(["ethtool", "-K", "eth0", *_CUT, *_KEEP_CUT])
+        run(["nft", "-f", "-"], script.services(plan, node) + truth.node_ruleset())
         for pod in pods:
             _finish_pod_link(pod)
-        run(["nft", "-f", "-"], script.services(plan, node))
 
 
 def _finish_pod_link(pod: Pod) -> None:
     write_sysctls(script.pod_link_sysctls(pod))
     run(["ethtool", "-K", script.pod_link(pod), *_CUT, *_KEEP_CUT])
+    run(["nft", "-f", "-"], truth.link_ruleset(script.pod_link(pod)))
 
 
 def _make_pod(plan: Plan, pod: Pod) -> None:

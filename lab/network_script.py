@@ -13,6 +13,7 @@ GATEWAY_V4 = "169.254.1.1"
 GATEWAY_V6 = "fe80::1"
 GATEWAY_MAC = "ee:ee:ee:ee:ee:ee"
 BRIDGE = "br0"
+POD_LINK = "veth"
 
 # No duplicate address detection and no router solicitations: addresses are usable at once, links are silent.
 QUIET = {
@@ -65,9 +66,14 @@ def control_link(prefix: str) -> str:
     return f"{prefix}-lab"
 
 
+def pod_number(pod: Pod) -> str:
+    """Return a pod's number on its node: the last part of its addresses."""
+    return pod.address_v4.rsplit(".", 1)[1]
+
+
 def pod_link(pod: Pod) -> str:
     """Name a pod's veth on its node."""
-    return f"veth{pod.address_v4.rsplit('.', 1)[1]}"
+    return f"{POD_LINK}{pod_number(pod)}"
 
 
 def pod_link_sysctls(pod: Pod) -> dict[str, int]:

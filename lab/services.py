@@ -74,13 +74,16 @@ class Command:
 
 
 def zonemeter(*words: str) -> tuple[str, ...]:
-    """Return the command line of a `zonemeter` command, with the interpreter that runs now."""
-    return (sys.executable, "-m", "cli", *words)
+    """Return the command line of a `zonemeter` command, with the interpreter that runs now.
+
+    `-P`: a package that lies in the current directory must not come before ours.
+    """
+    return (sys.executable, "-P", "-m", "cli", *words)
 
 
 def module(name: str, argument: Path) -> tuple[str, ...]:
     """Return the command line of a module of the lab that runs as a process."""
-    return (sys.executable, "-m", name, str(argument))
+    return (sys.executable, "-P", "-m", name, str(argument))
 
 
 def prepare(ports: Ports) -> tuple[str, ...]:

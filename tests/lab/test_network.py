@@ -112,6 +112,16 @@ def test_a_cluster_ip_reaches_every_backend(network_plan: Plan, family: int) -> 
     assert seen == {address(pod, family) for pod in network_plan.pods_of("shop/api")}
 
 
+def test_a_service_with_a_backend_on_the_clients_node_is_counted_by_its_pods(network_plan: Plan) -> None:
+    client, server = network_plan.pods_of("shop/web")[0], network_plan.pods_of("shop/postgres")[0]
+    assert client.node == server.node
+    namespace = script.pod_namespace(network_plan.prefix, client)
+    seen = counted(network_plan, tcp(namespace, ("10.96.0.11", 5432), 7_000, 90_000))
+    assert set(seen) == {(client.address_v4, server.address_v4), (server.address_v4, client.address_v4)}
+    assert_tcp(seen[client.address_v4, server.address_v4], 7_000, 4)
+    assert_tcp(seen[server.address_v4, client.address_v4], 90_000, 4)
+
+
 def test_a_node_reaches_cluster_ips_and_its_pods_with_its_own_address(network_plan: Plan) -> None:
     node = network_plan.node("node-a1")
     namespace = script.node_namespace(network_plan.prefix, node.name)
@@ -125,7 +135,9 @@ def test_a_pod_reaches_itself_through_its_service(network_plan: Plan) -> None:
     pod = network_plan.pods_of("shop/postgres")[0]
     namespace = script.pod_namespace(network_plan.prefix, pod)
     seen = counted(network_plan, tcp(namespace, ("10.96.0.11", 5432), 5_000))
-    assert_tcp(seen[network_plan.node("node-a1").address_v4, pod.address_v4], 5_000, 4)
+    both_ways = seen.pop((pod.address_v4, pod.address_v4))
+    assert both_ways.bytes == 5_000 + both_ways.packets * HEADERS[4] + 2 * 8
+    assert seen == {}
 
 
 @pytest.mark.parametrize("family", [4, 6])
