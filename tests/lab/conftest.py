@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A lab of the tests' own: another prefix, another fabric, so that it stands beside a real one and another run."""
 
+import asyncio
 import socket
 from collections.abc import Iterator
 
 import pytest
 
-from lab import network
+from lab import cluster, network
 from lab.plan import Plan
 from lab.stories import shop
 
@@ -25,9 +26,9 @@ def plan() -> Iterator[Plan]:
             continue
         with taken:
             made = shop(f"zmt{slot}", 200 + slot)
-            network.remove(made.prefix)
+            asyncio.run(cluster.down(made.prefix))
             yield made
-            network.remove(made.prefix)
+            asyncio.run(cluster.down(made.prefix))
         return
     pytest.fail("eight test runs at once")
 
