@@ -42,7 +42,7 @@ class Facts:
     """What the run left: the fabric's count, every record of every topic, the sinks' answers, the audit."""
 
     plan: Plan
-    truth: dict[truth.Pair, truth.Amount] = field(default_factory=dict)
+    wire: dict[truth.Pair, truth.Amount] = field(default_factory=dict)
     dropped: int = 0
     records: dict[str, list[Any]] = field(default_factory=dict)
     undecodable: bytes = b""
@@ -98,9 +98,8 @@ async def _known(plan: Plan, senders: Traffic) -> None:
     for address in (there.address_v4, there.address_v6):
         await senders.tcp_once(namespace, (address, 8080), 5 * MEGABYTE, 3 * MEGABYTE)
         await senders.udp_once(namespace, (address, 8080), 200, 1_000)
-    neighbour = next(pod for pod in plan.pods if pod.node == here.node and pod.key not in (here.key,))
-    if not neighbour.workload.host_network:
-        await senders.tcp_once(namespace, (neighbour.address_v4, neighbour.workload.ports[0]), MEGABYTE, MEGABYTE)
+    neighbour = next(pod for pod in plan.pods_of("shop/worker") if pod.node == here.node)
+    await senders.tcp_once(namespace, (neighbour.address_v4, 8080), MEGABYTE, MEGABYTE)
     service = plan.service("shop/postgres")
     await senders.tcp_once(namespace, (service.cluster_ip_v4, service.port), 100_000, 2 * MEGABYTE)
     await senders.tcp_once(namespace, (service.cluster_ip_v6, service.port), 100_000, 2 * MEGABYTE)
@@ -112,7 +111,7 @@ async def _known(plan: Plan, senders: Traffic) -> None:
 async def _settle(plan: Plan, ports: Ports, facts: Facts, begun_ms: int) -> None:
     """Wait until the wire is quiet, stop the collectors, and wait until the last window is everywhere."""
     await _until(lambda: _quiet(plan), 20)
-    facts.truth, facts.dropped = truth.read(plan), truth.dropped(plan)
+    facts.wire, facts.dropped = truth.read(plan), truth.dropped(plan)
     await asyncio.to_thread(cluster.stop, plan.prefix, "collector")
     settings = AuditSettings(kafka_bootstrap=f"127.0.0.1:{ports.kafka}", settle_seconds=0)
     deadline = time.monotonic() + 60
