@@ -66,10 +66,10 @@ struct nf_ctx {
 
 struct packet {
     u64 skb, state;
-    u64 network;   // address of the IP header
-    u32 linear;    // bytes from there that are in the linear part
-    u32 transport; // length of the IP header, with options or extension headers
-    u32 iif, oif;  // skb_iif and the output device, 0 if none
+    u64 network;    // address of the IP header
+    u32 linear;     // bytes from there that are in the linear part
+    u32 transport;  // length of the IP header, with options or extension headers
+    u32 iif, oif;   // skb_iif and the output device, 0 if none
     u16 dont_split; // not the first fragment: no ports
     u8 local_in;
     u8 ipv4;

@@ -27,8 +27,9 @@ class LedgerRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     """One entry of one hop.
 
     `id` is the last part of the key. Of the collector: one window, `chunks` of it published. Of the enricher:
-    one chunk; of a chunk that came again, `<chunk id>@<raw offset>`, so that it does not overwrite the first. Of a sink: one checkpoint or manifest, which may hold parts of many chunks: `parts` gives the
-    amount taken out of each chunk, by chunk id, so that an audit can say which window is short.
+    one chunk; of a chunk that came again, `<chunk id>@<raw offset>`, so that it does not overwrite the first. Of a
+    sink: one checkpoint or manifest, which may hold parts of many chunks: `parts` gives the amount taken out of each
+    chunk, by chunk id, so that an audit can say which window is short.
     """
 
     schema_version: int = SCHEMA_VERSION
