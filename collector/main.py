@@ -63,3 +63,9 @@ async def _give_up(service: Service, drain_seconds: float) -> None:
     await service.stopping.wait()
     await asyncio.sleep(drain_seconds * _PUBLISHING_SHARE)
     raise InterruptedError("the drain budget is gone")
+
+
+def main(argv: list[str]) -> int:
+    """`zonemeter run collector`; return the exit status."""
+    settings = load(CollectorSettings, "collector", argv)
+    return service_.run("collector", settings, lambda service: run(settings, service))

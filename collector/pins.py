@@ -110,15 +110,15 @@ def remove_generation(root: Path, generation: int) -> None:
 
 
 def detach(root: Path) -> None:
-    """Stop counting and remove everything; what was not published is given up. Links go first."""
+    """Stop counting and remove everything of ours; what was not published is given up. Links go first."""
     if not root.is_dir():
         return
     for path in root.glob("link_*"):
         path.unlink()
     for generation in generations(root):
         remove_generation(root, generation)
-    for path in root.iterdir():
-        path.unlink()
+    for name in ("dispatch", "barrier", "namespace"):
+        (root / name).unlink(missing_ok=True)
     root.rmdir()
 
 

@@ -6,6 +6,7 @@ import fcntl
 import os
 import platform
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ _MACHINES = ("x86_64", "aarch64")
 # include/uapi/linux/capability.h
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_PERFMON": 38, "CAP_BPF": 39}
 _CAP_SYS_ADMIN = 21
+_BPF_FS_MAGIC = 0xCAFE4A11  # include/uapi/linux/magic.h
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -52,7 +54,7 @@ def check_bpffs(pin_dir: Path) -> None:
     """Raise `Refusal` unless `pin_dir` is, or can be made, on a bpffs; mount one at /sys/fs/bpf if we may."""
     if _is_bpffs(pin_dir):
         return
-    if pin_dir.is_relative_to(BPFFS) and BPFFS.is_dir():
+    if BPFFS in pin_dir.parents and BPFFS.is_dir():
         if _libc.mount(b"bpf", str(BPFFS).encode(), b"bpf", 0, None) == 0:
             return
         reason = os.strerror(ctypes.get_errno())
@@ -64,15 +66,13 @@ def check_bpffs(pin_dir: Path) -> None:
     )
 
 
-def _is_bpffs(path: Path) -> bool:
-    """Tell whether `path` is beneath a mount of type bpf, and not beneath something mounted over it."""
-    best, kind = Path("/"), ""
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields, _, rest = line.partition(" - ")
-        mount = Path(fields.split()[4])
-        if path.is_relative_to(mount) and len(mount.parts) >= len(best.parts):
-            best, kind = mount, rest.split()[0]
-    return kind == "bpf" and path != best
+def _is_bpffs(pin_dir: Path) -> bool:
+    """Tell whether `pin_dir` is, or would be, beneath the root of a bpffs (statfs(2))."""
+    above = next(path for path in pin_dir.parents if path.exists())
+    found = ctypes.create_string_buffer(256)
+    if _libc.statfs(str(above).encode(), found):
+        return False
+    return int.from_bytes(found.raw[:8], sys.byteorder) == _BPF_FS_MAGIC
 
 
 def read_boot_id(path: Path) -> str:

@@ -78,16 +78,18 @@ def test_fragments_count_what_the_fabric_saw(meters: Meters, sender: str, a: str
     assert meters[1].sum(src=a, dst=b, protocol=UDP, direction="egress") == truth
 
 
-def test_service_traffic_has_the_pods_addresses_and_is_marked(meters: Meters) -> None:
-    send_tcp("pod11", "pod21", netlab.CLUSTER_IP, at=B4, port=80, at_port=8080, size=1000)
-    send_tcp("pod11", "pod21", netlab.CLUSTER_IP6, at=B6, port=80, at_port=8080, size=1000)
-    for a, b in ((A4, B4), (A6, B6)):
-        assert wait_until(lambda a=a, b=b: meters[1].sum(src=b, dst=a, direction="ingress", dnat=0)[1] >= 3)
-        assert meters[1].sum(src=a, dst=b, direction="egress", dnat=1, dst_port=8080)[0] > 1000
-        assert meters[1].sum(src=a, dst=b, direction="egress", dnat=0) == (0, 0)
-        # No connection tracking on the other node: it does not know.
-        assert meters[2].sum(src=b, dst=a, direction="egress", dnat=2)[1] >= 3
-    assert meters[1].sum(dst=netlab.CLUSTER_IP) == meters[1].sum(src=netlab.CLUSTER_IP) == (0, 0)
+@pytest.mark.parametrize(
+    ("service", "a", "b"),
+    [pytest.param(netlab.CLUSTER_IP, A4, B4, id="ipv4"), pytest.param(netlab.CLUSTER_IP6, A6, B6, id="ipv6")],
+)
+def test_service_traffic_has_the_pods_addresses_and_is_marked(meters: Meters, service: str, a: str, b: str) -> None:
+    send_tcp("pod11", "pod21", service, at=b, port=80, at_port=8080, size=1000)
+    assert wait_until(lambda: meters[1].sum(src=b, dst=a, direction="ingress", dnat=0)[1] >= 3)
+    assert meters[1].sum(src=a, dst=b, direction="egress", dnat=1, dst_port=8080)[0] > 1000
+    assert meters[1].sum(src=a, dst=b, direction="egress", dnat=0) == (0, 0)
+    # No connection tracking on the other node: it does not know.
+    assert meters[2].sum(src=b, dst=a, direction="egress", dnat=2)[1] >= 3
+    assert meters[1].sum(dst=service) == meters[1].sum(src=service) == (0, 0)
 
 
 def test_direct_traffic_is_not_marked_where_there_is_conntrack(meters: Meters) -> None:

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`zonemeter detach`: remove every link, program and map of ours from this node."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from collector import pins, preflight
+from collector.settings import CollectorSettings
+from common.errors import Refusal
+
+
+def main(argv: list[str]) -> int:
+    """Detach; exit status 2 if a collector is at work there or it cannot be done."""
+    fields = CollectorSettings.model_fields
+    parser = argparse.ArgumentParser(
+        prog="zonemeter detach",
+        description="Stop counting on this node and remove every link, program and map of zonemeter's. "
+        "What the kernel holds and no collector has published is given up.",
+    )
+    parser.add_argument("--pin-dir", type=Path, default=fields["pin_dir"].default, help="as the collector was given")
+    parser.add_argument("--run-dir", type=Path, default=fields["run_dir"].default, help="as the collector was given")
+    wanted = parser.parse_args(argv)
+    try:
+        with preflight.lock(wanted.run_dir, wanted.pin_dir):
+            pins.detach(wanted.pin_dir)
+    except (Refusal, OSError) as error:
+        print(f"zonemeter detach: {error}", file=sys.stderr)  # noqa: T201 - a command, not a service
+        return 2
+    return 0

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pinned records: what is written is read back, rubbish is refused, and what a crash left is put in order."""
+
+import pytest
+
+from collector import records
+from collector.errors import RecordError
+from collector.layout import COUNTERS
+from collector.records import Phase, Record, Step, Uplink, recover
+
+
+def record(phase: Phase = Phase.COUNTING, sequence: int = 7) -> Record:
+    return Record(phase, sequence)
+
+
+def test_a_record_is_read_back_as_it_was_written() -> None:
+    whole = Record(
+        phase=Phase.FROZEN,
+        sequence=2**40,
+        start_ms=1_795_384_000_000,
+        end_ms=1_795_384_010_000,
+        rows_per_chunk=3000,
+        codec_version=1,
+        short=True,
+        counters=tuple((number, number + 1) for number in range(COUNTERS)),
+        uplinks=(Uplink("eth0", (1, 2, 3, 4), (5, 6, 7, 2**63)), Uplink("a-name-of-15-by", (0, 0, 0, 0), (9, 9, 9, 9))),
+    )
+    pinned = records.encode(whole)
+    assert len(pinned) == records.RECORD_BYTES
+    assert records.decode(pinned) == whole
+
+
+def test_an_element_never_written_is_idle() -> None:
+    assert records.decode(bytes(records.RECORD_BYTES)) == Record()
+
+
+@pytest.mark.parametrize(
+    "rubbish",
+    [
+        pytest.param(b"\xff" * records.RECORD_BYTES, id="noise"),
+        pytest.param(b"\2\0\0\0" + records.encode(record())[4:], id="layout-of-another-version"),
+        pytest.param(b"\1\0\0\0\x09" + records.encode(record())[5:], id="phase-unknown"),
+    ],
+)
+def test_rubbish_is_refused(rubbish: bytes) -> None:
+    with pytest.raises(RecordError, match="not one of ours"):
+        records.decode(rubbish)
+
+
+IDLE = Record()
+
+
+@pytest.mark.parametrize(
+    ("found", "epoch", "active", "expected"),
+    [
+        pytest.param((record(), IDLE), 0, True, [], id="counting"),
+        pytest.param((record(), record(sequence=8)), 0, True, [], id="prepared-not-flipped"),
+        pytest.param((record(), record(sequence=8)), 1, True, [(0, Step.FREEZE)], id="flipped-not-frozen"),
+        pytest.param((record(Phase.FROZEN), record(sequence=8)), 1, True, [(0, Step.PUBLISH)], id="frozen"),
+        pytest.param((record(Phase.ACKED), record(sequence=8)), 1, True, [(0, Step.CLEAR)], id="acked"),
+        pytest.param((record(), IDLE), 0, False, [(0, Step.FREEZE)], id="old-generation"),
+        pytest.param((record(), record(sequence=8)), 0, False, [(0, Step.FREEZE)], id="old-generation-prepared"),
+        pytest.param(
+            (record(sequence=8), record(Phase.FROZEN)), 0, False, [(1, Step.PUBLISH), (0, Step.FREEZE)], id="old-two"
+        ),
+        pytest.param((IDLE, IDLE), 0, False, [], id="nothing-left"),
+    ],
+)
+def test_recovery(found: tuple[Record, Record], epoch: int, active: bool, expected: list[tuple[int, Step]]) -> None:
+    assert recover(found, epoch, active=active) == expected
+
+
+def test_uplinks_count_the_window_only() -> None:
+    begun = records.following(3, 1000, {"eth0": (100, 1, 50, 1), "gone": (1, 1, 1, 1), "anew": (500, 5, 5, 5)})
+    ended = records.prepared(
+        begun, 2000, {"eth0": (160, 3, 50, 1), "anew": (10, 1, 7, 7), "late": (9, 9, 9, 9)}, short=True
+    )
+    assert {uplink.name: uplink.during() for uplink in ended.uplinks} == {"eth0": (60, 2, 0, 0), "anew": (10, 1, 7, 7)}
+    assert (ended.end_ms, ended.short, ended.phase) == (2000, True, Phase.COUNTING)
+
+
+def test_uplinks_are_bounded() -> None:
+    begun = records.following(1, 0, {f"eth{number}": (0, 0, 0, 0) for number in range(20)})
+    assert len(begun.uplinks) == records.MAX_UPLINKS
+    assert records.decode(records.encode(begun)) == begun
