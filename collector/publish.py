@@ -24,7 +24,7 @@ _CHUNKS_AT_ONCE = 4
 class Publisher(Protocol):
     """What `common.publish.Publisher` is to this module."""
 
-    async def publish(self, records: Sequence[Record]) -> None:
+    async def publish(self, records: Sequence[Record]) -> object:
         """Return when all are acknowledged; else raise `PublishError`."""
 
 

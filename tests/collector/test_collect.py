@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loop with a publisher that only records, or refuses: windows, retries, stopping, uplinks that come and go."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from collector import pins
+from collector.collect import Collector
+from collector.settings import CollectorSettings
+from common.errors import PublishError
+from common.publish import Record
+from common.service import Service
+from schemas.ledger import decode_ledger
+from schemas.raw import RawChunk, decode_chunk
+from tests.collector import metered, netlab
+from tests.collector.netlab import pod_address, send_udp
+
+BOOT_ID = "0123456789ab"
+A, B = pod_address(1, 1), pod_address(1, 2)
+
+
+class Recorder:
+    """Stands where Kafka's producer stands. `refuse`: how many more publications fail, after being taken or before."""
+
+    def __init__(self) -> None:
+        self.taken: list[Record] = []
+        self.refuse = 0
+
+    async def publish(self, records: Sequence[Record]) -> None:
+        if self.refuse:
+            self.refuse -= 1
+            if self.refuse % 2:
+                self.taken.extend(records)
+            raise PublishError("no answer within the deadline")
+        self.taken.extend(records)
+
+    def chunks(self, settings: CollectorSettings) -> list[RawChunk]:
+        return [decode_chunk(record.value) for record in self.taken if record.topic == settings.topics.raw]
+
+
+@pytest.fixture
+def settings(nodes: None, tmp_path: Path) -> Iterator[CollectorSettings]:
+    made = CollectorSettings(
+        node="node1", window_seconds=1, pin_dir=metered.pin_dir("collect"), run_dir=tmp_path, map_memory=1 << 20
+    )
+    try:
+        yield made
+    finally:
+        pins.detach(made.pin_dir)
+
+
+Script = Callable[[Service, Collector], Coroutine[None, None, None]]
+
+
+def live(settings: CollectorSettings, recorder: Recorder, script: Script) -> Service:
+    """Run the loop in the node's namespace beside `script`, which ends by telling it to stop."""
+
+    async def body() -> Service:
+        service = Service("collector")
+        collector = Collector(settings, service, recorder)
+        try:
+            await collector.attach(BOOT_ID)
+            async with asyncio.TaskGroup() as tasks:
+                helpers = [tasks.create_task(collector.watch_devices()), tasks.create_task(collector.follow_devices())]
+                tasks.create_task(script(service, collector))
+                await collector.publish_windows()
+                for helper in helpers:
+                    helper.cancel()
+        finally:
+            await collector.close()
+        return service
+
+    return netlab.inside("node1", lambda: asyncio.run(body()))
+
+
+async def until(condition: Callable[[], bool], seconds: float = 8.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - what is waited for happens in the kernel and elsewhere
+            await asyncio.sleep(0.02)
+
+
+def _sample(service: Service, name: str) -> float:
+    value = service.registry.get_sample_value(name)
+    assert value is not None
+    return value
+
+
+def test_windows_are_aligned_contiguous_and_the_last_is_short(settings: CollectorSettings) -> None:
+    recorder = Recorder()
+
+    async def script(service: Service, _: Collector) -> None:
+        await until(lambda: len(recorder.chunks(settings)) >= 1)
+        await asyncio.to_thread(send_udp, "pod11", "pod12", B, count=5, size=72)
+        await until(lambda: len(recorder.chunks(settings)) >= 3)
+        service.stopping.set()
+
+    service = live(settings, recorder, script)
+    chunks = recorder.chunks(settings)
+    assert [chunk.sequence for chunk in chunks] == list(range(1, len(chunks) + 1))
+    assert all(chunk.end_ms % 1000 == 0 and not chunk.short for chunk in chunks[:-1])
+    assert chunks[-1].short
+    assert all(a.end_ms == b.start_ms for a, b in pairwise(chunks))
+    sent = [
+        chunk.bytes[row]
+        for chunk in chunks
+        for row in range(len(chunk.src))
+        if (chunk.addresses[chunk.src[row]], chunk.addresses[chunk.dst[row]]) == (A, B)
+    ]
+    assert sent == [500]
+    assert _sample(service, "zonemeter_collector_windows_total") == len(chunks)
+    assert _sample(service, "zonemeter_collector_unbalanced_windows_total") == 0
+    assert service.health.reasons == {"start": "starting"}  # which the service itself takes back
+
+
+def test_records_have_the_nodes_key_partition_and_time(settings: CollectorSettings) -> None:
+    recorder = Recorder()
+
+    async def script(service: Service, _: Collector) -> None:
+        await until(lambda: len(recorder.taken) >= 4)
+        service.stopping.set()
+
+    live(settings, recorder, script)
+    assert {record.partition for record in recorder.taken} == {recorder.taken[0].partition}
+    raw, ledger = recorder.taken[0], recorder.taken[1]
+    chunk, entry = decode_chunk(raw.value), decode_ledger(ledger.value)
+    assert (raw.topic, raw.key, raw.timestamp_ms) == (settings.topics.raw, b"node1", chunk.end_ms)
+    assert (ledger.topic, ledger.key, ledger.timestamp_ms) == (settings.topics.ledger, entry.key, chunk.end_ms)
+    assert entry.id == chunk.id.removesuffix("/0")
+    assert entry.balance() is None
+    assert chunk.ledger is not None
+    assert "eth0" in chunk.ledger.uplinks
+
+
+def test_a_window_that_was_refused_comes_again_as_it_was(settings: CollectorSettings) -> None:
+    recorder = Recorder()
+
+    async def script(service: Service, _: Collector) -> None:
+        await until(lambda: len(recorder.chunks(settings)) >= 1)
+        recorder.refuse = 2  # one that arrived all the same, one that did not
+        await until(lambda: bool(service.health.reasons.get("publish")))
+        await until(lambda: len(recorder.chunks(settings)) >= 5)
+        service.stopping.set()
+
+    service = live(settings, recorder, script)
+    chunks = recorder.chunks(settings)
+    repeated = [chunk for chunk in chunks if chunk.maybe_repeat]
+    assert repeated
+    first = next(chunk for chunk in chunks if chunk.id == repeated[0].id)
+    assert (first.maybe_repeat, first.bytes, first.ledger) == (False, repeated[0].bytes, repeated[0].ledger)
+    assert _sample(service, "zonemeter_collector_publish_retries_total") == 2
+    assert "publish" not in service.health.reasons
+    distinct = {chunk.id: chunk for chunk in chunks}
+    ordered = sorted(distinct.values(), key=lambda chunk: chunk.sequence)
+    assert all(a.end_ms == b.start_ms for a, b in pairwise(ordered))
+
+
+def test_a_new_uplink_is_noticed(settings: CollectorSettings) -> None:
+    recorder = Recorder()
+
+    async def script(service: Service, _: Collector) -> None:
+        await until(lambda: len(recorder.chunks(settings)) >= 1)
+        await asyncio.to_thread(
+            netlab.ip, "node1", "link add vx9 type vxlan id 9 dstport 4789 dev eth0\nlink set vx9 up"
+        )
+        await until(lambda: _sample(service, "zonemeter_collector_uplinks") == 2)
+        await asyncio.to_thread(netlab.ip, "node1", "link del vx9")
+        await until(lambda: _sample(service, "zonemeter_collector_uplinks") == 1)
+        service.stopping.set()
+
+    live(settings, recorder, script)
+
+
+def test_the_next_collector_goes_on_where_the_last_ended(settings: CollectorSettings) -> None:
+    recorder = Recorder()
+
+    async def script(service: Service, _: Collector) -> None:
+        seen = len(recorder.chunks(settings))
+        await until(lambda: len(recorder.chunks(settings)) > seen)
+        service.stopping.set()
+
+    live(settings, recorder, script)
+    send_udp("pod11", "pod12", B, count=3, size=72)  # nobody is there but the kernel
+    live(settings, recorder, script)
+    chunks = recorder.chunks(settings)
+    assert [chunk.sequence for chunk in chunks] == list(range(1, len(chunks) + 1))
+    assert len({chunk.generation for chunk in chunks}) == 1
+    assert all(a.end_ms == b.start_ms for a, b in pairwise(chunks))
+    assert sum(chunk.ledger.hook.bytes for chunk in chunks if chunk.ledger) >= 300
