@@ -18,8 +18,9 @@ from common.settings import load
 
 log = logging.getLogger(__name__)
 
-# Of the drain budget; the rest is for giving everything back.
-_PUBLISHING_SHARE = 0.75
+# Of the drain budget this much is for giving everything back, or half of it if it is short: a producer whose broker
+# is away takes 2 s to close.
+_CLOSING_SECONDS = 5.0
 
 
 def main(argv: list[str]) -> int:
@@ -59,9 +60,9 @@ async def run(settings: CollectorSettings, service: Service) -> None:
 
 
 async def _give_up(service: Service, drain_seconds: float) -> None:
-    """End what is still being published when most of the drain budget is gone; the records know how far it is."""
+    """End what is still being published before the drain budget is gone; the records know how far it is."""
     await service.stopping.wait()
-    await asyncio.sleep(drain_seconds * _PUBLISHING_SHARE)
+    await asyncio.sleep(max(drain_seconds - _CLOSING_SECONDS, drain_seconds / 2))
     raise InterruptedError("the drain budget is gone")
 
 
