@@ -23,12 +23,6 @@ log = logging.getLogger(__name__)
 _CLOSING_SECONDS = 5.0
 
 
-def main(argv: list[str]) -> int:
-    """Run the collector; return its exit status."""
-    settings = load(CollectorSettings, "collector", argv)
-    return service_.run("collector", settings, lambda service: run(settings, service))
-
-
 async def run(settings: CollectorSettings, service: Service) -> None:
     """Count and publish until told to stop; raise `Refusal` where nothing can be done."""
     preflight.check_host()
