@@ -91,3 +91,16 @@ def is_public(packed: bytes) -> bool:
     """
     address = ipaddress.ip_address(packed)
     return address.is_global and not address.is_multicast
+
+
+@lru_cache(maxsize=65_536)
+def link_reason(packed: bytes) -> str | None:
+    """Return why an address can be nobody's: it exists on one link only, or names a group; None for all others.
+
+    Link-local: RFC 3927 and RFC 4291, 2.5.6; neighbour discovery and cloud metadata services use it. Groups:
+    multicast and IPv4's limited broadcast (RFC 919).
+    """
+    address = ipaddress.ip_address(packed)
+    if address.is_multicast or packed == b"\xff\xff\xff\xff":
+        return "multicast"
+    return "link_local" if address.is_link_local else None

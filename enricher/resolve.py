@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from enricher.addresses import pack
-from enricher.cidrs import Cidr, CidrMap, is_public
+from enricher.cidrs import Cidr, CidrMap, is_public, link_reason
 from enricher.endpoints import INTERNET, NOWHERE, Place, Resolved, Watcher, endpoint_json, observer_json
 from enricher.index import Index
 from schemas.flow import Kind
@@ -96,7 +96,7 @@ class Window:
             return answer("cidr", address, owner=entry, at=at)
         if is_public(packed) and not self._index.shares_site(packed):
             return answer("external", address, at=_Node((), INTERNET))
-        return answer("unknown", address, reason="vpc_unmapped")
+        return answer("unknown", address, reason=link_reason(packed) or "vpc_unmapped")
 
     def watcher(self, name: str) -> Watcher:
         """Return the observing node."""
