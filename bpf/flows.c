@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
 // Count what passes netfilter's POST_ROUTING and LOCAL_IN, per flow, into the map of the current epoch.
 //
-// Two programs.  `dispatcher` is attached once and for good; it tail-calls whatever stands in slot 0 of the pinned
-// program array.  `flows` is what stands there; a new version replaces it by one update of that slot.  The verdict is
-// always NF_ACCEPT.  Offsets of the kernel's structs (K_*) come from its BTF as -D flags, because bcc has no CO-RE.
+// It stands in slot 0 of the program array that dispatcher.c tail-calls.  The verdict is always NF_ACCEPT.  Offsets of
+// the kernel's structs (K_*) come from its BTF as -D flags, because bcc has no CO-RE.
 //
 // Invariant, per epoch and exact: hook = aside (by reason) + flow map + lost (by reason).  All additions are atomic,
 // the per-CPU ones too: a softirq may run this program in the middle of itself.
 #include "flows.h"
 
-#define NF_ACCEPT 1
 #define E2BIG 7
 #define NF_INET_LOCAL_IN 1
 #define NFPROTO_IPV4 2
@@ -52,15 +50,11 @@ struct port_set {
     u8 bits[8192];
 };
 BPF_TABLE_PINNED("array", u32, struct port_set, services, 1, PIN_GENERATION "/services");
-// Slot 0: the program that counts.
-BPF_TABLE_PINNED("prog", u32, u32, dispatch, 1, PIN_ROOT "/dispatch");
-
-struct nf_ctx {
-    u64 state;
-    u64 skb;
-};
-
 // state and skb are BTF pointers to the verifier: fields by direct loads.
+// By number: bcc turns the helper's name into bpf_probe_read where it cannot look into /proc/kallsyms (CAP_SYSLOG), and
+// a netfilter program may not call that one.
+static long (*read_kernel)(void *to, u32 bytes, const void *from) = (void *)BPF_FUNC_probe_read_kernel;
+
 #define __always_inline inline __attribute__((always_inline))
 #define LOAD(type, base, offset) (*(type *)((base) + (offset)))
 
@@ -116,7 +110,7 @@ static __always_inline void walk_extensions(struct packet *p, struct flow_key *k
     u8 next = key->protocol, at[8] = {};
     u32 offset = 40;
     for (int i = 0; i < MAX_EXTENSION_HEADERS && is_extension(next); i++) {
-        if (offset + 8 > p->linear || bpf_probe_read_kernel(at, sizeof(at), (void *)(p->network + offset)))
+        if (offset + 8 > p->linear || read_kernel(at, sizeof(at), (void *)(p->network + offset)))
             break;
         if (i == 0 && next == HOP_BY_HOP && at[2] == IPV6_TLV_JUMBO && be16(p->header + 4) == 0)
             p->phantom = 8; // a BIG TCP super-packet's jumbo header (struct hop_jumbo_hdr), if it is one
@@ -157,7 +151,7 @@ static __always_inline void read_transport(struct packet *p, u8 *to) {
         __builtin_memcpy(to, p->header + 20, 16);
     else if (!p->ipv4 && p->transport == 40)
         __builtin_memcpy(to, p->header + 40, 16);
-    else if (bpf_probe_read_kernel(to, 16, (void *)(p->network + p->transport)))
+    else if (read_kernel(to, 16, (void *)(p->network + p->transport)))
         p->dont_split = 1;
 }
 
@@ -202,7 +196,7 @@ static __always_inline void segment(struct packet *p, struct tally *wire, const 
         u64 head = LOAD(u64, p->skb, K_SKB_HEAD);
         u16 inner = LOAD(u16, p->skb, K_SKB_INNER_TRANSPORT_HEADER);
         headers = inner - (u32)(p->network - head);
-        bpf_probe_read_kernel(&offset_byte, 1, (void *)(head + inner + 12));
+        read_kernel(&offset_byte, 1, (void *)(head + inner + 12));
     } else if (p->phantom) {
         length -= p->phantom;
         headers -= p->phantom;
@@ -245,10 +239,10 @@ static __always_inline void measure(struct packet *p, struct tally *wire, const 
     struct {
         u16 size, segs;
     } gso = {};
-    bpf_probe_read_kernel(&gso, sizeof(gso), (void *)(head + end + K_SHINFO_GSO_SIZE));
+    read_kernel(&gso, sizeof(gso), (void *)(head + end + K_SHINFO_GSO_SIZE));
     if (gso.size) {
         u32 type = 0;
-        bpf_probe_read_kernel(&type, sizeof(type), (void *)(head + end + K_SHINFO_GSO_TYPE));
+        read_kernel(&type, sizeof(type), (void *)(head + end + K_SHINFO_GSO_TYPE));
         segment(p, wire, transport, gso.size, gso.segs, type);
     } else {
         fragment(p, wire);
@@ -269,7 +263,7 @@ static __always_inline bool is_looped_back(struct packet *p, const struct flow_k
     if (!p->ipv4)
         return key->dst[0] == 0xff;
     dst = LOAD(u64, p->skb, K_SKB_REFDST) & SKB_DST_PTRMASK;
-    bpf_probe_read_kernel(&flags, sizeof(flags), (void *)(dst + K_RTABLE_FLAGS));
+    read_kernel(&flags, sizeof(flags), (void *)(dst + K_RTABLE_FLAGS));
     return flags & RTCF_BROADCAST_OR_MULTICAST;
 }
 
@@ -288,11 +282,11 @@ static __always_inline void undo_reply_translation(struct packet *p, struct flow
     u64 man = conntrack + K_CT_REPLY_SRC;
     u8 port[2] = {};
     if (p->ipv4)
-        bpf_probe_read_kernel(key->src + 12, 4, (void *)(man + K_CT_MAN_ADDRESS));
+        read_kernel(key->src + 12, 4, (void *)(man + K_CT_MAN_ADDRESS));
     else
-        bpf_probe_read_kernel(key->src, 16, (void *)(man + K_CT_MAN_ADDRESS));
+        read_kernel(key->src, 16, (void *)(man + K_CT_MAN_ADDRESS));
     if (key->src_port) {
-        bpf_probe_read_kernel(port, 2, (void *)(man + K_CT_MAN_PORT));
+        read_kernel(port, 2, (void *)(man + K_CT_MAN_PORT));
         key->src_port = be16(port);
     }
 }
@@ -301,7 +295,7 @@ static __always_inline void set_dnat(struct packet *p, struct flow_key *key) {
 #ifdef K_CT_STATUS
     u64 nfct = LOAD(u64, p->skb, K_SKB_NFCT), conntrack = nfct & ~NFCT_INFOMASK, status = 0;
     key->dnat = DNAT_NO_CONNTRACK;
-    if (!conntrack || bpf_probe_read_kernel(&status, sizeof(status), (void *)(conntrack + K_CT_STATUS)))
+    if (!conntrack || read_kernel(&status, sizeof(status), (void *)(conntrack + K_CT_STATUS)))
         return;
     key->dnat = DNAT_NO;
     if (!(status & K_IPS_DST_NAT))
@@ -394,12 +388,7 @@ int flows(struct nf_ctx *ctx) {
     }
     p.network = LOAD(u64, p.skb, K_SKB_HEAD) + LOAD(u16, p.skb, K_SKB_NETWORK_HEADER);
     p.linear = LOAD(u32, p.skb, K_SKB_LEN) - LOAD(u32, p.skb, K_SKB_DATA_LEN);
-    bpf_probe_read_kernel(p.header, sizeof(p.header), (void *)p.network);
+    read_kernel(p.header, sizeof(p.header), (void *)p.network);
     account(&p, *(volatile u32 *)&settings->epoch & 1, settings->tunnels != 0);
     return NF_ACCEPT;
-}
-
-int dispatcher(struct nf_ctx *ctx) {
-    dispatch.call(ctx, 0);
-    return NF_ACCEPT; // nothing counts yet
 }

@@ -3,6 +3,14 @@
 // dtypes, so a difference between the two does not compile.
 #pragma once
 
+#define NF_ACCEPT 1 // include/uapi/linux/netfilter.h
+
+// What a netfilter program is called with (struct bpf_nf_ctx): pointers to nf_hook_state and sk_buff.
+struct nf_ctx {
+    u64 state;
+    u64 skb;
+};
+
 enum direction { EGRESS, INGRESS, RELAY };
 enum dnat { DNAT_NO, DNAT_YES, DNAT_NO_CONNTRACK };
 

@@ -13,6 +13,7 @@ import hashlib
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +43,15 @@ def load(request: Request) -> Answer:
     digest = digest_of(request, flags)
     active = pins.active_generation(root)
     meta = None if active is None else pins.read_meta(root, active)
-    current = active if meta is not None and meta.digest == digest else None
-    if current is not None and not _links_missing(root):
-        return Answer(current, active=True)
-    for generation in pins.generations(root):
-        if active is None or generation > active:  # made, never activated
-            pins.remove_generation(root, generation)
-    number = next_generation(active) if current is None else current
-    _make(root, request, flags, pins.Meta(digest, number, request.cluster, request.node, request.boot_id))
-    return Answer(number, active=number == active)
+    if active is None or meta is None or meta.digest != digest:
+        for generation in pins.generations(root):
+            if active is None or generation > active:  # made, never activated
+                pins.remove_generation(root, generation)
+        number = next_generation(active)
+        meta = pins.Meta(digest, number, request.cluster, request.node, request.boot_id)
+        _make_generation(root, request, flags, meta)
+    _make_links(root, flags)
+    return Answer(meta.generation, active=meta.generation == active)
 
 
 def next_generation(active: int | None) -> int:
@@ -61,7 +62,7 @@ def next_generation(active: int | None) -> int:
 def digest_of(request: Request, flags: dict[str, int]) -> str:
     """Return the digest of the sources, the offsets, the layouts and the request."""
     parts = [msgspec.json.encode(request), repr(sorted(flags.items())).encode(), str(records.LAYOUT_VERSION).encode()]
-    parts += [path.read_bytes() for path in (SOURCES / "flows.c", SOURCES / "flows.h")]
+    parts += [path.read_bytes() for path in (SOURCES / "flows.c", SOURCES / "flows.h")]  # the dispatcher stays
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, "little") + part)
@@ -77,48 +78,58 @@ def _check_namespace(root: Path) -> None:
         )
 
 
-def _links_missing(root: Path) -> list[tuple[str, str]]:
-    wanted = [(family, hook) for family in _NFPROTO for hook in _HOOKS]
-    return [(family, hook) for family, hook in wanted if not _link_path(root, family, hook).exists()]
-
-
-def _link_path(root: Path, family: str, hook: str) -> Path:
-    return root / f"link_{family}_{hook}"
-
-
-def _make(root: Path, request: Request, flags: dict[str, int], meta: pins.Meta) -> None:
+def _make_generation(root: Path, request: Request, flags: dict[str, int], meta: pins.Meta) -> None:
     directory = pins.generation_dir(root, meta.generation)
-    new = not directory.exists()
-    directory.mkdir(mode=0o700, exist_ok=True)
-    program = _compile(root, directory, request, flags)
-    if new:
-        _pin(_load_program(program, b"flows"), directory / "program")
-        _pin_rest(root, directory, program, request)
-        pins.pin_meta(root, meta)
-    missing = _links_missing(root)
-    if missing:
-        if pins.pinned_namespace(root) is None:
-            pins.pin_namespace(root)
-        dispatcher = _load_program(program, b"dispatcher")
-        for family, hook in missing:
-            _pin(_attach(dispatcher, family, hook), _link_path(root, family, hook))
+    directory.mkdir(mode=0o700)
+    defines: dict[str, int | str] = {**flags, "PIN_GENERATION": f'"{directory}"'}
+    defines["FLOW_ENTRIES"] = layout.entries_for(request.map_memory)
+    if request.ports == "full":
+        defines["PORTS_FULL"] = 1
+    program = _compile(SOURCES / "flows.c", defines)
+    if request.ports == "service":
+        services = set(range(1, 32768)) | set(request.service_ports)
+        sys_bpf.map_update(program[b"services"].map_fd, bytes(4), layout.port_bits(services))
+    with pins.closing_fd(sys_bpf.map_create(MapType.ARRAY, 4, records.RECORD_BYTES, 2, "zm_records")) as fd:
+        sys_bpf.obj_pin(fd, str(directory / "records"))
+    sys_bpf.obj_pin(_load_program(program, b"flows"), str(directory / "program"))
+    pins.pin_barrier(root, program[b"control"].map_fd)
+    pins.pin_meta(root, meta)
 
 
-def _compile(root: Path, directory: Path, request: Request, flags: dict[str, int]) -> Any:
+def _make_links(root: Path, flags: dict[str, int]) -> None:
+    """Make what is missing of the dispatcher and its links.
+
+    bcc never opens a map that is pinned already: it would do so by its id, which only CAP_SYS_ADMIN may.
+    """
+    paths = {root / f"link_{family}_{hook}": (family, hook) for family in _NFPROTO for hook in _HOOKS}
+    missing = {path: place for path, place in paths.items() if not path.exists()}
+    if not missing:
+        return
+    dispatcher = root / "dispatcher"
+    if not dispatcher.exists():
+        (root / "dispatch").unlink(missing_ok=True)
+        program = _compile(SOURCES / "dispatcher.c", flags | {"PIN_ROOT": f'"{root}"'})
+        sys_bpf.obj_pin(_load_program(program, b"dispatcher"), str(dispatcher))
+    if pins.pinned_namespace(root) is None:
+        pins.pin_namespace(root)
+    with pins.closing_fd(sys_bpf.obj_get(str(dispatcher))) as fd:
+        for path, (family, hook) in missing.items():
+            sys_bpf.obj_pin(_attach(fd, family, hook), str(path))
+
+
+def _compile(source: Path, defines: Mapping[str, int | str]) -> Any:
     os.environ["BCC_KERNEL_SOURCE"] = str(SOURCES / "stub")
     try:
         from bcc import BPF
     except ImportError as error:
         raise LoadError(f"bcc cannot be imported by {sys.executable} (Debian: python3-bpfcc): {error}") from error
-    cflags = [f"-D{name}={value}" for name, value in flags.items()]
-    cflags += [f"-I{SOURCES}", f"-DFLOW_ENTRIES={layout.entries_for(request.map_memory)}"]
-    cflags += [f'-DPIN_ROOT="{root}"', f'-DPIN_GENERATION="{directory}"', "-Wno-macro-redefined"]
-    if request.ports == "full":
-        cflags.append("-DPORTS_FULL")
+    cflags = [f"-D{name}={value}" for name, value in defines.items()]
     try:
-        return BPF(text=(SOURCES / "flows.c").read_text(), cflags=cflags)
+        return BPF(text=source.read_text(), cflags=[*cflags, f"-I{SOURCES}"])
     except Exception as error:  # bcc raises nothing more special
-        raise LoadError(f"bcc cannot compile flows.c or make its maps: {error}; its own words stand above") from error
+        raise LoadError(
+            f"bcc cannot compile {source.name} or make its maps: {error}; its own words stand above"
+        ) from error
 
 
 def _load_program(program: Any, name: bytes) -> int:
@@ -126,20 +137,6 @@ def _load_program(program: Any, name: bytes) -> int:
         return int(program.load_func(name, PROG_TYPE_NETFILTER, attach_type=BPF_NETFILTER).fd)
     except Exception as error:  # as above
         raise LoadError(f"the kernel refused the program: {error}") from error
-
-
-def _pin_rest(root: Path, directory: Path, program: Any, request: Request) -> None:
-    """Pin what the program itself does not name, and fill the service set."""
-    services = set(range(1, 32768)) | set(request.service_ports)
-    if request.ports == "service":
-        sys_bpf.map_update(program[b"services"].map_fd, bytes(4), layout.port_bits(services))
-    fd = sys_bpf.map_create(MapType.ARRAY, 4, records.RECORD_BYTES, 2, "zm_records")
-    _pin(fd, directory / "records")
-    pins.pin_barrier(root, program[b"control"].map_fd)
-
-
-def _pin(fd: int, path: Path) -> None:
-    sys_bpf.obj_pin(fd, str(path))
 
 
 def _attach(dispatcher: int, family: str, hook: str) -> int:

@@ -2,6 +2,7 @@
 """The pin directory: what lies where on the bpffs, which generation counts, and how a generation goes away.
 
     dispatch      program array; slot 0 holds the program that counts
+    dispatcher    the program that the links run
     link_*        one per family and hook, never replaced
     namespace     network namespace that the links belong to
     barrier       array of maps; updating it waits for programs under way
@@ -117,7 +118,7 @@ def detach(root: Path) -> None:
         path.unlink()
     for generation in generations(root):
         remove_generation(root, generation)
-    for name in ("dispatch", "barrier", "namespace"):
+    for name in ("dispatcher", "dispatch", "barrier", "namespace"):
         (root / name).unlink(missing_ok=True)
     root.rmdir()
 

@@ -50,10 +50,10 @@ def request(root: Path, **overrides: Any) -> Request:
     return Request(**(fields | overrides))
 
 
-def load(name: str, wanted: Request) -> Answer:
-    """Run the loader in a node's namespace, as the collector does."""
+def load(name: str, wanted: Request, *prefix: str) -> Answer:
+    """Run the loader in a node's namespace, as the collector does; `prefix` may take rights away from it."""
     done = subprocess.run(
-        ["nsenter", f"--net=/run/netns/{netlab.ns(name)}", sys.executable, "-m", "collector.loader"],
+        ["nsenter", f"--net=/run/netns/{netlab.ns(name)}", *prefix, sys.executable, "-m", "collector.loader"],
         input=msgspec.json.encode(wanted),
         capture_output=True,
         cwd=ROOT,

@@ -122,11 +122,11 @@ def small(nodes: None) -> Iterator[Metered]:
 def test_a_full_map_is_counted_to_the_byte(small: Metered) -> None:
     server_at = node_address(1)
     with netlab.udp_server("node1", server_at, 5000) as server:
-        clients = [netlab.new_socket("node2", server_at, socket.SOCK_DGRAM) for _ in range(40)]
-        for client in clients:
-            client.sendto(b"x" * 100, (server_at, 5000))
-            assert len(server.recv(1000)) == 100
-            client.close()
+        for port in range(40):
+            with netlab.new_socket("node2", server_at, socket.SOCK_DGRAM) as client:
+                client.bind(("0.0.0.0", 41_000 + port))
+                client.sendto(b"x" * 100, (server_at, 5000))
+                assert len(server.recv(1000)) == 100
     books = small.collect()
     assert books.map.rows == 14
     assert books.lost["map_full"].packets >= 26

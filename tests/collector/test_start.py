@@ -171,6 +171,21 @@ def test_a_kernel_that_refuses_the_maps(nodes: None) -> None:
         pins.detach(Path(wanted.pin_dir))
 
 
+def test_three_capabilities_are_enough(nodes: None) -> None:
+    """Neither bcc's ways nor a later upgrade may need CAP_SYS_ADMIN, CAP_SYSLOG or CAP_DAC_OVERRIDE."""
+    few = ("setpriv", "--bounding-set=-all,+bpf,+net_admin,+perfmon", "--inh-caps=-all")
+    root = metered.pin_dir("capabilities")
+    try:
+        first = metered.load("node1", metered.request(root), *few)
+        pins.activate(root, first.generation)
+        second = metered.load("node1", metered.request(root, service_ports=[40000]), *few)
+        assert (first.active, second.active) == (False, False)
+        assert second.generation > first.generation
+        assert metered.load("node1", metered.request(root), *few).active
+    finally:
+        pins.detach(root)
+
+
 @pytest.mark.parametrize(
     ("now_ms", "boundary_ms"),
     [

@@ -181,11 +181,11 @@ def test_killed_before_every_step_of_an_upgrade(node: Node) -> None:
         def upgrade(answer: Answer = answer) -> None:
             node.collector(answer)
 
-        # The steps up to the switch one by one, then every sixth: compiling takes a second.
+        # The steps up to the switch one by one, then every tenth: compiling takes a second.
         finished = node.survive(steps, upgrade)
         if not finished:
             node.collector(_load(node, request))
-        steps += 1 if steps < 6 else 6
+        steps += 1 if steps < 6 else 10
     assert steps > 40
     chunks = _check(node)
     assert len(pins.generations(node.root)) == 1
