@@ -33,5 +33,7 @@ def configure(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for library in ("aiokafka", "aiohttp", "asyncio", "pyroute2", "kubernetes_asyncio"):
+    for library in ("aiohttp", "asyncio", "pyroute2", "kubernetes_asyncio", "aiokafka.consumer", "aiokafka.producer"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    # A broker that is away is said once, by the service's health; aiokafka's clients would say it at every attempt.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)

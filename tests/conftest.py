@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A lab of this test run's own: another prefix, another fabric, so that it stands beside a real one and other runs."""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from lab.plan import Plan
+from lab.stories import shop
+
+_SLOTS = 8
+
+
+@pytest.fixture(scope="session")
+def plan() -> Iterator[Plan]:
+    """A plan that no other test run on this machine uses; what a killed run left of it is removed first."""
+    for slot in range(_SLOTS):
+        taken = socket.socket(socket.AF_UNIX)
+        try:
+            taken.bind(f"\0zonemeter-tests/{slot}")
+        except OSError:
+            taken.close()
+            continue
+        with taken:
+            made = shop(f"zmt{slot}", 200 + slot)
+            asyncio.run(cluster.down(made.prefix))
+            yield made
+            asyncio.run(cluster.down(made.prefix))
+        return
+    pytest.fail("eight test runs at once")
