@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from lab import cluster
 from lab.plan import Plan
 from lab.stories import shop
 
