@@ -16,11 +16,12 @@ from enricher.worker import Deps, Worker
 
 log = logging.getLogger(__name__)
 
-_SESSION_MS = 30_000
 _REBALANCE_MS = 60_000
 # Less than the rebalance's own time, so that the group does not throw us out while we finish.
 _FINISH_SECONDS = 15.0
 _RETRY_SECONDS = 2.0
+_WATCH_SECONDS = 1.0
+_NOBODYS = TopicPartition("", 0)
 
 
 class Pipeline:
@@ -54,7 +55,10 @@ class Pipeline:
             async with asyncio.TaskGroup() as tasks:
                 consumer.subscribe([settings.topics.raw], listener=_Listener(self, consumer, tasks))
                 service.health.ready("pipeline")
-                await service.stopping.wait()
+                while not service.stopping.is_set():
+                    # The group's own errors surface only here, and without a partition nobody else would ask.
+                    await consumer.getmany(_NOBODYS, timeout_ms=0)
+                    await service.pause(_WATCH_SECONDS)
                 await self.stop_workers()
         finally:
             self._workers.clear()
@@ -64,11 +68,11 @@ class Pipeline:
         settings = self._deps.settings
         return kafka.new_consumer(
             settings,
-            group_id=settings.group,
+            group_id=settings.group_id,
             group_instance_id=settings.group_instance_id,
-            session_timeout_ms=_SESSION_MS,
+            session_timeout_ms=int(settings.session_seconds * 1000),
             rebalance_timeout_ms=_REBALANCE_MS,
-            heartbeat_interval_ms=3000,
+            heartbeat_interval_ms=int(settings.session_seconds * 300),
         )
 
     def start_worker(self, consumer: AIOKafkaConsumer, tasks: asyncio.TaskGroup, partition: int) -> None:

@@ -77,7 +77,7 @@ async def committed(service: Service, settings: EnricherSettings, partition: int
     admin = await kafka.start(service, settings, lambda: AIOKafkaAdminClient(**kafka.client_options(settings)))
     try:
         async with asyncio.timeout(settings.kafka_deadline_seconds):
-            found = (await admin.list_consumer_group_offsets(settings.group, partitions=[where])).get(where)
+            found = (await admin.list_consumer_group_offsets(settings.group_id, partitions=[where])).get(where)
     finally:
         await kafka.close(admin)
     if found is None or found.offset < 0:

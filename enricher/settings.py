@@ -12,9 +12,14 @@ from common.settings import ServiceSettings
 class EnricherSettings(ServiceSettings):
     """Names both ends of every flow, as of its own time."""
 
-    group: str = Field("zonemeter-enricher", min_length=1, description="the Kafka consumer group")
+    group: str | None = Field(
+        None, min_length=1, description="the Kafka consumer group; by default the topics' prefix and -enricher"
+    )
     group_instance_id: str | None = Field(
         None, description="a name that outlives restarts, such as the pod's: a restart then moves no partition"
+    )
+    session_seconds: float = Field(
+        10.0, ge=1, le=300, description="how long the group waits for a silent member before its partitions move"
     )
     topology: Path | None = Field(
         None, description="a JSON file of topology states to join with, instead of a Kubernetes API"
@@ -41,6 +46,11 @@ class EnricherSettings(ServiceSettings):
     batch_rows: int = Field(
         5000, ge=1, le=1_000_000, description="flows of one partition published and committed together, about"
     )
+
+    @property
+    def group_id(self) -> str:
+        """The consumer group: pipelines with topics of their own must not rebalance each other."""
+        return self.group or f"{self.topic_prefix.rstrip('.-_')}-enricher".lstrip("-")
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
