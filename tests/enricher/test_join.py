@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One raw chunk to flows and books."""
+
+from typing import Any
+
+import msgspec
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from enricher.cidrs import CidrMap
+from enricher.index import Index
+from enricher.join import Joined, join, late_sources, resolve
+from enricher.resolve import Resolver
+from enricher.unit import ChunkRun, Out, Writer, not_out
+from schemas.amount import NOTHING, Amount, total
+from schemas.flow import Flow, decode_flow
+from schemas.ledger import decode_ledger
+from schemas.topics import TopicNames
+from tests.enricher.build import END, START, chunk, node, pod, row
+
+A1, A2, B1, HOST_B = "10.42.1.17", "10.42.1.18", "10.42.2.9", "192.168.0.21"
+RDS, INTERNET = "10.9.7.4", "8.8.8.8"
+
+
+def resolver() -> Resolver:
+    index = Index()
+    for state in (
+        node("node-a1", "192.168.0.11", "eu-west-1a", pod_cidrs=["10.42.1.0/24"]),
+        node("node-b1", HOST_B, "eu-west-1b", pod_cidrs=["10.42.2.0/24"]),
+        pod("api-1", A1, "node-a1"),
+        pod("api-2", A2, "node-a1"),
+        pod("db-0", B1, "node-b1"),
+        pod("six", "fd00:42::17", "node-a1"),
+    ):
+        index.apply(state)
+    return Resolver(index, CidrMap([]))
+
+
+def joined(rows: list[dict[str, Any]], first_row: int = 0, **overrides: Any) -> Joined:
+    raw = chunk(rows, **overrides)
+    found = join(raw, resolve(raw, resolver()), 3, 88123, first_row)
+    assert total({"given": found.given, **found.aside}).rows + first_row >= len(rows)
+    assert total(found.by_scope) == found.given
+    assert len(found.rows) == len(found.values) == found.given.rows
+    return found
+
+
+def flows(rows: list[dict[str, Any]], **overrides: Any) -> list[Flow]:
+    return [decode_flow(value) for value in joined(rows, **overrides).values]
+
+
+def test_a_flow_is_written_as_the_contract_says() -> None:
+    [value] = joined([row(A1, B1, dnat=1, bytes=1048576, packets=742)]).values
+    assert value == orjson.dumps(orjson.loads(value))
+    assert value == (
+        b'{"id":"prod-eu/node-a1/5be6c2f0a91d/3/8121/0/0","start_ms":1795384000000,"end_ms":1795384010000,'
+        b'"scope":"cross_zone","bytes":1048576,"packets":742,"direction":"egress","dnat":true,'
+        b'"network":{"transport":"tcp","type":"ipv4"},'
+        b'"source":{"kind":"pod","address":"10.42.1.17","k8s":{"namespace":{"name":"shop"},"pod":{"name":"api-1"},'
+        b'"workload":{"kind":"Deployment","name":"api"},"node":{"name":"node-a1"}},'
+        b'"cloud":{"availability_zone":"eu-west-1a","region":"eu-west-1"}},'
+        b'"destination":{"kind":"pod","address":"10.42.2.9","port":5432,"k8s":{"namespace":{"name":"shop"},'
+        b'"pod":{"name":"db-0"},"workload":{"kind":"Deployment","name":"db"},"node":{"name":"node-b1"}},'
+        b'"cloud":{"availability_zone":"eu-west-1b","region":"eu-west-1"}},'
+        b'"observer":{"node":"node-a1","cloud":{"availability_zone":"eu-west-1a","region":"eu-west-1"}},'
+        b'"k8s":{"cluster":{"name":"prod-eu"}},"raw":{"partition":3,"offset":88123}}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "scope"),
+    [
+        pytest.param({"src": A1, "dst": A2}, "same_node", id="pods of one node"),
+        pytest.param({"src": A1, "dst": "192.168.0.11"}, "same_node", id="pod to its node"),
+        pytest.param({"src": A1, "dst": B1}, "cross_zone", id="to another zone"),
+        pytest.param({"src": A1, "dst": INTERNET}, "external", id="to the internet"),
+        pytest.param({"src": A1, "dst": RDS}, "unknown", id="to somewhere unmapped"),
+        pytest.param({"src": INTERNET, "dst": A1, "direction": 1}, "external", id="from the internet"),
+        pytest.param({"src": RDS, "dst": A1, "direction": 1}, "unknown", id="from somewhere unmapped"),
+        pytest.param({"src": INTERNET, "dst": B1, "direction": 2}, "cross_zone", id="relayed to another zone"),
+        pytest.param({"src": B1, "dst": A1, "direction": 2}, "same_node", id="relayed to the observer's own pod"),
+        pytest.param({"src": A1, "dst": INTERNET, "direction": 2}, "external", id="relayed to the internet"),
+    ],
+)
+def test_scope_of_a_row(fields: dict[str, Any], scope: str) -> None:
+    [flow] = flows([row(**fields)])
+    assert flow.scope == scope
+
+
+def test_a_relayed_flow_keeps_its_source_as_addressed() -> None:
+    [flow] = flows([row(INTERNET, B1, direction=2)])
+    assert (flow.direction, flow.source.kind, flow.observer.node) == ("relay", "external", "node-a1")
+
+
+@pytest.mark.parametrize(
+    ("source", "kept"),
+    [
+        pytest.param(B1, False, id="pod"),
+        pytest.param(HOST_B, False, id="node"),
+        pytest.param("10.42.2.200", False, id="in a podCIDR"),
+        pytest.param(RDS, True, id="not of the cluster"),
+        pytest.param(INTERNET, True, id="internet"),
+    ],
+)
+def test_ingress_counts_only_from_senders_that_are_not_metered(source: str, kept: bool) -> None:
+    found = joined([row(source, A1, direction=1), row(A1, B1)])
+    assert found.aside == ({} if kept else {"sender_in_cluster": Amount(1000, 10, 1)})
+    assert found.rows == ([0, 1] if kept else [1])
+    assert [decode_flow(v).id.rpartition("/")[2] for v in found.values] == [str(r) for r in found.rows]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        pytest.param({"protocol": 17}, {"transport": "udp", "type": "ipv4"}, id="udp"),
+        pytest.param({"protocol": 132}, {"transport": "sctp", "type": "ipv4"}, id="sctp"),
+        pytest.param({"protocol": 1, "dst_port": 0}, {"transport": "icmp", "type": "ipv4"}, id="icmp"),
+        pytest.param(
+            {"protocol": 58, "src": "fd00:42::17", "dst": "fd00::9", "dst_port": 0},
+            {"transport": "icmp", "type": "ipv6"},
+            id="icmpv6",
+        ),
+        pytest.param({"protocol": 47, "dst_port": 0}, {"transport": "47", "type": "ipv4"}, id="gre"),
+    ],
+)
+def test_network(fields: dict[str, Any], expected: dict[str, str]) -> None:
+    [flow] = flows([row(**({"src": A1, "dst": B1} | fields))])
+    assert msgspec.to_builtins(flow.network) == expected
+
+
+def test_what_is_not_known_is_absent() -> None:
+    [value] = joined([row(A1, B1, dnat=None, dst_port=0)]).values
+    assert b"dnat" not in value
+    assert b"encapsulation" not in value
+    assert b"port" not in value.replace(b"transport", b"")
+
+
+def test_ports_dnat_and_encapsulation() -> None:
+    [one, other] = flows(
+        [
+            row(A1, B1, src_port=40000, dst_port=443, dnat=0),
+            row(A1, HOST_B, protocol=17, dst_port=4789, encapsulation=1),
+        ]
+    )
+    assert (one.source.port, one.destination.port, one.dnat) == (40000, 443, False)
+    assert other.encapsulation == "vxlan"
+
+
+def test_an_empty_window_is_nothing() -> None:
+    found = joined([])
+    assert (found.values, found.taken, found.given, found.aside) == ([], NOTHING, NOTHING, {})
+
+
+def test_unknown_bytes_carry_the_reason_of_the_side_that_lacks_its_zone() -> None:
+    rows = [row(A1, RDS, bytes=5), row(RDS, B1, bytes=7, direction=1), row("x", A1, bytes=11, direction=1)]
+    assert {reason: amount.bytes for reason, amount in joined(rows).by_reason.items()} == {
+        "vpc_unmapped": 12,
+        "address_invalid": 11,
+    }
+
+
+def test_a_node_nobody_knows_is_named_without_a_zone() -> None:
+    [flow] = flows([row(A1, B1, direction=2)], node="node-z")
+    assert (flow.scope, flow.observer.cloud) == ("unknown", msgspec.UNSET)
+
+
+def test_names_with_quotes_stay_json() -> None:
+    [flow] = flows([row(A1, B1)], node='n"1\\', cluster="ü}{")
+    assert flow.id == 'ü}{/n"1\\/5be6c2f0a91d/3/8121/0/0'
+
+
+def test_amounts_near_the_limit_are_exact() -> None:
+    found = joined([row(A1, B1, bytes=2**52), row(A1, A2, bytes=2**52 - 1)])
+    assert found.given.bytes == 2**53 - 1
+
+
+def test_late_sources_are_senders_of_the_observing_node_only() -> None:
+    rows = [
+        row("10.42.1.99", B1),
+        row("10.42.2.99", A1),
+        row(A1, "10.42.1.98"),
+        row("10.42.1.97", A1, direction=1),
+    ]
+    raw = chunk(rows)
+    assert late_sources(raw, resolve(raw, resolver())) == {"10.42.1.99"}
+
+
+WRITER = Writer(TopicNames(), 3)
+
+
+def test_resumed_after_any_row_the_books_are_the_same() -> None:
+    rows = [row(A1, B1, bytes=100 + i) if i % 3 else row(B1, A1, direction=1, bytes=7 + i) for i in range(10)]
+    raw = chunk(rows)
+    whole = joined(rows)
+    entry = decode_ledger(WRITER.enriched(raw, whole, None, END).value)
+    for cut in range(len(whole.values) + 1):
+        out = Out()
+        for value, number in zip(whole.values[:cut], whole.rows, strict=False):
+            flow = decode_flow(value)
+            out.last_row, out.amount = number, out.amount + Amount(flow.bytes, flow.packets, 1)
+        rest = joined(rows, out.last_row + 1)
+        assert whole.values[cut:] == rest.values
+        assert decode_ledger(WRITER.enriched(raw, rest, out, END).value) == entry
+
+
+def test_what_is_out_is_left_out() -> None:
+    raw = chunk([row(A1, B1), row(B1, A1, direction=1), row(A1, A2)])
+    run = WRITER.flows(raw, joined([row(A1, B1), row(B1, A1, direction=1), row(A1, A2)]), END)
+    other = ChunkRun("another", [0], run.run)
+    [rest, untouched] = not_out([run, other], {raw.id: Out(0), "third": Out(9)})
+    assert (rest.rows, rest.run.values, untouched) == ([2], run.run.values[1:], other)
+    assert not_out([run], {raw.id: Out(2)}) == []
+
+
+def test_a_time_too_far_ahead_is_cut_to_what_kafka_takes() -> None:
+    raw = chunk([row(A1, B1)])
+    assert WRITER.flows(raw, joined([row(A1, B1)]), START).run.timestamp_ms == END
+    assert WRITER.flows(raw, joined([row(A1, B1)]), START - 86_400_000).run.timestamp_ms == START - 83_400_000
+
+
+ADDRESSES = [A1, A2, B1, HOST_B, RDS, INTERNET, "10.42.2.77", "fd00:42::17", "2a00::1", "junk"]
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "src": st.sampled_from(ADDRESSES),
+                "dst": st.sampled_from(ADDRESSES),
+                "protocol": st.integers(0, 255),
+                "src_port": st.integers(0, 65535),
+                "dst_port": st.integers(0, 65535),
+                "direction": st.integers(0, 2),
+                "dnat": st.sampled_from([None, 0, 1]),
+                "bytes": st.integers(0, 2**40),
+                "packets": st.integers(0, 2**40),
+                "encapsulation": st.integers(0, 6),
+            }
+        ),
+        max_size=30,
+    )
+)
+@settings(max_examples=150, deadline=None)
+def test_every_row_is_given_out_or_put_aside_and_says_what_the_row_said(rows: list[dict[str, Any]]) -> None:
+    found = joined(rows)
+    assert found.taken == total({"given": found.given, **found.aside})
+    assert found.taken == Amount(sum(r["bytes"] for r in rows), sum(r["packets"] for r in rows), len(rows))
+    for number, value in zip(found.rows, found.values, strict=True):
+        flow, raw = decode_flow(value), rows[number]
+        assert (flow.bytes, flow.packets) == (raw["bytes"], raw["packets"])
+        assert (flow.source.address, flow.destination.address) == (raw["src"], raw["dst"])
+        assert (flow.source.port or 0, flow.destination.port or 0) == (raw["src_port"], raw["dst_port"])
+        assert (None if flow.dnat is msgspec.UNSET else int(flow.dnat)) == raw["dnat"]
