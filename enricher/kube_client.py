@@ -6,6 +6,7 @@ decoding. Its requests have no deadline of their own, so each of ours brings one
 """
 
 import contextlib
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
@@ -119,8 +120,14 @@ class KubeClient:
             ) from error
 
     async def _load_kubeconfig(self, config: Any, configuration: Any) -> None:
-        file = None if self._kubeconfig is None else str(self._kubeconfig)
-        await config.load_kube_config(config_file=file, client_configuration=configuration, persist_config=False)
+        # What it warns of, a file that is not there, is refused here in words of our own.
+        logging.getLogger("kubernetes_asyncio.config").setLevel(logging.ERROR)
+        file = self._kubeconfig
+        if file is not None and not file.is_file():
+            raise FileNotFoundError("no such file")
+        await config.load_kube_config(
+            config_file=file and str(file), client_configuration=configuration, persist_config=False
+        )
 
 
 def _message(body: bytes) -> str:

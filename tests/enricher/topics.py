@@ -32,7 +32,10 @@ class Topics:
 
     @classmethod
     def make(cls, bootstrap: str, missing: tuple[str, ...] = ()) -> "Topics":
-        prefix = f"t{uuid.uuid4().hex[:8]}."
+        return cls.at(bootstrap, f"t{uuid.uuid4().hex[:8]}.", missing)
+
+    @classmethod
+    def at(cls, bootstrap: str, prefix: str, missing: tuple[str, ...] = ()) -> "Topics":
         options: dict[str, Any] = {"kafka_bootstrap": bootstrap, "topic_prefix": prefix, "partitions": PARTITIONS}
         topics = cls(KafkaSettings(**options))
         topics.apply(missing)

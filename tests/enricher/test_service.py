@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The enricher as a service: wrong settings, parts that are away, and a Kubernetes API to follow."""
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from enricher.main import main
+from lab.broker import Broker, free_port
+from lab.kube_api import ApiStart
+from lab.kube_objects import objects, pod_object
+from lab.kubeconfig import kubeconfig
+from lab.plan import Pod
+from lab.stories import shop
+from tests.enricher.build import encoded, pod, row
+from tests.enricher.processes import ROOT, eventually, running, topology_file
+from tests.enricher.topics import Topics
+
+
+def refused(argv: list[str], capfd: pytest.CaptureFixture[str]) -> str:
+    """Return the one line with which the enricher refuses."""
+    try:
+        code: Any = main(["--listen", f"127.0.0.1:{free_port()}", *argv])
+    except SystemExit as error:
+        code = error.code
+    assert code == 2
+    [line] = [line for line in capfd.readouterr().err.splitlines() if "stopped" not in line]
+    return line
+
+
+@pytest.mark.parametrize(
+    ("flag", "content", "says"),
+    [
+        pytest.param("--topology", None, "No such file", id="no topology file"),
+        pytest.param("--topology", b"[{", "JSON array of topology states", id="topology that is no JSON"),
+        pytest.param("--topology", b'[{"kind":"pod"}]', "missing required field", id="topology that lacks fields"),
+        pytest.param("--topology", b"[]", "holds no node", id="topology without nodes"),
+        pytest.param("--kubeconfig", None, "no such file", id="no kubeconfig"),
+    ],
+)
+def test_a_file_with_an_error_is_one_line_and_exit_2(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], flag: str, content: bytes | None, says: str
+) -> None:
+    file = tmp_path / "file.json"
+    if content is not None:
+        file.write_bytes(content)
+    line = refused([flag, str(file)], capfd)
+    assert says.lower() in line.lower()
+    assert str(file) in line
+
+
+def test_a_cidr_map_with_an_error_is_one_line_and_exit_2(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "cidrs.toml"
+    topology = ["--topology", str(topology_file(tmp_path))]
+    assert "No such file" in refused([*topology, "--cidr-map", str(file)], capfd)
+    file.write_text("[[cidr]]\ncidr='10.0.0.1/8'\nname='x'\n")
+    assert "entry 1" in refused([*topology, "--cidr-map", str(file)], capfd)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--topology", "a", "--kubeconfig", "b"], "not both"),
+        (["--kube", "in-cluster", "--kubeconfig", "b"], "leave one of them out"),
+        (["--late-seconds", "-1"], "late_seconds"),
+        (["--kube", "somewhere"], "kube"),
+    ],
+)
+def test_settings_that_make_no_sense(flags: list[str], says: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert says in refused(flags, capfd)
+
+
+def test_kafka_and_topics_may_come_late_go_and_come_back(tmp_path: Path) -> None:
+    port = free_port()
+    broker = Broker(tmp_path / "kafka", port=port)
+    flags = ["--kafka-bootstrap", f"127.0.0.1:{port}", "--partitions", "3", "--cluster", "prod-eu"]
+    flags += ["--topology", str(topology_file(tmp_path)), "--kafka-deadline-seconds", "3", "--topic-prefix", "late."]
+    try:
+        with running(flags, tmp_path / "log") as enricher:
+            eventually(lambda: f"kafka: Kafka at 127.0.0.1:{port}" in enricher.get("/readyz")[1])
+            asyncio.run(broker.start())
+            eventually(
+                lambda: "topic late.flows.raw.v1 does not exist: zonemeter topics apply" in enricher.get("/readyz")[1]
+            )
+            topics = Topics.at(broker.bootstrap, "late.")
+            eventually(enricher.ready)
+            topics.produce([window(1)])
+            eventually(lambda: len(topics.ledger()) == 1)
+            broker.kill()
+            time.sleep(4)  # longer than the deadline, so that what is awaited fails
+            asyncio.run(broker.start())
+            topics.produce([window(2)])
+            eventually(lambda: len(topics.ledger()) == 2)
+            assert [flow.id.split("/")[4] for flow in topics.flows()] == ["1", "2"]
+            assert enricher.terminate() == 0
+    finally:
+        broker.kill()
+
+
+def test_topics_with_another_number_of_partitions_are_one_line(topics: Topics, tmp_path: Path) -> None:
+    flags = [*topics.flags, "--topology", str(topology_file(tmp_path)), "--partitions", "4"]
+    with running(flags, tmp_path / "log") as enricher:
+        eventually(lambda: "has 3 partitions, the setting partitions says 4" in enricher.get("/readyz")[1])
+
+
+def window(sequence: int, source: str = "10.42.1.17", **overrides: Any) -> bytes:
+    return encoded([row(source, "10.42.2.9")], sequence=sequence, **overrides)
+
+
+PLAN = shop()
+AT = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
+POSTGRES = next(pod for pod in PLAN.pods if pod.name == "postgres-0")
+
+
+class Api:
+    """The lab's API as a process, and its kubeconfig."""
+
+    def __init__(self, directory: Path) -> None:
+        self.port = free_port()
+        self.kubeconfig = directory / "kubeconfig"
+        self.kubeconfig.write_bytes(kubeconfig(f"http://127.0.0.1:{self.port}", "t"))
+        self._start = directory / "api.json"
+        self._start.write_bytes(msgspec.json.encode(ApiStart(self.port, "t", list(objects(PLAN, AT)))))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._process = subprocess.Popen([sys.executable, "-m", "lab.kube_api", str(self._start)], cwd=ROOT)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def call(self, method: str, name: str, body: dict[str, Any] | None = None) -> None:
+        content = None if body is None else json.dumps(body).encode()
+        url = f"http://127.0.0.1:{self.port}/lab/pods/{name}"
+        request = urllib.request.Request(url, content, {"Authorization": "Bearer t"}, method=method)
+        urllib.request.urlopen(request, timeout=5).close()
+
+    def put(self, found: Pod, **status: Any) -> None:
+        body = pod_object(PLAN, found, datetime.now(UTC))
+        body["status"] |= status
+        self.call("PUT", f"{found.namespace}/{found.name}", body)
+
+
+@contextlib.contextmanager
+def api_at(directory: Path) -> Iterator[Api]:
+    made = Api(directory)
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+def test_follows_a_cluster_and_keeps_its_history(topics: Topics, tmp_path: Path) -> None:
+    with api_at(tmp_path) as api:
+        flags = [*topics.flags, "--kubeconfig", str(api.kubeconfig), "--group-instance-id", "one"]
+        with running(flags, tmp_path / "log") as enricher:
+            eventually(lambda: "Kubernetes API at" in enricher.get("/readyz")[1])
+            api.start()
+            eventually(enricher.ready)
+            eventually(lambda: len(topics.topology()) == len(list(objects(PLAN, AT))))
+            assert enricher.terminate() == 0
+        first = topics.topology()
+        assert {state.kind for state in first} == {"pod", "node", "service"}
+        with running(flags, tmp_path / "log") as enricher:
+            eventually(enricher.ready)
+            api.call("DELETE", f"{POSTGRES.namespace}/{POSTGRES.name}")
+            eventually(lambda: len(topics.topology()) == len(first) + 1)
+        closed = topics.topology()[-1]
+        assert (closed.name, closed.key in {state.key for state in first}) == ("postgres-0", True)
+        assert closed.to_ms is not None
+        assert time.time() * 1000 - closed.to_ms < 30_000
+
+
+def test_a_chunk_waits_for_a_pod_that_is_just_coming_up_and_once_only(topics: Topics, tmp_path: Path) -> None:
+    """The pod's address is its own again after the pod came back; the chunk's window has just ended."""
+    with api_at(tmp_path) as api:
+        api.start()
+        flags = [*topics.flags, "--kubeconfig", str(api.kubeconfig), "--late-seconds", "8"]
+        with running(flags, tmp_path / "log") as enricher:
+            eventually(enricher.ready)
+            api.call("DELETE", f"{POSTGRES.namespace}/{POSTGRES.name}")
+            states = len(topics.topology())
+            eventually(lambda: len(topics.topology()) > states or enricher.metric("topology_writes_total") > states)
+            end = time.time_ns() // 1_000_000 + 1000
+            times = {"start_ms": end - 1000, "end_ms": end, "node": POSTGRES.node}
+            key = POSTGRES.node.encode()
+            topics.produce([window(1, POSTGRES.address_v4, **times), window(2, "10.42.2.9", **times)], key=key)
+            time.sleep(0.5)  # the chunk must be waiting, and nothing shows that it does
+            assert topics.flows() == []
+            api.put(POSTGRES)
+            eventually(lambda: len(topics.flows()) == 2, 5)
+            flow = topics.flows()[0]
+            assert (flow.source.kind, flow.source.k8s.pod.name) == ("pod", "postgres-0")  # type: ignore[union-attr]
+            assert enricher.metric("index_waits_total", "known") == 1
+
+
+def test_a_gateway_inside_a_pod_cidr_is_waited_for_once(topics: Topics, tmp_path: Path) -> None:
+    with api_at(tmp_path) as api:
+        api.start()
+        flags = [*topics.flags, "--kubeconfig", str(api.kubeconfig), "--late-seconds", "1"]
+        gateway = POSTGRES.address_v4.rpartition(".")[0] + ".1"
+        with running(flags, tmp_path / "log") as enricher:
+            eventually(enricher.ready)
+            for sequence in (1, 2):
+                end = time.time_ns() // 1_000_000
+                times = {"start_ms": end - 1000, "end_ms": end, "node": POSTGRES.node}
+                topics.produce([window(sequence, gateway, **times)], key=POSTGRES.node.encode())
+                eventually(lambda: len(topics.flows()) == sequence)  # noqa: B023 - called before the next turn
+            assert enricher.metric("index_waits_total", "late") == 1
+    assert {flow.source.reason for flow in topics.flows()} == {"late_index"}
+    assert {flow.source.k8s.node.name for flow in topics.flows()} == {POSTGRES.node}  # type: ignore[union-attr]
+
+
+def test_the_history_names_a_pod_that_went_before_the_enricher_came(topics: Topics, tmp_path: Path) -> None:
+    gone = pod("gone", POSTGRES.address_v4, POSTGRES.node, from_ms=1000, to_ms=2_000_000_000_000)
+    topics.produce_topology([gone])
+    with api_at(tmp_path) as api:
+        api.start()
+        with running([*topics.flags, "--kubeconfig", str(api.kubeconfig)], tmp_path / "log") as enricher:
+            eventually(enricher.ready)
+            times = {"start_ms": 100_000, "end_ms": 110_000, "node": POSTGRES.node}
+            topics.produce([window(1, POSTGRES.address_v4, **times)], key=POSTGRES.node.encode())
+            eventually(lambda: len(topics.flows()) == 1)
+    assert topics.flows()[0].source.k8s.pod.name == "gone"  # type: ignore[union-attr]
