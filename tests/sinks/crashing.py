@@ -26,7 +26,7 @@ POINTS = {
     "before-intent": ("sinks.flowlog.archive:Archive", "_write_intent", "before", None),
     "after-intent": ("sinks.flowlog.archive:Archive", "_write_intent", "after", None),
     "after-file": ("sinks.flowlog.store:LocalStore", "put", "after", None),
-    "within-file": ("os", "replace", "before", None),
+    "within-file": ("pathlib:Path", "replace", "before", None),
     "before-manifest": ("sinks.flowlog.store:LocalStore", "create", "before", None),
     "after-manifest": ("sinks.flowlog.store:LocalStore", "create", "after", None),
 }
