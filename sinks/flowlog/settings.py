@@ -19,7 +19,9 @@ class FlowlogSettings(ServiceSettings):
         description="directory, URI of an object store (s3://bucket/path), or - for stdout; replicas share it",
     )
     format: Literal["jsonl", "parquet"] = Field("parquet", description="what the files are; stdout takes only jsonl")
-    group: IdPart = Field("zonemeter-flowlog", description="Kafka group that shares the partitions out among replicas")
+    group: IdPart | None = Field(
+        None, description="Kafka group that shares the partitions out among replicas; default: topic prefix + flowlog"
+    )
     group_instance_id: IdPart | None = Field(
         None, description="this replica's fixed name in the group: a restart within the session then moves nothing"
     )
@@ -32,6 +34,11 @@ class FlowlogSettings(ServiceSettings):
     cut_seconds: float = Field(
         60.0, gt=0, le=86_400, description="longest that a row is held back before it is written"
     )
+
+    @property
+    def group_id(self) -> str:
+        """The group. Not one for several prefixes: Kafka would give a fixed member the other topic's partitions."""
+        return self.group or f"{self.topic_prefix}flowlog"
 
     @model_validator(mode="after")
     def _stdout_takes_lines(self) -> Self:

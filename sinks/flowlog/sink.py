@@ -87,6 +87,8 @@ class FlowlogSink:
     async def run(self) -> None:
         """Take flows until told to stop; then write what is held back."""
         await kafka_io.wait_for_topics(self._service, self._settings)
+        # Now, because a producer cannot be had any more once we are told to stop.
+        await self._publisher.start()
         while not self._service.stopping.is_set():
             consumer = await kafka.start(self._service, self._settings, self._new_consumer)
             self._changes.seen = True
@@ -105,7 +107,7 @@ class FlowlogSink:
     def _new_consumer(self) -> AIOKafkaConsumer:
         return kafka.new_consumer(
             self._settings,
-            group_id=self._settings.group,
+            group_id=self._settings.group_id,
             group_instance_id=self._settings.group_instance_id,
             session_timeout_ms=int(self._settings.session_timeout_seconds * 1000),
         )
@@ -178,7 +180,7 @@ class FlowlogSink:
         ]
         await kafka_io.deliver(self._service, self._publisher, "dead letters", letters)
         topic = self._settings.topics.enriched
-        cuts = [pending.cut(topic, self._settings.group, kafka_io.now_ms()) for pending in due]
+        cuts = [pending.cut(topic, self._settings.group_id, kafka_io.now_ms()) for pending in due]
         written = [manifest for cut in cuts if (manifest := await self._write(cut))]
         await self._publish_ledger(written)
         positions = {TopicPartition(topic, each.partition): each.next_offset for each in written if each.next_offset}

@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from common.settings import ServiceSettings
+from common.settings import IdPart, ServiceSettings
 
 
 class MetricsSettings(ServiceSettings):
@@ -16,11 +16,8 @@ class MetricsSettings(ServiceSettings):
         Path("/var/lib/zonemeter/metrics"),
         description="directory of the checkpoint: counters and positions; lost, counters begin at 0 again",
     )
-    group: str = Field(
-        "zonemeter-metrics",
-        min_length=1,
-        max_length=200,
-        description="Kafka group under which positions are committed; partitions are not assigned by it",
+    group: IdPart | None = Field(
+        None, description="Kafka group under which positions are committed; default: topic prefix + metrics"
     )
     replicas: int = Field(1, ge=1, le=1000, description="how many metrics sinks share the partitions")
     replica_ordinal: int = Field(
@@ -39,6 +36,11 @@ class MetricsSettings(ServiceSettings):
     silent_after_seconds: float = Field(
         30.0, gt=0, description="age of a node's last window beyond which the node counts as silent"
     )
+
+    @property
+    def group_id(self) -> str:
+        """The group; it assigns no partitions, it only tells replicas how far the others got."""
+        return self.group or f"{self.topic_prefix}metrics"
 
     @model_validator(mode="after")
     def _ordinal_exists(self) -> Self:

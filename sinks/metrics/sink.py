@@ -72,6 +72,8 @@ class MetricsSink:
     async def run(self) -> None:
         """Take flows until told to stop; then make a last checkpoint."""
         await kafka_io.wait_for_topics(self._service, self._settings)
+        # Now, because a producer cannot be had any more once we are told to stop.
+        await self._publisher.start()
         pending = kafka_io.ledger_records(self._settings, self._pending_ledger)
         await kafka_io.deliver(self._service, self._publisher, "ledger", pending)
         while not self._service.stopping.is_set():
@@ -87,7 +89,7 @@ class MetricsSink:
                 await kafka.close(consumer)
 
     def _new_consumer(self) -> AIOKafkaConsumer:
-        return kafka.new_consumer(self._settings, group_id=self._settings.group)
+        return kafka.new_consumer(self._settings, group_id=self._settings.group_id)
 
     async def _consume(self, consumer: AIOKafkaConsumer) -> None:
         partitions = [TopicPartition(self._settings.topics.enriched, partition) for partition in self._owned]

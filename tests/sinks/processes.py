@@ -9,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,13 +38,17 @@ def eventually(check: Callable[[], T | None], seconds: float = DEADLINE_SECONDS)
 class SinkProcess:
     """`zonemeter run metrics|flowlog`, or the same with a crash built in (`crash`, see tests.sinks.crashing)."""
 
-    def __init__(self, room: str, flags: list[str], log: Path, crash: str | None = None) -> None:
+    def __init__(
+        self, room: str, flags: list[str], log: Path, crash: str | None = None, stdout: Path | int | None = None
+    ) -> None:
         self.listen = f"127.0.0.1:{free_port()}"
         self.log = log
         module = ["-m", "tests.sinks.crashing", room, crash] if crash else ["-m", "cli", "run", room]
         command = [sys.executable, *module, "--listen", self.listen, *flags]
-        with log.open("ab") as stderr:
-            self.process = subprocess.Popen(command, cwd=ROOT, stderr=stderr, stdout=subprocess.PIPE)
+        with ExitStack() as files:
+            stderr = files.enter_context(log.open("ab"))
+            out = files.enter_context(stdout.open("ab")) if isinstance(stdout, Path) else stdout or subprocess.DEVNULL
+            self.process = subprocess.Popen(command, cwd=ROOT, stderr=stderr, stdout=out)
 
     def get(self, path: str) -> tuple[int, str]:
         """Return status and body of a path; status 0 if nothing listens."""
@@ -76,19 +80,20 @@ class SinkProcess:
 
     def wait(self, seconds: float = DEADLINE_SECONDS) -> int:
         """Wait for its end and return its exit status."""
-        self.process.communicate(timeout=seconds)
-        return self.process.returncode
+        return self.process.wait(seconds)
 
     def kill(self) -> None:
         """Kill it, wherever it is."""
         os.kill(self.process.pid, signal.SIGKILL)
-        self.process.communicate()
+        self.process.wait()
 
 
 @contextmanager
-def running(room: str, flags: list[str], log: Path, crash: str | None = None) -> Iterator[SinkProcess]:
+def running(
+    room: str, flags: list[str], log: Path, crash: str | None = None, stdout: Path | int | None = None
+) -> Iterator[SinkProcess]:
     """Run a sink while the context lasts; it is killed if it still runs then."""
-    sink = SinkProcess(room, flags, log, crash)
+    sink = SinkProcess(room, flags, log, crash, stdout)
     try:
         yield sink
     finally:
