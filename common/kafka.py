@@ -129,10 +129,31 @@ async def start(service: Service, settings: KafkaSettings, make: Callable[[], T]
 async def close(client: Any, seconds: float = 5.0) -> None:
     """Stop a client within a deadline; what it still held is given up (see the module's first lines)."""
     stop: Callable[[], Awaitable[None]] = client.close if isinstance(client, AIOKafkaAdminClient) else client.stop
-    try:
-        await asyncio.wait_for(stop(), seconds)
-    except (TimeoutError, KafkaError, OSError) as error:
-        log.debug("client did not stop cleanly: %s", _one_line(error))
+    if not await _ends(stop(), seconds):
+        # A client that fails while it stops leaves its connections, and a task that looks for brokers, for ever.
+        connections = client.client if isinstance(client, AIOKafkaProducer) else client._client  # noqa: SLF001
+        await _ends(connections.close(), seconds)
+
+
+async def _ends(stopping: Awaitable[None], seconds: float) -> bool:
+    """Tell whether it ends in time and without an error.
+
+    Not `asyncio.wait_for`: aiokafka's consumer awaits tasks that it has cancelled, so that its `stop` may raise
+    `CancelledError` although nobody cancelled us.
+    """
+    task = asyncio.ensure_future(stopping)
+    await asyncio.wait({task}, timeout=seconds)
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=1.0)
+        return False
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not isinstance(error, KafkaError | OSError):
+        raise error
+    if error is not None or task.cancelled():
+        log.debug("client did not stop cleanly: %s", _one_line(error or asyncio.CancelledError()))
+        return False
+    return True
 
 
 async def wait_for_topics(service: Service, settings: KafkaSettings, wanted: dict[str, int]) -> None:
