@@ -16,7 +16,7 @@ from common.service import Service
 from common.settings import KafkaSettings
 from schemas.dead_letter import dead_letter
 from schemas.ledger import LedgerRecord, encode_ledger
-from sinks.intake import Refused
+from sinks.intake import Lane, Refused
 from sinks.self_metrics import SelfMetrics
 
 log = logging.getLogger(__name__)
@@ -90,6 +90,22 @@ async def commit(consumer: AIOKafkaConsumer, settings: KafkaSettings, positions:
         log.warning("positions not committed to the group: %s", kafka_reason(error))
         return False
     return True
+
+
+async def seek(consumer: AIOKafkaConsumer, settings: KafkaSettings, partition: TopicPartition, lane: Lane) -> None:
+    """Set a consumer, and the lane, to where reading goes on: what is further of our own position and the group's.
+
+    The group's is further if another replica had the partition meanwhile, or our own state was lost. Where the group
+    has none, Kafka has forgotten it, as it does when the topic is deleted: our own offset may then be one of a topic
+    made anew, so everything is read again, and the marks skip what was taken.
+    """
+    async with asyncio.timeout(settings.kafka_deadline_seconds):
+        committed: int | None = await consumer.committed(partition)
+        lane.position = None if committed is None else max(lane.position or 0, committed)
+        if lane.position is None:
+            await consumer.seek_to_beginning(partition)
+        else:
+            consumer.seek(partition, lane.position)
 
 
 def kafka_reason(error: BaseException) -> str:

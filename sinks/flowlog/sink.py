@@ -33,6 +33,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
+METADATA_MS = 15_000
 # Of rows held back, over all partitions; beyond it the fullest is written before its time.
 MAX_HELD_BYTES = 256 * 1024 * 1024
 
@@ -110,6 +111,8 @@ class FlowlogSink:
             group_id=self._settings.group_id,
             group_instance_id=self._settings.group_instance_id,
             session_timeout_ms=int(self._settings.session_timeout_seconds * 1000),
+            # How soon a topic that was made anew is noticed; aiokafka looks every 5 minutes.
+            metadata_max_age_ms=METADATA_MS,
         )
 
     async def _take(self, consumer: AIOKafkaConsumer) -> None:
@@ -133,26 +136,15 @@ class FlowlogSink:
         self._pending = {}
         for partition in sorted(consumer.assignment()):
             newest = await self._insist(partial(self._output.recover, partition.partition))
-            self._pending[partition.partition] = Pending.resume(partition.partition, newest, self._new_buffer)
+            pending = Pending.resume(partition.partition, newest, self._new_buffer)
+            self._pending[partition.partition] = pending
             await self._publish_ledger([newest] if newest else [])
             try:
-                await self._seek(consumer, partition)
+                await kafka_io.seek(consumer, self._settings, partition, pending.lane)
             except IllegalStateError:
                 # Taken away again meanwhile.
                 self._changes.seen = True
                 return
-
-    async def _seek(self, consumer: AIOKafkaConsumer, partition: TopicPartition) -> None:
-        # Committed is further only where replicas do not share their output, or it was emptied.
-        async with asyncio.timeout(self._settings.kafka_deadline_seconds):
-            committed = await consumer.committed(partition)
-        lane = self._pending[partition.partition].lane
-        if committed is not None and (lane.position is None or committed > lane.position):
-            lane.position = committed
-        if lane.position is None:
-            await consumer.seek_to_beginning(partition)
-        else:
-            consumer.seek(partition, lane.position)
 
     def _due(self, now: float) -> list[Pending]:
         waiting = [pending for pending in self._pending.values() if pending.since is not None]

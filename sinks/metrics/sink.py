@@ -95,19 +95,9 @@ class MetricsSink:
         partitions = [TopicPartition(self._settings.topics.enriched, partition) for partition in self._owned]
         consumer.assign(partitions)
         for each in partitions:
-            await self._seek(consumer, each)
+            await kafka_io.seek(consumer, self._settings, each, self._lanes[each.partition])
         self.watch.consumer = consumer
         await self._take(consumer)
-
-    async def _seek(self, consumer: AIOKafkaConsumer, partition: TopicPartition) -> None:
-        # Committed is further than our own only if another replica took this partition meanwhile, or our state is lost.
-        async with asyncio.timeout(self._settings.kafka_deadline_seconds):
-            committed = await consumer.committed(partition)
-        lane = self._lanes[partition.partition]
-        if committed is not None and (lane.position is None or committed > lane.position):
-            lane.position = committed
-        if lane.position is not None:
-            consumer.seek(partition, lane.position)
 
     async def _take(self, consumer: AIOKafkaConsumer) -> None:
         due = 0.0

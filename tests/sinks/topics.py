@@ -28,11 +28,16 @@ class Topics:
     @classmethod
     def make(cls, bootstrap: str, missing: tuple[str, ...] = ()) -> "Topics":
         """Make the topics, all but those whose names end in one of `missing`."""
-        prefix = f"t{uuid.uuid4().hex[:8]}."
-        options: dict[str, Any] = {"kafka_bootstrap": bootstrap, "topic_prefix": prefix, "partitions": PARTITIONS}
-        topics = cls(KafkaSettings(**options))
+        topics = cls.named(bootstrap)
         asyncio.run(topics.apply(missing))
         return topics
+
+    @classmethod
+    def named(cls, bootstrap: str) -> "Topics":
+        """Choose a prefix, and make nothing."""
+        prefix = f"t{uuid.uuid4().hex[:8]}."
+        options: dict[str, Any] = {"kafka_bootstrap": bootstrap, "topic_prefix": prefix, "partitions": PARTITIONS}
+        return cls(KafkaSettings(**options))
 
     @property
     def flags(self) -> list[str]:
@@ -53,6 +58,12 @@ class Topics:
         ]
         async with topic_admin.admin_client(self.settings) as admin:
             await topic_admin.apply(admin, await topic_admin.describe(admin, specs))
+
+    async def exists(self, name: str) -> bool:
+        """Tell whether a topic is there with all its partitions."""
+        async with topic_admin.admin_client(self.settings) as admin:
+            [found] = await admin.describe_topics([name])
+            return bool(found["error_code"] == 0 and len(found["partitions"]) == PARTITIONS)
 
     async def delete(self, name: str) -> None:
         """Delete one topic."""
