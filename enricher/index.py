@@ -102,13 +102,14 @@ class Index:
     def prune(self, before_ms: int) -> int:
         """Forget states that say nothing about any time from `before_ms` on; return how many.
 
-        A state stays as long as an older one stays that it closes: else the older would live again.
+        A state stays as long as an older one stays that it closes: else the older would live again. One that begins
+        at `before_ms` or later stays whatever its end says: it may close another that is still to come.
         """
         ended = [
             (_order(state), key, state)
             for key, states in self._states.items()
             for state, cut in _cuts(states)
-            if self._end(state, cut) <= before_ms
+            if state.from_ms < before_ms and self._end(state, cut) <= before_ms
         ]
         ended.sort(key=lambda item: item[0])
         dropped: set[int] = set()
