@@ -75,7 +75,7 @@ class Demo:
         interrupted = False
         try:
             files = await cluster.up(plan, self._ports, say=self._ok)
-            cluster.start_traffic(plan.prefix)
+            cluster.start_traffic(plan)
             self._ok("traffic: shop, databases, monitoring, IPv6, internet")
             try:
                 await self._show(len(plan.nodes), files)

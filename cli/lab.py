@@ -4,6 +4,7 @@
 import asyncio
 import sys
 import time
+from typing import Literal
 
 from pydantic import Field
 
@@ -19,6 +20,7 @@ from lab.traffic import run_until_signal
 class LabSettings(Settings):
     """A cluster of network namespaces on this machine, with real packets, a Kubernetes API and Apache Kafka."""
 
+    story: Literal["shop", "found", "mended"] = Field("shop", description="which cluster it is: see lab/stories.py")
     prefix: str = Field("zm", description="what every namespace, process record and pin of this lab begins with")
     fabric: int = Field(50, ge=0, le=255, description="the lab's network is 192.168.FABRIC.0/24")
 
@@ -91,6 +93,6 @@ def traffic(argv: list[str]) -> int:
 
 def _plan(settings: LabSettings) -> Plan:
     try:
-        return stories.shop(settings.prefix, settings.fabric)
+        return stories.make(settings.story, settings.prefix, settings.fabric)
     except ValueError as error:
         refuse("zonemeter lab", str(error))

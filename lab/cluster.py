@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import aiohttp
 import orjson
 
 from lab import network, services, topology
@@ -113,12 +114,26 @@ def status(prefix: str) -> Status:
     )
 
 
-def start_traffic(prefix: str) -> Process:
-    """Start the plan's traffic as a process of the lab; raises `LabError` if the lab is not up."""
-    described = BASE / prefix / "lab.json"
+def start_traffic(plan: Plan) -> Process:
+    """Start a plan's traffic as a process of its lab; raises `LabError` if the lab is not up."""
+    described = BASE / plan.prefix / "lab.json"
     if not described.exists():
-        raise LabError(f"lab {prefix}: not up; run zonemeter lab up")
-    return _start(Processes(BASE / prefix / "processes"), "traffic", services.module("lab.traffic", described))
+        raise LabError(f"lab {plan.prefix}: not up; run zonemeter lab up")
+    command = services.module("lab.traffic", described, plan.story)
+    return _start(Processes(BASE / plan.prefix / "processes"), "traffic", command)
+
+
+async def change(old: Plan, new: Plan) -> None:
+    """Take the pods that `new` lacks out of a running lab, its API first, and let its Services know of the rest."""
+    started = orjson.loads((BASE / old.prefix / "cluster.json").read_bytes())
+    headers = {"Authorization": f"Bearer {started['token']}"}
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{started['port']}", headers=headers) as api:
+        for pod in set(old.pods) - set(new.pods):
+            async with api.delete(f"/lab/pods/{pod.namespace}/{pod.name}") as answer:
+                if answer.status != 200:
+                    raise LabError(f"pod {pod.key}: the API answers {answer.status}")
+            network.remove_pod(old, pod)
+    network.apply_services(new)
 
 
 def stop(prefix: str, *roles: str, seconds: float = _STOP_SECONDS) -> list[str]:

@@ -191,12 +191,12 @@ def services(plan: Plan, this: Node) -> str:
     pods = plan.pods_on(this.name)
     return _nat_table(
         "ip",
-        [_cluster_ip(plan, service, 4) for service in plan.services],
+        [_cluster_ip(plan, this, service, 4) for service in plan.services],
         f"ip saddr {this.pod_cidr_v4} ip daddr != {{ {vpc_v4} }} masquerade",
         [pod.address_v4 for pod in pods],
     ) + _nat_table(
         "ip6",
-        [_cluster_ip(plan, service, 6) for service in plan.services],
+        [_cluster_ip(plan, this, service, 6) for service in plan.services],
         f"ip6 saddr {this.pod_cidr_v6} ip6 daddr != {{ {vpc_v6} }} masquerade",
         [pod.address_v6 for pod in pods],
     )
@@ -223,8 +223,11 @@ table {family} lab-nat {{
 """
 
 
-def _cluster_ip(plan: Plan, service: Service, family: int) -> str:
+def _cluster_ip(plan: Plan, this: Node, service: Service, family: int) -> str:
     pods = plan.pods_of(service.workload)
+    if service.prefer_close:
+        # As kube-proxy does: end points of the node's own zone if there are any, else all.
+        pods = tuple(pod for pod in pods if plan.node(pod.node).zone == this.zone) or pods
     table, address = ("ip", service.cluster_ip_v4) if family == 4 else ("ip6", service.cluster_ip_v6)
     backends = ", ".join(
         f"{index} : {pod.address_v4 if family == 4 else pod.address_v6} . {service.target_port}"

@@ -94,6 +94,7 @@ class Service:
     port: int
     target_port: int
     protocol: Protocol = "tcp"
+    prefer_close: bool = False  # trafficDistribution: PreferClose
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,7 @@ class Stream:
 class Plan:
     """A whole lab. `prefix` names every kernel object of it; `fabric` is the third octet of 192.168.N.0/24."""
 
+    story: str
     prefix: str
     fabric: int
     cluster: str

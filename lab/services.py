@@ -81,9 +81,9 @@ def zonemeter(*words: str) -> tuple[str, ...]:
     return (sys.executable, "-P", "-m", "cli", *words)
 
 
-def module(name: str, argument: Path) -> tuple[str, ...]:
+def module(name: str, *arguments: Path | str) -> tuple[str, ...]:
     """Return the command line of a module of the lab that runs as a process."""
-    return (sys.executable, "-P", "-m", name, str(argument))
+    return (sys.executable, "-P", "-m", name, *map(str, arguments))
 
 
 def prepare(ports: Ports) -> tuple[str, ...]:

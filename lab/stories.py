@@ -1,5 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The clusters the lab can be: data only. `shop` is the one `zonemeter lab up` makes."""
+"""The clusters the lab can be: data only.
+
+`shop` is small, with some of everything: the tests' and `zonemeter lab up`'s. `found` is the case that the demo
+tells: a database that the other zones read, and a monitoring stack that exists twice. `mended` is the same after two
+changes: the second stack stopped, and the database read from a replica in the caller's zone.
+"""
+
+from dataclasses import replace
 
 from lab.plan import Node, Outside, Plan, Service, Stream, Workload
 
@@ -9,6 +16,7 @@ REGION = "lab-1"
 def shop(prefix: str = "zm", fabric: int = 50) -> Plan:
     """Return a shop in three zones: its database in one of them, a managed database, and clients of the internet."""
     return Plan(
+        story="shop",
         prefix=prefix,
         fabric=fabric,
         cluster="lab",
@@ -21,6 +29,32 @@ def shop(prefix: str = "zm", fabric: int = 50) -> Plan:
         outsides=_OUTSIDES,
         streams=_STREAMS,
     )
+
+
+def found(prefix: str = "zm", fabric: int = 50) -> Plan:
+    """Return the shop as it was found, paying for two mistakes."""
+    return replace(
+        shop(prefix, fabric),
+        story="found",
+        workloads=(*_FOUND_WORKLOADS, _SECOND_STACK),
+        services=_FOUND_SERVICES,
+        streams=(*_FOUND_STREAMS, *_reads("service:shop/postgres"), *_scrapes("prometheus-b")),
+    )
+
+
+def mended(prefix: str = "zm", fabric: int = 50) -> Plan:
+    """Return the shop after both changes."""
+    return replace(
+        found(prefix, fabric),
+        story="mended",
+        workloads=_FOUND_WORKLOADS,  # the second stack came last, so nobody's address changes
+        streams=(*_FOUND_STREAMS, *_reads("service:shop/postgres-read")),
+    )
+
+
+def make(story: str, prefix: str, fabric: int) -> Plan:
+    """Return a story by its name; raises `KeyError` for one that is not told here."""
+    return {"shop": shop, "found": found, "mended": mended}[story](prefix, fabric)
 
 
 _WORKLOADS = (
@@ -66,3 +100,58 @@ _STREAMS = (
     Stream("monitoring/prometheus", "shop/api", 8080, 300, 30_000, 1),
     Stream("monitoring/prometheus", "monitoring/node-exporter", 9100, 300, 60_000, 1),
 )
+
+_EXPORTER = Workload(
+    "monitoring",
+    "DaemonSet",
+    "node-exporter",
+    ("node-a1", "node-a2", "node-b1", "node-c1"),
+    (9100,),
+    host_network=True,
+)
+
+_FOUND_WORKLOADS = (
+    Workload("shop", "Deployment", "web", ("node-a1", "node-b1", "node-c1"), (8080,)),
+    Workload("shop", "Deployment", "api", ("node-a2", "node-b1", "node-c1"), (8080,)),
+    Workload("shop", "Deployment", "cart", ("node-b1", "node-c1"), (8080,)),
+    Workload("shop", "StatefulSet", "postgres", ("node-a1",), (5432,)),
+    Workload("shop", "StatefulSet", "postgres-replica", ("node-a2", "node-b1", "node-c1"), (5432,)),
+    Workload("shop", "Deployment", "worker", ("node-a1", "node-b1"), (8080,)),
+    _EXPORTER,
+    Workload("monitoring", "StatefulSet", "prometheus-a", ("node-a2",), (9090,)),
+)
+_SECOND_STACK = Workload("monitoring", "StatefulSet", "prometheus-b", ("node-b1",), (9090,))
+
+_FOUND_SERVICES = (
+    *_SERVICES,
+    Service("shop", "postgres-read", "shop/postgres-replica", "10.96.0.13", "fd96::13", 5432, 5432, prefer_close=True),
+)
+
+_FOUND_STREAMS = (
+    Stream("shop/web", "service:shop/api", 80, 2_000, 30_000, 20),
+    Stream("shop/web", "shop/api", 8080, 2_000, 30_000, 5, family=6),
+    Stream("shop/web", "service:shop/cart", 80, 600, 600, 20, protocol="udp"),
+    Stream("shop/web", "shop/cart", 8080, 300, 25_000, 10),
+    Stream("shop/api", "service:shop/postgres", 5432, 8_000, 500, 5),  # writes: always to the primary
+    Stream("shop/postgres", "shop/postgres-replica", 5432, 30_000, 100, 3),  # replication
+    Stream("shop/worker", "outside:orders-db", 3306, 800, 120_000, 6),
+    Stream("shop/worker", "outside:internet", 443, 1_000, 20_000, 5),
+    Stream("shop/worker", "outside:internet", 443, 1_000, 20_000, 2, family=6),
+    *(
+        Stream("monitoring/prometheus-a", target, port, 300, 150_000, 2)
+        for target, port in (("shop/web", 8080), ("shop/api", 8080), ("shop/cart", 8080))
+    ),
+    Stream("monitoring/prometheus-a", "monitoring/node-exporter", 9100, 300, 250_000, 2),
+)
+
+
+def _reads(service: str) -> tuple[Stream, ...]:
+    return (Stream("shop/api", service, 5432, 500, 200_000, 10),)
+
+
+def _scrapes(stack: str) -> tuple[Stream, ...]:
+    return tuple(
+        replace(stream, source=f"monitoring/{stack}")
+        for stream in _FOUND_STREAMS
+        if stream.source == "monitoring/prometheus-a"
+    )

@@ -220,4 +220,4 @@ def _family(address: Address) -> socket.AddressFamily:
 
 if __name__ == "__main__":
     described = json.loads(Path(sys.argv[1]).read_bytes())
-    asyncio.run(run_until_signal(stories.shop(described["prefix"], described["fabric"])))
+    asyncio.run(run_until_signal(stories.make(sys.argv[2], described["prefix"], described["fabric"])))

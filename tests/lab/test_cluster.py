@@ -31,8 +31,9 @@ from lab.services import Ports
 from lab.stories import shop
 prefix, fabric, *ports = sys.argv[1:]
 async def main():
-    await cluster.up(shop(prefix, int(fabric)), Ports(*map(int, ports)), with_services=False, say=print)
-    cluster.start_traffic(prefix)
+    plan = shop(prefix, int(fabric))
+    await cluster.up(plan, Ports(*map(int, ports)), with_services=False, say=print)
+    cluster.start_traffic(plan)
     print("up", flush=True)
     signal.pause()
 run_interruptible(main())
@@ -90,7 +91,7 @@ def test_up_serves_an_api_and_kafka_and_down_leaves_nothing(plan: Plan, ports: P
         cidrs = {entry["name"]: entry["zone"] for entry in orjson.loads(files.cidrs.read_bytes())["cidr"]}
         assert cidrs == {"kafka": "lab-1a", "orders-db": "lab-1b"}
         assert await brokers_from(plan, ports) == [(plan.control_v4, ports.kafka_fabric)]
-        assert cluster.start_traffic(plan.prefix).alive
+        assert cluster.start_traffic(plan).alive
         with pytest.raises(LabError, match=r"port \d+ \(kafka\): Address already in use; choose another"):
             await cluster.up(plan_beside(plan), ports)
         assert cluster.status(plan.prefix).whole
@@ -199,4 +200,4 @@ def test_a_bad_prefix_is_refused(prefix: str) -> None:
 
 def test_traffic_needs_a_lab(plan: Plan) -> None:
     with pytest.raises(LabError, match="not up; run zonemeter lab up"):
-        cluster.start_traffic(plan.prefix)
+        cluster.start_traffic(plan)
