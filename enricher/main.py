@@ -6,6 +6,7 @@ with it), then the consumer group. What follows the topics and the API runs besi
 """
 
 import asyncio
+import gc
 
 from common import kafka, service
 from common.errors import Refusal
@@ -55,6 +56,7 @@ async def run(running: Service, settings: EnricherSettings) -> None:
         await kafka.wait_for_topics(running, settings, _topics(settings))
         await publisher.start()
         if follower is None:
+            gc.freeze()
             await pipeline.run()
         else:
             topic = TopologyTopic(running, settings, cluster, metrics)
@@ -79,6 +81,8 @@ async def _run_live(
         ]
         await follower.all_listed(running.stopping)
         if not running.stopping.is_set():
+            # The index outlives every collection: looking through it again and again would cost the join its speed.
+            gc.freeze()
             await pipeline.run()
         for task in beside:
             task.cancel()

@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The enricher as a process against real Kafka: every flow once, whatever dies, and the ledger closes."""
 
+import asyncio
+import os
+import signal
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lab.broker import Broker, free_port
 from schemas.amount import NOTHING, Amount
+from schemas.ids import parse_flow_id
 from tests.enricher.build import encoded, row
 from tests.enricher.processes import eventually, running, topology_file
 from tests.enricher.topics import Topics, given
@@ -168,3 +174,38 @@ def test_two_share_the_partitions_and_nothing_is_done_twice(topics: Topics, tmp_
             eventually(lambda: len(topics.ledger()) == 210, 60)
     flows = topics.flows()
     assert len({flow.id for flow in flows}) == len(flows) == 210 * 300
+
+
+def test_a_broker_killed_under_way_brings_no_flow_twice_and_loses_none(tmp_path: Path) -> None:
+    broker, rows = Broker(tmp_path / "kafka", port=free_port()), 2000
+    try:
+        asyncio.run(broker.start())
+        topics = Topics.make(broker.bootstrap)
+        flags = flags_of(topics, tmp_path, "--kafka-deadline-seconds", "3", "--batch-rows", "1500")
+        topics.produce([window(sequence, rows) for sequence in range(1, 61)])
+        with running(flags, tmp_path / "log") as enricher:
+            for chunks in (3, 20, 40):
+                eventually(lambda: enricher.metric("chunks_total", "enriched") >= chunks)  # noqa: B023
+                broker.kill()
+                asyncio.run(broker.start())
+            eventually(lambda: len(topics.ledger()) == 60, 60)
+            assert enricher.terminate() == 0
+        check_books(topics, range(1, 61), rows)
+    finally:
+        broker.kill()
+
+
+def test_a_paused_enricher_that_wakes_after_its_partitions_moved_does_no_harm(topics: Topics, tmp_path: Path) -> None:
+    """Readers skip what a zombie may have added; nothing is missing, and who reads in order sees each row once."""
+    rows = 2000
+    flags = [*topics.flags, "--topology", str(topology_file(tmp_path)), "--session-seconds", "6"]
+    topics.produce([window(sequence, rows) for sequence in range(1, 41)])
+    with running(flags, tmp_path / "one") as one:
+        eventually(lambda: len(topics.flows()) > 0)
+        os.kill(one.process.pid, signal.SIGSTOP)
+        with running(flags, tmp_path / "two") as two:
+            eventually(lambda: two.metric("chunks_total", "enriched") > 0)
+            os.kill(one.process.pid, signal.SIGCONT)
+            eventually(lambda: len(topics.ledger()) == 40)
+    marks = [parse_flow_id(flow.id)[1] for flow in topics.flows()]
+    assert len(set(accumulate(marks, max))) == 40 * rows
