@@ -2,7 +2,9 @@
 """Reads a topic from a point in time to its present end, in no consumer group, so that nobody's position moves."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
@@ -13,14 +15,37 @@ from common.errors import Refusal
 from common.settings import KafkaSettings
 from common.topic_admin import admin_client
 
+POLL_MS = 1000
+
+
+@dataclass(slots=True)
+class Reading:
+    """How far a reading is, for whoever watches it.
+
+    `records`, `done`: offsets to read and read. `cut_off`: partitions from whose beginning records have been deleted
+    that may have been wanted. `brokers`: the addresses that the brokers go by, host and port.
+    """
+
+    records: int = 0
+    done: int = 0
+    cut_off: list[int] = field(default_factory=list)
+    brokers: list[tuple[str, int]] = field(default_factory=list)
+
 
 async def read_topic(
-    settings: KafkaSettings, topic: str, from_ms: int | None = None
+    settings: KafkaSettings,
+    topic: str,
+    from_ms: int | None = None,
+    *,
+    starts: Mapping[int, int] | None = None,
+    reading: Reading | None = None,
 ) -> AsyncIterator[Sequence[ConsumerRecord[bytes, bytes]]]:
     """Yield batches of the records whose Kafka timestamp is `from_ms` or later (None: all), up to the end seen first.
 
-    Raises `Refusal` where Kafka cannot be reached or stops answering, or the topic does not exist.
+    `starts`: of these partitions, begin at that offset if it is later. A batch is of one partition. Raises `Refusal`
+    where Kafka cannot be reached or stops answering, or the topic does not exist.
     """
+    reading = Reading() if reading is None else reading
     partitions = [TopicPartition(topic, number) for number in await _partitions(settings, topic)]
     consumer = kafka.new_consumer(settings)
     deadline = settings.kafka_deadline_seconds
@@ -28,37 +53,57 @@ async def read_topic(
         try:
             async with asyncio.timeout(deadline):
                 await consumer.start()
-                ends = await _assign(consumer, partitions, from_ms)
+                ends = await _assign(consumer, partitions, from_ms, starts or {}, reading)
         except (KafkaError, OSError, TimeoutError) as error:
             raise Refusal(
                 f"Kafka at {settings.kafka_bootstrap} cannot be read: {error or type(error).__name__}"
             ) from error
-        while open_ := [partition for partition, end in ends.items() if await consumer.position(partition) < end]:
+        heard, left = time.monotonic(), None
+        while open_ := {
+            partition: at for partition, end in ends.items() if (at := await consumer.position(partition)) < end
+        }:
+            if open_ != left:
+                heard, left = time.monotonic(), open_
+            elif time.monotonic() - heard > deadline:
+                raise Refusal(f"Kafka at {settings.kafka_bootstrap} stopped answering for {deadline:.0f} s")
             consumer.pause(*(partition for partition in ends if partition not in open_))
             try:
-                batches = await asyncio.wait_for(consumer.getmany(timeout_ms=1000), deadline)
+                batches = await asyncio.wait_for(consumer.getmany(timeout_ms=POLL_MS), deadline)
             except (KafkaError, TimeoutError) as error:
                 raise Refusal(f"Kafka at {settings.kafka_bootstrap} stopped answering: {error}") from error
             for partition, records in batches.items():
                 wanted = [record for record in records if record.offset < ends[partition]]
                 if wanted:
+                    reading.done += len(wanted)
                     yield wanted
     finally:
         await kafka.close(consumer)
 
 
 async def _assign(
-    consumer: AIOKafkaConsumer, partitions: list[TopicPartition], from_ms: int | None
+    consumer: AIOKafkaConsumer,
+    partitions: list[TopicPartition],
+    from_ms: int | None,
+    not_before: Mapping[int, int],
+    reading: Reading,
 ) -> dict[TopicPartition, int]:
     consumer.assign(partitions)
     ends: dict[TopicPartition, int] = await consumer.end_offsets(partitions)
-    if from_ms is None:
-        starts = await consumer.beginning_offsets(partitions)
-    else:
+    begins: dict[TopicPartition, int] = await consumer.beginning_offsets(partitions)
+    starts = dict(begins)
+    if from_ms is not None:
         found = await consumer.offsets_for_times(dict.fromkeys(partitions, from_ms))
         starts = {partition: at.offset if at else ends[partition] for partition, at in found.items()}
     for partition in partitions:
-        consumer.seek(partition, starts[partition])
+        wanted = not_before.get(partition.partition, 0)
+        start = min(max(starts[partition], wanted), ends[partition])
+        if start == begins[partition] > wanted:
+            reading.cut_off.append(partition.partition)
+        consumer.seek(partition, start)
+        reading.records += ends[partition] - start
+    # aiokafka keeps the brokers it has met behind a name of its own.
+    metadata = consumer._client.cluster  # noqa: SLF001
+    reading.brokers = sorted({(broker.host, broker.port) for broker in metadata.brokers()})
     return ends
 
 
