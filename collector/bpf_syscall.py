@@ -36,6 +36,7 @@ class Command(IntEnum):
     MAP_UPDATE_ELEM = 2
     MAP_DELETE_ELEM = 3
     MAP_GET_NEXT_KEY = 4
+    PROG_LOAD = 5
     OBJ_PIN = 6
     OBJ_GET = 7
     OBJ_GET_INFO_BY_FD = 15
@@ -157,6 +158,25 @@ def prog_id(fd: int) -> int:
     info = ctypes.create_string_buffer(256)
     bpf(Command.OBJ_GET_INFO_BY_FD, struct.pack("<IIQ", fd, len(info), _address(info)))
     return int(struct.unpack_from("<I", info.raw, 4)[0])
+
+
+def map_entries(fd: int) -> int:
+    """Return how many entries a map has room for (struct bpf_map_info)."""
+    info = ctypes.create_string_buffer(256)
+    bpf(Command.OBJ_GET_INFO_BY_FD, struct.pack("<IIQ", fd, len(info), _address(info)))
+    return int(struct.unpack_from("<I", info.raw, 16)[0])
+
+
+def netfilter_prog_load(instructions: bytes, name: str) -> int:
+    """Load a netfilter program that is written out, 8 bytes an instruction; return its file descriptor.
+
+    Raises EPERM without the capabilities, EINVAL where the kernel has no such program type.
+    """
+    code, terms = ctypes.create_string_buffer(instructions, len(instructions)), ctypes.create_string_buffer(b"GPL")
+    count = len(instructions) // 8
+    attributes = struct.pack("<IIQQIIQII", PROG_TYPE_NETFILTER, count, _address(code), _address(terms), 0, 0, 0, 0, 0)
+    attributes += struct.pack("<16sII", name.encode()[:15], 0, BPF_NETFILTER)
+    return bpf(Command.PROG_LOAD, attributes)
 
 
 def netfilter_link_create(prog_fd: int, family: int, hook: int, priority: int) -> int:

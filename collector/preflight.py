@@ -52,7 +52,7 @@ def check_capabilities(status: str) -> None:
 
 def check_bpffs(pin_dir: Path) -> None:
     """Raise `Refusal` unless `pin_dir` is, or can be made, on a bpffs; mount one at /sys/fs/bpf if we may."""
-    if _is_bpffs(pin_dir):
+    if is_bpffs(pin_dir):
         return
     if BPFFS in pin_dir.parents and BPFFS.is_dir():
         if _libc.mount(b"bpf", str(BPFFS).encode(), b"bpf", 0, None) == 0:
@@ -66,7 +66,7 @@ def check_bpffs(pin_dir: Path) -> None:
     )
 
 
-def _is_bpffs(pin_dir: Path) -> bool:
+def is_bpffs(pin_dir: Path) -> bool:
     """Tell whether `pin_dir` is, or would be, beneath the root of a bpffs (statfs(2))."""
     above = next(path for path in pin_dir.parents if path.exists())
     found = ctypes.create_string_buffer(256)

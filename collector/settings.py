@@ -42,6 +42,9 @@ def _pin_dir(value: Path) -> Path:
     return value
 
 
+PinDir = Annotated[Path, AfterValidator(_pin_dir)]
+
+
 class CollectorSettings(ServiceSettings):
     """Count this node's packets in the kernel and publish them to Kafka, a window at a time."""
 
@@ -64,7 +67,7 @@ class CollectorSettings(ServiceSettings):
     uplinks: str = Field(
         "", description="devices that lead out of the node, such as eth0,ens*; empty: found over rtnetlink"
     )
-    pin_dir: Annotated[Path, AfterValidator(_pin_dir)] = Field(
+    pin_dir: PinDir = Field(
         Path("/sys/fs/bpf/zonemeter"), description="where maps, programs and links stay when the collector is away"
     )
     run_dir: Path = Field(Path("/run/zonemeter"), description="where the lock of the pin directory lies")

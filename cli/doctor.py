@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`zonemeter doctor`: runs the node's and the pipeline's checks side by side and shows what they found."""
+
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from typing import Literal, Self
+
+import orjson
+from pydantic import Field, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from collector.doctor import node_checks
+from collector.settings import CollectorSettings, PinDir
+from common.findings import Check, Finding, run_checks
+from common.settings import KafkaSettings, load, refuse
+from replay.doctor import Group, pipeline_checks
+from replay.time_range import TimeRange, parse_duration, timestamp
+
+# Beyond a look's own deadline: what closing its clients may take.
+_CLOSING_SECONDS = 6.0
+
+
+class DoctorSettings(KafkaSettings):
+    """Look at this node and at the pipeline; say what is wrong and what to do. Changes nothing."""
+
+    model_config = SettingsConfigDict(cli_shortcuts={"output": "o"})
+
+    node_only: bool = Field(False, description="only this node: kernel, rights, network, what is pinned")
+    pipeline_only: bool = Field(False, description="only the pipeline: Kafka, topics, lag, ledger, dead letters")
+    output: Literal["table", "json"] = Field("table", description="how to print the findings")
+    kafka_deadline_seconds: float = Field(5.0, gt=0, le=300, description="no look at the pipeline lasts longer")
+    since: str = Field("10m", description="how far back ledger and dead letters are read, such as 10m or 1h")
+    lag_seconds: float = Field(
+        120.0, gt=0, description="a group that has not taken records older than this is behind; above --cut-seconds"
+    )
+    enricher_group: str = Field("zonemeter-enricher", description="the enricher's --group")
+    metrics_group: str = Field("zonemeter-metrics", description="the metrics sink's --group")
+    flowlog_group: str = Field("zonemeter-flowlog", description="the flow log's --group")
+    pin_dir: PinDir = Field(CollectorSettings.model_fields["pin_dir"].default, description="as the collector has it")
+    uplinks: str = Field("", description="as the collector has it; empty: found over rtnetlink")
+
+    @model_validator(mode="after")
+    def _something_to_look_at(self) -> Self:
+        if self.node_only and self.pipeline_only:
+            raise ValueError("--node-only and --pipeline-only leave nothing to look at; give one of them")
+        return self
+
+    def groups(self) -> list[Group]:
+        """Return the consumer groups to look at."""
+        return [
+            Group(self.enricher_group, self.topics.raw, joins=True, optional=False),
+            Group(self.metrics_group, self.topics.enriched, joins=False, optional=True),
+            Group(self.flowlog_group, self.topics.enriched, joins=True, optional=True),
+        ]
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; return 1 if a fault was found."""
+    settings = load(DoctorSettings, "doctor", argv)
+    now_ms = time.time_ns() // 1_000_000
+    try:
+        span = TimeRange(now_ms - parse_duration(settings.since), now_ms)
+    except ValueError as error:
+        refuse("zonemeter doctor", f"since: {error}")
+    parts: dict[str, Sequence[Check]] = {}
+    if not settings.pipeline_only:
+        patterns = [pattern.strip() for pattern in settings.uplinks.split(",") if pattern.strip()]
+        parts["node"] = node_checks(settings.pin_dir, patterns)
+    if not settings.node_only:
+        parts["pipeline"] = pipeline_checks(settings, settings.groups(), span, settings.lag_seconds)
+    found = _look(parts, settings.kafka_deadline_seconds + _CLOSING_SECONDS)
+    if settings.output == "json":
+        sys.stdout.buffer.write(orjson.dumps(_as_dict(found, now_ms), option=orjson.OPT_INDENT_2) + b"\n")
+    else:
+        _print(found, now_ms)
+    return 1 if _count(found, "no") else 0
+
+
+def _look(parts: dict[str, Sequence[Check]], deadline_seconds: float) -> dict[str, list[Finding]]:
+    """Run all parts' checks at once."""
+    tagged = [(part, check) for part, checks in parts.items() for check in checks]
+    names = {check.name: part for part, check in tagged}
+    found: dict[str, list[Finding]] = {part: [] for part in parts}
+    for name, finding in run_checks([check for _, check in tagged], deadline_seconds):
+        found[names[name]].append(finding)
+    return found
+
+
+def _count(found: dict[str, list[Finding]], status: str) -> int:
+    return sum(finding.status == status for findings in found.values() for finding in findings)
+
+
+def _print(found: dict[str, list[Finding]], now_ms: int) -> None:
+    print(f"zonemeter doctor   {platform.node()}   {timestamp(now_ms)} UTC")
+    for part, findings in found.items():
+        print(part)
+        width = max(len(finding.check) for finding in findings)
+        for finding in findings:
+            print(f"  {finding.status}  {finding.check:<{width}}  {finding.found}")
+            if finding.todo:
+                print(f"      {'':<{width}}  -> {finding.todo}")
+    faults, unclear = _count(found, "no"), _count(found, "??")
+    print(f"{faults} fault{'s' if faults != 1 else ''}, {unclear} that cannot be told from here")
+
+
+def _as_dict(found: dict[str, list[Finding]], now_ms: int) -> dict[str, object]:
+    return {
+        "host": platform.node(),
+        "time_ms": now_ms,
+        "faults": _count(found, "no"),
+        "unclear": _count(found, "??"),
+        "findings": [
+            {"part": part, "check": each.check, "status": each.status, "found": each.found, "todo": each.todo}
+            for part, findings in found.items()
+            for each in findings
+        ],
+    }

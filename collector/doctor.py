@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `zonemeter doctor` looks at on a node: the host, and what a collector has pinned there. Changes nothing.
+
+It reads the maps as the collector does, beside it; whether what was published arrived is not its business.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from collector import bpf_syscall as sys_bpf
+from collector import netlink, pins
+from collector.generation import Generation
+from collector.host_checks import host_checks
+from collector.layout import HOOK_COUNTER, LOST
+from collector.records import DeviceCounters, Record, Uplink
+from common.findings import Check, Finding, UnclearError, fault, ok, unclear
+
+LINKS = frozenset(f"link_{family}_{hook}" for family in ("ipv4", "ipv6") for hook in ("post_routing", "local_in"))
+# The longest window is 60 s; one this old has not been closed.
+_OVERDUE_SECONDS = 120.0
+_TIGHT_RATIO = 0.7
+# Below this the uplinks' counters say nothing about what the hook should have seen.
+_ENOUGH_BYTES = 1_000_000
+_LOW_COVERAGE = 0.5
+
+
+def node_checks(pin_dir: Path, patterns: Sequence[str]) -> list[Check]:
+    """Return all checks of this node, for processes in its own network namespace."""
+    return [
+        *host_checks(pin_dir, patterns),
+        Check("links", lambda: check_links(pin_dir)),
+        Check("window", lambda: check_window(pin_dir, time.time())),
+        Check("map", lambda: check_map(pin_dir)),
+        Check("coverage", lambda: check_coverage(pin_dir, netlink.device_counters())),
+    ]
+
+
+def check_links(root: Path) -> list[Finding]:
+    """Tell whether all hooks are attached, and which generation counts."""
+    if not root.is_dir():
+        return unclear("links", f"nothing is pinned at {root}: no collector has run here", "zonemeter run collector")
+    missing = sorted(LINKS - {path.name for path in root.glob("link_*")})
+    if missing:
+        return fault("links", f"missing: {', '.join(missing)}", "restart the collector: it makes what is missing")
+    active = pins.active_generation(root)
+    if active is None:
+        return fault("links", "attached, but no program counts", "restart the collector: it loads one")
+    if _is_elsewhere(root):
+        where = f"attached in another network namespace than this one; generation {active} counts there"
+        return unclear("links", where, "run doctor in the node's network namespace (hostNetwork)")
+    meta = pins.read_meta(root, active)
+    whose = f" for node {meta.node} of cluster {meta.cluster}" if meta else ""
+    return ok("links", f"{len(LINKS)} attached; generation {active} counts{whose}")
+
+
+def check_window(root: Path, now_seconds: float) -> list[Finding]:
+    """Tell whether windows are being closed: by a collector that lives, and to a Kafka that takes them."""
+    with _counting(root) as (_, _, record):
+        age = now_seconds - record.start_ms / 1000
+    if age > _OVERDUE_SECONDS:
+        todo = "is the collector running, and does it reach Kafka? its /readyz says; nothing is lost yet"
+        return fault("window", f"the open window began {age:.0f} s ago", todo)
+    return ok("window", f"the open one is number {record.sequence}, {max(age, 0):.0f} s old")
+
+
+def check_map(root: Path) -> list[Finding]:
+    """Tell how full the counting map is, and whether anything found no room."""
+    with _counting(root) as (generation, epoch, _):
+        rows = len(generation.drain(epoch))
+        counters = generation.read_counters(epoch)
+        path = pins.generation_dir(root, generation.meta.generation) / f"flows{epoch}"
+        with pins.closing_fd(sys_bpf.obj_get(str(path))) as fd:
+            room = sys_bpf.map_entries(fd)
+    return map_finding(rows, room, {reason: counters[index][0] for reason, index in LOST.items()})
+
+
+def map_finding(rows: int, room: int, lost: dict[str, int]) -> list[Finding]:
+    """Judge a map with `rows` of `room` flows; `lost` in bytes by reason."""
+    fill = f"{rows:,} of {room:,} flows in the open window"
+    gone = ", ".join(f"{reason} {octets:,} bytes" for reason, octets in lost.items() if octets)
+    if gone:
+        return fault("map", f"{fill}; lost: {gone}", "give the collector a larger --map-memory, or --ports service")
+    if rows / room >= _TIGHT_RATIO:
+        return unclear("map", fill, "it may run full: a larger --map-memory")
+    return ok("map", fill)
+
+
+def check_coverage(root: Path, devices: dict[str, DeviceCounters]) -> list[Finding]:
+    """Compare what the hook saw in the open window with what the uplinks say they sent meanwhile."""
+    if _is_elsewhere(root):
+        raise UnclearError("the uplinks of that network namespace are not seen from this one")
+    with _counting(root) as (generation, epoch, record):
+        seen = generation.read_counters(epoch)[HOOK_COUNTER][0]
+    ends = [Uplink(u.name, u.start, devices[u.name]) for u in record.uplinks if u.name in devices]
+    return coverage_finding(seen, sum(uplink.during()[0] for uplink in ends))
+
+
+def coverage_finding(seen: int, sent: int) -> list[Finding]:
+    """Judge `seen` bytes at the hook against `sent` bytes out of the uplinks (frames, so a little more)."""
+    line = f"the hook saw {seen:,} bytes, the uplinks sent {sent:,}, in the open window"
+    if sent < _ENOUGH_BYTES:
+        return ok("coverage", f"{line}: too little to compare")
+    if seen < sent * _LOW_COVERAGE:
+        todo = "do packets bypass netfilter? see `network plugin`; raw and packet sockets bypass it too"
+        return fault("coverage", line, todo)
+    return ok("coverage", line)
+
+
+def _is_elsewhere(root: Path) -> bool:
+    pinned = pins.pinned_namespace(root) if root.is_dir() else None
+    return pinned is not None and pinned != pins.network_namespace()
+
+
+@contextlib.contextmanager
+def _counting(root: Path) -> Iterator[tuple[Generation, int, Record]]:
+    """Give the generation that counts, its epoch and that epoch's record; raise `UnclearError` where none does."""
+    active = pins.active_generation(root) if root.is_dir() else None
+    meta = None if active is None else pins.read_meta(root, active)
+    if meta is None:
+        raise UnclearError(f"nothing counts at {root}")
+    with contextlib.closing(Generation(root, meta)) as generation:
+        epoch = generation.epoch()
+        yield generation, epoch, generation.read(epoch)

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be told of a node before anything of ours runs on it: kernel, rights, network, clock. Changes nothing."""
+
+import ctypes
+import errno
+import os
+import platform
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from collector import bpf_syscall as sys_bpf
+from collector import netlink, preflight, uplinks
+from collector.uplinks import Link
+from common.findings import Check, Finding, fault, ok, unclear
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+BTF = Path("/sys/kernel/btf")
+CONNTRACK = Path("/proc/sys/net/netfilter/nf_conntrack_count")
+BRIDGE_CALL = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+# What Cilium's agent compiles its programs with; readable on the host and in its own pods.
+CILIUM_CONFIG = Path("/run/cilium/state/globals/node_config.h")
+
+# mov64 r0, NF_ACCEPT; exit
+_ACCEPT = bytes.fromhex("b7000000010000009500000000000000")
+_NFPROTO_IPV4, _POST_ROUTING = 2, 4
+# No link may have this priority, so that nothing is attached: the kernel says ERANGE where it has such links at all.
+_PRIORITY_REFUSED = -(2**31)
+
+# include/uapi/linux/timex.h
+_TIME_ERROR = 5
+_STA_UNSYNC = 0x40
+_STA_NANO = 0x2000
+_MUCH_MS = 500.0
+
+
+class _Timex(ctypes.Structure):
+    """struct timex on 64-bit machines."""
+
+    _fields_ = (
+        ("modes", ctypes.c_uint),
+        *((name, ctypes.c_long) for name in ("offset", "freq", "maxerror", "esterror")),
+        ("status", ctypes.c_int),
+        ("rest", ctypes.c_long * 32),
+    )
+
+
+def host_checks(pin_dir: Path, patterns: Sequence[str]) -> list[Check]:
+    """Return the checks; `patterns` are the uplinks as the collector's setting names them."""
+    return [
+        Check("kernel", lambda: check_kernel(platform.release(), platform.machine())),
+        Check("btf", lambda: check_btf(BTF)),
+        Check("capabilities", lambda: check_capabilities(Path("/proc/self/status").read_text())),
+        Check("netfilter programs", check_netfilter),
+        Check("bpffs", lambda: check_bpffs(pin_dir)),
+        Check("uplinks", lambda: check_uplinks(patterns)),
+        Check("network plugin", lambda: check_plugin(netlink.read()[0], CILIUM_CONFIG)),
+        Check("bridges", lambda: check_bridges(netlink.read()[0], BRIDGE_CALL)),
+        Check("conntrack", lambda: check_conntrack(CONNTRACK)),
+        Check("clock", check_clock),
+    ]
+
+
+def check_kernel(release: str, machine: str) -> list[Finding]:
+    """Tell whether this kernel and machine are of those that the hook works on; raise `Refusal` if not."""
+    preflight.check_kernel(release, machine)
+    return ok("kernel", f"{release} {machine}")
+
+
+def check_btf(directory: Path) -> list[Finding]:
+    """Tell whether the kernel describes its own types, which takes the place of its headers."""
+    if not (directory / "vmlinux").exists():
+        return fault("btf", f"{directory}/vmlinux does not exist", "boot a kernel with CONFIG_DEBUG_INFO_BTF=y")
+    return ok("btf", f"{directory}/vmlinux")
+
+
+def check_capabilities(status: str) -> list[Finding]:
+    """Tell whether this process may load and attach; `status` is /proc/self/status. Raises `Refusal` if not."""
+    preflight.check_capabilities(status)
+    return ok("capabilities", "BPF, NET_ADMIN and PERFMON, or SYS_ADMIN in their place")
+
+
+def check_netfilter() -> list[Finding]:
+    """Load a program that accepts every packet, attach it nowhere, and drop it again."""
+    name = "netfilter programs"
+    try:
+        program = sys_bpf.netfilter_prog_load(_ACCEPT, "zm_doctor")
+    except OSError as error:
+        if error.errno == errno.EPERM:
+            return unclear(name, "this process may not load programs", "run as root, or inside the collector's pod")
+        return fault(name, f"the kernel refuses them: {error.strerror}", "boot Linux 6.4+, CONFIG_NETFILTER_BPF_LINK=y")
+    try:
+        os.close(sys_bpf.netfilter_link_create(program, _NFPROTO_IPV4, _POST_ROUTING, _PRIORITY_REFUSED))
+    except OSError as error:
+        if error.errno != errno.ERANGE:
+            return fault(name, f"they load, but links are refused: {error.strerror}", "CONFIG_NETFILTER_BPF_LINK=y")
+    finally:
+        os.close(program)
+    return ok(name, "can be loaded, links are known")
+
+
+def check_bpffs(pin_dir: Path) -> list[Finding]:
+    """Tell whether the pin directory is on a bpffs."""
+    if preflight.is_bpffs(pin_dir):
+        return ok("bpffs", str(pin_dir))
+    if pin_dir.is_relative_to(preflight.BPFFS):
+        todo = f"the collector mounts it if it may (SYS_ADMIN); else: mount -t bpf bpf {preflight.BPFFS}"
+        return unclear("bpffs", f"nothing of type bpf is mounted above {pin_dir}", todo)
+    return fault("bpffs", f"{pin_dir} is not on a bpffs", f"--pin-dir {preflight.BPFFS}/zonemeter")
+
+
+def check_uplinks(patterns: Sequence[str]) -> list[Finding]:
+    """Tell which devices lead out of the node, by the collector's own rule."""
+    links, routes = netlink.read()
+    names = [link.name for link in uplinks.choose(links, routes, patterns)]
+    if not names:
+        return fault("uplinks", "none: all traffic would count as sent from here", "name them: --uplinks eth0,ens*")
+    return ok("uplinks", ", ".join(names))
+
+
+def check_plugin(links: Sequence[Link], cilium: Path) -> list[Finding]:
+    """Tell by its devices and files whether the network plugin lets pods' packets bypass netfilter."""
+    names = {link.name for link in links}
+    if "bpfin.cali" in names:
+        return fault(
+            "network plugin",
+            "Calico's eBPF data plane (device bpfin.cali): pods' packets bypass netfilter",
+            "the hook sees only part of the traffic here; compare the coverage, or use Calico's iptables data plane",
+        )
+    if any(link.kind == "netkit" for link in links):
+        return fault("network plugin", "netkit devices: pods' packets bypass netfilter", "use veth devices")
+    if "cilium_host" in names:
+        return _cilium(cilium)
+    return ok("network plugin", "no sign of one that bypasses netfilter")
+
+
+def _cilium(config: Path) -> list[Finding]:
+    ask = "kubectl -n kube-system exec ds/cilium -- cilium-dbg status | grep Routing: Host: Legacy is what is needed"
+    try:
+        text = config.read_text()
+    except OSError:
+        return unclear("network plugin", "Cilium; whether it routes in eBPF cannot be told from here", ask)
+    if re.search(r"^#define ENABLE_HOST_ROUTING\b", text, re.MULTILINE):
+        return fault(
+            "network plugin",
+            "Cilium routes in eBPF (ENABLE_HOST_ROUTING): pods' packets bypass netfilter",
+            "bpf.hostLegacyRouting=true in Cilium's Helm values",
+        )
+    return unclear("network plugin", f"Cilium; {config} does not say that it routes in eBPF", ask)
+
+
+def check_bridges(links: Sequence[Link], switch: Path) -> list[Finding]:
+    """Tell whether packets that a bridge switches between pods of this node pass netfilter."""
+    names = sorted(link.name for link in links if link.kind == "bridge")
+    if not names:
+        return ok("bridges", "none: every packet is routed")
+    if switch.exists() and switch.read_text().strip() == "1":
+        return ok("bridges", f"{', '.join(names)}; bridge-nf-call-iptables = 1")
+    return unclear(
+        "bridges",
+        f"{', '.join(names)}: what they switch between pods of this node is not seen",
+        "if pods hang on one of them: modprobe br_netfilter; sysctl net.bridge.bridge-nf-call-iptables=1",
+    )
+
+
+def check_conntrack(counter: Path) -> list[Finding]:
+    """Tell whether connections are tracked; without it nobody knows which traffic went through a Service."""
+    if counter.exists():
+        return ok("conntrack", "tracks connections")
+    return unclear("conntrack", "not loaded: flows carry no dnat", "fine where no Service is translated on the node")
+
+
+def check_clock() -> list[Finding]:
+    """Ask the kernel (adjtimex, which changes nothing here) whether somebody keeps its clock right."""
+    timex = _Timex()
+    state = _libc.adjtimex(ctypes.byref(timex))
+    if state < 0:
+        return unclear("clock", f"adjtimex: {os.strerror(ctypes.get_errno())}")
+    offset_ms = timex.offset / (1e6 if timex.status & _STA_NANO else 1e3)
+    return clock_finding(state == _TIME_ERROR or bool(timex.status & _STA_UNSYNC), offset_ms)
+
+
+def clock_finding(unsynchronised: bool, offset_ms: float) -> list[Finding]:
+    """Judge what adjtimex said."""
+    if unsynchronised:
+        todo = "run chrony or systemd-timesyncd: windows are aligned by the clock, addresses are looked up as of it"
+        return unclear("clock", "the kernel does not know it to be synchronised", todo)
+    if abs(offset_ms) > _MUCH_MS:
+        return fault("clock", f"{offset_ms:+.0f} ms off", "let it settle; chronyc tracking says more")
+    return ok("clock", f"synchronised, {offset_ms:+.3f} ms off")

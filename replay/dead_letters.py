@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`zonemeter dead-letters list`: what could not be decoded in a time range, and any one of them whole."""
+
+import asyncio
+import base64
+import binascii
+import sys
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+import orjson
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+from msgspec.structs import asdict, replace
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from common import kafka
+from common.errors import Refusal
+from common.settings import KafkaSettings, load, refuse
+from replay.read import read_topic
+from replay.time_range import TimeRange, parse_range, timestamp
+from schemas.dead_letter import DeadLetter, decode_dead_letter
+from schemas.errors import DecodeError
+
+PROG = "zonemeter dead-letters list"
+DEFAULT_SINCE = "24h"
+
+
+class DeadLettersSettings(KafkaSettings):
+    """List the records that could not be decoded, with the reason, or print one of them as it was."""
+
+    model_config = SettingsConfigDict(
+        cli_shortcuts={"from-time": "from", "to-time": "to", "output": "o"},
+    )
+
+    since: str | None = Field(None, description="how far back, such as 1h or 24h (the default)")
+    from_time: str | None = Field(None, description="start: RFC 3339 or now-1h")
+    to_time: str | None = Field(None, description="end: RFC 3339, now-5m or now (the default)")
+    output: Literal["table", "json"] = Field("table", description="how to print the list; json: one object a line")
+    show: int | None = Field(None, ge=0, description="print the value of the letter with this number, byte by byte")
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A dead letter and its number: its offset in the dead-letter topic, which has one partition."""
+
+    number: int
+    refused_ms: int
+    letter: DeadLetter
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; exit status 0 also where there are none."""
+    settings = load(DeadLettersSettings, "dead-letters list", argv)
+    now_ms = time.time_ns() // 1_000_000
+    try:
+        if settings.show is not None:
+            sys.stdout.buffer.write(value_of(asyncio.run(read_one(settings, settings.show))))
+            return 0
+        since = settings.since if settings.since or settings.from_time else DEFAULT_SINCE
+        span = parse_range(since, settings.from_time, settings.to_time, now_ms)
+        letters = asyncio.run(read_range(settings, span))
+    except (ValueError, Refusal) as error:
+        refuse(PROG, str(error))
+    if settings.output == "json":
+        sys.stdout.buffer.writelines(orjson.dumps(_as_dict(letter)) + b"\n" for letter in letters)
+    else:
+        _print(letters, span)
+    return 0
+
+
+async def read_range(settings: KafkaSettings, span: TimeRange) -> list[Letter]:
+    """Return the letters that were refused in `span`, without their values; raise `Refusal` if that cannot be."""
+    found = []
+    async for batch in read_topic(settings, settings.topics.dead_letter, span.from_ms):
+        for record in batch:
+            if record.timestamp < span.to_ms:
+                letter = _decode(settings, record.offset, record.value)
+                found.append(Letter(record.offset, record.timestamp, replace(letter, value=None)))
+    return found
+
+
+async def read_one(settings: KafkaSettings, number: int) -> DeadLetter:
+    """Return one letter; raise `Refusal` if there is none with this number, or Kafka cannot be read."""
+    place = TopicPartition(settings.topics.dead_letter, 0)
+    consumer = kafka.new_consumer(settings)
+    try:
+        async with asyncio.timeout(settings.kafka_deadline_seconds):
+            await consumer.start()
+            consumer.assign([place])
+            first, end = (
+                (await consumer.beginning_offsets([place]))[place],
+                (await consumer.end_offsets([place]))[place],
+            )
+            if not first <= number < end:
+                kept = f"{first} to {end - 1} are kept" if first < end else "there is none"
+                raise Refusal(f"show = {number}: no such dead letter; {kept}")
+            consumer.seek(place, number)
+            record = await consumer.getone(place)
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise Refusal(f"Kafka at {settings.kafka_bootstrap} cannot be read: {error or type(error).__name__}") from error
+    finally:
+        await kafka.close(consumer)
+    return _decode(settings, record.offset, record.value)
+
+
+def value_of(letter: DeadLetter) -> bytes:
+    """Return the refused record's value, as far as it was kept; raise `Refusal` if it had none."""
+    if letter.value is None:
+        raise Refusal("that record had no value")
+    try:
+        return base64.b64decode(letter.value, validate=True)
+    except binascii.Error as error:
+        raise Refusal(f"its value is no base64: {error}") from error
+
+
+def _decode(settings: KafkaSettings, offset: int, value: bytes | None) -> DeadLetter:
+    try:
+        return decode_dead_letter(value)
+    except DecodeError as error:
+        raise Refusal(f"{settings.topics.dead_letter} offset {offset}: not one of ours: {error}") from error
+
+
+def _print(letters: list[Letter], span: TimeRange) -> None:
+    if not letters:
+        sys.stdout.write(f"no dead letters   {span}\n")
+        return
+    for each in letters:
+        letter = each.letter
+        place = f"{letter.topic} {letter.partition}@{letter.offset}  {letter.value_size:,} bytes"
+        words = f"{timestamp(each.refused_ms)}  {letter.refused_by}  {letter.reason}  {place}"
+        sys.stdout.write(f"{each.number:>6}  {_printable(words)}\n{'':8}{_printable(letter.detail)}\n")
+    sys.stdout.write(f"{len(letters):,} dead letters; --show NUMBER prints the value of one\n")
+
+
+def _printable(text: str) -> str:
+    """Return a text without what a terminal would obey: it may quote a stranger's record."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def _as_dict(each: Letter) -> dict[str, object]:
+    fields = asdict(each.letter)
+    del fields["value"], fields["schema_version"]
+    return {"number": each.number, "refused_ms": each.refused_ms, **fields}
