@@ -10,6 +10,9 @@ import orjson
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
+_SPARED = ("aiokafka", "aiohttp", "kubernetes_asyncio")
+_MAX_REMEMBERED = 1000
+
 
 class JsonLines(logging.Formatter):
     """Formats a record as one JSON object; what is passed as `extra` becomes fields."""
@@ -28,10 +31,33 @@ class JsonLines(logging.Formatter):
         return orjson.dumps(line, default=str).decode()
 
 
+class Sparing(logging.Filter):
+    """Lets the same complaint of a library through once a minute: with a broker away aiokafka has thirty a second."""
+
+    SECONDS = 60.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether to log it."""
+        if not record.name.startswith(_SPARED):
+            return True
+        key = (record.name, str(record.msg))
+        if record.created - self._last.get(key, float("-inf")) < self.SECONDS:
+            return False
+        if len(self._last) > _MAX_REMEMBERED:
+            self._last.clear()
+        self._last[key] = record.created
+        return True
+
+
 def configure(level: str) -> None:
     """Send all logging to stderr as JSON lines; libraries only from warnings on."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
+    handler.addFilter(Sparing())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for library in ("aiohttp", "asyncio", "pyroute2", "kubernetes_asyncio", "aiokafka.consumer", "aiokafka.producer"):
         logging.getLogger(library).setLevel(logging.WARNING)
