@@ -46,7 +46,7 @@ class ParquetRows:
 
     def add(self, rows: Sequence[Row[FlatEnd]]) -> None:
         """Take flows."""
-        flows = [row.flow for row in rows]
+        flows = [row[0] for row in rows]
         ends, numbers, texts = self._ends, self._numbers, self._texts
         self._ids += [flow.id for flow in flows]
         numbers["start"].extend([flow.start_ms for flow in flows])
@@ -62,9 +62,9 @@ class ParquetRows:
         texts["network_type"] += [flow.network.type for flow in flows]
         texts["cluster"] += [flow.k8s.cluster.name for flow in flows]
         self._dnat += [None if flow.dnat is UNSET else flow.dnat for flow in flows]
-        self._sources.extend([ends.setdefault(row.source, len(ends)) for row in rows])
-        self._destinations.extend([ends.setdefault(row.destination, len(ends)) for row in rows])
-        self._observers += [row.observer for row in rows]
+        self._sources.extend([ends.setdefault(source, len(ends)) for _, source, _, _ in rows])
+        self._destinations.extend([ends.setdefault(destination, len(ends)) for _, _, destination, _ in rows])
+        self._observers += [observer for _, _, _, observer in rows]
         self.rows += len(rows)
 
     def encode(self) -> list[pa.Buffer]:

@@ -61,7 +61,7 @@ class Pending:
         self.refused += batch.refused
         by_hour: dict[int, list[Row[FlatEnd]]] = {}
         for row in batch.rows:
-            by_hour.setdefault(row.flow.start_ms // HOUR_MS, []).append(row)
+            by_hour.setdefault(row[0].start_ms // HOUR_MS, []).append(row)
         for hour, rows in by_hour.items():
             buffer = self.buffers.get(hour * HOUR_MS)
             if buffer is None:

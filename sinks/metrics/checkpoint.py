@@ -36,7 +36,8 @@ CREATE TABLE marks (
 CREATE TABLE ledger (number INTEGER PRIMARY KEY, record BLOB NOT NULL);
 """
 # Values are text: a counter is not bounded by 64 bits, SQLite's integers are.
-PUT_SERIES = "INSERT INTO series VALUES (?, ?, ?, ?) ON CONFLICT (number) DO UPDATE SET value = excluded.value"
+ADD_SERIES = "INSERT INTO series VALUES (?, ?, ?, ?)"
+SET_VALUE = "UPDATE series SET value = ? WHERE number = ?"
 PUT_LANE = "INSERT OR REPLACE INTO lanes VALUES (?, ?)"
 PUT_MARK = "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 DROP_MARK = "DELETE FROM marks WHERE partition = ? AND cluster = ? AND node = ? AND boot_id = ?"
@@ -114,8 +115,14 @@ class State:
         os.close(self._lock)
 
     def _write(self, checkpoint: Checkpoint) -> None:
-        rows = ((n, name, orjson.dumps(labels).decode(), str(value)) for n, name, labels, value in checkpoint.series)
-        self._db.executemany(PUT_SERIES, rows)
+        (last,) = self._db.execute("SELECT coalesce(max(number), 0) FROM series").fetchone()
+        added = [sample for sample in checkpoint.series if sample[0] > last]
+        known = [(str(value), number) for number, _, _, value in checkpoint.series if number <= last]
+        rows = ((n, family, orjson.dumps(labels).decode(), str(value)) for n, family, labels, value in added)
+        self._db.executemany(ADD_SERIES, rows)
+        # Labels are written once; numbers are given in order, so what is not new is there.
+        if known and self._db.executemany(SET_VALUE, known).rowcount != len(known):
+            raise sqlite3.IntegrityError("a series is missing")
         self._db.executemany(PUT_LANE, checkpoint.positions.items())
         self._db.executemany(DROP_MARK, ((partition, *origin) for partition, origin in checkpoint.dropped))
         marks = ((partition, *origin, *msgspec.structs.astuple(mark)) for partition, origin, mark in checkpoint.marks)

@@ -50,7 +50,7 @@ def test_takes_what_is_greater_than_the_mark(
 ) -> None:
     lane = Lane(0, 0, {} if mark is None else {ORIGIN: Mark(*mark)})
     batch = intake().take(lane, records(ids(given_ids)), NOW_MS)
-    assert [row.flow.id for row in batch.rows] == taken
+    assert [flow.id for flow, *_ in batch.rows] == taken
     assert batch.repeats == len(given_ids) - len(taken)
     [record] = lane.books.records("metrics", "1", 0, NOW_MS)
     assert record.balance() is None
@@ -84,7 +84,7 @@ def test_refuses_and_goes_on(value: bytes | None, reason: str) -> None:
     good = encoded(flow())
     batch = intake().take(lane, records([value, good], offset=10), NOW_MS)
     assert [(refused.reason, refused.record.offset) for refused in batch.refused] == [(reason, 10)]
-    assert [row.flow.id for row in batch.rows] == [flow_id()]
+    assert [flow.id for flow, *_ in batch.rows] == [flow_id()]
     assert lane.position == 12
     [record] = lane.books.records("flowlog", "g/10", 3, NOW_MS)
     assert record.lost == {reason: Amount(0, 0, 1)}
@@ -124,7 +124,7 @@ def test_topic_made_anew_brings_nothing_twice() -> None:
     values = [encoded(each) for each in window(1, 5)]
     source.take(lane, records(values, offset=700), NOW_MS)
     again = source.take(lane, records(values + [encoded(each) for each in window(2, 1)], offset=0), NOW_MS)
-    assert [row.flow.id for row in again.rows] == [flow_id(2, 0)]
+    assert [flow.id for flow, *_ in again.rows] == [flow_id(2, 0)]
 
 
 def test_forgets_end_points_beyond_the_bound_and_still_takes() -> None:
@@ -134,7 +134,7 @@ def test_forgets_end_points_beyond_the_bound_and_still_takes() -> None:
         for row in range(20)
     ]
     batch = source.take(Lane(0), records(values), NOW_MS)
-    assert [row.source for row in batch.rows] == [f"10.0.0.{row}" for row in range(20)]
+    assert [source for _, source, *_ in batch.rows] == [f"10.0.0.{row}" for row in range(20)]
 
 
 def test_marks_of_lives_long_over_are_forgotten() -> None:
