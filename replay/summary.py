@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sums flows up: bytes by scope, zones by zones, pairs of workloads across zones. Pure.
+"""Sums flows up by what they are: scope, both ends, and whether they were counted on receipt. Pure.
 
-The outer packets of an overlay are left out: their inner packets are counted already.
+Everything that a report shows is derived from those sums, so all of it adds up to the same bytes. The outer packets
+of an overlay are left out: their inner packets are counted already.
 """
 
 from collections import defaultdict
@@ -10,18 +11,21 @@ from typing import NamedTuple
 
 from msgspec import UNSET
 
-from schemas.flow import Endpoint, FlowHead, Scope, decode_endpoint, decode_observer
+from replay.ends import End, Ends
+from schemas.flow import Cloud, FlowHead, Observer, Scope, decode_endpoint, decode_observer
 
 # Distinct ends seen by their bytes; beyond this many the cache starts anew rather than grow without bound.
 MAX_CACHED_ENDS = 200_000
+EXTERNAL = "external"
 
 
-class End(NamedTuple):
-    """One side of a flow as a summary names it. `zone` and `reason` are "" where they do not apply."""
+class Traffic(NamedTuple):
+    """One kind of traffic. `received`: counted where it arrived, because its sender has no collector."""
 
-    label: str
-    zone: str
-    reason: str
+    scope: Scope
+    source: End
+    destination: End
+    received: bool
 
 
 class Pair(NamedTuple):
@@ -35,79 +39,109 @@ class Pair(NamedTuple):
 
 @dataclass
 class Summary:
-    """What a set of flows comes to, in IP-layer bytes."""
+    """What a set of flows comes to, in IP-layer bytes. `windows`: [start, end) in Unix milliseconds, each once."""
 
-    scopes: dict[Scope, int] = field(default_factory=lambda: defaultdict(int))
-    zones: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
-    cross_zone_pairs: dict[Pair, int] = field(default_factory=lambda: defaultdict(int))
-    unknown: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    traffic: dict[Traffic, int] = field(default_factory=lambda: defaultdict(int))
     observers: set[str] = field(default_factory=set)
+    clusters: set[str] = field(default_factory=set)
+    windows: set[tuple[int, int]] = field(default_factory=set)
     flows: int = 0
+    outer_bytes: int = 0
 
     @property
     def bytes(self) -> int:
         """All bytes, whatever their scope."""
-        return sum(self.scopes.values())
+        return sum(self.traffic.values())
+
+    @property
+    def scopes(self) -> dict[Scope, int]:
+        """Bytes by scope."""
+        sums: dict[Scope, int] = defaultdict(int)
+        for key, size in self.traffic.items():
+            sums[key.scope] += size
+        return sums
+
+    @property
+    def zones(self) -> dict[tuple[str, str], int]:
+        """Bytes by sending and receiving zone; "external" for the side that is. Unknown traffic is in no zone."""
+        sums: dict[tuple[str, str], int] = defaultdict(int)
+        for key, size in self.traffic.items():
+            if key.scope != "unknown":
+                missing = EXTERNAL if key.scope == EXTERNAL else ""
+                sums[key.source.zone or missing, key.destination.zone or missing] += size
+        return sums
+
+    @property
+    def unknown(self) -> dict[str, int]:
+        """Bytes of scope unknown by why."""
+        sums: dict[str, int] = defaultdict(int)
+        for key, size in self.traffic.items():
+            if key.scope == "unknown":
+                sums[key.source.reason or key.destination.reason or "zone_missing"] += size
+        return sums
+
+    @property
+    def cross_zone_pairs(self) -> dict[Pair, int]:
+        """Bytes across zones by pair of workloads."""
+        sums: dict[Pair, int] = defaultdict(int)
+        for key, size in self.traffic.items():
+            if key.scope == "cross_zone":
+                source, destination = key.source, key.destination
+                sums[Pair(source.label, destination.label, source.zone, destination.zone)] += size
+        return sums
+
+    @property
+    def metered_ms(self) -> int:
+        """How much time the windows cover together."""
+        covered = until = 0
+        for start, end in sorted(self.windows):
+            covered += max(end - max(start, until), 0)
+            until = max(until, end)
+        return covered
 
 
 class Summariser:
     """Adds flows to a summary; knows each distinct end point by its bytes, so that it decodes it once."""
 
-    def __init__(self) -> None:
-        self._ends: dict[bytes, End] = {}
-        self._observers: dict[bytes, str] = {}
+    def __init__(self, ends: Ends | None = None) -> None:
+        self.ends = ends or Ends()
+        self._known: dict[bytes, End] = {}
+        self._observers: dict[bytes, Observer] = {}
 
     def add(self, summary: Summary, flow: FlowHead) -> None:
         """Add one flow; raise `DecodeError` for an end point that is none."""
-        summary.observers.add(self._observer(bytes(flow.observer)))
-        if flow.encapsulation is not UNSET:
-            return
         source, destination = self._end(bytes(flow.source)), self._end(bytes(flow.destination))
+        self.add_row(summary, flow, source, destination, self._observer(bytes(flow.observer)))
+
+    def add_row(self, summary: Summary, flow: FlowHead, source: End, destination: End, observer: Observer) -> None:
+        """Add one flow whose ends are known."""
+        summary.observers.add(observer.node)
+        summary.clusters.add(flow.k8s.cluster.name)
+        summary.windows.add((flow.start_ms, flow.end_ms))
+        if flow.encapsulation is not UNSET:
+            summary.outer_bytes += flow.bytes
+            return
+        if flow.direction == "relay":
+            source = self.relayed(source, observer)
         summary.flows += 1
-        summary.scopes[flow.scope] += flow.bytes
-        if flow.scope == "unknown":
-            summary.unknown[source.reason or destination.reason or "unspecified"] += flow.bytes
-        elif flow.scope == "external":
-            summary.zones[source.zone or "external", destination.zone or "external"] += flow.bytes
-        else:
-            summary.zones[source.zone, destination.zone] += flow.bytes
-        if flow.scope == "cross_zone":
-            pair = Pair(source.label, destination.label, source.zone, destination.zone)
-            summary.cross_zone_pairs[pair] += flow.bytes
+        summary.traffic[Traffic(flow.scope, source, destination, flow.direction == "ingress")] += flow.bytes
+
+    def relayed(self, source: End, observer: Observer) -> End:
+        """Return the sender of a relayed packet where it was sent on."""
+        cloud = Cloud() if observer.cloud is UNSET else observer.cloud
+        zone = "" if cloud.availability_zone is UNSET else cloud.availability_zone
+        return self.ends.at(source, zone, "" if cloud.region is UNSET else cloud.region)
 
     def _end(self, encoded: bytes) -> End:
-        end = self._ends.get(encoded)
+        end = self._known.get(encoded)
         if end is None:
-            if len(self._ends) >= MAX_CACHED_ENDS:
-                self._ends.clear()
-            end = self._ends[encoded] = describe(decode_endpoint(encoded))
+            if len(self._known) >= MAX_CACHED_ENDS:
+                self._known.clear()
+            end = self._known[encoded] = self.ends.make(decode_endpoint(encoded))
         return end
 
-    def _observer(self, encoded: bytes) -> str:
-        name = self._observers.get(encoded)
-        if name is None:
-            name = self._observers[encoded] = decode_observer(encoded).node
-        return name
-
-
-def describe(endpoint: Endpoint) -> End:
-    """Return how a summary names an end point: its workload where it has one, else what it is."""
-    zone = (
-        "" if endpoint.cloud is UNSET or endpoint.cloud.availability_zone is UNSET else endpoint.cloud.availability_zone
-    )
-    reason = "" if endpoint.reason is UNSET else endpoint.reason
-    return End(_label(endpoint), zone, reason)
-
-
-def _label(endpoint: Endpoint) -> str:
-    k8s = endpoint.k8s
-    if endpoint.kind == "pod" and k8s is not UNSET and k8s.namespace is not UNSET:
-        if k8s.workload is not UNSET:
-            return f"{k8s.namespace.name}/{k8s.workload.kind}/{k8s.workload.name}"
-        if k8s.pod is not UNSET:
-            return f"{k8s.namespace.name}/Pod/{k8s.pod.name}"
-    if endpoint.kind == "node" and k8s is not UNSET and k8s.node is not UNSET:
-        return f"node/{k8s.node.name}"
-    if endpoint.name is not UNSET:
-        return f"{endpoint.kind}/{endpoint.name}"
-    return endpoint.kind
+    def _observer(self, encoded: bytes) -> Observer:
+        observer = self._observers.get(encoded)
+        if observer is None:
+            observer = self._observers[encoded] = decode_observer(encoded)
+        return observer

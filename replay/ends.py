@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An end point of a flow as reports name it: its workload where it has one, else what it is. Pure."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from common.prices import Side
+from schemas.flow import Endpoint
+from sinks.flowlog.columns import END_COLUMNS, Value, flatten
+
+# What an `End` is made of, among the flow log's columns; the address and the port are not.
+FIELDS = (
+    "kind",
+    "namespace",
+    "pod",
+    "workload_kind",
+    "workload",
+    "service",
+    "node",
+    "zone",
+    "region",
+    "name",
+    "reason",
+)
+_PLACES = tuple(END_COLUMNS.index(name) for name in FIELDS)
+_ADDRESS, _PORT = END_COLUMNS.index("address"), END_COLUMNS.index("port")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class End:
+    """One side of a flow; "" where something is not known or does not apply. Equal means the same object.
+
+    `broker`: it is a Kafka broker that this pipeline writes to, by address and port.
+    """
+
+    label: str
+    kind: str
+    namespace: str
+    zone: str
+    region: str
+    name: str
+    reason: str
+    broker: bool = False
+
+    @property
+    def side(self) -> Side:
+        """What its price may depend on."""
+        return Side(self.region, self.name)
+
+
+class Own(NamedTuple):
+    """How the meter's own traffic is told: its namespace, and its brokers by (address, port)."""
+
+    namespace: str = ""
+    brokers: frozenset[tuple[str, int]] = frozenset()
+
+    def tells(self, source: End, destination: End) -> bool:
+        """Tell whether traffic between these two is the meter's own.
+
+        Collectors are on the host's network: what a node itself says to a broker of ours is theirs.
+        """
+        if self.namespace and self.namespace in (source.namespace, destination.namespace):
+            return True
+        return (source.kind == "node" and destination.broker) or (destination.kind == "node" and source.broker)
+
+
+class Ends:
+    """Makes end points, one object for each distinct one."""
+
+    def __init__(self, brokers: Collection[tuple[str, int]] = ()) -> None:
+        self.brokers = brokers
+        self._known: dict[tuple[Value, ...], End] = {}
+        self._moved: dict[tuple[End, str, str], End] = {}
+
+    def make(self, endpoint: Endpoint) -> End:
+        """Return the end point that stands in a flow."""
+        values = flatten(endpoint).values
+        broker = bool(self.brokers) and (values[_ADDRESS], values[_PORT]) in self.brokers
+        return self.of([values[place] for place in _PLACES], broker=broker)
+
+    def of(self, values: list[Value], *, broker: bool) -> End:
+        """Return the end point with these values, in the order of `FIELDS`."""
+        kind, namespace, pod, workload_kind, workload, service, node, zone, region, name, reason = (
+            str(value or "") for value in values
+        )
+        label = _label(kind, namespace, pod, workload_kind, workload, service, node, name)
+        facts = (label, kind, namespace, zone, region, name, reason, broker)
+        end = self._known.get(facts)
+        if end is None:
+            end = self._known[facts] = End(*facts)
+        return end
+
+    def at(self, end: End, zone: str, region: str) -> End:
+        """Return the same end point as if it were in that zone: a relayed packet is sent on from the observer's."""
+        if (end.zone, end.region) == (zone, region):
+            return end
+        moved = self._moved.get((end, zone, region))
+        if moved is None:
+            moved = self._moved[end, zone, region] = replace(end, zone=zone, region=region)
+        return moved
+
+
+def _label(
+    kind: str, namespace: str, pod: str, workload_kind: str, workload: str, service: str, node: str, name: str
+) -> str:
+    if kind == "pod":
+        return f"{namespace}/{workload_kind}/{workload}" if workload else f"{namespace}/Pod/{pod}"
+    if kind == "node":
+        return f"node/{node}"
+    if kind == "service":
+        return f"{namespace}/Service/{service}"
+    return f"{kind}/{name}" if name else kind

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flows out of the topics: enriched ones as they are, or raw ones joined once more, each once, in a time range.
+
+Both go through the sinks' own intake, so a repeat is skipped and rubbish refused as the sinks do it.
+"""
+
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from aiokafka.structs import ConsumerRecord
+
+from common.settings import KafkaSettings
+from enricher.cidrs import CidrMap
+from enricher.index import Index
+from enricher.join import join, resolve
+from enricher.resolve import Resolver
+from replay.read import Reading, read_topic
+from replay.time_range import TimeRange
+from schemas.errors import DecodeError
+from schemas.raw import decode_chunk
+from schemas.topology import TopologyState, decode_topology
+from sinks.books import Books
+from sinks.intake import Intake, Lane, Row, SourceRecord
+
+E = TypeVar("E")
+Holds = Callable[[int], bool]
+
+
+@dataclass(slots=True)
+class Taken:
+    """What came of reading beside the flows themselves: records refused, by reason, and repeats skipped."""
+
+    refused: Counter[str] = field(default_factory=Counter)
+    repeats: int = 0
+    reading: Reading = field(default_factory=Reading)
+
+
+@dataclass(slots=True)
+class _Record:
+    """A flow as the intake wants it; its offset is the raw record's."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+
+
+def hold(spans: Sequence[TimeRange]) -> Holds:
+    """Return what tells whether a window that starts then is in one of the ranges."""
+    if len(spans) == 1:
+        return spans[0].holds
+    return lambda start_ms: any(span.holds(start_ms) for span in spans)
+
+
+async def enriched_rows(
+    settings: KafkaSettings,
+    intake: Intake[E],
+    spans: Sequence[TimeRange],
+    taken: Taken,
+    lanes: Mapping[int, Lane] | None = None,
+) -> AsyncIterator[list[Row[E]]]:
+    """Yield the flows of the enriched topic whose windows start in one of `spans`.
+
+    `lanes`: where to go on behind an archive, by partition. Raises `Refusal`.
+    """
+    known = dict(lanes or {})
+    starts = {number: lane.position for number, lane in known.items() if lane.position is not None}
+    from_ms = min(span.from_ms for span in spans)
+    holds = hold(spans)
+    topic = settings.topics.enriched
+    async for records in read_topic(settings, topic, from_ms, starts=starts, reading=taken.reading):
+        partition = records[0].partition
+        lane = known.setdefault(partition, Lane(partition))
+        rows = _take(intake, lane, records, taken)
+        yield [row for row in rows if holds(row.flow.start_ms)]
+
+
+async def rejoined_rows(
+    settings: KafkaSettings, intake: Intake[E], spans: Sequence[TimeRange], taken: Taken, resolver: Resolver
+) -> AsyncIterator[list[Row[E]]]:
+    """Yield the flows that the raw topic's windows in `spans` become, joined as of their own time. Raises `Refusal`."""
+    lanes: dict[int, Lane] = {}
+    from_ms = min(span.from_ms for span in spans)
+    holds = hold(spans)
+    async for records in read_topic(settings, settings.topics.raw, from_ms, reading=taken.reading):
+        lane = lanes.setdefault(records[0].partition, Lane(records[0].partition))
+        for record in records:
+            made = _rejoin(record, resolver, holds, taken)
+            yield _take(intake, lane, made, taken)
+
+
+async def read_topology(settings: KafkaSettings, taken: Taken) -> list[TopologyState]:
+    """Return the states that the topology topic holds; raises `Refusal`."""
+    states = []
+    async for records in read_topic(settings, settings.topics.topology):
+        for record in records:
+            if record.value is None:
+                continue
+            try:
+                states.append(decode_topology(record.value))
+            except DecodeError as error:
+                taken.refused[f"topology {error.reason}"] += 1
+    return states
+
+
+def resolver_of(states: Iterable[TopologyState], cidrs: CidrMap) -> Resolver:
+    """Return the enricher's resolver over these states."""
+    index = Index()
+    for state in states:
+        index.apply(state)
+    return Resolver(index, cidrs)
+
+
+def _take(intake: Intake[E], lane: Lane, records: Sequence[SourceRecord], taken: Taken) -> list[Row[E]]:
+    batch = intake.take(lane, records, time.time_ns() // 1_000_000)
+    # Nobody publishes these books; let them not grow.
+    lane.books = Books()
+    taken.repeats += batch.repeats
+    taken.refused.update(refused.reason for refused in batch.refused)
+    return batch.rows
+
+
+def _rejoin(record: ConsumerRecord, resolver: Resolver, holds: Holds, taken: Taken) -> list[_Record]:
+    try:
+        chunk = decode_chunk(record.value)
+        if record.key != chunk.node.encode():
+            raise DecodeError("inconsistent", "the key is not the node")
+    except DecodeError as error:
+        # The enricher put it among the dead letters.
+        taken.refused[error.reason] += 1
+        return []
+    if not holds(chunk.start_ms):
+        return []
+    joined = join(chunk, resolve(chunk, resolver), record.partition, record.offset)
+    return [_Record(record.offset, record.timestamp, record.key, value) for value in joined.values]
