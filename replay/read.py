@@ -46,7 +46,7 @@ async def read_topic(
     where Kafka cannot be reached or stops answering, or the topic does not exist.
     """
     reading = Reading() if reading is None else reading
-    partitions = [TopicPartition(topic, number) for number in await _partitions(settings, topic)]
+    partitions = [TopicPartition(topic, number) for number in await partitions_of(settings, topic)]
     consumer = kafka.new_consumer(settings)
     deadline = settings.kafka_deadline_seconds
     try:
@@ -107,7 +107,8 @@ async def _assign(
     return ends
 
 
-async def _partitions(settings: KafkaSettings, topic: str) -> list[int]:
+async def partitions_of(settings: KafkaSettings, topic: str) -> list[int]:
+    """Return a topic's partitions; raise `Refusal` if it does not exist, or Kafka cannot be reached."""
     async with admin_client(settings) as admin:
         (described,) = await admin.describe_topics([topic])
     if described["error_code"]:

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`zonemeter top`: a table per window as the flows come in; on a terminal each takes the place of the one before."""
+
+import asyncio
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import orjson
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from common.errors import Refusal
+from common.settings import KafkaSettings, load, refuse
+from replay.live import LiveWindow, follow, only
+from replay.live_view import as_dict, as_text
+
+NO_FLOWS = "no flows for {:.0f} s: zonemeter doctor says what is wrong"
+
+Show = Callable[[LiveWindow], None]
+
+
+class TopSettings(KafkaSettings):
+    """Show each window as it comes in: zones by zones, the top pairs across zones, what is unknown, the lag."""
+
+    model_config = SettingsConfigDict(cli_shortcuts={"namespace": "n", "output": "o"})
+
+    once: bool = Field(False, description="show one window and end; exit status 1 if none comes")
+    namespace: str | None = Field(None, description="only flows with an end in this namespace")
+    cluster: str | None = Field(None, description="only this cluster's flows")
+    output: Literal["table", "json"] = Field("table", description="how to show a window; json: one object a line")
+    window_seconds: int = Field(10, ge=1, le=60, description="the collectors' --window-seconds")
+    quiet_seconds: float = Field(
+        30.0, gt=0, description="after so long without flows it says so; with --once it ends then"
+    )
+
+
+def main(argv: list[str]) -> int:
+    """Run the command until Ctrl-C, or for one window."""
+    settings = load(TopSettings, "top", argv)
+    try:
+        with _shown(settings.output) as show:
+            return asyncio.run(_run(settings, show))
+    except Refusal as error:
+        refuse("zonemeter top", str(error))
+
+
+async def _run(settings: TopSettings, show: Show) -> int:
+    stopping = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    quiet_since = time.monotonic()
+    windows = follow(settings, settings.window_seconds * 1000, only(settings.namespace, settings.cluster), stopping)
+    async with contextlib.aclosing(windows):
+        async for window in windows:
+            if window is not None:
+                show(window)
+                if settings.once:
+                    return 0
+                quiet_since = time.monotonic()
+            elif time.monotonic() - quiet_since > settings.quiet_seconds:
+                print(NO_FLOWS.format(settings.quiet_seconds), file=sys.stderr)
+                if settings.once:
+                    return 1
+                quiet_since = time.monotonic()
+    return 0
+
+
+@contextlib.contextmanager
+def _shown(output: str) -> Iterator[Show]:
+    """Give what shows a window: in place on a terminal, else one after the other."""
+    if output == "json":
+        yield lambda window: _write(orjson.dumps(as_dict(window)).decode() + "\n")
+    elif sys.stdout.isatty():
+        with Live(console=Console(highlight=False), auto_refresh=False, vertical_overflow="visible") as live:
+            yield lambda window: live.update(Text(as_text(window)), refresh=True)
+    else:
+        yield lambda window: _write(as_text(window) + "\n")
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a live window is shown: a table for people, one JSON object for programs."""
+
+from typing import Any
+
+from rich.console import Console
+
+from replay.live import LiveWindow
+from replay.summary_view import print_summary
+from replay.time_range import timestamp
+
+WIDTH = 100
+
+
+def as_text(window: LiveWindow) -> str:
+    """Return the window as plain text of several lines."""
+    console = Console(width=WIDTH, highlight=False, no_color=True)
+    summary = window.summary
+    unknown = 100 * summary.scopes.get("unknown", 0) / summary.bytes if summary.bytes else 0.0
+    with console.capture() as captured:
+        console.print(
+            f"window {timestamp(window.start_ms)[11:]}-{timestamp(window.end_ms)[11:]} UTC   "
+            f"nodes {len(summary.observers)}   flows {summary.flows:,}   unknown {unknown:.1f} %   "
+            f"lag {_lag(window)}{_aside(window)}"
+        )
+        print_summary(console, summary, (window.end_ms - window.start_ms) / 1000)
+    return captured.get()
+
+
+def _lag(window: LiveWindow) -> str:
+    return "-" if window.lag_seconds is None else f"{window.lag_seconds:.1f} s"
+
+
+def _aside(window: LiveWindow) -> str:
+    late = f"   {window.late:,} flows came too late to be shown" if window.late else ""
+    return late + (f"   {window.refused:,} records not understood" if window.refused else "")
+
+
+def as_dict(window: LiveWindow) -> dict[str, Any]:
+    """Return the window as plain JSON types; amounts are bytes in the whole window."""
+    summary = window.summary
+    pairs = sorted(summary.cross_zone_pairs.items(), key=lambda item: (-item[1], item[0]))
+    return {
+        "start_ms": window.start_ms,
+        "end_ms": window.end_ms,
+        "lag_seconds": window.lag_seconds,
+        "nodes": sorted(summary.observers),
+        "flows": summary.flows,
+        "late_flows": window.late,
+        "refused_records": window.refused,
+        "bytes": summary.bytes,
+        "scopes": dict(sorted(summary.scopes.items())),
+        "zones": [{"from": source, "to": to, "bytes": size} for (source, to), size in sorted(summary.zones.items())],
+        "cross_zone_pairs": [
+            {
+                "source": pair.source,
+                "destination": pair.destination,
+                "source_zone": pair.source_zone,
+                "destination_zone": pair.destination_zone,
+                "bytes": size,
+            }
+            for pair, size in pairs
+        ],
+        "unknown": dict(sorted(summary.unknown.items())),
+    }
