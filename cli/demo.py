@@ -1,38 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`zonemeter demo`: the lab, its traffic, a table per window, the audit at the end.
+"""`zonemeter demo`: the case it was built for, told by a lab with real packets, in two acts.
 
-Exit status 0 only if the ledger closes over packets really seen.
+Act one is the shop as found: a database read from every zone, a monitoring stack that exists twice. Act two stops the
+second stack and reads from a replica in the caller's zone, for real, and compares what that saved with what act one
+had promised. Then the audit. Exit status 0 only if the ledger closes over packets really seen.
 """
 
 import asyncio
 import contextlib
 import platform
 import time
-from collections.abc import AsyncIterator
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
 from pydantic import Field
 from rich.console import Console
 
+from cli import demo_story
 from collector.preflight import check_host
-from common import kafka
 from common.errors import Refusal
+from common.price_file import shipped
 from common.settings import KafkaSettings, Settings, load, refuse
 from lab import cluster, stories
 from lab.errors import LabError
 from lab.interrupts import run_interruptible
+from lab.plan import Plan
 from lab.services import Files, Ports
 from replay.audit import AuditSettings, audit_range
 from replay.audit_view import print_table
 from replay.ledger_book import Audit
-from replay.summary import Summariser, Summary
+from replay.live import LiveWindow, follow, only
 from replay.summary_view import print_summary
 from replay.time_range import TimeRange, timestamp
-from schemas.flow import decode_head
 
 WINDOW_MS = 10_000
-# A window is shown once every node's flows of it are there, or this long after its end.
-PATIENCE_MS = 4_000
+# Without --duration: how long act one lasts.
+ACT_SECONDS = 60
 # How long the last windows may take through every hop, the flow log's cut included, before that is bad news.
 SETTLE_SECONDS = 60.0
 
@@ -40,8 +41,11 @@ SETTLE_SECONDS = 60.0
 class DemoSettings(Settings):
     """Show the main job on real packets: a cluster of namespaces, real traffic, a table per window, the audit."""
 
-    duration: int | None = Field(None, ge=20, description="seconds of traffic to show, then end; else until Ctrl-C")
+    duration: int | None = Field(
+        None, ge=30, description="seconds of traffic, half of them for each act, then end; else until Ctrl-C"
+    )
     prefix: str = Field("zm", description="what everything that the demo makes begins with")
+    free_ports: bool = Field(False, description="listen on ports that are free now, not on the usual ones")
 
 
 def main(argv: list[str]) -> int:
@@ -59,74 +63,92 @@ class Demo:
     def __init__(self, settings: DemoSettings) -> None:
         self._settings = settings
         self._console = Console(width=100, highlight=False)
-        self._ports = Ports()
+        self._ports = Ports.free() if settings.free_ports else Ports()
         self._kafka = KafkaSettings(kafka_bootstrap=f"127.0.0.1:{self._ports.kafka}")
+        self._prices = shipped("aws")
+        self._found = stories.found(settings.prefix)
+        self._mended = stories.mended(settings.prefix)
+        self._story = demo_story.Story(self._prices, WINDOW_MS)
         self._begun_ms = _now_ms()
 
     async def run(self) -> int:
         """Bring everything up, show it, audit it, and leave nothing behind whatever happens."""
-        plan = stories.shop(self._settings.prefix)
-        self._console.print(
-            f"zonemeter demo: {len(plan.nodes)} nodes, {len({n.zone for n in plan.nodes})} zones, real packets, "
-            "real Kafka. Ctrl-C stops and cleans up."
+        plan = self._found
+        zones = len({node.zone for node in plan.nodes})
+        self._print(
+            f"zonemeter demo: {len(plan.nodes)} nodes, {zones} zones, real packets, real Kafka. "
+            "Ctrl-C stops and cleans up."
         )
         check_host()
         self._ok(f"kernel {platform.release()}, BTF     hook netfilter, IPv4 + IPv6")
-        interrupted = False
         try:
             files = await cluster.up(plan, self._ports, say=self._ok)
             cluster.start_traffic(plan)
-            self._ok("traffic: shop, databases, monitoring, IPv6, internet")
+            self._ok("traffic: shop, databases, 2 x prometheus, IPv6, internet")
             try:
-                await self._show(len(plan.nodes), files)
+                await self._show(plan, files)
             except asyncio.CancelledError:
-                interrupted = True
-                _uncancel()
-            audit = await self._audit(plan.prefix)
+                _uncancel()  # Ctrl-C ends the show; what it showed is audited all the same
+            audit = await self._close(plan, files)
         finally:
             with contextlib.suppress(asyncio.CancelledError):
                 await cluster.down(plan.prefix)
-        self._console.print(
-            "cleaned up: no namespace, process or pin is left" + (" (interrupted)" if interrupted else "")
-        )
+        self._print("cleaned up: no namespace, process or pin is left")
         return 0 if audit.closes else 1
 
-    def _ok(self, line: str) -> None:
-        self._console.print(f"  ok  {line:<70} {(_now_ms() - self._begun_ms) / 1000:6.1f} s")
-
-    async def _show(self, nodes: int, files: Files) -> None:
-        wait = (WINDOW_MS - _now_ms() % WINDOW_MS) // 1000
-        self._console.print(f"First window closes in {wait} s ...\n")
+    async def _show(self, plan: Plan, files: Files) -> None:
+        self._print(f"First window closes in {(WINDOW_MS - _now_ms() % WINDOW_MS) / 1000:.0f} s ...\n")
         self._hint(files)
-        async with contextlib.AsyncExitStack() as stack:
-            duration = self._settings.duration
-            if duration is not None:
-                await stack.enter_async_context(_quietly(duration))
-            async for start_ms, summary in _windows(self._kafka, self._begun_ms, nodes):
-                self._print_window(start_ms, summary, nodes)
+        duration = self._settings.duration
+        stopping = asyncio.Event()
+        director = asyncio.create_task(self._direct(duration, stopping), name="director")
+        windows = follow(self._kafka, WINDOW_MS, only(None, None), stopping)
+        try:
+            async with contextlib.aclosing(windows):
+                async for window in windows:
+                    if window is not None and window.end_ms > self._begun_ms:
+                        self._window(window, len(plan.nodes))
+                    if director.done():
+                        director.result()  # raises what it died of
+        finally:
+            director.cancel()
 
-    def _hint(self, files: Files) -> None:
-        ports, topics = self._ports, self._kafka.topics
-        self._console.print(f" watch    curl -s 127.0.0.1:{ports.metrics}/metrics | grep zone_bytes")
-        self._console.print(f" consume  kcat -b 127.0.0.1:{ports.kafka} -C -t {topics.enriched} -o end")
-        self._console.print(f" logs     {files.logs}")
-        self._console.print(" audit    .venv/bin/zonemeter audit --since 5m\n")
+    async def _direct(self, duration: int | None, stopping: asyncio.Event) -> None:
+        """Change the scene after act one, end the show after act two."""
+        act = ACT_SECONDS if duration is None else duration / 2
+        self._story.act_one_begins(_now_ms())
+        await asyncio.sleep(act)
+        self._story.act_one_ends(_now_ms())
+        self._print("act 2 of 2: stopping prometheus-b; reading postgres from a replica in the caller's zone ...\n")
+        await asyncio.to_thread(cluster.stop, self._found.prefix, "traffic")
+        await cluster.change(self._found, self._mended)
+        cluster.start_traffic(self._mended)
+        self._story.act_two_begins(_now_ms())
+        if duration is not None:
+            await asyncio.sleep(act)
+            # The last window of act two is shown before the curtain falls.
+            await asyncio.sleep((WINDOW_MS - _now_ms() % WINDOW_MS) / 1000 + 2.5)
+            stopping.set()
 
-    def _print_window(self, start_ms: int, summary: Summary, nodes: int) -> None:
+    def _window(self, window: LiveWindow, nodes: int) -> None:
+        self._story.take(window)
+        summary = window.summary
         unknown = 100 * summary.scopes.get("unknown", 0) / summary.bytes if summary.bytes else 0.0
-        end = timestamp(start_ms + WINDOW_MS)[11:]
-        self._console.print(
-            f"window {timestamp(start_ms)[11:]}-{end} UTC     nodes {len(summary.observers)}/{nodes}   "
-            f"flows {summary.flows}   unknown {unknown:.1f} %"
+        span = f"{timestamp(window.start_ms)[11:]}-{timestamp(window.end_ms)[11:]}"
+        self._print(
+            f"window {span} UTC     nodes {len(summary.observers)}/{nodes}   flows {summary.flows}   "
+            f"unknown {unknown:.1f} %   lag {window.lag_seconds:.1f} s   {self._story.act_of(window)}"
         )
-        print_summary(self._console, summary, WINDOW_MS / 1000)
-        self._console.print()
+        print_summary(self._console, summary, WINDOW_MS / 1000, self._prices)
+        self._print()
 
-    async def _audit(self, prefix: str) -> Audit:
-        """Stop traffic and collectors, let the rest drain, and close the books over the whole run."""
-        self._console.print("stopping traffic and collectors; the last windows drain ...")
-        await asyncio.to_thread(cluster.stop, prefix, "traffic")
-        await asyncio.to_thread(cluster.stop, prefix, "collector")
+    async def _close(self, plan: Plan, files: Files) -> Audit:
+        """Stop traffic and collectors, let the rest drain, say what was saved, and close the books."""
+        for line in self._story.lines():
+            self._print(line)
+        self._print("stopping traffic and collectors; the last windows drain ...\n")
+        await asyncio.to_thread(cluster.stop, plan.prefix, "traffic")
+        await asyncio.to_thread(cluster.stop, plan.prefix, "collector")
         settings = AuditSettings(kafka_bootstrap=self._kafka.kafka_bootstrap, settle_seconds=0)
         span = TimeRange(self._begun_ms, _now_ms())
         deadline = time.monotonic() + SETTLE_SECONDS
@@ -138,39 +160,22 @@ class Demo:
         print_table(audit, span, self._console)
         return audit
 
+    def _hint(self, files: Files) -> None:
+        ports, topics = self._ports, self._kafka.topics
+        self._print(" in a second terminal:")
+        self._print(f"   curl -s 127.0.0.1:{ports.metrics}/metrics | grep zone_bytes")
+        self._print(f"   kcat -b 127.0.0.1:{ports.kafka} -C -t {topics.enriched} -o end")
+        where = "" if ports.kafka == Ports().kafka else f" --kafka-bootstrap {self._kafka.kafka_bootstrap}"
+        self._print(f"   .venv/bin/zonemeter top{where}")
+        self._print(f"   .venv/bin/zonemeter audit --since 5m{where}")
+        self._print(f" flow logs   {files.logs}")
+        self._print(" act 1 of 2: as found\n")
 
-async def _windows(settings: KafkaSettings, from_ms: int, nodes: int) -> AsyncIterator[tuple[int, Summary]]:
-    """Yield each window's summary, in order, for ever."""
-    consumer: AIOKafkaConsumer = kafka.new_consumer(settings)
-    await consumer.start()
-    try:
-        partitions = [TopicPartition(settings.topics.enriched, number) for number in range(settings.partitions)]
-        consumer.assign(partitions)
-        summariser = Summariser()
-        open_: dict[int, Summary] = {}
-        while True:
-            for records in (await consumer.getmany(timeout_ms=500)).values():
-                for record in records:
-                    flow = decode_head(record.value)
-                    start_ms = flow.start_ms - flow.start_ms % WINDOW_MS
-                    if start_ms + WINDOW_MS > from_ms:
-                        summariser.add(open_.setdefault(start_ms, Summary()), flow)
-            for start_ms in sorted(open_):
-                overdue = _now_ms() > start_ms + WINDOW_MS + PATIENCE_MS
-                if not overdue and len(open_[start_ms].observers) < nodes:
-                    break
-                if _now_ms() > start_ms + WINDOW_MS + 1_000:
-                    yield start_ms, open_.pop(start_ms)
-    finally:
-        await kafka.close(consumer)
+    def _ok(self, line: str) -> None:
+        self._print(f"  ok  {line:<76} {(_now_ms() - self._begun_ms) / 1000:6.1f} s")
 
-
-@contextlib.asynccontextmanager
-async def _quietly(seconds: float) -> AsyncIterator[None]:
-    """End the block after so long, without an error."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            yield
+    def _print(self, line: str = "") -> None:
+        self._console.print(line, soft_wrap=True)
 
 
 def _uncancel() -> None:

@@ -13,7 +13,7 @@ from lab import cluster, stories
 from lab.errors import LabError
 from lab.interrupts import run_interruptible
 from lab.plan import Plan
-from lab.services import Tuning
+from lab.services import Ports, Tuning
 from lab.traffic import run_until_signal
 
 
@@ -29,6 +29,7 @@ class UpSettings(LabSettings):
     """Bring the lab up, after removing what is left of one with its prefix."""
 
     services: bool = Field(True, description="also the topics and zonemeter's own services")
+    free_ports: bool = Field(False, description="listen on ports that are free now, not on the usual ones")
     window_seconds: int = Field(10, ge=1, le=60, description="length of a window; divides 60")
 
 
@@ -41,9 +42,10 @@ def up(argv: list[str]) -> int:
         print(f"{time.monotonic() - begun:5.1f} s  {line}")
 
     plan = _plan(settings)
+    ports = Ports.free() if settings.free_ports else Ports()
     tuning = Tuning(window_seconds=settings.window_seconds)
     try:
-        files = run_interruptible(cluster.up(plan, tuning=tuning, with_services=settings.services, say=say))
+        files = run_interruptible(cluster.up(plan, ports, tuning=tuning, with_services=settings.services, say=say))
     except LabError as error:
         refuse("zonemeter lab up", str(error))
     print(f"up. kubeconfig {files.kubeconfig}; flow log {files.logs}; zonemeter lab traffic, then zonemeter lab down")

@@ -183,9 +183,7 @@ def _check_ports(plan: Plan, ports: Ports) -> None:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError as error:
-                raise LabError(
-                    f"port {port} ({name}): {error.strerror}; choose another for lab {plan.prefix}"
-                ) from error
+                raise LabError(f"port {port} ({name}): {error.strerror}; free it, or use --free-ports") from error
 
 
 async def _make(plan: Plan, ports: Ports, commands: list[Command], say: Say) -> Files:

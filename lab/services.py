@@ -2,10 +2,12 @@
 """The command lines of zonemeter's own services in the lab: the one place that knows their flags. Pure."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Self
 
 from lab import network_script as script
+from lab.broker import free_port
 from lab.plan import Plan
 
 COLLECTOR_PORT = 9460  # on every node's own loopback
@@ -21,6 +23,11 @@ class Ports:
     enricher: int = 9461
     metrics: int = 9464
     flowlog: int = 9465
+
+    @classmethod
+    def free(cls) -> Self:
+        """Return ports that nothing listens on now."""
+        return cls(*(free_port() for _ in fields(cls)))
 
 
 @dataclass(frozen=True, slots=True)

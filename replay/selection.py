@@ -63,14 +63,14 @@ class Selection:
 
     def wants(self, row: Row[FlatEnd]) -> bool:
         """Tell whether a flow is wanted."""
-        flow = row.flow
+        flow, from_end, to_end, _ = row
         if flow.bytes < self.min_bytes or (self.scopes and flow.scope not in self.scopes):
             return False
         if self.clusters and flow.k8s.cluster.name not in self.clusters:
             return False
         if not (self.on_ends or self.ports):
             return True
-        source, destination = self._verdict(row.source), self._verdict(row.destination)
+        source, destination = self._verdict(from_end), self._verdict(to_end)
         return (source[0] or destination[0]) and (source[1] or destination[1])
 
     def _verdict(self, end: FlatEnd) -> tuple[bool, bool]:
@@ -182,4 +182,4 @@ def _add_in(parts: list[str], parameters: list[Value], column: str, wanted: Coll
 
 def is_outer(row: Row[FlatEnd]) -> bool:
     """Tell whether a flow is the outer packets of an overlay, whose inner packets are flows of their own."""
-    return row.flow.encapsulation is not UNSET
+    return row[0].encapsulation is not UNSET

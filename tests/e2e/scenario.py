@@ -14,7 +14,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ class Facts:
 async def run(plan: Plan, directory: Path) -> Facts:
     """Run the scenario; nothing of the lab is left, whatever happens."""
     facts = Facts(plan)
-    ports = Ports(*(free_port() for _ in astuple(Ports())))
+    ports = Ports.free()
     begun_ms = time.time_ns() // 1_000_000
     try:
         files = await cluster.up(plan, ports, tuning=Tuning(window_seconds=WINDOW_SECONDS, cut_seconds=2))

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the demo's two acts come to: measured, forecast from act one, and measured again. Pure.
+
+Only windows that lie wholly within an act count, and of act one none in which connections were still being opened.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from common.prices import PriceBook, money, per_month
+from replay.live import LiveWindow
+from replay.summary import Pair
+
+SECOND_STACK = "monitoring/StatefulSet/prometheus-b"
+DATABASE = "shop/StatefulSet/postgres"
+READERS = "shop/Deployment/api"
+
+
+def goes_away(pair: Pair) -> bool:
+    """Tell whether act two ends what a pair sends across zones: all of the second stack's, what readers are sent."""
+    return SECOND_STACK in (pair.source, pair.destination) or (pair.source, pair.destination) == (DATABASE, READERS)
+
+
+@dataclass
+class Act:
+    """Windows of one act. `crossing`: bytes across zones in all of them; `promised`: of those, what act two ends."""
+
+    windows: int = 0
+    crossing: int = 0
+    promised: int = 0
+
+    def take(self, window: LiveWindow, ends: Callable[[Pair], bool]) -> None:
+        """Add one window."""
+        pairs = window.summary.cross_zone_pairs
+        self.windows += 1
+        self.crossing += sum(pairs.values())
+        self.promised += sum(size for pair, size in pairs.items() if ends(pair))
+
+
+@dataclass
+class Story:
+    """Sorts windows into acts by their time and compares the acts."""
+
+    prices: PriceBook
+    window_ms: int
+    acts: tuple[Act, Act] = field(default_factory=lambda: (Act(), Act()))
+    _begin_ms: int = 0
+    _change_ms: int | None = None
+    _changed_ms: int | None = None
+
+    def act_one_begins(self, now_ms: int) -> None:
+        """Note that traffic has just been started."""
+        self._begin_ms = now_ms
+
+    def act_one_ends(self, now_ms: int) -> None:
+        """Note that the scene is about to be changed."""
+        self._change_ms = now_ms
+
+    def act_two_begins(self, now_ms: int) -> None:
+        """Note that the changed scene's traffic has just been started."""
+        self._changed_ms = now_ms
+
+    def act_of(self, window: LiveWindow) -> str:
+        """Return where a window belongs, for its title."""
+        if self._changed_ms is not None and window.start_ms >= self._changed_ms:
+            return "act 2"
+        if self._change_ms is not None and window.end_ms > self._change_ms:
+            return "between the acts"
+        return "act 1"
+
+    def take(self, window: LiveWindow) -> None:
+        """Add a window to its act, if it lies in one wholly."""
+        act = self.act_of(window)
+        if act == "act 1" and window.start_ms >= self._begin_ms:
+            self.acts[0].take(window, goes_away)
+        elif act == "act 2":
+            self.acts[1].take(window, goes_away)
+
+    def lines(self) -> list[str]:
+        """Return what was saved beside what was forecast; nothing if an act had no whole window."""
+        one, two = self.acts
+        if not one.windows or not two.windows:
+            return ["an act had no whole window of 10 s: nothing to compare"] if one.windows else []
+        before, after = self._monthly(one.crossing, one.windows), self._monthly(two.crossing, two.windows)
+        forecast = self._monthly(one.crossing - one.promised, one.windows)
+        error = 100 * abs(forecast - after) / after if after else 0.0
+        return [
+            f"cross-zone {self._rate(one):.1f} -> {self._rate(two):.1f} MB/s, "
+            f"${before:,.0f} -> ${after:,.0f} a month; forecast ${forecast:,.0f}, error {error:.1f} %",
+            f"  measured over {one.windows} windows of act 1 and {two.windows} of act 2; "
+            f"{self.prices.title} list price as of {self.prices.as_of}, 730 h",
+            "",
+        ]
+
+    def _rate(self, act: Act) -> float:
+        return act.crossing / (act.windows * self.window_ms * 1000)
+
+    def _monthly(self, size: int, windows: int) -> float:
+        price = self.prices.find("cross_zone")
+        assert price is not None  # a shipped file has one: tests/common/test_prices.py
+        return float(money(per_month(size * price.rate, windows * self.window_ms)))
