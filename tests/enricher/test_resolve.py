@@ -136,8 +136,8 @@ ZONE_B = {"availability_zone": "eu-west-1b", "region": "eu-west-1"}
         ),
         pytest.param("10.1.2.3", {"kind": "unknown", "reason": "vpc_unmapped"}, id="private"),
         pytest.param("100.64.0.1", {"kind": "unknown", "reason": "vpc_unmapped"}, id="shared address space"),
-        pytest.param("169.254.169.254", {"kind": "unknown", "reason": "vpc_unmapped"}, id="link-local"),
-        pytest.param("239.1.2.3", {"kind": "unknown", "reason": "vpc_unmapped"}, id="multicast"),
+        pytest.param("169.254.169.254", {"kind": "unknown", "reason": "link_local"}, id="link-local"),
+        pytest.param("239.1.2.3", {"kind": "unknown", "reason": "multicast"}, id="multicast"),
         pytest.param("bogus", {"kind": "unknown", "reason": "address_invalid"}, id="no address"),
     ],
 )
