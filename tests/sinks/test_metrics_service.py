@@ -127,6 +127,7 @@ def test_replicas_share_the_partitions_and_one_may_leave(topics: Topics, tmp_pat
     # What the other one counted is not counted again: its positions are committed to the group.
     with running("metrics", flags(topics, tmp_path / "0"), tmp_path / "log0") as alone:
         eventually(lambda: zone_bytes(alone, 2 * third + third))
+        assert alone.terminate() == 0
     check_ledger(topics, bytes_of(range(4)), 12)
 
 
