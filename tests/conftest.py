@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A lab of this test run's own: another prefix, another fabric, so that it stands beside a real one and other runs."""
+"""What tests of several rooms need: a lab of this run's own, so that it stands beside others, and one Kafka."""
 
 import asyncio
 import socket
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from lab import cluster
+from lab.broker import Broker
 from lab.plan import Plan
 from lab.stories import shop
 
@@ -31,3 +32,14 @@ def plan() -> Iterator[Plan]:
             asyncio.run(cluster.down(made.prefix))
         return
     pytest.fail("eight test runs at once")
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A broker that lives as long as the tests; each test has topics of its own."""
+    made = Broker(tmp_path_factory.mktemp("kafka"))
+    try:
+        asyncio.run(made.start())
+        yield made
+    finally:
+        made.kill()

@@ -14,8 +14,9 @@ from lab.broker import Broker, free_port
 from schemas.amount import NOTHING, Amount
 from schemas.ids import parse_flow_id
 from tests.enricher.build import encoded, row
-from tests.enricher.processes import eventually, running, topology_file
+from tests.enricher.processes import running, topology_file
 from tests.enricher.topics import Topics, given
+from tests.services import eventually
 
 POD, DATABASE = "10.42.1.17", "10.42.2.9"
 

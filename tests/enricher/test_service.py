@@ -24,8 +24,9 @@ from lab.kubeconfig import kubeconfig
 from lab.plan import Pod
 from lab.stories import shop
 from tests.enricher.build import encoded, pod, row
-from tests.enricher.processes import ROOT, eventually, running, topology_file
+from tests.enricher.processes import running, topology_file
 from tests.enricher.topics import Topics
+from tests.services import ROOT, eventually
 
 
 def refused(argv: list[str], capfd: pytest.CaptureFixture[str]) -> str:

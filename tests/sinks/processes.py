@@ -1,101 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A sink as a process of its own, and waiting for conditions."""
+"""A sink as a process of its own."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TypeVar
 
-from prometheus_client.parser import text_string_to_metric_families
-
-from lab.broker import free_port
-
-ROOT = Path(__file__).resolve().parents[2]
-DEADLINE_SECONDS = 30.0
-
-T = TypeVar("T")
-Samples = dict[tuple[str, tuple[str, ...]], float]
+from tests.services import ServiceProcess, while_running
 
 
-def eventually(check: Callable[[], T | None], seconds: float = DEADLINE_SECONDS) -> T:
-    """Call `check` until it returns something true, and return that; fail after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = check()
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"not within {seconds} s: last seen {found!r}"
-        time.sleep(0.02)
-
-
-class SinkProcess:
+class SinkProcess(ServiceProcess):
     """`zonemeter run metrics|flowlog`, or the same with a crash built in (`crash`, see tests.sinks.crashing)."""
 
     def __init__(
-        self, room: str, flags: list[str], log: Path, crash: str | None = None, stdout: Path | int | None = None
+        self,
+        room: str,
+        flags: Sequence[str],
+        log: Path,
+        crash: str | None = None,
+        stdout: Path | int | None = None,
     ) -> None:
-        self.listen = f"127.0.0.1:{free_port()}"
-        self.log = log
-        module = ["-m", "tests.sinks.crashing", room, crash] if crash else ["-m", "cli", "run", room]
-        command = [sys.executable, *module, "--listen", self.listen, *flags]
-        with ExitStack() as files:
-            stderr = files.enter_context(log.open("ab"))
-            out = files.enter_context(stdout.open("ab")) if isinstance(stdout, Path) else stdout or subprocess.DEVNULL
-            self.process = subprocess.Popen(command, cwd=ROOT, stderr=stderr, stdout=out)
-
-    def get(self, path: str) -> tuple[int, str]:
-        """Return status and body of a path; status 0 if nothing listens."""
-        try:
-            with urllib.request.urlopen(f"http://{self.listen}{path}", timeout=10) as response:
-                return response.status, response.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
-        except OSError:
-            return 0, ""
-
-    def samples(self) -> Samples:
-        """Return what /metrics shows, by name and label values."""
-        return {
-            (sample.name, tuple(sample.labels.values())): sample.value
-            for family in text_string_to_metric_families(self.get("/metrics")[1])
-            for sample in family.samples
-        }
-
-    def ready(self) -> bool:
-        """Whether it says that it is ready; fails if it has ended."""
-        assert self.process.poll() is None, self.log.read_text()
-        return self.get("/readyz")[0] == 200
-
-    def terminate(self) -> int:
-        """Ask it to stop, wait, and return its exit status."""
-        self.process.terminate()
-        return self.wait()
-
-    def wait(self, seconds: float = DEADLINE_SECONDS) -> int:
-        """Wait for its end and return its exit status."""
-        return self.process.wait(seconds)
-
-    def kill(self) -> None:
-        """Kill it, wherever it is."""
-        os.kill(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        module = ["tests.sinks.crashing", room, crash] if crash else ["cli", "run", room]
+        super().__init__([*module, *flags], log, stdout)
 
 
-@contextmanager
 def running(
-    room: str, flags: list[str], log: Path, crash: str | None = None, stdout: Path | int | None = None
-) -> Iterator[SinkProcess]:
+    room: str, flags: Sequence[str], log: Path, crash: str | None = None, stdout: Path | int | None = None
+) -> AbstractContextManager[SinkProcess]:
     """Run a sink while the context lasts; it is killed if it still runs then."""
-    sink = SinkProcess(room, flags, log, crash, stdout)
-    try:
-        yield sink
-    finally:
-        if sink.process.poll() is None:
-            sink.kill()
+    return while_running(SinkProcess(room, flags, log, crash, stdout))

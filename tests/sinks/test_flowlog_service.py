@@ -12,9 +12,10 @@ import orjson
 import pytest
 
 from schemas.amount import total
+from tests.services import eventually
 from tests.sinks.disk import small_disk
 from tests.sinks.flows import encoded, flow_id, window
-from tests.sinks.processes import eventually, running
+from tests.sinks.processes import running
 from tests.sinks.topics import Topics
 
 POINTS = [

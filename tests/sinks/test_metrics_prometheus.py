@@ -12,8 +12,9 @@ from typing import Any
 import orjson
 
 from lab.broker import free_port
+from tests.services import eventually
 from tests.sinks.flows import encoded, window
-from tests.sinks.processes import SinkProcess, eventually, running
+from tests.sinks.processes import SinkProcess, running
 from tests.sinks.topics import Topics
 
 Answer = dict[tuple[tuple[str, str], ...], float]

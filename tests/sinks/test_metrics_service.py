@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from schemas.amount import Amount, total
+from tests.services import Samples, eventually
 from tests.sinks.flows import encoded, flow, pod, window
-from tests.sinks.processes import Samples, SinkProcess, eventually, running
+from tests.sinks.processes import SinkProcess, running
 from tests.sinks.topics import Topics
 
 ZONE = ("zonemeter_zone_bytes_total", ("lab", "a", "b", "cross_zone"))

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from lab.broker import Broker, free_port
+from tests.services import eventually
 from tests.sinks.disk import small_disk
 from tests.sinks.flows import encoded, window
-from tests.sinks.processes import SinkProcess, eventually, running
+from tests.sinks.processes import SinkProcess, running
 from tests.sinks.test_flowlog_service import stored
 from tests.sinks.topics import Topics
 
