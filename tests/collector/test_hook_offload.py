@@ -68,10 +68,12 @@ def overlay(meters: Meters) -> Iterator[None]:
             f"""
             link add vx0 type vxlan id 7 dstport 8472 local {node_address(node)} remote {node_address(other)} dev eth0
             addr add 10.99.0.{node}/24 dev vx0
-            link set vx0 up
             """,
         )
+        # Before it is up: neighbour discovery goes through it at once, and must be known as the tunnel's.
         meters[node].meter.set_devices(metered.devices(f"node{node}"))
+    for node in (1, 2):
+        netlab.ip(f"node{node}", "link set vx0 up")
     yield
     for node in (1, 2):
         netlab.ip(f"node{node}", "link del vx0")
