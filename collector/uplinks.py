@@ -70,7 +70,8 @@ def choose(links: Iterable[Link], routes: Iterable[Route], patterns: Iterable[st
     """Return the uplinks by index. `patterns` (as file names are matched) replace all rules if there are any.
 
     Else: devices of default routes of any table; physical ones and bonds, teams and VLANs; tunnels; each if it is up
-    and not inside another. A device no rule names may have a gateway route: it is none (cilium_host has one).
+    and not inside another. Tunnels also before they are up, since the kernel sends through one (neighbour discovery)
+    the moment it is. A device no rule names may have a gateway route: it is none (cilium_host has one).
     """
     wanted = list(patterns)
     if wanted:
@@ -80,9 +81,11 @@ def choose(links: Iterable[Link], routes: Iterable[Route], patterns: Iterable[st
 
 
 def _leads_out(link: Link, default: set[int]) -> bool:
-    if link.name == "lo" or not link.flags & IFF_UP or link.master_kind not in ("", "vrf"):
+    if link.name == "lo" or link.master_kind not in ("", "vrf"):
         return False
-    return link.index in default or link.kind in _TUNNELS or link.kind in _STACKED or _is_physical(link)
+    if link.kind in _TUNNELS:
+        return True
+    return bool(link.flags & IFF_UP) and (link.index in default or link.kind in _STACKED or _is_physical(link))
 
 
 def _is_physical(link: Link) -> bool:
@@ -101,7 +104,7 @@ def outer_packets(links: Iterable[Link]) -> dict[tuple[int, int, int], int]:
     """Return how the outer packets of this node's tunnels look: (protocol, port, port is ours) to encapsulation."""
     found = {}
     for link in links:
-        if link.kind not in _TUNNELS or not link.flags & IFF_UP:
+        if link.kind not in _TUNNELS:
             continue
         name, protocol = _TUNNELS[link.kind]
         port, ours = (WIREGUARD_PORT, 1) if link.kind == "wireguard" else (link.port, 0)

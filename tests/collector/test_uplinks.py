@@ -65,9 +65,17 @@ def test_outer_packets_of_tunnels() -> None:
         Link(5, "wg", kind="wireguard"),
         Link(6, "tunl0", kind="ipip"),
         Link(7, "gre1", kind="gre"),
-        Link(8, "down", kind="vxlan", port=4789, flags=0),
+        Link(8, "not-up-yet", kind="vxlan", port=4789, flags=0),
     ]
-    assert outer_packets(links) == {(17, 8472, 0): 1, (17, 6081, 0): 2, (17, 51820, 1): 5, (4, 0, 0): 3, (47, 0, 0): 4}
+    assert outer_packets(links) == {
+        (17, 8472, 0): 1,
+        (17, 6081, 0): 2,
+        (17, 51820, 1): 5,
+        (4, 0, 0): 3,
+        (47, 0, 0): 4,
+        (17, 4789, 0): 1,
+    }
+    assert [link.name for link in choose(links, [])] == [link.name for link in links]
 
 
 @pytest.fixture
