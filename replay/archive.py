@@ -10,7 +10,6 @@ Manifests are listed before files are: a file that a running flow log adds meanw
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -29,6 +28,7 @@ from sinks.intake import Lane
 HOUR_MS = 3_600_000
 DIRECTORY = "_manifests"
 _PARTITION = re.compile(r"p=(\d{1,9})")
+_DAY = re.compile(r"date=\d{4}-\d\d-\d\d")
 _MANIFEST = re.compile(r"(\d{12})\.json")
 _DATA = re.compile(r"flows-p(\d{1,9})-(\d{12})-[0-9a-f]{6}\.(parquet|jsonl)")
 _READERS = 16
@@ -71,16 +71,20 @@ class FlowArchive:
         }
 
     @property
+    def is_local(self) -> bool:
+        """Whether it is a directory of this machine."""
+        return isinstance(self.filesystem, fs.LocalFileSystem)
+
+    @property
     def topics(self) -> set[str]:
         """The topics that it was written from."""
         return {manifest.topic for manifest in self._newest.values()}
 
     @property
     def until_ms(self) -> int:
-        """The end of the last window of the partition that is furthest behind; 0 if that one holds none."""
-        return min(
-            max((mark.end_ms for mark in manifest.known_marks().values()), default=0)
-            for manifest in self._newest.values()
+        """The end of the last window in it; 0 if it holds none."""
+        return max(
+            (mark.end_ms for manifest in self._newest.values() for mark in manifest.known_marks().values()), default=0
         )
 
     def lanes(self) -> dict[int, Lane]:
@@ -90,7 +94,7 @@ class FlowArchive:
     def chapter(self, span: TimeRange) -> Chapter:
         """Return the files of the hours that `span` touches; raise `Refusal` where one that counts is missing."""
         there: dict[int, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
-        hours = list(_hours(span))
+        hours = self._hours(span)
         with ThreadPoolExecutor(_READERS) as pool:
             for hour, names in zip(hours, pool.map(self._names, hours), strict=True):
                 for name in names:
@@ -128,6 +132,16 @@ class FlowArchive:
                     raise Refusal(f"archive {self.location}: {path}: only Parquet can be read back")
                 chapter.paths.append(path)
                 chapter.rows += file.rows
+
+    def _hours(self, span: TimeRange) -> list[str]:
+        """Return the hours' directories that are there, out of those that the range touches."""
+        hours = []
+        for day in self._names(""):
+            for hour in self._names(day) if _DAY.fullmatch(day) else ():
+                start_ms = _start_ms(f"{day}/{hour}")
+                if start_ms is not None and start_ms < span.to_ms and span.from_ms < start_ms + HOUR_MS:
+                    hours.append(f"{day}/{hour}")
+        return sorted(hours)
 
     def _names(self, directory: str) -> list[str]:
         try:
@@ -177,9 +191,12 @@ def _open_local(root: str, location: str) -> tuple[Store, fs.FileSystem, str]:
     return LocalStore(path), fs.LocalFileSystem(), str(path)
 
 
-def _hours(span: TimeRange) -> Iterator[str]:
-    for at_ms in range(span.from_ms // HOUR_MS * HOUR_MS, span.to_ms, HOUR_MS):
-        yield f"{datetime.fromtimestamp(at_ms / 1000, UTC):date=%Y-%m-%d/hour=%H}"
+def _start_ms(directory: str) -> int | None:
+    try:
+        moment = datetime.strptime(directory, "date=%Y-%m-%d/hour=%H").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    return int(moment.timestamp()) * 1000
 
 
 def _path(partition: int, number: int) -> str:

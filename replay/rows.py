@@ -6,7 +6,7 @@ Both go through the sinks' own intake, so a repeat is skipped and rubbish refuse
 
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -61,7 +61,7 @@ async def enriched_rows(
     spans: Sequence[TimeRange],
     taken: Taken,
     lanes: Mapping[int, Lane] | None = None,
-) -> AsyncIterator[list[Row[E]]]:
+) -> AsyncGenerator[list[Row[E]], None]:
     """Yield the flows of the enriched topic whose windows start in one of `spans`.
 
     `lanes`: where to go on behind an archive, by partition. Raises `Refusal`.
@@ -80,7 +80,7 @@ async def enriched_rows(
 
 async def rejoined_rows(
     settings: KafkaSettings, intake: Intake[E], spans: Sequence[TimeRange], taken: Taken, resolver: Resolver
-) -> AsyncIterator[list[Row[E]]]:
+) -> AsyncGenerator[list[Row[E]], None]:
     """Yield the flows that the raw topic's windows in `spans` become, joined as of their own time. Raises `Refusal`."""
     lanes: dict[int, Lane] = {}
     from_ms = min(span.from_ms for span in spans)

@@ -38,6 +38,11 @@ class TopicNames:
         """What could not be decoded, with the reason."""
         return f"{self.prefix}dead-letter.v1"
 
+    @property
+    def all(self) -> tuple[str, ...]:
+        """All five."""
+        return (self.raw, self.enriched, self.topology, self.ledger, self.dead_letter)
+
 
 @dataclass(frozen=True, slots=True)
 class TopicSpec:

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bytes, money and time as people read them, and columns of text. Pure."""
+
+import os
+from collections.abc import Sequence
+from decimal import Decimal
+
+WIDTH = 100
+UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
+
+
+def scale(largest: int) -> tuple[str, int]:
+    """Return the unit, and how many bytes it is, in which the largest of some amounts has one to three digits."""
+    power = 0
+    while largest >= 1000 ** (power + 1) and power < len(UNITS) - 1:
+        power += 1
+    return UNITS[power], 1000**power
+
+
+def human(size: int) -> str:
+    """Return bytes in a unit of their own: 6.20 TB, 30.0 GB, 900 B."""
+    unit, divisor = scale(size)
+    return f"{size} B" if divisor == 1 else f"{three_digits(size / divisor)} {unit}"
+
+
+def three_digits(value: float) -> str:
+    """Return a number with three significant digits, more before the point where it has them."""
+    if value >= 99.95:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
+
+
+def dollars(amount: Decimal, currency: str = "USD") -> str:
+    """Return money: $1,330 or $12.34 or $0.0012; three-letter codes for other currencies."""
+    sign = "$" if currency == "USD" else f"{currency} "
+    if amount >= Decimal("999.5"):
+        return f"{sign}{amount:,.0f}"
+    if amount >= Decimal("0.095") or amount == 0:
+        return f"{sign}{amount:.2f}"
+    return f"{sign}{float(amount):.2g}" if amount >= Decimal("0.0001") else f"{sign}{float(amount):.1e}"
+
+
+def duration(milliseconds: int) -> str:
+    """Return a time span: 24 h, 1 h 05 m, 35 s."""
+    seconds = milliseconds // 1000
+    if seconds < 120:
+        return f"{seconds} s"
+    if seconds < 7200:
+        minutes, rest = divmod(seconds, 60)
+        return f"{minutes} m" + (f" {rest:02} s" if rest else "")
+    hours, rest = divmod(seconds, 3600)
+    minutes = rest // 60
+    return f"{hours} h" + (f" {minutes:02} m" if minutes else "")
+
+
+def percent(part: int, whole: int) -> str:
+    """Return a share with the digits that matter; never 100 or 0 unless it is exactly that."""
+    if whole == 0:
+        return "0 %"
+    share = 100 * part / whole
+    if part not in (0, whole) and not 0.01 <= share <= 99.99:
+        return "<0.01 %" if share < 1 else ">99.99 %"
+    return f"{share:.2f} %" if 0 < share < 1 or 99 < share < 100 else f"{share:.1f} %"
+
+
+def shorten(text: str, width: int) -> str:
+    """Return a text of at most so many characters: what is too long loses its middle, which tells least."""
+    if len(text) <= width:
+        return text
+    head = (width - 2) // 2
+    return f"{text[:head]}..{text[len(text) - (width - 2 - head) :]}" if width > 4 else text[:width]
+
+
+def short_zones(zones: Sequence[str]) -> dict[str, str]:
+    """Return for each zone its name without what all of them begin with: eu-west-1a and eu-west-1b are a and b."""
+    prefix = os.path.commonprefix(list(zones)) if len(set(zones)) > 1 else ""  # noqa: RUF071 - characters, no paths
+    return {zone: zone[len(prefix) :] or zone for zone in zones}
+
+
+def columns(rows: Sequence[Sequence[str]], align: str, gap: str = "  ") -> list[str]:
+    """Return rows as lines, each column as wide as its widest; `align`: "<" or ">" for each."""
+    widths = [max(len(row[place]) for row in rows) for place in range(len(align))] if rows else []
+    return [
+        gap.join(f"{cell:{way}{width}}" for cell, way, width in zip(row, align, widths, strict=True)).rstrip()
+        for row in rows
+    ]

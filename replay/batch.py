@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A batch of flows as rows or as an Arrow table, whichever a writer asks for. Pure.
+
+Flows come from topics as rows and from the archive as tables; one is made of the other only where it is needed.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+from msgspec import UNSET
+
+from schemas.flow import (
+    Cloud,
+    Cluster,
+    Endpoint,
+    FlowHead,
+    Kubernetes,
+    Named,
+    Network,
+    Observer,
+    RawPosition,
+    Workload,
+)
+from sinks.flowlog.columns import COLUMNS, END_COLUMNS, FlatEnd, Value, flatten
+from sinks.flowlog.parquet import MILLISECONDS, ParquetRows
+from sinks.intake import Row
+
+_TYPES = {
+    "window_start": MILLISECONDS,
+    "window_end": MILLISECONDS,
+    "bytes": pa.int64(),
+    "packets": pa.int64(),
+    "dnat": pa.bool_(),
+    "src_port": pa.int32(),
+    "dst_port": pa.int32(),
+    "raw_partition": pa.int32(),
+    "raw_offset": pa.int64(),
+}
+SCHEMA = pa.schema([(name, _TYPES.get(name, pa.string())) for name in COLUMNS])
+MAX_KNOWN = 100_000
+
+_WIDTH = len(END_COLUMNS)
+_SOURCE = COLUMNS.index("src_kind")
+_DESTINATION = COLUMNS.index("dst_kind")
+
+
+class Batch:
+    """Some flows."""
+
+    def __init__(self, rows: list[Row[FlatEnd]] | None = None, table: pa.Table | None = None) -> None:
+        self._rows = rows
+        self._table = None if table is None else table.cast(SCHEMA)
+
+    def __len__(self) -> int:
+        held = self._table if self._rows is None else self._rows
+        return 0 if held is None else len(held)
+
+    def table(self) -> pa.Table:
+        """Return them as a table of `SCHEMA`."""
+        if self._table is None:
+            made = ParquetRows()
+            made.add(self._rows or [])
+            self._table = made.table().cast(SCHEMA)
+        return self._table
+
+    def rows(self, known: "Known") -> list[Row[FlatEnd]]:
+        """Return them as rows."""
+        if self._rows is None:
+            self._rows = known.rows(self._table)
+        return self._rows
+
+
+class Known:
+    """Ends and observers made out of an archive's columns, one object for each distinct one."""
+
+    def __init__(self) -> None:
+        self._ends: dict[tuple[Value, ...], tuple[FlatEnd, msgspec.Raw]] = {}
+        self._observers: dict[tuple[str, str | None], tuple[Observer, msgspec.Raw]] = {}
+
+    def rows(self, table: pa.Table) -> list[Row[FlatEnd]]:
+        """Return a table's flows. An observer has its zone only: the archive holds no more of it."""
+        columns = [_plain(table.column(name)) for name in COLUMNS]
+        sources = self._columns(columns[_SOURCE : _SOURCE + _WIDTH])
+        destinations = self._columns(columns[_DESTINATION : _DESTINATION + _WIDTH])
+        by_name = dict(zip(COLUMNS, columns, strict=True))
+        heads = zip(*(by_name[name] for name in _HEAD), strict=True)
+        return [
+            self._row(head, source, destination)
+            for head, source, destination in zip(heads, sources, destinations, strict=True)
+        ]
+
+    def _columns(self, columns: Sequence[Iterable[Value]]) -> Iterable[tuple[FlatEnd, msgspec.Raw]]:
+        for values in zip(*columns, strict=True):
+            found = self._ends.get(values)
+            if found is None:
+                if len(self._ends) >= MAX_KNOWN:
+                    self._ends.clear()
+                endpoint = _endpoint(dict(zip(END_COLUMNS, values, strict=True)))
+                found = self._ends[values] = (flatten(endpoint), msgspec.Raw(msgspec.json.encode(endpoint)))
+            yield found
+
+    def _row(
+        self, head: tuple[Any, ...], source: tuple[FlatEnd, msgspec.Raw], destination: tuple[FlatEnd, msgspec.Raw]
+    ) -> Row[FlatEnd]:
+        id_, start, end, scope, direction, size, packets, dnat, outer, transport, version, node, zone, *rest = head
+        cluster, partition, offset = rest
+        observer, raw_observer = self._observer(node, zone)
+        flow = FlowHead(
+            id=id_,
+            start_ms=start,
+            end_ms=end,
+            scope=scope,
+            direction=direction,
+            bytes=size,
+            packets=packets,
+            dnat=UNSET if dnat is None else dnat,
+            encapsulation=UNSET if outer is None else outer,
+            network=Network(transport, version),
+            k8s=Cluster(Named(cluster)),
+            raw=RawPosition(partition, offset),
+            source=source[1],
+            destination=destination[1],
+            observer=raw_observer,
+        )
+        return Row(flow, source[0], destination[0], observer)
+
+    def _observer(self, node: str, zone: str | None) -> tuple[Observer, msgspec.Raw]:
+        found = self._observers.get((node, zone))
+        if found is None:
+            observer = Observer(node, UNSET if zone is None else Cloud(availability_zone=zone))
+            found = self._observers[node, zone] = (observer, msgspec.Raw(msgspec.json.encode(observer)))
+        return found
+
+
+_HEAD = (
+    *("id", "window_start", "window_end", "scope", "direction", "bytes", "packets", "dnat", "encapsulation"),
+    *("transport", "network_type", "observer_node", "observer_zone", "cluster", "raw_partition", "raw_offset"),
+)
+
+
+def _plain(column: pa.ChunkedArray) -> list[Any]:
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.int64())
+    values: list[Any] = column.to_pylist()
+    return values
+
+
+def _endpoint(values: dict[str, Value]) -> Endpoint:
+    """Undo `sinks.flowlog.columns.flatten`."""
+    present: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
+    named: dict[str, Any] = {
+        name: Named(present[name]) for name in ("namespace", "pod", "service", "node") if name in present
+    }
+    workload = Workload(present["workload_kind"], present["workload"]) if "workload" in present else UNSET
+    places = (("availability_zone", "zone"), ("region", "region"), ("zone_id", "zone_id"))
+    cloud = {name: present[column] for name, column in places if column in present}
+    return Endpoint(
+        **{name: present[name] for name in ("kind", "address", "port", "name", "reason") if name in present},
+        k8s=Kubernetes(**named, workload=workload) if named or workload is not UNSET else UNSET,
+        cloud=Cloud(**cloud) if cloud else UNSET,
+    )
