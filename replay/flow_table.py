@@ -60,7 +60,7 @@ class FlowTable:
             parts.append(f"overlay's outer packets {human(self._outer)} (not in the total)")
         more = self._flows - len(rows)
         return [
-            f"zonemeter replay   {self._span}   {shorten(self._source, 40)}",
+            f"zonemeter replay   {self._span}   {shorten(self._source, 35)}",
             f"{self._flows:,} flows, {human(total)}: {', '.join(parts)}"[:100],
             "",
             *columns(body, "<<<<><>", gap=" "),
@@ -71,7 +71,7 @@ class FlowTable:
 def _cells(flow: FlowHead, source: FlatEnd, destination: FlatEnd, short: dict[str, str]) -> tuple[str, ...]:
     from_, to = _facts(source), _facts(destination)
     port = to["port"] or from_["port"]
-    places = [short.get(str(end["zone"]), "") or ("?" if flow.scope == "unknown" else "-") for end in (from_, to)]
+    places = [short.get(str(end["zone"]), "ext" if end["kind"] == "external" else "?") for end in (from_, to)]
     return (
         timestamp(flow.start_ms)[11:],
         shorten(_name(from_), NAME_WIDTH),

@@ -54,7 +54,7 @@ class Lived:
     @property
     def span(self) -> list[str]:
         """The flags that name the whole time."""
-        return ["--from", _rfc3339(self.begin_ms), "--to", _rfc3339(self.end_ms)]
+        return ["--from", rfc3339(self.begin_ms), "--to", rfc3339(self.end_ms)]
 
     @property
     def windows(self) -> list[dict[str, Any]]:
@@ -175,5 +175,6 @@ def _values(topics: Topics) -> list[bytes]:
     return asyncio.run(read())
 
 
-def _rfc3339(at_ms: int) -> str:
+def rfc3339(at_ms: int) -> str:
+    """Return a time as the commands take it, to the second."""
     return timestamp(at_ms).replace(" ", "T") + "Z"

@@ -1,13 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Replay against a real Kafka and a real flow log: the same flows by id, however they are read back."""
 
+import asyncio
+import csv
+import io
+import ipaddress
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow.parquet as pq
 import pytest
 
 from replay import replay
-from tests.replay.lived import Lived
+from replay.batch import SCHEMA
+from replay.read import read_topic
+from sinks.flowlog.columns import COLUMNS
+from tests.replay.lived import Lived, rfc3339
 
 Run = tuple[int, str, str]
 
@@ -53,3 +64,261 @@ def test_the_same_flows_however_they_are_read(history: Lived, run: Any, how: str
             assert row[f"{side}_kind"] == end["kind"]
             assert row.get(f"{side}_pod") == end.get("k8s", {}).get("pod", {}).get("name")
             assert row.get(f"{side}_zone") == end.get("cloud", {}).get("availability_zone")
+
+
+Flow = dict[str, Any]
+
+
+def ends(flow: Flow) -> Iterator[Flow]:
+    for side in ("source", "destination"):
+        end = flow[side]
+        k8s, cloud = end.get("k8s", {}), end.get("cloud", {})
+        yield {
+            "namespace": k8s.get("namespace", {}).get("name"),
+            "pod": k8s.get("pod", {}).get("name"),
+            "workload": k8s.get("workload", {}),
+            "zone": cloud.get("availability_zone"),
+            "address": ipaddress.ip_address(end["address"]),
+            "port": end.get("port"),
+        }
+
+
+FILTERS: list[tuple[list[str], Callable[[Flow], bool]]] = [
+    (["-n", "batch"], lambda f: any(e["namespace"] == "batch" for e in ends(f))),
+    (["-n", "batch,shop"], lambda f: any(e["namespace"] for e in ends(f))),
+    (["--workload", "postgres"], lambda f: any(e["workload"].get("name") == "postgres" for e in ends(f))),
+    (["--workload", "shop/Deployment/api"], lambda f: any(e["workload"].get("name") == "api" for e in ends(f))),
+    (["--workload", "Deployment/api"], lambda f: any(e["workload"].get("name") == "api" for e in ends(f))),
+    (["--pod", "shop/web-2"], lambda f: any(e["pod"] == "web-2" for e in ends(f))),
+    (["--pod", "job-2", "--pod", "web-2"], lambda f: any(e["pod"] in ("job-2", "web-2") for e in ends(f))),
+    (["--address", "10.42.2.0/24"], lambda f: any(str(e["address"]).startswith("10.42.2.") for e in ends(f))),
+    (["--address", "2c0f:ff00::/32"], lambda f: any(str(e["address"]) == "2c0f:ff00::10" for e in ends(f))),
+    (["--zone", "eu-west-1c"], lambda f: any(e["zone"] == "eu-west-1c" for e in ends(f))),
+    (["--scope", "unknown,external"], lambda f: f["scope"] in ("unknown", "external")),
+    (["--port", "5432,443"], lambda f: any(e["port"] in (5432, 443) for e in ends(f))),
+    (["--min-bytes", "1000000"], lambda f: f["bytes"] >= 1_000_000),
+    (["--cluster", "prod-eu"], lambda f: True),
+    (
+        ["-n", "shop", "--zone", "eu-west-1b", "--port", "8080"],
+        lambda f: (
+            any(e["namespace"] == "shop" and e["zone"] == "eu-west-1b" for e in ends(f))
+            and any(e["port"] == 8080 for e in ends(f))
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("flags", "wanted"), FILTERS, ids=[" ".join(flags) for flags, _ in FILTERS])
+def test_filters_want_the_same_of_topic_and_archive(
+    history: Lived, run: Any, flags: list[str], wanted: Callable[[Flow], bool]
+) -> None:
+    expected = {id_ for id_, flow in history.flows.items() if wanted(flow)}
+    assert len(expected) > 0
+    for source in ([], ["--archive", str(history.archive)]):
+        status, out, _ = run(*history.flags, *history.span, *source, *flags, "-o", "jsonl")
+        assert status == 0
+        assert lines(out).keys() == expected
+
+
+def test_a_range_holds_the_windows_that_start_in_it(history: Lived, run: Any) -> None:
+    middle = history.begin_ms + 100_000
+    span = ["--from", history.span[1], "--to", rfc3339(middle)]
+    expected = {id_ for id_, flow in history.flows.items() if flow["start_ms"] < middle}
+    assert 0 < len(expected) < len(history.flows)
+    for source in ([], ["--archive", str(history.archive)], ["--from-raw"]):
+        assert lines(run(*history.flags, *span, *source, "-o", "jsonl")[1]).keys() == expected
+
+
+def test_csv_and_parquet_have_the_same_rows(history: Lived, run: Any, tmp_path: Path) -> None:
+    for source in ([], ["--archive", str(history.archive)]):
+        file = tmp_path / f"flows{len(source)}.parquet"
+        assert run(*history.flags, *history.span, *source, "-o", "parquet", "--file", str(file))[0] == 0
+        table = pq.read_table(file)
+        assert table.schema == SCHEMA
+        rows = {row["id"]: row for row in table.to_pylist()}
+        assert rows.keys() == history.flows.keys()
+        text = run(*history.flags, *history.span, *source, "-o", "csv")[1]
+        written = list(csv.DictReader(io.StringIO(text)))
+        assert tuple(written[0]) == COLUMNS
+        assert {row["id"] for row in written} == history.flows.keys()
+        for row in written:
+            assert int(row["bytes"]) == rows[row["id"]]["bytes"] == history.flows[row["id"]]["bytes"]
+            assert row["src_reason"] == (rows[row["id"]]["src_reason"] or "")
+            assert row["window_start"].endswith(".000Z")
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".parquet"] == []
+
+
+@pytest.mark.parametrize("how", ["topic", "archive", "raw"])
+def test_another_topic_takes_the_same_flows(history: Lived, run: Any, how: str) -> None:
+    topic = f"replayed.{how}.{history.topics.settings.topic_prefix}"
+    flags = {
+        "topic": [],
+        "archive": ["--archive", str(history.archive)],
+        "raw": ["--from-raw", "--cidr-map", str(history.cidrs)],
+    }[how]
+    status, out, err = run(*history.flags, *history.span, *flags, "--to-topic", topic)
+    assert (status, out) == (0, "")
+    assert f"{len(history.flows):,} flows to topic {topic}" in err
+
+    async def read() -> list[tuple[int, int, bytes | None, Flow]]:
+        return [
+            (record.partition, record.timestamp, record.key, orjson.loads(record.value))
+            async for batch in read_topic(history.topics.settings, topic)
+            for record in batch
+        ]
+
+    records = asyncio.run(read())
+    assert len(records) == len(history.flows)
+    for partition, timestamp_ms, key, flow in records:
+        live = history.flows[flow["id"]]
+        assert timestamp_ms == live["end_ms"]
+        assert key == live["observer"]["node"].encode()
+        assert partition == flow["raw"]["partition"], "a node's flows are where its raw ones are"
+        if how == "archive":
+            # All that the flow log does not hold is where in its region the observer is.
+            live = {**live, "observer": {**live["observer"], "cloud": {**live["observer"]["cloud"]}}}
+            live["observer"]["cloud"].pop("region")
+        assert flow == live
+
+
+def test_another_cidr_map_names_other_things(history: Lived, run: Any, tmp_path: Path) -> None:
+    cidrs = tmp_path / "cidrs.toml"
+    cidrs.write_text('[[cidr]]\ncidr = "10.99.0.0/16"\nname = "legacy"\nzone = "eu-west-1c"\nregion = "eu-west-1"\n')
+    _, out, _ = run(*history.flags, *history.span, "--from-raw", "--cidr-map", str(cidrs), "-o", "jsonl")
+    found = lines(out)
+    assert found.keys() == history.flows.keys()
+    assert {row.get("dst_name") for row in found.values()} == {None, "legacy"}
+    orders = {id_ for id_, flow in history.flows.items() if flow["destination"].get("name") == "orders-db"}
+    assert orders
+    assert {found[id_]["dst_reason"] for id_ in orders} == {"vpc_unmapped"}
+    assert {found[id_]["scope"] for id_ in orders} == {"unknown"}
+
+
+def test_the_table_shows_the_greatest(history: Lived, run: Any) -> None:
+    for source in ([], ["--archive", str(history.archive)]):
+        status, out, _ = run(*history.flags, *history.span, *source, "--top", "5")
+        assert status == 0
+        text = out.splitlines()
+        assert max(map(len, text)) <= 100
+        assert f"{len(history.flows):,} flows" in text[1]
+        assert len(text) == 3 + 1 + 5 + 1
+        assert text[-1].startswith(f"and {len(history.flows) - 5:,} smaller ones")
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "said"),
+    [
+        (["-n", "shpo"], 1, 'no flow of namespace "shpo" in this range; did you mean shop?'),
+        (["--workload", "postgre"], 1, 'no flow of workload "postgre" in this range; did you mean postgres?'),
+        (["--pod", "batch/web-2"], 1, 'no flow of pod "batch/web-2" in this range; did you mean '),
+        (["--zone", "zz"], 1, "there are eu-west-1a, eu-west-1b, eu-west-1c"),
+        (["--port", "9"], 1, 'no flow of port "9" in this range'),
+        (["--cluster", "prod"], 1, "did you mean prod-eu?"),
+        (["--address", "192.0.2.0/24"], 1, "no flow from or to 192.0.2.0/24 in this range"),
+        (["--min-bytes", "99999999999999"], 1, "the largest has 1,099,511,"),
+        (["--pod", "web-1", "--zone", "eu-west-1c"], 1, "no flow meets all the filters"),
+        (["--scope", "crosszone"], 2, "scope 'crosszone': expected one of same_node"),
+        (["--address", "10.42.1.7/24"], 2, "has host bits set"),
+        (["--workload", "a/b/c/d"], 2, "expected name, Kind/name"),
+        (["-n", "shop", "-A"], 2, "contradict each other"),
+        (["--port", "http"], 2, "port (--port, ZONEMETER_PORT)"),
+    ],
+)
+@pytest.mark.parametrize("source", ["topic", "archive"])
+def test_a_filter_that_finds_nothing_says_what_is_there(
+    history: Lived, run: Any, tmp_path: Path, flags: list[str], status: int, said: str, source: str
+) -> None:
+    where = ["--archive", str(history.archive)] if source == "archive" else []
+    file = tmp_path / "flows.jsonl"
+    found, out, err = run(*history.flags, *history.span, *where, *flags, "-o", "jsonl", "--file", str(file))
+    assert (found, out) == (status, "")
+    assert said in err
+    assert len(err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == [], "nothing half-written is left"
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "said"),
+    [
+        (["--from", "2026-01-01T00:00:00Z", "--to", "2026-01-02T00:00:00Z"], 1, "no flow in 2026-01-01 00:00:00"),
+        (["--from", "2126-01-01T00:00:00Z", "--to", "2126-01-02T00:00:00Z"], 2, "lies in the future"),
+        (["--from", "now", "--to", "now-1h"], 2, "the range is empty"),
+        (["--since", "1 hour"], 2, "'1 hour' is no duration"),
+        (["--since", "1h", "--from", "now-2h"], 2, "give one"),
+        (["--archive", "/nonexistent"], 2, "archive /nonexistent does not exist"),
+        (["--archive", "/dev/null"], 2, "is no directory"),
+        (["--archive", "/proc/self/fdinfo"], 2, "no flow log is there"),
+        (["--archive", "s4://bucket"], 2, "archive s4://bucket"),
+        (["--archive", "/tmp", "--from-raw"], 2, "the archive holds no raw flows"),
+        (["--cidr-map", "/x"], 2, "only mean something with --from-raw"),
+        (["--from-raw", "--cidr-map", "/nonexistent"], 2, "No such file or directory"),
+        (["--to-topic", "zonemeter.flows.enriched.v1", "--topic-prefix", "zonemeter."], 2, "its readers would count"),
+        (["--to-topic", "x y"], 2, "Kafka takes letters"),
+        (["--to-topic", "x", "-o", "csv"], 2, "to_topic excludes file and output"),
+        (["--file", "x"], 2, "file needs --output"),
+        (["--topic-prefix", "none."], 2, "topic none.flows.enriched.v1 does not exist"),
+        (["--kafka-bootstrap", "127.0.0.1:1", "--kafka-deadline-seconds", "3"], 2, "Kafka at 127.0.0.1:1"),
+        (["-o", "jsonl", "--file", "/nonexistent/x"], 2, "No such file or directory"),
+        (["-o", "jsonl", "--file", "/dev/null"], 2, "exists; delete it or name another"),
+    ],
+)
+def test_wrong_use_is_one_line(history: Lived, run: Any, flags: list[str], status: int, said: str) -> None:
+    span = [] if {"--from", "--since"} & set(flags) else history.span
+    found, out, err = run(*history.flags, *span, *flags)
+    assert (found, out) == (status, "")
+    assert said in err
+    assert len(err.splitlines()) == 1
+
+
+def test_rubbish_is_left_out_and_said(history: Lived, run: Any) -> None:
+    status, _, err = run(*history.flags, *history.span, "--from-raw", "--top", "1")
+    assert status == 0
+    assert "left out, not to be decoded: not_json 1" in err
+    assert "joined without --cidr-map" in err
+
+
+@pytest.fixture
+def archive(history: Lived, tmp_path: Path) -> Path:
+    """A copy of the archive, to be damaged."""
+    return Path(shutil.copytree(history.archive, tmp_path / "flows"))
+
+
+def test_files_that_no_manifest_lists_do_not_count(history: Lived, run: Any, archive: Path) -> None:
+    real = sorted(archive.glob("date=*/hour=*/*.parquet"))
+    shutil.copy(real[0], real[0].with_name("flows-p0-000000000001-ffffff.parquet"))
+    shutil.copy(real[0], real[0].with_name("flows-p0-000000009999-ffffff.parquet"))
+    (real[0].parent / "flows-p0-000000000002-ffffff.parquet.tmp").write_bytes(b"half")
+    status, out, err = run(*history.flags, *history.span, "--archive", str(archive), "-o", "jsonl")
+    assert status == 0
+    assert lines(out).keys() == history.flows.keys()
+    assert "left out: 2 files that no manifest lists" in err
+
+
+def test_an_archive_that_has_lost_something_is_not_passed_off_as_whole(history: Lived, run: Any, archive: Path) -> None:
+    flags = [*history.flags, *history.span, "--archive", str(archive), "-o", "jsonl"]
+    by_size = sorted(archive.glob("date=*/hour=*/*.parquet"), key=lambda path: path.stat().st_size)
+    content = by_size[-1].read_bytes()
+    by_size[-1].write_bytes(content[: len(content) // 2])
+    status, _, err = run(*flags)
+    assert status == 2
+    assert by_size[-1].name in err
+    assert len(err.splitlines()) == 1
+    by_size[-1].write_bytes(content)
+    manifests = [path for path in sorted(archive.glob("_manifests/p=*/*.json")) if b"flows-p" in path.read_bytes()]
+    manifests[0].write_text("{")
+    status, _, err = run(*flags)
+    assert (status, len(err.splitlines())) == (2, 1)
+    assert "is damaged" in err
+
+
+def test_a_listed_file_that_is_gone_is_missed(history: Lived, run: Any, archive: Path) -> None:
+    files = sorted(archive.glob("date=*/hour=*/*.parquet"))
+    by_manifest: dict[str, list[Path]] = {}
+    for path in files:
+        by_manifest.setdefault(path.name, []).append(path)
+    twice = next((paths for paths in by_manifest.values() if len(paths) > 1), None)
+    lost = twice[0] if twice else files[len(files) // 2]
+    lost.unlink()
+    status, out, err = run(*history.flags, *history.span, "--archive", str(archive), "-o", "jsonl")
+    assert (status, out) == (2, "")
+    assert f"{lost.name} is missing" in err
