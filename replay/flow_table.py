@@ -60,7 +60,7 @@ class FlowTable:
             parts.append(f"overlay's outer packets {human(self._outer)} (not in the total)")
         more = self._flows - len(rows)
         return [
-            f"zonemeter replay   {self._span}   {shorten(self._source, 35)}",
+            f"zonemeter replay   {self._span}   {shorten(self._source, 33)}",
             f"{self._flows:,} flows, {human(total)}: {', '.join(parts)}"[:100],
             "",
             *columns(body, "<<<<><>", gap=" "),
