@@ -27,6 +27,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("run", "flowlog"): Command("sinks.flowlog.main:main", "write flow logs: JSON lines or Parquet"),
     ("top",): Command("cli.top:main", "a table per window: zones, pairs, what is unknown, as it happens"),
     ("audit",): Command("replay.audit:main", "reconcile the ledger: is every byte accounted for?"),
+    ("report",): Command("replay.report:main", "what crossed zones, who sent it to whom, and what it costs"),
     ("replay",): Command("replay.replay:main", "the flows of any time range again, filtered, to wherever"),
     ("prices", "list"): Command("cli.prices:list_", "the price files that come with zonemeter: dates and sources"),
     ("prices", "check"): Command("cli.prices:check", "check a price file of your own"),

@@ -24,7 +24,9 @@ def human(size: int) -> str:
 
 
 def three_digits(value: float) -> str:
-    """Return a number with three significant digits, more before the point where it has them."""
+    """Return a number with three significant digits, more before the point where it has them, two behind it at most."""
+    if 0 < value < 0.005:
+        return "<0.01"
     if value >= 99.95:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
@@ -33,11 +35,18 @@ def three_digits(value: float) -> str:
 def dollars(amount: Decimal, currency: str = "USD") -> str:
     """Return money: $1,330 or $12.34 or $0.0012; three-letter codes for other currencies."""
     sign = "$" if currency == "USD" else f"{currency} "
+    if 0 < amount < Decimal("0.0001"):
+        return f"<{sign}0.0001"
+    return sign + number(amount)
+
+
+def number(amount: Decimal) -> str:
+    """Return an amount of money without its currency, to the cent; what is less than ten cents to two digits."""
     if amount >= Decimal("999.5"):
-        return f"{sign}{amount:,.0f}"
+        return f"{amount:,.0f}"
     if amount >= Decimal("0.095") or amount == 0:
-        return f"{sign}{amount:.2f}"
-    return f"{sign}{float(amount):.2g}" if amount >= Decimal("0.0001") else f"{sign}{float(amount):.1e}"
+        return f"{amount:.2f}"
+    return f"{float(amount):.2g}" if amount >= Decimal("0.0001") else "<0.0001"
 
 
 def duration(milliseconds: int) -> str:
@@ -75,6 +84,28 @@ def short_zones(zones: Sequence[str]) -> dict[str, str]:
     """Return for each zone its name without what all of them begin with: eu-west-1a and eu-west-1b are a and b."""
     prefix = os.path.commonprefix(list(zones)) if len(set(zones)) > 1 else ""  # noqa: RUF071 - characters, no paths
     return {zone: zone[len(prefix) :] or zone for zone in zones}
+
+
+def labelled(label: str, facts: Sequence[str], indent: int = 9, gap: str = "   ") -> list[str]:
+    """Return facts behind a label, as many to a line as fit."""
+    rows: list[str] = []
+    for fact in filter(None, facts):
+        if rows and len(rows[-1]) + len(gap) + len(fact) <= WIDTH:
+            rows[-1] += gap + fact
+        else:
+            rows.append(f"{label if not rows else '':<{indent}}{shorten(fact, WIDTH - indent)}")
+    return rows
+
+
+def command(words: str, indent: int) -> list[str]:
+    """Return a command line as it can be pasted, continued where it is too long for one line."""
+    rows = [""]
+    for word in words.split(" "):
+        if rows[-1] and indent + len(rows[-1]) + 1 + len(word) > WIDTH - 2:
+            rows[-1] += " \\"
+            rows.append("   ")
+        rows[-1] += (" " if rows[-1].strip() else "") + word
+    return rows
 
 
 def columns(rows: Sequence[Sequence[str]], align: str, gap: str = "  ") -> list[str]:

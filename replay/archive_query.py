@@ -79,17 +79,19 @@ class ArchiveQuery:
                 source = ends.at(source, observer_zone or "", regions.get(observer_zone, ""))
             summary.flows += rows
             summary.traffic[Traffic(scope, source, destination, direction == "ingress")] += int(size)
-        self._add_facts(summary, where, parameters)
+        self._add_facts(summary, where, parameters, selection)
 
     def _regions(self) -> dict[str, str]:
         """Return the regions of the zones: of an observer the log holds the zone alone."""
         query = " UNION ".join(f"SELECT {side}zone, {side}region FROM flows" for side in _SIDES)  # noqa: S608
         return {zone: region for zone, region in self._fetch(query, []) if zone and region}
 
-    def _add_facts(self, summary: Summary, where: str, parameters: list[object]) -> None:
+    def _add_facts(self, summary: Summary, where: str, parameters: list[object], selection: Selection) -> None:
         # The statements are made of names that are ours; what a user said is a parameter.
         outer = f"SELECT coalesce(sum(bytes), 0) FROM flows WHERE encapsulation IS NOT NULL AND {where}"  # noqa: S608
         summary.outer_bytes += int(self._fetch(outer, parameters)[0][0])
+        # Who counted, and when, does not depend on which flows are wanted.
+        where, parameters = self._where(Selection(clusters=selection.clusters))
         windows = f"SELECT DISTINCT epoch_ms(window_start), epoch_ms(window_end) FROM flows WHERE {where}"  # noqa: S608
         summary.windows.update((start, end) for start, end in self._fetch(windows, parameters))
         nodes = f"SELECT DISTINCT cluster, observer_node FROM flows WHERE {where}"  # noqa: S608

@@ -73,6 +73,11 @@ class Ends:
         self._known: dict[tuple[Value, ...], End] = {}
         self._moved: dict[tuple[End, str, str], End] = {}
 
+    @property
+    def namespaces(self) -> set[str]:
+        """The namespaces of all ends made so far."""
+        return {end.namespace for end in self._known.values() if end.namespace}
+
     def make(self, endpoint: Endpoint) -> End:
         """Return the end point that stands in a flow."""
         values = flatten(endpoint).values

@@ -6,7 +6,7 @@ from collections import Counter
 
 from msgspec import UNSET
 
-from replay.amounts import columns, human, short_zones, shorten
+from replay.amounts import columns, human, labelled, short_zones, shorten
 from replay.batch import Batch, Known
 from replay.time_range import TimeRange, timestamp
 from schemas.flow import FlowHead
@@ -61,7 +61,7 @@ class FlowTable:
         more = self._flows - len(rows)
         return [
             f"zonemeter replay   {self._span}   {shorten(self._source, 33)}",
-            f"{self._flows:,} flows, {human(total)}: {', '.join(parts)}"[:100],
+            *labelled("", [f"{self._flows:,} flows, {human(total)}:", *parts], 0),
             "",
             *columns(body, "<<<<><>", gap=" "),
             *([f"and {more:,} smaller ones; -o jsonl, csv or parquet has them all"] if more else []),

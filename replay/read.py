@@ -23,13 +23,12 @@ class Reading:
     """How far a reading is, for whoever watches it.
 
     `records`, `done`: offsets to read and read. `cut_off`: partitions from whose beginning records have been deleted
-    that may have been wanted. `brokers`: the addresses that the brokers go by, host and port.
+    that may have been wanted.
     """
 
     records: int = 0
     done: int = 0
     cut_off: list[int] = field(default_factory=list)
-    brokers: list[tuple[str, int]] = field(default_factory=list)
 
 
 async def read_topic(
@@ -101,9 +100,6 @@ async def _assign(
             reading.cut_off.append(partition.partition)
         consumer.seek(partition, start)
         reading.records += ends[partition] - start
-    # aiokafka keeps the brokers it has met behind a name of its own.
-    metadata = consumer._client.cluster  # noqa: SLF001
-    reading.brokers = sorted({(broker.host, broker.port) for broker in metadata.brokers()})
     return ends
 
 

@@ -100,6 +100,13 @@ class Summary:
         return covered
 
 
+def note(summary: Summary, flow: FlowHead, observer: Observer) -> None:
+    """Note who counted a flow, and when: that was metered, whether or not the flow itself is wanted."""
+    summary.observers.add(observer.node)
+    summary.clusters.add(flow.k8s.cluster.name)
+    summary.windows.add((flow.start_ms, flow.end_ms))
+
+
 class Summariser:
     """Adds flows to a summary; knows each distinct end point by its bytes, so that it decodes it once."""
 
@@ -115,9 +122,7 @@ class Summariser:
 
     def add_row(self, summary: Summary, flow: FlowHead, source: End, destination: End, observer: Observer) -> None:
         """Add one flow whose ends are known."""
-        summary.observers.add(observer.node)
-        summary.clusters.add(flow.k8s.cluster.name)
-        summary.windows.add((flow.start_ms, flow.end_ms))
+        note(summary, flow, observer)
         if flow.encapsulation is not UNSET:
             summary.outer_bytes += flow.bytes
             return

@@ -15,6 +15,9 @@ import orjson
 from common import kafka
 from replay.read import read_topic
 from replay.time_range import timestamp
+from schemas.amount import Amount
+from schemas.ledger import LedgerRecord, encode_ledger
+from schemas.raw import RawChunk, decode_chunk
 from schemas.topology import TopologyState, encode_topology, encode_topology_file
 from sinks.flowlog.manifest import decode_manifest
 from tests.enricher import build
@@ -25,6 +28,8 @@ CLUSTER = "prod-eu"
 NODES = {"node-a1": "eu-west-1a", "node-a2": "eu-west-1a", "node-b1": "eu-west-1b", "node-c1": "eu-west-1c"}
 WINDOWS = 30
 WINDOW_MS = 10_000
+# A window that nobody counted.
+MISSING = ("node-c1", 10)
 RUBBISH = b"\xffnot a chunk"
 CIDRS = """
 [[cidr]]
@@ -85,6 +90,8 @@ def chunks(begin_ms: int, seed: int = 7) -> Iterator[tuple[str, int, bytes]]:
     for sequence in range(WINDOWS):
         for number, node in enumerate(NODES, start=1):
             start = begin_ms + sequence * WINDOW_MS
+            if (node, sequence) == MISSING:
+                continue
             rows = [] if (sequence, number) == (3, 1) else list(_rows(chance, number))
             head = {"node": node, "sequence": sequence, "start_ms": start, "end_ms": start + WINDOW_MS}
             encoded = build.encoded(rows, **head)
@@ -147,6 +154,8 @@ async def _produce(topics: Topics, begin_ms: int) -> int:
         for node, end_ms, value in chunks(begin_ms):
             where = {"partition": kafka.partition_for(node, PARTITIONS), "timestamp_ms": end_ms}
             await producer.send(settings.topics.raw, value, key=node.encode(), **where)
+            entry = ledger_entry(decode_chunk(value))
+            await producer.send(settings.topics.ledger, encode_ledger(entry), key=entry.key, **where)
             count += 1
         await producer.send_and_wait(
             settings.topics.raw, RUBBISH, key=b"node-a1", partition=0, timestamp_ms=begin_ms + 1
@@ -154,6 +163,22 @@ async def _produce(topics: Topics, begin_ms: int) -> int:
     finally:
         await producer.stop()
     return count
+
+
+def ledger_entry(chunk: RawChunk) -> LedgerRecord:
+    """Return what the collector says of a window of one chunk."""
+    amount = Amount(sum(chunk.bytes), sum(chunk.packets), len(chunk.src))
+    return LedgerRecord(
+        hop="collector",
+        id=chunk.id.rpartition("/")[0],
+        partition=kafka.partition_for(chunk.node, PARTITIONS),
+        start_ms=chunk.start_ms,
+        end_ms=chunk.end_ms,
+        taken=amount,
+        given=amount,
+        node=chunk.node,
+        chunks=1,
+    )
 
 
 def _given(topics: Topics, chunks: int) -> int:

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`zonemeter report`: what crossed zones in a time range, who sent it to whom, and what it costs.
+
+Exit status 0 for a report, 1 if there is nothing to report or the ledger does not close, 2 for wrong use.
+"""
+
+import asyncio
+import gc
+import sys
+import time
+from typing import Literal
+
+import orjson
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from common.errors import Refusal
+from common.price_file import SHIPPED, load_prices, recognise
+from common.prices import PriceBook
+from common.settings import HostPorts, KafkaSettings, load, refuse
+from replay import report_tables, report_view
+from replay.audit import AuditSettings, audit_range
+from replay.bill import price_summary
+from replay.ends import Ends
+from replay.ledger_book import Audit
+from replay.own import find_own
+from replay.present import Present, why_nothing
+from replay.progress import progress
+from replay.range_settings import SHORTCUTS, RangeSettings
+from replay.report_data import Range, Report
+from replay.report_sources import Gatherer
+from replay.selection import Selection
+from replay.summary import Summary
+from replay.time_range import TimeRange, parse_duration, parse_range
+from sinks.garbage import THRESHOLDS
+
+PROG = "zonemeter report"
+NO_PRICES = "none"
+
+
+class ReportSettings(RangeSettings):
+    """Sum up a time range: zones by zones, who sends to whom across them, what it costs, how far to trust it."""
+
+    model_config = SettingsConfigDict(cli_shortcuts=SHORTCUTS)
+
+    prices: str | None = Field(
+        None, description="aws, azure, gcp, a file, or none; else the cloud that names its zones as these are named"
+    )
+    compare: str | None = Field(None, description="set against the same span so long before, such as 7d")
+    top: int = Field(5, ge=1, le=10_000, description="how many pairs to show")
+    output: Literal["table", "json", "csv"] = Field("table", description="how to print the answer")
+    own_namespace: str = Field("zonemeter", description="the namespace whose traffic is the meter's own")
+    own_kafka: HostPorts | None = Field(
+        None, description="Kafka as the collectors reach it, to tell their traffic; else as Kafka calls itself"
+    )
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; return its exit status."""
+    settings = load(ReportSettings, "report", argv)
+    try:
+        now_ms = time.time_ns() // 1_000_000
+        span = parse_range(settings.since, settings.from_time, settings.to_time, now_ms)
+        spans = [span, *_earlier(span, settings.compare)]
+        if settings.prices not in (None, NO_PRICES, *SHIPPED):
+            load_prices(str(settings.prices))  # what is wrong with it, before anything is read
+        gc.set_threshold(*THRESHOLDS)
+        report, nothing = asyncio.run(_report(settings, spans, now_ms))
+    except (ValueError, Refusal) as error:
+        refuse(PROG, str(error))
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return 130
+    if nothing:
+        _say(nothing)
+        return 1
+    _print(report, settings.output)
+    closes = report.audit is None or not report.audit.shortfalls
+    return 0 if closes else 1
+
+
+def _earlier(span: TimeRange, compare: str | None) -> list[TimeRange]:
+    if compare is None:
+        return []
+    shift = parse_duration(compare)
+    return [TimeRange(span.from_ms - shift, span.to_ms - shift)]
+
+
+async def _report(settings: ReportSettings, spans: list[TimeRange], now_ms: int) -> tuple[Report, str]:
+    """Return the report, and why there is none if there is none."""
+    own = await find_own(settings, settings.own_namespace, settings.own_kafka)
+    ends = Ends(own.brokers)
+    with progress("reading flows") as tell:
+        gathered = await Gatherer(settings, spans, ends).gather(tell)
+    summary = gathered.summaries[0]
+    book, why = _prices(settings.prices, summary)
+    ranges = [
+        Range(span, each, price_summary(each, book), whole)
+        for span, each, whole in zip(spans, gathered.summaries, gathered.whole, strict=True)
+    ]
+    report = Report(
+        now=ranges[0],
+        before=ranges[1] if len(ranges) > 1 else None,
+        compare=settings.compare,
+        sources=gathered.sources,
+        prices_why=why,
+        own=own,
+        top=settings.top,
+        namespaces=settings.namespace,
+        range_flags=_range_flags(settings),
+        flags=_flags(settings),
+        refused=gathered.refused,
+    )
+    if not summary.flows:
+        return report, _why_nothing(settings, report, gathered.namespaces)
+    report.audit, report.trust_note = await _audit(settings, spans[0], now_ms, summary)
+    return report, ""
+
+
+async def _audit(settings: ReportSettings, span: TimeRange, now_ms: int, summary: Summary) -> tuple[Audit | None, str]:
+    """Return the books of the range, or why there are none. A cluster's are asked for if there is only one."""
+    kafka = settings.model_dump(include=set(KafkaSettings.model_fields))
+    cluster = next(iter(summary.clusters)) if len(summary.clusters) == 1 else None
+    try:
+        audit = await audit_range(AuditSettings(**kafka, cluster=cluster), span, now_ms)
+    except Refusal as error:
+        return None, f"the ledger was not read: {error}"
+    if not audit.windows and not audit.in_flight:
+        return None, "the ledger holds nothing of this range any more"
+    return audit, ""
+
+
+def _prices(which: str | None, summary: Summary) -> tuple[PriceBook | None, str]:
+    if which == NO_PRICES:
+        return None, "none, as asked"
+    if which is not None:
+        return load_prices(which), "as asked"
+    zones = sorted({end.zone for key in summary.traffic for end in (key.source, key.destination) if end.zone})
+    book = recognise(zones)
+    if book is not None:
+        return book, "by the zones' names"
+    names = f"zones named as {zones[0]} are of no one cloud known here" if zones else "no zone is known"
+    return None, f"none: {names}; --prices {'|'.join(SHIPPED)}|FILE adds dollars"
+
+
+def _why_nothing(settings: ReportSettings, report: Report, namespaces: set[str]) -> str:
+    if settings.namespace and namespaces:
+        present = Present(namespaces=namespaces)
+        return why_nothing(Selection(namespaces=settings.namespace), present)
+    if settings.cluster:
+        return f"no flow of cluster {', '.join(settings.cluster)} in {report.now.span} ({'; '.join(report.sources)})"
+    return f"no flow in {report.now.span} ({'; '.join(report.sources)}); try a longer --since"
+
+
+def _range_flags(settings: ReportSettings) -> str:
+    """Return the flags that name the range, as they were given."""
+    given = (("--since", settings.since), ("--from", settings.from_time), ("--to", settings.to_time))
+    return " ".join(f"{flag} {value}" for flag, value in given if value is not None) or "--since 1h"
+
+
+def _flags(settings: ReportSettings) -> str:
+    """Return the other flags that say what was read, as they were given."""
+    given = (
+        ("-n", ",".join(settings.namespace)),
+        ("--cluster", ",".join(settings.cluster)),
+        ("--archive", settings.archive),
+    )
+    return "".join(f" {flag} {value}" for flag, value in given if value)
+
+
+def _print(report: Report, output: str) -> None:
+    if output == "json":
+        sys.stdout.write(orjson.dumps(report_tables.as_dict(report), option=orjson.OPT_INDENT_2).decode() + "\n")
+    elif output == "csv":
+        report_tables.write_csv(report, sys.stdout)
+    else:
+        sys.stdout.write("\n".join(report_view.lines(report)) + "\n")
+
+
+def _say(line: str) -> None:
+    print(f"{PROG}: {line}", file=sys.stderr)  # noqa: T201 - it is what the command says

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sums up time ranges out of the archive and the topic: what is archived from there, the rest from the topic.
+
+The newest manifest of each partition says where in the topic its rows end, and which flow was the last of each node:
+so nothing is counted twice and nothing is left out between the two.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from common.errors import Refusal
+from replay.archive import FlowArchive
+from replay.archive_query import ArchiveQuery
+from replay.ends import End, Ends
+from replay.progress import Tell
+from replay.range_settings import RangeSettings
+from replay.rows import Taken, enriched_rows
+from replay.selection import Selection
+from replay.summary import Summariser, Summary, note
+from replay.time_range import TimeRange, timestamp
+from sinks.intake import Intake, Lane, Row
+
+
+@dataclass
+class Gathered:
+    """What was read: a summary for each range, and from where, in words.
+
+    `namespaces`: those that there are, where none that was wanted was found. `refused`: records not to be decoded.
+    """
+
+    summaries: list[Summary]
+    whole: list[bool]
+    sources: list[str] = field(default_factory=list)
+    namespaces: set[str] = field(default_factory=set)
+    refused: int = 0
+
+
+class Gatherer:
+    """Reads several time ranges in one pass."""
+
+    def __init__(self, settings: RangeSettings, spans: Sequence[TimeRange], ends: Ends) -> None:
+        self._settings = settings
+        self._spans = spans
+        self._summariser = Summariser(ends)
+        self._namespaces = set(settings.namespace)
+        self._clusters = set(settings.cluster)
+        self.gathered = Gathered([Summary() for _ in spans], [True for _ in spans])
+
+    async def gather(self, tell: Tell) -> Gathered:
+        """Read everything; raises `Refusal`."""
+        location = self._settings.archive
+        if location is None:
+            await self._read_topic({}, tell)
+            return self.gathered
+        archive = FlowArchive(location)
+        self._read_archive(archive)
+        if archive.topics != {self._settings.topics.enriched}:
+            self._source(f"its topic, {', '.join(sorted(archive.topics))}, is not the one of these settings: not read")
+            return self.gathered
+        try:
+            await self._read_topic(archive.lanes(), tell)
+        except Refusal as error:
+            self._source(f"no topic: {error}")
+        return self.gathered
+
+    def _read_archive(self, archive: FlowArchive) -> None:
+        selection = Selection(clusters=self._settings.cluster, namespaces=self._settings.namespace)
+        unlisted = 0
+        for span, summary in zip(self._spans, self.gathered.summaries, strict=True):
+            with ArchiveQuery(archive, span) as query:
+                query.summarise(self._summariser.ends, summary, selection)
+                unlisted += query.chapter.unlisted
+                if not summary.flows:
+                    self.gathered.namespaces |= query.present(selection).namespaces
+        until = timestamp(archive.until_ms) if archive.until_ms else "the beginning"
+        left_out = f" ({unlisted} files that no manifest lists left out)" if unlisted else ""
+        self._source(f"archive {self._settings.archive} to {until}{left_out}")
+
+    async def _read_topic(self, lanes: dict[int, Lane], tell: Tell) -> None:
+        taken = Taken()
+        intake: Intake[End] = Intake(self._summariser.ends.make)
+        flows = enriched_rows(self._settings, intake, self._spans, taken, lanes)
+        count = 0
+        async with contextlib.aclosing(flows) as batches:
+            async for rows in batches:
+                tell(taken.reading)
+                count += len(rows)
+                for row in rows:
+                    self._add(row)
+        self.gathered.refused = taken.refused.total()
+        self.gathered.namespaces |= self._summariser.ends.namespaces
+        topic = self._settings.topics.enriched
+        if not lanes:
+            self._source(f"topic {topic}")
+        elif count:
+            self._source(f"topic {topic} for {count:,} flows not archived yet")
+        if taken.reading.cut_off:
+            self._note_what_is_gone()
+
+    def _add(self, row: Row[End]) -> None:
+        flow = row.flow
+        if self._clusters and flow.k8s.cluster.name not in self._clusters:
+            return
+        wanted = not self._namespaces or not self._namespaces.isdisjoint(
+            (row.source.namespace, row.destination.namespace)
+        )
+        for span, summary in zip(self._spans, self.gathered.summaries, strict=True):
+            if not span.holds(flow.start_ms):
+                continue
+            if wanted:
+                self._summariser.add_row(summary, *row)
+            else:
+                note(summary, flow, row.observer)
+
+    def _note_what_is_gone(self) -> None:
+        """Say from when on the topic holds records, where the range begins before that."""
+        for number, (span, summary) in enumerate(zip(self._spans, self.gathered.summaries, strict=True)):
+            first_ms = min((start for start, _ in summary.windows), default=span.to_ms)
+            if first_ms > span.from_ms + 60_000:
+                self.gathered.whole[number] = False
+                if number == 0:
+                    self._source(f"older records are gone: it begins at {timestamp(first_ms)}")
+
+    def _source(self, words: str) -> None:
+        self.gathered.sources.append(words)

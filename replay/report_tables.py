@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A report for programs: one JSON document, or one CSV row for each kind of traffic. Bytes are exact integers."""
+
+import csv
+from typing import Any, TextIO
+
+from common.prices import MONTH_HOURS, money, per_month
+from replay.bill import Bill, Cost
+from replay.report_data import PairLine, Range, Report
+from replay.summary import Summary
+from replay.time_range import timestamp
+
+CSV_COLUMNS = (
+    "scope",
+    "source",
+    "source_zone",
+    "destination",
+    "destination_zone",
+    "counted_on_receipt",
+    "meters_own",
+    "bytes",
+    "cost_source",
+    "cost_destination",
+    "currency",
+)
+
+
+def as_dict(report: Report) -> dict[str, Any]:
+    """Return the whole report as plain JSON types; money is text, exact, in the price file's currency."""
+    document = _range(report.now)
+    document |= {
+        "namespaces": report.namespaces,
+        "sources": report.sources,
+        "prices": _prices(report),
+        "trust": _trust(report),
+        "top_pairs": [_pair(pair, report) for pair in report.pairs()[: report.top]],
+        "meters_own": _own(report),
+    }
+    if report.before is not None:
+        document["before"] = _range(report.before) | {"how_long": report.compare, "whole": report.before.whole}
+    return document
+
+
+def write_csv(report: Report, stream: TextIO) -> None:
+    """Write a row for each kind of traffic, the greatest first; a cost is empty where there is no price."""
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    bill = report.now.bill
+    currency = "" if bill.book is None else bill.book.currency
+    rows = sorted(report.summary.traffic.items(), key=lambda item: (-item[1], item[0].scope, item[0].source.label))
+    for traffic, size in rows:
+        cost = bill.costs.get(traffic)
+        source, destination = traffic.source, traffic.destination
+        writer.writerow(
+            (
+                traffic.scope,
+                *(source.label, source.zone, destination.label, destination.zone),
+                *(str(flag).lower() for flag in (traffic.received, report.own.tells(source, destination))),
+                size,
+                *(("", "") if cost is None else (_exact(cost.source), _exact(cost.destination))),
+                currency,
+            )
+        )
+
+
+def _range(part: Range) -> dict[str, Any]:
+    summary, bill = part.summary, part.bill
+    return {
+        "from": _rfc3339(part.span.from_ms),
+        "to": _rfc3339(part.span.to_ms),
+        "clusters": sorted(summary.clusters),
+        "metered_seconds": summary.metered_ms / 1000,
+        "flows": summary.flows,
+        "bytes": summary.bytes,
+        "overlay_outer_bytes": summary.outer_bytes,
+        "scopes": {
+            scope: {"bytes": size, **_cost(bill.by_scope.get(scope), summary, bill)}
+            for scope, size in sorted(summary.scopes.items())
+        },
+        "zones": [
+            {"from": source, "to": destination, "bytes": size}
+            for (source, destination), size in sorted(summary.zones.items())
+        ],
+        "unknown": dict(sorted(summary.unknown.items())),
+        "unpriced": dict(sorted(bill.unpriced.items())),
+    }
+
+
+def _cost(cost: Cost | None, summary: Summary, bill: Bill) -> dict[str, Any]:
+    if cost is None or bill.book is None:
+        return {}
+    return {
+        "cost": _exact(cost.total),
+        "cost_source": _exact(cost.source),
+        "cost_destination": _exact(cost.destination),
+        "cost_per_month": _exact(per_month(cost.total, summary.metered_ms)),
+    }
+
+
+def _prices(report: Report) -> dict[str, Any]:
+    book = report.now.bill.book
+    if book is None:
+        return {"file": None, "why": report.prices_why}
+    return {
+        "file": book.name,
+        "why": report.prices_why,
+        "title": book.title,
+        "as_of": str(book.as_of),
+        "unit": book.unit,
+        "currency": book.currency,
+        "month_hours": MONTH_HOURS,
+        "kind": "list prices, without discounts",
+    }
+
+
+def _trust(report: Report) -> dict[str, Any]:
+    audit, summary = report.audit, report.summary
+    unknown = summary.scopes.get("unknown", 0)
+    found: dict[str, Any] = {
+        "unknown_ratio": unknown / summary.bytes if summary.bytes else 0.0,
+        "records_refused": report.refused,
+    }
+    if audit is None:
+        return found | {"ledger": None, "why": report.trust_note}
+    return found | {
+        "ledger": audit.ratio,
+        "ledger_closes": not audit.shortfalls,
+        "unaccounted_bytes": audit.unaccounted_bytes,
+        "windows_in_flight": audit.in_flight,
+        "nodes_metered": sorted(audit.nodes_metered),
+        "nodes_in_cluster": None if audit.nodes_in_cluster is None else sorted(audit.nodes_in_cluster),
+        "unmeasured_seconds": sum(gap.to_ms - gap.from_ms for gap in audit.gaps) / 1000,
+    }
+
+
+def _pair(pair: PairLine, report: Report) -> dict[str, Any]:
+    before = {} if report.before is None else {"bytes_before": pair.before}
+    return {
+        "source": pair.source,
+        "destination": pair.destination,
+        "zones": [{"from": source, "to": destination} for source, destination in sorted(pair.zones)],
+        "bytes": pair.bytes,
+        "counted_on_receipt": pair.received,
+        **_cost(pair.cost, report.summary, report.now.bill),
+        **before,
+    }
+
+
+def _own(report: Report) -> dict[str, Any]:
+    size, crossing, cost = report.own_traffic()
+    found: dict[str, Any] = {"bytes": size, "cross_zone_bytes": crossing}
+    return found if report.now.bill.book is None else found | {"cost": _exact(cost.total)}
+
+
+def _exact(subunits: int) -> str:
+    text = f"{money(subunits):f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _rfc3339(at_ms: int) -> str:
+    return timestamp(at_ms).replace(" ", "T") + "Z"

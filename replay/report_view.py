@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A report laid out for people: the answer first, then how far to trust it, then what next; 100 columns. Pure."""
+
+from common.prices import PriceBook, money, per_month
+from replay.amounts import (
+    WIDTH,
+    columns,
+    command,
+    dollars,
+    duration,
+    human,
+    labelled,
+    number,
+    percent,
+    scale,
+    short_zones,
+    shorten,
+    three_digits,
+)
+from replay.report_data import PairLine, Range, Report
+from schemas.flow import Scope
+
+PAIR_WIDTH = 34
+
+
+def lines(report: Report) -> list[str]:
+    """Return the report's lines."""
+    parts = [_head(report), _trust(report), "", *_answer(report), "", *_zones(report)]
+    parts += ["", *_pairs(report), "", *_small_print(report), *_next(report)]
+    flat = [line for part in parts for line in ([part] if isinstance(part, str) else part)]
+    return [line.rstrip() for line in flat]
+
+
+def _head(report: Report) -> list[str]:
+    span = report.now.span
+    names = sorted(report.summary.clusters)
+    clusters = f"cluster{'s' if len(names) > 1 else ''} {', '.join(names)}"
+    long = duration(span.to_ms - span.from_ms)
+    head = f"zonemeter report   {shorten(clusters, 26)}   {span} ({long})"
+    found = [head, *labelled("source", [*report.sources, f"{report.summary.flows:,} flows"])]
+    if report.namespaces:
+        found += labelled("only", [f"from or to namespace {', '.join(report.namespaces)}"])
+    return found + labelled("prices", _prices(report))
+
+
+def _prices(report: Report) -> list[str]:
+    book = report.now.bill.book
+    if book is None:
+        return [report.prices_why]
+    price = book.find("cross_zone")
+    each = "" if price is None else f"{dollars(price.total, book.currency)} per {book.unit} across zones"
+    who = "" if price is None else f"billed: {price.billed}"
+    return [f"{shorten(book.title, 30)} list prices as of {book.as_of} ({report.prices_why})", each, who]
+
+
+def _trust(report: Report) -> list[str]:
+    unknown = report.summary.scopes.get("unknown", 0)
+    total = report.summary.bytes
+    share = f"unknown {percent(unknown, total)}" + (f" ({human(unknown)})" if unknown else "")
+    audit = report.audit
+    if audit is None:
+        return labelled("trust", [share, f"nodes {len(report.summary.observers)} metered", report.trust_note])
+    of = "" if audit.nodes_in_cluster is None else f" of {len(audit.nodes_in_cluster)}"
+    facts = [f"nodes {len(audit.nodes_metered)}{of} metered", f"ledger {audit.ratio:.6f}", share]
+    unmeasured = sum(gap.to_ms - gap.from_ms for gap in audit.gaps)
+    if audit.gaps:
+        nodes = len({gap.node for gap in audit.gaps})
+        facts.append(f"unmeasured {duration(unmeasured)} on {nodes} node{'s' if nodes > 1 else ''}")
+    else:
+        facts.append("no time unmeasured")
+    never = sorted((audit.nodes_in_cluster or set()) - audit.nodes_metered)
+    if never:
+        facts.append(f"never metered: {shorten(', '.join(never), 60)}")
+    if audit.in_flight:
+        facts.append(f"{audit.in_flight} windows under way")
+    if audit.shortfalls:
+        facts.append(f"THE LEDGER DOES NOT CLOSE: {human(audit.unaccounted_bytes)} unaccounted")
+    if report.refused:
+        facts.append(f"{report.refused:,} records not to be decoded")
+    return labelled("trust", facts)
+
+
+def _answer(report: Report) -> list[str]:
+    crossing = report.summary.scopes.get("cross_zone", 0)
+    facts = [f"{human(crossing)}"]
+    if report.in_region:
+        facts.append(f"{percent(crossing, report.in_region)} of in-region")
+    book, cost = report.now.bill.book, report.now.cost("cross_zone")
+    metered = report.summary.metered_ms
+    if book is not None and cost is not None:
+        facts.append(_dollars(cost.total, book))
+        facts.append(f"= {_monthly(cost.total, metered, book)} a month at this rate")
+    change = _change(report)
+    found = ["CROSS-ZONE   " + "   ".join(facts) + (f"   {change[0]}" if change else "")]
+    basis = f"{duration(metered)} of {duration(report.now.span.to_ms - report.now.span.from_ms)} metered"
+    notes = [basis if book is None or cost is None else f"over {basis}; a month is 730 h; list prices, no discounts"]
+    notes += change[1:]
+    if len(found[0]) > WIDTH and change:
+        found[0], notes = found[0][: -len(change[0])].rstrip(), [change[0], *notes]
+    return found + [f"             {note}" for note in notes]
+
+
+def _change(report: Report) -> list[str]:
+    """Return how the bytes across zones changed, and what is to be known about that."""
+    before = report.before
+    if before is None:
+        return []
+    if not before.summary.flows:
+        return [f"nothing was metered {report.compare} before"]
+    size, earlier = (each.summary.scopes.get("cross_zone", 0) for each in (report.now, before))
+    change = [f"{_percent_change(size, earlier)} on {report.compare} before ({human(earlier)})"]
+    then, now = before.summary.metered_ms, report.summary.metered_ms
+    if not before.whole or abs(then - now) * 100 > now:
+        change.append(f"{report.compare} before, {duration(then)} were metered: the two do not compare like for like")
+    return change
+
+
+def _zones(report: Report) -> list[str]:
+    matrix = report.zone_matrix()
+    zones = sorted({zone for pair in matrix for zone in pair})
+    unit, divisor = scale(max([*matrix.values(), *report.summary.scopes.values()], default=0))
+    side = _other_traffic(report, unit, divisor)
+    head = (f"{unit} from \\ to", *zones)
+    body = [
+        (source, *(three_digits(size / divisor) if (size := matrix.get((source, to), 0)) else "-" for to in zones))
+        for source in zones
+    ]
+    table = columns([head, *body], "<" + ">" * len(zones))
+    width = max(map(len, table)) + 5
+    if width + max(map(len, side)) > WIDTH:
+        if width > WIDTH:
+            table = _zone_list(matrix, divisor, unit, report.top)
+        return [*table, "", *side]
+    rows = max(len(table), len(side))
+    table += [""] * (rows - len(table))
+    side += [""] * (rows - len(side))
+    return [f"{left:<{width}}{right}" for left, right in zip(table, side, strict=True)]
+
+
+def _zone_list(matrix: dict[tuple[str, str], int], divisor: int, unit: str, top: int) -> list[str]:
+    """Return the zones as a list, where there are too many for a matrix."""
+    pairs = sorted(((pair, size) for pair, size in matrix.items() if pair[0] != pair[1]), key=lambda p: (-p[1], p[0]))
+    rows = [(source, "->", to, three_digits(size / divisor)) for (source, to), size in pairs[:top]]
+    rest = sum(size for _, size in pairs[top:])
+    more = [(f"{len(pairs) - top} more", "", "", three_digits(rest / divisor))] if len(pairs) > top else []
+    return columns([("zones", "", "", unit), *rows, *more], "<<<>")
+
+
+def _other_traffic(report: Report, unit: str, divisor: int) -> list[str]:
+    scopes = report.summary.scopes
+    book = report.now.bill.book
+    rows = [("other traffic", unit, "")]
+    for scope, name in _OTHERS:
+        size = scopes.get(scope, 0)
+        if not size:
+            continue
+        cost = report.now.cost(scope)
+        priced = _dollars(cost.total, book) if book is not None and cost is not None and cost.total else ""
+        rows.append((name, three_digits(size / divisor), priced))
+    if report.summary.outer_bytes:
+        rows.append(("overlay's outer", three_digits(report.summary.outer_bytes / divisor), "not in any sum"))
+    return columns(rows, "<><")
+
+
+_OTHERS: tuple[tuple[Scope, str], ...] = (
+    ("same_node", "same node"),
+    ("same_zone", "same zone"),
+    ("cross_region", "cross-region"),
+    ("external", "external"),
+    ("unknown", "unknown"),
+)
+
+
+def _pairs(report: Report) -> list[str]:
+    pairs = report.pairs()
+    if not pairs:
+        return ["TOP PAIRS    nothing crossed zones"]
+    shown, rest = pairs[: report.top], pairs[report.top :]
+    unit, divisor = scale(max(pair.bytes for pair in pairs))
+    short = short_zones(sorted({zone for pair in pairs for places in pair.zones for zone in places}))
+    rows = [
+        ("TOP PAIRS", "", "", "zones", unit, *_cost_titles(report)),
+        *(
+            (
+                _name(pair.source, pair.nodes[0]) + ("*" if pair.received else ""),
+                "->",
+                _name(pair.destination, pair.nodes[1]),
+                shorten(_places(pair, short), 12),
+                three_digits(pair.bytes / divisor),
+                *_cost_cells(report, [pair]),
+            )
+            for pair in shown
+        ),
+    ]
+    if rest:
+        size = sum(pair.bytes for pair in rest)
+        rows.append((f"{len(rest):,} more", "", "", "", three_digits(size / divisor), *_cost_cells(report, rest)))
+    table = _fitted(rows, "<<<<" + ">" * (len(rows[0]) - 4))
+    if any(pair.received for pair in shown):
+        table.append("* counted on receipt: the sender has no collector; what it is billed is assumed, not verified")
+    return table
+
+
+def _fitted(rows: list[tuple[str, ...]], align: str) -> list[str]:
+    """Lay rows out; where that is too wide, the names of both ends give way alike."""
+    width = PAIR_WIDTH
+    while True:
+        table = columns([(shorten(r[0], width), r[1], shorten(r[2], width), *r[3:]) for r in rows], align)
+        if max(map(len, table)) <= WIDTH or width <= 12:
+            return table
+        width -= 1
+
+
+def _cost_titles(report: Report) -> list[str]:
+    titles = []
+    if report.now.bill.book is not None:
+        currency = report.now.bill.book.currency
+        sign = "$" if currency == "USD" else currency
+        titles += [sign, f"{sign}/month"]
+    return [*titles, f"vs {report.compare}"] if report.before is not None else titles
+
+
+def _cost_cells(report: Report, pairs: list[PairLine]) -> list[str]:
+    book, cells = report.now.bill.book, []
+    if book is not None:
+        costs = [pair.cost.total for pair in pairs if pair.cost is not None]
+        metered = report.summary.metered_ms
+        cells += [number(money(sum(costs))), number(money(per_month(sum(costs), metered)))] if costs else ["?", "?"]
+    if report.before is not None:
+        cells.append(_percent_change(sum(p.bytes for p in pairs), sum(p.before for p in pairs)))
+    return cells
+
+
+def _small_print(report: Report) -> list[str]:
+    found = []
+    book = report.now.bill.book
+    reasons = sorted(report.summary.unknown.items(), key=lambda item: (-item[1], item[0]))
+    if reasons:
+        found += labelled("UNKNOWN", [f"{reason} {human(size)}" for reason, size in reasons], 13)
+    size, crossing, cost = report.own_traffic()
+    if size:
+        facts = [human(size), f"{human(crossing)} of it across zones"]
+        total = report.now.cost("cross_zone")
+        if book is not None and cost.total and total is not None and total.total:
+            facts.append(f"{_dollars(cost.total, book)}, {percent(cost.total, total.total)} of the above")
+        found += labelled("METER'S OWN", [*facts, "included above"], 13)
+    if book is not None:
+        unpriced = [f"{scope.replace('_', '-')} {human(size)}" for scope, size in sorted(_unpriced(report.now))]
+        if unpriced:
+            found += labelled("NO PRICE", [f"{', '.join(unpriced)}: not in the dollars"], 13)
+    return [*found, ""] if found else []
+
+
+def _unpriced(part: Range) -> list[tuple[Scope, int]]:
+    return [(scope, size) for scope, size in part.bill.unpriced.items() if size and scope != "unknown"]
+
+
+def _next(report: Report) -> list[str]:
+    where = report.range_flags + report.flags
+    wishes = []
+    if report.audit is not None and report.audit.shortfalls:
+        wishes.append(f"zonemeter audit {report.range_flags}")
+    if report.summary.scopes.get("unknown", 0):
+        wishes.append(f"zonemeter replay {where} --scope unknown")
+    if report.now.bill.book is None:
+        wishes.append(f"zonemeter report {where} --prices aws")
+    else:
+        wishes.append("zonemeter prices list")
+    if report.before is None:
+        wishes.append(f"zonemeter report {where} --compare 7d")
+    wishes.append(f"zonemeter report {where} -o json | csv")
+    rows = [row for wish in wishes for row in command(wish, 7)]
+    return [f"{'next' if not number else '':<7}{row}" for number, row in enumerate(rows)]
+
+
+def _name(label: str, nodes: set[str]) -> str:
+    if not nodes:
+        return label
+    return next(iter(nodes)) if len(nodes) == 1 else f"{len(nodes)} nodes"
+
+
+def _places(pair: PairLine, short: dict[str, str]) -> str:
+    if not pair.zones:
+        return "-"
+    sources, destinations = (sorted({short.get(places[side], "?") for places in pair.zones}) for side in (0, 1))
+    if len(sources) * len(destinations) > 3:
+        return f"{len(pair.zones)} pairs"
+    return f"{','.join(sources)} -> {','.join(destinations)}"
+
+
+def _percent_change(now: int, before: int) -> str:
+    if not before:
+        return "new" if now else "-"
+    if not now:
+        return "gone"
+    change = 100 * (now - before) / before
+    return f"{change:+.0f} %" if abs(change) < 1000 else f"x {now / before:,.0f}"
+
+
+def _dollars(subunits: int, book: PriceBook) -> str:
+    return dollars(money(subunits), book.currency)
+
+
+def _monthly(subunits: int, metered_ms: int, book: PriceBook) -> str:
+    return _dollars(per_month(subunits, metered_ms), book)
