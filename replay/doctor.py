@@ -23,7 +23,7 @@ from common.settings import KafkaSettings
 from common.topic_admin import TopicState, admin_client
 from replay.audit import AuditSettings, audit_range
 from replay.ledger_book import Audit
-from replay.read import read_topic
+from replay.read import partitions_of, read_topic
 from replay.time_range import TimeRange, timestamp
 from schemas.topics import topic_specs
 
@@ -82,11 +82,15 @@ async def _within(seconds: float, look: Callable[[], Awaitable[list[Finding]]]) 
 
 async def check_kafka(settings: KafkaSettings) -> list[Finding]:
     """Tell whether Kafka answers."""
+    todo = "is it up, is --kafka-bootstrap right, do TLS and SASL settings fit?"
+    seconds = 0.9 * settings.kafka_deadline_seconds
     try:
-        async with admin_client(settings) as admin:
+        async with asyncio.timeout(seconds), admin_client(settings) as admin:
             brokers = (await admin.describe_cluster())["brokers"]
     except Refusal as refusal:
-        return fault("kafka", str(refusal), "is it up, is --kafka-bootstrap right, do TLS and SASL settings fit?")
+        return fault("kafka", str(refusal), todo)
+    except TimeoutError:
+        return fault("kafka", f"{settings.kafka_bootstrap}: takes connections, no answer within {seconds:g} s", todo)
     return ok("kafka", f"{settings.kafka_bootstrap}: {len(brokers)} broker{'s' if len(brokers) != 1 else ''}")
 
 
@@ -161,10 +165,10 @@ async def _members(admin: AIOKafkaAdminClient, group: str) -> int:
 
 
 async def _lag(settings: KafkaSettings, topic: str, committed: dict[int, int], overdue_ms: int) -> Lag:
+    places = [TopicPartition(topic, number) for number in await partitions_of(settings, topic)]
     consumer = kafka.new_consumer(settings)
     try:
         await consumer.start()
-        places = [TopicPartition(topic, number) for number in range(settings.partitions)]
         ends = await consumer.end_offsets(places)
         begins = await consumer.beginning_offsets(places)
         # The first record that is young enough to be under way.

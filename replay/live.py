@@ -44,7 +44,7 @@ class LiveWindow:
     @property
     def lag_seconds(self) -> float | None:
         """From the window's end to the last of its flows being here; None if it was over before we looked."""
-        return (self.arrived_ms - self.end_ms) / 1000 if self.arrived_ms else None
+        return max(self.arrived_ms - self.end_ms, 0) / 1000 if self.arrived_ms else None
 
 
 class Windows:

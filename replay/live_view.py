@@ -21,19 +21,16 @@ def as_text(window: LiveWindow) -> str:
         console.print(
             f"window {timestamp(window.start_ms)[11:]}-{timestamp(window.end_ms)[11:]} UTC   "
             f"nodes {len(summary.observers)}   flows {summary.flows:,}   unknown {unknown:.1f} %   "
-            f"lag {_lag(window)}{_aside(window)}"
+            f"lag {_lag(window)}"
         )
+        if window.late or window.refused:
+            console.print(f" {window.late:,} flows came too late to be shown, {window.refused:,} were not understood")
         print_summary(console, summary, (window.end_ms - window.start_ms) / 1000)
     return captured.get()
 
 
 def _lag(window: LiveWindow) -> str:
     return "-" if window.lag_seconds is None else f"{window.lag_seconds:.1f} s"
-
-
-def _aside(window: LiveWindow) -> str:
-    late = f"   {window.late:,} flows came too late to be shown" if window.late else ""
-    return late + (f"   {window.refused:,} records not understood" if window.refused else "")
 
 
 def as_dict(window: LiveWindow) -> dict[str, Any]:

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Windows as they come in: by tables of what arrives when, and `zonemeter top` as a process over a real broker."""
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import orjson
+import pytest
+
+from common.publish import Record
+from replay.live import PATIENCE_MS, SETTLE_MS, LiveWindow, Windows, only
+from replay.live_view import as_dict, as_text
+from schemas.flow import Flow, Observer
+from tests.cli.records import publish
+from tests.sinks.flows import API, EXTERNAL, START_MS, cloud, encoded, flow, pod, window
+from tests.sinks.topics import Topics
+
+ROOT = Path(__file__).resolve().parents[2]
+WINDOW_MS = 10_000
+END = START_MS + WINDOW_MS
+
+
+def windows(begun_ms: int = START_MS) -> Windows:
+    return Windows(WINDOW_MS, START_MS, begun_ms, only(None, None))
+
+
+def add(to: Windows, flows: list[Flow], now_ms: int = END) -> None:
+    for each in flows:
+        to.add(encoded(each), now_ms)
+
+
+def of(node: str, sequence: int = 0) -> list[Flow]:
+    return list(window(sequence, 2, node, observer=Observer(node, cloud("a"))))
+
+
+def test_the_first_window_waits_for_nodes_that_nobody_knows_yet() -> None:
+    live = windows()
+    add(live, of("node-a1"), END + 100)
+    assert live.ready(END + PATIENCE_MS - 1) == []
+    (given,) = live.ready(END + PATIENCE_MS)
+    assert (given.summary.bytes, given.summary.observers) == (201, {"node-a1"})
+    assert given.lag_seconds == 0.1
+    assert live.ready(END + PATIENCE_MS) == []
+
+
+def test_later_windows_are_given_as_soon_as_the_same_nodes_are_in() -> None:
+    live = windows()
+    add(live, of("node-a1") + of("node-b1"))
+    live.ready(END + PATIENCE_MS)
+    add(live, of("node-a1", 1))
+    assert live.ready(END + WINDOW_MS + SETTLE_MS) == []
+    add(live, of("node-b1", 1))
+    assert [each.start_ms for each in live.ready(END + WINDOW_MS + SETTLE_MS)] == [END]
+
+
+def test_windows_come_in_order_and_what_is_late_is_counted_not_shown() -> None:
+    live = windows()
+    add(live, of("node-a1", 1) + of("node-a1"))
+    assert [each.start_ms for each in live.ready(END + 60_000)] == [START_MS, END]
+    add(live, of("node-b1") + of("node-a1", 2))
+    (given,) = live.ready(END + 60_000)
+    assert (given.start_ms, given.late, given.summary.bytes) == (END + WINDOW_MS, 2, 201)
+    assert "2 flows came too late" in as_text(given)
+
+
+def test_rubbish_is_counted() -> None:
+    live = windows()
+    add(live, of("node-a1"))
+    for value in (None, b"", b"{}", b"\xff", encoded(flow()).replace(b'"kind":"pod"', b'"kind":"moon"', 1)):
+        live.add(value, END)
+    (given,) = live.ready(END + PATIENCE_MS)
+    assert (given.refused, given.summary.bytes) == (5, 201)
+
+
+def test_a_window_that_was_over_before_we_looked_has_no_lag() -> None:
+    live = windows(begun_ms=END + 3_000)
+    add(live, of("node-a1"), END + 3_500)
+    (given,) = live.ready(END + PATIENCE_MS)
+    assert given.lag_seconds is None
+    assert "lag -" in as_text(given)
+
+
+@pytest.mark.parametrize(
+    ("namespace", "cluster", "bytes_"),
+    [(None, None, 2_000), ("shop", None, 1_000), ("nothere", None, 0), (None, "lab", 2_000), (None, "other", 0)],
+)
+def test_filters(namespace: str | None, cluster: str | None, bytes_: int) -> None:
+    wanted = only(namespace, cluster)
+    flows = [flow(), flow(source=EXTERNAL, destination=EXTERNAL, scope="external")]
+    live = Windows(WINDOW_MS, START_MS, START_MS, wanted)
+    add(live, flows)
+    assert sum(each.summary.bytes for each in live.ready(END + PATIENCE_MS)) == bytes_
+
+
+def test_json_adds_up() -> None:
+    live = windows()
+    add(live, [flow(), flow(destination=pod("cart", "c")), flow(destination=API, scope="same_node")])
+    (given,) = live.ready(END + PATIENCE_MS)
+    shown = as_dict(given)
+    assert shown["bytes"] == sum(shown["scopes"].values()) == sum(each["bytes"] for each in shown["zones"]) == 3_000
+    assert sum(pair["bytes"] for pair in shown["cross_zone_pairs"]) == shown["scopes"]["cross_zone"] == 2_000
+
+
+def test_an_empty_window_can_be_shown() -> None:
+    assert "flows 0" in as_text(LiveWindow(START_MS, END))
+
+
+def recent_flows(count: int) -> list[Flow]:
+    """Flows of the window that `top` begins with, and as many of the next: a boundary may pass before it starts."""
+    first = (time.time_ns() // 1_000_000 - PATIENCE_MS) // WINDOW_MS * WINDOW_MS - WINDOW_MS
+    starts = (first, first + WINDOW_MS)
+    return [flow(start_ms=start, end_ms=start + WINDOW_MS) for start in starts for _ in range(count)]
+
+
+def command(topics: Topics, *more: str) -> list[str]:
+    return [sys.executable, "-m", "cli", "top", *topics.flags, *more]
+
+
+def produce_recent(topics: Topics, count: int) -> None:
+    topic = topics.settings.topics.enriched
+    publish(topics.settings, [Record(topic, 0, b"node-a1", encoded(each), each.end_ms) for each in recent_flows(count)])
+
+
+def test_once_shows_the_last_window_and_ends(topics: Topics) -> None:
+    produce_recent(topics, 3)
+    done = subprocess.run(command(topics, "--once", "-o", "json"), cwd=ROOT, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+    (line,) = done.stdout.splitlines()
+    assert orjson.loads(line)["bytes"] == 3_000
+
+
+def test_once_without_flows_says_so_and_ends_with_1(topics: Topics) -> None:
+    done = subprocess.run(
+        command(topics, "--once", "--quiet-seconds", "0.5"), cwd=ROOT, capture_output=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"zonemeter doctor" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_goes_on_until_it_is_told_to_end(topics: Topics, number: signal.Signals) -> None:
+    produce_recent(topics, 1)
+    process = subprocess.Popen(command(topics), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        assert select.select([process.stdout], [], [], 30)[0], "nothing shown"
+        first = process.stdout.readline()
+        process.send_signal(number)
+        _, complaints = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert first.startswith(b"window ")
+    assert b"\x1b" not in first
+    assert (process.returncode, complaints) == (0, b"")
+
+
+def test_on_a_terminal_ctrl_c_ends_it_and_gives_the_cursor_back(topics: Topics) -> None:
+    produce_recent(topics, 1)
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(ROOT)
+        os.execv(sys.executable, command(topics))
+    shown, deadline = b"", time.monotonic() + 30
+    while b"flows 1" not in shown:
+        assert time.monotonic() < deadline, shown
+        if select.select([terminal], [], [], 0.5)[0]:
+            shown += os.read(terminal, 65536)
+    os.write(terminal, b"\x03")  # the line discipline makes SIGINT of it
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    shown += os.read(terminal, 65536)
+    os.close(terminal)
+    assert shown.rindex(b"\x1b[?25h") > shown.rindex(b"\x1b[?25l")
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--kafka-bootstrap", "127.0.0.1:1"], b"127.0.0.1:1"),
+        (["--topic-prefix", "nothere."], b"does not exist"),
+        (["--window-seconds", "0"], b"window_seconds"),
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_2(topics: Topics, more: list[str], says: bytes) -> None:
+    done = subprocess.run(command(topics, *more), cwd=ROOT, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (2, b"", 1)
+    assert says in done.stderr

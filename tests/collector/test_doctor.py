@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What doctor says of a node: by tables of what the host may show, and of what is pinned in a real kernel."""
+
+from pathlib import Path
+
+import pytest
+
+from collector import host_checks, netlink, pins
+from collector.doctor import check_coverage, check_links, check_map, check_window, coverage_finding, map_finding
+from collector.uplinks import Link
+from common.errors import Refusal
+from common.findings import Finding, UnclearError
+from tests.collector import metered, netlab
+from tests.collector.metered import Metered
+
+PLAIN = [Link(1, "lo"), Link(2, "eth0"), Link(7, "veth1", "veth")]
+CILIUM = [*PLAIN, Link(3, "cilium_net", "veth"), Link(4, "cilium_host", "veth")]
+
+
+def only(findings: list[Finding]) -> Finding:
+    (finding,) = findings
+    assert finding.status != "no" or finding.todo, "a fault must say what to do"
+    return finding
+
+
+@pytest.mark.parametrize(
+    ("links", "config", "status", "says"),
+    [
+        pytest.param(PLAIN, None, "ok", "no sign", id="plain"),
+        pytest.param([*PLAIN, Link(9, "bpfin.cali", "veth")], None, "no", "Calico", id="calico eBPF"),
+        pytest.param([*PLAIN, Link(9, "lxc1", "netkit")], None, "no", "netkit", id="netkit"),
+        pytest.param(CILIUM, None, "??", "cannot be told", id="cilium, no config to be read"),
+        pytest.param(CILIUM, "#define ENABLE_HOST_ROUTING 1\n", "no", "routes in eBPF", id="cilium eBPF routing"),
+        pytest.param(CILIUM, "#define ENABLE_IPV4 1\n", "??", "does not say", id="cilium legacy routing"),
+        pytest.param(CILIUM, "// ENABLE_HOST_ROUTING\n", "??", "does not say", id="cilium, only named"),
+    ],
+)
+def test_network_plugins_that_bypass_netfilter(
+    links: list[Link], config: str | None, status: str, says: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "node_config.h"
+    if config is not None:
+        file.write_text(config)
+    finding = only(host_checks.check_plugin(links, file))
+    assert (finding.status, says in finding.found) == (status, True)
+
+
+@pytest.mark.parametrize(
+    ("links", "switch", "status"),
+    [
+        pytest.param(PLAIN, None, "ok", id="no bridge"),
+        pytest.param([*PLAIN, Link(8, "cni0", "bridge")], "1\n", "ok", id="bridge passes netfilter"),
+        pytest.param([*PLAIN, Link(8, "cni0", "bridge")], "0\n", "??", id="bridge bypasses it"),
+        pytest.param([*PLAIN, Link(8, "cni0", "bridge")], None, "??", id="br_netfilter not loaded"),
+    ],
+)
+def test_bridges(links: list[Link], switch: str | None, status: str, tmp_path: Path) -> None:
+    file = tmp_path / "bridge-nf-call-iptables"
+    if switch is not None:
+        file.write_text(switch)
+    assert only(host_checks.check_bridges(links, file)).status == status
+
+
+@pytest.mark.parametrize(
+    ("unsynchronised", "offset_ms", "status"),
+    [(False, 0.2, "ok"), (True, 0.0, "??"), (False, 1_200.0, "no"), (False, -700.0, "no")],
+)
+def test_clock(unsynchronised: bool, offset_ms: float, status: str) -> None:
+    assert only(host_checks.clock_finding(unsynchronised, offset_ms)).status == status
+
+
+def test_the_kernels_own_clock_can_be_asked() -> None:
+    assert only(host_checks.check_clock()).check == "clock"
+
+
+def test_this_kernel_takes_netfilter_programs_and_nothing_stays_attached() -> None:
+    assert only(host_checks.check_netfilter()).status == "ok"
+
+
+def test_an_old_kernel_missing_rights_and_no_btf(tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match=r"6\.4 or later"):
+        host_checks.check_kernel("5.15.0-105-generic", "x86_64")
+    with pytest.raises(Refusal, match="CAP_BPF"):
+        host_checks.check_capabilities("CapEff:\t0000000000001000\n")
+    assert only(host_checks.check_btf(tmp_path)).status == "no"
+
+
+def test_pin_directories_that_are_none(tmp_path: Path) -> None:
+    assert only(host_checks.check_bpffs(tmp_path)).status == "no"
+    assert only(host_checks.check_bpffs(Path("/sys/fs/bpf/zonemeter"))).status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("rows", "lost", "status"),
+    [
+        pytest.param(10, {"map_full": 0, "map_busy": 0}, "ok", id="room"),
+        pytest.param(70, {"map_full": 0, "map_busy": 0}, "??", id="tight"),
+        pytest.param(100, {"map_full": 1, "map_busy": 0}, "no", id="full"),
+        pytest.param(10, {"map_full": 0, "map_busy": 7}, "no", id="busy"),
+    ],
+)
+def test_map_fill(rows: int, lost: dict[str, int], status: str) -> None:
+    assert only(map_finding(rows, 100, lost)).status == status
+
+
+@pytest.mark.parametrize(
+    ("seen", "sent", "status"),
+    [(0, 0, "ok"), (0, 999_999, "ok"), (0, 1_000_000, "no"), (600_000, 1_000_000, "ok"), (9_000_000, 1_000_000, "ok")],
+)
+def test_coverage(seen: int, sent: int, status: str) -> None:
+    assert only(coverage_finding(seen, sent)).status == status
+
+
+def test_a_node_where_nothing_has_run(tmp_path: Path) -> None:
+    nowhere = tmp_path / "pins"
+    assert only(check_links(nowhere)).status == "??"
+    with pytest.raises(UnclearError, match="nothing counts"):
+        check_map(nowhere)
+
+
+def test_a_node_that_counts(meters: dict[int, Metered]) -> None:
+    root = metered.pin_dir("node1")
+    assert only(check_links(root)).status == "??", "from here the links are in another network namespace"
+    with pytest.raises(UnclearError, match="not seen from this one"):
+        check_coverage(root, {})
+
+    links = only(netlab.inside("node1", lambda: check_links(root)))
+    assert links.status == "ok"
+    assert "node node1 of cluster test" in links.found
+    counters = netlab.inside("node1", netlink.device_counters)
+    assert only(netlab.inside("node1", lambda: check_coverage(root, counters))).status == "ok"
+
+    begun = meters[1].meter.open_since_ms() / 1000
+    assert only(check_window(root, begun + 5)).status == "ok"
+    assert only(check_window(root, begun + 500)).status == "no"
+
+    filled = only(check_map(root))
+    assert filled.status == "ok"
+    assert "of 7,281 flows" in filled.found, "2 MiB for two maps of 144 bytes an entry"
+
+
+def test_a_link_that_is_missing(meters: dict[int, Metered]) -> None:
+    root = metered.pin_dir("node2")
+    link = root / "link_ipv6_local_in"
+    aside = root / "aside"
+    link.rename(aside)
+    try:
+        finding = only(netlab.inside("node2", lambda: check_links(root)))
+    finally:
+        aside.rename(link)
+    assert finding.status == "no"
+    assert "link_ipv6_local_in" in finding.found
+    assert pins.active_generation(root) is not None
