@@ -5,7 +5,7 @@ BIN := .venv/bin
 PYTHON_ROOMS := cli collector common enricher lab replay schemas sinks tests
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo test check format lock clean
+.PHONY: help setup demo test check format docs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ format: setup ## rewrite the sources as `make check` wants them
 	@$(BIN)/ruff check --quiet --fix-only $(PYTHON_ROOMS)
 	@$(BIN)/ruff format --quiet $(PYTHON_ROOMS)
 	@$(BIN)/clang-format -i bpf/*.[ch]
+
+docs: setup ## write docs/settings.md anew from the settings classes
+	@$(BIN)/python -m cli.settings_reference >docs/settings.md
 
 lock: setup ## write requirements.lock anew from pyproject.toml
 	@$(BIN)/pip install -q uv

@@ -15,8 +15,11 @@ from collector.doctor import node_checks
 from collector.settings import CollectorSettings, PinDir
 from common.findings import Check, Finding, run_checks
 from common.settings import KafkaSettings, load, refuse
+from enricher.settings import EnricherSettings
 from replay.doctor import Group, pipeline_checks
 from replay.time_range import TimeRange, parse_duration, timestamp
+from sinks.flowlog.settings import FlowlogSettings
+from sinks.metrics.settings import MetricsSettings
 
 # Beyond a look's own deadline: what closing its clients may take.
 _CLOSING_SECONDS = 6.0
@@ -35,9 +38,9 @@ class DoctorSettings(KafkaSettings):
     lag_seconds: float = Field(
         120.0, gt=0, description="a group that has not taken records older than this is behind; above --cut-seconds"
     )
-    enricher_group: str = Field("zonemeter-enricher", description="the enricher's --group")
-    metrics_group: str = Field("zonemeter-metrics", description="the metrics sink's --group")
-    flowlog_group: str = Field("zonemeter-flowlog", description="the flow log's --group")
+    enricher_group: str | None = Field(None, description="the enricher's --group, if it was given one")
+    metrics_group: str | None = Field(None, description="the metrics sink's --group, if it was given one")
+    flowlog_group: str | None = Field(None, description="the flow log's --group, if it was given one")
     pin_dir: PinDir = Field(CollectorSettings.model_fields["pin_dir"].default, description="as the collector has it")
     uplinks: str = Field("", description="as the collector has it; empty: found over rtnetlink")
 
@@ -49,10 +52,13 @@ class DoctorSettings(KafkaSettings):
 
     def groups(self) -> list[Group]:
         """Return the consumer groups to look at."""
+        enricher = EnricherSettings.model_construct(topic_prefix=self.topic_prefix, group=self.enricher_group)
+        metrics = MetricsSettings.model_construct(topic_prefix=self.topic_prefix, group=self.metrics_group)
+        flowlog = FlowlogSettings.model_construct(topic_prefix=self.topic_prefix, group=self.flowlog_group)
         return [
-            Group(self.enricher_group, self.topics.raw, joins=True, optional=False),
-            Group(self.metrics_group, self.topics.enriched, joins=False, optional=True),
-            Group(self.flowlog_group, self.topics.enriched, joins=True, optional=True),
+            Group(enricher.group_id, self.topics.raw, joins=True, optional=False),
+            Group(metrics.group_id, self.topics.enriched, joins=False, optional=True),
+            Group(flowlog.group_id, self.topics.enriched, joins=True, optional=True),
         ]
 
 
