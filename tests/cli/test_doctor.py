@@ -111,7 +111,9 @@ def test_a_pipeline_as_it_should_be(topics: Topics, capsys: pytest.CaptureFixtur
     assert status == 1
     assert by_check["kafka"]["status"] == "ok"
     assert [each["status"] for name, each in by_check.items() if name.startswith("topic ")] == ["ok"] * 5
-    assert by_check[f"lag {topics.settings.topic_prefix.rstrip('.')}-enricher"]["found"] == "no member; 0 records behind"
+    assert (
+        by_check[f"lag {topics.settings.topic_prefix.rstrip('.')}-enricher"]["found"] == "no member; 0 records behind"
+    )
     assert by_check["lag never-was"]["status"] == by_check["lag nor-was-this"]["status"] == "??"
     assert by_check["ledger"]["status"] == "ok", by_check["ledger"]
     assert by_check["dead letters"]["status"] == "ok"
@@ -129,7 +131,9 @@ def test_dead_letters_and_missing_topics_are_faults(broker: Broker, capsys: pyte
     assert status == 1
     assert faults[f"topic {topics.settings.topics.enriched}"] == "does not exist"
     assert faults["dead letters"].startswith("1 since")
-    assert "does not exist" in unclear[f"lag {topics.settings.topic_prefix}metrics"], "a topic that is missing is one fault, not many"
+    assert "does not exist" in unclear[f"lag {topics.settings.topic_prefix}metrics"], (
+        "a topic that is missing is one fault, not many"
+    )
 
 
 def test_kafka_away_is_one_fault(topics: Topics, capsys: pytest.CaptureFixture[str]) -> None:

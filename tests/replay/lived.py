@@ -21,7 +21,8 @@ from schemas.raw import RawChunk, decode_chunk
 from schemas.topology import TopologyState, encode_topology, encode_topology_file
 from sinks.flowlog.manifest import decode_manifest
 from tests.enricher import build
-from tests.sinks.processes import eventually, running
+from tests.services import eventually
+from tests.sinks.processes import running
 from tests.sinks.topics import PARTITIONS, Topics
 
 CLUSTER = "prod-eu"
