@@ -75,7 +75,7 @@ async def enriched_rows(
         partition = records[0].partition
         lane = known.setdefault(partition, Lane(partition))
         rows = _take(intake, lane, records, taken)
-        yield [row for row in rows if holds(row[0].start_ms)]
+        yield [row for row in rows if holds(row.flow.start_ms)]
 
 
 async def rejoined_rows(

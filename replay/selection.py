@@ -182,4 +182,4 @@ def _add_in(parts: list[str], parameters: list[Value], column: str, wanted: Coll
 
 def is_outer(row: Row[FlatEnd]) -> bool:
     """Tell whether a flow is the outer packets of an overlay, whose inner packets are flows of their own."""
-    return row[0].encapsulation is not UNSET
+    return row.flow.encapsulation is not UNSET

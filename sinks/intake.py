@@ -57,9 +57,13 @@ class Refused(NamedTuple):
     detail: str
 
 
-# One flow taken for the first time: itself, its source and destination as the sink knows them, its observer.
-# A plain tuple, because there are millions.
-Row = tuple[FlowHead, E, E, Observer]
+class Row(NamedTuple, Generic[E]):
+    """One flow taken for the first time, its source and destination as the reader knows them, its observer."""
+
+    flow: FlowHead
+    source: E
+    destination: E
+    observer: Observer
 
 
 @dataclass(slots=True)
@@ -130,7 +134,7 @@ class Intake(Generic[E]):
             run.floor = run.mark.row = row
             part = part or lane.books.part(chunk)
             part.add(flow.bytes, flow.packets)
-            batch.rows.append((flow, source, destination, observer))
+            batch.rows.append(Row(flow, source, destination, observer))
 
     def _known(self, flow: FlowHead) -> tuple[E, E, Observer]:
         try:
