@@ -36,12 +36,14 @@ def eventually(check: Callable[[], T | None], seconds: float = DEADLINE_SECONDS)
 
 
 class ServiceProcess:
-    """A service, started by a module and its arguments; `--listen` is added."""
+    """A service, started by a module and its arguments; flags come after a `--listen` of its own."""
 
-    def __init__(self, module: Sequence[str], log: Path, stdout: Path | int | None = None) -> None:
+    def __init__(
+        self, module: Sequence[str], flags: Sequence[str], log: Path, stdout: Path | int | None = None
+    ) -> None:
         self.listen = f"127.0.0.1:{free_port()}"
         self.log = log
-        command = [sys.executable, "-m", *module, "--listen", self.listen]
+        command = [sys.executable, "-m", *module, "--listen", self.listen, *flags]
         with ExitStack() as files:
             stderr = files.enter_context(log.open("ab"))
             out = files.enter_context(stdout.open("ab")) if isinstance(stdout, Path) else stdout or subprocess.DEVNULL

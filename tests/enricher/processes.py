@@ -22,7 +22,7 @@ class Enricher(ServiceProcess):
 
     def __init__(self, flags: Sequence[str], log: Path, crash: str | None = None) -> None:
         module = ["tests.enricher.crashing", crash] if crash else ["cli", "run", "enricher"]
-        super().__init__([*module, *flags], log)
+        super().__init__(module, flags, log)
 
     def metric(self, name: str, *labels: str) -> float:
         """Return a sample of /metrics; 0 if it is not there."""

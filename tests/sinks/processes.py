@@ -20,7 +20,7 @@ class SinkProcess(ServiceProcess):
         stdout: Path | int | None = None,
     ) -> None:
         module = ["tests.sinks.crashing", room, crash] if crash else ["cli", "run", room]
-        super().__init__([*module, *flags], log, stdout)
+        super().__init__(module, flags, log, stdout)
 
 
 def running(
