@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 WIDTH = 100
+# Of a workload's name in a table.
+MOST_NAME, LEAST_NAME = 40, 12
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 
 
@@ -115,3 +117,14 @@ def columns(rows: Sequence[Sequence[str]], align: str, gap: str = "  ") -> list[
         gap.join(f"{cell:{way}{width}}" for cell, way, width in zip(row, align, widths, strict=True)).rstrip()
         for row in rows
     ]
+
+
+def fitted(rows: Sequence[Sequence[str]], align: str, names: Sequence[int] = (0, 2), gap: str = "  ") -> list[str]:
+    """Return rows as lines of at most 100 characters: the columns `names` give way alike where they must."""
+    width = MOST_NAME
+    while True:
+        cut = [[shorten(cell, width) if at in names else cell for at, cell in enumerate(row)] for row in rows]
+        table = columns(cut, align, gap)
+        if max(map(len, table)) <= WIDTH or width <= LEAST_NAME:
+            return table
+        width -= 1

@@ -6,14 +6,12 @@ from collections import Counter
 
 from msgspec import UNSET
 
-from replay.amounts import columns, human, labelled, short_zones, shorten
+from replay.amounts import fitted, human, labelled, short_zones, shorten
 from replay.batch import Batch, Known
 from replay.time_range import TimeRange, timestamp
 from schemas.flow import FlowHead
 from sinks.flowlog.columns import END_COLUMNS, FlatEnd, Value
 from sinks.intake import Row
-
-NAME_WIDTH = 29
 
 
 class FlowTable:
@@ -63,7 +61,7 @@ class FlowTable:
             f"zonemeter replay   {self._span}   {shorten(self._source, 33)}",
             *labelled("", [f"{self._flows:,} flows, {human(total)}:", *parts], 0),
             "",
-            *columns(body, "<<<<><>", gap=" "),
+            *fitted(body, "<<<<><>", (1, 3), gap=" "),
             *([f"and {more:,} smaller ones; -o jsonl, csv or parquet has them all"] if more else []),
         ]
 
@@ -74,11 +72,11 @@ def _cells(flow: FlowHead, source: FlatEnd, destination: FlatEnd, short: dict[st
     places = [short.get(str(end["zone"]), "ext" if end["kind"] == "external" else "?") for end in (from_, to)]
     return (
         timestamp(flow.start_ms)[11:],
-        shorten(_name(from_), NAME_WIDTH),
+        _name(from_),
         "->",
-        shorten(_name(to), NAME_WIDTH),
+        _name(to),
         "" if port is None else str(port),
-        shorten(f"{places[0]}>{places[1]}", 11),
+        f"{places[0]}>{places[1]}",
         human(flow.bytes),
     )
 

@@ -8,6 +8,7 @@ from replay.amounts import (
     command,
     dollars,
     duration,
+    fitted,
     human,
     labelled,
     number,
@@ -19,8 +20,6 @@ from replay.amounts import (
 )
 from replay.report_data import PairLine, Range, Report
 from schemas.flow import Scope
-
-PAIR_WIDTH = 34
 
 
 def lines(report: Report) -> list[str]:
@@ -157,8 +156,6 @@ def _other_traffic(report: Report, unit: str, divisor: int) -> list[str]:
         cost = report.now.cost(scope)
         priced = _dollars(cost.total, book) if book is not None and cost is not None and cost.total else ""
         rows.append((name, three_digits(size / divisor), priced))
-    if report.summary.outer_bytes:
-        rows.append(("overlay's outer", three_digits(report.summary.outer_bytes / divisor), "not in any sum"))
     return columns(rows, "<><")
 
 
@@ -195,20 +192,10 @@ def _pairs(report: Report) -> list[str]:
     if rest:
         size = sum(pair.bytes for pair in rest)
         rows.append((f"{len(rest):,} more", "", "", "", three_digits(size / divisor), *_cost_cells(report, rest)))
-    table = _fitted(rows, "<<<<" + ">" * (len(rows[0]) - 4))
+    table = fitted(rows, "<<<<" + ">" * (len(rows[0]) - 4))
     if any(pair.received for pair in shown):
         table.append("* counted on receipt: the sender has no collector; what it is billed is assumed, not verified")
     return table
-
-
-def _fitted(rows: list[tuple[str, ...]], align: str) -> list[str]:
-    """Lay rows out; where that is too wide, the names of both ends give way alike."""
-    width = PAIR_WIDTH
-    while True:
-        table = columns([(shorten(r[0], width), r[1], shorten(r[2], width), *r[3:]) for r in rows], align)
-        if max(map(len, table)) <= WIDTH or width <= 12:
-            return table
-        width -= 1
 
 
 def _cost_titles(report: Report) -> list[str]:
@@ -244,6 +231,9 @@ def _small_print(report: Report) -> list[str]:
         if book is not None and cost.total and total is not None and total.total:
             facts.append(f"{_dollars(cost.total, book)}, {percent(cost.total, total.total)} of the above")
         found += labelled("METER'S OWN", [*facts, "included above"], 13)
+    if report.summary.outer_bytes:
+        outer = f"{human(report.summary.outer_bytes)} in outer packets, whose inner ones are counted: in no sum"
+        found += labelled("OVERLAY", [outer], 13)
     if book is not None:
         unpriced = [f"{scope.replace('_', '-')} {human(size)}" for scope, size in sorted(_unpriced(report.now))]
         if unpriced:

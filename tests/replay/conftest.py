@@ -2,12 +2,31 @@
 """One history for all tests that read one back."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from lab.broker import Broker
 from tests.replay.lived import Lived, lived
+
+# Exit status, stdout, stderr.
+Ran = tuple[int, str, str]
+Command = Callable[..., Ran]
+
+
+@pytest.fixture
+def command(capfdbinary: pytest.CaptureFixture[bytes]) -> Command:
+    """Run a command's `main` with arguments."""
+
+    def run(main: Callable[[list[str]], int], *argv: str) -> Ran:
+        try:
+            status = main(list(argv))
+        except SystemExit as exit_:
+            status = int(str(exit_.code))
+        captured = capfdbinary.readouterr()
+        return status, captured.out.decode(), captured.err.decode()
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -130,40 +131,58 @@ def lived(bootstrap: str, directory: Path) -> Iterator[Lived]:
     topology, cidrs, archive = directory / "topology.json", directory / "cidrs.toml", directory / "flows"
     topology.write_bytes(encode_topology_file(states(begin_ms)))
     cidrs.write_text(CIDRS)
-    expected = asyncio.run(_produce(topics, begin_ms))
     common = ["--cluster", CLUSTER, *topics.flags]
     files = ["--topology", str(topology), "--cidr-map", str(cidrs)]
+    asyncio.run(_publish(topics, _history(begin_ms)))
+    made, seen = list(_raw(begin_ms)), 0
     with running("enricher", [*common, *files], directory / "enricher.log") as enricher:
         with running("flowlog", [*common, "--output", str(archive), "--cut-seconds", "0.5"], directory / "log") as log:
-            given = eventually(lambda: _given(topics, expected))
-            eventually(lambda: _archived(archive) == given)
+            # In two halves, so that each partition gets more than one manifest.
+            for records in (made[: len(made) // 2], made[len(made) // 2 :]):
+                asyncio.run(_publish(topics, records))
+                seen += sum(record.kind == "chunk" for record in records)
+                eventually(partial(_settled, topics, archive, seen))
             log.terminate()
         enricher.terminate()
     flows = {flow["id"]: flow for flow in map(orjson.loads, _values(topics))}
     yield Lived(topics, flows, begin_ms, begin_ms + WINDOWS * WINDOW_MS, archive, cidrs)
 
 
-async def _produce(topics: Topics, begin_ms: int) -> int:
-    """Publish history; return how many chunks there are."""
-    settings = topics.settings
-    producer = kafka.new_producer(settings)
+class _Made(NamedTuple):
+    """A record to publish; `kind` says what it is: chunk, ledger, topology or rubbish."""
+
+    kind: str
+    key: bytes
+    value: bytes
+    partition: int
+    timestamp_ms: int
+
+
+def _history(begin_ms: int) -> list[_Made]:
+    return [_Made("topology", state.key, encode_topology(state), 0, begin_ms) for state in states(begin_ms)]
+
+
+def _raw(begin_ms: int) -> Iterator[_Made]:
+    for node, end_ms, value in chunks(begin_ms):
+        partition = kafka.partition_for(node, PARTITIONS)
+        entry = ledger_entry(decode_chunk(value))
+        yield _Made("ledger", entry.key, encode_ledger(entry), partition, end_ms)
+        yield _Made("chunk", node.encode(), value, partition, end_ms)
+    yield _Made("rubbish", b"node-a1", RUBBISH, 0, begin_ms + 1)
+
+
+async def _publish(topics: Topics, records: list[_Made]) -> None:
+    names = topics.settings.topics
+    topic = {"topology": names.topology, "ledger": names.ledger, "chunk": names.raw, "rubbish": names.raw}
+    producer = kafka.new_producer(topics.settings)
     await producer.start()
     try:
-        for state in states(begin_ms):
-            await producer.send_and_wait(settings.topics.topology, encode_topology(state), key=state.key)
-        count = 0
-        for node, end_ms, value in chunks(begin_ms):
-            where = {"partition": kafka.partition_for(node, PARTITIONS), "timestamp_ms": end_ms}
-            await producer.send(settings.topics.raw, value, key=node.encode(), **where)
-            entry = ledger_entry(decode_chunk(value))
-            await producer.send(settings.topics.ledger, encode_ledger(entry), key=entry.key, **where)
-            count += 1
-        await producer.send_and_wait(
-            settings.topics.raw, RUBBISH, key=b"node-a1", partition=0, timestamp_ms=begin_ms + 1
-        )
+        for record in records:
+            where = {"partition": record.partition, "timestamp_ms": record.timestamp_ms}
+            await producer.send(topic[record.kind], record.value, key=record.key, **where)
+        await producer.flush()
     finally:
         await producer.stop()
-    return count
 
 
 def ledger_entry(chunk: RawChunk) -> LedgerRecord:
@@ -186,6 +205,12 @@ def _given(topics: Topics, chunks: int) -> int:
     """Return how many flows the enricher gave out once it has taken every chunk, else 0."""
     entries = topics.ledger("enricher")
     return sum(entry.given.rows for entry in entries.values()) if len(entries) == chunks else 0
+
+
+def _settled(topics: Topics, archive: Path, chunks: int) -> bool:
+    """Tell whether so many chunks are through the enricher and their flows in the archive."""
+    given = _given(topics, chunks)
+    return given > 0 and _archived(archive) == given
 
 
 def _archived(archive: Path) -> int:

@@ -18,24 +18,10 @@ from replay import replay
 from replay.batch import SCHEMA
 from replay.read import read_topic
 from sinks.flowlog.columns import COLUMNS
+from tests.replay.conftest import Command, Ran
 from tests.replay.lived import Lived, rfc3339
 
-Run = tuple[int, str, str]
-
-
-@pytest.fixture
-def run(capfdbinary: pytest.CaptureFixture[bytes]) -> Any:
-    """Run the command; return its status, stdout and stderr."""
-
-    def run_(*argv: str) -> Run:
-        try:
-            status = replay.main(list(argv))
-        except SystemExit as exit_:
-            status = int(str(exit_.code))
-        captured = capfdbinary.readouterr()
-        return status, captured.out.decode(), captured.err.decode()
-
-    return run_
+Run = Callable[..., Ran]
 
 
 def lines(text: str) -> dict[str, dict[str, Any]]:
@@ -44,8 +30,14 @@ def lines(text: str) -> dict[str, dict[str, Any]]:
     return {row["id"]: row for row in rows}
 
 
+@pytest.fixture
+def run(command: Command) -> Run:
+    """Run `zonemeter replay`."""
+    return lambda *argv: command(replay.main, *argv)
+
+
 @pytest.mark.parametrize("how", ["topic", "archive", "raw"])
-def test_the_same_flows_however_they_are_read(history: Lived, run: Any, how: str) -> None:
+def test_the_same_flows_however_they_are_read(history: Lived, run: Run, how: str) -> None:
     flags = {
         "topic": [],
         "archive": ["--archive", str(history.archive)],
@@ -110,7 +102,7 @@ FILTERS: list[tuple[list[str], Callable[[Flow], bool]]] = [
 
 @pytest.mark.parametrize(("flags", "wanted"), FILTERS, ids=[" ".join(flags) for flags, _ in FILTERS])
 def test_filters_want_the_same_of_topic_and_archive(
-    history: Lived, run: Any, flags: list[str], wanted: Callable[[Flow], bool]
+    history: Lived, run: Run, flags: list[str], wanted: Callable[[Flow], bool]
 ) -> None:
     expected = {id_ for id_, flow in history.flows.items() if wanted(flow)}
     assert len(expected) > 0
@@ -120,7 +112,7 @@ def test_filters_want_the_same_of_topic_and_archive(
         assert lines(out).keys() == expected
 
 
-def test_a_range_holds_the_windows_that_start_in_it(history: Lived, run: Any) -> None:
+def test_a_range_holds_the_windows_that_start_in_it(history: Lived, run: Run) -> None:
     middle = history.begin_ms + 100_000
     span = ["--from", history.span[1], "--to", rfc3339(middle)]
     expected = {id_ for id_, flow in history.flows.items() if flow["start_ms"] < middle}
@@ -129,7 +121,7 @@ def test_a_range_holds_the_windows_that_start_in_it(history: Lived, run: Any) ->
         assert lines(run(*history.flags, *span, *source, "-o", "jsonl")[1]).keys() == expected
 
 
-def test_csv_and_parquet_have_the_same_rows(history: Lived, run: Any, tmp_path: Path) -> None:
+def test_csv_and_parquet_have_the_same_rows(history: Lived, run: Run, tmp_path: Path) -> None:
     for source in ([], ["--archive", str(history.archive)]):
         file = tmp_path / f"flows{len(source)}.parquet"
         assert run(*history.flags, *history.span, *source, "-o", "parquet", "--file", str(file))[0] == 0
@@ -149,7 +141,7 @@ def test_csv_and_parquet_have_the_same_rows(history: Lived, run: Any, tmp_path: 
 
 
 @pytest.mark.parametrize("how", ["topic", "archive", "raw"])
-def test_another_topic_takes_the_same_flows(history: Lived, run: Any, how: str) -> None:
+def test_another_topic_takes_the_same_flows(history: Lived, run: Run, how: str) -> None:
     topic = f"replayed.{how}.{history.topics.settings.topic_prefix}"
     flags = {
         "topic": [],
@@ -181,7 +173,7 @@ def test_another_topic_takes_the_same_flows(history: Lived, run: Any, how: str) 
         assert flow == live
 
 
-def test_another_cidr_map_names_other_things(history: Lived, run: Any, tmp_path: Path) -> None:
+def test_another_cidr_map_names_other_things(history: Lived, run: Run, tmp_path: Path) -> None:
     cidrs = tmp_path / "cidrs.toml"
     cidrs.write_text('[[cidr]]\ncidr = "10.99.0.0/16"\nname = "legacy"\nzone = "eu-west-1c"\nregion = "eu-west-1"\n')
     _, out, _ = run(*history.flags, *history.span, "--from-raw", "--cidr-map", str(cidrs), "-o", "jsonl")
@@ -194,7 +186,7 @@ def test_another_cidr_map_names_other_things(history: Lived, run: Any, tmp_path:
     assert {found[id_]["scope"] for id_ in orders} == {"unknown"}
 
 
-def test_the_table_shows_the_greatest(history: Lived, run: Any) -> None:
+def test_the_table_shows_the_greatest(history: Lived, run: Run) -> None:
     for source in ([], ["--archive", str(history.archive)]):
         status, out, _ = run(*history.flags, *history.span, *source, "--top", "5")
         assert status == 0
@@ -226,7 +218,7 @@ def test_the_table_shows_the_greatest(history: Lived, run: Any) -> None:
 )
 @pytest.mark.parametrize("source", ["topic", "archive"])
 def test_a_filter_that_finds_nothing_says_what_is_there(
-    history: Lived, run: Any, tmp_path: Path, flags: list[str], status: int, said: str, source: str
+    history: Lived, run: Run, tmp_path: Path, flags: list[str], status: int, said: str, source: str
 ) -> None:
     where = ["--archive", str(history.archive)] if source == "archive" else []
     file = tmp_path / "flows.jsonl"
@@ -262,7 +254,7 @@ def test_a_filter_that_finds_nothing_says_what_is_there(
         (["-o", "jsonl", "--file", "/dev/null"], 2, "exists; delete it or name another"),
     ],
 )
-def test_wrong_use_is_one_line(history: Lived, run: Any, flags: list[str], status: int, said: str) -> None:
+def test_wrong_use_is_one_line(history: Lived, run: Run, flags: list[str], status: int, said: str) -> None:
     span = [] if {"--from", "--since"} & set(flags) else history.span
     found, out, err = run(*history.flags, *span, *flags)
     assert (found, out) == (status, "")
@@ -270,7 +262,7 @@ def test_wrong_use_is_one_line(history: Lived, run: Any, flags: list[str], statu
     assert len(err.splitlines()) == 1
 
 
-def test_rubbish_is_left_out_and_said(history: Lived, run: Any) -> None:
+def test_rubbish_is_left_out_and_said(history: Lived, run: Run) -> None:
     status, _, err = run(*history.flags, *history.span, "--from-raw", "--top", "1")
     assert status == 0
     assert "left out, not to be decoded: not_json 1" in err
@@ -283,7 +275,7 @@ def archive(history: Lived, tmp_path: Path) -> Path:
     return Path(shutil.copytree(history.archive, tmp_path / "flows"))
 
 
-def test_files_that_no_manifest_lists_do_not_count(history: Lived, run: Any, archive: Path) -> None:
+def test_files_that_no_manifest_lists_do_not_count(history: Lived, run: Run, archive: Path) -> None:
     real = sorted(archive.glob("date=*/hour=*/*.parquet"))
     shutil.copy(real[0], real[0].with_name("flows-p0-000000000001-ffffff.parquet"))
     shutil.copy(real[0], real[0].with_name("flows-p0-000000009999-ffffff.parquet"))
@@ -294,7 +286,7 @@ def test_files_that_no_manifest_lists_do_not_count(history: Lived, run: Any, arc
     assert "left out: 2 files that no manifest lists" in err
 
 
-def test_an_archive_that_has_lost_something_is_not_passed_off_as_whole(history: Lived, run: Any, archive: Path) -> None:
+def test_an_archive_that_has_lost_something_is_not_passed_off_as_whole(history: Lived, run: Run, archive: Path) -> None:
     flags = [*history.flags, *history.span, "--archive", str(archive), "-o", "jsonl"]
     by_size = sorted(archive.glob("date=*/hour=*/*.parquet"), key=lambda path: path.stat().st_size)
     content = by_size[-1].read_bytes()
@@ -311,7 +303,7 @@ def test_an_archive_that_has_lost_something_is_not_passed_off_as_whole(history: 
     assert "is damaged" in err
 
 
-def test_a_listed_file_that_is_gone_is_missed(history: Lived, run: Any, archive: Path) -> None:
+def test_a_listed_file_that_is_gone_is_missed(history: Lived, run: Run, archive: Path) -> None:
     files = sorted(archive.glob("date=*/hour=*/*.parquet"))
     by_manifest: dict[str, list[Path]] = {}
     for path in files:
