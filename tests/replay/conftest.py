@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """One history for all tests that read one back."""
 
-import asyncio
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -27,17 +26,6 @@ def command(capfdbinary: pytest.CaptureFixture[bytes]) -> Command:
         return status, captured.out.decode(), captured.err.decode()
 
     return run
-
-
-@pytest.fixture(scope="session")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """A broker that lives as long as the tests."""
-    made = Broker(tmp_path_factory.mktemp("kafka"))
-    try:
-        asyncio.run(made.start())
-        yield made
-    finally:
-        made.kill()
 
 
 @pytest.fixture(scope="session")
