@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 BIN := .venv/bin
-PYTHON_ROOMS := cli collector common enricher lab replay schemas sinks tests
+PYTHON_ROOMS := cli collector common docs enricher lab replay schemas sinks tests
 PYTEST_ARGS ?=
 
 .PHONY: help setup demo test check format docs lock clean

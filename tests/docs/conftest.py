@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Topics of a test's own."""
+
+import pytest
+
+from lab.broker import Broker
+from tests.sinks.topics import Topics
+
+
+@pytest.fixture
+def topics(broker: Broker) -> Topics:
+    """The five topics under a prefix of the test's own, with three partitions."""
+    return Topics.make(broker.bootstrap)

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every command that a document prints exists, with the flags it is printed with, and takes their values."""
+
+import importlib
+
+import pytest
+
+from cli.main import COMMANDS
+from cli.settings_reference import what_it_reads
+from tests.docs.commands import Printed, printed_commands
+
+PRINTED = printed_commands()
+
+
+def split(printed: Printed) -> tuple[tuple[str, ...], list[str]]:
+    for length in (2, 1):
+        if printed.words[:length] in COMMANDS:
+            return printed.words[:length], list(printed.words[length:])
+    pytest.fail(f"{printed.place}: there is no command zonemeter {' '.join(printed.words)}")
+
+
+def test_documents_print_commands() -> None:
+    assert len(PRINTED) > 50
+    assert {words for words, _ in map(split, PRINTED)} == set(COMMANDS), "a command that no document shows"
+
+
+@pytest.mark.parametrize("printed", PRINTED, ids=lambda printed: f"{printed.place} {' '.join(printed.words)}")
+def test_it_parses(printed: Printed, capsys: pytest.CaptureFixture[str]) -> None:
+    words, argv = split(printed)
+    if argv in (["--help"], ["-h"]):
+        return
+    try:
+        reads = what_it_reads(words, COMMANDS[words], [] if "..." in argv else argv)
+    except SystemExit:
+        pytest.fail(f"{printed.place}: {capsys.readouterr().err}")
+    if reads.settings is None or printed.has_placeholder:
+        return
+    module, _, name = COMMANDS[words].target.partition(":")
+    with pytest.raises(SystemExit) as caught:
+        getattr(importlib.import_module(module), name)([*argv, "--print-config"])
+    assert caught.value.code == 0, f"{printed.place}: {capsys.readouterr().err}"
