@@ -7,6 +7,7 @@ three seconds with some 200 MB resident. Nothing of it is tuned for load.
 
 import asyncio
 import base64
+import random
 import shutil
 import socket
 import uuid
@@ -155,12 +156,24 @@ _SMALL = {
 }
 
 
+# Below the range from which the kernel takes a client's port (ip_local_port_range): else a connection could take a
+# port between its being found free and its being listened on.
+_PORTS = range(15_000, 32_000)
+_given: set[int] = set()
+
+
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a TCP port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a TCP port that nothing listens on now and that this process has not been given before."""
+    while True:
+        port = random.choice(_PORTS)  # noqa: S311 (spreads test runs, keeps no secret)
+        with socket.socket() as probe:
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+        if port not in _given:
+            _given.add(port)
+            return port
 
 
 def _java() -> str:
