@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import platform
 import time
+from datetime import UTC, datetime
 
 from pydantic import Field
 from rich.console import Console
@@ -23,7 +24,7 @@ from lab import cluster, stories
 from lab.errors import LabError
 from lab.interrupts import run_interruptible
 from lab.plan import Plan
-from lab.services import Files, Ports
+from lab.services import Files, Ports, zonemeter
 from replay.audit import AuditSettings, audit_range
 from replay.audit_view import print_table
 from replay.ledger_book import Audit
@@ -144,8 +145,6 @@ class Demo:
 
     async def _close(self, plan: Plan, files: Files) -> Audit:
         """Stop traffic and collectors, let the rest drain, say what was saved, and close the books."""
-        for line in self._story.lines():
-            self._print(line)
         self._print("stopping traffic and collectors; the last windows drain ...\n")
         await asyncio.to_thread(cluster.stop, plan.prefix, "traffic")
         await asyncio.to_thread(cluster.stop, plan.prefix, "collector")
@@ -157,8 +156,20 @@ class Demo:
             if (audit.closes and not audit.absent) or time.monotonic() > deadline:
                 break
             await asyncio.sleep(1)
+        await self._report(span)
+        for line in self._story.lines():
+            self._print(line)
         print_table(audit, span, self._console)
         return audit
+
+    async def _report(self, span: TimeRange) -> None:
+        """Print what `zonemeter report` says of the whole run, but for what to do next: this cluster ends now."""
+        start = datetime.fromtimestamp(span.from_ms / 1000, UTC).isoformat()
+        flags = ("--from", start, "--prices", "aws", "--kafka-bootstrap", self._kafka.kafka_bootstrap)
+        process = await asyncio.create_subprocess_exec(*zonemeter("report", *flags), stdout=asyncio.subprocess.PIPE)
+        said, _ = await process.communicate()
+        self._print(said.decode().partition("\nnext ")[0])
+        self._print()
 
     def _hint(self, files: Files) -> None:
         ports, topics = self._ports, self._kafka.topics
