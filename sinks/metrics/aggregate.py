@@ -3,6 +3,9 @@
 
 What a flow adds to depends on its two ends, its scope and little else, and that repeats from window to window. So
 the first flow of a kind finds its series, a `Route`, and the next ones are two additions each.
+
+Cost is counted, not derived: bytes times the price in force when they are folded in. So another price file changes
+what comes from then on, and no counter ever jumps; and the sums are whole numbers in the same checkpoint as the bytes.
 """
 
 from collections.abc import Iterable
@@ -10,18 +13,21 @@ from dataclasses import dataclass
 
 from msgspec import UNSET
 
-from schemas.flow import FlowHead, Observer
+from common.prices import PriceBook
+from schemas.flow import FlowHead, Observer, Scope
 from schemas.ids import split_flow_id
 from schemas.raw import ENCAPSULATIONS
 from sinks.books import Books
 from sinks.intake import Row
-from sinks.metrics.ends import End
+from sinks.metrics.ends import End, region_of
 from sinks.metrics.families import (
     ENCAPSULATION_BYTES,
     KUBEZONNET_BYTES,
     UNKNOWN_BYTES,
     WORKLOAD_BYTES,
+    WORKLOAD_COST,
     ZONE_BYTES,
+    ZONE_COST,
     ZONE_PACKETS,
     Family,
     Series,
@@ -31,24 +37,33 @@ from sinks.metrics.families import (
 # Routes known at a time, about 400 bytes each; then all are forgotten and found anew. Counters are not touched.
 MAX_ROUTES = 200_000
 
-RouteKey = tuple[End, End, str, str, str | None, str | None]
+# Both ends, scope, cluster; of a relayed packet the observer's zone and region; of an outer one its encapsulation.
+RouteKey = tuple[End, End, Scope, str, tuple[str, str] | None, str | None]
 
 
 @dataclass(slots=True, eq=False)
 class Route:
-    """The series that one kind of flow adds to, and what it brought since the last fold."""
+    """The series that one kind of flow adds to, and what it brought since the last fold.
+
+    `rate`: what a byte costs, in subunits (common/prices.py).
+    """
 
     byte_series: tuple[Series, ...]
     packet_series: tuple[Series, ...]
+    cost_series: tuple[Series, ...] = ()
+    rate: int = 0
     bytes: int = 0
     packets: int = 0
     touched: bool = False
 
 
 class Aggregate:
-    """All counters. `max_series` bounds the workload and encapsulation families, the kubezonnet family has its own."""
+    """All counters. `max_series` bounds the workload and encapsulation families, the kubezonnet family has its own.
 
-    def __init__(self, max_series: int, kubezonnet_max_series: int | None) -> None:
+    `prices`: a price file in USD; without one there are no cost families.
+    """
+
+    def __init__(self, max_series: int, kubezonnet_max_series: int | None, prices: PriceBook | None = None) -> None:
         self._last_number = 0
         self.families: dict[str, Family] = {}
         self._zone_bytes = self._family(ZONE_BYTES)
@@ -59,6 +74,11 @@ class Aggregate:
         self._kubezonnet = (
             None if kubezonnet_max_series is None else self._family(KUBEZONNET_BYTES, kubezonnet_max_series)
         )
+        self._prices = prices
+        if prices is not None:
+            self._zone_cost = self._family(ZONE_COST)
+            # As many series as the bytes' at most: each takes over the labels of one of those.
+            self._workload_cost = self._family(WORKLOAD_COST)
         self._routes: dict[RouteKey, Route] = {}
         self._touched: list[Route] = []
 
@@ -85,6 +105,7 @@ class Aggregate:
         for route in self._touched:
             _carry(route.byte_series, route.bytes, dirty)
             _carry(route.packet_series, route.packets, dirty)
+            _carry(route.cost_series, route.bytes * route.rate, dirty)
             route.bytes = route.packets = 0
             route.touched = False
         self._touched.clear()
@@ -113,30 +134,45 @@ class Aggregate:
         return route
 
     def _route(
-        self, source: End, destination: End, scope: str, cluster: str, relay_zone: str | None, encapsulation: str | None
+        self,
+        source: End,
+        destination: End,
+        scope: Scope,
+        cluster: str,
+        relay: tuple[str, str] | None,
+        encapsulation: str | None,
     ) -> Route:
         if encapsulation is not None:
             return Route((self._encapsulation.get((cluster, source.node, destination.node, encapsulation)),), ())
         # A relayed packet is sent on by the observer: its zone is the one that the traffic leaves.
-        src_zone = source.zone if relay_zone is None else relay_zone
+        src_zone, src_region = (source.zone, source.region) if relay is None else relay
         zones = (cluster, src_zone, destination.zone, scope)
-        byte_series = [
-            self._zone_bytes.get(zones),
-            self._workload.get(
-                (
-                    cluster,
-                    *(source.namespace, source.kind, source.workload, src_zone),
-                    *(destination.namespace, destination.kind, destination.workload, destination.zone),
-                    scope,
-                )
-            ),
-        ]
+        workload = self._workload.get(
+            (
+                cluster,
+                *(source.namespace, source.kind, source.workload, src_zone),
+                *(destination.namespace, destination.kind, destination.workload, destination.zone),
+                scope,
+            )
+        )
+        byte_series = [self._zone_bytes.get(zones), workload]
         if scope == "unknown":
             reason = source.reason or destination.reason or "zone_missing"
             byte_series.append(self._unknown.get((cluster, reason)))
         if self._kubezonnet is not None and scope == "cross_zone" and source.pod:
             byte_series.append(self._kubezonnet.get((source.pod_namespace, source.pod)))
-        return Route(tuple(byte_series), (self._zone_packets.get(zones),))
+        route = Route(tuple(byte_series), (self._zone_packets.get(zones),))
+        if self._prices is not None:
+            price = self._prices.find(scope, source.side._replace(region=src_region), destination.side)
+            if price is not None:
+                route.rate = price.rate
+                route.cost_series = self._cost_series(zones, workload.labels, price.rate)
+        return route
+
+    def _cost_series(self, zones: tuple[str, ...], workload: tuple[str, ...], rate: int) -> tuple[Series, ...]:
+        # That a zone pair is free is worth a series of zero; that each of its pairs of workloads is, is not.
+        zone = self._zone_cost.get(zones)
+        return (zone, self._workload_cost.get(workload)) if rate else (zone,)
 
 
 def _rare_key(flow: FlowHead, source: End, destination: End, observer: Observer, books: Books) -> RouteKey:
@@ -148,7 +184,8 @@ def _rare_key(flow: FlowHead, source: End, destination: End, observer: Observer,
         known = flow.encapsulation if flow.encapsulation in ENCAPSULATIONS else "other"
         return source, destination, flow.scope, cluster, None, known
     zone = UNSET if observer.cloud is UNSET else observer.cloud.availability_zone
-    return source, destination, flow.scope, cluster, "" if zone is UNSET else zone, None
+    relay = ("" if zone is UNSET else zone, region_of(observer.cloud))
+    return source, destination, flow.scope, cluster, relay, None
 
 
 def _carry(targets: tuple[Series, ...], amount: int, dirty: list[Series]) -> None:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from msgspec import UNSET, UnsetType
 
-from schemas.flow import UNKNOWN_REASONS, Endpoint, Named
+from common.prices import Side
+from schemas.flow import UNKNOWN_REASONS, Cloud, Endpoint, Named
 
 # kubezonnet's namespace for traffic of the host itself; the pod is then the node's name.
 HOST_NAMESPACE = "_node_"
@@ -22,6 +23,7 @@ class End:
     """
 
     zone: str
+    region: str
     node: str
     namespace: str
     kind: str
@@ -29,6 +31,11 @@ class End:
     pod_namespace: str
     pod: str
     reason: str
+
+    @property
+    def side(self) -> Side:
+        """What the price of its traffic may depend on."""
+        return Side(self.region, self.workload if self.kind == "cidr" else "")
 
 
 class Ends:
@@ -39,13 +46,19 @@ class Ends:
 
     def make(self, endpoint: Endpoint) -> End:
         """Return the end point that `endpoint` is as labels."""
-        labels = (_zone(endpoint), _node(endpoint), *_workload(endpoint), *_pod(endpoint), _reason(endpoint))
+        place = (_zone(endpoint), region_of(endpoint.cloud), _node(endpoint))
+        labels = (*place, *_workload(endpoint), *_pod(endpoint), _reason(endpoint))
         end = self._known.get(labels)
         if end is None:
             if len(self._known) >= MAX_DISTINCT:
                 self._known.clear()
             end = self._known[labels] = End(*labels)
         return end
+
+
+def region_of(cloud: Cloud | UnsetType) -> str:
+    """Return a cloud's region, "" if it is not known."""
+    return "" if cloud is UNSET else _text(cloud.region)
 
 
 def _text(value: str | UnsetType) -> str:

@@ -5,12 +5,15 @@ The client library takes seconds for 100,000 series; joining label strings that 
 """
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from decimal import Context, Decimal
 
 from schemas.ids import Origin
 from sinks.intake import MARK_KEPT_MS, Mark
 from sinks.metrics.families import Sample, Spec
 
+# Enough digits for any counter of money; the default context rounds to 28.
+EXACT = Context(prec=100)
 NODES_HELP = "Nodes by whether flows of theirs have come lately."
 
 
@@ -29,6 +32,11 @@ def header(name: str, text: str, kind: str) -> str:
     """Return the HELP and TYPE lines of a family."""
     escaped = text.replace("\\", "\\\\").replace("\n", "\\n")
     return f"# HELP {name} {escaped}\n# TYPE {name} {kind}\n"
+
+
+def _fractions(values: Mapping[int, int], digits: int) -> dict[int, float]:
+    """Return the values as Prometheus reads them, which is as doubles; rounding keeps their order, so none falls."""
+    return {number: float(Decimal(value).scaleb(-digits, EXACT)) for number, value in values.items()}
 
 
 class Exposition:
@@ -74,7 +82,9 @@ class Exposition:
         for name, values in self._values.items():
             if values:
                 parts.append(header(name, self._specs[name].help, "counter"))
-                parts += [f"{prefixes[number]}{value}\n" for number, value in values.items()]
+                digits = self._specs[name].digits
+                shown = _fractions(values, digits) if digits else values
+                parts += [f"{prefixes[number]}{value}\n" for number, value in shown.items()]
         return "".join(parts)
 
     def _render_nodes(self, now_ms: int) -> str:

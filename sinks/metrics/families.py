@@ -4,6 +4,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from common.prices import SUBUNIT_DIGITS
+
 # A series' number, family, labels and value at one moment.
 Sample = tuple[int, str, tuple[str, ...], int]
 
@@ -13,12 +15,16 @@ OTHER = "_other_"
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """One counter family. `folded`: the labels that become `_other_` beyond the budget; none: never capped."""
+    """One counter family. `folded`: the labels that become `_other_` beyond the budget; none: never capped.
+
+    `digits`: values are kept as whole numbers of 10^-digits of what is shown, so that money adds up exactly.
+    """
 
     name: str
     help: str
     labels: tuple[str, ...]
     folded: tuple[str, ...] = ()
+    digits: int = 0
 
 
 ZONE_LABELS = ("cluster", "src_zone", "dst_zone", "scope")
@@ -49,6 +55,19 @@ WORKLOAD_BYTES = Spec(
         "scope",
     ),
     WORKLOAD_FOLDED,
+)
+ZONE_COST = Spec(
+    "zonemeter_zone_cost_usd_total",
+    "List price in USD of what was sent, both sides together, by zone pair; at the price in force when it was counted.",
+    ZONE_LABELS,
+    digits=SUBUNIT_DIGITS,
+)
+WORKLOAD_COST = Spec(
+    "zonemeter_workload_cost_usd_total",
+    "List price in USD of what was sent, both sides together, by pair of workloads; what is free is not here.",
+    WORKLOAD_BYTES.labels,
+    WORKLOAD_FOLDED,
+    digits=SUBUNIT_DIGITS,
 )
 UNKNOWN_BYTES = Spec(
     "zonemeter_unknown_bytes_total", "IP-layer bytes of scope unknown, by why it is not known.", ("cluster", "reason")

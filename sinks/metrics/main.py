@@ -4,6 +4,9 @@
 import asyncio
 
 from common import service
+from common.errors import Refusal
+from common.price_file import load_prices
+from common.prices import PriceBook
 from common.publish import Publisher
 from common.service import Service
 from common.settings import load
@@ -25,10 +28,11 @@ def main(argv: list[str]) -> int:
 
 async def serve(running: Service, settings: MetricsSettings) -> None:
     """Run one replica within a service."""
+    prices = _prices(settings.prices)
     state = await asyncio.to_thread(State, settings.state_dir, settings.topics.enriched)
     publisher = Publisher(running, settings)
     try:
-        sink = MetricsSink(running, settings, state, publisher)
+        sink = MetricsSink(running, settings, state, publisher, prices)
         await sink.restore()
         garbage.settle()
         async with asyncio.TaskGroup() as tasks:
@@ -43,3 +47,13 @@ async def serve(running: Service, settings: MetricsSettings) -> None:
     finally:
         await publisher.close()
         state.close()
+
+
+def _prices(which: str | None) -> PriceBook | None:
+    """Read the price file, if there is to be one; raise `Refusal` if it cannot be used."""
+    if which is None:
+        return None
+    book = load_prices(which)
+    if book.currency != "USD":
+        raise Refusal(f"prices = {which!r} is in {book.currency}; the cost metrics are in USD, convert it")
+    return book

@@ -33,6 +33,10 @@ class MetricsSettings(ServiceSettings):
     checkpoint_seconds: float = Field(
         1.0, gt=0, le=60, description="time between checkpoints while flows come in; what is served is as old at most"
     )
+    prices: str | None = Field(
+        None,
+        description="aws, azure, gcp or a price file in USD: serves cost metrics too; without it there are none",
+    )
     silent_after_seconds: float = Field(
         30.0, gt=0, description="age of a node's last window beyond which the node counts as silent"
     )

@@ -17,6 +17,7 @@ from aiokafka.errors import KafkaError
 from prometheus_client import Gauge
 
 from common import kafka
+from common.prices import PriceBook
 from common.publish import Publisher
 from common.service import Service
 from schemas.ledger import LedgerRecord
@@ -36,7 +37,14 @@ POLL_SECONDS = 0.25
 class MetricsSink:
     """One replica of the metrics sink."""
 
-    def __init__(self, service: Service, settings: MetricsSettings, state: State, publisher: Publisher) -> None:
+    def __init__(
+        self,
+        service: Service,
+        settings: MetricsSettings,
+        state: State,
+        publisher: Publisher,
+        prices: PriceBook | None = None,
+    ) -> None:
         self._service = service
         self._settings = settings
         self._state = state
@@ -45,8 +53,10 @@ class MetricsSink:
         self._series = Gauge("zonemeter_series", "Series served, by family.", ["family"], registry=service.registry)
         self.watch = kafka_io.LagWatch(service, settings, self._metrics)
         self._aggregate = Aggregate(
-            settings.max_series, settings.kubezonnet_max_series if settings.kubezonnet_metric else None
+            settings.max_series, settings.kubezonnet_max_series if settings.kubezonnet_metric else None, prices
         )
+        if prices is not None:
+            _show_prices(service, prices)
         specs = [family.spec for family in self._aggregate.families.values()]
         self._exposition = Exposition(specs, int(settings.silent_after_seconds * 1000))
         self._intake: Intake[End] = Intake(Ends().make)
@@ -182,3 +192,13 @@ class MetricsSink:
     def _write(self, checkpoint: Checkpoint) -> None:
         self._state.commit(checkpoint)
         self._exposition.apply(checkpoint.series, [(origin, mark) for _, origin, mark in checkpoint.marks])
+
+
+def _show_prices(service: Service, prices: PriceBook) -> None:
+    info = Gauge(
+        "zonemeter_prices_info",
+        "1; the price file in force and the day its prices are of as labels.",
+        ["file", "title", "as_of", "unit"],
+        registry=service.registry,
+    )
+    info.labels(prices.name, prices.title, str(prices.as_of), prices.unit).set(1)
