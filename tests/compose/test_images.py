@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The images: the same names everywhere, and in them what the services need and nothing of the development's."""
+
+import re
+import tomllib
+from typing import Any
+
+import yaml
+
+from tests.k8s.rendered import ROOT, containers
+
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SETUPTOOLS: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+DOCKERFILE = (ROOT / "images/Dockerfile").read_text()
+
+
+def lock(path: str) -> dict[str, set[str]]:
+    """Return `name==version` with the hashes, of a lock file."""
+    found = {}
+    for entry in re.split(r"\n(?=\S)", (ROOT / path).read_text().replace("\\\n", "")):
+        if "==" in entry:
+            name, *hashes = entry.split()
+            found[name] = set(hashes)
+    return found
+
+
+def test_images_are_the_dockerfiles_targets_with_the_projects_version() -> None:
+    built = {f"{target}:{PROJECT['version']}" for target in ("zonemeter", "zonemeter-collector")}
+    stages = re.findall(r"^FROM \S+ AS (\S+)$", DOCKERFILE, re.MULTILINE)
+    assert {"zonemeter", "collector"} <= set(stages)
+    for name, target in (("zonemeter", "zonemeter"), ("zonemeter-collector", "collector")):
+        assert f"--target {target} -t {name}:{PROJECT['version']} ." in DOCKERFILE
+    in_kubernetes = {each.spec["image"] for each in containers() if each.is_ours and each.overlay != "production"}
+    in_compose = {service["image"] for service in COMPOSE.values() if service["image"].startswith("zonemeter")}
+    assert in_kubernetes == in_compose == built
+    for service in COMPOSE.values():
+        if "build" in service:
+            suffix = {"zonemeter": "", "collector": "-collector"}[service["build"]["target"]]
+            assert service["image"] == f"zonemeter{suffix}:{PROJECT['version']}"
+
+
+def test_third_images_are_the_same_in_compose_and_kubernetes() -> None:
+    theirs = {each.spec["image"] for each in containers() if not each.is_ours and each.overlay == "trial"}
+    named = {re.sub(r"^\$\{\w+:-(.*)}$", r"\1", service["image"]) for service in COMPOSE.values()}
+    assert theirs == {"apache/kafka:4.2.0", "prom/prometheus:v3.5.0"}
+    assert theirs <= named
+
+
+def test_kafka_is_the_version_that_the_tests_run() -> None:
+    pom = (ROOT / "lab/kafka/pom.xml").read_text()
+    assert COMPOSE["kafka"]["image"] == "apache/kafka:4.2.0"
+    assert "<version>4.2.0</version>" in pom
+
+
+def test_the_images_lock_is_the_part_of_the_lock_that_the_services_need() -> None:
+    ours, everything = lock("images/requirements.lock"), lock("requirements.lock")
+    assert ours.items() <= everything.items()
+    names = {entry.partition("==")[0] for entry in ours}
+    wanted = {re.split(r"[\[<>=~ ]", each)[0].lower() for each in PROJECT["dependencies"]}
+    assert wanted <= names
+    assert not names & {"pytest", "mypy", "ruff", "setuptools", "uv", "hypothesis"}
+    assert any(entry.startswith("setuptools==") for entry in everything)
+
+
+def test_what_the_images_are_built_from_holds_every_package() -> None:
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    assert ignored[[line.startswith("#") for line in ignored].index(False)] == "*"
+    rooms = {package.partition(".")[0] for package in SETUPTOOLS["packages"]} | {"bpf"}
+    for wanted in rooms | {"pyproject.toml", "README.md", "requirements.lock", "images/requirements.lock"}:
+        assert f"!{wanted}" in ignored
+        assert (ROOT / wanted).exists()
+
+
+def test_the_services_image_runs_as_nobody_in_particular() -> None:
+    stages = re.split(r"^FROM ", DOCKERFILE, flags=re.MULTILINE)
+    (services,) = (stage for stage in stages if stage.startswith("python AS zonemeter"))
+    assert re.findall(r"^USER (.*)$", services, re.MULTILINE)[-1] == "65532:65532"
+    for each in containers():
+        if each.is_ours and each.workload["kind"] != "DaemonSet":
+            assert each.pod["securityContext"]["runAsUser"] == 65532
