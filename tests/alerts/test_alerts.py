@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The alert rules: promtool's opinion, its tests, and that they, the dashboard and the pages name what there is."""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import yaml
+
+from tests.alerts.metric_names import FOREIGN, ROOT, TARGET_LABELS, exported, grouped_by, labels_used, named
+
+HERE = Path(__file__).parent
+RULES_FILE = ROOT / "k8s/monitoring/alerts.yml"
+RULES: list[dict[str, Any]] = [
+    rule for group in yaml.safe_load(RULES_FILE.read_text())["groups"] for rule in group["rules"]
+]
+ALERTS = [rule for rule in RULES if "alert" in rule]
+RECORDED = {rule["record"] for rule in RULES if "record" in rule}
+DASHBOARD: dict[str, Any] = orjson.loads((ROOT / "k8s/monitoring/dashboard.json").read_bytes())
+PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
+QUERIES = [target["expr"] for panel in PANELS for target in panel["targets"]]
+EXPRESSIONS = [rule["expr"] for rule in RULES] + QUERIES
+PAGES = [*sorted(ROOT.glob("docs/*.md")), ROOT / "README.md"]
+
+
+def promtool(*words: str) -> str:
+    done = subprocess.run(["promtool", *words], capture_output=True, text=True, cwd=HERE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_rules_are_rules() -> None:
+    assert f"{len(RULES)} rules found" in promtool("check", "rules", str(RULES_FILE))
+
+
+def test_the_scrape_settings_are_settings(tmp_path: Path) -> None:
+    for path in (ROOT / "compose/prometheus.yml", ROOT / "k8s/trial/prometheus.yml"):
+        text = re.sub(r"/etc/prometheus(-rules)?/alerts\.yml", str(RULES_FILE), path.read_text())
+        (tmp_path / path.name).write_text(text)
+        assert f"{len(RULES)} rules found" in promtool("check", "config", str(tmp_path / path.name))
+
+
+@pytest.mark.parametrize("path", sorted(HERE.glob("*.test.yml")), ids=lambda path: path.name)
+def test_each_alert_fires_when_it_should_and_only_then(path: Path) -> None:
+    promtool("test", "rules", path.name)
+
+
+def test_every_alert_is_tested_and_explained() -> None:
+    tests = [test for path in HERE.glob("*.test.yml") for test in yaml.safe_load(path.read_text())["tests"]]
+    cases = [case for test in tests for case in test.get("alert_rule_test", [])]
+    page = (ROOT / "docs/alerts.md").read_text()
+    explained = set(re.findall(r"^### (\w+)$", page, re.MULTILINE))
+    names = {rule["alert"] for rule in ALERTS}
+    assert {case["alertname"] for case in cases if case["exp_alerts"]} == names
+    assert explained == names
+    for rule in ALERTS:
+        assert rule["labels"]["severity"] in ("warning", "critical")
+        assert rule["annotations"]["runbook"] == f"docs/alerts.md#{rule['alert'].lower()}"
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_an_expression_names_metrics_and_labels_that_the_code_exports(expression: str) -> None:
+    known = exported()
+    metrics = named(expression)
+    assert metrics <= known.keys()
+    assert set(re.findall(r"\bzonemeter:[a-z0-9_:]+", expression)) <= RECORDED
+    for metric, labels in labels_used(expression).items():
+        if metric in FOREIGN:
+            assert labels <= TARGET_LABELS
+        elif known.get(metric) is not None:
+            assert labels <= known[metric] | TARGET_LABELS, metric  # type: ignore[operator] # not None, seen above
+    possible: set[str] = set().union(*(known[metric] or set() for metric in metrics)) | TARGET_LABELS
+    if metrics and all(known[metric] is not None for metric in metrics):
+        assert grouped_by(expression) <= possible
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_names_metrics_that_the_code_exports(page: Path) -> None:
+    families = {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in exported()}
+    for name in named(page.read_text()):
+        assert name in exported() or name in families, name
+
+
+def test_the_dashboard_is_whole() -> None:
+    assert len({panel["id"] for panel in PANELS}) == len(PANELS)
+    variables = {variable["name"] for variable in DASHBOARD["templating"]["list"]} | {"__rate_interval"}
+    for panel in PANELS:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        for target in panel["targets"]:
+            assert target["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+            assert set(re.findall(r"\$\{?(\w+)", target["expr"])) <= variables
+
+
+def test_panels_do_not_lie_on_each_other() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in PANELS:
+        x, y, w, h = (panel["gridPos"][key] for key in "xywh")
+        cells = {(column, row) for column in range(x, x + w) for row in range(y, y + h)}
+        assert not cells & taken, panel["title"]
+        taken |= cells
