@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The manifests as kustomize 5 renders them, and what the tests look for in them."""
+
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+K8S = ROOT / "k8s"
+WORKLOADS = ("DaemonSet", "Deployment", "StatefulSet", "Job")
+# The overlay that docs/kubernetes.md shows: the base with both components.
+PRODUCTION = "production"
+OVERLAYS = ("base", "trial", "uninstall", PRODUCTION)
+
+Object = dict[str, Any]
+
+
+@cache
+def kustomize() -> tuple[str, ...]:
+    """Return the command that renders a directory: kustomize 5, kubectl with it built in, or what setup built."""
+    for command, version in (
+        (["kustomize", "build"], ["version"]),
+        (["kubectl", "kustomize"], ["version", "--client"]),
+    ):
+        if shutil.which(command[0]):
+            said = subprocess.run([command[0], *version], capture_output=True, text=True).stdout
+            if re.search(r"v5\.\d+\.\d+", said):
+                return tuple(command)
+    return (str(ROOT / ".cache/bin/kustomize"), "build")
+
+
+@cache
+def render(overlay: str) -> list[Object]:
+    """Return the objects of an overlay; fails with kustomize's own words."""
+    if overlay != PRODUCTION:
+        return _build(K8S / overlay)
+    with tempfile.TemporaryDirectory(dir=K8S, prefix=".production-") as made:
+        Path(made, "kustomization.yaml").write_text(_documented())
+        return _build(Path(made))
+
+
+def _build(directory: Path) -> list[Object]:
+    done = subprocess.run([*kustomize(), str(directory)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [each for each in yaml.safe_load_all(done.stdout) if each]
+
+
+def _documented() -> str:
+    """Return the kustomization.yaml that docs/kubernetes.md tells its reader to write."""
+    page = (ROOT / "docs/kubernetes.md").read_text()
+    shown = re.search(r"^# k8s/mine/kustomization\.yaml\n.*?(?=^```)", page, re.MULTILINE | re.DOTALL)
+    assert shown is not None
+    return shown[0]
+
+
+def find(overlay: str, kind: str, name: str) -> Object:
+    """Return one object; a generated name may end in a hash."""
+    found = [
+        each
+        for each in render(overlay)
+        if each["kind"] == kind and re.fullmatch(rf"{name}(-[a-z0-9]{{10}})?", each["metadata"]["name"])
+    ]
+    assert len(found) == 1, (overlay, kind, name, found)
+    return found[0]
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container with the workload and the pod around it."""
+
+    overlay: str
+    workload: Object
+    pod: Object
+    spec: Object
+
+    @property
+    def title(self) -> str:
+        """Name it in a failed test."""
+        return f"{self.overlay}/{self.workload['metadata']['name']}/{self.spec['name']}"
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether its image is one of ours."""
+        return str(self.spec["image"]).startswith("zonemeter")
+
+
+def workloads() -> Iterator[tuple[str, Object]]:
+    """Yield every workload of every overlay."""
+    for overlay in OVERLAYS:
+        for each in render(overlay):
+            if each["kind"] in WORKLOADS:
+                yield overlay, each
+
+
+def containers() -> list[Container]:
+    """Return every container of every overlay, those that run first included."""
+    return [
+        Container(overlay, workload, pod, spec)
+        for overlay, workload in workloads()
+        for pod in [workload["spec"]["template"]["spec"]]
+        for spec in [*pod.get("initContainers", []), *pod["containers"]]
+    ]

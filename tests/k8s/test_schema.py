@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every object is one that the API server would take, and everything that an object refers to is there.
+
+The schemas are the API server's own OpenAPI documents, in strict form (an unknown field is an error), as the package
+kubernetes-validate carries them for each minor version: they need no network, and no cluster.
+"""
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from tests.k8s.rendered import K8S, OVERLAYS, find, render, workloads
+
+# The oldest that has the StatefulSet's pod-index label, and the newest that the package knows.
+VERSIONS = ("1.28", kubernetes_validate.latest_version())
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_object_is_what_its_schema_says(overlay: str, version: str) -> None:
+    assert render(overlay)
+    for each in render(overlay):
+        kubernetes_validate.validate(each, version, strict=True)
+
+
+def test_the_schemas_are_strict() -> None:
+    wrong = find("base", "DaemonSet", "zonemeter-collector") | {"spec": {"templat": {}}}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(wrong, VERSIONS[0], strict=True)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_names_are_unique_and_in_one_namespace(overlay: str) -> None:
+    names = [(each["kind"], each["metadata"]["name"]) for each in render(overlay)]
+    assert len(set(names)) == len(names)
+    for each in render(overlay):
+        if each["kind"] not in ("Namespace", "ClusterRole", "ClusterRoleBinding"):
+            assert each["metadata"]["namespace"] == "zonemeter"
+
+
+@pytest.mark.parametrize("overlay", ["base", "trial", "production"])
+def test_what_a_pod_refers_to_is_there(overlay: str) -> None:
+    there = {(each["kind"], each["metadata"]["name"]) for each in render(overlay)}
+    for where, workload in workloads():
+        if where != overlay:
+            continue
+        pod = workload["spec"]["template"]["spec"]
+        assert ("ServiceAccount", pod["serviceAccountName"]) in there
+        volumes = {volume["name"]: volume for volume in pod.get("volumes", [])}
+        claims = {claim["metadata"]["name"] for claim in workload["spec"].get("volumeClaimTemplates", [])}
+        for volume in volumes.values():
+            if "configMap" in volume:
+                assert ("ConfigMap", volume["configMap"]["name"]) in there
+        for container in pod["containers"]:
+            for source in container.get("envFrom", []):
+                assert ("ConfigMap", source["configMapRef"]["name"]) in there
+            for mount in container["volumeMounts"]:
+                assert mount["name"] in volumes.keys() | claims
+
+
+@pytest.mark.parametrize("overlay", ["base", "trial", "production"])
+def test_services_and_policies_select_pods_that_exist(overlay: str) -> None:
+    templates = [w["spec"]["template"]["metadata"]["labels"] for where, w in workloads() if where == overlay]
+    names = {labels["app.kubernetes.io/name"] for labels in templates}
+    for each in render(overlay):
+        if each["kind"] == "Service":
+            assert each["spec"]["selector"]["app.kubernetes.io/name"] in names
+        if each["kind"] == "NetworkPolicy":
+            selector = each["spec"]["podSelector"]
+            wanted = set(selector.get("matchLabels", {}).values())
+            wanted |= {value for term in selector.get("matchExpressions", []) for value in term["values"]}
+            assert wanted <= names, each["metadata"]["name"]
+    for where, workload in workloads():
+        if where == overlay and workload["kind"] != "Job":
+            selected = workload["spec"]["selector"]["matchLabels"].items()
+            assert selected <= workload["spec"]["template"]["metadata"]["labels"].items()
+
+
+def test_one_file_of_rules_serves_compose_and_kubernetes() -> None:
+    rules = (K8S / "monitoring/alerts.yml").read_text()
+    assert find("trial", "ConfigMap", "zonemeter-alerts")["data"] == {"alerts.yml": rules}
+    compose = yaml.safe_load((K8S.parent / "docker-compose.yml").read_text())
+    mounts = compose["services"]["prometheus"]["volumes"]
+    assert "./k8s/monitoring/alerts.yml:/etc/prometheus/alerts.yml:ro" in mounts
+
+
+def test_uninstall_takes_the_collectors_place_on_every_node() -> None:
+    collector, detach = (find(o, "DaemonSet", "zonemeter-collector") for o in ("base", "uninstall"))
+    assert detach["metadata"]["namespace"] == collector["metadata"]["namespace"]
+    assert detach["spec"]["selector"] == collector["spec"]["selector"]
+    ours, theirs = (each["spec"]["template"]["spec"] for each in (detach, collector))
+    for same in ("tolerations", "nodeSelector", "serviceAccountName"):
+        assert ours[same] == theirs[same]
+    # Its pods come only where the collector's have ended: none is added beforehand.
+    assert "maxSurge" not in detach["spec"]["updateStrategy"]["rollingUpdate"]
+
+    def host_paths(pod: dict[str, object]) -> list[object]:
+        return [volume for volume in pod["volumes"] if "hostPath" in volume]  # type: ignore[attr-defined]
+
+    assert host_paths(ours) == host_paths(theirs)
+    (container,) = ours["initContainers"]
+    for flag in container["args"][1:]:
+        assert flag in theirs["containers"][0]["args"]

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the manifests tell our programs is what our programs understand; and what they tell the kubelet agrees."""
+
+import re
+from typing import Any
+
+import pytest
+
+from cli.topics import TopicsSettings
+from collector.detach import main as detach
+from collector.settings import CollectorSettings
+from common.settings import KafkaSettings, ServiceSettings, Settings, load
+from enricher.settings import EnricherSettings
+from sinks.flowlog.settings import FlowlogSettings
+from sinks.metrics.settings import MetricsSettings
+from tests.k8s.rendered import Container, containers, find, render
+
+CLASSES: dict[str, type[Settings]] = {
+    "run collector": CollectorSettings,
+    "run enricher": EnricherSettings,
+    "run metrics": MetricsSettings,
+    "run flowlog": FlowlogSettings,
+    "topics apply": TopicsSettings,
+}
+# What the kubelet would put in place of a field reference.
+FIELDS = {
+    "spec.nodeName": "node-a",
+    "status.hostIP": "192.0.2.7",
+    "metadata.name": "pod-0",
+    "metadata.labels['apps.kubernetes.io/pod-index']": "0",
+}
+
+OURS = [each for each in containers() if each.is_ours and each.spec["name"] not in ("detach", "detached")]
+ALL = [pytest.param(each, id=each.title) for each in OURS]
+SERVICES = [pytest.param(each, id=each.title) for each in OURS if each.spec["args"][0] == "run"]
+
+
+def arguments(container: Container) -> list[str]:
+    """Return the command line as the kubelet would make it; every $(NAME) in it must be defined."""
+    variables = {
+        entry["name"]: FIELDS[entry["valueFrom"]["fieldRef"]["fieldPath"]] for entry in container.spec.get("env", [])
+    }
+    return [re.sub(r"\$\((\w+)\)", lambda found: variables[found[1]], word) for word in container.spec["args"]]
+
+
+def loaded(container: Container, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return the settings that the container's program would work with."""
+    for source in container.spec["envFrom"]:
+        settings = find(container.overlay, "ConfigMap", re.sub(r"-[a-z0-9]{10}$", "", source["configMapRef"]["name"]))
+        for name, value in settings["data"].items():
+            monkeypatch.setenv(name, value)
+    words = arguments(container)
+    command = " ".join(words[:2])
+    return load(CLASSES[command], command.removeprefix("run "), words[2:])
+
+
+@pytest.mark.parametrize("container", ALL)
+def test_every_flag_and_value_is_understood(container: Container, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = loaded(container, monkeypatch)
+    assert isinstance(settings, KafkaSettings)
+    shared = find(container.overlay, "ConfigMap", "zonemeter-settings")["data"]
+    assert settings.kafka_bootstrap == shared["ZONEMETER_KAFKA_BOOTSTRAP"]
+    if container.overlay == "production":
+        assert settings.kafka_security_protocol == "SSL"
+        mounts = {mount["mountPath"] for mount in container.spec["volumeMounts"]}
+        for path in (settings.kafka_ssl_ca_file, settings.kafka_ssl_cert_file, settings.kafka_ssl_key_file):
+            assert str(path.parent if path else None) in mounts
+
+
+@pytest.mark.parametrize("overlay", ["base", "trial", "production"])
+def test_every_shared_variable_is_a_setting_of_every_service(overlay: str) -> None:
+    for name in find(overlay, "ConfigMap", "zonemeter-settings")["data"]:
+        assert name.removeprefix("ZONEMETER_").lower() in ServiceSettings.model_fields
+
+
+def test_an_unknown_flag_would_be_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    container = next(each for each in OURS if each.spec["name"] == "collector")
+    container.spec["args"].append("--no-such-flag=1")
+    try:
+        with pytest.raises(SystemExit):
+            loaded(container, monkeypatch)
+    finally:
+        container.spec["args"].pop()
+
+
+@pytest.mark.parametrize("container", SERVICES)
+def test_ports_are_the_one_that_the_service_listens_on(container: Container, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = int(loaded(container, monkeypatch).listen.rpartition(":")[2])
+    (declared,) = container.spec["ports"]
+    assert (declared["name"], declared["containerPort"]) == ("metrics", port)
+    assert declared.get("hostPort", port) == port
+    for probe in ("livenessProbe", "readinessProbe"):
+        assert container.spec[probe]["httpGet"]["port"] == "metrics"
+    assert container.spec["livenessProbe"]["httpGet"]["path"] == "/healthz"
+    assert container.spec["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    service = find(container.overlay, "Service", container.workload["metadata"]["name"])
+    assert service["spec"]["ports"] == [{"name": "metrics", "port": port, "targetPort": "metrics"}]
+
+
+@pytest.mark.parametrize("container", SERVICES)
+def test_there_is_time_to_drain(container: Container, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert container.pod["terminationGracePeriodSeconds"] > loaded(container, monkeypatch).drain_seconds
+
+
+@pytest.mark.parametrize("container", SERVICES)
+def test_what_a_service_writes_or_reads_is_on_a_volume(container: Container, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = loaded(container, monkeypatch)
+    mounts = {mount["mountPath"]: mount for mount in container.spec["volumeMounts"]}
+    for name in ("state_dir", "output", "run_dir"):
+        if hasattr(settings, name):
+            assert not mounts[str(getattr(settings, name))].get("readOnly")
+    if isinstance(settings, CollectorSettings):
+        # Beneath the mount, not at it: a mount cannot be removed from within, and detach removes the directory.
+        assert settings.pin_dir.parent.as_posix() in mounts
+        assert settings.node == FIELDS["spec.nodeName"]
+    if isinstance(settings, EnricherSettings):
+        assert settings.cidr_map is not None
+        assert settings.cidr_map.parent.as_posix() in mounts
+        assert settings.cidr_map.name in find(container.overlay, "ConfigMap", "zonemeter-cidrs")["data"]
+
+
+@pytest.mark.parametrize("container", [param for param in SERVICES if "metrics" in str(param.id)])
+def test_the_replicas_of_the_metrics_sink_know_how_many_they_are(
+    container: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert loaded(container, monkeypatch).replicas == container.workload["spec"]["replicas"]
+
+
+def test_detach_understands_its_flags(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (container,) = (each for each in containers() if each.spec["name"] == "detach")
+    flags = dict(word.removeprefix("--").split("=") for word in container.spec["args"][1:])
+    assert flags.keys() == {"pin-dir", "run-dir"}
+    assert container.spec["args"][0] == "detach"
+    assert detach([f"--{name}={tmp_path / name}" for name in flags]) == 0
+
+
+def test_a_broker_of_the_trial_is_where_the_services_look() -> None:
+    bootstrap = find("trial", "ConfigMap", "zonemeter-settings")["data"]["ZONEMETER_KAFKA_BOOTSTRAP"]
+    host, _, port = bootstrap.partition(":")
+    service = find("trial", "Service", host.split(".")[0])
+    assert host == f"{service['metadata']['name']}.{service['metadata']['namespace']}.svc"
+    (kafka,) = (each for each in containers() if each.spec["name"] == "kafka")
+    variables = {entry["name"]: entry["value"] for entry in kafka.spec["env"]}
+    assert variables["KAFKA_ADVERTISED_LISTENERS"] == f"PLAINTEXT://{bootstrap}"
+    assert kafka.spec["ports"] == [{"name": "kafka", "containerPort": int(port)}]
+    assert [str(each["port"]) for each in service["spec"]["ports"]] == [port]
+
+
+def test_the_trials_prometheus_scrapes_every_service() -> None:
+    settings = find("trial", "ConfigMap", "zonemeter-prometheus")["data"]["prometheus.yml"]
+    for each in render("trial"):
+        if each["kind"] == "Service" and each["spec"]["ports"][0]["name"] == "metrics":
+            name, port = each["metadata"]["name"], each["spec"]["ports"][0]["port"]
+            assert f"job_name: {name}\n" in settings
+            assert f"names: [{name}.zonemeter.svc], type: A, port: {port}," in settings
