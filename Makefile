@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 BIN := .venv/bin
-PYTHON_ROOMS := cli collector common docs enricher lab replay schemas sinks tests
+PYTHON_ROOMS := cli collector common compose docs enricher lab replay schemas sinks tests
 PYTEST_ARGS ?=
 
 .PHONY: help setup demo test check format docs lock clean
@@ -35,9 +35,10 @@ format: setup ## rewrite the sources as `make check` wants them
 docs: setup ## write docs/settings.md anew from the settings classes
 	@$(BIN)/python -m cli.settings_reference >docs/settings.md
 
-lock: setup ## write requirements.lock anew from pyproject.toml
+lock: setup ## write requirements.lock, and the images' part of it, anew from pyproject.toml
 	@$(BIN)/pip install -q uv
 	@$(BIN)/uv pip compile -q --upgrade --all-extras --generate-hashes --python-version 3.11 --no-header --no-annotate pyproject.toml -o requirements.lock
+	@$(BIN)/uv pip compile -q --generate-hashes --python-version 3.11 --no-header --no-annotate -c requirements.lock pyproject.toml -o images/requirements.lock
 
 clean: ## take down the lab and delete what setup and the demo made
 	@[ ! -x $(BIN)/zonemeter ] || $(BIN)/zonemeter lab down
