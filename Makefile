@@ -16,7 +16,8 @@ setup: ## install what is missing: apt packages, .venv, Apache Kafka's jars
 demo: setup ## a cluster of namespaces, real packets, real Kafka, live tables; DURATION=60 ends by itself
 	@$(BIN)/zonemeter demo $(if $(DURATION),--duration $(DURATION))
 
-test: setup ## all tests: tables, the hook in a real kernel, Kafka, one run end to end
+test: ## all tests: tables, the hook in a real kernel, Kafka, one run end to end
+	@scripts/setup test
 	@$(BIN)/pytest $(PYTEST_ARGS)
 
 check: setup ## formatters, linters, types, import rules; under a minute
