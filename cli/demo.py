@@ -9,8 +9,10 @@ had promised. Then the audit. Exit status 0 only if the ledger closes over packe
 import asyncio
 import contextlib
 import platform
+import shutil
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 from pydantic import Field
 from rich.console import Console
@@ -160,6 +162,9 @@ class Demo:
         for line in self._story.lines():
             self._print(line)
         print_table(audit, span, self._console)
+        kept = _keep(files.logs)
+        start = datetime.fromtimestamp(span.from_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        self._print(f"the flow log is kept: .venv/bin/zonemeter report --archive {kept} --from {start} --prices aws")
         return audit
 
     async def _report(self, span: TimeRange) -> None:
@@ -187,6 +192,15 @@ class Demo:
 
     def _print(self, line: str = "") -> None:
         self._console.print(line, soft_wrap=True)
+
+
+def _keep(logs: Path) -> Path:
+    """Copy the flow log out of the lab, which is about to go, in place of an earlier demo's."""
+    kept = Path("demo/flows")
+    shutil.rmtree(kept, ignore_errors=True)
+    if logs.exists():
+        shutil.copytree(logs, kept)
+    return kept
 
 
 def _uncancel() -> None:
