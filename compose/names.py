@@ -46,7 +46,7 @@ DEMO_PODS = (
 
 
 def host_states(node: str, zone: str, region: str, addresses: Iterable[Address], pod_net: str) -> list[TopologyState]:
-    """Return this host as a node; `pod_net` (such as 172.31.242) is left to the demo's pods."""
+    """Return this host as a node; `pod_net` (such as 10.213.2) is left to the demo's pods."""
     own, networks = [], []
     for address in addresses:
         interface = ip_interface(address.interface)

@@ -85,7 +85,7 @@ def test_the_collector_and_detach_mean_the_same_pins() -> None:
 def test_the_demos_pods_have_the_addresses_that_the_names_say() -> None:
     pods = {name: filled(service) for name, service in COMPOSE.items() if service.get("profiles") == ["demo"]}
     addresses = {name: service["networks"]["pods"]["ipv4_address"] for name, service in pods.items()}
-    assert addresses == {pod.name: f"172.31.242.{pod.number}" for pod in DEMO_PODS}
+    assert addresses == {pod.name: f"10.213.2.{pod.number}" for pod in DEMO_PODS}
     numbers = {str(pod.number) for pod in DEMO_PODS}
     for service in pods.values():
         assert {peer.partition(":")[0] for peer in service.get("command", [])} <= numbers

@@ -11,7 +11,7 @@ from enricher.index import Index
 from enricher.resolve import Resolver
 from schemas.topology import decode_topology_file, encode_topology_file
 
-POD_NET = "172.31.242"
+POD_NET = "10.213.2"
 HOST = [
     Address("127.0.0.1/8", on_bridge=False),
     Address("192.0.2.2/24", on_bridge=False),
