@@ -11,7 +11,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
-_BLOCK = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+# A block marked "text" shows what a command prints.
+_BLOCK = re.compile(r"^```(?!text)\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_OUTPUT = re.compile(r"^```text\n.*?^```\n", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`([^`\n]+)`")
 # What may stand before the command: a prompt, a path, a container that runs it.
 _COMMAND = re.compile(
@@ -39,7 +41,7 @@ def printed_commands() -> list[Printed]:
 
 
 def _of(document: Path) -> Iterator[Printed]:
-    text = document.read_text()
+    text = _OUTPUT.sub(lambda block: "\n" * block[0].count("\n"), document.read_text())
     for block in _BLOCK.finditer(text):
         line = text.count("\n", 0, block.start()) + 2
         for number, found in enumerate(block[1].replace("\\\n", "  ").splitlines()):
