@@ -109,6 +109,7 @@ async def _report(settings: ReportSettings, spans: list[TimeRange], now_ms: int)
         namespaces=settings.namespace,
         range_flags=_range_flags(settings),
         flags=_flags(settings),
+        kafka_flags=_kafka_flags(settings),
         refused=gathered.refused,
     )
     if not summary.flows:
@@ -139,8 +140,7 @@ def _prices(which: str | None, summary: Summary) -> tuple[PriceBook | None, str]
     book = recognise(zones)
     if book is not None:
         return book, "by the zones' names"
-    names = f"zones named as {zones[0]} are of no one cloud known here" if zones else "no zone is known"
-    return None, f"none: {names}; --prices {'|'.join(SHIPPED)}|FILE adds dollars"
+    return None, f"none: {f'zones such as {zones[0]} are of no one cloud known here' if zones else 'no zone is known'}"
 
 
 def _why_nothing(settings: ReportSettings, report: Report, namespaces: set[str]) -> str:
@@ -165,7 +165,17 @@ def _flags(settings: ReportSettings) -> str:
         ("--cluster", ",".join(settings.cluster)),
         ("--archive", settings.archive),
     )
-    return "".join(f" {flag} {value}" for flag, value in given if value)
+    return "".join(f" {flag} {value}" for flag, value in given if value) + _kafka_flags(settings)
+
+
+def _kafka_flags(settings: ReportSettings) -> str:
+    given = (("--kafka-bootstrap", "kafka_bootstrap"), ("--topic-prefix", "topic_prefix"))
+    return "".join(f" {flag} {value}" for flag, name in given if (value := _unless_default(settings, name)))
+
+
+def _unless_default(settings: ReportSettings, name: str) -> str:
+    value = getattr(settings, name)
+    return "" if value == ReportSettings.model_fields[name].default else str(value)
 
 
 def _print(report: Report, output: str) -> None:

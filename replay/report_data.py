@@ -61,6 +61,7 @@ class Report:
     namespaces: list[str] = field(default_factory=list)
     range_flags: str = ""
     flags: str = ""
+    kafka_flags: str = ""
     refused: int = 0
 
     @property

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A report laid out for people: the answer first, then how far to trust it, then what next; 100 columns. Pure."""
 
+from common.price_file import SHIPPED
 from common.prices import PriceBook, money, per_month
 from replay.amounts import (
     WIDTH,
@@ -45,7 +46,8 @@ def _head(report: Report) -> list[str]:
 def _prices(report: Report) -> list[str]:
     book = report.now.bill.book
     if book is None:
-        return [report.prices_why]
+        asked = report.prices_why == "none, as asked"
+        return [report.prices_why, "" if asked else f"--prices {'|'.join(SHIPPED)}|FILE adds dollars"]
     price = book.find("cross_zone")
     each = "" if price is None else f"{dollars(price.total, book.currency)} per {book.unit} across zones"
     who = "" if price is None else f"billed: {price.billed}"
@@ -249,7 +251,7 @@ def _next(report: Report) -> list[str]:
     where = report.range_flags + report.flags
     wishes = []
     if report.audit is not None and report.audit.shortfalls:
-        wishes.append(f"zonemeter audit {report.range_flags}")
+        wishes.append(f"zonemeter audit {report.range_flags}{report.kafka_flags}")
     if report.summary.scopes.get("unknown", 0):
         wishes.append(f"zonemeter replay {where} --scope unknown")
     if report.now.bill.book is None:
