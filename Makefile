@@ -5,10 +5,10 @@ BIN := .venv/bin
 PYTHON_ROOMS := cli collector common compose docs enricher lab replay schemas sinks tests
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo test check format docs lock clean
+.PHONY: help setup demo test compose-test check format docs lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## install what is missing: apt packages, .venv, Apache Kafka's jars
 	@scripts/setup
@@ -19,6 +19,9 @@ demo: setup ## a cluster of namespaces, real packets, real Kafka, live tables; D
 test: ## all tests: tables, the hook in a real kernel, Kafka, one run end to end
 	@scripts/setup test
 	@$(BIN)/pytest $(PYTEST_ARGS)
+
+compose-test: setup ## docker-compose.yml for real: build, up, traffic, metrics, flow log, audit, down
+	@scripts/compose-test
 
 check: setup ## formatters, linters, types, import rules; under a minute
 	@$(BIN)/ruff format --check --quiet $(PYTHON_ROOMS)
