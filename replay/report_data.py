@@ -14,7 +14,8 @@ from schemas.flow import Scope
 IN_REGION: tuple[Scope, ...] = ("same_node", "same_zone", "cross_zone")
 
 
-@dataclass(frozen=True, slots=True)
+# asyncio.run makes the repr of what a coroutine returns: of these sums it would take longer than making them.
+@dataclass(frozen=True, slots=True, repr=False)
 class Range:
     """A time range summed up and priced. `whole`: nothing of it is known to be gone from where it was read."""
 
@@ -42,7 +43,7 @@ class PairLine:
     nodes: tuple[set[str], set[str]] = field(default_factory=lambda: (set(), set()))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Report:
     """A report. `sources`: what was read, in words. `prices_why`: why these prices, or why none.
 
