@@ -2,12 +2,15 @@
 """Every command that a document prints exists, with the flags it is printed with, and takes their values."""
 
 import importlib
+import re
 
 import pytest
 
 from cli.main import COMMANDS
 from cli.settings_reference import what_it_reads
-from tests.docs.commands import Printed, printed_commands
+from collector.layout import entries_for
+from schemas.flow import UNKNOWN_REASONS
+from tests.docs.commands import ROOT, Printed, printed_commands
 
 PRINTED = printed_commands()
 
@@ -39,3 +42,15 @@ def test_it_parses(printed: Printed, capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit) as caught:
         getattr(importlib.import_module(module), name)([*argv, "--print-config"])
     assert caught.value.code == 0, f"{printed.place}: {capsys.readouterr().err}"
+
+
+def test_the_capacity_table_is_the_codes() -> None:
+    table = re.findall(r"^\| `(\d+)MiB`[^|]*\| ([\d,]+) \|$", (ROOT / "docs/operations.md").read_text(), re.MULTILINE)
+    assert len(table) == 4
+    for mebibytes, flows in table:
+        assert entries_for(int(mebibytes) * 1024**2) == int(flows.replace(",", ""))
+
+
+def test_every_reason_for_unknown_is_explained() -> None:
+    page = (ROOT / "docs/operations.md").read_text()
+    assert [reason for reason in UNKNOWN_REASONS if f"| `{reason}` |" not in page] == []
