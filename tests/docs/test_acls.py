@@ -141,7 +141,7 @@ def test_the_listed_rights_are_enough_for_everything(guarded: Guarded, tmp_path:
         services = {
             name: stack.enter_context(
                 while_running(
-                    ServiceProcess(["cli", "run", name, *guarded.flags(name), *more], tmp_path / f"{name}.log")
+                    ServiceProcess(["cli", "run", name], [*guarded.flags(name), *more], tmp_path / f"{name}.log")
                 )
             )
             for name, more in flags.items()
