@@ -10,7 +10,8 @@ import orjson
 import pytest
 import yaml
 
-from tests.alerts.metric_names import FOREIGN, ROOT, TARGET_LABELS, exported, grouped_by, labels_used, named
+from tests.alerts.metric_names import FOREIGN, TARGET_LABELS, grouped_by, is_exported, labels_of, labels_used, named
+from tests.docs.code_metrics import ROOT
 
 HERE = Path(__file__).parent
 RULES_FILE = ROOT / "k8s/monitoring/alerts.yml"
@@ -63,25 +64,21 @@ def test_every_alert_is_tested_and_explained() -> None:
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
 def test_an_expression_names_metrics_and_labels_that_the_code_exports(expression: str) -> None:
-    known = exported()
     metrics = named(expression)
-    assert metrics <= known.keys()
+    assert {name for name in metrics if not is_exported(name)} == set()
     assert set(re.findall(r"\bzonemeter:[a-z0-9_:]+", expression)) <= RECORDED
     for metric, labels in labels_used(expression).items():
-        if metric in FOREIGN:
-            assert labels <= TARGET_LABELS
-        elif known.get(metric) is not None:
-            assert labels <= known[metric] | TARGET_LABELS, metric  # type: ignore[operator] # not None, seen above
-    possible: set[str] = set().union(*(known[metric] or set() for metric in metrics)) | TARGET_LABELS
-    if metrics and all(known[metric] is not None for metric in metrics):
-        assert grouped_by(expression) <= possible
+        possible = TARGET_LABELS if metric in FOREIGN else labels_of(metric)
+        assert possible is None or labels <= possible, metric
+    known = [labels_of(metric) for metric in metrics]
+    if known and None not in known:
+        assert grouped_by(expression) <= set().union(*(labels or () for labels in known))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_page_names_metrics_that_the_code_exports(page: Path) -> None:
-    families = {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in exported()}
     for name in named(page.read_text()):
-        assert name in exported() or name in families, name
+        assert is_exported(name) or is_exported(f"{name}_total"), name
 
 
 def test_the_dashboard_is_whole() -> None:
