@@ -123,7 +123,7 @@ def only(namespace: str | None, cluster: str | None) -> Wanted:
 async def follow(
     settings: KafkaSettings, window_ms: int, wanted: Wanted, stopping: asyncio.Event
 ) -> AsyncGenerator[LiveWindow | None, None]:
-    """Yield windows, from the last one that is over; None whenever all is read and none can be given.
+    """Yield windows, from the last one that is over; None whenever nothing came in and none can be given.
 
     Ends when `stopping` is set. Raises `Refusal` where Kafka cannot be reached or the topic does not exist.
     """
@@ -143,15 +143,19 @@ async def follow(
             line = " ".join(str(error).split()) or type(error).__name__
             raise Refusal(f"Kafka at {settings.kafka_bootstrap} cannot be read: {line}") from error
         while not stopping.is_set():
-            for records in (await consumer.getmany(timeout_ms=_POLL_MS)).values():
-                for record in records:
+            try:
+                batches = await consumer.getmany(timeout_ms=_POLL_MS)
+                for record in (record for records in batches.values() for record in records):
                     windows.add(record.value, _now_ms())
-            if await _behind(consumer) == 0:
-                ready = windows.ready(_now_ms())
-                for window in ready:
-                    yield window
-                if not ready:
-                    yield None
+                behind = await _behind(consumer)
+            except KafkaError as error:
+                raise Refusal(f"Kafka at {settings.kafka_bootstrap}: {error or type(error).__name__}") from error
+            # What is still to be read may belong to any window.
+            ready = [] if behind else windows.ready(_now_ms())
+            for window in ready:
+                yield window
+            if not ready and not batches:
+                yield None
     finally:
         await kafka.close(consumer)
 

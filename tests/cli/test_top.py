@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Windows as they come in: by tables of what arrives when, and `zonemeter top` as a process over a real broker."""
 
+import asyncio
 import os
 import pty
 import select
@@ -14,6 +15,7 @@ import orjson
 import pytest
 
 from common.publish import Record
+from lab.broker import Broker
 from replay.live import PATIENCE_MS, SETTLE_MS, LiveWindow, Windows, only
 from replay.live_view import as_dict, as_text
 from schemas.flow import Flow, Observer
@@ -158,6 +160,31 @@ def test_it_goes_on_until_it_is_told_to_end(topics: Topics, number: signal.Signa
     assert first.startswith(b"window ")
     assert b"\x1b" not in first
     assert (process.returncode, complaints) == (0, b"")
+
+
+def test_it_says_so_when_kafka_goes_and_still_ends_when_told(tmp_path: Path) -> None:
+    broker = Broker(tmp_path / "kafka")
+    try:
+        asyncio.run(broker.start())
+        topics = Topics.make(broker.bootstrap)
+        produce_recent(topics, 1)
+        process = subprocess.Popen(
+            command(topics, "--quiet-seconds", "1"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        try:
+            assert process.stdout is not None and process.stderr is not None
+            assert select.select([process.stdout], [], [], 30)[0], "nothing shown"
+            broker.kill()
+            assert select.select([process.stderr], [], [], 30)[0], "nothing said"
+            said = process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=30)
+        finally:
+            process.kill()
+    finally:
+        broker.kill()
+    assert said == b"no flows for 1 s: zonemeter doctor says what is wrong\n"
+    assert process.returncode == 0
 
 
 def test_on_a_terminal_ctrl_c_ends_it_and_gives_the_cursor_back(topics: Topics) -> None:
