@@ -13,7 +13,7 @@ class EnricherSettings(ServiceSettings):
     """Names both ends of every flow, as of its own time."""
 
     group: str | None = Field(
-        None, min_length=1, description="the Kafka consumer group; by default the topics' prefix and -enricher"
+        None, min_length=1, description="the Kafka consumer group; default: topic prefix + enricher"
     )
     group_instance_id: str | None = Field(
         None, description="a name that outlives restarts, such as the pod's: a restart then moves no partition"
@@ -50,7 +50,7 @@ class EnricherSettings(ServiceSettings):
     @property
     def group_id(self) -> str:
         """The consumer group: pipelines with topics of their own must not rebalance each other."""
-        return self.group or f"{self.topic_prefix.rstrip('.-_')}-enricher".lstrip("-")
+        return self.group or f"{self.topic_prefix}enricher"
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

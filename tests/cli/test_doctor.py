@@ -105,15 +105,13 @@ def test_a_pipeline_as_it_should_be(topics: Topics, capsys: pytest.CaptureFixtur
     shift = now_ms - 300_000 - END_MS
     entries = [moved(entry, shift) for entry in whole()]
     publish(topics.settings, [ledger_record(topics, entry) for entry in entries])
-    asyncio.run(commit(topics, f"{topics.settings.topic_prefix.rstrip('.')}-enricher", topics.settings.topics.raw))
+    asyncio.run(commit(topics, f"{topics.settings.topic_prefix}enricher", topics.settings.topics.raw))
     status, found = run_doctor(topics, capsys, "--metrics-group", "never-was", "--flowlog-group", "nor-was-this")
     by_check = {each["check"]: each for each in found["findings"]}
     assert status == 1
     assert by_check["kafka"]["status"] == "ok"
     assert [each["status"] for name, each in by_check.items() if name.startswith("topic ")] == ["ok"] * 5
-    assert (
-        by_check[f"lag {topics.settings.topic_prefix.rstrip('.')}-enricher"]["found"] == "no member; 0 records behind"
-    )
+    assert by_check[f"lag {topics.settings.topic_prefix}enricher"]["found"] == "no member; 0 records behind"
     assert by_check["lag never-was"]["status"] == by_check["lag nor-was-this"]["status"] == "??"
     assert by_check["ledger"]["status"] == "ok", by_check["ledger"]
     assert by_check["dead letters"]["status"] == "ok"

@@ -227,7 +227,7 @@ def commit(options: dict[str, str], group: str) -> str:
         pytest.param("metrics", write, "zonemeter.flows.enriched.v1", id="a sink writes no flows"),
         pytest.param("flowlog", read, "zonemeter.flows.raw.v1", id="a sink reads no raw flows"),
         pytest.param("reader", write, "zonemeter.ledger.v1", id="a reader writes no books"),
-        pytest.param("reader", commit, "zonemeter-enricher", id="a reader moves no positions"),
+        pytest.param("reader", commit, "zonemeter.enricher", id="a reader moves no positions"),
         pytest.param("admin", read, "zonemeter.flows.enriched.v1", id="an admin reads no flows"),
     ],
 )
