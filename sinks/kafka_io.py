@@ -82,7 +82,12 @@ async def deliver(service: Service, publisher: Publisher, part: str, records: Se
 
 
 async def commit(consumer: AIOKafkaConsumer, settings: KafkaSettings, positions: dict[TopicPartition, int]) -> bool:
-    """Commit positions to the group; a failure is logged and no more, because our own state is what counts."""
+    """Commit positions to the group; a failure is logged and no more, because our own state is what counts.
+
+    There may be none: every partition that was to be cut has turned out to be another replica's.
+    """
+    if not positions:
+        return True
     try:
         async with asyncio.timeout(settings.kafka_deadline_seconds):
             await consumer.commit(positions)
