@@ -64,10 +64,10 @@ def main() -> int:
 
 def _run(command: Command, rest: list[str]) -> int:
     module, _, name = command.target.partition(":")
-    function: Callable[[list[str]], int] = getattr(importlib.import_module(module), name)
     # A command says in one line of its own what went wrong; a service configures logging for itself.
     logging.basicConfig(level=logging.CRITICAL)
     try:
+        function: Callable[[list[str]], int] = getattr(importlib.import_module(module), name)
         status = function(rest)
         sys.stdout.flush()
     except KeyboardInterrupt:

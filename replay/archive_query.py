@@ -23,6 +23,7 @@ from replay.time_range import TimeRange
 from sinks.flowlog.columns import COLUMNS
 
 BATCH_ROWS = 50_000
+FETCH_ROWS = 5_000
 WANTED_ADDRESSES = "wanted_addresses"
 _IN_RANGE = "epoch_ms(window_start) >= ? AND epoch_ms(window_start) < ?"
 _SIDES = ("src_", "dst_")
@@ -72,7 +73,8 @@ class ArchiveQuery:
             FROM flows WHERE encapsulation IS NULL AND {where} GROUP BY ALL
         """  # noqa: S608 - every name in it is ours, every value a parameter
         regions = self._regions()
-        for scope, direction, observer_zone, size, rows, *values in self._fetch(query, [*pairs, *pairs, *parameters]):
+        for row in self._stream(query, [*pairs, *pairs, *parameters]):
+            scope, direction, observer_zone, size, rows, *values = row
             width = len(FIELDS) + 1
             source, destination = _end(ends, values[:width]), _end(ends, values[width:])
             if direction == "relay":
@@ -143,6 +145,12 @@ class ArchiveQuery:
             return []
         query = "SELECT src_address FROM flows UNION SELECT dst_address FROM flows"
         return [address for (address,) in self._fetch(query, []) if selection.holds(address)]
+
+    def _stream(self, query: str, parameters: Sequence[object]) -> Iterator[tuple[Any, ...]]:
+        with _refusing(self.archive):
+            result = self._database.execute(query, parameters)
+            while rows := result.fetchmany(FETCH_ROWS):
+                yield from rows
 
     def _fetch(self, query: str, parameters: Sequence[object]) -> list[tuple[Any, ...]]:
         with _refusing(self.archive):

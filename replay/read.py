@@ -16,6 +16,8 @@ from common.settings import KafkaSettings
 from common.topic_admin import admin_client
 
 POLL_MS = 1000
+# Records held at a time.
+MAX_RECORDS = 10_000
 
 
 @dataclass(slots=True)
@@ -67,7 +69,9 @@ async def read_topic(
                 raise Refusal(f"Kafka at {settings.kafka_bootstrap} stopped answering for {deadline:.0f} s")
             consumer.pause(*(partition for partition in ends if partition not in open_))
             try:
-                batches = await asyncio.wait_for(consumer.getmany(timeout_ms=POLL_MS), deadline)
+                # Not wait_for: in Python 3.11 it may swallow a cancellation, that is a Ctrl-C (bpo-37658).
+                async with asyncio.timeout(deadline):
+                    batches = await consumer.getmany(timeout_ms=POLL_MS, max_records=MAX_RECORDS)
             except (KafkaError, TimeoutError) as error:
                 raise Refusal(f"Kafka at {settings.kafka_bootstrap} stopped answering: {error}") from error
             for partition, records in batches.items():

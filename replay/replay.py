@@ -5,7 +5,6 @@ Exit status 0 if flows were found, 1 if not, 2 for wrong use. Nothing that runs 
 position moves.
 """
 
-import asyncio
 import contextlib
 import gc
 import sys
@@ -17,6 +16,7 @@ from typing import BinaryIO
 from common.errors import Refusal
 from common.settings import load, refuse
 from enricher.cidrs import CidrMap, read_cidr_map
+from replay import interrupts
 from replay.archive import FlowArchive
 from replay.archive_query import ArchiveQuery
 from replay.batch import Batch
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
             raise Refusal("output = parquet is nothing to read on a terminal; add --file NAME.parquet")
         replay = Replay(settings, span, settings.selection())
         gc.set_threshold(*THRESHOLDS)
-        asyncio.run(replay.run())
+        interrupts.run(replay.run())
     except _Nothing as nothing:
         _say(str(nothing))
         return 1
@@ -79,12 +79,13 @@ class Replay:
 
     async def run(self) -> None:
         """Read and write; raises `_Nothing`, `Refusal`."""
+        writer: Writer | None = None
         with progress("reading") as tell, stream_to(self._settings.file) as stream:
-            writer: Writer | None = None
-            async with contextlib.aclosing(self._batches(tell)) as batches:
+            async with contextlib.AsyncExitStack() as stack:
+                batches = await stack.enter_async_context(contextlib.aclosing(self._batches(tell)))
                 async for batch in batches:
                     if writer is None:
-                        writer = await self._writer(stream)
+                        writer = await self._writer(stream, stack)
                     await writer.write(batch)
                     self._flows += len(batch)
             if writer is None:
@@ -99,10 +100,11 @@ class Replay:
             return f": {self._flows:,} flows are in topic {self._settings.to_topic}; readers know repeats by their ids"
         return "" if self._settings.file is None else f": {self._settings.file} was not written"
 
-    async def _writer(self, stream: BinaryIO) -> Writer:
+    async def _writer(self, stream: BinaryIO, stack: contextlib.AsyncExitStack) -> Writer:
         settings = self._settings
         if settings.to_topic is not None:
-            return await TopicWriter.open(settings, settings.to_topic)
+            writer = await TopicWriter.open(settings, settings.to_topic)
+            return await stack.enter_async_context(contextlib.aclosing(writer))
         if settings.output == "table":
             return FlowTable(self._span, self._source(), settings.top)
         if settings.output == "csv":

@@ -4,7 +4,6 @@
 Exit status 0 for a report, 1 if there is nothing to report or the ledger does not close, 2 for wrong use.
 """
 
-import asyncio
 import gc
 import sys
 import time
@@ -18,7 +17,7 @@ from common.errors import Refusal
 from common.price_file import SHIPPED, load_prices, recognise
 from common.prices import PriceBook
 from common.settings import HostPorts, KafkaSettings, load, refuse
-from replay import report_tables, report_view
+from replay import interrupts, report_tables, report_view
 from replay.audit import AuditSettings, audit_range
 from replay.bill import price_summary
 from replay.ends import Ends
@@ -65,7 +64,7 @@ def main(argv: list[str]) -> int:
         if settings.prices not in (None, NO_PRICES, *SHIPPED):
             load_prices(str(settings.prices))  # what is wrong with it, before anything is read
         gc.set_threshold(*THRESHOLDS)
-        report, nothing = asyncio.run(_report(settings, spans, now_ms))
+        report, nothing = interrupts.run(_report(settings, spans, now_ms))
     except (ValueError, Refusal) as error:
         refuse(PROG, str(error))
     except KeyboardInterrupt:

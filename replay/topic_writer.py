@@ -64,7 +64,10 @@ class TopicWriter:
         self._written += len(batch)
 
     async def finish(self) -> None:
-        """Close the producer; everything is acknowledged by now."""
+        """Nothing is held back: everything is acknowledged by now."""
+
+    async def aclose(self) -> None:
+        """Close the producer."""
         await self._publisher.close()
 
     async def _publish(self, runs: list[Run]) -> None:

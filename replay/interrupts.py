@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a command's coroutine so that Ctrl-C ends it soon, also in the middle of a long step or a blocked write.
+
+A cancellation takes effect when the task next waits. Where that does not happen within a moment (DuckDB adding up a
+day, a pipe that nobody reads), the step itself is interrupted.
+"""
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
+
+T = TypeVar("T")
+
+PATIENCE_SECONDS = 0.5
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run it and return its result; raise `KeyboardInterrupt` on SIGINT, when all is cleaned up."""
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        task = loop.create_task(main)
+
+        def cancel() -> None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            task.cancel()
+
+        def interrupt(number: int, frame: FrameType | None) -> None:
+            signal.signal(signal.SIGALRM, _interrupt_step)
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE_SECONDS)
+            loop.call_soon_threadsafe(cancel)
+
+        before = signal.signal(signal.SIGINT, interrupt)
+        try:
+            return loop.run_until_complete(task)
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGINT, before)
+
+
+def _interrupt_step(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
