@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -146,3 +147,24 @@ def _connected(pid: int) -> bool:
             held += str(each.readlink()).startswith("socket:")
     # Two are the event loop's own.
     return held > 2
+
+
+def test_a_progress_bar_is_for_terminals_only(history: Lived) -> None:
+    flags = [*history.flags, *history.span, "-o", "jsonl"]
+    quiet = start("replay", *flags)
+    out, err = quiet.communicate(timeout=60)
+    assert (quiet.returncode, err) == (0, b"")
+    assert len(out.splitlines()) == len(history.flows)
+    command = [sys.executable, "-m", "cli", "replay", *flags]
+    ours, theirs = pty.openpty()
+    try:
+        seen = subprocess.run(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=theirs, env={**os.environ, "TERM": "xterm"}
+        )
+        bar = os.read(ours, 100_000)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert seen.returncode == 0
+    assert sorted(seen.stdout.splitlines()) == sorted(out.splitlines()), "partitions come in any order"
+    assert b"reading" in bar
