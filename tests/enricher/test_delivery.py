@@ -145,36 +145,35 @@ def test_a_repeat_split_over_two_chunks_after_a_restart(topics: Topics, tmp_path
     assert len(topics.flows()) == 6
 
 
+def produce_windows(topics: Topics, sequences: range) -> None:
+    """Give each of three partitions a node's windows of those sequences."""
+    for number in range(3):
+        chunks = [window(sequence, 300, node=f"node-{number}") for sequence in sequences]
+        topics.produce(chunks, key=f"node-{number}".encode(), partition=number)
+
+
 def test_two_share_the_partitions_and_nothing_is_done_twice(topics: Topics, tmp_path: Path) -> None:
     flags = [*topics.flags, "--topology", str(topology_file(tmp_path)), "--batch-rows", "500", "--session-seconds", "6"]
-    for number in range(3):
-        topics.produce(
-            [window(s, 300, node=f"node-{number}") for s in range(1, 31)],
-            key=f"node-{number}".encode(),
-            partition=number,
-        )
+    produced = 30
+    produce_windows(topics, range(1, 31))
+
+    def more_until_two_has_some() -> bool:
+        nonlocal produced
+        produce_windows(topics, range(produced + 1, produced + 6))
+        produced += 5
+        eventually(lambda: len(topics.ledger()) == 3 * produced)
+        return two.metric("chunks_total", "enriched") > 0
+
     with running(flags, tmp_path / "one") as one:
         eventually(lambda: one.metric("chunks_total", "enriched") > 3)
         with running(flags, tmp_path / "two") as two:
-            eventually(two.ready)
-            for number in range(3):
-                topics.produce(
-                    [window(s, 300, node=f"node-{number}") for s in range(31, 61)],
-                    key=f"node-{number}".encode(),
-                    partition=number,
-                )
-            eventually(lambda: len(topics.ledger()) == 180)
-            assert two.metric("chunks_total", "enriched") > 0
+            eventually(more_until_two_has_some)
             one.kill()
-            for number in range(3):
-                topics.produce(
-                    [window(s, 300, node=f"node-{number}") for s in range(61, 71)],
-                    key=f"node-{number}".encode(),
-                    partition=number,
-                )
-            eventually(lambda: len(topics.ledger()) == 210, 60)
+            produce_windows(topics, range(produced + 1, produced + 11))
+            produced += 10
+            eventually(lambda: len(topics.ledger()) == 3 * produced, 60)
     flows = topics.flows()
-    assert len({flow.id for flow in flows}) == len(flows) == 210 * 300
+    assert len({flow.id for flow in flows}) == len(flows) == 3 * produced * 300
 
 
 def test_a_broker_killed_under_way_brings_no_flow_twice_and_loses_none(tmp_path: Path) -> None:
