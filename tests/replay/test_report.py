@@ -165,7 +165,7 @@ def test_dollars_by_cloud(book: str, cost: str, billed: str) -> None:
 def test_without_prices_there_is_no_dollar() -> None:
     text = report_view.lines(report(a_day(), None, prices_why="none: zones named as lab-1a are of no one cloud"))
     assert not [line for line in text if "$" in line]
-    assert "prices   none: zones named as lab-1a are of no one cloud" in text
+    assert "prices   none: zones named as lab-1a are of no one cloud   --prices aws|azure|gcp|FILE adds dollars" in text
     assert "       zonemeter report --since 30m --prices aws" in text
 
 
