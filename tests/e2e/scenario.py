@@ -80,6 +80,7 @@ async def _send(plan: Plan, ports: Ports, facts: Facts) -> None:
         streams = asyncio.create_task(senders.run(plan.streams), name="streams")
         for role in SERVICES:
             await asyncio.to_thread(cluster.kill, plan.prefix, role)
+            # Not waiting for anything: it is to be away while a window ends and packets go on.
             await asyncio.sleep(1.5 * WINDOW_SECONDS)
             await cluster.start(plan.prefix, role)
         facts.undecodable = b"\xffnot a chunk"
