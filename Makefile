@@ -2,10 +2,12 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 BIN := .venv/bin
-PYTHON_ROOMS := cli collector common compose docs enricher lab replay schemas sinks tests
+PYTHON_ROOMS := bench cli collector common compose docs enricher lab replay schemas sinks tests
 PYTEST_ARGS ?=
+# A name here is a module bench.NAME, `make bench-NAME` and a section of docs/benchmarks.md.
+BENCHES :=
 
-.PHONY: help setup demo test compose-test check format docs lock clean
+.PHONY: help setup demo test bench compose-test check format docs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +21,11 @@ demo: setup ## a cluster of namespaces, real packets, real Kafka, live tables; D
 test: ## all tests: tables, the hook in a real kernel, Kafka, one run end to end
 	@scripts/setup test
 	@$(BIN)/pytest $(PYTEST_ARGS)
+
+bench: setup $(BENCHES:%=bench-%) ## all benchmarks into docs/benchmarks.md; one: make bench-NAME
+
+bench-%: setup
+	@$(BIN)/python -m bench.$* $(BENCH_ARGS)
 
 compose-test: setup ## docker-compose.yml for real: build, up, traffic, metrics, flow log, audit, down
 	@scripts/compose-test
