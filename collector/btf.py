@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the running kernel keeps the fields that flows.c reads, from its own type information (BTF).
+"""Where the running kernel keeps the fields that bpf/ reads, from its own type information (BTF).
 
 bcc has no CO-RE relocations, so the offsets become -D flags. bpftool reads the BTF; a parser of our own would have
 to follow every new kind of type.
@@ -20,7 +20,7 @@ Types = dict[int, dict[str, Any]]
 
 
 def kernel_flags() -> dict[str, int]:
-    """Return the K_* macros of flows.c; raise `LoadError` if the kernel does not tell or lacks a field."""
+    """Return the K_* macros of bpf/; raise `LoadError` if the kernel does not tell or lacks a field."""
     types = _dump("vmlinux")
     flags = _sk_buff(types) | _others(types) | _gso(types)
     return flags | _conntrack(types)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the kernel's maps look from here: numpy dtypes of keys, values and pinned records.
 
-`bpf/flows.h` says the same in C; `compile_flags` hands these numbers to the compiler, which refuses a difference.
+`bpf/layout.h` says the same in C; `compile_flags` hands these numbers to the compiler, which refuses a difference.
 """
 
 import numpy as np
@@ -25,7 +25,7 @@ TALLY = np.dtype([("bytes", "<u8"), ("packets", "<u8")])
 
 DNAT_NO_CONNTRACK = 2
 
-# enum counter of flows.h, in its order. After the first, "aside" and "lost" with their reasons.
+# enum counter of layout.h, in its order. After the first, "aside" and "lost" with their reasons.
 HOOK_COUNTER = 0
 ASIDE = {"loopback": 1, "looped_back": 2, "malformed": 3}
 LOST = {"map_full": 4, "map_busy": 5}
@@ -43,7 +43,7 @@ ROW = np.dtype([("key", KEY), ("tally", TALLY)])
 
 
 def compile_flags() -> dict[str, int]:
-    """Return the numbers that flows.h asserts, by macro name."""
+    """Return the numbers that layout.h asserts, by macro name."""
     fields = {name: KEY.fields[name][1] for name in KEY.names or ()} if KEY.fields else {}
     flags = {f"LAYOUT_KEY_{name.upper()}": offset for name, offset in fields.items() if name != "src"}
     return flags | {

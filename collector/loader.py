@@ -19,13 +19,11 @@ from typing import Any
 
 import msgspec
 
+from collector import bpf_source, btf, layout, pins, records
 from collector import bpf_syscall as sys_bpf
-from collector import btf, layout, pins, records
 from collector.bpf_syscall import BPF_NETFILTER, PROG_TYPE_NETFILTER, MapType
 from collector.errors import LoadError
 from collector.loading import Answer, Request
-
-SOURCES = Path(__file__).resolve().parent.parent / "bpf"
 
 # NFPROTO_*, enum nf_inet_hooks and the priorities: before source NAT (100) where a packet leaves, behind the filter
 # and IPVS where it comes in. The steps lead away from 100 if another BPF program has that priority.
@@ -62,7 +60,7 @@ def next_generation(active: int | None) -> int:
 def digest_of(request: Request, flags: dict[str, int]) -> str:
     """Return the digest of the sources, the offsets, the layouts and the request."""
     parts = [msgspec.json.encode(request), repr(sorted(flags.items())).encode(), str(records.LAYOUT_VERSION).encode()]
-    parts += [path.read_bytes() for path in (SOURCES / "flows.c", SOURCES / "flows.h")]  # the dispatcher stays
+    parts.append(bpf_source.read("netfilter.c").encode())  # the dispatcher stays
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, "little") + part)
@@ -85,7 +83,7 @@ def _make_generation(root: Path, request: Request, flags: dict[str, int], meta: 
     defines["FLOW_ENTRIES"] = layout.entries_for(request.map_memory)
     if request.ports == "full":
         defines["PORTS_FULL"] = 1
-    program = _compile(SOURCES / "flows.c", defines)
+    program = _compile("netfilter.c", defines)
     if request.ports == "service":
         services = set(range(1, 32768)) | set(request.service_ports)
         sys_bpf.map_update(program[b"services"].map_fd, bytes(4), layout.port_bits(services))
@@ -108,7 +106,7 @@ def _make_links(root: Path, flags: dict[str, int]) -> None:
     dispatcher = root / "dispatcher"
     if not dispatcher.exists():
         (root / "dispatch").unlink(missing_ok=True)
-        program = _compile(SOURCES / "dispatcher.c", flags | {"PIN_ROOT": f'"{root}"'})
+        program = _compile("dispatcher.c", flags | {"PIN_ROOT": f'"{root}"'})
         sys_bpf.obj_pin(_load_program(program, b"dispatcher"), str(dispatcher))
     if pins.pinned_namespace(root) is None:
         pins.pin_namespace(root)
@@ -117,19 +115,17 @@ def _make_links(root: Path, flags: dict[str, int]) -> None:
             sys_bpf.obj_pin(_attach(fd, family, hook), str(path))
 
 
-def _compile(source: Path, defines: Mapping[str, int | str]) -> Any:
-    os.environ["BCC_KERNEL_SOURCE"] = str(SOURCES / "stub")
+def _compile(source: str, defines: Mapping[str, int | str]) -> Any:
+    os.environ["BCC_KERNEL_SOURCE"] = str(bpf_source.SOURCES / "stub")
     try:
         from bcc import BPF
     except ImportError as error:
         raise LoadError(f"bcc cannot be imported by {sys.executable} (Debian: python3-bpfcc): {error}") from error
     cflags = [f"-D{name}={value}" for name, value in defines.items()]
     try:
-        return BPF(text=source.read_text(), cflags=[*cflags, f"-I{SOURCES}"])
+        return BPF(text=bpf_source.read(source), cflags=cflags)
     except Exception as error:  # bcc raises nothing more special
-        raise LoadError(
-            f"bcc cannot compile {source.name} or make its maps: {error}; its own words stand above"
-        ) from error
+        raise LoadError(f"bcc cannot compile {source} or make its maps: {error}; its own words stand above") from error
 
 
 def _load_program(program: Any, name: bytes) -> int:

@@ -5,13 +5,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from collector import pins
+from collector import pins, preflight
 from tests.collector import metered, netlab
 from tests.collector.metered import Metered
 
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[None]:
+    preflight.check_bpffs(metered.pin_dir("node1"))
     try:
         netlab.build()
         netlab.add_services(1)

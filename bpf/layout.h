@@ -1,15 +1,7 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
-// What flows.c shares with collector/layout.py.  The LAYOUT_* numbers are handed in by the loader from the numpy
+// What the program shares with collector/layout.py.  The LAYOUT_* numbers are handed in by the loader from the numpy
 // dtypes, so a difference between the two does not compile.
 #pragma once
-
-#define NF_ACCEPT 1 // include/uapi/linux/netfilter.h
-
-// What a netfilter program is called with (struct bpf_nf_ctx): pointers to nf_hook_state and sk_buff.
-struct nf_ctx {
-    u64 state;
-    u64 skb;
-};
 
 enum direction { EGRESS, INGRESS, RELAY };
 enum dnat { DNAT_NO, DNAT_YES, DNAT_NO_CONNTRACK };

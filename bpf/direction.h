@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
+// Which way a packet goes, seen from this node.
+#pragma once
+#include "maps.h"
+#include "packet.h"
+
+static __always_inline bool is_uplink(u32 ifindex) { return ifindex && uplinks.lookup(&ifindex); }
+
+static __always_inline u8 direction_of(struct packet *p) {
+    if (!is_uplink(p->iif))
+        return EGRESS;
+    if (!p->local_in && is_uplink(p->oif))
+        return RELAY;
+    return INGRESS;
+}

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
+// The outer packets of this node's own tunnels.
+#pragma once
+#include "maps.h"
+#include "packet.h"
+
+#define ENCAPSULATION_NONE 0
+
+// Only packets that this node made or that are for itself can be the outside of its own tunnels.
+static __always_inline u8 encapsulation_of(struct packet *p, const struct flow_key *key) {
+    bool egress = key->direction == EGRESS;
+    struct tunnel_key tunnel = {.protocol = key->protocol, .port = key->dst_port};
+    u8 *found;
+    if (!p->local_in && p->iif)
+        return ENCAPSULATION_NONE;
+    found = tunnels.lookup(&tunnel);
+    if (found)
+        return *found;
+    tunnel.local = 1;
+    tunnel.port = egress ? key->src_port : key->dst_port;
+    found = tunnels.lookup(&tunnel);
+    return found ? *found : ENCAPSULATION_NONE;
+}

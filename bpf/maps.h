@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
+// Every map of a generation.  Whoever adds one names it in collector/generation.py or reads it in the loader.
+#pragma once
+#include "layout.h"
+
+// Key: flow_key, value: tally, FLOW_ENTRIES each.  Full: counted as lost, in bytes and packets.  Never LRU.
+BPF_TABLE_PINNED("hash", struct flow_key, struct tally, flows0, FLOW_ENTRIES, PIN_GENERATION "/flows0");
+BPF_TABLE_PINNED("hash", struct flow_key, struct tally, flows1, FLOW_ENTRIES, PIN_GENERATION "/flows1");
+// Key: epoch * COUNTERS + enum counter.
+BPF_TABLE_PINNED("percpu_array", u32, struct tally, counters, 2 * COUNTERS, PIN_GENERATION "/counters");
+BPF_TABLE_PINNED("array", u32, struct control, control, 1, PIN_GENERATION "/control");
+// Key: ifindex of a device that leads out of the node.  Full: the collector says so, it fills it.
+BPF_TABLE_PINNED("hash", u32, u8, uplinks, 1024, PIN_GENERATION "/uplinks");
+// Key: how the outer packets of a tunnel of this node look, value: the encapsulation's number in the raw chunk.
+BPF_TABLE_PINNED("hash", struct tunnel_key, u8, tunnels, 1024, PIN_GENERATION "/tunnels");
+// One bit per port: 1 if it is in the service set.
+struct port_set {
+    u8 bits[8192];
+};
+BPF_TABLE_PINNED("array", u32, struct port_set, services, 1, PIN_GENERATION "/services");

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
+// Count what passes netfilter's POST_ROUTING and LOCAL_IN, per flow, into the map of the current epoch.
+//
+// It stands in slot 0 of the program array that dispatcher.c tail-calls.  The verdict is always NF_ACCEPT.
+#include "netfilter.h"
+
+// state and skb are BTF pointers to the verifier: fields by direct loads.
+#define LOAD(type, base, offset) (*(type *)((base) + (offset)))
+
+#include "account.h"
+
+#define NF_INET_LOCAL_IN 1
+#define NFPROTO_IPV4 2
+#define LOOPBACK_IFINDEX 1 // include/net/flow.h: the same in every network namespace
+#define PACKET_LOOPBACK 5  // include/uapi/linux/if_packet.h
+#define RTCF_BROADCAST_OR_MULTICAST 0x30000000
+#define SKB_DST_PTRMASK (~1ULL)
+
+static __always_inline long read_packet(struct packet *p, void *to, u32 bytes, u32 offset) {
+    return read_kernel(to, bytes, (void *)(p->network + offset));
+}
+
+// The copy of a multicast or broadcast packet that the kernel loops back to this node's own listeners.  At LOCAL_IN it
+// says so itself; at POST_ROUTING it is a clone and has lost its socket (ip_mc_output(), ip6_finish_output2()).
+static __always_inline bool is_looped_back(struct packet *p, const struct flow_key *key) {
+    u8 type = LOAD(u8, p->skb, K_SKB_PKT_TYPE) >> K_SKB_PKT_TYPE_SHIFT & 7;
+    u32 flags = 0;
+    u64 dst;
+    if (p->local_in)
+        return type == PACKET_LOOPBACK;
+    if (!LOAD(u64, p->state, K_STATE_SK) || LOAD(u64, p->skb, K_SKB_SK) ||
+        LOAD(u8, p->skb, K_SKB_ENCAPSULATION) & K_SKB_ENCAPSULATION_MASK)
+        return false;
+    if (!p->ipv4)
+        return key->dst[0] == 0xff;
+    dst = LOAD(u64, p->skb, K_SKB_REFDST) & SKB_DST_PTRMASK;
+    read_kernel(&flags, sizeof(flags), (void *)(dst + K_RTABLE_FLAGS));
+    return flags & RTCF_BROADCAST_OR_MULTICAST;
+}
+
+static __always_inline int aside_of(struct packet *p, const struct flow_key *key) {
+    if ((p->local_in ? p->iif : p->oif) == LOOPBACK_IFINDEX)
+        return COUNTER_ASIDE_LOOPBACK;
+    if (is_looped_back(p, key))
+        return COUNTER_ASIDE_LOOPED_BACK;
+    return -1;
+}
+
+int flows(struct nf_ctx *ctx) {
+    struct packet p = {.skb = ctx->skb, .state = ctx->state};
+    u32 zero = 0;
+    struct control *settings = control.lookup(&zero);
+    if (!settings)
+        return NF_ACCEPT;
+    p.local_in = LOAD(u8, p.state, K_STATE_HOOK) == NF_INET_LOCAL_IN;
+    p.ipv4 = LOAD(u8, p.state, K_STATE_PF) == NFPROTO_IPV4;
+    p.iif = LOAD(u32, p.skb, K_SKB_IIF);
+    if (!p.local_in) {
+        u64 out = LOAD(u64, p.state, K_STATE_OUT);
+        p.oif = LOAD(u32, out, K_DEV_IFINDEX);
+        p.mtu = LOAD(u32, out, K_DEV_MTU);
+    }
+    p.network = LOAD(u64, p.skb, K_SKB_HEAD) + LOAD(u16, p.skb, K_SKB_NETWORK_HEADER);
+    p.length = LOAD(u32, p.skb, K_SKB_LEN);
+    p.linear = p.length - LOAD(u32, p.skb, K_SKB_DATA_LEN);
+    read_kernel(p.header, sizeof(p.header), (void *)p.network);
+    account(&p, *(volatile u32 *)&settings->epoch & 1, settings->tunnels != 0);
+    return NF_ACCEPT;
+}

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
+// One packet on its way through the program: what the hook knows of it, and how it reads the rest.
+#pragma once
+#include "kernel.h"
+
+#define HEADER_BYTES 64 // IPv4 or IPv6 without options, and the first 16 bytes of what follows
+
+enum protocol {
+    HOP_BY_HOP = 0,
+    TCP = 6,
+    UDP = 17,
+    ROUTING = 43,
+    FRAGMENT = 44,
+    AUTHENTICATION = 51,
+    DESTINATION_OPTIONS = 60,
+    SCTP = 132,
+    MOBILITY = 135,
+};
+
+struct packet {
+    u64 skb;
+    u64 state;      // netfilter's struct nf_hook_state, 0 at other hooks
+    u64 network;    // address of the IP header
+    u32 length;     // of the packet from there
+    u32 linear;     // bytes from there that are in the linear part
+    u32 transport;  // length of the IP header, with options or extension headers
+    u32 iif, oif;   // skb_iif and the output device, 0 if none
+    u32 mtu;        // what is longer will be fragmented behind this hook; 0 if nothing will
+    u16 dont_split; // not the first fragment: no ports
+    u8 local_in;
+    u8 ipv4;
+    u8 phantom; // bytes of a header that the wire will not see
+    u8 header[HEADER_BYTES];
+};
+
+// What a hook that includes these headers defines for itself, besides LOAD(type, base, offset), a field of a kernel
+// struct:
+
+// Copy bytes of the packet, counted from its IP header; 0 if they are there.
+static long read_packet(struct packet *p, void *to, u32 bytes, u32 offset);

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
+// IP headers: addresses, the protocol behind options and extension headers, where the transport header begins.
+#pragma once
+#include "layout.h"
+#include "packet.h"
+
+#define IPV6_TLV_JUMBO 194
+#define MAX_EXTENSION_HEADERS 8
+
+// The flow's protocol and the transport header's place.  False if these bytes are no IP header.
+static __always_inline bool parse_ipv4(struct packet *p, struct flow_key *key) {
+    const u8 *h = p->header;
+    u32 length = (h[0] & 15) * 4;
+    if (h[0] >> 4 != 4 || length < 20 || p->linear < 20)
+        return false;
+    key->src[10] = key->src[11] = key->dst[10] = key->dst[11] = 0xff;
+    __builtin_memcpy(key->src + 12, h + 12, 4);
+    __builtin_memcpy(key->dst + 12, h + 16, 4);
+    key->protocol = h[9];
+    p->dont_split = be16(h + 6) & 0x1fff;
+    p->transport = length;
+    return true;
+}
+
+static __always_inline bool is_extension(u8 protocol) {
+    return protocol == HOP_BY_HOP || protocol == ROUTING || protocol == FRAGMENT || protocol == AUTHENTICATION ||
+           protocol == DESTINATION_OPTIONS || protocol == MOBILITY;
+}
+
+// RFC 8200, 4.  A chain longer than the bound keeps the extension header's own number and has no ports.
+static __always_inline void walk_extensions(struct packet *p, struct flow_key *key) {
+    u8 next = key->protocol, at[8] = {};
+    u32 offset = 40;
+    for (int i = 0; i < MAX_EXTENSION_HEADERS && is_extension(next); i++) {
+        if (offset + 8 > p->linear || read_packet(p, at, sizeof(at), offset))
+            break;
+        if (i == 0 && next == HOP_BY_HOP && at[2] == IPV6_TLV_JUMBO && be16(p->header + 4) == 0)
+            p->phantom = 8; // a BIG TCP super-packet's jumbo header (struct hop_jumbo_hdr), if it is one
+        if (next == FRAGMENT) {
+            p->dont_split = be16(at + 2) >> 3;
+            offset += 8;
+        } else if (next == AUTHENTICATION) {
+            offset += (at[1] + 2) * 4;
+        } else {
+            offset += (at[1] + 1) * 8;
+        }
+        next = at[0];
+        if (p->dont_split)
+            break;
+    }
+    key->protocol = next;
+    p->transport = offset;
+    if (is_extension(next))
+        p->dont_split = 1;
+}
+
+static __always_inline bool parse_ipv6(struct packet *p, struct flow_key *key) {
+    const u8 *h = p->header;
+    if (h[0] >> 4 != 6 || p->linear < 40)
+        return false;
+    __builtin_memcpy(key->src, h + 8, 16);
+    __builtin_memcpy(key->dst, h + 24, 16);
+    key->protocol = h[6];
+    p->transport = 40;
+    if (is_extension(key->protocol))
+        walk_extensions(p, key);
+    return true;
+}
+
+// The first 16 bytes of the transport header; zeroes beyond the linear part.
+static __always_inline void read_transport(struct packet *p, u8 *to) {
+    if (p->ipv4 && p->transport == 20)
+        __builtin_memcpy(to, p->header + 20, 16);
+    else if (!p->ipv4 && p->transport == 40)
+        __builtin_memcpy(to, p->header + 40, 16);
+    else if (read_packet(p, to, 16, p->transport))
+        p->dont_split = 1;
+}

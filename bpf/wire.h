@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
+// What a packet comes to on the wire: after segmentation and fragmentation, which come behind the hook.
+#pragma once
+#include "layout.h"
+#include "packet.h"
+
+#define GSO_BY_FRAGS 0xffff
+
+// Bytes and packets of a GSO super-packet after segmentation, as qdisc_pkt_len_init() reckons (net/core/dev.c): every
+// segment carries all headers again.  The number of segments is reckoned, since gso_segs is 0 from a VM or a tap.
+static __always_inline void segment(struct packet *p, struct tally *wire, const u8 *transport, u32 gso_size,
+                                    u32 gso_segs, u32 gso_type) {
+    u32 length = wire->bytes, headers = p->transport, last = 8;
+    u8 offset_byte = transport[12];
+    if (LOAD(u8, p->skb, K_SKB_ENCAPSULATION) & K_SKB_ENCAPSULATION_MASK) {
+        u64 head = LOAD(u64, p->skb, K_SKB_HEAD);
+        u16 inner = LOAD(u16, p->skb, K_SKB_INNER_TRANSPORT_HEADER);
+        headers = inner - (u32)(p->network - head);
+        read_kernel(&offset_byte, 1, (void *)(head + inner + 12));
+    } else if (p->phantom) {
+        length -= p->phantom;
+        headers -= p->phantom;
+    }
+    if (gso_type & (K_GSO_TCPV4 | K_GSO_TCPV6))
+        last = (offset_byte >> 4) * 4;
+    else if (gso_type & K_GSO_SCTP)
+        last = 12;
+    else if (gso_type & K_GSO_UDP)
+        last = 0; // fragmented, not segmented: only the IP header comes again
+    headers += last;
+    if (headers >= length || headers > 1024)
+        return;
+    if (gso_size != GSO_BY_FRAGS)
+        gso_segs = (length - headers + gso_size - 1) / gso_size;
+    if (!gso_segs)
+        gso_segs = 1;
+    wire->bytes = length + (u64)(gso_segs - 1) * headers;
+    wire->packets = gso_segs;
+}
+
+// A packet longer than the output device takes leaves in fragments (RFC 791, RFC 8200): the hook comes before that.
+static __always_inline void fragment(struct packet *p, struct tally *wire) {
+    u32 length = wire->bytes, mtu = p->mtu, header = p->transport, each;
+    if (mtu < 68 || length <= mtu || length > 65535 + 40)
+        return;
+    if (!p->ipv4)
+        header = 40;
+    each = (mtu - header - (p->ipv4 ? 0 : 8)) & ~7;
+    if (!each || mtu <= header + 8)
+        return;
+    wire->packets = (length - header + each - 1) / each;
+    wire->bytes = length + (wire->packets - 1) * header + (p->ipv4 ? 0 : wire->packets * 8);
+}
+
+static __always_inline void measure(struct packet *p, struct tally *wire, const u8 *transport) {
+    u64 head = LOAD(u64, p->skb, K_SKB_HEAD);
+    u32 end = LOAD(u32, p->skb, K_SKB_END);
+    struct {
+        u16 size, segs;
+    } gso = {};
+    read_kernel(&gso, sizeof(gso), (void *)(head + end + K_SHINFO_GSO_SIZE));
+    if (gso.size) {
+        u32 type = 0;
+        read_kernel(&type, sizeof(type), (void *)(head + end + K_SHINFO_GSO_TYPE));
+        segment(p, wire, transport, gso.size, gso.segs, type);
+    } else {
+        fragment(p, wire);
+    }
+}

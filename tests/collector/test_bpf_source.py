@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The C sources as one text: every header once, and the compiler's messages true to the files."""
+
+import re
+
+import pytest
+
+from collector import bpf_source
+
+PROGRAMS = ["netfilter.c", "dispatcher.c"]
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_line_stands_where_its_marker_says(name: str) -> None:
+    files = {path.name: path.read_text().splitlines() for path in bpf_source.SOURCES.glob("*.[ch]")}
+    seen: set[tuple[str, int]] = set()
+    at, number = "", 0
+    for line in bpf_source.read(name).splitlines():
+        if marker := re.fullmatch(r'#line (\d+) "(.+)"', line):
+            at, number = marker[2], int(marker[1])
+            continue
+        if line:
+            assert line == files[at][number - 1]
+            assert (at, number) not in seen
+            seen.add((at, number))
+        number += 1
+    left_out = {
+        line for file in {at for at, _ in seen} for n, line in enumerate(files[file], 1) if (file, n) not in seen
+    }
+    assert all(not line or line == "#pragma once" or line.startswith('#include "') for line in left_out)
+
+
+def test_the_program_has_all_headers_but_no_other_programs() -> None:
+    text = bpf_source.read("netfilter.c")
+    markers = set(re.findall(r'^#line 1 "(.+)"$', text, re.MULTILINE))
+    assert markers == {path.name for path in bpf_source.SOURCES.glob("*.h")} | {"netfilter.c"}
