@@ -15,6 +15,10 @@ import msgspec
 from common.errors import Refusal
 from enricher.addresses import Prefix, parse_prefix, prefix_of
 
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+_DOCUMENTATION = ipaddress.IPv6Network("3fff::/20")
+
 
 class Cidr(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One entry: a network, what it is, and where. `zone_id` is the account-independent id (AWS)."""
@@ -85,11 +89,18 @@ def _checked(entry: Cidr, place: str) -> Prefix:
 
 @lru_cache(maxsize=65_536)
 def is_public(packed: bytes) -> bool:
-    """Return whether the IANA special-purpose registries call the address globally routable; multicast is not.
+    """Return whether the IANA registries call the address globally routable; multicast is not.
 
-    Shared address space, 100.64.0.0/10 (RFC 6598), counts as private: clouds and meshes number nodes from it.
+    Shared address space, 100.64.0.0/10 (RFC 6598), counts as private: clouds and meshes number nodes from it. Of
+    IPv6 only global unicast (2000::/3) can be; what the well-known prefix of NAT64 (RFC 6052) carries is as public
+    as the IPv4 address within. The ipaddress module of Python 3.11 knows neither, nor 3fff::/20 (RFC 9637).
     """
     address = ipaddress.ip_address(packed)
+    if isinstance(address, ipaddress.IPv6Address):
+        if address in _NAT64:
+            return is_public(packed[12:])
+        if address not in _GLOBAL_UNICAST or address in _DOCUMENTATION:
+            return False
     return address.is_global and not address.is_multicast
 
 

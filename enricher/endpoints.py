@@ -58,15 +58,16 @@ class Watcher:
 def scope_of(source: Place, destination: Place) -> Scope:
     """Return the scope of traffic between two places that are not the same node.
 
-    A zone missing on either side is unknown, a missing region alone is not. Zones compare by name, and by their
-    account-independent ids where a name is missing.
+    A zone missing on either side is unknown, a missing region alone is not. Zones compare by their ids where both
+    are known: AWS hands out names anew in each account, so that one account's eu-west-1a is another's eu-west-1b
+    (https://docs.aws.amazon.com/ram/latest/userguide/working-with-az-ids.html). Else they compare by name.
     """
     if source.external or destination.external:
         return "external"
-    if source.zone and destination.zone:
-        same = source.zone == destination.zone
-    elif source.zone_id and destination.zone_id:
+    if source.zone_id and destination.zone_id:
         same = source.zone_id == destination.zone_id
+    elif source.zone and destination.zone:
+        same = source.zone == destination.zone
     else:
         return "unknown"
     if source.region and destination.region and source.region != destination.region:

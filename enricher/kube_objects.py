@@ -17,7 +17,9 @@ from schemas.topology import TopologyState
 ZONE_LABEL = "topology.kubernetes.io/zone"
 REGION_LABEL = "topology.kubernetes.io/region"
 ZONE_ID_LABEL = "topology.k8s.aws/zone-id"
-TEMPLATE_HASH_LABEL = "pod-template-hash"
+# The label that carries a ReplicaSet's template hash, by whose it is. Argo Rollouts has ReplicaSets too, and a label
+# of its own (https://argo-rollouts.readthedocs.io/en/stable/features/specification/).
+TEMPLATE_HASH_LABELS = {"Deployment": "pod-template-hash", "Rollout": "rollouts-pod-template-hash"}
 # The kubelet puts it on the API's copy of a static pod, which it runs from a file.
 MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
 FINISHED = ("Succeeded", "Failed")
@@ -221,10 +223,10 @@ def service_state(service: Service, seen_ms: int) -> TopologyState:
 def workload_of(pod: Pod) -> Workload:
     """Return the controller at the top, as far as the pod itself tells: no further objects are read.
 
-    A ReplicaSet whose name ends in the pod's template hash belongs to the Deployment named before it (controller
-    `deployment`: name-hash). A Job of a CronJob ends in its scheduled minute (controller `cronjob`: name-minutes
-    since the epoch, eight digits since 1989). A pod without a controller is its own; so is a static pod, named as
-    in its file: the kubelet appends the node's name.
+    A ReplicaSet whose name ends in the pod's template hash belongs to the Deployment or Rollout named before it
+    (controller `deployment`: name-hash). A Job of a CronJob ends in its scheduled minute (controller `cronjob`:
+    name-minutes since the epoch, eight digits since 1989). A pod without a controller is its own; so is a static
+    pod, named as in its file: the kubelet appends the node's name.
     """
     meta = pod.metadata
     if MIRROR_ANNOTATION in (meta.annotations or {}):
@@ -233,9 +235,10 @@ def workload_of(pod: Pod) -> Workload:
     if owner is None:
         return _workload("Pod", meta.name)
     if owner.kind == "ReplicaSet":
-        hash_ = (meta.labels or {}).get(TEMPLATE_HASH_LABEL)
-        if hash_ and owner.name.endswith(f"-{hash_}"):
-            return _workload("Deployment", owner.name.removesuffix(f"-{hash_}"))
+        for kind, label in TEMPLATE_HASH_LABELS.items():
+            hash_ = (meta.labels or {}).get(label)
+            if hash_ and owner.name.endswith(f"-{hash_}"):
+                return _workload(kind, owner.name.removesuffix(f"-{hash_}"))
     if owner.kind == "Job" and (scheduled := re.fullmatch(r"(.+)-\d{8,10}", owner.name)):
         return _workload("CronJob", scheduled[1])
     return _workload(owner.kind, owner.name)

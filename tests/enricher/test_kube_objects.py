@@ -87,7 +87,20 @@ def owner(kind: str, name: str, *, controller: bool = True) -> list[dict[str, An
         pytest.param(
             {"owners": owner("StatefulSet", "postgres")}, Workload("StatefulSet", "postgres"), id="stateful set"
         ),
-        pytest.param({"owners": owner("Rollout", "web")}, Workload("Rollout", "web"), id="custom kind"),
+        pytest.param({"owners": owner("DaemonSet", "fluentd")}, Workload("DaemonSet", "fluentd"), id="daemon set"),
+        pytest.param(
+            {"owners": owner("SparkApplication", "etl")}, Workload("SparkApplication", "etl"), id="custom kind"
+        ),
+        pytest.param(
+            {"owners": owner("ReplicaSet", "web-5c9f4d7"), "labels": {"rollouts-pod-template-hash": "5c9f4d7"}},
+            Workload("Rollout", "web"),
+            id="argo rollout",
+        ),
+        pytest.param(
+            {"owners": owner("Backup", "b", controller=False) + owner("ReplicationController", "old")},
+            Workload("ReplicationController", "old"),
+            id="the controller among several owners",
+        ),
         pytest.param({}, Workload("Pod", "api-7d9f8b6c5-x2x9q"), id="no owner"),
         pytest.param(
             {"owners": owner("Backup", "b", controller=False)},

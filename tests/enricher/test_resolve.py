@@ -223,6 +223,9 @@ BY_ID, NOWHERE, INTERNET = Place(None, "r1", "id1"), Place(), Place(external=Tru
         pytest.param(Place("a", "r1", "id1"), BY_ID, "same_zone", id="by id, same"),
         pytest.param(Place("b", "r1", "id2"), BY_ID, "cross_zone", id="by id, other"),
         pytest.param(A, BY_ID, "unknown", id="a name against an id"),
+        pytest.param(Place("a", "r1", "id1"), Place("a", "r1", "id2"), "cross_zone", id="one name in two accounts"),
+        pytest.param(Place("a", "r1", "id1"), Place("b", "r1", "id1"), "same_zone", id="two names of one zone"),
+        pytest.param(Place("a", "r1", "id1"), Place("a", "r1"), "same_zone", id="by name, where one id is missing"),
     ],
 )
 def test_scope(source: Place, destination: Place, scope: str) -> None:
@@ -266,6 +269,21 @@ def test_a_cidr_map_in_json() -> None:
     assert CidrMap([]).find(address) is None
 
 
-def test_public() -> None:
-    texts = ["8.8.8.8", "192.0.2.1", "100.64.0.1", "2a00::1", "fd00::1", "ff02::1", "fe80::1"]
-    assert [is_public(pack(text) or b"") for text in texts] == [True, False, False, True, False, False, False]
+@pytest.mark.parametrize(
+    ("public", "texts"),
+    [
+        # https://www.iana.org/assignments/iana-ipv4-special-registry, .../iana-ipv6-special-registry
+        pytest.param(True, "8.8.8.8 1.0.0.1 172.15.255.255 172.32.0.0 100.63.255.255 100.128.0.0 192.0.0.9", id="ipv4"),
+        pytest.param(False, "0.1.2.3 10.0.0.1 127.0.0.1 172.16.0.1 172.31.255.255 192.168.0.1", id="private"),
+        pytest.param(False, "192.0.2.1 198.51.100.1 203.0.113.1 198.18.0.1 240.0.0.1 255.255.255.255", id="special"),
+        pytest.param(False, "100.64.0.0 100.64.0.1 100.127.255.255", id="shared address space"),
+        pytest.param(False, "169.254.0.1 224.0.0.1 ff02::1 ff0e::1 fe80::1", id="link-local and groups"),
+        pytest.param(True, "2a00::1 2600:1f18::1 2001:20::1 2620:4f:8000::1", id="ipv6"),
+        pytest.param(False, "fd00::1 fec0::1 2001:db8::1 3fff::1 100::1 5f00::1 2001:10::1", id="special ipv6"),
+        pytest.param(False, "4000::1 e000::1 ::1 :: ::1.2.3.4", id="not assigned for global unicast"),
+        pytest.param(True, "64:ff9b::8.8.8.8", id="behind NAT64"),
+        pytest.param(False, "64:ff9b::10.0.0.1 64:ff9b:1::1", id="private behind NAT64"),
+    ],
+)
+def test_public_is_what_the_iana_registries_say(public: bool, texts: str) -> None:
+    assert {text: is_public(pack(text) or b"") for text in texts.split()} == dict.fromkeys(texts.split(), public)
