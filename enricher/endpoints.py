@@ -75,6 +75,23 @@ def scope_of(source: Place, destination: Place) -> Scope:
     return "same_zone" if same else "cross_zone"
 
 
+def workload_end(end: Resolved) -> Resolved | None:
+    """Return what all pods of the end's workload have in common in that place; None if it is no pod of a workload."""
+    owner = end.made_of[0]
+    if end.kind != "pod" or not isinstance(owner, TopologyState) or owner.workload is None:
+        return None
+    namespace = Named(owner.namespace) if owner.namespace else msgspec.UNSET
+    whole = Endpoint(
+        kind="pod",
+        reason=end.reason or msgspec.UNSET,
+        k8s=Kubernetes(namespace=namespace, workload=owner.workload),
+        cloud=_cloud(end.place),
+    )
+    head = msgspec.json.encode(Endpoint(kind="pod")).decode()[:-1]
+    tail = msgspec.json.encode(whole).decode()[len(head) :]
+    return Resolved("pod", end.reason, end.place, None, end.in_cluster, head, tail, (owner,))
+
+
 def endpoint_json(
     kind: Kind, address: str, reason: str | None, place: Place, owner: TopologyState | Cidr | None, node: str | None
 ) -> tuple[str, str]:

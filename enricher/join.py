@@ -5,28 +5,26 @@ The shape is what makes it fast: addresses are resolved once per chunk, an end p
 (address, port), numpy groups the rows, and a flow is a concatenation of parts. No object exists per flow.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
-import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
+from enricher.columns import EGRESS, INGRESS, RELAY, Columns, Ints, Mask, Rows
 from enricher.endpoints import Place, Resolved, Watcher, scope_of
+from enricher.policy import DEFAULT, NodeNames, Policy
 from enricher.resolve import Resolver
-from schemas.amount import Amount
-from schemas.flow import SCOPES, UNKNOWN_REASONS, Cluster, Named
-from schemas.raw import DIRECTIONS, ENCAPSULATIONS, RawChunk
+from enricher.rollup import roll_up
+from enricher.values import Values
+from schemas.amount import NOTHING, Amount
+from schemas.flow import SCOPES, UNKNOWN_REASONS
+from schemas.raw import RawChunk
 
-_EGRESS, _INGRESS, _RELAY = range(3)
-_SAME_NODE = SCOPES.index("same_node")
+_SAME_NODE, _SAME_ZONE = SCOPES.index("same_node"), SCOPES.index("same_zone")
 _UNKNOWN = SCOPES.index("unknown")
-# IANA protocol numbers; ICMP and ICMPv6 are told apart by `network.type`. The others are named by their number.
-_TRANSPORTS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmp", 132: "sctp"}
-_NO_DNAT = 2
-
-Ints = NDArray[np.int64]
-Rows = NDArray[np.intp]
+# In place of the name of a node that is not known; no Kubernetes name holds it (RFC 1123).
+NO_NODE = "?"
 
 
 @dataclass(slots=True)
@@ -38,20 +36,41 @@ class Ends:
 
 
 @dataclass(slots=True)
+class Out:
+    """What of one chunk is out: the greatest number of its flows' ids, their rows, and what they come to."""
+
+    last: int = -1
+    amount: Amount = NOTHING
+    rows: "array[int]" = field(default_factory=lambda: array("q"))
+
+    def add(self, number: int, rows: Iterable[int], size: int, packets: int) -> None:
+        """Take in one flow. One whose number is not greater than the last is another writer's repeat."""
+        if number > self.last:
+            self.last = number
+            self.amount += Amount(size, packets, 1)
+            self.rows.extend(rows)
+
+
+@dataclass(slots=True)
 class Joined:
     """What one chunk became.
 
-    `values`: one JSON object per flow given out, and `rows` its row's number, ascending. `taken` = `given` + the
-    sum of `aside`. `by_scope` and `by_reason` (why a zone is unknown) split what is given.
+    `values`: one JSON object per flow given out, and `numbers` the last parts of their ids, ascending. `taken` = what
+    was out before + `given` + the sum of `aside`, in bytes and packets. `by_scope` and `by_reason` (why a zone is
+    unknown) split what is given. `senders` splits aside's `sender_in_cluster` by the node that counts it, `unmetered`
+    what was given of senders on nodes without a collector. `rolled_up` are the rows that were summed up.
     """
 
     values: list[bytes]
-    rows: list[int]
+    numbers: list[int]
     taken: Amount
     given: Amount
     aside: dict[str, Amount]
     by_scope: dict[str, Amount]
     by_reason: dict[str, Amount]
+    senders: dict[str, Amount]
+    unmetered: dict[str, Amount]
+    rolled_up: Amount
 
 
 def resolve(chunk: RawChunk, resolver: Resolver) -> Ends:
@@ -67,53 +86,117 @@ def late_sources(chunk: RawChunk, ends: Ends) -> set[str]:
     }
     if not late:
         return set()
-    egress = {src for src, direction in zip(chunk.src, chunk.direction, strict=True) if direction == _EGRESS}
+    egress = {src for src, direction in zip(chunk.src, chunk.direction, strict=True) if direction == EGRESS}
     return {chunk.addresses[number] for number in late & egress}
 
 
-def join(chunk: RawChunk, ends: Ends, partition: int, offset: int, first_row: int = 0) -> Joined:
-    """Return the chunk's flows from `first_row` on; earlier rows are in `taken` only (they went out before).
+def join(
+    chunk: RawChunk, ends: Ends, partition: int, offset: int, out: Out | None = None, policy: Policy = DEFAULT
+) -> Joined:
+    """Return the chunk's flows; those in `out` went out before, and their rows are in `taken` only.
 
     `partition` and `offset` say where the raw chunk stands. Ingress counts only if its sender is not metered
     itself; a relayed flow takes the observer as its sending side.
     """
-    columns = _Columns(chunk)
-    new = np.arange(columns.rows) >= first_row
-    in_cluster = np.fromiter((end.in_cluster for end in ends.addresses), np.bool_, len(ends.addresses))
-    metered = new & (columns.direction == _INGRESS) & in_cluster[columns.src]
+    columns = Columns(chunk)
+    out = out or Out()
+    new = _not_out(columns, out)
+    ingress = new & (columns.direction == INGRESS)
+    metered = ingress & _metered(ends, policy.unmetered)[columns.src]
     rows = np.flatnonzero(new & ~metered)
     scopes, reasons = _classify(columns, ends)
     of_rows = scopes[rows]
     unknown = rows[of_rows == _UNKNOWN]
+    free = _within_a_zone(of_rows) if policy.detail == "workload" else np.zeros(len(rows), np.bool_)
+    values, numbers = _write(chunk, columns, ends, (partition, offset), scopes, rows[~free], rows[free], out.last)
+    given = columns.amount(rows)
+    aside = np.flatnonzero(metered)
     return Joined(
-        values=_values(chunk, columns, ends, rows, of_rows, f',"raw":{{"partition":{partition},"offset":{offset}}}}}'),
-        rows=rows.tolist(),
-        taken=Amount(int(columns.size.sum()), int(columns.packets.sum()), columns.rows),
-        given=columns.amount(rows),
-        aside={"sender_in_cluster": columns.amount(np.flatnonzero(metered))} if metered.any() else {},
+        values=values,
+        numbers=numbers,
+        taken=columns.amount(np.arange(columns.rows)),
+        given=Amount(given.bytes, given.packets, len(values)),
+        aside={"sender_in_cluster": columns.amount(aside)} if len(aside) else {},
         by_scope=_split(columns, rows, of_rows, SCOPES),
         by_reason=_split(columns, unknown, reasons[unknown], UNKNOWN_REASONS),
+        senders=_by_node(columns, ends, aside),
+        unmetered=_by_node(columns, ends, np.flatnonzero(ingress & ~metered & _in_cluster(ends)[columns.src])),
+        rolled_up=columns.amount(rows[free]),
     )
 
 
-class _Columns:
-    """A chunk's columns as arrays. Sums cannot overflow: a chunk's total is below 2^53 (schemas/raw.py)."""
-
-    def __init__(self, chunk: RawChunk) -> None:
-        self.rows = len(chunk.src)
-        self.src, self.dst = np.array(chunk.src, np.int64), np.array(chunk.dst, np.int64)
-        self.direction = np.array(chunk.direction, np.int64)
-        self.size, self.packets = np.array(chunk.bytes, np.int64), np.array(chunk.packets, np.int64)
-
-    def amount(self, rows: Rows) -> Amount:
-        return Amount(int(self.size[rows].sum()), int(self.packets[rows].sum()), len(rows))
+def _not_out(columns: Columns, out: Out) -> Mask:
+    new = np.ones(columns.rows, np.bool_)
+    if out.rows and columns.rows:
+        # A number beyond the rows is that of a row which was written late (see `_write`).
+        new[np.array(out.rows) % columns.rows] = False
+    return new
 
 
-def _split(columns: _Columns, rows: Rows, codes: Ints, names: Sequence[str]) -> dict[str, Amount]:
+def _in_cluster(ends: Ends) -> Mask:
+    return np.fromiter((end.in_cluster for end in ends.addresses), np.bool_, len(ends.addresses))
+
+
+def _metered(ends: Ends, unmetered: NodeNames) -> Mask:
+    """Return of each address whether what it sends is counted at its own node."""
+    metered = (end.in_cluster and end.node not in unmetered for end in ends.addresses)
+    return np.fromiter(metered, np.bool_, len(ends.addresses))
+
+
+def _within_a_zone(scopes: Ints) -> Mask:
+    within: Mask = (scopes == _SAME_NODE) | (scopes == _SAME_ZONE)
+    return within
+
+
+def _write(
+    chunk: RawChunk,
+    columns: Columns,
+    ends: Ends,
+    raw: tuple[int, int],
+    scopes: Ints,
+    single: Rows,
+    free: Rows,
+    last: int,
+) -> tuple[list[bytes], list[int]]:
+    """Return the flows of rows that stay single and of those that are free of charge, and their ascending numbers.
+
+    A single row's flow has its row's number. Where that would not come after `last` (before a crash the row was to
+    be rolled up or put aside), and for sums, it is a multiple of the chunk's rows more, so that numbers ascend,
+    none comes twice, and the row can be told from it.
+    """
+    values = Values(chunk, columns, ends.watcher, raw)
+    beyond = columns.rows * max(1, last // max(columns.rows, 1) + 1)
+    late = single <= last
+    numbers = np.concatenate([single[~late], single[late] + beyond])
+    ordered = np.concatenate([single[~late], single[late]])
+    written = values.of_rows(ordered, numbers, scopes[ordered], ends.addresses)
+    if not len(free):
+        return written, numbers.tolist()
+    groups = roll_up(free, columns, values, scopes, ends.addresses)
+    sums = beyond + np.array([rows[-1] for rows in groups.rows], np.int64)
+    written += values.of_groups(groups.rows, sums, scopes, groups.sources, groups.destinations)
+    return _ascending(written, np.concatenate([numbers, sums]))
+
+
+def _ascending(written: list[bytes], numbers: Ints) -> tuple[list[bytes], list[int]]:
+    order = np.argsort(numbers)
+    return [written[place] for place in order.tolist()], numbers[order].tolist()
+
+
+def _split(columns: Columns, rows: Rows, codes: Ints, names: Sequence[str]) -> dict[str, Amount]:
     return {names[code]: columns.amount(rows[codes == code]) for code in np.unique(codes).tolist()}
 
 
-def _classify(columns: _Columns, ends: Ends) -> tuple[Ints, Ints]:
+def _by_node(columns: Columns, ends: Ends, rows: Rows) -> dict[str, Amount]:
+    """Split rows by the node that their source is on."""
+    if not len(rows):
+        return {}
+    numbers: dict[str, int] = {}
+    of_address = [numbers.setdefault(end.node or NO_NODE, len(numbers)) for end in ends.addresses]
+    return _split(columns, rows, np.array(of_address, np.int64)[columns.src[rows]], list(numbers))
+
+
+def _classify(columns: Columns, ends: Ends) -> tuple[Ints, Ints]:
     """Return each row's scope as an index into SCOPES, and why it is unknown as one into UNKNOWN_REASONS.
 
     The observer, last of `everyone`, takes the place of a relay's source.
@@ -126,70 +209,10 @@ def _classify(columns: _Columns, ends: Ends) -> tuple[Ints, Ints]:
     node = np.array([-1 if n is None else nodes.setdefault(n, len(nodes)) for _, n, _ in everyone], np.int64)
     why = np.array([UNKNOWN_REASONS.index(reason or "zone_missing") for _, _, reason in everyone], np.int64)
     placed = np.array([bool(p.zone or p.zone_id) for p, _, _ in everyone], np.bool_)
-    sender = np.where(columns.direction == _RELAY, len(everyone) - 1, columns.src)
+    sender = np.where(columns.direction == RELAY, len(everyone) - 1, columns.src)
     pairs, inverse = np.unique(place[sender] * len(places) + place[columns.dst], return_inverse=True)
     known = list(places)
     table = [SCOPES.index(scope_of(known[code // len(known)], known[code % len(known)])) for code in pairs.tolist()]
     same_node = (node[sender] == node[columns.dst]) & (node[sender] >= 0)
     scopes = np.where(same_node, _SAME_NODE, np.array(table, np.int64)[inverse])
     return scopes, np.where(placed[sender], why[columns.dst], why[sender])
-
-
-def _values(chunk: RawChunk, columns: _Columns, ends: Ends, rows: Rows, scopes: Ints, raw: str) -> list[bytes]:
-    """Concatenate each flow from its parts: what it shares with others is made once and picked by number."""
-    begin = msgspec.json.encode({"id": chunk.id}).decode()[:-2] + "/"
-    window = f'","start_ms":{chunk.start_ms},"end_ms":{chunk.end_ms},"scope":"'
-    after_id = [f'{window}{scope}","bytes":' for scope in SCOPES]
-    cluster = msgspec.json.encode(Cluster(Named(chunk.cluster))).decode()
-    end = f',"observer":{ends.watcher.json},"k8s":{cluster}{raw}'
-    parts = zip(
-        rows.tolist(),
-        _pick(after_id, scopes),
-        columns.size[rows].tolist(),
-        columns.packets[rows].tolist(),
-        _kinds(chunk, columns, rows),
-        _end_points(ends, columns.src[rows], np.array(chunk.src_port, np.int64)[rows]),
-        _end_points(ends, columns.dst[rows], np.array(chunk.dst_port, np.int64)[rows]),
-        strict=True,
-    )
-    return [
-        f'{begin}{row}{head}{size},"packets":{packets}{kind}{source},"destination":{destination}{end}'.encode()
-        for row, head, size, packets, kind, source, destination in parts
-    ]
-
-
-def _pick(made: list[str], numbers: Ints) -> list[str]:
-    picked: list[str] = np.array(made, dtype=object)[numbers].tolist()
-    return picked
-
-
-def _end_points(ends: Ends, addresses: Ints, ports: Ints) -> list[str]:
-    distinct, inverse = np.unique((addresses << 16) | ports, return_inverse=True)
-    return _pick([ends.addresses[code >> 16].json(code & 0xFFFF) for code in distinct.tolist()], inverse)
-
-
-def _kinds(chunk: RawChunk, columns: _Columns, rows: Rows) -> list[str]:
-    """Return what stands between `packets` and the source: direction, dnat, encapsulation, network."""
-    dnat = np.array([_NO_DNAT if flag is None else flag for flag in chunk.dnat], np.int64)
-    version_6 = np.array([":" in address for address in chunk.addresses], np.int64)[columns.src]
-    code = columns.direction
-    for column, size in (
-        (dnat, _NO_DNAT + 1),
-        (np.array(chunk.encapsulation, np.int64), len(ENCAPSULATIONS)),
-        (version_6, 2),
-        (np.array(chunk.protocol, np.int64), 256),
-    ):
-        code = code * size + column
-    distinct, inverse = np.unique(code[rows], return_inverse=True)
-    return _pick([_kind(number) for number in distinct.tolist()], inverse)
-
-
-def _kind(code: int) -> str:
-    code, protocol = divmod(code, 256)
-    code, version_6 = divmod(code, 2)
-    code, encapsulation = divmod(code, len(ENCAPSULATIONS))
-    direction, dnat = divmod(code, _NO_DNAT + 1)
-    translated = "" if dnat == _NO_DNAT else f',"dnat":{"true" if dnat else "false"}'
-    outer = f',"encapsulation":"{ENCAPSULATIONS[encapsulation]}"' if encapsulation else ""
-    network = f'{{"transport":"{_TRANSPORTS.get(protocol, protocol)}","type":"{"ipv6" if version_6 else "ipv4"}"}}'
-    return f',"direction":"{DIRECTIONS[direction]}"{translated}{outer},"network":{network},"source":'

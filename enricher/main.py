@@ -44,7 +44,7 @@ async def run(running: Service, settings: EnricherSettings) -> None:
     cidrs = _cidrs(settings)
     patience = Patience(cluster, Resolver(index, cidrs), metrics, settings.late_seconds)
     publisher = Publisher(running, settings)
-    deps = Deps(running, settings, cluster, patience, publisher, metrics)
+    deps = Deps(running, settings, settings.policy, cluster, patience, publisher, metrics)
     pipeline = Pipeline(deps)
     follower = None
     if settings.topology is not None:

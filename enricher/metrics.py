@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from enricher.index import Index
 from enricher.join import Joined
 from schemas.amount import Amount
+from schemas.raw import RawChunk
 
 
 class Metrics:
@@ -26,6 +27,16 @@ class Metrics:
         self.bytes = counter("bytes", "Traffic bytes given out, by scope.", "scope")
         self.flows = counter("flows", "Flows given out, by scope.", "scope")
         self.aside_bytes = counter("aside_bytes", "Traffic bytes put aside, by reason.", "reason")
+        self.node_bytes = counter(
+            "node_bytes",
+            "Traffic bytes received from each node of the cluster, by the side that counts them: sender, receiver.",
+            *("node", "counted_by"),
+        )
+        self.node_window = gauge("node_window_end_seconds", "End of the last window that a node published.", "node")
+        self.rolled_up = counter("rolled_up_flows", "Rows summed up into fewer flows (--detail workload).")
+        self.contradicted = counter(
+            "contradicted_chunks", "Raw chunks of nodes that --unmetered-nodes says have no collector.", "node"
+        )
         self.unknown_bytes = counter("unknown_bytes", "Traffic bytes of unknown scope, by reason.", "reason")
         self.dead_letters = counter("dead_letters", "Raw records that could not be decoded, by reason.", "reason")
         self.gap_records = counter("raw_gap_records", "Raw records that were gone before they were read.")
@@ -48,9 +59,14 @@ class Metrics:
             self._watch_age.labels(resource).set_function(lambda: time.monotonic() - self._heard[resource])
         self._heard[resource] = time.monotonic()
 
-    def enriched(self, joined: Joined) -> None:
+    def enriched(self, chunk: RawChunk, joined: Joined) -> None:
         """Count one chunk given out."""
         self.chunks.labels("enriched").inc()
+        self.node_window.labels(chunk.node).set(chunk.end_ms / 1000)
+        for counted_by, nodes in (("sender", joined.senders), ("receiver", joined.unmetered)):
+            for node, amount in nodes.items():
+                self.node_bytes.labels(node, counted_by).inc(amount.bytes)
+        self.rolled_up.inc(joined.rolled_up.rows)
         self._taken(joined.taken)
         for scope, amount in joined.by_scope.items():
             self.bytes.labels(scope).inc(amount.bytes)

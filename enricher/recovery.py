@@ -2,8 +2,7 @@
 """What is already out: read back from Kafka after a start, a rebalance or a failed publication.
 
 The raw offset is committed together with the offset that the output had reached (in the commit's metadata), so
-what stands behind that offset belongs to chunks not committed yet. Rows of a chunk go out in order: the last one
-found tells where to resume.
+what stands behind that offset belongs to chunks not committed yet. Each flow tells which rows of its chunk it holds.
 """
 
 import asyncio
@@ -17,10 +16,9 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from common import kafka
 from common.service import Service
+from enricher.join import Out
 from enricher.kafka_read import bounds, reader, stretch
 from enricher.settings import EnricherSettings
-from enricher.unit import Out
-from schemas.amount import Amount
 from schemas.errors import DecodeError
 from schemas.ids import split_flow_id
 
@@ -53,22 +51,25 @@ class Tail:
     end: int = 0
     chunks: dict[str, Out] = field(default_factory=dict)
 
-    def add(self, flow_id: str, size: int, packets: int) -> None:
-        """Take in one flow. A row that is not greater than the last is another writer's repeat of it."""
-        chunk, row = split_flow_id(flow_id)
-        out = self.chunks.setdefault(chunk, Out())
-        if row > out.last_row:
-            out.last_row = row
-            out.amount += Amount(size, packets, 1)
+    def add(self, flow: "_Flow") -> None:
+        """Take in one flow."""
+        chunk, number = split_flow_id(flow.id)
+        self.chunks.setdefault(chunk, Out()).add(number, flow.rows or (number,), flow.bytes, flow.packets)
 
 
 class _Flow(msgspec.Struct):
     id: str
     bytes: int
     packets: int
+    rows: list[int] = []
 
 
 _flow_decoder = msgspec.json.Decoder(_Flow)
+
+
+def read_back(value: bytes | None) -> _Flow:
+    """Decode what is needed of a flow to know that it is out; raises `msgspec.MsgspecError`."""
+    return _flow_decoder.decode(value or b"")
 
 
 async def committed(service: Service, settings: EnricherSettings, partition: int) -> Committed:
@@ -97,8 +98,7 @@ async def read_tail(service: Service, settings: EnricherSettings, partition: int
         async for records in stretch(consumer, where, first, end, settings.kafka_deadline_seconds):
             for record in records:
                 try:
-                    flow = _flow_decoder.decode(record.value or b"")
-                    tail.add(flow.id, flow.bytes, flow.packets)
+                    tail.add(read_back(record.value))
                 except (msgspec.MsgspecError, DecodeError) as error:
                     log.warning("%s-%s@%s is no flow: %s", where.topic, partition, record.offset, error)
     return tail

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from common.settings import ServiceSettings
+from enricher.policy import NodeNames, Policy
 
 
 class EnricherSettings(ServiceSettings):
@@ -37,6 +38,16 @@ class EnricherSettings(ServiceSettings):
     cidr_map: Path | None = Field(
         None, description="TOML or JSON file of networks outside the cluster with their names and zones"
     )
+    unmetered_nodes: str = Field(
+        "fargate-*",
+        description="names of nodes that have no collector, patterns, comma-separated: what their pods send is counted "
+        'where it is received; "" for none',
+    )
+    detail: Literal["pod", "workload"] = Field(
+        "pod",
+        description="workload: flows within a node or a zone, which nobody pays for, are summed up by workload, "
+        "window and port; all others stay as they are",
+    )
     history_hours: float = Field(
         168.0, gt=0, description="how long an owner is remembered after its end; at least the raw topic's retention"
     )
@@ -51,6 +62,12 @@ class EnricherSettings(ServiceSettings):
     def group_id(self) -> str:
         """The consumer group: pipelines with topics of their own must not rebalance each other."""
         return self.group or f"{self.topic_prefix}enricher"
+
+    @property
+    def policy(self) -> Policy:
+        """How to join."""
+        patterns = (pattern.strip() for pattern in self.unmetered_nodes.split(","))
+        return Policy(NodeNames(pattern for pattern in patterns if pattern), self.detail)
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

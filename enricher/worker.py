@@ -19,11 +19,12 @@ from common.publish import Publisher, Record
 from common.service import Service
 from enricher import recovery
 from enricher.cluster import Cluster
-from enricher.join import join
+from enricher.join import Out, join
 from enricher.metrics import Metrics
+from enricher.policy import Policy
 from enricher.repeats import Repeats
 from enricher.settings import EnricherSettings
-from enricher.unit import Out, Unit, Writer, kafka_time, not_out, taken_of
+from enricher.unit import Unit, Writer, kafka_time, not_out, taken_of
 from enricher.waiting import Patience
 from schemas.dead_letter import dead_letter
 from schemas.errors import DecodeError
@@ -43,6 +44,7 @@ class Deps:
 
     service: Service
     settings: EnricherSettings
+    policy: Policy
     cluster: Cluster
     patience: Patience
     publisher: Publisher
@@ -64,6 +66,7 @@ class Worker:
         self._enriched_end = 0
         self._next: int | None = None
         self._repeats: Repeats | None = None
+        self._contradictions: set[str] = set()
         self.stopping = False
         self.idle = True
 
@@ -128,7 +131,7 @@ class Worker:
             await self._finish(unit)
             unit = Unit()
             ends = await patience.wait(chunk, late)
-        joined = join(chunk, ends, self._partition, offset, 0 if out is None else out.last_row + 1)
+        joined = join(chunk, ends, self._partition, offset, out, self._deps.policy)
         now = self._deps.cluster.clock()
         if joined.values:
             unit.runs.append(self._writer.flows(chunk, joined, now))
@@ -136,8 +139,17 @@ class Worker:
             self._metrics.clamped.inc()
         unit.books.append(self._writer.enriched(chunk, joined, out, now))
         unit.rows += joined.taken.rows
-        self._metrics.enriched(joined)
+        self._metrics.enriched(chunk, joined)
+        if chunk.node in self._deps.policy.unmetered:
+            self._contradicted(chunk)
         return unit
+
+    def _contradicted(self, chunk: RawChunk) -> None:
+        """Say that a node counts what it sends although the settings say that it does not: that is counted twice."""
+        if chunk.node not in self._contradictions:
+            self._contradictions.add(chunk.node)
+            log.error("%s has a collector, and unmetered_nodes says it has none: it is counted twice", chunk.node)
+        self._metrics.contradicted.labels(chunk.node).inc()
 
     async def _finish(self, unit: Unit) -> None:
         """Publish a unit's flows, then its books, then commit; again and again until Kafka takes it."""

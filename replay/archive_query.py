@@ -144,7 +144,7 @@ class ArchiveQuery:
         if not selection.addresses:
             return []
         query = "SELECT src_address FROM flows UNION SELECT dst_address FROM flows"
-        return [address for (address,) in self._fetch(query, []) if selection.holds(address)]
+        return [address for (address,) in self._fetch(query, []) if address and selection.holds(address)]
 
     def _stream(self, query: str, parameters: Sequence[object]) -> Iterator[tuple[Any, ...]]:
         with _refusing(self.archive):

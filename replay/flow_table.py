@@ -94,4 +94,6 @@ def _name(end: dict[str, Value]) -> str:
         return f"{end['namespace']}/{end['service']}"
     if end["name"]:
         return f"{end['kind']}/{end['name']}"
+    if end["address"] is None:
+        return f"{end['namespace']}/{end['workload']}"  # of pods whose flows were summed up
     return str(end["address"])

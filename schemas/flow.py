@@ -63,10 +63,13 @@ class Cloud(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """One side of a flow as of its window. `name` only for `cidr`, `reason` only for what is not known."""
+    """One side of a flow as of its window. `name` only for `cidr`, `reason` only for what is not known.
+
+    `address` is absent only of a workload whose pods' flows were summed up.
+    """
 
     kind: Kind
-    address: str
+    address: str | UnsetType = UNSET
     port: Port | UnsetType = UNSET
     name: str | UnsetType = UNSET
     reason: str | UnsetType = UNSET
@@ -116,6 +119,7 @@ class _FlowFields(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     network: Network
     k8s: Cluster
     raw: RawPosition
+    rows: list[Count] | UnsetType = UNSET  # of a flow that sums up rows of its chunk: their numbers
 
 
 class FlowHead(_FlowFields, frozen=True, omit_defaults=True, kw_only=True):

@@ -30,6 +30,10 @@ class LedgerRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     one chunk; of a chunk that came again, `<chunk id>@<raw offset>`, so that it does not overwrite the first. Of a
     sink: one checkpoint or manifest, which may hold parts of many chunks: `parts` gives the amount taken out of each
     chunk, by chunk id, so that an audit can say which window is short.
+
+    Of the enricher: `senders` splits what is aside as `sender_in_cluster` by the sender's node, which should have
+    counted it itself; `unmetered` what is in `given` although its sender is in the cluster, because its node has no
+    collector ("?": node not known). `rolled_up` are the rows in `given` that were summed up into fewer flows.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -47,6 +51,9 @@ class LedgerRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     chunks: int | None = None
     uplinks: dict[str, UplinkCounters] = {}
     parts: dict[str, Amount] = {}
+    senders: dict[str, Amount] = {}
+    unmetered: dict[str, Amount] = {}
+    rolled_up: Amount | None = None
 
     @property
     def key(self) -> bytes:

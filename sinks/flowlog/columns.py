@@ -68,7 +68,7 @@ def flatten(endpoint: Endpoint) -> FlatEnd:
     workload = Workload("", "") if k8s.workload is UNSET else k8s.workload
     values: tuple[Value, ...] = (
         endpoint.kind,
-        endpoint.address,
+        text(endpoint.address),
         None if endpoint.port is UNSET else endpoint.port,
         _name(k8s.namespace),
         _name(k8s.pod),

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from enricher.cidrs import CidrMap
 from enricher.index import Index
-from enricher.join import Joined, join, late_sources, resolve
+from enricher.join import Joined, Out, join, late_sources, resolve
+from enricher.policy import DEFAULT, NodeNames, Policy
+from enricher.recovery import Tail, read_back
 from enricher.resolve import Resolver
-from enricher.unit import ChunkRun, Out, Writer, not_out
+from enricher.unit import ChunkRun, Writer, not_out
 from schemas.amount import NOTHING, Amount, total
 from schemas.flow import Flow, decode_flow
 from schemas.ledger import decode_ledger
@@ -24,8 +26,8 @@ A1, A2, B1, HOST_B = "10.42.1.17", "10.42.1.18", "10.42.2.9", "192.168.0.21"
 RDS, INTERNET = "10.9.7.4", "8.8.8.8"
 
 
-def resolver() -> Resolver:
-    index = Index()
+def index() -> Index:
+    made = Index()
     for state in (
         node("node-a1", "192.168.0.11", "eu-west-1a", pod_cidrs=["10.42.1.0/24"]),
         node("node-b1", HOST_B, "eu-west-1b", pod_cidrs=["10.42.2.0/24"]),
@@ -34,16 +36,30 @@ def resolver() -> Resolver:
         pod("db-0", B1, "node-b1"),
         pod("six", "fd00:42::17", "node-a1"),
     ):
-        index.apply(state)
-    return Resolver(index, CidrMap([]))
+        made.apply(state)
+    return made
 
 
-def joined(rows: list[dict[str, Any]], first_row: int = 0, **overrides: Any) -> Joined:
-    raw = chunk(rows, **overrides)
-    found = join(raw, resolve(raw, resolver()), 3, 88123, first_row)
-    assert total({"given": found.given, **found.aside}).rows + first_row >= len(rows)
-    assert total(found.by_scope) == found.given
-    assert len(found.rows) == len(found.values) == found.given.rows
+def resolver(states: Index | None = None) -> Resolver:
+    return Resolver(states or index(), CidrMap([]))
+
+
+def joined(
+    rows: list[dict[str, Any]],
+    out: Out | None = None,
+    policy: Policy = DEFAULT,
+    states: Index | None = None,
+    **head: Any,
+) -> Joined:
+    raw = chunk(rows, **head)
+    found = join(raw, resolve(raw, resolver(states)), 3, 88123, out, policy)
+    accounted = total({"out": out.amount if out else NOTHING, "given": found.given, **found.aside})
+    assert (found.taken.bytes, found.taken.packets) == (accounted.bytes, accounted.packets)
+    assert total(found.by_scope).bytes == found.given.bytes
+    assert total(found.senders) == total(found.aside)
+    assert len(found.numbers) == len(found.values) == found.given.rows
+    assert found.numbers == sorted(set(found.numbers))
+    assert found.numbers == [int(decode_flow(value).id.rpartition("/")[2]) for value in found.values]
     return found
 
 
@@ -107,8 +123,7 @@ def test_a_relayed_flow_keeps_its_source_as_addressed() -> None:
 def test_ingress_counts_only_from_senders_that_are_not_metered(source: str, kept: bool) -> None:
     found = joined([row(source, A1, direction=1), row(A1, B1)])
     assert found.aside == ({} if kept else {"sender_in_cluster": Amount(1000, 10, 1)})
-    assert found.rows == ([0, 1] if kept else [1])
-    assert [decode_flow(v).id.rpartition("/")[2] for v in found.values] == [str(r) for r in found.rows]
+    assert found.numbers == ([0, 1] if kept else [1])
 
 
 @pytest.mark.parametrize(
@@ -190,17 +205,23 @@ def test_late_sources_are_senders_of_the_observing_node_only() -> None:
 WRITER = Writer(TopicNames(), 3)
 
 
+def out_of(values: list[bytes]) -> Out:
+    """Return what is known of flows read back."""
+    tail = Tail()
+    for value in values:
+        tail.add(read_back(value))
+    [out] = tail.chunks.values() or [Out()]
+    return out
+
+
 def test_resumed_after_any_row_the_books_are_the_same() -> None:
     rows = [row(A1, B1, bytes=100 + i) if i % 3 else row(B1, A1, direction=1, bytes=7 + i) for i in range(10)]
     raw = chunk(rows)
     whole = joined(rows)
     entry = decode_ledger(WRITER.enriched(raw, whole, None, END).value)
     for cut in range(len(whole.values) + 1):
-        out = Out()
-        for value, number in zip(whole.values[:cut], whole.rows, strict=False):
-            flow = decode_flow(value)
-            out.last_row, out.amount = number, out.amount + Amount(flow.bytes, flow.packets, 1)
-        rest = joined(rows, out.last_row + 1)
+        out = out_of(whole.values[:cut])
+        rest = joined(rows, out)
         assert whole.values[cut:] == rest.values
         assert decode_ledger(WRITER.enriched(raw, rest, out, END).value) == entry
 
@@ -210,7 +231,7 @@ def test_what_is_out_is_left_out() -> None:
     run = WRITER.flows(raw, joined([row(A1, B1), row(B1, A1, direction=1), row(A1, A2)]), END)
     other = ChunkRun("another", [0], run.run)
     [rest, untouched] = not_out([run, other], {raw.id: Out(0), "third": Out(9)})
-    assert (rest.rows, rest.run.values, untouched) == ([2], run.run.values[1:], other)
+    assert (rest.numbers, rest.run.values, untouched) == ([2], run.run.values[1:], other)
     assert not_out([run], {raw.id: Out(2)}) == []
 
 
@@ -247,9 +268,49 @@ def test_every_row_is_given_out_or_put_aside_and_says_what_the_row_said(rows: li
     found = joined(rows)
     assert found.taken == total({"given": found.given, **found.aside})
     assert found.taken == Amount(sum(r["bytes"] for r in rows), sum(r["packets"] for r in rows), len(rows))
-    for number, value in zip(found.rows, found.values, strict=True):
+    for number, value in zip(found.numbers, found.values, strict=True):
         flow, raw = decode_flow(value), rows[number]
         assert (flow.bytes, flow.packets) == (raw["bytes"], raw["packets"])
         assert (flow.source.address, flow.destination.address) == (raw["src"], raw["dst"])
         assert (flow.source.port or 0, flow.destination.port or 0) == (raw["src_port"], raw["dst_port"])
         assert (None if flow.dnat is msgspec.UNSET else int(flow.dnat)) == raw["dnat"]
+
+
+def test_what_is_put_aside_is_split_by_the_node_that_counts_it() -> None:
+    rows = [
+        row(B1, A1, direction=1, bytes=10),
+        row("10.42.2.77", A1, direction=1, bytes=20),
+        row(A2, A1, direction=1, bytes=5),
+        row(RDS, A1, direction=1, bytes=3),
+    ]
+    found = joined(rows)
+    assert {node: amount.bytes for node, amount in found.senders.items()} == {"node-b1": 30, "node-a1": 5}
+    assert found.unmetered == {}
+
+
+def test_an_address_of_two_nodes_is_put_aside_under_no_nodes_name() -> None:
+    states = index()
+    states.apply(pod("moved", B1, "node-a1", from_ms=START + 5000))
+    assert joined([row(B1, A1, direction=1)], states=states).senders == {"?": Amount(1000, 10, 1)}
+
+
+def test_a_sender_on_a_node_without_a_collector_is_counted_where_it_is_received() -> None:
+    states = index()
+    states.apply(node("fargate-ip-10-42-9-9", "10.42.9.9", "eu-west-1b"))
+    states.apply(pod("batch-0", "10.42.9.9", "fargate-ip-10-42-9-9"))
+    rows = [row("10.42.9.9", A1, direction=1, bytes=70), row(B1, A1, direction=1, bytes=5)]
+    policy = Policy(NodeNames(["fargate-*", "virtual-*"]))
+    found = joined(rows, policy=policy, states=states)
+    assert found.senders == {"node-b1": Amount(5, 10, 1)}
+    assert found.unmetered == {"fargate-ip-10-42-9-9": Amount(70, 10, 1)}
+    [flow] = [decode_flow(value) for value in found.values]
+    assert (flow.scope, flow.direction, flow.source.k8s.pod.name) == ("cross_zone", "ingress", "batch-0")  # type: ignore[union-attr]
+    assert joined(rows, states=states).senders.keys() == {"node-b1", "fargate-ip-10-42-9-9"}
+
+
+@pytest.mark.parametrize("name", ["fargate-", "fargate-x"])
+def test_patterns_match_whole_names(name: str) -> None:
+    names = NodeNames(["fargate-*", "v?"])
+    assert name in names
+    assert not {f"my-{name}", "v", "vv1", None, ""} & {n for n in (f"my-{name}", "v", "vv1", None, "") if n in names}
+    assert name not in NodeNames()

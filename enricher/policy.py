@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the settings decide about a join: which nodes have no collector, and how fine flows are that nobody pays for.
+
+Pure, and the same for the enricher and for a replay: history is joined by the same policy or says so.
+"""
+
+import fnmatch
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+Detail = Literal["pod", "workload"]
+
+
+class NodeNames:
+    """Names of nodes by shell patterns (`fargate-*`), matched whole; answers are remembered."""
+
+    def __init__(self, patterns: Iterable[str] = ()) -> None:
+        wanted = [fnmatch.translate(pattern) for pattern in patterns]
+        self._pattern = re.compile("|".join(wanted)) if wanted else None
+        self._known: dict[str, bool] = {}
+
+    def __contains__(self, name: str | None) -> bool:
+        if self._pattern is None or name is None:
+            return False
+        found = self._known.get(name)
+        if found is None:
+            found = self._known[name] = self._pattern.match(name) is not None
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """`unmetered`: nodes that have no collector, so that what they send is counted where it is received.
+
+    `detail`: with `workload`, flows of one chunk that stay within a node or a zone are summed up by workload.
+    """
+
+    unmetered: NodeNames = field(default_factory=NodeNames)
+    detail: Detail = "pod"
+
+
+DEFAULT = Policy()

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the flows of one chunk as JSON. Pure.
+
+What flows share is made once and picked by number: an end point per (address, port), the fields between `packets`
+and the source per distinct combination. A flow is a concatenation of these parts.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from enricher.columns import Columns, Ints, Rows
+from enricher.endpoints import Resolved, Watcher
+from schemas.flow import SCOPES, Cluster, Named
+from schemas.raw import DIRECTIONS, ENCAPSULATIONS, RawChunk
+
+# IANA protocol numbers; ICMP and ICMPv6 are told apart by `network.type`. The others are named by their number.
+_TRANSPORTS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmp", 132: "sctp"}
+_NO_DNAT = 2
+
+
+class Values:
+    """Makes the JSON of a chunk's flows. `raw` says where the chunk stands: partition and offset."""
+
+    def __init__(self, chunk: RawChunk, columns: Columns, watcher: Watcher, raw: tuple[int, int]) -> None:
+        self._chunk = chunk
+        self._columns = columns
+        self._ports = (np.array(chunk.src_port, np.int64), np.array(chunk.dst_port, np.int64))
+        self._begin = msgspec.json.encode({"id": chunk.id}).decode()[:-2] + "/"
+        window = f'","start_ms":{chunk.start_ms},"end_ms":{chunk.end_ms},"scope":"'
+        self._after_id = [f'{window}{scope}","bytes":' for scope in SCOPES]
+        cluster = msgspec.json.encode(Cluster(Named(chunk.cluster))).decode()
+        self._end = f',"observer":{watcher.json},"k8s":{cluster},"raw":{{"partition":{raw[0]},"offset":{raw[1]}}}'
+        self.kinds = self._kind_codes()
+
+    def of_rows(self, rows: Rows, numbers: Ints, scopes: Ints, ends: Sequence[Resolved]) -> list[bytes]:
+        """Return the flows of single rows; `numbers` are the last parts of their ids, `scopes` those of these rows."""
+        source_ports, destination_ports = self._ports
+        parts = zip(
+            numbers.tolist(),
+            _pick(self._after_id, scopes),
+            self._columns.size[rows].tolist(),
+            self._columns.packets[rows].tolist(),
+            self._kinds(rows),
+            end_points(ends, self._columns.src[rows], source_ports[rows]),
+            end_points(ends, self._columns.dst[rows], destination_ports[rows]),
+            strict=True,
+        )
+        begin, end = self._begin, f"{self._end}}}"
+        return [
+            f'{begin}{number}{head}{size},"packets":{packets}{kind}{source},"destination":{destination}{end}'.encode()
+            for number, head, size, packets, kind, source, destination in parts
+        ]
+
+    def of_groups(
+        self, groups: Sequence[Rows], numbers: Ints, scopes: Ints, sources: list[str], destinations: list[str]
+    ) -> list[bytes]:
+        """Return a flow per group of rows that share everything it says; the rows are named in it."""
+        size, packets = self._columns.size, self._columns.packets
+        firsts = np.array([rows[0] for rows in groups], np.intp)
+        parts = zip(
+            groups,
+            numbers.tolist(),
+            _pick(self._after_id, scopes[firsts]),
+            self._kinds(firsts),
+            sources,
+            destinations,
+            strict=True,
+        )
+        return [
+            f'{self._begin}{number}{head}{size[rows].sum()},"packets":{packets[rows].sum()}{kind}{source},'
+            f'"destination":{destination}{self._end},"rows":{msgspec.json.encode(rows.tolist()).decode()}}}'.encode()
+            for rows, number, head, kind, source, destination in parts
+        ]
+
+    def ports(self, rows: Rows) -> tuple[Ints, Ints]:
+        """Return source and destination ports of these rows."""
+        return self._ports[0][rows], self._ports[1][rows]
+
+    def _kinds(self, rows: Rows) -> list[str]:
+        distinct, inverse = np.unique(self.kinds[rows], return_inverse=True)
+        return _pick([_kind(number) for number in distinct.tolist()], inverse)
+
+    def _kind_codes(self) -> Ints:
+        """Return a number per row for what stands between `packets` and the source (see `_kind`)."""
+        chunk = self._chunk
+        dnat = np.array([_NO_DNAT if flag is None else flag for flag in chunk.dnat], np.int64)
+        version_6 = np.array([":" in address for address in chunk.addresses], np.int64)[self._columns.src]
+        code = self._columns.direction
+        for column, size in (
+            (dnat, _NO_DNAT + 1),
+            (np.array(chunk.encapsulation, np.int64), len(ENCAPSULATIONS)),
+            (version_6, 2),
+            (np.array(chunk.protocol, np.int64), 256),
+        ):
+            code = code * size + column
+        return code
+
+
+def end_points(ends: Sequence[Resolved], addresses: Ints, ports: Ints) -> list[str]:
+    """Return the JSON of end points; `addresses` are indexes into `ends`."""
+    distinct, inverse = np.unique((addresses << 16) | ports, return_inverse=True)
+    return _pick([ends[code >> 16].json(code & 0xFFFF) for code in distinct.tolist()], inverse)
+
+
+def _pick(made: list[str], numbers: Ints) -> list[str]:
+    picked: list[str] = np.array(made, dtype=object)[numbers].tolist()
+    return picked
+
+
+def _kind(code: int) -> str:
+    code, protocol = divmod(code, 256)
+    code, version_6 = divmod(code, 2)
+    code, encapsulation = divmod(code, len(ENCAPSULATIONS))
+    direction, dnat = divmod(code, _NO_DNAT + 1)
+    translated = "" if dnat == _NO_DNAT else f',"dnat":{"true" if dnat else "false"}'
+    outer = f',"encapsulation":"{ENCAPSULATIONS[encapsulation]}"' if encapsulation else ""
+    network = f'{{"transport":"{_TRANSPORTS.get(protocol, protocol)}","type":"{"ipv6" if version_6 else "ipv4"}"}}'
+    return f',"direction":"{DIRECTIONS[direction]}"{translated}{outer},"network":{network},"source":'
