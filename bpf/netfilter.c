@@ -14,7 +14,6 @@
 #define LOOPBACK_IFINDEX 1 // include/net/flow.h: the same in every network namespace
 #define PACKET_LOOPBACK 5  // include/uapi/linux/if_packet.h
 #define RTCF_BROADCAST_OR_MULTICAST 0x30000000
-#define SKB_DST_PTRMASK (~1ULL)
 
 static __always_inline long read_packet(struct packet *p, void *to, u32 bytes, u32 offset) {
     return read_kernel(to, bytes, (void *)(p->network + offset));
@@ -46,6 +45,14 @@ static __always_inline int aside_of(struct packet *p, const struct flow_key *key
     return -1;
 }
 
+// What defragmentation left in the control block (struct inet_skb_parm, inet6_skb_parm).  Byte by byte: the verifier
+// knows it as an array of bytes.
+static __always_inline u16 largest_fragment(struct packet *p) {
+    u8 low = p->ipv4 ? LOAD(u8, p->skb, K_CB_INET_FRAGMENT) : LOAD(u8, p->skb, K_CB_INET6_FRAGMENT);
+    u8 high = p->ipv4 ? LOAD(u8, p->skb, K_CB_INET_FRAGMENT + 1) : LOAD(u8, p->skb, K_CB_INET6_FRAGMENT + 1);
+    return (u16)high << 8 | low;
+}
+
 int flows(struct nf_ctx *ctx) {
     struct packet p = {.skb = ctx->skb, .state = ctx->state};
     u32 zero = 0;
@@ -60,6 +67,7 @@ int flows(struct nf_ctx *ctx) {
         p.oif = LOAD(u32, out, K_DEV_IFINDEX);
         p.mtu = LOAD(u32, out, K_DEV_MTU);
     }
+    p.largest = largest_fragment(&p);
     p.network = LOAD(u64, p.skb, K_SKB_HEAD) + LOAD(u16, p.skb, K_SKB_NETWORK_HEADER);
     p.length = LOAD(u32, p.skb, K_SKB_LEN);
     p.linear = p.length - LOAD(u32, p.skb, K_SKB_DATA_LEN);

@@ -3,6 +3,7 @@
 #pragma once
 #include "kernel.h"
 
+#define SKB_DST_PTRMASK (~1ULL)
 #define HEADER_BYTES 64 // IPv4 or IPv6 without options, and the first 16 bytes of what follows
 
 enum protocol {
@@ -19,14 +20,16 @@ enum protocol {
 
 struct packet {
     u64 skb;
-    u64 state;      // netfilter's struct nf_hook_state, 0 at other hooks
-    u64 network;    // address of the IP header
-    u32 length;     // of the packet from there
-    u32 linear;     // bytes from there that are in the linear part
-    u32 transport;  // length of the IP header, with options or extension headers
-    u32 iif, oif;   // skb_iif and the output device, 0 if none
-    u32 mtu;        // what is longer will be fragmented behind this hook; 0 if nothing will
-    u16 dont_split; // not the first fragment: no ports
+    u64 state;          // netfilter's struct nf_hook_state, 0 at other hooks
+    u64 network;        // address of the IP header
+    u32 length;         // of the packet from there
+    u32 linear;         // bytes from there that are in the linear part
+    u32 transport;      // length of the IP header, with options or extension headers
+    u32 iif, oif;       // skb_iif and the output device, 0 if none
+    u32 mtu;            // of the output device, if packets are fragmented behind this hook; else 0
+    u16 largest;        // length of the longest fragment of those that it was put together from, 0 if it was not
+    u16 unfragmentable; // length of the headers that every fragment would repeat
+    u16 dont_split;     // not the first fragment: no ports
     u8 local_in;
     u8 ipv4;
     u8 phantom; // bytes of a header that the wire will not see

@@ -18,7 +18,7 @@ static __always_inline bool parse_ipv4(struct packet *p, struct flow_key *key) {
     __builtin_memcpy(key->dst + 12, h + 16, 4);
     key->protocol = h[9];
     p->dont_split = be16(h + 6) & 0x1fff;
-    p->transport = length;
+    p->transport = p->unfragmentable = length;
     return true;
 }
 
@@ -31,11 +31,15 @@ static __always_inline bool is_extension(u8 protocol) {
 static __always_inline void walk_extensions(struct packet *p, struct flow_key *key) {
     u8 next = key->protocol, at[8] = {};
     u32 offset = 40;
+    bool repeats = true, routed = false;
     for (int i = 0; i < MAX_EXTENSION_HEADERS && is_extension(next); i++) {
         if (offset + 8 > p->linear || read_packet(p, at, sizeof(at), offset))
             break;
         if (i == 0 && next == HOP_BY_HOP && at[2] == IPV6_TLV_JUMBO && be16(p->header + 4) == 0)
             p->phantom = 8; // a BIG TCP super-packet's jumbo header (struct hop_jumbo_hdr), if it is one
+        // ip6_find_1stfragopt(): what is for every node on the way.
+        repeats = repeats && (next == HOP_BY_HOP || next == ROUTING || (next == DESTINATION_OPTIONS && !routed));
+        routed = routed || next == ROUTING;
         if (next == FRAGMENT) {
             p->dont_split = be16(at + 2) >> 3;
             offset += 8;
@@ -44,6 +48,8 @@ static __always_inline void walk_extensions(struct packet *p, struct flow_key *k
         } else {
             offset += (at[1] + 1) * 8;
         }
+        if (repeats)
+            p->unfragmentable = offset;
         next = at[0];
         if (p->dont_split)
             break;
@@ -61,7 +67,7 @@ static __always_inline bool parse_ipv6(struct packet *p, struct flow_key *key) {
     __builtin_memcpy(key->src, h + 8, 16);
     __builtin_memcpy(key->dst, h + 24, 16);
     key->protocol = h[6];
-    p->transport = 40;
+    p->transport = p->unfragmentable = 40;
     if (is_extension(key->protocol))
         walk_extensions(p, key);
     return true;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
 // What a packet comes to on the wire: after segmentation and fragmentation, which come behind the hook.
 #pragma once
+#include "fragment.h"
 #include "layout.h"
 #include "packet.h"
 
@@ -36,20 +37,8 @@ static __always_inline void segment(struct packet *p, struct tally *wire, const 
         gso_segs = 1;
     wire->bytes = length + (u64)(gso_segs - 1) * headers;
     wire->packets = gso_segs;
-}
-
-// A packet longer than the output device takes leaves in fragments (RFC 791, RFC 8200): the hook comes before that.
-static __always_inline void fragment(struct packet *p, struct tally *wire) {
-    u32 length = wire->bytes, mtu = p->mtu, header = p->transport, each;
-    if (mtu < 68 || length <= mtu || length > 65535 + 40)
-        return;
-    if (!p->ipv4)
-        header = 40;
-    each = (mtu - header - (p->ipv4 ? 0 : 8)) & ~7;
-    if (!each || mtu <= header + 8)
-        return;
-    wire->packets = (length - header + each - 1) / each;
-    wire->bytes = length + (wire->packets - 1) * header + (p->ipv4 ? 0 : wire->packets * 8);
+    if (gso_size != GSO_BY_FRAGS)
+        fragment_segments(p, wire, headers + gso_size);
 }
 
 static __always_inline void measure(struct packet *p, struct tally *wire, const u8 *transport) {

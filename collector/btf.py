@@ -22,7 +22,7 @@ Types = dict[int, dict[str, Any]]
 def kernel_flags() -> dict[str, int]:
     """Return the K_* macros of bpf/; raise `LoadError` if the kernel does not tell or lacks a field."""
     types = _dump("vmlinux")
-    flags = _sk_buff(types) | _others(types) | _gso(types)
+    flags = _sk_buff(types) | _others(types) | _gso(types) | _fragments(types)
     return flags | _conntrack(types)
 
 
@@ -74,6 +74,7 @@ def _sk_buff(types: Types) -> dict[str, int]:
         "skb_iif": "IIF",
         "sk": "SK",
         "_skb_refdst": "REFDST",
+        "next": "NEXT",
     }
     offsets = _offsets(types, "sk_buff", *fields)
     flags = {f"K_SKB_{name}": bits // 8 for name, bits in zip(fields.values(), offsets, strict=True)}
@@ -90,8 +91,13 @@ def _others(types: Types) -> dict[str, int]:
     wanted = {
         "nf_hook_state": {"hook": "STATE_HOOK", "pf": "STATE_PF", "out": "STATE_OUT", "sk": "STATE_SK"},
         "net_device": {"ifindex": "DEV_IFINDEX", "mtu": "DEV_MTU"},
-        "skb_shared_info": {"gso_size": "SHINFO_GSO_SIZE", "gso_type": "SHINFO_GSO_TYPE"},
+        "skb_shared_info": {
+            "gso_size": "SHINFO_GSO_SIZE",
+            "gso_type": "SHINFO_GSO_TYPE",
+            "frag_list": "SHINFO_FRAG_LIST",
+        },
         "rtable": {"rt_flags": "RTABLE_FLAGS"},
+        "dst_entry": {"_metrics": "DST_METRICS", "expires": "DST_EXPIRES"},
     }
     flags: dict[str, int] = {}
     for struct, fields in wanted.items():
@@ -117,6 +123,21 @@ def _gso(types: Types) -> dict[str, int]:
     if missing:
         raise LoadError(f"this kernel's BTF has no SKB_GSO_{missing[0]}")
     return {f"K_GSO_{name}": bits[f"SKB_GSO_{name}"] for name in wanted}
+
+
+def _fragments(types: Types) -> dict[str, int]:
+    control_block, ignore_df = _offsets(types, "sk_buff", "cb", "ignore_df")
+    (inet,) = _offsets(types, "inet_skb_parm", "frag_max_size")
+    (inet6,) = _offsets(types, "inet6_skb_parm", "frag_max_size")
+    (path_mtu,) = _offsets(types, "rtable", "rt_pmtu")  # a bit field that ends with its 32-bit word
+    return {
+        "K_SKB_IGNORE_DF": ignore_df // 8,
+        "K_SKB_IGNORE_DF_MASK": 1 << ignore_df % 8,
+        "K_CB_INET_FRAGMENT": (control_block + inet) // 8,
+        "K_CB_INET6_FRAGMENT": (control_block + inet6) // 8,
+        "K_RTABLE_PMTU": path_mtu // 8,
+        "K_RTABLE_PMTU_SHIFT": path_mtu % 8,
+    }
 
 
 def _conntrack(types: Types) -> dict[str, int]:

@@ -12,8 +12,9 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -249,17 +250,30 @@ def send_tcp(sender: str, receiver: str, to: str, *, at: str, port: int, at_port
 
 def count_on_fabric(flows: list[tuple[str, str]]) -> None:
     """Count at the fabric's end of each uplink what comes in from a to b: behind segmentation and fragmentation."""
+    count_at("fabric", ("n1", "n2"), flows)
+
+
+def fabric_counts(flows: list[tuple[str, str]]) -> dict[tuple[str, str], tuple[int, int]]:
+    """Return bytes and packets for each of the flows given to `count_on_fabric`."""
+    return counts_at("fabric", flows)
+
+
+def count_at(name: str, devices: tuple[str, ...], flows: list[tuple[str, str]]) -> None:
+    """Count what comes in from a to b at these devices of a namespace, as the wire brings it: before defragmentation.
+
+    IP-layer bytes. Replaces what was counted there before.
+    """
     rules = []
     for index, (a, b) in enumerate(flows):
         kind = "ip6" if ":" in a else "ip"
         rules.append(f"counter c{index} {{ }}")
         rules.extend(
-            f"chain c{index}_{node} {{ type filter hook ingress device n{node} priority 0; "
+            f"chain c{index}_{device} {{ type filter hook ingress device {device} priority 0; "
             f"{kind} saddr {a} {kind} daddr {b} counter name c{index}; }}"
-            for node in (1, 2)
+            for device in devices
         )
     run(
-        "fabric",
+        name,
         "nft",
         "-f",
         "-",
@@ -267,11 +281,22 @@ def count_on_fabric(flows: list[tuple[str, str]]) -> None:
     )
 
 
-def fabric_counts(flows: list[tuple[str, str]]) -> dict[tuple[str, str], tuple[int, int]]:
-    """Return bytes and packets for each of the flows given to `count_on_fabric`."""
-    listed = json.loads(run("fabric", "nft", "-j", "list", "counters", "table", "netdev", "truth"))["nftables"]
+def counts_at(name: str, flows: list[tuple[str, str]]) -> dict[tuple[str, str], tuple[int, int]]:
+    """Return bytes and packets for each of the flows given to `count_at`."""
+    listed = json.loads(run(name, "nft", "-j", "list", "counters", "table", "netdev", "truth"))["nftables"]
     found = {e["counter"]["name"]: (e["counter"]["bytes"], e["counter"]["packets"]) for e in listed if "counter" in e}
     return {flow: found[f"c{index}"] for index, flow in enumerate(flows)}
+
+
+@contextmanager
+def link_mtu(name: str, device: str, octets: int) -> Iterator[None]:
+    """Give a device another MTU for a while."""
+    old = json.loads(run(name, "ip", "-j", "link", "show", device))[0]["mtu"]
+    ip(name, f"link set {device} mtu {octets}")
+    try:
+        yield
+    finally:
+        ip(name, f"link set {device} mtu {old}")
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:

@@ -62,23 +62,6 @@ def test_udp_super_packets_count_what_the_fabric_saw(meters: Meters, a: str, b: 
 
 
 @pytest.mark.parametrize(
-    ("sender", "a", "b"),
-    [
-        pytest.param("pod11", A4, B4, id="pod-ipv4"),
-        pytest.param("pod11", A6, B6, id="pod-ipv6"),
-        pytest.param("node1", node_address(1), B4, id="host-ipv4"),
-        pytest.param("node1", netlab.node_address6(1), B6, id="host-ipv6"),
-    ],
-)
-def test_fragments_count_what_the_fabric_saw(meters: Meters, sender: str, a: str, b: str) -> None:
-    netlab.count_on_fabric([(a, b)])
-    send_udp(sender, "pod21", b, count=5, size=8000)
-    truth = netlab.fabric_counts([(a, b)])[a, b]
-    assert truth[1] == 30
-    assert meters[1].sum(src=a, dst=b, protocol=UDP, direction="egress") == truth
-
-
-@pytest.mark.parametrize(
     ("service", "a", "b"),
     [pytest.param(netlab.CLUSTER_IP, A4, B4, id="ipv4"), pytest.param(netlab.CLUSTER_IP6, A6, B6, id="ipv6")],
 )
