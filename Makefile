@@ -5,7 +5,7 @@ BIN := .venv/bin
 PYTHON_ROOMS := bench cli collector common compose docs enricher lab replay schemas sinks tests
 PYTEST_ARGS ?=
 # A name here is a module bench.NAME, `make bench-NAME` and a section of docs/benchmarks.md.
-BENCHES :=
+BENCHES := hook
 
 .PHONY: help setup demo test bench compose-test check format docs lock clean
 
@@ -22,7 +22,7 @@ test: ## all tests: tables, the hook in a real kernel, Kafka, one run end to end
 	@scripts/setup test
 	@$(BIN)/pytest $(PYTEST_ARGS)
 
-bench: setup $(BENCHES:%=bench-%) ## all benchmarks into docs/benchmarks.md; one: make bench-NAME
+bench: setup $(BENCHES:%=bench-%) ## all benchmarks into docs/benchmarks.md; one: make bench-hook
 
 bench-%: setup
 	@$(BIN)/python -m bench.$* $(BENCH_ARGS)

@@ -43,6 +43,7 @@ class Command(IntEnum):
     MAP_LOOKUP_BATCH = 24
     MAP_DELETE_BATCH = 27
     LINK_CREATE = 28
+    ENABLE_STATS = 32
 
 
 def bpf(command: Command, attributes: bytes) -> int:
