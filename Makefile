@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 # A name here is a module bench.NAME, `make bench-NAME` and a section of docs/benchmarks.md.
 BENCHES := hook
 
-.PHONY: help setup demo test bench compose-test check format docs lock clean
+.PHONY: help setup demo test torture bench compose-test check format docs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,10 @@ demo: setup ## a cluster of namespaces, real packets, real Kafka, live tables; D
 test: ## all tests: tables, the hook in a real kernel, Kafka, one run end to end
 	@scripts/setup test
 	@$(BIN)/pytest $(PYTEST_ARGS)
+
+torture: ## every fault many times, then the books: about an hour; SEED=1 ONLY="broker kill" SHARE=0.1
+	@scripts/setup test
+	@$(BIN)/python -m tests.torture $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only "$(ONLY)") $(if $(SHARE),--share $(SHARE))
 
 bench: setup $(BENCHES:%=bench-%) ## all benchmarks into docs/benchmarks.md; one: make bench-hook
 

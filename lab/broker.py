@@ -11,6 +11,7 @@ import random
 import shutil
 import socket
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,15 +30,18 @@ _HEAP = ["-Xms96m", "-Xmx256m"]
 _READY_SECONDS = 30.0
 _POLL_SECONDS = 0.05
 _STOP_SECONDS = 10.0
-_FORMAT_SECONDS = 30.0
+FORMAT_SECONDS = 30.0
+_CLUSTER_ID = base64.urlsafe_b64encode(uuid.uuid5(uuid.NAMESPACE_DNS, "zonemeter.lab").bytes).decode().rstrip("=")
 
 
 @dataclass
 class Broker:
     """A broker and controller in one process. `directory` becomes its alone: settings, data, log, process record.
 
-    `port` is on 127.0.0.1 (0: any free one). Each of `more_listeners` is an address and port that clients reach it
-    by in another way, advertised as itself. `settings` are added to server.properties.
+    `port` is on 127.0.0.1 (0: any free one). Each of `more_listeners` is an address and port that clients reach it by
+    in another way. `advertised` maps a port to what its clients are told instead, a proxy's port; other listeners are
+    advertised as themselves. `settings` are added to server.properties. Of several brokers (lab/brokers.py) each has
+    a `node_id`, and `controller` is the port of the one controller that they have in common.
     """
 
     directory: Path
@@ -45,6 +49,9 @@ class Broker:
     more_listeners: tuple[tuple[str, int], ...] = ()
     settings: dict[str, str] = field(default_factory=dict)
     process: Process | None = None
+    advertised: dict[int, int] = field(default_factory=dict)
+    node_id: int = 1
+    controller: int | None = None
 
     @property
     def bootstrap(self) -> str:
@@ -53,18 +60,20 @@ class Broker:
 
     def launch(self) -> None:
         """Format the directory if it is new and start the broker; `ready` waits for it. Raises `LabError`."""
-        java, classes = _java(), _classes()
+        command = serve_command(self.directory / "server.properties")
         self.directory.mkdir(parents=True, exist_ok=True)
         self.port = self.port or free_port()
         properties = self.directory / "server.properties"
         if not (self.directory / "data/meta.properties").exists():
-            properties.write_text(self._properties(free_port()))
-            cluster_id = base64.urlsafe_b64encode(uuid.uuid5(uuid.NAMESPACE_DNS, "zonemeter.lab").bytes)
-            tool = [java, "-Xmx96m", *_JVM, "-cp", classes, "kafka.tools.StorageTool", "format"]
-            tool += ["-t", cluster_id.decode().rstrip("="), "-c", str(properties), "--standalone"]
-            self._processes.call("kafka-format", tool, _FORMAT_SECONDS)
-        command = [java, *_HEAP, *_JVM, f"-Dlog4j2.configurationFile={_LOG_CONFIG}", "-cp", classes]
-        self.process = self._processes.start(_ROLE, [*command, "kafka.Kafka", str(properties)])
+            properties.write_text(self._properties())
+            quorum = "--standalone" if self.controller is None else "--no-initial-controllers"
+            self._processes.call("kafka-format", format_command(properties, quorum), FORMAT_SECONDS)
+        self.process = self._processes.start(_ROLE, command)
+
+    @property
+    def alive(self) -> bool:
+        """Whether its process runs."""
+        return self.process is not None and self.process.alive
 
     async def ready(self) -> None:
         """Wait until it answers a client; raises `LabError` if it ends or takes too long."""
@@ -111,26 +120,55 @@ class Broker:
         finally:
             await admin.close()
 
-    def _properties(self, controller_port: int) -> str:
+    def _properties(self) -> str:
         named = {"PLAINTEXT": ("127.0.0.1", self.port)}
         named |= {f"EXTRA{number}": listener for number, listener in enumerate(self.more_listeners)}
-        client = ",".join(f"{name}://{host}:{port}" for name, (host, port) in named.items())
-        controller = f"127.0.0.1:{controller_port}"
-        protocols = ",".join(f"{name}:PLAINTEXT" for name in ("CONTROLLER", *named))
+        told = {name: (host, self.advertised.get(port, port)) for name, (host, port) in named.items()}
+        quorum = f"127.0.0.1:{self.controller or free_port()}"
+        own = {} if self.controller else {"CONTROLLER": ("127.0.0.1", int(quorum.rpartition(":")[2]))}
         lines = {
-            "process.roles": "broker,controller",
-            "node.id": "1",
-            "listeners": f"{client},CONTROLLER://{controller}",
-            "advertised.listeners": f"{client},CONTROLLER://{controller}",
-            "controller.listener.names": "CONTROLLER",
-            "controller.quorum.bootstrap.servers": controller,
+            "process.roles": "broker" if self.controller else "broker,controller",
+            "node.id": str(self.node_id),
+            "listeners": _listeners(named | own),
+            "advertised.listeners": _listeners(told | own),
             "inter.broker.listener.name": "PLAINTEXT",
-            "listener.security.protocol.map": protocols,
-            "log.dirs": str(self.directory / "data"),
-            **_SMALL,
+            "listener.security.protocol.map": ",".join(f"{name}:PLAINTEXT" for name in ("CONTROLLER", *named)),
+            **controller_settings(quorum, self.directory),
             **self.settings,
         }
-        return "".join(f"{name}={value}\n" for name, value in lines.items())
+        return as_properties(lines)
+
+
+def format_command(properties: Path, quorum: str) -> list[str]:
+    """Return the command that formats a data directory; `quorum` says which part of the quorum it is."""
+    tool = [_java(), "-Xmx96m", *_JVM, "-cp", _classes(), "kafka.tools.StorageTool", "format"]
+    return [*tool, "-t", _CLUSTER_ID, "-c", str(properties), quorum]
+
+
+def serve_command(properties: Path) -> list[str]:
+    """Return the command of a broker or a controller; raises `LabError` if Java or the jars are not there."""
+    java, classes = _java(), _classes()
+    log = f"-Dlog4j2.configurationFile={_LOG_CONFIG}"
+    return [java, *_HEAP, *_JVM, log, "-cp", classes, "kafka.Kafka", str(properties)]
+
+
+def controller_settings(quorum: str, directory: Path) -> dict[str, str]:
+    """Return what every process of a cluster is told: where its controller is (HOST:PORT), and its own data."""
+    return {
+        "controller.listener.names": "CONTROLLER",
+        "controller.quorum.bootstrap.servers": quorum,
+        "log.dirs": str(directory / "data"),
+        **_SMALL,
+    }
+
+
+def as_properties(lines: dict[str, str]) -> str:
+    """Return settings as a Java properties file."""
+    return "".join(f"{name}={value}\n" for name, value in lines.items())
+
+
+def _listeners(named: Mapping[str, tuple[str, int]]) -> str:
+    return ",".join(f"{name}://{host}:{port}" for name, (host, port) in named.items())
 
 
 # Kafka's defaults are for a cluster of three and for gigabytes of heap: with them one broker would not even start

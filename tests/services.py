@@ -36,12 +36,17 @@ def eventually(check: Callable[[], T | None], seconds: float = DEADLINE_SECONDS)
 
 
 class ServiceProcess:
-    """A service, started by a module and its arguments; flags come after a `--listen` of its own."""
+    """A service, started by a module and its arguments; flags come after `--listen` (default: any free port)."""
 
     def __init__(
-        self, module: Sequence[str], flags: Sequence[str], log: Path, stdout: Path | int | None = None
+        self,
+        module: Sequence[str],
+        flags: Sequence[str],
+        log: Path,
+        stdout: Path | int | None = None,
+        listen: str | None = None,
     ) -> None:
-        self.listen = f"127.0.0.1:{free_port()}"
+        self.listen = listen or f"127.0.0.1:{free_port()}"
         self.log = log
         command = [sys.executable, "-m", *module, "--listen", self.listen, *flags]
         with ExitStack() as files:

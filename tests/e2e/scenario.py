@@ -6,14 +6,10 @@ from the front to the back, so that what the last window saw has arrived everywh
 """
 
 import asyncio
-import json
 import shutil
 import subprocess
 import time
-import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +19,6 @@ import orjson
 
 from lab import cluster, truth
 from lab import network_script as script
-from lab.broker import free_port
 from lab.plan import Plan
 from lab.services import Files, Ports, Tuning
 from lab.traffic import Traffic, traffic
@@ -31,6 +26,7 @@ from replay.audit import AuditSettings, audit_range
 from replay.ledger_book import Audit
 from replay.time_range import TimeRange
 from schemas.topics import TopicNames, topic_specs
+from tests.prometheus import Prometheus, prometheus
 
 WINDOW_SECONDS = 2
 SERVICES = ("collector-node-a1", "enricher", "metrics", "flowlog")
@@ -65,10 +61,10 @@ async def run(plan: Plan, directory: Path) -> Facts:
     begun_ms = time.time_ns() // 1_000_000
     try:
         files = await cluster.up(plan, ports, tuning=Tuning(window_seconds=WINDOW_SECONDS, cut_seconds=2))
-        with _prometheus(ports.metrics, directory) as query:
+        with prometheus([f"127.0.0.1:{ports.metrics}"], directory) as scraper:
             await _send(plan, ports, facts)
             await _settle(plan, ports, facts, begun_ms)
-            _collect(plan, ports, files, facts, query, directory)
+            _collect(plan, ports, files, facts, scraper, directory)
     finally:
         await cluster.down(plan.prefix)
     return facts
@@ -141,16 +137,14 @@ async def _until(condition: Callable[[], bool], seconds: float) -> None:
             raise TimeoutError(f"{condition} did not come true within {seconds} s")
 
 
-def _collect(
-    plan: Plan, ports: Ports, files: Files, facts: Facts, query: Callable[[str], list[dict[str, Any]]], directory: Path
-) -> None:
+def _collect(plan: Plan, ports: Ports, files: Files, facts: Facts, scraper: Prometheus, directory: Path) -> None:
     bootstrap = f"127.0.0.1:{ports.kafka}"
     for spec in topic_specs(TopicNames()):
         facts.records[spec.name] = _read(bootstrap, spec.name)
     for metric in ("zonemeter_zone_bytes_total", "zonemeter_workload_bytes_total", "zonemeter_unknown_bytes_total"):
-        facts.series[metric] = query(metric)
+        facts.series[metric] = scraper.fresh(metric)
     kubezonnet = "pod_cross_zone_network_traffic_bytes_total"
-    facts.series[kubezonnet] = query(kubezonnet)
+    facts.series[kubezonnet] = scraper.fresh(kubezonnet)
     facts.flow_log = [Path(shutil.copy(path, directory)) for path in files.logs.rglob("*.parquet")]
     facts.audit_command = subprocess.run(
         [
@@ -201,37 +195,3 @@ def _read(bootstrap: str, topic: str) -> list[Any]:
         return found
     finally:
         consumer.close()
-
-
-@contextmanager
-def _prometheus(port: int, directory: Path) -> Iterator[Callable[[str], list[dict[str, Any]]]]:
-    """A real Prometheus that scrapes the metrics sink; gives a function that queries it, freshly scraped."""
-    own = free_port()
-    config = directory / "prometheus.yml"
-    job = {"job_name": "zonemeter", "scrape_interval": "1s", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}
-    config.write_text(json.dumps({"scrape_configs": [job]}))
-    argv = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={directory}/tsdb"]
-    argv += [f"--web.listen-address=127.0.0.1:{own}", "--log.level=warn"]
-    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-
-        def ask(expression: str, at: float | None = None) -> list[dict[str, Any]]:
-            arguments = {"query": expression} | ({"time": str(at)} if at else {})
-            url = f"http://127.0.0.1:{own}/api/v1/query?{urllib.parse.urlencode(arguments)}"
-            with urllib.request.urlopen(url, timeout=10) as answer:
-                result: list[dict[str, Any]] = json.loads(answer.read())["data"]["result"]
-                return result
-
-        def query(expression: str) -> list[dict[str, Any]]:
-            asked = time.time()
-            deadline = time.monotonic() + 20
-            while time.monotonic() < deadline:
-                scraped = ask('timestamp(up{job="zonemeter"} == 1)')
-                if scraped and float(scraped[0]["value"][1]) > asked:
-                    return ask(expression)
-                time.sleep(0.2)
-            raise TimeoutError("Prometheus does not scrape the metrics sink")
-
-        try:
-            yield query
-        finally:
-            process.terminate()

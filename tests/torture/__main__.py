@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`make torture`: every nemesis many times, a table at the end; exit status 1 if anything did not hold.
+
+--seed N does the same again as far as the machine lets it; --only NAME (part of a scenario's name) and --share 0.1
+(of the times) make it shorter.
+"""
+
+import argparse
+import random
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.torture.scenario import HEAD, Result, Scenario, run
+from tests.torture.scenarios import SCENARIOS
+from tests.torture.world import World
+
+
+def main() -> int:
+    """Run what was asked for; return the exit status."""
+    parser = argparse.ArgumentParser(prog="make torture", description=__doc__)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(32))
+    parser.add_argument("--only", default="", help="part of a scenario's name; several: a|b")
+    parser.add_argument("--share", type=float, default=1.0, help="of the long form's number of times")
+    parser.add_argument("--keep", action="store_true", help="keep logs and files")
+    asked = parser.parse_args()
+    chosen = [each for each in SCENARIOS if any(part in each.name for part in asked.only.split("|"))]
+    if not chosen:
+        parser.error(f"--only {asked.only}: no such scenario; there are: {', '.join(s.name for s in SCENARIOS)}")
+    directory = Path(tempfile.mkdtemp(prefix="zonemeter-torture-"))
+    print(f"seed {asked.seed}, files in {directory}", file=sys.stderr)
+    results = []
+    try:
+        for scenario in chosen:
+            results.append(_one(scenario, directory, asked.seed, max(1, round(scenario.times * asked.share))))
+            print(results[-1].line(), file=sys.stderr, flush=True)
+    finally:
+        if not asked.keep and all(result.fault is None for result in results):
+            shutil.rmtree(directory, ignore_errors=True)
+    print(f"seed {asked.seed}", HEAD, *(result.line() for result in results), sep="\n")
+    return 0 if all(result.fault is None for result in results) else 1
+
+
+def _one(scenario: Scenario, directory: Path, seed: int, times: int) -> Result:
+    own = directory / re.sub("[^a-z0-9]+", "-", scenario.name.lower())
+    own.mkdir()
+    with scenario.kafka(own / "kafka") as kafka:
+        world = World(own, kafka, seed, counts=dict(scenario.counts), flags=scenario.flags)
+        return run(world, scenario, times, own / "prometheus")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

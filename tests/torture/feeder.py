@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plays the collectors of all nodes: publishes windows of known content, all the while, and keeps the truth.
+
+It uses librdkafka, not the client under test. Like a collector it goes on with a node's next window only when the one
+before is acknowledged, and sends a window that may have arrived again, marked `maybe_repeat`.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from itertools import cycle
+from typing import Any
+
+import confluent_kafka
+import orjson
+
+from schemas.ids import Origin
+from schemas.ledger import encode_ledger
+from schemas.topics import TopicNames
+from tests.torture.content import NODES, Content, Expected, Window
+
+AHEAD_MS = 50 * 60_000
+# The last window that was acknowledged, by life of a node.
+Sent = dict[Origin, int]
+
+# librdkafka complains of brokers that were killed on purpose.
+_quiet = logging.getLogger("feeder")
+_quiet.addHandler(logging.NullHandler())
+_quiet.propagate = False
+
+
+class Feeder:
+    """A thread that feeds. `truth` holds every flow that must come of what was acknowledged, by id."""
+
+    def __init__(self, content: Content, bootstrap: str, topics: TopicNames, pause_seconds: float = 0.1) -> None:
+        self.content = content
+        self.truth: dict[str, Expected] = {}
+        self.sent: Sent = {}
+        self.windows: set[str] = set()
+        self.repeats = 0
+        self.pause_seconds = pause_seconds
+        self._topics = topics
+        self._options = {"bootstrap.servers": bootstrap, "linger.ms": 0, "message.timeout.ms": 0, "acks": "all"}
+        self._options |= {"enable.idempotence": True, "compression.type": "zstd", "reconnect.backoff.max.ms": 500}
+        self._producer = confluent_kafka.Producer(self._options, logger=_quiet)
+        self._next = dict.fromkeys(NODES, 1)
+        self._lock = threading.Lock()
+        self._stopping, self._going = threading.Event(), threading.Event()
+        self._idle = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="feeder", daemon=True)
+
+    def start(self) -> None:
+        """Begin to feed."""
+        self._thread.start()
+        self.resume()
+
+    def pause(self) -> None:
+        """Return when nothing is under way any more."""
+        self._going.clear()
+        self._idle.wait()
+
+    def resume(self) -> None:
+        """Go on."""
+        self._idle.clear()
+        self._going.set()
+
+    def stop(self) -> None:
+        """End the thread; what is under way is acknowledged first."""
+        self._stopping.set()
+        self._going.set()
+        self._thread.join()
+
+    def marks(self) -> Sent:
+        """Return the last acknowledged window of every node's life."""
+        with self._lock:
+            return dict(self.sent)
+
+    def feed(self, node: str, rows: int | None = None, *, times: int = 1) -> Window:
+        """Publish a node's next window, `times` times, in the caller's thread: pause the feeder first."""
+        sequence = self._next[node]
+        self._next[node] += 1
+        window = self.content.window(node, sequence, rows)
+        for number in range(times):
+            self.publish(window, maybe_repeat=number > 0)
+        return window
+
+    def publish(self, window: Window, *, maybe_repeat: bool = False) -> None:
+        """Publish a window until all of it is acknowledged, then note what must come of it."""
+        while not self._try(window, maybe_repeat):
+            maybe_repeat = True
+            self.repeats += 1
+            if self._stopping.is_set():
+                return
+        with self._lock:
+            self.truth |= window.flows
+            self.sent[self.content.origin(window.node)] = window.sequence
+            self.windows.add(window.ledger.id)
+
+    def skip(self, node: str, windows: int) -> None:
+        """Leave out some of a node's numbers, as if their windows had been lost before they were published."""
+        self._next[node] += windows
+
+    def raw(self, value: bytes | None, key: bytes, partition: int) -> None:
+        """Append anything at all to the raw topic."""
+        producer = confluent_kafka.Producer(self._options | {"message.max.bytes": 20_000_000})
+        errors: list[Any] = []
+        topic = self._topics.raw
+        producer.produce(topic, value, key, partition, on_delivery=lambda error, _: errors.append(error))
+        assert producer.flush(30) == 0
+        assert errors == [None], errors
+
+    def _try(self, window: Window, maybe_repeat: bool) -> bool:
+        errors: list[Any] = []
+        partition = self.content.partition(window.node)
+        for topic, key, value in _records(window, self._topics, maybe_repeat):
+            self._producer.produce(
+                topic,
+                value,
+                key,
+                partition,
+                on_delivery=lambda error, _: errors.append(error) if error else None,
+                # As a collector whose clock is ahead must: the broker takes nothing that is more than an hour ahead.
+                timestamp=min(window.end_ms, time.time_ns() // 1_000_000 + AHEAD_MS),
+            )
+        self._producer.flush()
+        if errors:
+            # After an error of one record an idempotent producer may have sent what followed it.
+            self._producer = confluent_kafka.Producer(self._options, logger=_quiet)
+        return not errors
+
+    def _run(self) -> None:
+        nodes: Iterator[str] = cycle(NODES)
+        while not self._stopping.is_set():
+            if not self._going.is_set():
+                self._idle.set()
+                self._going.wait()
+                continue
+            self.feed(next(nodes))
+            self._stopping.wait(self.pause_seconds)
+        self._idle.set()
+
+
+def _records(window: Window, topics: TopicNames, maybe_repeat: bool) -> Iterator[tuple[str, bytes, bytes]]:
+    for chunk in window.chunks:
+        value = orjson.dumps(orjson.loads(chunk) | {"maybe_repeat": True}) if maybe_repeat else chunk
+        yield topics.raw, window.node.encode(), value
+    yield topics.ledger, window.ledger.key, encode_ledger(window.ledger)

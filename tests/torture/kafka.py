@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Kafkas that scenarios need: one broker, three, one behind a proxy, one with rights, one on a small disk."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lab.broker import Broker, free_port
+from lab.brokers import Brokers
+from lab.proxy import Proxy
+from tests.sinks.disk import small_disk
+
+BROKER_DISK = "48m"
+
+
+@dataclass
+class Kafka:
+    """`direct` is where this process finds it; the services are told `bootstrap` and `flags`."""
+
+    direct: str
+    bootstrap: str
+    members: list[Broker] = field(default_factory=list)
+    cluster: Brokers | None = None
+    proxy: Proxy | None = None
+    disk: Path | None = None
+    flags: list[str] = field(default_factory=list)
+
+    @property
+    def replication(self) -> int:
+        """How many replicas a partition can have."""
+        return len(self.members) or 1
+
+
+Setup = Callable[[Path], AbstractContextManager[Kafka]]
+
+
+@contextmanager
+def one(directory: Path) -> Iterator[Kafka]:
+    """One broker."""
+    with _running(Broker(directory, free_port())) as broker:
+        yield Kafka(broker.bootstrap, broker.bootstrap, [broker])
+
+
+@contextmanager
+def three(directory: Path) -> Iterator[Kafka]:
+    """Three brokers with one controller."""
+    brokers = Brokers(directory)
+    try:
+        asyncio.run(brokers.start())
+        yield Kafka(brokers.bootstrap, brokers.bootstrap, brokers.members, brokers)
+    finally:
+        brokers.kill()
+
+
+@contextmanager
+def proxied(directory: Path) -> Iterator[Kafka]:
+    """One broker that the services reach through a proxy only."""
+    listener, front = ("127.0.0.1", free_port()), free_port()
+    broker = Broker(directory, free_port(), (listener,), advertised={listener[1]: front})
+    with Proxy(listener, front) as proxy, _running(broker):
+        yield Kafka(broker.bootstrap, f"127.0.0.1:{front}", [broker], proxy=proxy)
+
+
+@contextmanager
+def guarded(directory: Path) -> Iterator[Kafka]:
+    """One broker that the services reach as the user `service` only, whose rights can be withdrawn."""
+    listener = ("127.0.0.1", free_port())
+    login = 'org.apache.kafka.common.security.plain.PlainLoginModule required user_service="secret";'
+    settings = {
+        "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,EXTRA0:SASL_PLAINTEXT",
+        "sasl.enabled.mechanisms": "PLAIN",
+        "listener.name.extra0.plain.sasl.jaas.config": login,
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "allow.everyone.if.no.acl.found": "true",
+        "super.users": "User:ANONYMOUS",
+    }
+    password = directory.with_name("password")
+    password.write_text("secret")
+    flags = ["--kafka-security-protocol", "SASL_PLAINTEXT", "--kafka-sasl-mechanism", "PLAIN"]
+    flags += ["--kafka-sasl-username", "service", "--kafka-sasl-password-file", str(password)]
+    with _running(Broker(directory, free_port(), (listener,), settings)) as broker:
+        yield Kafka(broker.bootstrap, f"127.0.0.1:{listener[1]}", [broker], flags=flags)
+
+
+@contextmanager
+def on_a_small_disk(directory: Path) -> Iterator[Kafka]:
+    """One broker whose data are on a disk that is easily full."""
+    # Kafka lets an index file have its full size at once.
+    settings = {"log.segment.bytes": "4194304", "log.index.size.max.bytes": "65536"}
+    with small_disk(directory, BROKER_DISK), _running(Broker(directory, free_port(), settings=settings)) as broker:
+        yield Kafka(broker.bootstrap, broker.bootstrap, [broker], disk=directory)
+
+
+@contextmanager
+def _running(broker: Broker) -> Iterator[Broker]:
+    try:
+        asyncio.run(broker.start())
+        yield broker
+    finally:
+        broker.kill()

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every scenario of `make torture`, and how often its nemesis strikes."""
+
+from functools import partial
+
+from tests.torture import brokers, kafka, processes, rubbish
+from tests.torture.scenario import Scenario
+
+SCENARIOS = [
+    *(Scenario(f"kill -9 {room}", partial(processes.kill, room), 30) for room in ("enricher", "metrics", "flowlog")),
+    *(Scenario(f"SIGSTOP {room}", partial(processes.pause, room), 4) for room in ("enricher", "metrics", "flowlog")),
+    Scenario("SIGTERM of each", processes.restart, 5),
+    Scenario("rebalances all the while, kill -9", processes.rebalance, 8),
+    Scenario("broker kill -9", brokers.kill, 6),
+    Scenario("of three brokers, the leader kill -9", brokers.kill_leader, 4, kafka=kafka.three),
+    Scenario("of three brokers, two kill -9", brokers.kill_two, 3, kafka=kafka.three),
+    Scenario("network delays, is silent, cuts", brokers.cut, 15, kafka=kafka.proxied),
+    Scenario("SIGTERM while Kafka is silent", brokers.end_in_silence, 4, kafka=kafka.proxied),
+    Scenario("rights withdrawn mid-run", brokers.withdraw, 6, kafka=kafka.guarded),
+    Scenario("smaller messages allowed", brokers.smaller_messages, 4),
+    Scenario("topic deleted and made anew", brokers.made_anew, 4),
+    Scenario("retention overtakes a reader", brokers.overtaken, 4),
+    Scenario("broker's disk full", brokers.fill(brokers.data_directory), 3, kafka=kafka.on_a_small_disk),
+    Scenario("rubbish of every kind in raw", rubbish.rubbish, 3),
+    Scenario("windows repeated and late", rubbish.repeats, 10),
+    Scenario("sequence gaps, new boots", rubbish.gaps, 10),
+    Scenario("two boots of a node interleaved", rubbish.two_boots, 10),
+    Scenario("clock steps on a node", rubbish.clocks, 8),
+]
