@@ -17,6 +17,7 @@ from pathlib import Path
 from pydantic import Field
 from rich.console import Console
 
+from audit.result import Audit
 from cli import demo_story
 from collector.preflight import check_host
 from common.errors import Refusal
@@ -29,7 +30,6 @@ from lab.plan import Plan
 from lab.services import Files, Ports, zonemeter
 from replay.audit import AuditSettings, audit_range
 from replay.audit_view import print_table
-from replay.ledger_book import Audit
 from replay.live import LiveWindow, follow, only
 from replay.summary_view import print_summary
 from replay.time_range import TimeRange, timestamp

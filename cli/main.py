@@ -25,6 +25,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("run", "enricher"): Command("enricher.main:main", "name both ends of every flow, as of its own time"),
     ("run", "metrics"): Command("sinks.metrics.main:main", "export Prometheus metrics"),
     ("run", "flowlog"): Command("sinks.flowlog.main:main", "write flow logs: JSON lines or Parquet"),
+    ("run", "audit"): Command("audit.main:main", "reconcile the ledger all the time, serve what it comes to"),
     ("top",): Command("cli.top:main", "a table per window: zones, pairs, what is unknown, as it happens"),
     ("audit",): Command("replay.audit:main", "reconcile the ledger: is every byte accounted for?"),
     ("report",): Command("replay.report:main", "what crossed zones, who sent it to whom, and what it costs"),

@@ -34,8 +34,8 @@ A setting is looked for in this order, and the first place that has it counts:
 1. the flag, such as `--map-memory 128MiB`;
 2. the variable, `ZONEMETER_` and the name in capitals, such as `ZONEMETER_MAP_MEMORY=128MiB`;
 3. the TOML file that `--config FILE` names. Its top-level keys are for all services, and only those listed under
-   *Kafka* and *Services* below may stand there; the tables `[collector]`, `[enricher]`, `[metrics]` and `[flowlog]`
-   hold what is one service's own. Keys are the names with underscores;
+   *Kafka* and *Services* below may stand there; the tables `[collector]`, `[enricher]`, `[metrics]`, `[flowlog]`
+   and `[audit]` hold what is one service's own. Keys are the names with underscores;
 4. the default.
 
 `--print-config` prints what is in force, as JSON, and ends. A value that makes no sense, a flag or a key that does not
@@ -125,7 +125,7 @@ def reference() -> str:
     parts.append("## Kafka\n\nRead by every service, and by every command that reads Kafka.\n")
     parts.append(_table(KafkaSettings, KafkaSettings.model_fields))
     own = [name for name in ServiceSettings.model_fields if name not in KafkaSettings.model_fields]
-    parts.append("## Services\n\nRead by the four services, besides those for Kafka.\n")
+    parts.append("## Services\n\nRead by the five services, besides those for Kafka.\n")
     parts.append(_table(ServiceSettings, own))
     for _, alike in itertools.groupby(all_reads, lambda reads: reads.settings or reads.command):
         parts += _section(list(alike))

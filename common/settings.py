@@ -26,7 +26,7 @@ from pydantic_settings import (
 
 from schemas.topics import TopicNames
 
-SERVICES = ("collector", "enricher", "metrics", "flowlog")
+SERVICES = ("collector", "enricher", "metrics", "flowlog", "audit")
 ENV_PREFIX = "ZONEMETER_"
 
 S = TypeVar("S", bound="Settings")
@@ -133,7 +133,8 @@ class ServiceSettings(KafkaSettings):
 
 def load(cls: type[S], service: str, argv: list[str]) -> S:
     """Read the settings of `service`; print and exit 0 for --print-config, exit 2 for any that make no sense."""
-    prog = f"zonemeter run {service}" if service in SERVICES else f"zonemeter {service}"
+    # A service and a command may have one name (audit); only services have a table in the file.
+    prog = f"zonemeter run {service}" if issubclass(cls, ServiceSettings) else f"zonemeter {service}"
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--config", type=Path)
     early.add_argument("--print-config", action="store_true")
@@ -198,7 +199,7 @@ def _read_file(cls: type[Settings], service: str, path: Path | None) -> dict[str
         raise ValueError(f"{path}: table [{key}]: expected one of {', '.join(SERVICES)}")
     for key in shared.keys() - set(ServiceSettings.model_fields):
         raise ValueError(f"{path}: {key}: no setting that all services share; put it under [{service}]?")
-    own = tables.get(service, {})
+    own = tables.get(service, {}) if issubclass(cls, ServiceSettings) else {}
     for key in own.keys() - set(cls.model_fields):
         raise ValueError(f"{path}: [{service}] {key}: no such setting")
     return {key: value for key, value in (shared | own).items() if key in cls.model_fields}

@@ -38,7 +38,7 @@ _ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 _PREPARE_SECONDS = 30.0
 _STOP_SECONDS = 20.0
 _CLEAR_SECONDS = 5.0  # after a crash nothing is worth waiting for
-_STOP_FIRST = ("traffic", "collector", "enricher", "metrics", "flowlog", "kube-api", "kafka")
+_STOP_FIRST = ("traffic", "collector", "enricher", "metrics", "flowlog", "audit", "kube-api", "kafka")
 
 Say = Callable[[str], None]
 

@@ -23,6 +23,7 @@ class Ports:
     enricher: int = 9461
     metrics: int = 9464
     flowlog: int = 9465
+    audit: int = 9466
 
     @classmethod
     def free(cls) -> Self:
@@ -109,6 +110,7 @@ def commands(plan: Plan, ports: Ports, files: Files, tuning: Tuning) -> list[Com
         _in_root(
             "flowlog", ports.flowlog, *common, "--output", str(files.logs), "--cut-seconds", str(tuning.cut_seconds)
         ),
+        _in_root("audit", ports.audit, *common),
     ]
 
 

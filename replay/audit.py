@@ -7,26 +7,33 @@ Exit status 0 if every byte that the hook saw is accounted for, 1 if not (or not
 import asyncio
 import sys
 import time
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import Literal
 
 import orjson
+from aiokafka.structs import ConsumerRecord
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from audit.books import Books, conclude
+from audit.result import Audit
 from common.errors import Refusal
 from common.settings import KafkaSettings, load, refuse
 from replay import audit_view
-from replay.ledger_book import Audit, reconcile
 from replay.read import read_topic
 from replay.time_range import TimeRange, parse_range
 from schemas.errors import DecodeError
-from schemas.ledger import LedgerRecord, decode_ledger
+from schemas.ids import Origin
+from schemas.ledger import decode_ledger
 from schemas.topology import TopologyState, decode_topology
 
 # The latest that a window may arrive at the last hop and still be called in flight: the window itself is over;
 # the enricher waits 2 s at most for its index, each hop commits about once a second, a sink's cut may take longer.
 DEFAULT_SETTLE_SECONDS = 90.0
+# Windows that fit are let go of once so many are open, but for those of the last minutes of what was read so far.
+_SETTLE_WHEN_OPEN = 20_000
+_SETTLE_MARGIN_MS = 300_000
 
 
 class AuditSettings(KafkaSettings):
@@ -64,32 +71,38 @@ def main(argv: list[str]) -> int:
 
 async def audit_range(settings: AuditSettings, span: TimeRange, now_ms: int) -> Audit:
     """Read ledger and topology and reconcile the windows that start in `span`; raise `Refusal` if that cannot be."""
-    newest: dict[bytes, LedgerRecord] = {
-        key: record
-        async for key, record in _decoded(settings, settings.topics.ledger, span.from_ms, decode_ledger)
-        if _wanted(record, settings, span)
-    }
-    states = [state async for _, state in _decoded(settings, settings.topics.topology, None, decode_topology)]
-    nodes = [state for state in states if state.kind == "node" and _within(state, span)]
-    return reconcile(newest.values(), now_ms - int(settings.settle_seconds * 1000), nodes or None)
-
-
-async def _decoded(settings: KafkaSettings, topic: str, from_ms: int | None, decode: Callable[[bytes], Any]) -> Any:
-    async for batch in read_topic(settings, topic, from_ms):
+    audit = Audit()
+    books = Books(lambda origin, start_ms: audit, lambda origin, start_ms: _wanted(settings, span, origin, start_ms))
+    async for batch in read_topic(settings, settings.topics.ledger, span.from_ms):
         for message in batch:
-            if message.value is None:
-                continue
-            try:
-                yield message.key, decode(message.value)
-            except DecodeError as error:
-                raise Refusal(f"{topic} partition {message.partition} offset {message.offset}: {error}") from error
+            if message.value is not None:
+                with _place_named(message):
+                    books.take(decode_ledger(message.value))
+        if len(books) > _SETTLE_WHEN_OPEN:
+            books.settle(_SETTLE_MARGIN_MS)
+    nodes = [state async for state in _nodes(settings) if _within(state, span)]
+    return conclude(books, audit, now_ms - int(settings.settle_seconds * 1000), nodes or None)
 
 
-def _wanted(record: LedgerRecord, settings: AuditSettings, span: TimeRange) -> bool:
-    if record.hop not in ("collector", "enricher"):
-        return True  # a sink's entry holds parts of many windows; they are matched by chunk
-    mine = settings.cluster is None or record.id.startswith(f"{settings.cluster}/")
-    return mine and span.holds(record.start_ms)
+async def _nodes(settings: KafkaSettings) -> AsyncIterator[TopologyState]:
+    async for batch in read_topic(settings, settings.topics.topology):
+        for message in batch:
+            # Most states are pods'; a key begins with its kind.
+            if message.value is not None and (message.key or b"").startswith(b"node/"):
+                with _place_named(message):
+                    yield decode_topology(message.value)
+
+
+@contextmanager
+def _place_named(message: ConsumerRecord[bytes, bytes]) -> Iterator[None]:
+    try:
+        yield
+    except DecodeError as error:
+        raise Refusal(f"{message.topic} partition {message.partition} offset {message.offset}: {error}") from error
+
+
+def _wanted(settings: AuditSettings, span: TimeRange, origin: Origin, start_ms: int) -> bool:
+    return settings.cluster in (None, origin.cluster) and span.holds(start_ms)
 
 
 def _within(state: TopologyState, span: TimeRange) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from replay.ledger_book import Audit, HopTotal
+from audit.result import Audit, HopTotal
 from replay.time_range import TimeRange, timestamp
 from schemas.amount import Amount
 

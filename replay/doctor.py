@@ -16,13 +16,13 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
+from audit.result import Audit
 from common import kafka, topic_admin
 from common.errors import Refusal
 from common.findings import Check, Finding, UnclearError, fault, ok, unclear
 from common.settings import KafkaSettings
 from common.topic_admin import TopicState, admin_client
 from replay.audit import AuditSettings, audit_range
-from replay.ledger_book import Audit
 from replay.read import partitions_of, read_topic
 from replay.time_range import TimeRange, timestamp
 from schemas.topics import topic_specs

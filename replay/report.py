@@ -13,6 +13,7 @@ import orjson
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from audit.result import Audit
 from common.errors import Refusal
 from common.price_file import SHIPPED, load_prices, recognise
 from common.prices import PriceBook
@@ -21,7 +22,6 @@ from replay import interrupts, report_tables, report_view
 from replay.audit import AuditSettings, audit_range
 from replay.bill import price_summary
 from replay.ends import Ends
-from replay.ledger_book import Audit
 from replay.own import find_own
 from replay.present import Present, why_nothing
 from replay.progress import progress

@@ -4,9 +4,9 @@
 from collections import defaultdict
 from dataclasses import dataclass, field
 
+from audit.result import Audit
 from replay.bill import NOTHING, Bill, Cost
 from replay.ends import End, Own
-from replay.ledger_book import Audit
 from replay.summary import Summary, Traffic
 from replay.time_range import TimeRange
 from schemas.flow import Scope

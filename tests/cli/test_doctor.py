@@ -11,6 +11,7 @@ import pytest
 from aiokafka import TopicPartition
 from msgspec.structs import replace
 
+from audit.books import reconcile
 from cli import doctor
 from common import kafka
 from common.findings import Finding
@@ -18,7 +19,6 @@ from common.publish import Record
 from common.topic_admin import TopicState
 from lab.broker import Broker
 from replay.doctor import Group, Lag, lag_finding, ledger_findings, topic_finding
-from replay.ledger_book import reconcile
 from schemas.dead_letter import dead_letter
 from schemas.ledger import LedgerRecord, encode_ledger
 from schemas.topics import TopicNames, topic_specs

@@ -14,7 +14,7 @@ from tests.compose.test_images import COMPOSE
 from tests.k8s.rendered import ROOT
 from tests.k8s.test_settings import CLASSES
 
-SERVICES = ("collector", "enricher", "metrics", "flowlog", "topics")
+SERVICES = ("collector", "enricher", "metrics", "flowlog", "audit", "topics")
 OURS = {name: service for name, service in COMPOSE.items() if service["image"].startswith("zonemeter")}
 
 
@@ -43,7 +43,7 @@ def test_every_flag_and_variable_is_understood(name: str, monkeypatch: pytest.Mo
 def test_prometheus_scrapes_where_each_service_listens() -> None:
     scraped = yaml.safe_load((ROOT / "compose/prometheus.yml").read_text())["scrape_configs"]
     targets = {each["job_name"]: each["static_configs"][0]["targets"] for each in scraped}
-    for name in SERVICES[:4]:
+    for name in SERVICES[:5]:
         (listen,) = (w.removeprefix("--listen=") for w in filled(COMPOSE[name])["command"] if w.startswith("--listen="))
         host, _, port = listen.rpartition(":")
         (target,) = targets[f"zonemeter-{name}"]

@@ -29,7 +29,7 @@ from tests.services import ServiceProcess, eventually, while_running
 
 PAGE = (ROOT / "docs/security.md").read_text()
 ROW = re.compile(r"^\| `(zonemeter-\w+)` \| ([A-Z_, ]+) \| (topic|group) `([^`*]+)(\*?)`", re.MULTILINE)
-PRINCIPALS = ("collector", "enricher", "metrics", "flowlog", "reader", "admin")
+PRINCIPALS = ("collector", "enricher", "metrics", "flowlog", "audit", "reader", "admin")
 PARTITIONS = 2
 # Its module names what it exports for no type checker.
 ADMIN: Any = confluent
@@ -137,6 +137,7 @@ def test_the_listed_rights_are_enough_for_everything(guarded: Guarded, tmp_path:
             "enricher": ["--kubeconfig", str(api.kubeconfig), "--cluster", "prod-eu"],
             "metrics": ["--state-dir", str(tmp_path / "state")],
             "flowlog": ["--output", str(tmp_path / "flows"), "--format", "jsonl", "--cut-seconds", "1"],
+            "audit": ["--check-seconds", "0.2"],
         }
         services = {
             name: stack.enter_context(
@@ -152,7 +153,7 @@ def test_the_listed_rights_are_enough_for_everything(guarded: Guarded, tmp_path:
         taken = ("zonemeter_flows_taken_total", ())
         eventually(lambda: services["metrics"].samples().get(taken, 0) == 1)
         eventually(lambda: list((tmp_path / "flows").rglob("date=*/**/*.jsonl")))
-        assert [service.terminate() for service in services.values()] == [0, 0, 0]
+        assert [service.terminate() for service in services.values()] == [0, 0, 0, 0]
 
     shown = zonemeter("dead-letters", "list", *guarded.flags("reader"))
     assert "not_json" in shown.stdout, shown.stderr
@@ -226,6 +227,8 @@ def commit(options: dict[str, str], group: str) -> str:
         pytest.param("enricher", write, "zonemeter.flows.raw.v1", id="an enricher writes no raw flows"),
         pytest.param("metrics", write, "zonemeter.flows.enriched.v1", id="a sink writes no flows"),
         pytest.param("flowlog", read, "zonemeter.flows.raw.v1", id="a sink reads no raw flows"),
+        pytest.param("audit", read, "zonemeter.flows.enriched.v1", id="the audit reads no flows"),
+        pytest.param("audit", write, "zonemeter.ledger.v1", id="and writes no books"),
         pytest.param("reader", write, "zonemeter.ledger.v1", id="a reader writes no books"),
         pytest.param("reader", commit, "zonemeter.enricher", id="a reader moves no positions"),
         pytest.param("admin", read, "zonemeter.flows.enriched.v1", id="an admin reads no flows"),

@@ -17,13 +17,13 @@ from typing import Any
 import confluent_kafka
 import orjson
 
+from audit.result import Audit
 from lab import cluster, truth
 from lab import network_script as script
 from lab.plan import Plan
 from lab.services import Files, Ports, Tuning
 from lab.traffic import Traffic, traffic
 from replay.audit import AuditSettings, audit_range
-from replay.ledger_book import Audit
 from replay.time_range import TimeRange
 from schemas.topics import TopicNames, topic_specs
 from tests.prometheus import Prometheus, prometheus

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from audit.settings import AuditServiceSettings
 from cli.topics import TopicsSettings
 from collector.detach import main as detach
 from collector.settings import CollectorSettings
@@ -20,6 +21,7 @@ CLASSES: dict[str, type[Settings]] = {
     "run enricher": EnricherSettings,
     "run metrics": MetricsSettings,
     "run flowlog": FlowlogSettings,
+    "run audit": AuditServiceSettings,
     "topics apply": TopicsSettings,
 }
 # What the kubelet would put in place of a field reference.

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from audit.result import Audit, Gap, HopTotal, Shortfall
 from common.price_file import shipped
 from common.prices import PriceBook, money
 from replay import report_tables, report_view
 from replay.bill import price_summary
 from replay.ends import Ends, Own
-from replay.ledger_book import Audit, Gap, HopTotal, Shortfall
 from replay.report_data import Range, Report
 from replay.summary import Summariser, Summary
 from replay.time_range import TimeRange

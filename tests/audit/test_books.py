@@ -1,9 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """An audit that cannot find a fault is worth nothing: each test but the first puts one in."""
 
-import pytest
+from typing import Any
 
-from replay.ledger_book import Audit, reconcile
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from audit.books import Books, reconcile
+from audit.intervals import MAX_INTERVALS, Intervals
+from audit.result import Audit, Sums
 from schemas.ids import Origin
 from schemas.ledger import LedgerRecord
 from schemas.topology import TopologyState
@@ -125,7 +131,7 @@ def test_missing_windows_and_unmeasured_time_are_named() -> None:
     ]
     books = audit(records, settled_before_ms=0)
     assert [(gap.node, (gap.to_ms - gap.from_ms) // 1000) for gap in books.gaps] == [("node-a1", 20), ("node-a1", 20)]
-    assert books.gaps[0].why == "sequence 1 to 2 missing"
+    assert books.gaps[0].why == "sequence 1 to 2 missing (boot 5be6c2f0a91d, generation 1)"
     assert "new boot" in books.gaps[1].why
 
 
@@ -140,3 +146,120 @@ def test_a_sink_that_never_reported_is_absent_not_short() -> None:
     books = audit([record for record in whole() if record.hop != "metrics"])
     assert books.closes
     assert books.absent == ["metrics"]
+
+
+def twin(sequence: int, size: int) -> LedgerRecord:
+    return collector_entry(sequence, size, origin=Origin(ORIGIN.cluster, ORIGIN.node, "aaaaaaaaaaaa"))
+
+
+def test_what_is_passed_over_is_open_at_once_and_what_is_behind_is_late() -> None:
+    behind = [r for r in whole() if not (r.hop == "enricher" and r.id.endswith("1/2/0"))]
+    (short,) = audit(behind).shortfalls[:1]
+    assert (short.hop, short.late) == ("enricher", True)
+    assert "nor anything later of this node" in short.why
+    skipped = [r for r in whole() if not (r.hop == "enricher" and r.id.endswith("1/1/0"))]
+    (short, *_) = audit(skipped, settled_before_ms=0).shortfalls
+    assert (short.hop, short.late) == ("enricher", False)
+    assert "passed over" in short.why
+
+
+def test_a_window_that_was_enriched_and_that_no_collector_closed_is_named() -> None:
+    records = [r for r in whole() if not (r.hop == "collector" and r.id.endswith("1/1"))]
+    books = audit(records)
+    assert [(s.hop, s.bytes) for s in books.shortfalls] == [("collector", -1_000)]
+    assert "no entry of its collector" in books.shortfalls[0].why
+
+
+def test_two_boots_side_by_side_are_named_and_a_reboot_is_none() -> None:
+    reboot = [collector_entry(0, 100), collector_entry(1, 100), twin(3, 100), twin(4, 100)]
+    assert audit(reboot).interleaved == {}
+    late_spool = [collector_entry(0, 100), twin(3, 100), collector_entry(1, 100), twin(4, 100)]
+    assert audit(late_spool).interleaved == {}
+    twins = [collector_entry(0, 100), twin(1, 100), collector_entry(2, 100), twin(3, 100)]
+    assert audit(twins).interleaved == {ORIGIN.node: ["5be6c2f0a91d", "aaaaaaaaaaaa"]}
+
+
+def test_a_repeat_in_the_raw_topic_is_named() -> None:
+    fields: dict[str, Any] = {
+        "id": "lab/node-a1/5be6c2f0a91d/1/1/0@77",
+        "given": amount(0, rows=0),
+        "aside": {"repeat": amount(1_000)},
+    }
+    books = audit([*whole(), enricher_entry(1, 1_000, **fields)])
+    assert books.closes
+    (repeat,) = books.repeated
+    assert (repeat.chunk[-5:], repeat.offset, repeat.amount.bytes) == ("1/1/0", 77, 1_000)
+
+
+class Long:
+    """A run of many windows, in the order in which they come to be."""
+
+    def __init__(self) -> None:
+        self.sums = Sums()
+        self.books = Books(lambda origin, start_ms: self.sums)
+
+    def run(self, windows: range, sinks: tuple[str, ...] = ("metrics", "flowlog")) -> None:
+        for sequence in windows:
+            self.books.take(collector_entry(sequence, 100))
+            self.books.take(enricher_entry(sequence, 100))
+            for sink in sinks:
+                self.books.take(sink_entry(sink, sequence, {sequence: 100}))
+            self.books.settle(60_000)
+
+
+def test_what_fits_is_forgotten_however_long_the_run() -> None:
+    long = Long()
+    long.run(range(2_000))
+    assert len(long.books) <= 7
+    assert long.sums.closes
+    assert long.sums.windows == 2_000 - len(long.books)
+    assert {hop: total.given.bytes for hop, total in long.sums.hops.items()} == dict.fromkeys(
+        ("collector", "enricher", "metrics", "flowlog"), long.sums.windows * 100
+    )
+
+
+def test_an_entry_published_again_changes_nothing_also_after_its_window_is_forgotten() -> None:
+    long = Long()
+    long.run(range(100))
+    for record in (collector_entry(3, 100), enricher_entry(3, 100), sink_entry("flowlog", 99, {3: 100})):
+        long.books.take(record)
+    assert long.sums.closes
+    assert len(long.books) <= 7
+
+
+def test_what_a_sink_takes_again_is_named_also_after_its_window_is_forgotten() -> None:
+    long = Long()
+    long.run(range(100))
+    long.books.take(sink_entry("flowlog", 1_000, {3: 100}))
+    assert not long.sums.closes
+    assert long.sums.unaccounted == {"flowlog": 100}
+
+
+def test_a_sink_that_is_new_is_not_held_to_what_was_closed_before() -> None:
+    long = Long()
+    long.run(range(50), sinks=("metrics",))
+    long.books.take(sink_entry("flowlog", 1, dict.fromkeys(range(30), 100)))
+    assert long.sums.closes
+    long.run(range(50, 100))
+    assert long.sums.closes
+
+
+def test_numbers_at_random_do_not_fill_the_memory() -> None:
+    closed = Intervals()
+    for number in range(0, 40_000, 3):
+        closed.add(1, number)
+    assert len(closed) <= MAX_INTERVALS
+    assert closed.holds(1, 39_999)
+    assert not closed.holds(1, 39_998)
+
+
+@given(st.permutations(range(200)))
+def test_intervals_hold_what_was_put_in(numbers: list[int]) -> None:
+    closed = Intervals()
+    for count, number in enumerate(numbers, 1):
+        closed.add(1, number)
+        assert closed.holds(1, number)
+        if count == 100:
+            assert {n for n in range(200) if closed.holds(1, n)} == set(numbers[:100])
+    assert len(closed) == 1
+    assert closed.last == (1, 199)

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reconciles the ledger as it comes: takes entries, keeps the windows that are open, lets go of those that fit. Pure.
+
+Windows, the chunks of a window and what sinks took of them stand in one partition of the ledger, and everything is
+done in order there. So what a hop has not taken, though it has taken something later of the same life of a node, will
+not come any more; no clock is needed to tell. A window that fits everywhere is added to the sums and remembered as one
+number of an interval, so that what is kept is what is under way.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from audit.intervals import Intervals
+from audit.lives import Lives
+from audit.result import MAX_LISTED, Audit, Repeat, Shortfall, Sums
+from audit.window import Key, OpenWindow
+from schemas.amount import Amount
+from schemas.ids import Origin, parse_chunk_id, parse_window_id
+from schemas.ledger import LedgerRecord
+from schemas.topology import TopologyState
+
+TWICE = "taken more than once"
+SINKS = ("metrics", "flowlog")
+# What a sink published again after a crash is its last checkpoint or manifest, in one entry or some.
+_REMEMBERED_ENTRIES = 32
+
+Place = tuple[int, int, int]
+# Where a window is counted: an origin and the window's start.
+SumsOf = Callable[[Origin, int], Sums]
+Wanted = Callable[[Origin, int], bool]
+
+
+class Books:
+    """The open windows of one ledger topic. `wanted` tells of a window's origin and start whether it is of interest.
+
+    `sums_of` gives the sums that a window's amounts are added to once it is closed.
+    """
+
+    def __init__(self, sums_of: SumsOf, wanted: Wanted = lambda origin, start_ms: True) -> None:
+        self._sums_of = sums_of
+        self._wanted = wanted
+        self.lives = Lives()
+        self.sinks: dict[str, dict[Origin, tuple[int, int]]] = {}
+        self.repeated: deque[Repeat] = deque(maxlen=MAX_LISTED)
+        self._open: dict[Key, OpenWindow] = {}
+        self._fitted: dict[Origin, Intervals] = {}
+        self._dropped: dict[Origin, Intervals] = {}
+        self._known: set[Origin] = set()
+        self._reached: dict[str, dict[Origin, Place]] = {}
+        self._entries: dict[tuple[str, int], deque[str]] = {}
+        self._heard_ms: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def take(self, record: LedgerRecord) -> None:
+        """Take one entry, in the order of its partition; raise `DecodeError` for an id that is none."""
+        if record.hop == "collector":
+            self._take_window(record)
+        elif record.hop == "enricher":
+            self._take_chunk(record)
+        else:
+            self._take_checkpoint(record)
+
+    def windows(self) -> Iterator[tuple[OpenWindow, list[Shortfall]]]:
+        """Yield the open windows whose time is known, with what does not fit."""
+        for key in sorted(self._open):
+            window = self._open[key]
+            if window.start_ms is not None:
+                yield window, window.judge(self._sinks_for(key), self._is_past)
+
+    def close(self, window: OpenWindow, shortfalls: Iterable[Shortfall] = ()) -> None:
+        """Add a window to the sums, with what does not fit, and let go of it."""
+        if window.start_ms is not None:
+            sums = self._sums_of(window.key.origin, window.start_ms)
+            window.add_to(sums)
+            for shortfall in shortfalls:
+                sums.miss(shortfall)
+        self._let_go(self._fitted, window.key)
+
+    def settle(self, margin_ms: int) -> None:
+        """Close the windows that fit, but for those of the last `margin_ms` of their partition."""
+        for window, shortfalls in list(self.windows()):
+            record = window.record
+            if not shortfalls and record and record.end_ms < self._heard_ms[record.partition] - margin_ms:
+                self.close(window)
+
+    def expire(self, before_ms: int) -> Iterator[tuple[OpenWindow, list[Shortfall]]]:
+        """Let go of what ended before that time, whether or not it fits, and yield it with what does not fit."""
+        for key in [key for key, window in self._open.items() if window.end_ms < before_ms]:
+            yield self.drop(key)
+        self.lives.forget(before_ms)
+        living = self.lives.origins() | {key.origin for key in self._open}
+        tables: list[dict[Origin, Any]] = [self._fitted, self._dropped, *self._reached.values(), *self.sinks.values()]
+        for table in tables:
+            for origin in table.keys() - living:
+                del table[origin]
+        self._known &= living
+
+    def drop(self, key: Key | None = None) -> tuple[OpenWindow, list[Shortfall]]:
+        """Let go of a window (None: the one open for longest), take nothing of it any more, and return it."""
+        window = self._open[key or next(iter(self._open))]
+        shortfalls = window.judge(self._sinks_for(window.key), self._is_past)
+        self._let_go(self._dropped, window.key)
+        return window, shortfalls
+
+    def _take_window(self, record: LedgerRecord) -> None:
+        origin, position = parse_window_id(record.id)
+        key = Key(origin, position.generation, position.sequence)
+        self._heard_ms[record.partition] = max(self._heard_ms.get(record.partition, 0), record.end_ms)
+        if not self._wanted(origin, record.start_ms):
+            self._let_go(self._dropped, key)
+            return
+        if origin not in self._known:
+            # What comes before the first window known of a life was closed before the range began.
+            self._known.add(origin)
+            for early in [other for other in self._open if other.origin == origin and other < key]:
+                self._let_go(self._dropped, early)
+        self.lives.take(key, record)
+        window = self._window(key, record.end_ms)
+        if window is not None:
+            window.record = record
+
+    def _take_chunk(self, record: LedgerRecord) -> None:
+        chunk, again, offset = record.id.partition("@")
+        origin, position = parse_chunk_id(chunk)
+        if not self._wanted(origin, record.start_ms):
+            return
+        if again:
+            self._sums_of(origin, record.start_ms).repeats += record.taken
+            self.repeated.append(Repeat(chunk, int(offset) if offset.isdecimal() else -1, record.taken))
+            return
+        self._reach("enricher", origin, position[:3])
+        window = self._window(Key(origin, position.generation, position.sequence), record.end_ms)
+        if window is not None:
+            window.enriched[position.chunk] = record
+
+    def _take_checkpoint(self, record: LedgerRecord) -> None:
+        entries = self._entries.setdefault((record.hop, record.partition), deque(maxlen=_REMEMBERED_ENTRIES))
+        if record.id in entries:
+            return
+        entries.append(record.id)
+        if record.hop not in self.sinks:
+            # What was closed before this sink was heard of, it is not held to.
+            self.sinks[record.hop] = {origin: closed.last for origin, closed in self._fitted.items()}
+        for chunk, amount in record.parts.items():
+            origin, position = parse_chunk_id(chunk)
+            self._reach(record.hop, origin, position[:3])
+            self._take_part(record, Key(origin, position.generation, position.sequence), position.chunk, amount)
+
+    def _take_part(self, record: LedgerRecord, key: Key, chunk: int, amount: Amount) -> None:
+        window = self._window(key, record.end_ms)
+        if window is not None:
+            window.take_part(record.hop, chunk, amount)
+        elif _holds(self._fitted, key) and record.hop in self._sinks_for(key):
+            twice = Shortfall(record.hop, f"{key.id}/{chunk}", -amount.bytes, -amount.packets, TWICE)
+            self._sums_of(key.origin, record.start_ms).miss(twice)
+
+    def _window(self, key: Key, end_ms: int) -> OpenWindow | None:
+        """Return an open window, opened if need be; None if it was let go of."""
+        window = self._open.get(key)
+        if window is None:
+            if _holds(self._fitted, key) or _holds(self._dropped, key):
+                return None
+            window = self._open[key] = OpenWindow(key)
+        window.last_ms = max(window.last_ms, end_ms)
+        return window
+
+    def _let_go(self, kind: dict[Origin, Intervals], key: Key) -> None:
+        self._open.pop(key, None)
+        kind.setdefault(key.origin, Intervals()).add(key.generation, key.sequence)
+
+    def _sinks_for(self, key: Key) -> list[str]:
+        return [sink for sink, before in self.sinks.items() if key[1:] > before.get(key.origin, (-1, -1))]
+
+    def _reach(self, hop: str, origin: Origin, place: Place) -> None:
+        reached = self._reached.setdefault(hop, {})
+        reached[origin] = max(reached.get(origin, place), place)
+
+    def _is_past(self, hop: str, origin: Origin, place: Place) -> bool:
+        if hop == "collector":
+            return self.lives.is_past(origin, place[:2])
+        reached = self._reached.get(hop, {}).get(origin)
+        return reached is not None and reached > place
+
+
+def reconcile(
+    records: Iterable[LedgerRecord], settled_before_ms: int, nodes: Iterable[TopologyState] | None = None
+) -> Audit:
+    """Close the books over `records`, in the order of the ledger; `nodes`, if given, are the cluster's in the range."""
+    audit = Audit()
+    books = Books(lambda origin, start_ms: audit)
+    for record in records:
+        books.take(record)
+    return conclude(books, audit, settled_before_ms, nodes)
+
+
+def conclude(books: Books, audit: Audit, settled_before_ms: int, nodes: Iterable[TopologyState] | None = None) -> Audit:
+    """Close what is open of a range that has been read whole.
+
+    What is only late, of a window that ended at `settled_before_ms` or later, is in flight and left out of every sum.
+    """
+    for window, shortfalls in list(books.windows()):
+        late = bool(shortfalls) and all(short.late for short in shortfalls)
+        if late and window.end_ms >= settled_before_ms:
+            audit.in_flight += 1
+        else:
+            books.close(window, shortfalls)
+    audit.nodes_metered = books.lives.metered()
+    audit.nodes_in_cluster = None if nodes is None else {node.name for node in nodes}
+    audit.gaps = books.lives.gaps()
+    audit.interleaved = books.lives.interleaved()
+    audit.repeated = list(books.repeated)
+    audit.absent = [sink for sink in SINKS if sink not in books.sinks]
+    return audit
+
+
+def _holds(closed: dict[Origin, Intervals], key: Key) -> bool:
+    return key.origin in closed and closed[key.origin].holds(key.generation, key.sequence)

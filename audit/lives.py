@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lives of nodes as their collectors' entries tell them: time that nobody metered, and what cannot be true. Pure.
+
+A life is one boot of one node. Its windows come in order and without holes; the next life begins after it. Two lives
+of one name that go on side by side are two machines, or somebody who writes in a node's name.
+"""
+
+import itertools
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from audit.result import MAX_LISTED, Gap
+from audit.window import Key
+from schemas.ids import Origin
+from schemas.ledger import LedgerRecord
+
+# Of one node's lives the latest are kept: whoever forges boots must not fill the memory.
+MAX_LIVES = 16
+
+
+@dataclass(slots=True)
+class Life:
+    """One life. `first_ms`, `last_ms`: of its windows; `last`: (generation, sequence) of the furthest."""
+
+    origin: Origin
+    first_ms: int
+    last_ms: int
+    last: tuple[int, int]
+    gaps: deque[Gap] = field(default_factory=lambda: deque(maxlen=MAX_LISTED))
+
+
+class Lives:
+    """All nodes, by (cluster, node)."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[tuple[str, str], list[Life]] = {}
+        self._interleaved: dict[tuple[str, str], dict[str, int]] = {}
+
+    def take(self, key: Key, record: LedgerRecord) -> None:
+        """Take a collector's entry, in the order of the ledger."""
+        node = key.origin[:2]
+        lives = self._nodes.setdefault(node, [])
+        own = next((life for life in lives if life.origin == key.origin), None)
+        place = (key.generation, key.sequence)
+        if own is None:
+            lives.append(Life(key.origin, record.start_ms, record.end_ms, place))
+            del lives[:-MAX_LIVES]
+            return
+        younger = [life for life in lives[lives.index(own) + 1 :] if record.start_ms >= life.first_ms]
+        if younger:
+            boots = self._interleaved.setdefault(node, {})
+            boots |= {life.origin.boot_id: record.end_ms for life in (own, *younger)}
+        if place > own.last:
+            why = _why_gap(own, place, record)
+            if why:
+                own.gaps.append(Gap(key.origin.node, own.last_ms, record.start_ms, why))
+            own.last, own.last_ms = place, max(own.last_ms, record.end_ms)
+
+    def is_past(self, origin: Origin, place: tuple[int, int]) -> bool:
+        """Tell whether the collector of this life has closed a later window."""
+        return any(life.origin == origin and life.last > place for life in self._nodes.get(origin[:2], ()))
+
+    def gaps(self, cluster: str | None = None) -> list[Gap]:
+        """Return unmeasured time, by node and in order."""
+        found = itertools.chain.from_iterable(
+            self._of_node(lives) for node, lives in sorted(self._nodes.items()) if cluster in (None, node[0])
+        )
+        return list(itertools.islice(found, MAX_LISTED))
+
+    def metered(self, cluster: str | None = None) -> set[str]:
+        """Return the nodes that closed a window."""
+        return {node for (of, node), lives in self._nodes.items() if lives and cluster in (None, of)}
+
+    def clusters(self) -> set[str]:
+        """Return the clusters that have nodes."""
+        return {cluster for (cluster, _), lives in self._nodes.items() if lives}
+
+    def origins(self) -> set[Origin]:
+        """Return the lives that are known."""
+        return {life.origin for lives in self._nodes.values() for life in lives}
+
+    def interleaved(self, cluster: str | None = None) -> dict[str, list[str]]:
+        """Return, by node, the boots of it that went on side by side."""
+        return {
+            node: sorted(boots)
+            for (of, node), boots in sorted(self._interleaved.items())
+            if boots and cluster in (None, of)
+        }
+
+    def forget(self, before_ms: int) -> None:
+        """Forget what ended before that time."""
+        for lives in self._nodes.values():
+            lives[:] = [life for life in lives if life.last_ms >= before_ms]
+            for life in lives:
+                while life.gaps and life.gaps[0].to_ms < before_ms:
+                    life.gaps.popleft()
+        for boots in self._interleaved.values():
+            for boot in [boot for boot, at_ms in boots.items() if at_ms < before_ms]:
+                del boots[boot]
+        self._nodes = {node: lives for node, lives in self._nodes.items() if lives}
+        self._interleaved = {node: boots for node, boots in self._interleaved.items() if boots}
+
+    @staticmethod
+    def _of_node(lives: list[Life]) -> Iterator[Gap]:
+        own = sorted(lives, key=lambda life: life.first_ms)
+        for before, after in itertools.pairwise([None, *own]):
+            if before is not None and after is not None:
+                why = f"a new boot, {after.origin.boot_id}: what was not published before it is unmeasured"
+                yield Gap(after.origin.node, before.last_ms, after.first_ms, why)
+            if after is not None:
+                yield from after.gaps
+
+
+def _why_gap(own: Life, place: tuple[int, int], record: LedgerRecord) -> str | None:
+    (generation, sequence), (of, last) = place, own.last
+    if generation == of and sequence > last + 1:
+        missing = f"{last + 1} to {sequence - 1}" if sequence > last + 2 else str(last + 1)
+        return f"sequence {missing} missing (boot {own.origin.boot_id}, generation {generation})"
+    if record.start_ms > own.last_ms:
+        return "not counted in between"
+    return None

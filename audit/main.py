@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`zonemeter run audit`: wiring only."""
+
+import contextlib
+
+from audit.service import Auditor
+from audit.settings import AuditServiceSettings
+from common import service
+from common.service import Service
+from common.settings import load
+
+
+def main(argv: list[str]) -> int:
+    """Run the audit until told to stop; return the exit status."""
+    settings = load(AuditServiceSettings, "audit", argv)
+
+    async def body(running: Service) -> None:
+        with contextlib.suppress(InterruptedError):
+            await Auditor(running, settings).run()
+
+    return service.run("audit", settings, body)

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the audit's service serves: gauges over the last minutes, by cluster, and counters of its own doings."""
+
+from collections.abc import Iterable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from audit.books import Books
+from audit.rolling import Recent
+
+_STATES = ("closed", "open", "late", "in_flight")
+
+
+class Metrics:
+    """All of them, in one registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"zonemeter_audit_{name}", text, labels, registry=registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"zonemeter_audit_{name}", text, labels, registry=registry)
+
+        self._ratio = gauge("ratio", "Accounted for / seen by the hook, over the span; 1 only if all is.", "cluster")
+        self._seen = gauge("seen_bytes", "What the hook saw, over the span.", "cluster")
+        self._unaccounted = gauge("unaccounted_bytes", "What a hop did not take, or took twice.", "cluster", "hop")
+        self._late = gauge("late_bytes", "What a hop has not taken yet, beyond --settle-seconds.", "cluster", "hop")
+        self._lost = gauge("lost_bytes", "What a hop lost for a reason, over the span.", "cluster", "hop", "reason")
+        self._windows = gauge("windows", "Windows of the span, by state.", "cluster", "state")
+        self._nodes = gauge("nodes", "Nodes metered in the span, and nodes in the cluster.", "cluster", "state")
+        self._coverage = gauge("coverage_ratio", "Bytes the hook saw / bytes the uplinks sent, at most 1.", "cluster")
+        self._gaps = gauge("gaps", "Holes in a node's windows, over the span.", "cluster")
+        self._unmeasured = gauge("unmeasured_seconds", "Time of nodes that nobody metered.", "cluster")
+        self._repeated = gauge("repeated_bytes", "Chunks that came again and were put aside.", "cluster")
+        self._interleaved = gauge("interleaved_nodes", "Nodes of which two boots go on side by side.", "cluster")
+        self._of_clusters = [gauge for gauge in vars(self).values() if isinstance(gauge, Gauge)]
+        self.lag = gauge("lag_records", "Records of the ledger that are not taken yet.")
+        self.kept = gauge("kept_windows", "Windows kept in memory because they are not closed.")
+        self.refused = counter("refused_records", "Records of ledger or topology not understood.", "reason")
+        self.given_up = counter("given_up_windows", "Windows that left the span, or memory, without closing.")
+
+    def show(self, recent: Mapping[str, Recent], books: Books, nodes: Mapping[str, Iterable[str]]) -> None:
+        """Serve the last minutes; `nodes` are those of each cluster whose topology is known."""
+        for gauge in self._of_clusters:
+            gauge.clear()
+        for cluster, of in recent.items():
+            self._show_sums(cluster, of)
+        for cluster in recent.keys() | nodes.keys():
+            self._show_nodes(cluster, books, nodes)
+        self.kept.set(len(books))
+
+    def _show_sums(self, cluster: str, of: Recent) -> None:
+        sums = of.sums
+        if sums.seen.bytes:
+            self._ratio.labels(cluster).set(sums.ratio)
+        self._seen.labels(cluster).set(sums.seen.bytes)
+        self._repeated.labels(cluster).set(sums.repeats.bytes)
+        counts = (sums.windows - sums.open_windows, sums.open_windows, of.late_windows, of.in_flight)
+        for state, count in zip(_STATES, counts, strict=True):
+            self._windows.labels(cluster, state).set(count)
+        for hop, total in sums.hops.items():
+            self._unaccounted.labels(cluster, hop).set(sums.unaccounted.get(hop, 0))
+            self._late.labels(cluster, hop).set(of.late.get(hop, 0))
+            for reason, amount in total.lost.items():
+                self._lost.labels(cluster, hop, reason).set(amount.bytes)
+        sent = sum(coverage.uplink_bytes for coverage in sums.coverage.values())
+        if sent:
+            covered = sum(min(coverage.hook_bytes, coverage.uplink_bytes) for coverage in sums.coverage.values())
+            self._coverage.labels(cluster).set(covered / sent)
+
+    def _show_nodes(self, cluster: str, books: Books, nodes: Mapping[str, Iterable[str]]) -> None:
+        gaps = books.lives.gaps(cluster)
+        self._nodes.labels(cluster, "metered").set(len(books.lives.metered(cluster)))
+        if cluster in nodes:
+            self._nodes.labels(cluster, "in_cluster").set(len(set(nodes[cluster])))
+        self._gaps.labels(cluster).set(len(gaps))
+        self._unmeasured.labels(cluster).set(sum(max(gap.to_ms - gap.from_ms, 0) for gap in gaps) / 1000)
+        self._interleaved.labels(cluster).set(len(books.lives.interleaved(cluster)))

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an audit comes to: sums by hop, and by name whatever does not fit. Pure.
+
+Of what does not fit there are two kinds. *Passed over*: the hop has taken something later of the same life of a node,
+and everything is taken in order, so it will not come any more. *Late*: nothing later has been taken either, so the hop
+is behind, or stopped.
+"""
+
+from dataclasses import dataclass, field
+
+from schemas.amount import NOTHING, Amount
+from schemas.ledger import LedgerRecord
+
+# What of an audit is listed by name; the sums go on.
+MAX_LISTED = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Time of one node that nobody metered, or windows of it that the ledger does not hold."""
+
+    node: str
+    from_ms: int
+    to_ms: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """What `hop` should have taken of a window and did not (or took too often: then the amount is negative).
+
+    `window` is its id, or a chunk's where the hop goes by chunks. `late`: it may still come.
+    """
+
+    hop: str
+    window: str
+    bytes: int
+    packets: int
+    why: str
+    late: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """A chunk that stood in the raw topic a second time, at that offset, and was put aside."""
+
+    chunk: str
+    offset: int
+    amount: Amount
+
+
+@dataclass(slots=True)
+class Coverage:
+    """IP bytes that the hook saw, and what the uplinks say they sent meanwhile, link-layer headers included."""
+
+    hook_bytes: int = 0
+    uplink_bytes: int = 0
+
+    @property
+    def ratio(self) -> float | None:
+        """How much of what left the node the hook saw, at most 1 because it sees more than that; None: nothing left."""
+        return min(self.hook_bytes / self.uplink_bytes, 1.0) if self.uplink_bytes else None
+
+
+@dataclass
+class HopTotal:
+    """One hop over the whole range."""
+
+    taken: Amount = NOTHING
+    given: Amount = NOTHING
+    aside: dict[str, Amount] = field(default_factory=dict)
+    lost: dict[str, Amount] = field(default_factory=dict)
+
+    def add(self, record: LedgerRecord) -> None:
+        """Add one entry."""
+        self.taken += record.taken
+        self.given += record.given
+        self.add_reasons(record)
+
+    def add_reasons(self, record: LedgerRecord) -> None:
+        """Add what an entry put aside and lost."""
+        _merge(self.aside, record.aside)
+        _merge(self.lost, record.lost)
+
+    def merge(self, other: "HopTotal") -> None:
+        """Add another total of the same hop."""
+        self.taken += other.taken
+        self.given += other.given
+        _merge(self.aside, other.aside)
+        _merge(self.lost, other.lost)
+
+
+@dataclass
+class Sums:
+    """What windows that are decided come to. `unaccounted` is by hop; what came twice counts as well."""
+
+    hops: dict[str, HopTotal] = field(default_factory=dict)
+    windows: int = 0
+    open_windows: int = 0
+    unaccounted: dict[str, int] = field(default_factory=dict)
+    mismatches: int = 0
+    repeats: Amount = NOTHING
+    coverage: dict[str, Coverage] = field(default_factory=dict)
+
+    @property
+    def seen(self) -> Amount:
+        """What the hook saw."""
+        return self.hops["collector"].taken if "collector" in self.hops else NOTHING
+
+    @property
+    def unaccounted_bytes(self) -> int:
+        """Bytes that are neither where they should be nor lost for a reason."""
+        return sum(self.unaccounted.values())
+
+    @property
+    def closes(self) -> bool:
+        """Whether every byte and packet that was seen is accounted for, and anything was seen at all."""
+        return not self.mismatches and self.seen.bytes > 0
+
+    @property
+    def ratio(self) -> float:
+        """Accounted for / seen, 1.0 only if the books close; 0.0 if nothing was seen."""
+        if not self.seen.bytes:
+            return 0.0
+        # Never rounds up to one: a single missing byte in a petabyte must show.
+        return max(min(1 - self.unaccounted_bytes / self.seen.bytes, 1.0 if self.closes else 0.999999), 0.0)
+
+    def hop(self, name: str) -> HopTotal:
+        """Return a hop's total, to add to."""
+        return self.hops.setdefault(name, HopTotal())
+
+    def miss(self, shortfall: Shortfall) -> None:
+        """Add what does not fit."""
+        self.mismatches += 1
+        self.unaccounted[shortfall.hop] = self.unaccounted.get(shortfall.hop, 0) + abs(shortfall.bytes)
+
+    def cover(self, record: LedgerRecord) -> None:
+        """Add one window to its node's coverage."""
+        of_node = self.coverage.setdefault(record.id.split("/")[1], Coverage())
+        of_node.hook_bytes += record.taken.bytes
+        of_node.uplink_bytes += sum(uplink.tx_bytes for uplink in record.uplinks.values())
+
+    def merge(self, other: "Sums") -> None:
+        """Add other sums."""
+        for name, total in other.hops.items():
+            self.hop(name).merge(total)
+        self.windows += other.windows
+        self.open_windows += other.open_windows
+        self.mismatches += other.mismatches
+        self.repeats += other.repeats
+        for hop, size in other.unaccounted.items():
+            self.unaccounted[hop] = self.unaccounted.get(hop, 0) + size
+        for node, coverage in other.coverage.items():
+            own = self.coverage.setdefault(node, Coverage())
+            own.hook_bytes += coverage.hook_bytes
+            own.uplink_bytes += coverage.uplink_bytes
+
+
+@dataclass
+class Audit(Sums):
+    """The books of a time range, closed. The lists are cut at `MAX_LISTED`, the sums are not.
+
+    `interleaved`: the boot ids of each node of which two went on side by side. `absent`: sinks that never reported.
+    """
+
+    in_flight: int = 0
+    nodes_metered: set[str] = field(default_factory=set)
+    nodes_in_cluster: set[str] | None = None
+    gaps: list[Gap] = field(default_factory=list)
+    shortfalls: list[Shortfall] = field(default_factory=list)
+    repeated: list[Repeat] = field(default_factory=list)
+    interleaved: dict[str, list[str]] = field(default_factory=dict)
+    absent: list[str] = field(default_factory=list)
+
+    @property
+    def unmeasured_ms(self) -> int:
+        """Milliseconds of nodes that nobody metered."""
+        return sum(max(gap.to_ms - gap.from_ms, 0) for gap in self.gaps)
+
+    def miss(self, shortfall: Shortfall) -> None:
+        """Add what does not fit, by name."""
+        super().miss(shortfall)
+        if len(self.shortfalls) < MAX_LISTED:
+            self.shortfalls.append(shortfall)
+
+
+def _merge(own: dict[str, Amount], other: dict[str, Amount]) -> None:
+    for reason, amount in other.items():
+        own[reason] = own.get(reason, NOTHING) + amount

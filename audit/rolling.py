@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The last minutes of the audit: sums of closed windows by minute, and what is open on top of them. Pure.
+
+What is only late counts for nothing: it stands in Kafka, and the lag of whoever should take it is measured there.
+What has been passed over counts as unaccounted for as long as it is open; should it come after all, it closes.
+"""
+
+from dataclasses import dataclass, field
+
+from audit.books import Books
+from audit.result import Shortfall, Sums
+from audit.window import OpenWindow
+from schemas.ids import Origin
+
+MINUTE_MS = 60_000
+# A window that ends later than this from now has a node's wrong clock; the topic's own bound is an hour.
+MAX_AHEAD_MS = 3_600_000
+
+
+@dataclass(slots=True)
+class Recent:
+    """One cluster's last minutes. `late`: bytes by hop. Of windows: how many are in each state."""
+
+    sums: Sums = field(default_factory=Sums)
+    late: dict[str, int] = field(default_factory=dict)
+    in_flight: int = 0
+    late_windows: int = 0
+
+    def add_open(self, window: OpenWindow, shortfalls: list[Shortfall], settled_before_ms: int) -> None:
+        """Add a window that is not closed."""
+        if any(not short.late for short in shortfalls):
+            window.add_to(self.sums)
+            self.sums.open_windows += 1
+            for short in shortfalls:
+                if not short.late:
+                    self.sums.miss(short)
+        elif not shortfalls or window.end_ms >= settled_before_ms:
+            self.in_flight += 1
+        else:
+            self.late_windows += 1
+            for short in shortfalls:
+                self.late[short.hop] = self.late.get(short.hop, 0) + abs(short.bytes)
+
+
+class Rolling:
+    """The sums by cluster and minute. Windows older than the span, or from the future, are not wanted."""
+
+    def __init__(self, span_ms: int) -> None:
+        self._span_ms = span_ms
+        self._now_ms = 0
+        self._minutes: dict[tuple[str, int], Sums] = {}
+
+    @property
+    def floor_ms(self) -> int:
+        """The start of the span."""
+        return self._now_ms - self._span_ms
+
+    def move(self, now_ms: int) -> None:
+        """Move the span to end now, and forget the minutes before it."""
+        self._now_ms = now_ms
+        for key in [key for key in self._minutes if (key[1] + 1) * MINUTE_MS <= self.floor_ms]:
+            del self._minutes[key]
+
+    def wants(self, _: Origin, start_ms: int) -> bool:
+        """Tell whether a window that starts then is in the span."""
+        return self.floor_ms <= start_ms <= self._now_ms + MAX_AHEAD_MS
+
+    def sums_of(self, origin: Origin, start_ms: int) -> Sums:
+        """Return the sums of a window's minute; of one out of the span, those of the nearest in it."""
+        start_ms = max(self.floor_ms, min(start_ms, self._now_ms + MAX_AHEAD_MS))
+        return self._minutes.setdefault((origin.cluster, start_ms // MINUTE_MS), Sums())
+
+    def closed(self) -> dict[str, Recent]:
+        """Return each cluster's closed windows."""
+        recent: dict[str, Recent] = {}
+        for (cluster, _), sums in self._minutes.items():
+            recent.setdefault(cluster, Recent()).sums.merge(sums)
+        return recent
+
+    def recent(self, books: Books, settled_before_ms: int) -> dict[str, Recent]:
+        """Return each cluster's last minutes, after closing what fits."""
+        opened: list[tuple[OpenWindow, list[Shortfall]]] = []
+        for window, shortfalls in list(books.windows()):
+            if not shortfalls and window.end_ms < settled_before_ms:
+                books.close(window)
+            else:
+                opened.append((window, shortfalls))
+        recent = self.closed()
+        for window, shortfalls in opened:
+            of = recent.setdefault(window.key.origin.cluster, Recent())
+            of.add_open(window, shortfalls, settled_before_ms)
+        return recent

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The audit at work: follows ledger and topology, reconciles every few seconds, serves what it comes to.
+
+It keeps nothing on disk and is in no consumer group: after a start it reads the span once from Kafka, then only what
+is new. Until it has read that, it serves no figures, because half a ledger does not close.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+from aiokafka.structs import ConsumerRecord
+
+from audit.books import Books
+from audit.metrics import Metrics
+from audit.rolling import Rolling
+from audit.settings import AuditServiceSettings
+from common import kafka
+from common.service import Service
+from schemas.errors import DecodeError
+from schemas.ledger import decode_ledger
+from schemas.topology import TopologyState, decode_topology
+
+log = logging.getLogger(__name__)
+
+_POLL_MS = 1000
+_MAX_RECORDS = 2_000
+_RETRY_SECONDS = 1.0
+_MINUTE_MS = 60_000
+
+
+def now_ms() -> int:
+    """Return Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class Auditor:
+    """One audit service."""
+
+    def __init__(self, service: Service, settings: AuditServiceSettings) -> None:
+        self._service = service
+        self._settings = settings
+        self._metrics = Metrics(service.registry)
+        self._rolling = Rolling(settings.span_minutes * _MINUTE_MS)
+        self._books = Books(self._rolling.sums_of, self._rolling.wants)
+        self._nodes: dict[bytes, TopologyState] = {}
+        self._positions: dict[TopicPartition, int] = {}
+        self._catching_up: dict[TopicPartition, int] | None = None
+
+    async def run(self) -> None:
+        """Follow and reconcile until told to stop."""
+        settings, topics = self._settings, self._settings.topics
+        await kafka.wait_for_topics(self._service, settings, {topics.ledger: settings.partitions, topics.topology: 1})
+        self._rolling.move(now_ms())
+        while not self._service.stopping.is_set():
+            consumer = await kafka.start(self._service, settings, lambda: kafka.new_consumer(settings))
+            try:
+                await self._follow(consumer)
+            except (KafkaError, TimeoutError) as error:
+                line = " ".join(str(error).split()) or type(error).__name__
+                self._service.health.waiting("kafka", f"Kafka at {settings.kafka_bootstrap}: {line}; trying on")
+                await self._service.pause(_RETRY_SECONDS)
+            finally:
+                await kafka.close(consumer)
+
+    async def _follow(self, consumer: AIOKafkaConsumer) -> None:
+        await self._assign(consumer)
+        due = time.monotonic() + self._settings.check_seconds
+        while not self._service.stopping.is_set():
+            async with asyncio.timeout(self._settings.kafka_deadline_seconds):
+                fetched = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_MAX_RECORDS)
+            for place, records in fetched.items():
+                self._take(records)
+                self._positions[place] = records[-1].offset + 1
+            self._service.health.ready("kafka")
+            if await self._has_caught_up(consumer) and time.monotonic() >= due:
+                await self._check(consumer)
+                due = time.monotonic() + self._settings.check_seconds
+            elif len(self._books) > self._settings.max_open_windows // 2:
+                self._books.settle(int(self._settings.settle_seconds * 1000))
+            await asyncio.sleep(0)
+
+    async def _assign(self, consumer: AIOKafkaConsumer) -> None:
+        """Go on where reading stood; at first from the start of the span, and of the topology from its beginning."""
+        settings, topics = self._settings, self._settings.topics
+        ledger = [TopicPartition(topics.ledger, number) for number in range(settings.partitions)]
+        topology = TopicPartition(topics.topology, 0)
+        consumer.assign([*ledger, topology])
+        async with asyncio.timeout(settings.kafka_deadline_seconds):
+            ends = await consumer.end_offsets([*ledger, topology])
+            if self._catching_up is None:
+                found = await consumer.offsets_for_times(dict.fromkeys(ledger, self._rolling.floor_ms))
+                self._positions = {place: at.offset if at else ends[place] for place, at in found.items()}
+                self._positions[topology] = (await consumer.beginning_offsets([topology]))[topology]
+                self._catching_up = dict(ends)
+                self._service.health.waiting("ledger", f"reading the ledger of the last {settings.span_minutes} min")
+        for place, offset in self._positions.items():
+            # Beyond the end: the topic was made anew, and begins at 0 again.
+            consumer.seek(place, offset if offset <= ends[place] else 0)
+
+    async def _has_caught_up(self, consumer: AIOKafkaConsumer) -> bool:
+        """Tell whether what stood in the topics at the start has been read."""
+        waiting = self._catching_up or {}
+        for place, end in list(waiting.items()):
+            async with asyncio.timeout(self._settings.kafka_deadline_seconds):
+                if await consumer.position(place) >= end:
+                    del waiting[place]
+        if not waiting:
+            self._service.health.ready("ledger")
+        return not waiting
+
+    def _take(self, records: Sequence[ConsumerRecord[bytes, bytes]]) -> None:
+        is_ledger = records[0].topic == self._settings.topics.ledger
+        for record in records:
+            try:
+                if not is_ledger:
+                    self._take_state(record)
+                elif record.value is not None:
+                    self._books.take(decode_ledger(record.value))
+            except DecodeError as error:
+                self._metrics.refused.labels(error.reason).inc()
+                log.warning("%s-%s@%s is not ours: %s", record.topic, record.partition, record.offset, error)
+
+    def _take_state(self, record: ConsumerRecord[bytes, bytes]) -> None:
+        """Keep the states of nodes; most are of pods, and a key begins with its kind."""
+        key = record.key or b""
+        if not key.startswith(b"node/"):
+            return
+        state = None if record.value is None else decode_topology(record.value)
+        if state is None or (state.to_ms is not None and state.to_ms < self._rolling.floor_ms):
+            self._nodes.pop(key, None)
+        else:
+            self._nodes[key] = state
+
+    async def _check(self, consumer: AIOKafkaConsumer) -> None:
+        """Reconcile, and serve what it comes to."""
+        now = now_ms()
+        self._rolling.move(now)
+        for window, shortfalls in self._books.expire(self._rolling.floor_ms):
+            if shortfalls:
+                self._give_up(window.key.id)
+        while len(self._books) > self._settings.max_open_windows:
+            window, shortfalls = self._books.drop()
+            self._give_up(window.key.id)
+        settled_before = now - int(self._settings.settle_seconds * 1000)
+        # A second's work where a sink is far behind; probes and scrapes are answered meanwhile.
+        recent = await asyncio.to_thread(self._rolling.recent, self._books, settled_before)
+        floor = self._rolling.floor_ms
+        self._nodes = {key: state for key, state in self._nodes.items() if state.to_ms is None or state.to_ms >= floor}
+        nodes = {self._settings.cluster: {state.name for state in self._nodes.values()}} if self._nodes else {}
+        self._metrics.show(recent, self._books, nodes)
+        await self._watch_lag(consumer)
+
+    def _give_up(self, window: str) -> None:
+        self._metrics.given_up.inc()
+        log.warning("%s is given up: it did not close", window)
+
+    async def _watch_lag(self, consumer: AIOKafkaConsumer) -> None:
+        async with asyncio.timeout(self._settings.kafka_deadline_seconds):
+            ends = await consumer.end_offsets(consumer.assignment())
+        self._metrics.lag.set(sum(max(end - self._positions[place], 0) for place, end in ends.items()))

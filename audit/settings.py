@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of the audit's service."""
+
+from pydantic import Field
+
+from common.settings import ServiceSettings
+
+
+class AuditServiceSettings(ServiceSettings):
+    """Reconciles the ledger all the time and serves what it comes to as metrics; keeps nothing on disk."""
+
+    span_minutes: int = Field(
+        60, ge=2, le=10_080, description="how far back what is served looks; read again from Kafka after a restart"
+    )
+    settle_seconds: float = Field(
+        90.0,
+        ge=0,
+        le=3600,
+        description="a window that has not arrived is in flight while younger than this, then late",
+    )
+    max_open_windows: int = Field(
+        100_000,
+        ge=1000,
+        description="windows kept because they are not closed; beyond it the oldest is given up",
+    )
+    check_seconds: float = Field(10.0, gt=0, le=600, description="time between two reconciliations")
