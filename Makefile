@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 BIN := .venv/bin
-PYTHON_ROOMS := bench cli collector common compose docs enricher lab replay schemas sinks tests
+PYTHON_ROOMS := audit bench cli collector common compose docs enricher lab replay schemas sinks tests
 PYTEST_ARGS ?=
 # A name here is a module bench.NAME, `make bench-NAME` and a section of docs/benchmarks.md.
 BENCHES := hook
