@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
         _say(nothing)
         return 1
     _print(report, settings.output)
-    closes = report.audit is None or not report.audit.shortfalls
+    closes = report.audit is None or not report.audit.mismatches
     return 0 if closes else 1
 
 

@@ -124,7 +124,7 @@ def _trust(report: Report) -> dict[str, Any]:
         return found | {"ledger": None, "why": report.trust_note}
     return found | {
         "ledger": audit.ratio,
-        "ledger_closes": not audit.shortfalls,
+        "ledger_closes": not audit.mismatches,
         "unaccounted_bytes": audit.unaccounted_bytes,
         "windows_in_flight": audit.in_flight,
         "nodes_metered": sorted(audit.nodes_metered),

@@ -74,7 +74,7 @@ def _trust(report: Report) -> list[str]:
         facts.append(f"never metered: {shorten(', '.join(never), 60)}")
     if audit.in_flight:
         facts.append(f"{audit.in_flight} windows under way")
-    if audit.shortfalls:
+    if audit.mismatches:
         facts.append(f"THE LEDGER DOES NOT CLOSE: {human(audit.unaccounted_bytes)} unaccounted")
     if report.refused:
         facts.append(f"{report.refused:,} records not to be decoded")
@@ -250,7 +250,7 @@ def _unpriced(part: Range) -> list[tuple[Scope, int]]:
 def _next(report: Report) -> list[str]:
     where = report.range_flags + report.flags
     wishes = []
-    if report.audit is not None and report.audit.shortfalls:
+    if report.audit is not None and report.audit.mismatches:
         wishes.append(f"zonemeter audit {report.range_flags}{report.kafka_flags}")
     if report.summary.scopes.get("unknown", 0):
         wishes.append(f"zonemeter replay {where} --scope unknown")

@@ -195,8 +195,9 @@ def test_a_comparison_with_half_a_span_says_so() -> None:
 
 
 def test_a_ledger_that_does_not_close_is_loud() -> None:
-    short = [Shortfall("enricher", "lab/n/b/1/1", 5 * GB, 10, "not enriched")]
-    text = report_view.lines(report(a_day(), audit=audit(shortfalls=short, in_flight=2)))
+    short = audit(in_flight=2)
+    short.miss(Shortfall("enricher", "lab/n/b/1/1", 5 * GB, 10, "not enriched"))
+    text = report_view.lines(report(a_day(), audit=short))
     assert any("THE LEDGER DOES NOT CLOSE: 5.00 GB unaccounted" in line for line in text)
     assert any("2 windows under way" in line for line in text)
     assert "next   zonemeter audit --since 30m" in text
