@@ -3,7 +3,8 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 PYTHON_ROOMS := audit bench cli collector common compose docs enricher lab replay schemas sinks tests
-PYTEST_ARGS ?=
+# A file's tests stay in one process: they share what is expensive to make.
+PYTEST_ARGS ?= -n 2 --dist loadfile
 # A name here is a module bench.NAME, `make bench-NAME` and a section of docs/benchmarks.md.
 BENCHES := hook
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import aiohttp
 import orjson
 
+from collector.preflight import check_bpffs
 from lab import network, services, topology
 from lab.broker import Broker
 from lab.errors import LabError
@@ -228,6 +229,7 @@ def _start_api(plan: Plan, ports: Ports, files: Files, processes: Processes) -> 
 
 
 async def _start_services(commands: list[Command], files: Files, processes: Processes) -> list[Process]:
+    check_bpffs(files.pins)
     files.pins.mkdir(parents=True, exist_ok=True)
     started = []
     for command in commands:

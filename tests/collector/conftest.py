@@ -10,6 +10,12 @@ from tests.collector import metered, netlab
 from tests.collector.metered import Metered
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _bpffs() -> None:
+    """What a collector sees to when it starts; here its parts are tested without it."""
+    preflight.check_bpffs(metered.pin_dir("any"))
+
+
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[None]:
     preflight.check_bpffs(metered.pin_dir("node1"))

@@ -87,12 +87,12 @@ def test_cut_resets_and_refuses_until_healed(proxy: Proxy) -> None:
             client.recv(1)
 
     def served() -> bool:
-        with client_of(proxy) as client:
-            try:
+        try:
+            with client_of(proxy) as client:
                 client.sendall(b"b")
                 return received(client, 1) == b"b"
-            except OSError:
-                return False
+        except OSError:
+            return False
 
     assert not served()
     proxy.heal()
