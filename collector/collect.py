@@ -1,27 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The collector's loop: wait for the boundary, flip, publish, clear; beside it, follow the node's devices.
+"""The collector's loop: wait for the boundary, flip, hand over, clear; beside it, follow the node's devices.
 
-One window is under way at a time. While Kafka does not take it the other epoch counts on, and the next window is
-longer; nothing is lost unless that map fills up.
+One window at a time is in the kernel and not safe yet. While neither Kafka nor the disk takes it the other epoch
+counts on, and the next window is longer; nothing is lost unless that map fills up.
 """
 
 import asyncio
 import logging
-import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar
 
 from collector import layout, netlink, uplinks
 from collector.loading import Request, load
 from collector.meter import Devices, Meter, Window
 from collector.metrics import Metrics
-from collector.publish import Publisher, WindowPublisher, is_balanced
+from collector.outbox import Outbox
+from collector.publish import Publisher, WindowPublisher, encoded
 from collector.schedule import LATE_MS, is_on_time, next_boundary
 from collector.settings import CollectorSettings, parse_ports
-from common import kafka
-from common.errors import PublishError
+from collector.spool import Spool, directory_for
 from common.service import Service
 
 log = logging.getLogger(__name__)
@@ -31,8 +30,8 @@ T = TypeVar("T")
 
 _DEVICES_SETTLE_SECONDS = 0.5
 _DEVICES_EVERY_SECONDS = 60.0
-_FIRST_BACKOFF_SECONDS = 0.5
-_LONGEST_BACKOFF_SECONDS = 15.0
+# Of a window's length, how long Kafka has for it before it is spooled: what is left is for writing it.
+_PATIENCE = 0.5
 
 
 def now_ms() -> int:
@@ -46,9 +45,10 @@ class Collector:
     def __init__(self, settings: CollectorSettings, service: Service, publisher: Publisher) -> None:
         self._settings = settings
         self._service = service
-        partition = kafka.partition_for(settings.node, settings.partitions)
-        self._windows = WindowPublisher(publisher, settings.topics, partition)
-        self._metrics = Metrics(service.registry, layout.entries_for(settings.map_memory))
+        self._metrics = Metrics(service.registry, layout.entries_for(settings.map_memory), settings.spool_size)
+        windows = WindowPublisher(publisher, settings.topics, settings.partitions)
+        spool = Spool(directory_for(settings.spool_dir, settings.pin_dir), settings.spool_size)
+        self._outbox = Outbox(service, windows, spool, self._metrics, settings.window_seconds * _PATIENCE)
         self._meter = Meter(settings.pin_dir, netlink.device_counters, now_ms)
         self._one_call = threading.Lock()
         self._devices_changed = asyncio.Event()
@@ -72,21 +72,32 @@ class Collector:
         self._devices = await asyncio.to_thread(self._read_devices)
         await self._call(self._meter.start, answer, self._devices)
         self._say_devices(self._devices)
+        await self._outbox.open()
         log.info("counting", extra={"generation": answer.generation, "reused": answer.active})
         self._service.health.ready("attach")
 
     async def close(self) -> None:
         """Give back what is open; the kernel counts on."""
+        self._outbox.say_left()
         await self._call(self._meter.close)
 
-    async def publish_windows(self) -> None:
-        """Publish what an earlier collector left, then a window at each boundary, then the open one, cut short."""
+    async def close_windows(self) -> None:
+        """Hand over what an earlier collector left, then a window at each boundary, then the open one, cut short."""
+        spooled = await self._outbox.newest_id()
         unfinished = self._meter.unfinished()
         while window := await self._call(next, unfinished, None):
-            await self._publish(window)
+            if window.id == spooled:  # its collector died before it could clear the map
+                await self._call(self._meter.finish, window)
+            else:
+                await self._hand_over(window)
         while (end_ms := await self._next_end_ms()) is not None:
-            await self._publish(await self._call(self._meter.flip, end_ms))
-        await self._publish(await self._call(lambda: self._meter.flip(now_ms(), short=True)))
+            await self._hand_over(await self._call(self._meter.flip, end_ms))
+        await self._hand_over(await self._call(lambda: self._meter.flip(now_ms(), short=True)))
+        await self._outbox.drain()
+
+    async def send(self, ready: Callable[[], Awaitable[None]]) -> None:
+        """Publish what was handed over, for ever, once `ready` has returned; return when told to stop before that."""
+        await self._outbox.send(ready)
 
     async def watch_devices(self) -> None:
         """Notice when devices or default routes change, for ever."""
@@ -142,34 +153,14 @@ class Collector:
             log.warning("the clock stepped by %.1f s; windows never go back, their times may be off", step_ms / 1000)
         self._clock = (wall_ms, monotonic)
 
-    async def _publish(self, window: Window) -> None:
-        backoff = _FIRST_BACKOFF_SECONDS
-        while True:
-            try:
-                books = await self._windows.publish(window)
-                break
-            except PublishError as error:
-                self._metrics.retries.inc()
-                self._service.health.waiting(
-                    "publish", f"Kafka does not take the window: {error}; counting goes on, the next window is longer"
-                )
-                await self._service.pause(backoff * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
-                backoff = min(backoff * 2, _LONGEST_BACKOFF_SECONDS)
-        self._service.health.ready("publish")
+    async def _hand_over(self, window: Window) -> None:
+        rows = await self._call(window.rows)
+        published = await self._outbox.settle(encoded(window, rows))
         await self._call(self._meter.finish, window)
-        self._metrics.published(books, (now_ms() - window.record.end_ms) / 1000)
-        if not is_balanced(books):
-            self._metrics.unbalanced.inc()
-            log.error("the window's books do not add up", extra={"sequence": window.record.sequence})
-        self._say_window(window)
-
-    def _say_window(self, window: Window) -> None:
         seconds = (window.record.end_ms - window.record.start_ms) / 1000
         say = log.warning if seconds > self._settings.window_seconds else log.debug
-        say(
-            "window published",
-            extra={"sequence": window.record.sequence, "generation": window.meta.generation, "seconds": seconds},
-        )
+        extra = {"sequence": window.record.sequence, "generation": window.meta.generation, "seconds": seconds}
+        say("window published" if published else "window spooled", extra=extra)
 
     def _read_devices(self) -> Devices:
         links, routes = netlink.read()

@@ -35,19 +35,20 @@ async def run(settings: CollectorSettings, service: Service) -> None:
         collector = Collector(settings, service, publisher)
         try:
             await collector.attach(boot_id)
+            wanted = dict.fromkeys((names.raw, names.ledger), settings.partitions)
+            topics = lambda: kafka.wait_for_topics(service, settings, wanted)  # noqa: E731 - shorter than a def
             async with asyncio.TaskGroup() as tasks:
                 helpers = [
                     tasks.create_task(collector.watch_devices(), name="watch-devices"),
                     tasks.create_task(collector.follow_devices(), name="follow-devices"),
+                    tasks.create_task(collector.send(topics), name="send"),
                     tasks.create_task(_give_up(service, settings.drain_seconds), name="give-up"),
                 ]
-                wanted = dict.fromkeys((names.raw, names.ledger), settings.partitions)
-                await kafka.wait_for_topics(service, settings, wanted)
-                await collector.publish_windows()
+                await collector.close_windows()
                 for helper in helpers:
                     helper.cancel()
         except* InterruptedError:
-            log.warning("stopped before the open window was published; the kernel keeps it and counts on")
+            log.info("the drain budget is gone")
         finally:
             await collector.close()
             await publisher.close()

@@ -2,7 +2,7 @@
 """The life of windows in the kernel: activate, flip, freeze, drain, acknowledge, clear; and what a crash left behind.
 
 Every step ends with one write to a pinned map, and a collector killed between any two steps leaves what `recover`
-can go on from. Nothing here waits for Kafka: a window is handed out, and handed back when it is published. All calls
+can go on from. Nothing here waits for Kafka: a window is handed out, and handed back when it is safe. All calls
 block for milliseconds: call them from a thread, one at a time.
 """
 
@@ -17,6 +17,7 @@ from collector.generation import Generation, Tunnel
 from collector.layout import Rows
 from collector.loading import Answer
 from collector.records import DeviceCounters, Phase, Record, Step
+from schemas.ids import window_id
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +30,9 @@ class Devices:
     tunnels: dict[Tunnel, int]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Window:
-    """A frozen window. `maybe_repeat` becomes true with the first attempt to publish it."""
+    """A frozen window. `maybe_repeat`: an earlier collector may have published it."""
 
     generation: Generation
     epoch: int
@@ -42,6 +43,11 @@ class Window:
     def meta(self) -> pins.Meta:
         """The generation that counted it."""
         return self.generation.meta
+
+    @property
+    def id(self) -> str:
+        """The window's id."""
+        return window_id(self.meta.origin, self.meta.generation, self.record.sequence)
 
     def rows(self) -> Rows:
         """Return its rows in their order."""
@@ -97,7 +103,7 @@ class Meter:
         return self._counting.read(self._counting.epoch()).start_ms
 
     def finish(self, window: Window) -> None:
-        """Note that a window is published, and clear it."""
+        """Note that a window is safe, published or on disk, and clear it."""
         window.generation.write(window.epoch, replace(window.record, phase=Phase.ACKED))
         self._clear(window.generation, window.epoch)
 

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The collector's own metrics. Everything that moves has a counter, everything lost or put aside one with a reason."""
 
+import time
+
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from schemas.raw import WindowLedger
+from schemas.ledger import LedgerRecord
 
 
 class Metrics:
     """Registered once for the service's registry."""
 
-    def __init__(self, registry: CollectorRegistry, map_entries: int) -> None:
+    def __init__(self, registry: CollectorRegistry, map_entries: int, spool_limit: int) -> None:
         self.windows = Counter("zonemeter_collector_windows", "Windows published and cleared.", registry=registry)
         self.rows = Counter("zonemeter_collector_rows", "Flows published.", registry=registry)
         self.hook_bytes = Counter(
@@ -34,17 +36,35 @@ class Metrics:
         self.lag = Gauge(
             "zonemeter_collector_window_lag_seconds", "From the last window's end to its last ack.", registry=registry
         )
+        self.spooled = Counter(
+            "zonemeter_collector_spooled_windows", "Windows written to the spool.", registry=registry
+        )
+        self.spool_failures = Counter(
+            "zonemeter_collector_spool_failures", "Tries to spool a window that failed: it grew.", registry=registry
+        )
+        self.spool_damaged = Counter(
+            "zonemeter_collector_spool_damaged_files", "Spooled windows that could not be read.", registry=registry
+        )
+        self.spool_windows = Gauge("zonemeter_collector_spool_windows", "Windows in the spool.", registry=registry)
+        self.spool_bytes = Gauge("zonemeter_collector_spool_bytes", "Bytes of the spool's files.", registry=registry)
+        self.spool_limit = Gauge("zonemeter_collector_spool_limit_bytes", "What they may be.", registry=registry)
+        self.spool_usable = Gauge(
+            "zonemeter_collector_spool_usable", "1 if the disk took the last window, or may.", registry=registry
+        )
         self.uplinks = Gauge("zonemeter_collector_uplinks", "Devices taken for uplinks.", registry=registry)
         self.map_entries.set(map_entries)
+        self.spool_limit.set(spool_limit)
 
-    def published(self, books: WindowLedger, lag_seconds: float) -> None:
-        """Note a published window."""
+    def published(self, entry: LedgerRecord) -> None:
+        """Note a published window by its entry in the ledger."""
         self.windows.inc()
-        self.rows.inc(books.map.rows)
-        self.map_rows.set(books.map.rows)
-        self.hook_bytes.inc(books.hook.bytes)
-        for reason, amount in books.aside.items():
+        self.rows.inc(entry.given.rows)
+        self.map_rows.set(entry.given.rows)
+        self.hook_bytes.inc(entry.taken.bytes)
+        for reason, amount in entry.aside.items():
             self.aside_bytes.labels(reason).inc(amount.bytes)
-        for reason, amount in books.lost.items():
+        for reason, amount in entry.lost.items():
             self.lost_bytes.labels(reason).inc(amount.bytes)
-        self.lag.set(max(lag_seconds, 0.0))
+        if entry.balance() is not None:
+            self.unbalanced.inc()
+        self.lag.set(max(time.time() - entry.end_ms / 1000, 0.0))

@@ -2,20 +2,21 @@
 """Publishing a window: its chunks in order, then its entry in the ledger, each acknowledged before the next step."""
 
 import asyncio
-import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from collector.encode import ledger_record, raw_chunks, window_ledger
+import msgspec
+
+from collector.encode import ledger_record, raw_chunks
 from collector.layout import Rows
 from collector.meter import Window
+from collector.spool_file import EncodedWindow
+from common.kafka import partition_for
 from common.publish import Record
 from schemas.amount import total
-from schemas.ledger import encode_ledger
+from schemas.ledger import LedgerRecord, encode_ledger
 from schemas.raw import WindowLedger
 from schemas.topics import TopicNames
-
-log = logging.getLogger(__name__)
 
 # Chunks sent and awaited together: at most 2 MB in flight, however many flows a window has.
 _CHUNKS_AT_ONCE = 4
@@ -28,35 +29,48 @@ class Publisher(Protocol):
         """Return when all are acknowledged; else raise `PublishError`."""
 
 
-class WindowPublisher:
-    """Publishes one node's windows to its partition."""
+def encoded(window: Window, rows: Rows) -> EncodedWindow:
+    """Return a window of the kernel's as records to publish; `rows` are its own, and stay as they are."""
 
-    def __init__(self, publisher: Publisher, topics: TopicNames, partition: int) -> None:
+    def chunks(repeat: bool) -> Iterator[bytes]:
+        return raw_chunks(window.meta, window.record, rows, maybe_repeat=repeat)
+
+    # The partition is the publisher's to know: how many there are may change before this is published.
+    entry = ledger_record(window.meta, window.record, rows, partition=0)
+    return EncodedWindow(entry, window.maybe_repeat, chunks)
+
+
+class WindowPublisher:
+    """Publishes windows, each to the partition of the node that counted it."""
+
+    def __init__(self, publisher: Publisher, topics: TopicNames, partitions: int) -> None:
         self._publisher = publisher
         self._topics = topics
-        self._partition = partition
+        self._partitions = partitions
 
-    async def publish(self, window: Window) -> WindowLedger:
-        """Publish a window whole and return its books; after a `PublishError` call again.
-
-        From the second call on its chunks say `maybe_repeat`: some of them may have arrived.
-        """
-        rows = await asyncio.to_thread(window.rows)
-        key = window.meta.node.encode()
+    async def publish(self, window: EncodedWindow, *, maybe_repeat: bool) -> None:
+        """Publish a window whole; after a `PublishError` call again with `maybe_repeat`: parts may have arrived."""
+        key, partition = self._place(window.ledger)
         batch: list[Record] = []
-        repeat, window.maybe_repeat = window.maybe_repeat, True
-        for chunk in raw_chunks(window.meta, window.record, rows, maybe_repeat=repeat):
-            batch.append(Record(self._topics.raw, self._partition, key, chunk, window.record.end_ms))
+        chunks = window.chunks(maybe_repeat)
+        while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+            batch.append(Record(self._topics.raw, partition, key, chunk, window.ledger.end_ms))
             if len(batch) == _CHUNKS_AT_ONCE:
                 await self._publisher.publish(batch)
                 batch = []
         await self._publisher.publish(batch)
-        await self._publisher.publish([self._ledger(window, rows)])
-        return window_ledger(window.record, rows)
+        await self.publish_ledger(window.ledger)
 
-    def _ledger(self, window: Window, rows: Rows) -> Record:
-        entry = ledger_record(window.meta, window.record, rows, self._partition)
-        return Record(self._topics.ledger, self._partition, entry.key, encode_ledger(entry), entry.end_ms)
+    async def publish_ledger(self, entry: LedgerRecord) -> None:
+        """Publish a window's entry in the ledger alone."""
+        _, partition = self._place(entry)
+        entry = msgspec.structs.replace(entry, partition=partition)
+        record = Record(self._topics.ledger, partition, entry.key, encode_ledger(entry), entry.end_ms)
+        await self._publisher.publish([record])
+
+    def _place(self, entry: LedgerRecord) -> tuple[bytes, int]:
+        node = entry.node or ""
+        return node.encode(), partition_for(node, self._partitions)
 
 
 def is_balanced(books: WindowLedger) -> bool:

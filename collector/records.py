@@ -7,7 +7,7 @@ A collector may be killed between any two steps. What the next one finds is two 
     idle      its map is empty, its counters are zero
     counting  the kernel adds to it, or did until a moment ago
     frozen    nobody adds to it any more; the record is final and the window is being published
-    acked     published; its map may be cleared
+    acked     published, or on disk; its map may be cleared
 """
 
 from dataclasses import dataclass, field, replace
@@ -130,7 +130,7 @@ class Step(IntEnum):
     """What is left to do with one epoch before it is idle, or nothing."""
 
     NOTHING = 0
-    CLEAR = 1  # published, not cleared
+    CLEAR = 1  # safe, not cleared
     PUBLISH = 2  # frozen, published perhaps
     FREEZE = 3  # nobody adds to it any more, but its record is not final
 

@@ -71,6 +71,15 @@ class CollectorSettings(ServiceSettings):
         Path("/sys/fs/bpf/zonemeter"), description="where maps, programs and links stay when the collector is away"
     )
     run_dir: Path = Field(Path("/run/zonemeter"), description="where the lock of the pin directory lies")
+    spool_dir: Path = Field(
+        Path("/var/lib/zonemeter/spool"),
+        description="where closed windows wait while Kafka is away, in a directory named after the pin directory",
+    )
+    spool_size: ByteSize = Field(
+        ByteSize(512 * 1024 * 1024),
+        ge=0,
+        description="what the spool may take on disk: an hour of 150,000 flows a window; beyond, windows grow",
+    )
     boot_id_file: Path = Field(
         Path("/proc/sys/kernel/random/boot_id"), description="what tells one life of the node from the next"
     )

@@ -162,3 +162,12 @@ def encode_chunk(head: dict[str, Any], addresses: Sequence[str], columns: dict[s
         {"schema_version": SCHEMA_VERSION, **head, "addresses": list(addresses), **ordered},
         option=orjson.OPT_SERIALIZE_NUMPY,
     )
+
+
+def as_repeat(value: bytes) -> bytes:
+    """Return an encoded chunk that says `maybe_repeat`, as `encode_chunk` writes it, without decoding it.
+
+    Within a string a quotation mark is escaped and no other member of a chunk is a list of this name, so the first
+    place found is the right one.
+    """
+    return value.replace(b',"addresses":[', b',"maybe_repeat":true,"addresses":[', 1)

@@ -45,7 +45,12 @@ class Recorder:
 @pytest.fixture
 def settings(nodes: None, tmp_path: Path) -> Iterator[CollectorSettings]:
     made = CollectorSettings(
-        node="node1", window_seconds=1, pin_dir=metered.pin_dir("collect"), run_dir=tmp_path, map_memory=1 << 20
+        node="node1",
+        window_seconds=1,
+        pin_dir=metered.pin_dir("collect"),
+        run_dir=tmp_path,
+        spool_dir=tmp_path / "spool",
+        map_memory=1 << 20,
     )
     try:
         yield made
@@ -54,6 +59,10 @@ def settings(nodes: None, tmp_path: Path) -> Iterator[CollectorSettings]:
 
 
 Script = Callable[[Service, Collector], Coroutine[None, None, None]]
+
+
+async def _at_once() -> None:
+    """No topics to wait for."""
 
 
 def live(settings: CollectorSettings, recorder: Recorder, script: Script) -> Service:
@@ -65,9 +74,13 @@ def live(settings: CollectorSettings, recorder: Recorder, script: Script) -> Ser
         try:
             await collector.attach(BOOT_ID)
             async with asyncio.TaskGroup() as tasks:
-                helpers = [tasks.create_task(collector.watch_devices()), tasks.create_task(collector.follow_devices())]
+                helpers = [
+                    tasks.create_task(collector.watch_devices()),
+                    tasks.create_task(collector.follow_devices()),
+                    tasks.create_task(collector.send(_at_once)),
+                ]
                 tasks.create_task(script(service, collector))
-                await collector.publish_windows()
+                await collector.close_windows()
                 for helper in helpers:
                     helper.cancel()
         finally:

@@ -39,7 +39,9 @@ def broker(nodes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Br
 
 
 def start(broker: Broker) -> None:
-    netlab.inside("fabric", lambda: asyncio.run(broker.start()))
+    """Start it where it does not run."""
+    if broker.process is None:
+        netlab.inside("fabric", lambda: asyncio.run(broker.start()))
 
 
 class Process:
@@ -49,12 +51,13 @@ class Process:
         self.prefix = f"{name}."
         self.pin_dir = metered.pin_dir(name)
         self.log = run_dir / "log"
+        self.spool = run_dir / "spool"
         self.command = [
             *("nsenter", f"--net=/run/netns/{netlab.ns('node1')}", sys.executable, "-m", "cli", "run", "collector"),
             *("--node", "node1", "--cluster", name, "--kafka-bootstrap", f"{netlab.CLIENT}:9094"),
             *("--pin-dir", str(self.pin_dir), "--run-dir", str(run_dir), "--window-seconds", "1"),
             *("--map-memory", "1MiB", "--listen", LISTEN, "--drain-seconds", "6", "--kafka-deadline-seconds", "5"),
-            *("--topic-prefix", self.prefix, *more),
+            *("--topic-prefix", self.prefix, "--spool-dir", str(self.spool), *more),
         ]
         self.running: subprocess.Popen[bytes] | None = None
 
@@ -150,11 +153,20 @@ def check(collector: Process, sent: int) -> list[RawChunk]:
     return chunks
 
 
+def packets_between(chunk: RawChunk, src: str, dst: str) -> int:
+    return sum(
+        chunk.packets[row]
+        for row in range(len(chunk.src))
+        if (chunk.addresses[chunk.src[row]], chunk.addresses[chunk.dst[row]]) == (src, dst)
+    )
+
+
 def test_it_waits_for_kafka_and_its_topics_and_counts_meanwhile(broker: Broker, collector: Process) -> None:
     collector.start()
     assert collector.says("not ready: Kafka at 192.168.50.99:9094")
     send_udp("pod11", "pod12", B, count=3, size=72)
     assert not collector.ready()
+    assert wait_until(lambda: collector.metric("zonemeter_collector_spool_windows") >= 3, 20)
     start(broker)
     assert collector.says("does not exist: zonemeter topics apply")
     assert collector.says("ready again: kafka")
@@ -165,7 +177,7 @@ def test_it_waits_for_kafka_and_its_topics_and_counts_meanwhile(broker: Broker, 
     assert collector.signal(signal.SIGTERM) == 0
     chunks = check(collector, 7)
     assert [chunk.short for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
-    assert chunks[0].end_ms - chunks[0].start_ms > 1000  # the window that waited
+    assert not list(collector.spool.glob("*/*"))
 
 
 def test_another_number_of_partitions_makes_it_wait(broker: Broker, collector: Process) -> None:
@@ -182,15 +194,68 @@ def test_the_broker_killed_and_away_for_longer_than_a_deadline(broker: Broker, c
     assert wait_until(lambda: collector.ready() and collector.metric("zonemeter_collector_windows_total") >= 1, 20)
     broker.kill()
     send_udp("pod11", "pod12", B, count=3, size=72)
-    assert collector.says("Kafka does not take the window")
+    assert collector.says("Kafka does not take windows")
+    assert wait_until(lambda: collector.metric("zonemeter_collector_spool_windows") >= 3, 30)
     send_udp("pod11", "pod12", B, count=4, size=72)
     start(broker)
-    assert wait_until(collector.ready, 30)
+    assert wait_until(lambda: collector.ready() and collector.metric("zonemeter_collector_spool_windows") == 0, 30)
     windows = collector.metric("zonemeter_collector_windows_total")
     assert wait_until(lambda: collector.metric("zonemeter_collector_windows_total") >= windows + 2, 30)
     assert collector.signal(signal.SIGTERM) == 0
+    check(collector, 7)
+
+
+def test_without_a_disk_windows_grow(broker: Broker, collector: Process) -> None:
+    collector.spool.write_text("a file where the directory should be")
+    start(broker)
+    topics_apply(collector)
+    collector.start()
+    assert collector.says("while Kafka is away windows grow in the kernel instead")
+    assert wait_until(lambda: collector.ready() and collector.metric("zonemeter_collector_windows_total") >= 1, 20)
+    assert collector.metric("zonemeter_collector_spool_usable") == 0
+    broker.kill()
+    send_udp("pod11", "pod12", B, count=3, size=72)
+    assert collector.says("windows grow in the kernel until Kafka takes them")
+    begun = collector.metric("zonemeter_collector_spool_failures_total")
+    assert wait_until(lambda: collector.metric("zonemeter_collector_spool_failures_total") > begun, 20)
+    send_udp("pod11", "pod12", B, count=4, size=72)
+    start(broker)
+    assert wait_until(collector.ready, 30)
+    assert collector.signal(signal.SIGTERM) == 0
     chunks = check(collector, 7)
     assert max(chunk.end_ms - chunk.start_ms for chunk in chunks) > 3000
+
+
+def test_a_spool_outlives_the_node(broker: Broker, collector: Process) -> None:
+    """Another boot, other pins, another name of the node: what the disk holds is published first, as it was."""
+    boot_id = collector.log.parent / "boot_id"
+    boot_id.write_text("111111111111")
+    collector.command += ["--boot-id-file", str(boot_id)]
+    start(broker)
+    topics_apply(collector)
+    broker.kill()
+    collector.start()
+    assert collector.says("counting")
+    send_udp("pod11", "pod12", B, count=3, size=72)
+    assert wait_until(lambda: collector.metric("zonemeter_collector_spool_windows") >= 2, 30)
+    collector.signal(signal.SIGKILL)
+    spooled = len(list(collector.spool.glob("*/*.window")))
+    pins.detach(collector.pin_dir)  # as a reboot does
+    boot_id.write_text("222222222222")
+    collector.command += ["--node", "renamed"]
+    start(broker)
+    collector.start()
+    assert wait_until(lambda: collector.ready() and collector.metric("zonemeter_collector_windows_total") > spooled, 30)
+    send_udp("pod11", "pod12", B, count=4, size=72)
+    assert collector.signal(signal.SIGTERM) == 0
+    chunks, entries = published(collector)
+    lives = [(chunk.node, chunk.boot_id, chunk.sequence) for chunk in chunks]
+    assert sorted(lives) == [
+        *(("node1", "111111111111", number) for number in range(1, spooled + 1)),
+        *(("renamed", "222222222222", number) for number in range(1, len(chunks) - spooled + 1)),
+    ]
+    assert sum(packets_between(chunk, A, B) for chunk in chunks) == 3 + 4
+    assert {entry.id for entry in entries} == {chunk.id.removesuffix("/0") for chunk in chunks}
 
 
 def test_stopped_while_the_broker_is_away(broker: Broker, collector: Process) -> None:
@@ -200,7 +265,7 @@ def test_stopped_while_the_broker_is_away(broker: Broker, collector: Process) ->
     broker.kill()
     send_udp("pod11", "pod12", B, count=3, size=72)
     assert collector.signal(signal.SIGTERM) == 0, collector.log.read_text()
-    assert "stopped before the open window was published; the kernel keeps it and counts on" in collector.lines()
+    assert "windows stay in the spool; the next collector publishes them" in collector.lines()
     send_udp("pod11", "pod12", B, count=2, size=72)
     start(broker)
     collector.start()

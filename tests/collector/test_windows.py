@@ -84,8 +84,7 @@ class Node:
             meter.close()
 
     def _publish(self, meter: Meter, window: Window) -> None:
-        repeat, window.maybe_repeat = window.maybe_repeat, True
-        for chunk in raw_chunks(window.meta, window.record, window.rows(), maybe_repeat=repeat):
+        for chunk in raw_chunks(window.meta, window.record, window.rows(), maybe_repeat=window.maybe_repeat):
             self.life.step()
             self.published.append(chunk)
         meter.finish(window)

@@ -114,6 +114,7 @@ def test_what_a_service_writes_or_reads_is_on_a_volume(container: Container, mon
     if isinstance(settings, CollectorSettings):
         # Beneath the mount, not at it: a mount cannot be removed from within, and detach removes the directory.
         assert settings.pin_dir.parent.as_posix() in mounts
+        assert not mounts[settings.spool_dir.parent.as_posix()].get("readOnly")
         assert settings.node == FIELDS["spec.nodeName"]
     if isinstance(settings, EnricherSettings):
         assert settings.cidr_map is not None
