@@ -2,34 +2,26 @@
 """Who owned which address, when: intervals [from, to) of ownership by pods, nodes and services. Pure.
 
 States come in any order and from anywhere (the topology topic, the watch, a file) and the answer depends only on
-which were given: a uid's states are ordered by `from_ms` and each is cut at the next; the next owner of an address
-closes the one before. Times are Unix milliseconds. What an owner means for a flow is resolve.py's business.
+which were given: a uid's states are ordered by `from_ms` and each is cut at the next; where several objects held
+one address, tenancy.py says who may have held it when. Times are Unix milliseconds. What an owner means for a flow
+is resolve.py's business.
 """
 
 import bisect
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 import msgspec
 
 from enricher.addresses import Prefix, pack, parse_prefix, prefix_of
+from enricher.tenancy import Claim, acquired, claims, order, stretches
 from schemas.topology import TopologyState
 
-FOREVER = 2**63 - 1
 # An IPv6 site is at most this long; what shares it with a node or a pod is not the internet.
 SITE_LENGTH = 56
 
 # What can be owned: an address, the name of a node, or a prefix that a node hands out to its pods.
 Slot = tuple[str, bytes | str | Prefix]
-
-
-class Claim(NamedTuple):
-    """One interval of ownership of one slot: `state` held it in [from_ms, to_ms)."""
-
-    from_ms: int
-    to_ms: int
-    state: TopologyState
 
 
 class Index:
@@ -66,7 +58,7 @@ class Index:
                 return False
         touched = {slot for s in (*known, merged) for slot in slots_of(s)}
         updated = list(rest)
-        bisect.insort(updated, merged, key=_order)
+        bisect.insort(updated, merged, key=order)
         self._states[object_key] = updated
         self._size += len(updated) - len(known)
         for slot in touched:
@@ -106,15 +98,15 @@ class Index:
         at `before_ms` or later stays whatever its end says: it may close another that is still to come.
         """
         ended = [
-            (_order(state), key, state)
+            (acquired(state).by_ms, order(state), key, state)
             for key, states in self._states.items()
-            for state, cut in _cuts(states)
+            for state, cut in stretches(states)
             if state.from_ms < before_ms and self._end(state, cut) <= before_ms
         ]
-        ended.sort(key=lambda item: item[0])
+        ended.sort(key=lambda item: item[:2])
         dropped: set[int] = set()
         gone: dict[str, set[int]] = {}
-        for _, key, state in ended:
+        for _, _, key, state in ended:
             if all(id(older) in dropped for older in self._closes(key, state)):
                 dropped.add(id(state))
                 gone.setdefault(key, set()).add(id(state))
@@ -127,10 +119,11 @@ class Index:
         return max(ends, default=cut)
 
     def _closes(self, key: str, state: TopologyState) -> Iterator[TopologyState]:
-        order = _order(state)
-        yield from (older for older in self._states[key] if _order(older) < order)
+        """Yield the states that may live again without this one: older ones of the object, and earlier tenants."""
+        place, by_ms = order(state), acquired(state).by_ms
+        yield from (older for older in self._states[key] if order(older) < place)
         for slot in slots_of(state):
-            yield from (claim.state for claim in self._claims.get(slot, ()) if _order(claim.state) < order)
+            yield from (c.state for c in self._claims.get(slot, ()) if acquired(c.state).by_ms < by_ms)
 
     def _drop(self, key: str, ids: set[int]) -> None:
         states = self._states[key]
@@ -144,16 +137,13 @@ class Index:
             self._put(slot, tuple(claim for claim in self._claims.get(slot, ()) if id(claim.state) not in ids))
 
     def _claims_on(self, slot: Slot, object_keys: Iterable[str]) -> tuple[Claim, ...]:
-        found = [
-            (state, cut)
-            for key in object_keys
-            for state, cut in _cuts(self._states.get(key, []))
-            if slot in slots_of(state)
-        ]
-        found.sort(key=lambda item: _order(item[0]))
-        starts = [state.from_ms for state, _ in found][1:] + [FOREVER] * bool(found)
-        return tuple(
-            Claim(state.from_ms, min(cut, start), state) for (state, cut), start in zip(found, starts, strict=True)
+        return claims(
+            [
+                stretch
+                for key in object_keys
+                for stretch in stretches(self._states.get(key, []))
+                if slot in slots_of(stretch.state)
+            ]
         )
 
     def _put(self, slot: Slot, claims: tuple[Claim, ...]) -> None:
@@ -181,7 +171,7 @@ class Index:
 
 
 def merge(one: TopologyState, other: TopologyState) -> TopologyState:
-    """Join two accounts of the same state: the earlier beginning and the earlier end.
+    """Join two accounts of the same state: the earlier beginning and the earlier end, and the tighter bounds.
 
     Whoever saw it first saw it nearest to its time. Should they differ in more, which one wins does not depend on
     their order.
@@ -189,12 +179,23 @@ def merge(one: TopologyState, other: TopologyState) -> TopologyState:
     if one == other:
         return one
     ends = [state.to_ms for state in (one, other) if state.to_ms is not None]
-    chosen = max(one, other, key=_content)
-    return msgspec.structs.replace(chosen, from_ms=min(one.from_ms, other.from_ms), to_ms=min(ends) if ends else None)
+    let_go = [state.released_from_ms for state in (one, other) if state.released_from_ms is not None]
+    from_ms = min(one.from_ms, other.from_ms)
+    acquired_from = min(acquired(one).from_ms, acquired(other).from_ms)
+    acquired_by = min(acquired(one).by_ms, acquired(other).by_ms)
+    return msgspec.structs.replace(
+        max(one, other, key=_content),
+        from_ms=from_ms,
+        to_ms=min(ends, default=None),
+        acquired_from_ms=None if acquired_from == from_ms else acquired_from,
+        acquired_by_ms=None if acquired_by == from_ms else acquired_by,
+        released_from_ms=max(let_go, default=None),
+    )
 
 
 def _content(state: TopologyState) -> bytes:
-    return msgspec.json.encode(msgspec.structs.replace(state, from_ms=0, to_ms=None))
+    bare = {"from_ms": 0, "to_ms": None, "acquired_from_ms": None, "acquired_by_ms": None, "released_from_ms": None}
+    return msgspec.json.encode(msgspec.structs.replace(state, **bare))
 
 
 def slots_of(state: TopologyState) -> list[Slot]:
@@ -208,16 +209,3 @@ def slots_of(state: TopologyState) -> list[Slot]:
         prefixes = dict.fromkeys(parse_prefix(text) for text in state.pod_cidrs)
         slots += [("cidr", prefix) for prefix in prefixes if prefix is not None]
     return slots
-
-
-def _order(state: TopologyState) -> tuple[int, str, int, str]:
-    # A resourceVersion is opaque; its length comes first only so that equal times order alike everywhere.
-    version = state.resource_version
-    return state.from_ms, state.uid, len(version), version
-
-
-def _cuts(states: list[TopologyState]) -> Iterator[tuple[TopologyState, int]]:
-    """Yield each state of one object with its end: its own, or the beginning of the next state."""
-    for position, state in enumerate(states):
-        after = states[position + 1].from_ms if position + 1 < len(states) else FOREVER
-        yield state, min(FOREVER if state.to_ms is None else state.to_ms, after)

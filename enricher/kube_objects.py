@@ -23,6 +23,8 @@ TEMPLATE_HASH_LABELS = {"Deployment": "pod-template-hash", "Rollout": "rollouts-
 # The kubelet puts it on the API's copy of a static pod, which it runs from a file.
 MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
 FINISHED = ("Succeeded", "Failed")
+# Conditions that hold only once the pod's sandbox, and with it its address, is there (core/v1, PodConditionType).
+ADDRESSED = ("PodReadyToStartContainers", "ContainersReady", "Ready")
 
 
 class _Part(msgspec.Struct, rename="camel", frozen=True, gc=False):
@@ -63,15 +65,23 @@ class Ip(_Part, frozen=True):
     ip: str | None = None
 
 
+class Running(_Part, frozen=True):
+    """status.containerStatuses[].state.running."""
+
+    started_at: str | None = None
+
+
 class Terminated(_Part, frozen=True):
     """status.containerStatuses[].state.terminated."""
 
+    started_at: str | None = None
     finished_at: str | None = None
 
 
 class ContainerState(_Part, frozen=True):
     """status.containerStatuses[].state."""
 
+    running: Running | None = None
     terminated: Terminated | None = None
 
 
@@ -79,6 +89,7 @@ class ContainerStatus(_Part, frozen=True):
     """status.containerStatuses[]."""
 
     state: ContainerState | None = None
+    last_state: ContainerState | None = None
 
 
 class Condition(_Part, frozen=True):
@@ -159,17 +170,25 @@ class Service(_Part, frozen=True):
     spec: ServiceSpec = ServiceSpec()
 
 
-def pod_state(pod: Pod, seen_ms: int) -> TopologyState | None:
+def pod_state(pod: Pod, seen_ms: int, *, deleted: bool = False) -> TopologyState | None:
     """Return a pod's state, `from_ms` as of its start; None while it has no address.
 
-    A pod in a finished phase gave its address back when its last container ended, or when we saw it so.
+    It got its address after its start and before anything ran in its sandbox, or we saw it. In a finished phase it
+    gave the address back when its last container ended, or when we saw it so; `deleted`: also in any other phase,
+    if all its containers have ended. The kubelet's times are whole seconds, cut off: what one tells may have
+    happened up to a second later. They are by the clock of the node, which measures the flows, and so stand as they
+    are, whatever ours says.
     """
     status, meta = pod.status, pod.metadata
     addresses = [ip.ip for ip in status.pod_ips or () if ip.ip] or ([status.pod_ip] if status.pod_ip else [])
     if not addresses:
         return None
-    finished = (_finished_ms(status) or seen_ms) if status.phase in FINISHED else None
     from_ms = milliseconds(status.start_time) or milliseconds(meta.creation_timestamp) or seen_ms
+    by_ms = max(_addressed_by(status, seen_ms), from_ms)
+    ended = _ended(status) if status.phase in FINISHED or deleted else None
+    to_ms = None if ended is None else _latest(ended)
+    if to_ms is None and status.phase in FINISHED:
+        to_ms = seen_ms
     return TopologyState(
         kind="pod",
         uid=meta.uid,
@@ -178,7 +197,9 @@ def pod_state(pod: Pod, seen_ms: int) -> TopologyState | None:
         namespace=_intern(meta.namespace),
         addresses=addresses,
         from_ms=from_ms,
-        to_ms=None if finished is None else max(finished, from_ms),
+        to_ms=None if to_ms is None else max(to_ms, from_ms),
+        acquired_by_ms=None if by_ms == from_ms else by_ms,
+        released_from_ms=milliseconds(ended),
         node=_intern(pod.spec.node_name),
         host_network=bool(pod.spec.host_network),
         workload=workload_of(pod),
@@ -270,10 +291,41 @@ def milliseconds(stamp: str | None) -> int | None:
     return int((parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
-def _finished_ms(status: PodStatus) -> int | None:
-    containers = [*(status.container_statuses or ()), *(status.init_container_statuses or ())]
-    ended = [c.state.terminated.finished_at for c in containers if c.state and c.state.terminated]
-    return max((time for stamp in ended if (time := milliseconds(stamp)) is not None), default=None)
+def _addressed_by(status: PodStatus, seen_ms: int) -> int:
+    """Return when a pod surely had its address: the first sign of life within its sandbox, else when we saw it.
+
+    Earlier lives of a container do not count: they may have been in an earlier sandbox, which had another address.
+    """
+    signs = [c.last_transition_time for c in status.conditions or () if c.type in ADDRESSED and c.status == "True"]
+    for container in _containers(status):
+        if container.state and container.state.running:
+            signs.append(container.state.running.started_at)
+        elif container.state and container.state.terminated:
+            signs.append(container.state.terminated.started_at)
+    return min((time for sign in signs if (time := _latest(sign)) is not None), default=seen_ms)
+
+
+def _ended(status: PodStatus) -> str | None:
+    """Return the end of the last container; None if one still runs, or none says when it ended."""
+    stamps: list[str | None] = []
+    for container in _containers(status):
+        now, before = container.state or ContainerState(), container.last_state or ContainerState()
+        if now.running:
+            return None
+        if now.terminated or before.terminated:
+            stamps.append((now.terminated or before.terminated).finished_at)  # type: ignore[union-attr]
+    times = [(time, stamp) for stamp in stamps if (time := milliseconds(stamp)) is not None]
+    return max(times)[1] if times else None
+
+
+def _containers(status: PodStatus) -> list[ContainerStatus]:
+    return [*(status.container_statuses or ()), *(status.init_container_statuses or ())]
+
+
+def _latest(stamp: str | None) -> int | None:
+    """Return the latest time that a stamp may mean, in ms: metav1.Time cuts off what is less than a second."""
+    time = milliseconds(stamp)
+    return None if time is None else time if time % 1000 else time + 1000
 
 
 def _workload(kind: str, name: str) -> Workload:

@@ -11,7 +11,12 @@ from collections.abc import Iterable
 import msgspec
 
 from enricher.kube_objects import Node, Object, Pod, Service, changed_ms, node_state, pod_state, service_state
+from enricher.tenancy import acquired
 from schemas.topology import TopologyState
+
+# A pod whose object goes while its containers run (a forced delete, one that nobody watched) runs on until its
+# kubelet hears of it.
+LINGER_MS = 10_000
 
 Labels = frozenset[tuple[str, str]]
 
@@ -47,14 +52,15 @@ class Observed:
 
     def drop(self, found: Object, now_ms: int) -> list[TopologyState]:
         """Take in that an object was deleted, as it was last; return the states that this closes and opens."""
-        ended = pod_state(found, now_ms) if isinstance(found, Pod) else None
-        at_ms = now_ms if ended is None or ended.to_ms is None else ended.to_ms
-        return self._end(_key(found), found.metadata.resource_version, at_ms)
+        ended = pod_state(found, now_ms, deleted=True) if isinstance(found, Pod) else None
+        if ended is None or ended.to_ms is None:
+            return self._end(_key(found), found.metadata.resource_version, now_ms + _linger_ms(_key(found)))
+        return self._end(_key(found), found.metadata.resource_version, ended.to_ms, ended.released_from_ms)
 
     def retain(self, kind: str, uids: set[str], list_version: str, now_ms: int) -> list[TopologyState]:
         """Take in that of a kind only these objects exist: others went while nobody looked."""
         gone = [key for key, state in self._last.items() if state.kind == kind and state.uid not in uids]
-        return [change for key in gone for change in self._end(key, list_version, now_ms)]
+        return [change for key in gone for change in self._end(key, list_version, now_ms + _linger_ms(key))]
 
     def _put(self, found: Object, state: TopologyState | None, list_version: str, now_ms: int) -> list[TopologyState]:
         key = _key(found)
@@ -63,8 +69,10 @@ class Observed:
             if state is not None:
                 self._last[key] = state
             return [] if state is None else [state]
-        if state is None or state.to_ms is not None:
-            return self._close(key, changed_ms(found, now_ms) if state is None else state.to_ms or now_ms)
+        if state is None:
+            return self._close(key, min(changed_ms(found, now_ms) + 1000, now_ms))
+        if state.to_ms is not None:
+            return self._close(key, state.to_ms, state.released_from_ms)
         if last.to_ms is None and _same(last, state):
             return []
         moved = last.resource_version != state.resource_version
@@ -74,26 +82,34 @@ class Observed:
 
     def _follow(self, key: str, state: TopologyState, at_ms: int) -> list[TopologyState]:
         """Let `state` follow on the object's last one from `at_ms` on."""
-        last = self._last[key]
-        at_ms = max(at_ms, last.from_ms + 1)
+        before = self._last[key]
+        at_ms = max(at_ms, before.from_ms + 1)
         closed = self._close(key, at_ms)
-        last = self._last[key]
-        opened = msgspec.structs.replace(state, from_ms=max(at_ms, last.to_ms or 0))
+        from_ms = max(at_ms, self._last[key].to_ms or 0)
+        kept = set(before.addresses) == set(state.addresses) and before.host_network == state.host_network
+        # Kept addresses are not got anew. New ones it had when it said so, a second's fraction later at the latest.
+        begin, by = acquired(before) if kept else (from_ms, from_ms + 1000)
+        opened = msgspec.structs.replace(
+            state,
+            from_ms=from_ms,
+            acquired_from_ms=None if begin == from_ms else begin,
+            acquired_by_ms=None if by == from_ms else by,
+        )
         self._last[key] = opened
         return [*closed, opened]
 
-    def _close(self, key: str, at_ms: int) -> list[TopologyState]:
+    def _close(self, key: str, at_ms: int, released_ms: int | None = None) -> list[TopologyState]:
         last = self._last[key]
         if last.to_ms is not None:
             return []
-        closed = msgspec.structs.replace(last, to_ms=max(at_ms, last.from_ms))
+        closed = msgspec.structs.replace(last, to_ms=max(at_ms, last.from_ms), released_from_ms=released_ms)
         self._last[key] = closed
         return [closed]
 
-    def _end(self, key: str, version: str, at_ms: int) -> list[TopologyState]:
+    def _end(self, key: str, version: str, at_ms: int, released_ms: int | None = None) -> list[TopologyState]:
         if key not in self._last:
             return []
-        closed = self._close(key, at_ms)
+        closed = self._close(key, at_ms, released_ms)
         state = self._last.pop(key)
         self._labels.pop(state.uid, None)
         if state.kind != "service" or self._selectors[state.namespace or ""].pop(state.name, None) is None:
@@ -138,7 +154,12 @@ def _key(found: Object) -> str:
     return f"{type(found).__name__.lower()}/{found.metadata.uid}"
 
 
+def _linger_ms(key: str) -> int:
+    return LINGER_MS if key.startswith("pod/") else 0
+
+
 def _same(one: TopologyState, other: TopologyState) -> bool:
+    times = ("from_ms", "to_ms", "acquired_from_ms", "acquired_by_ms", "released_from_ms")
     return one == msgspec.structs.replace(
-        other, resource_version=one.resource_version, from_ms=one.from_ms, to_ms=one.to_ms
+        other, resource_version=one.resource_version, **{name: getattr(one, name) for name in times}
     )

@@ -28,6 +28,11 @@ class TopologyState(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tru
     addresses: list[str] = []
     from_ms: Milliseconds
     to_ms: Milliseconds | None = None
+    # When its addresses changed hands is only known within bounds: acquired from .. by (absent: at `from_ms`), and
+    # released from .. `to_ms` (absent: not known). A state carries on what the one before it said, if it kept them.
+    acquired_from_ms: Milliseconds | None = None
+    acquired_by_ms: Milliseconds | None = None
+    released_from_ms: Milliseconds | None = None
     node: str | None = None  # of a pod
     host_network: bool = False  # of a pod: its address is its node's
     workload: Workload | None = None  # of a pod

@@ -137,16 +137,93 @@ def test_running_pod() -> None:
 
 
 @pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
-def test_finished_pod_gives_its_address_back_when_its_last_container_ended(phase: str) -> None:
+def test_finished_pod_gives_its_address_back_in_the_second_in_which_its_last_container_ended(phase: str) -> None:
     state = pod_state(pod_of(phase=phase, ended="2026-11-22T17:50:00Z"), NOW)
     assert state is not None
-    assert state.to_ms == STARTED_MS + 200_000
+    assert (state.released_from_ms, state.to_ms) == (STARTED_MS + 200_000, STARTED_MS + 201_000)
 
 
 def test_finished_pod_that_does_not_say_when_ends_as_seen() -> None:
     state = pod_state(pod_of(phase="Failed"), NOW)
     assert state is not None
-    assert state.to_ms == NOW
+    assert (state.released_from_ms, state.to_ms) == (None, NOW)
+
+
+def container(state: str, last: str | None = None, **times: str) -> dict[str, Any]:
+    stamps = {"startedAt": times.get("started"), "finishedAt": times.get("finished")}
+    found: dict[str, Any] = {"state": {state: stamps if state != "waiting" else {"reason": "CrashLoopBackOff"}}}
+    return found | ({"lastState": {"terminated": {"finishedAt": last}}} if last else {})
+
+
+@pytest.mark.parametrize(
+    ("containers", "released", "to"),
+    [
+        pytest.param([container("terminated", finished="2026-11-22T17:50:00Z")], 200_000, 201_000, id="ended"),
+        pytest.param(
+            [container("terminated", finished="2026-11-22T17:50:00Z"), container("running", started=STARTED)],
+            None,
+            None,
+            id="one still runs",
+        ),
+        pytest.param(
+            [
+                container("terminated", finished="2026-11-22T17:49:00Z"),
+                container("waiting", last="2026-11-22T17:50:00Z"),
+            ],
+            200_000,
+            201_000,
+            id="one ended in an earlier life",
+        ),
+        pytest.param([container("waiting")], None, None, id="one never ran"),
+    ],
+)
+def test_a_pod_deleted_in_any_phase_ends_with_its_last_container(
+    containers: list[dict[str, Any]], released: int | None, to: int | None
+) -> None:
+    found = pod_json()
+    found["status"]["containerStatuses"] = containers
+    state = pod_state(msgspec.json.decode(orjson.dumps(found), type=Pod), NOW, deleted=True)
+    assert state is not None
+    assert state.released_from_ms == (None if released is None else STARTED_MS + released)
+    assert state.to_ms == (None if to is None else STARTED_MS + to)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "containers", "by_ms"),
+    [
+        pytest.param([], [], NOW, id="seen only"),
+        pytest.param([("Ready", "False", STARTED)], [], NOW, id="not ready says nothing"),
+        pytest.param([("PodReadyToStartContainers", "True", STARTED)], [], STARTED_MS + 1000, id="its sandbox"),
+        pytest.param(
+            [("Ready", "True", "2026-11-22T17:46:50Z")],
+            [container("running", started="2026-11-22T17:46:45Z")],
+            STARTED_MS + 6000,
+            id="a container, before it was ready",
+        ),
+        pytest.param(
+            [],
+            [container("terminated", started="2026-11-22T17:46:41.250000Z", finished="2026-11-22T17:46:42Z")],
+            STARTED_MS + 1250,
+            id="a container that has ended, to the microsecond",
+        ),
+        pytest.param([], [container("waiting", last=STARTED)], NOW, id="an earlier life may have had another address"),
+    ],
+)
+def test_a_pod_surely_has_its_address_once_something_runs_in_it(
+    conditions: list[tuple[str, str, str]], containers: list[dict[str, Any]], by_ms: int
+) -> None:
+    found = pod_json()
+    found["status"]["conditions"] = [{"type": t, "status": s, "lastTransitionTime": at} for t, s, at in conditions]
+    found["status"]["containerStatuses"] = containers
+    state = pod_state(msgspec.json.decode(orjson.dumps(found), type=Pod), NOW)
+    assert state is not None
+    assert (state.from_ms, state.acquired_by_ms) == (STARTED_MS, by_ms)
+
+
+def test_a_node_whose_clock_is_ahead_keeps_its_times_for_it_measures_the_flows_with_it() -> None:
+    state = pod_state(pod_of(), STARTED_MS - 3_600_000)
+    assert state is not None
+    assert (state.from_ms, state.acquired_by_ms) == (STARTED_MS, STARTED_MS + 1000)
 
 
 def test_pod_without_address_is_nothing_yet() -> None:

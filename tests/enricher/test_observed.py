@@ -6,7 +6,7 @@ import orjson
 
 from enricher.index import Index
 from enricher.kube_objects import Service
-from enricher.observed import Observed
+from enricher.observed import LINGER_MS, Observed
 from tests.enricher.test_kube_objects import NOW, STARTED_MS, pod_of
 
 
@@ -45,16 +45,28 @@ def test_a_finished_pod_closes_once_and_stays_closed_when_deleted() -> None:
     observed.take(pod_of(), "1", NOW)
     finished = pod_of(rv="102", phase="Succeeded", ready="False", ended="2026-11-22T17:50:00Z")
     [closed] = observed.take(finished, "1", NOW)
-    assert (closed.resource_version, closed.to_ms) == ("100", STARTED_MS + 200_000)
+    assert (closed.resource_version, closed.to_ms) == ("100", STARTED_MS + 201_000)
+    assert closed.released_from_ms == STARTED_MS + 200_000
     assert observed.take(finished, "1", NOW) == []
     assert observed.drop(finished, NOW) == []
 
 
-def test_a_deleted_pod_ends_when_seen_deleted() -> None:
+def test_a_state_says_when_the_pod_got_its_address_as_long_as_it_keeps_it() -> None:
+    observed = Observed()
+    [first] = observed.take(pod_of(ready="False"), "1", STARTED_MS + 3000)
+    _, ready = observed.take(pod_of(rv="101", changed="2026-11-22T17:46:50Z"), "1", NOW)
+    _, moved = observed.take(pod_of(rv="102", changed="2026-11-22T17:47:50Z", ips=["10.42.1.99"]), "1", NOW)
+    assert (first.acquired_from_ms, first.acquired_by_ms) == (None, STARTED_MS + 3000)
+    assert (ready.acquired_from_ms, ready.acquired_by_ms) == (STARTED_MS, STARTED_MS + 3000)
+    assert moved.from_ms == STARTED_MS + 70_000
+    assert (moved.acquired_from_ms, moved.acquired_by_ms) == (None, STARTED_MS + 71_000)
+
+
+def test_a_pod_deleted_while_it_runs_ends_when_its_kubelet_has_heard_of_it() -> None:
     observed = Observed()
     observed.take(pod_of(), "1", NOW)
     [closed] = observed.drop(pod_of(rv="103"), NOW)
-    assert closed.to_ms == NOW
+    assert (closed.to_ms, closed.released_from_ms) == (NOW + LINGER_MS, None)
     assert observed.drop(pod_of(rv="103"), NOW) == []
 
 
@@ -63,7 +75,7 @@ def test_a_list_closes_what_went_while_nobody_looked() -> None:
     observed.take(pod_of(), "1", NOW)
     observed.take(pod_of(uid="u2", name="b"), "1", NOW)
     [closed] = observed.retain("pod", {"u2"}, "9", NOW)
-    assert (closed.uid, closed.to_ms) == ("u1", NOW)
+    assert (closed.uid, closed.to_ms) == ("u1", NOW + LINGER_MS)
     assert observed.retain("pod", {"u2"}, "9", NOW) == []
 
 
@@ -85,7 +97,7 @@ def test_seeded_with_its_own_words_it_says_nothing_again() -> None:
     second.seed(index.current())
     assert [second.take(found, "2", NOW + 1) for found in objects[:2]] == [[], []]
     [closed] = second.retain("pod", {"u1", "u2"}, "2", NOW + 1)
-    assert (closed.uid, closed.to_ms) == ("u3", NOW + 1)
+    assert (closed.uid, closed.to_ms) == ("u3", NOW + 1 + LINGER_MS)
 
 
 def test_services_that_select_a_pod_are_named_whichever_came_first() -> None:
