@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from tests.collector import netlab
-from tests.collector.metered import Flow, Metered
+from tests.collector.metered import Metered
 from tests.collector.netlab import node_address, pod_address, pod_address6, send_tcp, send_udp, wait_until
 
 TCP, UDP = socket.IPPROTO_TCP, socket.IPPROTO_UDP
@@ -25,40 +25,6 @@ def test_udp_is_counted_to_the_byte_at_sender_and_receiver(meters: Meters, a: st
     expected = (7 * (1000 + headers), 7)
     assert meters[1].sum(src=a, dst=b, protocol=UDP, direction="egress", src_port=0, dst_port=5353) == expected
     assert meters[2].sum(src=a, dst=b, protocol=UDP, direction="ingress", src_port=0, dst_port=5353) == expected
-
-
-@pytest.mark.parametrize(("a", "b"), [pytest.param(A4, B4, id="ipv4"), pytest.param(A6, B6, id="ipv6")])
-def test_tcp_super_packets_count_what_the_fabric_saw(meters: Meters, a: str, b: str) -> None:
-    flows = [(a, b), (b, a)]
-    netlab.count_on_fabric(flows)
-    send_tcp("pod11", "pod21", b, at=b, port=8080, at_port=8080, size=5_000_000)
-
-    def same() -> bool:
-        truth = netlab.fabric_counts(flows)
-        forward = [
-            meters[1].sum(src=a, dst=b, protocol=TCP, direction="egress", dst_port=8080),
-            meters[2].sum(src=a, dst=b, protocol=TCP, direction="ingress", dst_port=8080),
-        ]
-        back = [
-            meters[2].sum(src=b, dst=a, protocol=TCP, direction="egress", src_port=8080),
-            meters[1].sum(src=b, dst=a, protocol=TCP, direction="ingress", src_port=8080),
-        ]
-        return forward == [truth[a, b]] * 2 and back == [truth[b, a]] * 2 and truth[a, b][0] > 5_000_000
-
-    assert wait_until(same), (netlab.fabric_counts(flows), meters[1].flows, meters[2].flows)
-
-
-@pytest.mark.parametrize(("a", "b"), [pytest.param(A4, B4, id="ipv4"), pytest.param(A6, B6, id="ipv6")])
-def test_udp_super_packets_count_what_the_fabric_saw(meters: Meters, a: str, b: str) -> None:
-    netlab.count_on_fabric([(a, b)])
-    with netlab.udp_server("pod21", b, 5353) as server, netlab.new_socket("pod11", b, socket.SOCK_DGRAM) as client:
-        client.setsockopt(UDP, 103, 700)  # UDP_SEGMENT
-        client.sendto(b"x" * 10_000, (b, 5353))
-        sizes = [len(server.recv(65536)) for _ in range(15)]
-    assert sizes == [700] * 14 + [200]
-    truth = netlab.fabric_counts([(a, b)])[a, b]
-    assert truth[1] == 15
-    assert meters[1].sum(src=a, dst=b, protocol=UDP, direction="egress") == truth
 
 
 @pytest.mark.parametrize(
@@ -207,82 +173,6 @@ def test_the_port_that_is_not_the_services_is_folded(
     meters[1].collect()
     found = [flow for flow in meters[1].flows if (flow.src, flow.dst) == (A4, B4)]
     assert [(flow.src_port, flow.dst_port) for flow in found] == [kept]
-
-
-def _ipv4_raw(meters: Meters, packet_options: bytes, protocol: int, payload: bytes) -> Flow:
-    """Send one handmade IPv4 packet from the first pod and return the flow that it became."""
-    length = 20 + len(packet_options)
-    header = struct.pack(
-        "!BBHHHBBH4s4s",
-        0x40 | length // 4,
-        0,
-        length + len(payload),
-        1,
-        0,
-        64,
-        protocol,
-        0,
-        socket.inet_aton(A4),
-        socket.inet_aton(B4),
-    )
-    with netlab.new_socket("pod11", A4, socket.SOCK_RAW, socket.IPPROTO_RAW) as out:
-        out.sendto(header + packet_options + payload, (B4, 0))
-    return _only_flow(meters, A4, B4, length + len(payload))
-
-
-def _only_flow(meters: Meters, src: str, dst: str, octets: int) -> Flow:
-    assert wait_until(lambda: meters[1].sum(src=src, dst=dst) == (octets, 1)), meters[1].flows
-    return next(flow for flow in meters[1].flows if (flow.src, flow.dst) == (src, dst))
-
-
-PORTS = struct.pack("!HH", 45000, 3868) + bytes(28)
-
-
-@pytest.mark.parametrize(
-    ("options", "protocol", "ports"),
-    [
-        pytest.param(b"", 132, (0, 3868), id="sctp"),
-        pytest.param(b"\x07\x07\x04" + bytes(5), 17, (0, 3868), id="record-route-option"),
-        pytest.param(b"", 253, (0, 0), id="unknown-protocol"),
-    ],
-)
-def test_handmade_ipv4(meters: Meters, options: bytes, protocol: int, ports: tuple[int, int]) -> None:
-    flow = _ipv4_raw(meters, options, protocol, PORTS)
-    assert (flow.protocol, flow.src_port, flow.dst_port, flow.direction) == (protocol, *ports, "egress")
-
-
-@pytest.mark.parametrize(
-    ("first", "headers", "protocol", "ports"),
-    [
-        pytest.param(0, bytes([17, 0, 1, 4, 0, 0, 0, 0]), 17, (0, 3868), id="hop-by-hop"),
-        pytest.param(60, bytes([132, 1, 1, 12]) + bytes(12), 132, (0, 3868), id="destination-options"),
-        pytest.param(
-            60,
-            bytes([60, 0, 1, 4, 0, 0, 0, 0]) * 2 + bytes([17, 0, 1, 4, 0, 0, 0, 0]),
-            17,
-            (0, 3868),
-            id="three-in-a-row",
-        ),
-        pytest.param(51, bytes([17, 4]) + bytes(22), 17, (0, 3868), id="authentication"),
-        pytest.param(59, b"", 59, (0, 0), id="no-next-header"),
-        pytest.param(
-            60,
-            bytes([60, 0, 1, 4, 0, 0, 0, 0]) * 9 + bytes([17, 0, 1, 4, 0, 0, 0, 0]),
-            60,
-            (0, 0),
-            id="beyond-the-bound",
-        ),
-    ],
-)
-def test_handmade_ipv6(meters: Meters, first: int, headers: bytes, protocol: int, ports: tuple[int, int]) -> None:
-    # As if from another pod: conntrack must not take the packet for one of an earlier test's connections.
-    payload = headers + PORTS
-    packet = struct.pack("!IHBB", 6 << 28, len(payload), first, 64)
-    packet += socket.inet_pton(socket.AF_INET6, A6) + socket.inet_pton(socket.AF_INET6, B6) + payload
-    with netlab.new_socket("pod11", A6, socket.SOCK_RAW, socket.IPPROTO_RAW) as out:
-        out.sendto(packet, (B6, 0))
-    flow = _only_flow(meters, A6, B6, len(packet))
-    assert (flow.protocol, flow.src_port, flow.dst_port, flow.direction) == (protocol, *ports, "egress")
 
 
 def test_the_verdict_is_accept_for_every_packet_that_comes(meters: Meters) -> None:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hook where packets are not what the wire carries: BIG TCP, tunnels, a full map, both ports, load."""
+"""The hook where packets are not what the wire carries: tunnels, a full map, both ports, load."""
 
-import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -12,50 +11,13 @@ from collector import pins
 from schemas.raw import ENCAPSULATIONS
 from tests.collector import metered, netlab
 from tests.collector.metered import Metered
-from tests.collector.netlab import node_address, node_address6, pod_address, send_tcp, send_udp, wait_until
+from tests.collector.netlab import node_address, pod_address, send_tcp, send_udp, wait_until
 
 Meters = dict[int, Metered]
 
 A4 = pod_address(1, 1)
 OUTER = (node_address(1), node_address(2))
 VXLAN = ENCAPSULATIONS.index("vxlan")
-
-
-@pytest.fixture
-def big_tcp(nodes: None) -> Iterator[None]:
-    """Super-packets beyond 64 KiB from the first node itself, and a counter that proves them.
-
-    Not from a pod: this kernel does not forward them when the MTU is the same on both sides.
-    """
-    netlab.ip("node1", "link set eth0 gso_max_size 150000")
-    rules = """
-        table inet big {
-          counter big { }
-          chain postrouting { type filter hook postrouting priority 0; meta length > 65575 counter name big; }
-        }
-    """
-    netlab.run("node1", "nft", "-f", "-", stdin=rules)
-    yield
-    netlab.run("node1", "nft", "delete", "table", "inet", "big")
-    netlab.ip("node1", "link set eth0 gso_max_size 65536")
-
-
-def _super_packets() -> int:
-    listed = json.loads(netlab.run("node1", "nft", "-j", "list", "counters", "table", "inet", "big"))["nftables"]
-    return sum(int(entry["counter"]["packets"]) for entry in listed if "counter" in entry)
-
-
-def test_big_tcp_counts_what_the_fabric_saw(meters: Meters, big_tcp: None) -> None:
-    a, b = node_address6(1), node_address6(2)
-    netlab.count_on_fabric([(a, b)])
-    send_tcp("node1", "node2", b, at=b, port=8080, at_port=8080, size=20_000_000)
-    assert _super_packets() > 10
-
-    def same() -> bool:
-        truth = netlab.fabric_counts([(a, b)])[a, b]
-        return meters[1].sum(src=a, dst=b, dst_port=8080, protocol=6) == truth
-
-    assert wait_until(same), (netlab.fabric_counts([(a, b)]), meters[1].flows)
 
 
 @pytest.fixture
