@@ -38,6 +38,7 @@ class CidrMap:
     """Longest-prefix match over the entries."""
 
     def __init__(self, entries: list[Cidr]) -> None:
+        self.entries = tuple(entries)
         self._entries = {prefix: entry for entry in entries if (prefix := parse_prefix(entry.cidr)) is not None}
         self._lengths = {
             bits: sorted({prefix.length for prefix in self._entries if prefix.bits == bits}, reverse=True)

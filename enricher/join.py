@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from enricher.cidrs import Cidr
 from enricher.columns import EGRESS, INGRESS, RELAY, Columns, Ints, Mask, Rows
 from enricher.endpoints import Place, Resolved, Watcher, scope_of
 from enricher.policy import DEFAULT, NodeNames, Policy
@@ -58,7 +59,8 @@ class Joined:
     `values`: one JSON object per flow given out, and `numbers` the last parts of their ids, ascending. `taken` = what
     was out before + `given` + the sum of `aside`, in bytes and packets. `by_scope` and `by_reason` (why a zone is
     unknown) split what is given. `senders` splits aside's `sender_in_cluster` by the node that counts it, `unmetered`
-    what was given of senders on nodes without a collector. `rolled_up` are the rows that were summed up.
+    what was given of senders on nodes without a collector. `rolled_up` are the rows that were summed up. `by_rule`: what was given that an entry of the CIDR map
+    named an end of, by its network.
     """
 
     values: list[bytes]
@@ -71,6 +73,7 @@ class Joined:
     senders: dict[str, Amount]
     unmetered: dict[str, Amount]
     rolled_up: Amount
+    by_rule: dict[str, Amount]
 
 
 def resolve(chunk: RawChunk, resolver: Resolver) -> Ends:
@@ -122,6 +125,7 @@ def join(
         senders=_by_node(columns, ends, aside),
         unmetered=_by_node(columns, ends, np.flatnonzero(ingress & ~metered & _in_cluster(ends)[columns.src])),
         rolled_up=columns.amount(rows[free]),
+        by_rule=_by_rule(columns, ends, rows),
     )
 
 
@@ -185,6 +189,22 @@ def _ascending(written: list[bytes], numbers: Ints) -> tuple[list[bytes], list[i
 
 def _split(columns: Columns, rows: Rows, codes: Ints, names: Sequence[str]) -> dict[str, Amount]:
     return {names[code]: columns.amount(rows[codes == code]) for code in np.unique(codes).tolist()}
+
+
+def _by_rule(columns: Columns, ends: Ends, rows: Rows) -> dict[str, Amount]:
+    """Return what each entry of the CIDR map took; what one named both ends of counts once."""
+    rules = [end.made_of[0] if end.kind == "cidr" else None for end in ends.addresses]
+    names = {rule.cidr: None for rule in rules if isinstance(rule, Cidr)}
+    if not names:
+        return {}
+    numbers = {name: number for number, name in enumerate(names)}
+    of_address = np.array([numbers[r.cidr] if isinstance(r, Cidr) else -1 for r in rules], np.int64)
+    src, dst = of_address[columns.src[rows]], of_address[columns.dst[rows]]
+    return {
+        name: columns.amount(rows[(src == number) | (dst == number)])
+        for name, number in numbers.items()
+        if ((src == number) | (dst == number)).any()
+    }
 
 
 def _by_node(columns: Columns, ends: Ends, rows: Rows) -> dict[str, Amount]:

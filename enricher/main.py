@@ -7,12 +7,15 @@ with it), then the consumer group. What follows the topics and the API runs besi
 
 import asyncio
 import gc
+import logging
+from collections.abc import Callable
 
 from common import kafka, service
 from common.errors import Refusal
 from common.publish import Publisher
 from common.service import Service
 from common.settings import load
+from enricher.cidr_check import findings
 from enricher.cidrs import CidrMap, read_cidr_map
 from enricher.cluster import Cluster
 from enricher.follower import Follower
@@ -24,6 +27,8 @@ from enricher.settings import EnricherSettings
 from enricher.topology import TopologyTopic, read_file
 from enricher.waiting import Patience
 from enricher.worker import Deps
+
+log = logging.getLogger(__name__)
 
 
 def main(argv: list[str]) -> int:
@@ -42,6 +47,7 @@ async def run(running: Service, settings: EnricherSettings) -> None:
     metrics = Metrics(running.registry, index)
     cluster = Cluster(index, live=settings.topology is None)
     cidrs = _cidrs(settings)
+    metrics.expect(cidrs)
     patience = Patience(cluster, Resolver(index, cidrs), metrics, settings.late_seconds)
     publisher = Publisher(running, settings)
     deps = Deps(running, settings, settings.policy, cluster, patience, publisher, metrics)
@@ -56,11 +62,12 @@ async def run(running: Service, settings: EnricherSettings) -> None:
         await kafka.wait_for_topics(running, settings, _topics(settings))
         await publisher.start()
         if follower is None:
+            _question(cidrs, cluster)
             gc.freeze()
             await pipeline.run()
         else:
             topic = TopologyTopic(running, settings, cluster, metrics)
-            await _run_live(running, follower, topic, pipeline, publisher)
+            await _run_live(running, follower, topic, pipeline, publisher, lambda: _question(cidrs, cluster))
     except InterruptedError:
         return
     finally:
@@ -70,7 +77,12 @@ async def run(running: Service, settings: EnricherSettings) -> None:
 
 
 async def _run_live(
-    running: Service, follower: Follower, topic: TopologyTopic, pipeline: Pipeline, publisher: Publisher
+    running: Service,
+    follower: Follower,
+    topic: TopologyTopic,
+    pipeline: Pipeline,
+    publisher: Publisher,
+    question: Callable[[], None],
 ) -> None:
     await topic.read_history()
     async with asyncio.TaskGroup() as tasks:
@@ -81,11 +93,19 @@ async def _run_live(
         ]
         await follower.all_listed(running.stopping)
         if not running.stopping.is_set():
+            question()
             # The index outlives every collection: looking through it again and again would cost the join its speed.
             gc.freeze()
             await pipeline.run()
         for task in beside:
             task.cancel()
+
+
+def _question(cidrs: CidrMap, cluster: Cluster) -> None:
+    """Log what of the CIDR map may not be meant, now that the nodes are known."""
+    nodes = [state for state in cluster.index.current() if state.kind == "node" and state.to_ms is None]
+    for finding in findings(cidrs.entries, nodes):
+        log.log(logging.WARNING if finding.wrong else logging.INFO, "CIDR map: %s", finding)
 
 
 def _topics(settings: EnricherSettings) -> dict[str, int]:

@@ -5,6 +5,7 @@ import time
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from enricher.cidrs import CidrMap
 from enricher.index import Index
 from enricher.join import Joined
 from schemas.amount import Amount
@@ -33,6 +34,7 @@ class Metrics:
             *("node", "counted_by"),
         )
         self.node_window = gauge("node_window_end_seconds", "End of the last window that a node published.", "node")
+        self.cidr_bytes = counter("cidr_bytes", "Traffic bytes given out that an entry of the CIDR map named.", *_RULE)
         self.rolled_up = counter("rolled_up_flows", "Rows summed up into fewer flows (--detail workload).")
         self.contradicted = counter(
             "contradicted_chunks", "Raw chunks of nodes that --unmetered-nodes says have no collector.", "node"
@@ -51,6 +53,7 @@ class Metrics:
         self.topology_refused = counter("topology_refused", "Records of the topology topic not understood.", "reason")
         gauge("index_states", "States of objects in the index.").set_function(lambda: index.states)
         gauge("index_slots", "Addresses, node names and podCIDRs in the index.").set_function(lambda: index.slots)
+        self._rules: dict[str, Counter] = {}
         self._heard: dict[str, float] = {}
 
     def heard(self, resource: str) -> None:
@@ -58,6 +61,11 @@ class Metrics:
         if resource not in self._heard:
             self._watch_age.labels(resource).set_function(lambda: time.monotonic() - self._heard[resource])
         self._heard[resource] = time.monotonic()
+
+    def expect(self, cidrs: CidrMap) -> None:
+        """Show every entry of the map from the start, so that one which never matches is seen: it stays 0."""
+        for entry in cidrs.entries:
+            self._rules[entry.cidr] = self.cidr_bytes.labels(entry.cidr, entry.name)
 
     def enriched(self, chunk: RawChunk, joined: Joined) -> None:
         """Count one chunk given out."""
@@ -67,6 +75,8 @@ class Metrics:
             for node, amount in nodes.items():
                 self.node_bytes.labels(node, counted_by).inc(amount.bytes)
         self.rolled_up.inc(joined.rolled_up.rows)
+        for rule, amount in joined.by_rule.items():
+            self._rules[rule].inc(amount.bytes)
         self._taken(joined.taken)
         for scope, amount in joined.by_scope.items():
             self.bytes.labels(scope).inc(amount.bytes)
@@ -93,3 +103,4 @@ class Metrics:
 
 
 _KUBE = ("resource", "reason")
+_RULE = ("cidr", "name")

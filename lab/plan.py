@@ -28,7 +28,10 @@ Family = Literal[4, 6]
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A worker node. `number` is 1-9, so that it reads the same in decimal and in an IPv6 address."""
+    """A worker node. `number` is 1-9, so that it reads the same in decimal and in an IPv6 address.
+
+    `metered`: it has a collector.
+    """
 
     name: str
     number: int
@@ -36,6 +39,7 @@ class Node:
     region: str
     address_v4: str
     address_v6: str
+    metered: bool = True
 
     @property
     def pod_cidr_v4(self) -> str:

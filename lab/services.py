@@ -101,7 +101,7 @@ def prepare(ports: Ports) -> tuple[str, ...]:
 
 def commands(plan: Plan, ports: Ports, files: Files, tuning: Tuning) -> list[Command]:
     """Return every service in the order to start them; they are stopped in the same order, so that all drains."""
-    collectors = [_collector(plan, node.name, ports, files, tuning) for node in plan.nodes]
+    collectors = [_collector(plan, node.name, ports, files, tuning) for node in plan.nodes if node.metered]
     common = ("--cluster", plan.cluster, "--kafka-bootstrap", f"127.0.0.1:{ports.kafka}")
     return [
         *collectors,

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ import orjson
 from audit.result import Audit
 from lab import cluster, truth
 from lab import network_script as script
-from lab.plan import Plan
+from lab.namespaces import run as run_tool
+from lab.plan import Node, Plan, Workload
 from lab.services import Files, Ports, Tuning
 from lab.traffic import Traffic, traffic
 from replay.audit import AuditSettings, audit_range
@@ -52,6 +53,19 @@ class Facts:
     def flows(self) -> list[dict[str, Any]]:
         """The enriched flows, as a reader that knows nothing of zonemeter sees them."""
         return [orjson.loads(message.value()) for message in self.records[TopicNames().enriched]]
+
+
+def with_unmetered_nodes(plan: Plan) -> Plan:
+    """Add a node that can have no collector, and one whose collector nobody started, with a pod each."""
+    region, fabric = plan.nodes[0].region, plan.fabric
+    more = tuple(
+        Node(
+            name, number, f"{region}{name[-2]}", region, f"192.168.{fabric}.{number}", f"fd50::{number}", metered=False
+        )
+        for number, name in ((5, "fargate-b1"), (6, "node-c2"))
+    )
+    batch = Workload("shop", "Deployment", "batch", tuple(node.name for node in more), (8080,))
+    return replace(plan, nodes=plan.nodes + more, workloads=(*plan.workloads, batch))
 
 
 async def run(plan: Plan, directory: Path) -> Facts:
@@ -103,6 +117,22 @@ async def _known(plan: Plan, senders: Traffic) -> None:
     for outside in plan.outsides:
         for address in (outside.address_v4, outside.address_v6):
             await senders.tcp_once(namespace, (address, outside.ports[0]), 200_000, MEGABYTE)
+    for pod in plan.pods_of("shop/batch"):
+        for address in (here.address_v4, here.address_v6):
+            await senders.tcp_once(script.pod_namespace(plan.prefix, pod), (address, 8080), 300_000, 600_000)
+    await _relayed(plan, senders)
+
+
+async def _relayed(plan: Plan, senders: Traffic) -> None:
+    """Datagrams from the VPC to a Service's address at a node, which sends them on to a pod elsewhere."""
+    database, cart = plan.outside("orders-db"), plan.service("shop/cart")
+    namespace = script.outside_namespace(plan.prefix, database)
+    for address, via in (
+        (cart.cluster_ip_v4, plan.nodes[0].address_v4),
+        (cart.cluster_ip_v6, plan.nodes[0].address_v6),
+    ):
+        run_tool(["ip", "-n", namespace, "route", "replace", address, "via", via, "dev", "eth0", "onlink"])
+        await senders.udp_once(namespace, (address, cart.port), 100, 700)
 
 
 async def _settle(plan: Plan, ports: Ports, facts: Facts, begun_ms: int) -> None:

@@ -33,14 +33,18 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture(scope="module")
 def facts(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Facts:
-    return asyncio.run(scenario.run(plan, tmp_path_factory.mktemp("e2e")))
+    return asyncio.run(scenario.run(scenario.with_unmetered_nodes(plan), tmp_path_factory.mktemp("e2e")))
 
 
 def metered(facts: Facts, kinds: tuple[set[str], set[str]]) -> dict[Pair, tuple[int, int]]:
     """Return bytes and packets per pair of addresses of these kinds, each packet once."""
     sums: dict[Pair, tuple[int, int]] = {}
     for flow in facts.flows:
-        if flow["source"]["kind"] in kinds[0] and flow["destination"]["kind"] in kinds[1]:
+        if (
+            flow["direction"] != "relay"
+            and flow["source"]["kind"] in kinds[0]
+            and flow["destination"]["kind"] in kinds[1]
+        ):
             pair = (flow["source"]["address"], flow["destination"]["address"])
             size, packets = sums.get(pair, (0, 0))
             sums[pair] = (size + flow["bytes"], packets + flow["packets"])
@@ -51,6 +55,12 @@ def counted(facts: Facts, pairs: set[Pair]) -> dict[Pair, tuple[int, int]]:
     return {pair: (facts.wire[pair].bytes, facts.wire[pair].packets) for pair in pairs if pair in facts.wire}
 
 
+def nodes_by_address(facts: Facts) -> dict[str, str]:
+    """Return whose addresses the cluster's are: each node's own and its pods'."""
+    own = {a: node.name for node in facts.plan.nodes for a in (node.address_v4, node.address_v6)}
+    return own | {a: pod.node for pod in facts.plan.pods for a in (pod.address_v4, pod.address_v6)}
+
+
 def addresses(facts: Facts) -> tuple[set[str], set[str]]:
     """Return the addresses of pods that own theirs, and of the hosts outside."""
     own = {a for pod in facts.plan.pods if not pod.workload.host_network for a in (pod.address_v4, pod.address_v6)}
@@ -59,7 +69,13 @@ def addresses(facts: Facts) -> tuple[set[str], set[str]]:
 
 def test_between_pods_every_byte_and_packet_is_what_the_wire_saw(facts: Facts) -> None:
     pods, _ = addresses(facts)
-    pairs = {pair for pair in facts.wire if set(pair) <= pods}
+    node_of = nodes_by_address(facts)
+    seen = {node.name for node in facts.plan.nodes if node.metered}
+    pairs = {
+        pair
+        for pair in facts.wire
+        if set(pair) <= pods and (node_of[pair[0]] in seen or node_of[pair[0]] == "fargate-b1")
+    }
     wire = counted(facts, pairs)
     assert facts.dropped == 0
     assert len(wire) > 10
@@ -83,6 +99,72 @@ def test_what_a_managed_database_sends_is_counted_on_receipt(facts: Facts) -> No
     scopes = {f["scope"] for f in sent}
     assert scopes <= {"cross_zone", "same_zone"}
     assert scopes
+
+
+def test_receivers_and_senders_agree_to_the_byte_and_find_who_has_no_collector(facts: Facts) -> None:
+    node_of = nodes_by_address(facts)
+    seen = {node.name for node in facts.plan.nodes if node.metered}
+    pods, _ = addresses(facts)
+    sent: Counter[str] = Counter()
+    for (source, destination), amount in facts.wire.items():
+        here, there = node_of.get(source), node_of.get(destination)
+        if here and there in seen and here != there and pods & {source, destination}:
+            sent[here] += amount.bytes
+    received = {kind: by_node(facts, kind) for kind in ("senders", "unmetered")}
+    assert received["senders"] + received["unmetered"] - between_hosts(facts, pods) == sent
+    assert received["unmetered"].keys() == {"fargate-b1"}
+    assert received["senders"].keys() - facts.audit.nodes_metered == {"node-c2"}
+    from_fargate = [flow for flow in facts.flows if node_of.get(flow["source"]["address"]) == "fargate-b1"]
+    from_fargate = [flow for flow in from_fargate if flow["source"]["kind"] == "pod"]
+    assert {(f["direction"], f["scope"]) for f in from_fargate} == {("ingress", "cross_zone")}
+
+
+def between_hosts(facts: Facts, pods: set[str]) -> Counter[str]:
+    """Return what nodes received from nodes, by sender: neighbour discovery, which went on when the wire was read."""
+    node_of = nodes_by_address(facts)
+    sums: Counter[str] = Counter()
+    for message in facts.records[TOPICS.raw]:
+        if message.value() == facts.undecodable:
+            continue
+        chunk = orjson.loads(message.value())
+        for src, dst, direction, size in zip(*(chunk[c] for c in ("src", "dst", "direction", "bytes")), strict=True):
+            source, destination = chunk["addresses"][src], chunk["addresses"][dst]
+            if direction == 1 and source in node_of and not pods & {source, destination}:
+                sums[node_of[source]] += size
+    return sums
+
+
+def by_node(facts: Facts, kind: str) -> Counter[str]:
+    """Return the bytes of all of the enricher's ledger entries by the sender's node; the newest of each key counts."""
+    entries = {message.key(): orjson.loads(message.value()) for message in facts.records[TOPICS.ledger]}
+    sums: Counter[str] = Counter()
+    for entry in entries.values():
+        if entry["hop"] == "enricher":
+            for node, amount in entry.get(kind, {}).items():
+                sums[node] += amount["bytes"]
+    return sums
+
+
+def test_what_a_node_relays_is_counted_on_its_second_way_and_on_receipt(facts: Facts) -> None:
+    """Each of the two ways is billed: from the VPC to the node, which only the receiver can tell, and to the pod."""
+    database = facts.plan.outside("orders-db")
+    carts = {a for pod in facts.plan.pods_of("shop/cart") for a in (pod.address_v4, pod.address_v6)}
+    sources = (database.address_v4, database.address_v6)
+    pairs = {(source, cart) for source in sources for cart in carts}
+    second_way = counted(facts, pairs)
+    assert {":" in source for source, _ in second_way} == {True, False}
+    for direction in ("relay", "ingress"):
+        found: dict[Pair, tuple[int, int]] = {}
+        for flow in facts.flows:
+            pair = (flow["source"]["address"], flow["destination"]["address"])
+            if flow["direction"] == direction and pair in pairs:
+                size, packets = found.get(pair, (0, 0))
+                found[pair] = (size + flow["bytes"], packets + flow["packets"])
+        assert found == second_way
+    relayed = [flow for flow in facts.flows if flow["direction"] == "relay"]
+    assert {(flow["observer"]["node"], flow["scope"], flow["dnat"]) for flow in relayed} == {
+        ("node-a1", "cross_zone", True)
+    }
 
 
 def test_what_goes_to_the_internet_is_counted_before_masquerade(facts: Facts) -> None:
@@ -126,7 +208,8 @@ def test_every_pod_is_named_with_its_workload_and_zone(facts: Facts) -> None:
 
 def test_scopes_follow_from_the_zones(facts: Facts) -> None:
     for flow in facts.flows:
-        source, destination = flow["source"].get("cloud"), flow["destination"].get("cloud")
+        sender = flow["observer" if flow["direction"] == "relay" else "source"]
+        source, destination = sender.get("cloud"), flow["destination"].get("cloud")
         if flow["scope"] in ("same_zone", "same_node"):
             assert source == destination
         elif flow["scope"] == "cross_zone":
@@ -175,7 +258,8 @@ def test_the_ledger_closes_after_a_kill_of_every_service(facts: Facts) -> None:
     assert audit.closes
     assert audit.ratio == 1.0
     assert audit.absent == []
-    assert audit.nodes_metered == {node.name for node in facts.plan.nodes} == audit.nodes_in_cluster
+    assert audit.nodes_metered == {node.name for node in facts.plan.nodes if node.metered}
+    assert audit.nodes_in_cluster == {node.name for node in facts.plan.nodes}
     assert facts.audit_command is not None
     assert facts.audit_command.returncode == 0, facts.audit_command.stderr
     assert orjson.loads(facts.audit_command.stdout)["ratio"] == 1.0
@@ -194,7 +278,8 @@ def test_prometheus_has_exactly_what_the_topic_has(facts: Facts) -> None:
     once = {f["id"]: f for f in facts.flows}.values()
     expected: Counter[tuple[str, str, str]] = Counter()
     for flow in once:
-        zones = [flow[side].get("cloud", {}).get("availability_zone", "") for side in ("source", "destination")]
+        sender = flow["observer" if flow["direction"] == "relay" else "source"]
+        zones = [end.get("cloud", {}).get("availability_zone", "") for end in (sender, flow["destination"])]
         expected[zones[0], zones[1], flow["scope"]] += flow["bytes"]
     assert {
         (labels.get("src_zone", ""), labels.get("dst_zone", ""), labels["scope"]): value

@@ -13,7 +13,7 @@ import pytest
 from lab.broker import Broker, free_port
 from schemas.amount import NOTHING, Amount
 from schemas.ids import parse_flow_id
-from tests.enricher.build import encoded, row
+from tests.enricher.build import END, encoded, row
 from tests.enricher.processes import running, topology_file
 from tests.enricher.topics import Topics, given
 from tests.services import eventually
@@ -58,6 +58,8 @@ def test_raw_chunks_become_flows(topics: Topics, tmp_path: Path) -> None:
         eventually(lambda: len(topics.ledger()) == 2)
         assert enricher.metric("flows_total", "cross_zone") == 6
         assert enricher.metric("aside_bytes_total", "sender_in_cluster") == 154
+        assert enricher.metric("node_bytes_total", "node-b1", "sender") == 154
+        assert enricher.metric("node_window_end_seconds", "node-a1") == END / 1000
         assert enricher.terminate() == 0
     check_books(topics, [1, 2], 3)
     first = topics.records(topics.settings.topics.enriched)[0]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enricher.cidrs import CidrMap
+from enricher.cidrs import Cidr, CidrMap
 from enricher.index import Index
 from enricher.join import Joined, Out, join, late_sources, resolve
 from enricher.policy import DEFAULT, NodeNames, Policy
@@ -314,3 +314,13 @@ def test_patterns_match_whole_names(name: str) -> None:
     assert name in names
     assert not {f"my-{name}", "v", "vv1", None, ""} & {n for n in (f"my-{name}", "v", "vv1", None, "") if n in names}
     assert name not in NodeNames()
+
+
+def test_what_each_rule_of_the_cidr_map_took() -> None:
+    orders, cache = Cidr(cidr="10.9.7.0/24", name="orders"), Cidr(cidr="10.9.0.0/16", name="all")
+    rows = [row(A1, RDS, bytes=1), row(RDS, A1, direction=1, bytes=20), row(RDS, RDS, bytes=300), row(RDS, "10.9.1.1")]
+    raw = chunk([*rows, row(B1, A1, direction=1), row(A1, B1)])
+    ends = resolve(raw, Resolver(index(), CidrMap([orders, cache])))
+    found = join(raw, ends, 0, 0)
+    assert found.by_rule == {"10.9.7.0/24": Amount(1321, 40, 4), "10.9.0.0/16": Amount(1000, 10, 1)}
+    assert joined(rows).by_rule == {}

@@ -70,6 +70,21 @@ def test_a_cidr_map_with_an_error_is_one_line_and_exit_2(tmp_path: Path, capfd: 
     assert "entry 1" in refused([*topology, "--cidr-map", str(file)], capfd)
 
 
+def test_a_cidr_map_that_may_not_be_meant_is_said_and_every_rule_is_counted(topics: Topics, tmp_path: Path) -> None:
+    file = tmp_path / "cidrs.toml"
+    file.write_text(
+        "[[cidr]]\ncidr='10.9.0.0/16'\nname='db'\nzone='eu-wst-1b'\n[[cidr]]\ncidr='10.8.0.0/16'\nname='never'\n"
+    )
+    topics.produce([encoded([row("10.42.1.17", "10.9.1.1", bytes=77)])])
+    flags = [*topics.flags, "--topology", str(topology_file(tmp_path)), "--cidr-map", str(file)]
+    with running(flags, tmp_path / "log") as enricher:
+        eventually(lambda: enricher.metric("cidr_bytes_total", "10.9.0.0/16", "db") == 77)
+        assert ("zonemeter_enricher_cidr_bytes_total", ("10.8.0.0/16", "never")) in enricher.samples()
+    said = (tmp_path / "log").read_text()
+    assert "10.9.0.0/16 (db): no node is in zone 'eu-wst-1b'; did you mean eu-west-1b?" in said
+    assert "10.8.0.0/16 (never): no zone" in said
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
