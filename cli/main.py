@@ -35,6 +35,8 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("prices", "explain"): Command("cli.prices:explain", "how traffic between two zones is priced, and who is billed"),
     ("doctor",): Command("cli.doctor:main", "what is wrong with this node or the pipeline, and what to do"),
     ("dead-letters", "list"): Command("replay.dead_letters:main", "what could not be decoded, and why"),
+    ("cidrs", "check"): Command("replay.cidrs:check", "try a CIDR map on history, say what looks wrong"),
+    ("cidrs", "suggest"): Command("replay.cidrs:suggest", "the networks that no CIDR map names, by bytes"),
     ("topics", "list"): Command("cli.topics:list_", "the topics as they are"),
     ("topics", "diff"): Command("cli.topics:diff", "what is not as it should be; exit 1 if anything"),
     ("topics", "apply"): Command("cli.topics:apply", "make what is missing"),

@@ -50,7 +50,7 @@ def _place(entry: Cidr, nodes: Sequence[TopologyState]) -> Iterator[Finding]:
     for name, value, known in (("zone", entry.zone, of_zone), ("zone_id", entry.zone_id, of_id)):
         if value is not None and known and value not in known:
             yield _unknown(entry, name, value, sorted(map(str, known)))
-    node = of_zone.get(entry.zone)
+    node = of_zone.get(entry.zone or "")
     if entry.zone is None or node is None:
         return
     if entry.region is None and node.region:

@@ -59,8 +59,8 @@ class Joined:
     `values`: one JSON object per flow given out, and `numbers` the last parts of their ids, ascending. `taken` = what
     was out before + `given` + the sum of `aside`, in bytes and packets. `by_scope` and `by_reason` (why a zone is
     unknown) split what is given. `senders` splits aside's `sender_in_cluster` by the node that counts it, `unmetered`
-    what was given of senders on nodes without a collector. `rolled_up` are the rows that were summed up. `by_rule`: what was given that an entry of the CIDR map
-    named an end of, by its network.
+    what was given of senders on nodes without a collector. `rolled_up` are the rows that were summed up. `by_rule`:
+    what was given that an entry of the CIDR map named an end of, by its network.
     """
 
     values: list[bytes]
@@ -127,6 +127,11 @@ def join(
         rolled_up=columns.amount(rows[free]),
         by_rule=_by_rule(columns, ends, rows),
     )
+
+
+def given_rows(columns: Columns, ends: Ends, policy: Policy = DEFAULT) -> Rows:
+    """Return the rows of a chunk that become flows: all but those from senders that are metered themselves."""
+    return np.flatnonzero((columns.direction != INGRESS) | ~_metered(ends, policy.unmetered)[columns.src])
 
 
 def _not_out(columns: Columns, out: Out) -> Mask:

@@ -41,4 +41,12 @@ class Policy:
     detail: Detail = "pod"
 
 
-DEFAULT = Policy()
+def policy_of(unmetered_nodes: str, detail: Detail = "pod") -> Policy:
+    """Return the policy that settings name; `unmetered_nodes`: patterns, comma-separated."""
+    patterns = (pattern.strip() for pattern in unmetered_nodes.split(","))
+    return Policy(NodeNames(pattern for pattern in patterns if pattern), detail)
+
+
+# EKS names its Fargate nodes so, and no DaemonSet runs on them.
+UNMETERED = "fargate-*"
+DEFAULT = policy_of(UNMETERED)

@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from common.settings import ServiceSettings
-from enricher.policy import NodeNames, Policy
+from enricher.policy import UNMETERED, Policy, policy_of
 
 
 class EnricherSettings(ServiceSettings):
@@ -39,7 +39,7 @@ class EnricherSettings(ServiceSettings):
         None, description="TOML or JSON file of networks outside the cluster with their names and zones"
     )
     unmetered_nodes: str = Field(
-        "fargate-*",
+        UNMETERED,
         description="names of nodes that have no collector, patterns, comma-separated: what their pods send is counted "
         'where it is received; "" for none',
     )
@@ -66,8 +66,7 @@ class EnricherSettings(ServiceSettings):
     @property
     def policy(self) -> Policy:
         """How to join."""
-        patterns = (pattern.strip() for pattern in self.unmetered_nodes.split(","))
-        return Policy(NodeNames(pattern for pattern in patterns if pattern), self.detail)
+        return policy_of(self.unmetered_nodes, self.detail)
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

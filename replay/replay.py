@@ -10,27 +10,25 @@ import gc
 import sys
 import time
 from collections.abc import AsyncGenerator, Iterator
-from pathlib import Path
 from typing import BinaryIO
 
 from common.errors import Refusal
 from common.settings import load, refuse
-from enricher.cidrs import CidrMap, read_cidr_map
+from enricher.policy import policy_of
 from replay import interrupts
 from replay.archive import FlowArchive
 from replay.archive_query import ArchiveQuery
 from replay.batch import Batch
 from replay.flow_table import FlowTable
+from replay.joining import Joiner, Taken, cidr_map_of, known_states, resolver_of
 from replay.present import Memory, why_nothing
 from replay.progress import Tell, progress
 from replay.replay_settings import ReplaySettings
-from replay.rows import Taken, enriched_rows, read_topology, rejoined_rows, resolver_of
+from replay.rows import enriched_rows, rejoined_rows
 from replay.selection import Selection
 from replay.time_range import TimeRange, parse_range, timestamp
 from replay.topic_writer import TopicWriter
 from replay.writers import CsvWriter, JsonLinesWriter, ParquetWriter, Writer, stream_to
-from schemas.errors import DecodeError
-from schemas.topology import TopologyState, decode_topology_file
 from sinks.flowlog.columns import FlatEnd, flatten
 from sinks.garbage import THRESHOLDS
 from sinks.intake import Intake, Row
@@ -143,21 +141,10 @@ class Replay:
         intake: Intake[FlatEnd] = Intake(flatten)
         if not self._settings.from_raw:
             return enriched_rows(self._settings, intake, [self._span], self._taken)
-        resolver = resolver_of(await self._states(), _cidrs(self._settings.cidr_map))
-        return rejoined_rows(self._settings, intake, [self._span], self._taken, resolver)
-
-    async def _states(self) -> list[TopologyState]:
-        path = self._settings.topology
-        if path is not None:
-            try:
-                return decode_topology_file(path.read_bytes())
-            except (OSError, DecodeError) as error:
-                raise Refusal(f"topology = '{path}': {error}; expected a JSON array of topology states") from error
-        states = await read_topology(self._settings, self._taken)
-        if not any(state.kind == "node" for state in states):
-            topic = self._settings.topics.topology
-            raise Refusal(f"topic {topic} holds no node, so no zone could be known; say --topology FILE")
-        return states
+        settings, taken = self._settings, self._taken
+        states = await known_states(settings, settings.topology, taken)
+        joiner = Joiner(resolver_of(states, cidr_map_of(settings.cidr_map)), policy_of(settings.unmetered_nodes))
+        return rejoined_rows(settings, intake, [self._span], taken, joiner)
 
     def _why_nothing(self) -> str:
         if self._memory.present.scopes:
@@ -183,15 +170,6 @@ class Replay:
         if settings.from_raw and settings.cidr_map is None:
             notes.append("joined without --cidr-map: what only the enricher's map names is external or unknown here")
         return notes
-
-
-def _cidrs(path: Path | None) -> CidrMap:
-    if path is None:
-        return CidrMap([])
-    try:
-        return read_cidr_map(path.read_bytes(), str(path))
-    except OSError as error:
-        raise Refusal(f"cidr_map = '{path}': {error.strerror}; expected a TOML or JSON file") from error
 
 
 def _say(line: str) -> None:

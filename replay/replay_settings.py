@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from enricher.policy import UNMETERED
 from replay.range_settings import SHORTCUTS, Numbers, RangeSettings, Words
 from replay.selection import Selection
 
@@ -26,6 +27,9 @@ class ReplaySettings(RangeSettings):
     from_raw: bool = Field(False, description="read the raw topic and join it anew with who owned what then")
     cidr_map: Path | None = Field(None, description="with from_raw: the CIDR map to join with, TOML or JSON")
     topology: Path | None = Field(None, description="with from_raw: a file of states instead of the topology topic")
+    unmetered_nodes: str = Field(
+        UNMETERED, description="with from_raw: names of nodes that have no collector, as the enricher was told"
+    )
     output: Literal["table", "json", "jsonl", "csv", "parquet"] = Field(
         "table", description="how to write the flows; json and jsonl are one object a line"
     )

@@ -13,9 +13,10 @@ from common.errors import Refusal
 from replay.archive import FlowArchive
 from replay.archive_query import ArchiveQuery
 from replay.ends import End, Ends
+from replay.joining import Taken
 from replay.progress import Tell
 from replay.range_settings import RangeSettings
-from replay.rows import Taken, enriched_rows
+from replay.rows import enriched_rows
 from replay.selection import Selection
 from replay.summary import Summariser, Summary, note
 from replay.time_range import TimeRange, timestamp

@@ -5,37 +5,21 @@ Both go through the sinks' own intake, so a repeat is skipped and rubbish refuse
 """
 
 import time
-from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from aiokafka.structs import ConsumerRecord
 
 from common.settings import KafkaSettings
-from enricher.cidrs import CidrMap
-from enricher.index import Index
-from enricher.join import join, resolve
-from enricher.resolve import Resolver
-from replay.read import Reading, read_topic
+from replay.joining import Joiner, Taken, raw_chunk
+from replay.read import read_topic
 from replay.time_range import TimeRange
-from schemas.errors import DecodeError
-from schemas.raw import decode_chunk
-from schemas.topology import TopologyState, decode_topology
 from sinks.books import Books
 from sinks.intake import Intake, Lane, Row, SourceRecord
 
 E = TypeVar("E")
 Holds = Callable[[int], bool]
-
-
-@dataclass(slots=True)
-class Taken:
-    """What came of reading beside the flows themselves: records refused, by reason, and repeats skipped."""
-
-    refused: Counter[str] = field(default_factory=Counter)
-    repeats: int = 0
-    reading: Reading = field(default_factory=Reading)
 
 
 @dataclass(slots=True)
@@ -79,7 +63,7 @@ async def enriched_rows(
 
 
 async def rejoined_rows(
-    settings: KafkaSettings, intake: Intake[E], spans: Sequence[TimeRange], taken: Taken, resolver: Resolver
+    settings: KafkaSettings, intake: Intake[E], spans: Sequence[TimeRange], taken: Taken, joiner: Joiner
 ) -> AsyncGenerator[list[Row[E]], None]:
     """Yield the flows that the raw topic's windows in `spans` become, joined as of their own time. Raises `Refusal`."""
     lanes: dict[int, Lane] = {}
@@ -88,30 +72,8 @@ async def rejoined_rows(
     async for records in read_topic(settings, settings.topics.raw, from_ms, reading=taken.reading):
         lane = lanes.setdefault(records[0].partition, Lane(records[0].partition))
         for record in records:
-            made = _rejoin(record, resolver, holds, taken)
+            made = _rejoin(record, joiner, holds, taken)
             yield _take(intake, lane, made, taken)
-
-
-async def read_topology(settings: KafkaSettings, taken: Taken) -> list[TopologyState]:
-    """Return the states that the topology topic holds; raises `Refusal`."""
-    states = []
-    async for records in read_topic(settings, settings.topics.topology):
-        for record in records:
-            if record.value is None:
-                continue
-            try:
-                states.append(decode_topology(record.value))
-            except DecodeError as error:
-                taken.refused[f"topology {error.reason}"] += 1
-    return states
-
-
-def resolver_of(states: Iterable[TopologyState], cidrs: CidrMap) -> Resolver:
-    """Return the enricher's resolver over these states."""
-    index = Index()
-    for state in states:
-        index.apply(state)
-    return Resolver(index, cidrs)
 
 
 def _take(intake: Intake[E], lane: Lane, records: Sequence[SourceRecord], taken: Taken) -> list[Row[E]]:
@@ -123,16 +85,9 @@ def _take(intake: Intake[E], lane: Lane, records: Sequence[SourceRecord], taken:
     return batch.rows
 
 
-def _rejoin(record: ConsumerRecord, resolver: Resolver, holds: Holds, taken: Taken) -> list[_Record]:
-    try:
-        chunk = decode_chunk(record.value)
-        if record.key != chunk.node.encode():
-            raise DecodeError("inconsistent", "the key is not the node")
-    except DecodeError as error:
-        # The enricher put it among the dead letters.
-        taken.refused[error.reason] += 1
+def _rejoin(record: ConsumerRecord, joiner: Joiner, holds: Holds, taken: Taken) -> list[_Record]:
+    chunk = raw_chunk(record, taken.refused)
+    if chunk is None or not holds(chunk.start_ms):
         return []
-    if not holds(chunk.start_ms):
-        return []
-    joined = join(chunk, resolve(chunk, resolver), record.partition, record.offset)
+    joined = joiner.join(chunk, record.partition, record.offset)
     return [_Record(record.offset, record.timestamp, record.key, value) for value in joined.values]

@@ -305,7 +305,8 @@ def test_a_sender_on_a_node_without_a_collector_is_counted_where_it_is_received(
     assert found.unmetered == {"fargate-ip-10-42-9-9": Amount(70, 10, 1)}
     [flow] = [decode_flow(value) for value in found.values]
     assert (flow.scope, flow.direction, flow.source.k8s.pod.name) == ("cross_zone", "ingress", "batch-0")  # type: ignore[union-attr]
-    assert joined(rows, states=states).senders.keys() == {"node-b1", "fargate-ip-10-42-9-9"}
+    assert joined(rows, states=states).unmetered == found.unmetered
+    assert joined(rows, policy=Policy(), states=states).senders.keys() == {"node-b1", "fargate-ip-10-42-9-9"}
 
 
 @pytest.mark.parametrize("name", ["fargate-", "fargate-x"])
