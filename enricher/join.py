@@ -59,8 +59,9 @@ class Joined:
     `values`: one JSON object per flow given out, and `numbers` the last parts of their ids, ascending. `taken` = what
     was out before + `given` + the sum of `aside`, in bytes and packets. `by_scope` and `by_reason` (why a zone is
     unknown) split what is given. `senders` splits aside's `sender_in_cluster` by the node that counts it, `unmetered`
-    what was given of senders on nodes without a collector. `rolled_up` are the rows that were summed up. `by_rule`:
-    what was given that an entry of the CIDR map named an end of, by its network.
+    what was given of senders on nodes without a collector. `late` is what was given with an end that is a pod the index
+    does not know (`late_index`), whatever its scope. `rolled_up` are the rows that were summed up. `by_rule`: what was
+    given that an entry of the CIDR map named an end of, by its network.
     """
 
     values: list[bytes]
@@ -72,25 +73,37 @@ class Joined:
     by_reason: dict[str, Amount]
     senders: dict[str, Amount]
     unmetered: dict[str, Amount]
+    late: Amount
     rolled_up: Amount
     by_rule: dict[str, Amount]
 
 
 def resolve(chunk: RawChunk, resolver: Resolver) -> Ends:
-    """Resolve every address of a chunk as of its window."""
+    """Resolve every address of a chunk as of its window. Who sends from the observing node is on it, whoever it is."""
     window = resolver.window(chunk.start_ms, chunk.end_ms)
-    return Ends([window.resolve(address) for address in chunk.addresses], window.watcher(chunk.node))
+    ends = [window.resolve(address) for address in chunk.addresses]
+    if nameless := {number for number, end in enumerate(ends) if end.reason == "vpc_unmapped"}:
+        for number in nameless & _egress_sources(chunk):
+            ends[number] = window.late(chunk.addresses[number], chunk.node)
+    return Ends(ends, window.watcher(chunk.node))
 
 
 def late_sources(chunk: RawChunk, ends: Ends) -> set[str]:
-    """Return the senders on the observing node that are inside its podCIDR and not known yet."""
+    """Return the senders on the observing node that may yet turn out to be pods.
+
+    Where podCIDRs are known they are inside; where pods get addresses of the VPC (a cloud's own CNI) they are
+    anything private that is no node's, also what the CIDR map names: it may name the subnet that pods are in.
+    """
     late = {
-        number for number, end in enumerate(ends.addresses) if end.reason == "late_index" and end.node == chunk.node
+        number
+        for number, end in enumerate(ends.addresses)
+        if end.kind == "cidr" or (end.reason == "late_index" and end.node == chunk.node)
     }
-    if not late:
-        return set()
-    egress = {src for src, direction in zip(chunk.src, chunk.direction, strict=True) if direction == EGRESS}
-    return {chunk.addresses[number] for number in late & egress}
+    return {chunk.addresses[number] for number in late & _egress_sources(chunk)} if late else set()
+
+
+def _egress_sources(chunk: RawChunk) -> set[int]:
+    return {src for src, direction in zip(chunk.src, chunk.direction, strict=True) if direction == EGRESS}
 
 
 def join(
@@ -124,6 +137,7 @@ def join(
         by_reason=_split(columns, unknown, reasons[unknown], UNKNOWN_REASONS),
         senders=_by_node(columns, ends, aside),
         unmetered=_by_node(columns, ends, np.flatnonzero(ingress & ~metered & _in_cluster(ends)[columns.src])),
+        late=_late(columns, ends, rows),
         rolled_up=columns.amount(rows[free]),
         by_rule=_by_rule(columns, ends, rows),
     )
@@ -132,6 +146,14 @@ def join(
 def given_rows(columns: Columns, ends: Ends, policy: Policy = DEFAULT) -> Rows:
     """Return the rows of a chunk that become flows: all but those from senders that are metered themselves."""
     return np.flatnonzero((columns.direction != INGRESS) | ~_metered(ends, policy.unmetered)[columns.src])
+
+
+def _late(columns: Columns, ends: Ends, rows: Rows) -> Amount:
+    late = [number for number, end in enumerate(ends.addresses) if end.reason == "late_index"]
+    if not late:
+        return NOTHING
+    either = np.isin(columns.src[rows], late) | np.isin(columns.dst[rows], late)
+    return columns.amount(rows[either])
 
 
 def _not_out(columns: Columns, out: Out) -> Mask:

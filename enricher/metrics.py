@@ -3,7 +3,7 @@
 
 import time
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from enricher.cidrs import CidrMap
 from enricher.index import Index
@@ -40,6 +40,15 @@ class Metrics:
             "contradicted_chunks", "Raw chunks of nodes that --unmetered-nodes says have no collector.", "node"
         )
         self.unknown_bytes = counter("unknown_bytes", "Traffic bytes of unknown scope, by reason.", "reason")
+        self.late_bytes = counter("late_bytes", "Traffic bytes given out with an end that never became known in time.")
+        self.late_flows = counter("late_flows", "Flows given out with an end that never became known in time.")
+        self.freshness = Histogram(
+            "zonemeter_enricher_freshness_seconds",
+            "From a window's end to its flows being in Kafka, by whether the chunk waited for the index.",
+            ["waited"],
+            registry=registry,
+            buckets=_FRESHNESS_SECONDS,
+        )
         self.dead_letters = counter("dead_letters", "Raw records that could not be decoded, by reason.", "reason")
         self.gap_records = counter("raw_gap_records", "Raw records that were gone before they were read.")
         self.clamped = counter("clamped_timestamps", "Records whose time was too far ahead for Kafka, and was cut.")
@@ -83,8 +92,15 @@ class Metrics:
             self.flows.labels(scope).inc(amount.rows)
         for reason, amount in joined.by_reason.items():
             self.unknown_bytes.labels(reason).inc(amount.bytes)
+        self.late_bytes.inc(joined.late.bytes)
+        self.late_flows.inc(joined.late.rows)
         for reason, amount in joined.aside.items():
             self.aside_bytes.labels(reason).inc(amount.bytes)
+
+    def published(self, windows: list[tuple[int, bool]], now_ms: int) -> None:
+        """Note that the flows of windows are in Kafka: their ends in ms, and whether their chunks waited."""
+        for end_ms, waited in windows:
+            self.freshness.labels("yes" if waited else "no").observe(max(now_ms - end_ms, 0) / 1000)
 
     def repeated(self, taken: Amount) -> None:
         """Count one chunk that had come before."""
@@ -102,5 +118,7 @@ class Metrics:
         self.raw_flows.inc(taken.rows)
 
 
+# Dense up to what is promised (2 s, and 4 s where a chunk waits); the rest tells a moment's lag from an hour's.
+_FRESHNESS_SECONDS = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 2.5, 3, 4, 6, 10, 30, 60, 300, 3600)
 _KUBE = ("resource", "reason")
 _RULE = ("cidr", "name")

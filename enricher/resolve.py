@@ -90,13 +90,19 @@ class Window:
         if services := self._index.owners(("service", packed), *self._span):
             return self._service(address, services)
         if nodes := self._index.cidr_owners(packed, *self._span):
-            return self._late(address, nodes)
+            return self._in_pod_cidr(address, nodes)
         if (entry := self._resolver.cidrs.find(packed)) is not None:
             at = _Node((), Place(entry.zone, entry.region, entry.zone_id))
             return answer("cidr", address, owner=entry, at=at)
         if is_public(packed) and not self._index.shares_site(packed):
             return answer("external", address, at=_Node((), INTERNET))
         return answer("unknown", address, reason=link_reason(packed) or "vpc_unmapped")
+
+    def late(self, address: str, node: str) -> Resolved:
+        """Return a pod that is not known, on a node that is: its zone is certain, its name is not."""
+        return self._resolver.answer(
+            "unknown", address, reason="late_index", node=node, at=self._at(node), in_cluster=True
+        )
 
     def watcher(self, name: str) -> Watcher:
         """Return the observing node."""
@@ -121,14 +127,9 @@ class Window:
             return self._ambiguous(address, {None})
         return self._resolver.answer("service", address, owner=services[-1], in_cluster=True)
 
-    def _late(self, address: str, nodes: list[TopologyState]) -> Resolved:
+    def _in_pod_cidr(self, address: str, nodes: list[TopologyState]) -> Resolved:
         names = {node.name for node in nodes}
-        if len(names) > 1:
-            return self._ambiguous(address, set(names))
-        name = names.pop()
-        return self._resolver.answer(
-            "unknown", address, reason="late_index", node=name, at=self._at(name), in_cluster=True
-        )
+        return self._ambiguous(address, set(names)) if len(names) > 1 else self.late(address, names.pop())
 
     def _ambiguous(self, address: str, names: set[str | None]) -> Resolved:
         # The owners' node and zone stay if all of them share it: that much is certain whichever of them it was.

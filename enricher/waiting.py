@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a chunk waits for the index: for a sender in its own node's podCIDR whose pod is not known yet.
+"""When a chunk waits for the index: for a sender on its own node that is not known yet.
 
 A pod's first packets can be faster than the news of it. The chunk waits, never the flow, a moment after its
-window's end and once per address; what lags behind anyway never waits.
+window's end and once per address, unless that was a pod's since; what lags behind anyway never waits.
 """
 
+from enricher.addresses import pack
 from enricher.cluster import Cluster
 from enricher.join import Ends, late_sources, resolve
 from enricher.metrics import Metrics
 from enricher.resolve import Resolver
+from enricher.tenancy import FOREVER
 from schemas.raw import RawChunk
 
-# Addresses waited for in vain are remembered: gateways inside a podCIDR never become pods.
+# Addresses waited for in vain are remembered: a node's bridges and second network cards never become pods.
 _MAX_REMEMBERED = 100_000
 
 
@@ -23,7 +25,7 @@ class Patience:
         self._resolver = resolver
         self._metrics = metrics
         self._late_ms = int(late_seconds * 1000)
-        self._in_vain: dict[str, None] = {}
+        self._in_vain: dict[str, int] = {}
 
     def resolve(self, chunk: RawChunk) -> Ends:
         """Resolve a chunk's addresses with what is known now."""
@@ -33,7 +35,7 @@ class Patience:
         """Return the senders that may yet become known; empty if it is too late or nobody would tell."""
         if not self._cluster.live or self._remaining_ms(chunk) <= 0:
             return set()
-        return {address for address in late_sources(chunk, ends) if address not in self._in_vain}
+        return {address for address in late_sources(chunk, ends) if not self._known_vain(address)}
 
     async def wait(self, chunk: RawChunk, late: set[str]) -> Ends:
         """Wait until all of them are known, or until it is too late; return the chunk resolved."""
@@ -43,11 +45,24 @@ class Patience:
             ends = self.resolve(chunk)
             late &= late_sources(chunk, ends)
         self._metrics.waits.labels("late" if late else "known").inc()
+        now = self._cluster.clock()
         for address in late:
-            self._in_vain[address] = None
+            self._in_vain[address] = now
         while len(self._in_vain) > _MAX_REMEMBERED:
             del self._in_vain[next(iter(self._in_vain))]
         return ends
+
+    def _known_vain(self, address: str) -> bool:
+        """Return whether it was waited for in vain, and has not been a pod's since."""
+        since = self._in_vain.get(address)
+        if since is None:
+            return False
+        packed = pack(address)
+        owners = self._cluster.index.owners(("pod", packed), since, FOREVER) if packed else []
+        if owners:
+            del self._in_vain[address]
+            return False
+        return True
 
     def _remaining_ms(self, chunk: RawChunk) -> int:
         return chunk.end_ms + self._late_ms - self._cluster.clock()

@@ -138,6 +138,7 @@ class Worker:
         if kafka_time(chunk.end_ms, now) != chunk.end_ms:
             self._metrics.clamped.inc()
         unit.books.append(self._writer.enriched(chunk, joined, out, now))
+        unit.windows.append((chunk.end_ms, bool(late)))
         unit.rows += joined.taken.rows
         self._metrics.enriched(chunk, joined)
         if chunk.node in self._deps.policy.unmetered:
@@ -156,6 +157,7 @@ class Worker:
         if unit.end is None:
             return
         await self._publish_flows(unit)
+        self._metrics.published(unit.windows, self._deps.cluster.clock())
         while True:
             try:
                 await self._deps.publisher.publish(unit.books)

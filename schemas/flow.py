@@ -24,7 +24,7 @@ UNKNOWN_REASONS = (
     "vpc_unmapped",  # a private address that no pod, node, podCIDR or CIDR rule holds
     "link_local",  # exists on one link only, so it is nobody's: neighbour discovery, a cloud's metadata service
     "multicast",  # names a group, or everybody
-    "late_index",  # inside a node's podCIDR, but its pod never became known
+    "late_index",  # sent by a node itself or inside its podCIDR, but whose address it is never became known
     "ambiguous_owner",  # several owners within the window
     "zone_missing",  # the owner is known, its node has no zone label
     "address_invalid",  # not an IP address

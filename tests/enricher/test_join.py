@@ -202,6 +202,62 @@ def test_late_sources_are_senders_of_the_observing_node_only() -> None:
     assert late_sources(raw, resolve(raw, resolver())) == {"10.42.1.99"}
 
 
+SUBNET = "10.9.8.5"
+NO_CIDRS = [
+    node("node-a1", "10.9.8.1", "eu-west-1a"),
+    node("node-b1", "10.9.9.1", "eu-west-1b"),
+    pod("api-1", "10.9.8.17", "node-a1"),
+]
+
+
+@pytest.mark.parametrize(
+    ("fields", "waited_for"),
+    [
+        pytest.param({"src": SUBNET, "dst": "10.9.9.1"}, True, id="a sender of this node"),
+        pytest.param({"src": SUBNET, "dst": "10.9.9.1", "direction": 1}, False, id="it came from elsewhere"),
+        pytest.param({"src": SUBNET, "dst": "10.9.9.1", "direction": 2}, False, id="it was relayed"),
+        pytest.param({"src": "10.9.8.17", "dst": SUBNET}, False, id="a receiver"),
+        pytest.param({"src": "10.9.8.1", "dst": "10.9.9.1"}, False, id="the node itself"),
+        pytest.param({"src": "10.9.8.17", "dst": "10.9.9.1"}, False, id="a pod that is known"),
+        pytest.param(
+            {"src": "10.9.7.4", "dst": "10.9.9.1"}, True, id="what the map names, for it may be a subnet of pods"
+        ),
+        pytest.param({"src": "8.8.8.8", "dst": "10.9.9.1"}, False, id="public: forwarded for somebody"),
+        pytest.param({"src": "fe80::1", "dst": "ff02::1"}, False, id="of the link"),
+        pytest.param({"src": "junk", "dst": "10.9.9.1"}, False, id="no address"),
+    ],
+)
+def test_without_pod_cidrs_any_private_sender_of_this_node_may_be_a_pod(
+    fields: dict[str, Any], waited_for: bool
+) -> None:
+    states = Index()
+    for state in NO_CIDRS:
+        states.apply(state)
+    mapped = Cidr(cidr="10.9.7.0/24", name="subnet-b", zone="eu-west-1b", region="eu-west-1")
+    raw = chunk([row(**fields)])
+    late = late_sources(raw, resolve(raw, Resolver(states, CidrMap([mapped]))))
+    assert late == ({fields["src"]} if waited_for else set())
+
+
+def test_a_sender_nobody_knows_is_on_the_node_that_sent_and_counted_as_late() -> None:
+    states = Index()
+    for state in NO_CIDRS:
+        states.apply(state)
+    rows = [row(SUBNET, "10.9.9.1", bytes=700), row("10.9.8.17", SUBNET, bytes=80), row("10.9.8.17", RDS, bytes=9)]
+    found = joined(rows, states=states)
+    late, back, unmapped = (decode_flow(value) for value in found.values)
+    assert msgspec.to_builtins(late.source) == {
+        "kind": "unknown",
+        "address": SUBNET,
+        "reason": "late_index",
+        "k8s": {"node": {"name": "node-a1"}},
+        "cloud": {"availability_zone": "eu-west-1a", "region": "eu-west-1"},
+    }
+    assert [late.scope, back.scope, unmapped.scope] == ["cross_zone", "same_node", "unknown"]
+    assert unmapped.destination.reason == "vpc_unmapped"
+    assert found.late == Amount(780, 20, 2)
+
+
 WRITER = Writer(TopicNames(), 3)
 
 
