@@ -12,3 +12,10 @@ class Refusal(Exception):  # noqa: N818 - it is what the service says, not what 
 
 class PublishError(Exception):
     """At least one record was not acknowledged in time; the producer has been closed and rebuilt."""
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """Return the errors that an exception group is made of, however deep; of any other, itself."""
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for part in error.exceptions for leaf in leaves(part)]

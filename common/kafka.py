@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, ProducerClosed
 from aiokafka.helpers import create_ssl_context
 from aiokafka.partitioner import murmur2
 
@@ -133,6 +133,36 @@ async def close(client: Any, seconds: float = 5.0) -> None:
         # A client that fails while it stops leaves its connections, and a task that looks for brokers, for ever.
         connections = client.client if isinstance(client, AIOKafkaProducer) else client._client  # noqa: SLF001
         await _ends(connections.close(), seconds)
+
+
+async def abandon(producer: AIOKafkaProducer, seconds: float = 2.0) -> None:
+    """End a producer within a deadline, whatever it still holds: nothing of it is sent any more.
+
+    aiokafka's own `stop` first sends all that is pending. Cancelled meanwhile it leaves its sender running, which
+    connects anew on its own: batches that were given up long ago would arrive behind those that took their place.
+    """
+    sender: Any = producer._sender  # noqa: SLF001
+    task: asyncio.Task[None] | None = sender and sender.sender_task
+    producer._closed = True  # noqa: SLF001
+    if task is not None:
+        task.cancel()
+    # What is in flight fails when its connection goes, and the sender, which waits for it, can end.
+    await _ends(producer.client.close(), seconds)
+    if task is not None and (await asyncio.wait({task}, timeout=seconds))[1]:
+        task.cancel()  # this time it reaches what the sender waits for
+        await asyncio.wait({task}, timeout=seconds)
+    _fail_pending(producer._message_accumulator)  # noqa: SLF001
+
+
+def _fail_pending(accumulator: Any) -> None:
+    """Let whoever still waits for a batch learn that nobody will send it."""
+    pending = [batch for queue in accumulator._batches.values() for batch in queue]  # noqa: SLF001
+    pending += accumulator._pending_batches  # noqa: SLF001
+    accumulator.fail_all(ProducerClosed())
+    for batch in pending:
+        for future in (batch.future, batch._drain_waiter):  # noqa: SLF001
+            if future.done() and not future.cancelled():
+                future.exception()  # else asyncio complains of those that nobody waits for
 
 
 async def _ends(stopping: Awaitable[None], seconds: float) -> bool:

@@ -3,20 +3,23 @@
 
 import asyncio
 import logging
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from prometheus_client import Counter
 
 from common import kafka
-from common.errors import PublishError
+from common.errors import PublishError, leaves
 from common.service import Service
 from common.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
+
+SMALLEST_BATCH_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +47,20 @@ class Run:
 
 
 class Publisher:
-    """An idempotent producer behind one call. One at a time per partition: the caller keeps the order."""
+    """An idempotent producer behind one call. One at a time per partition: the caller keeps the order.
+
+    After a failure the producer is ended and made anew, which is all that helps once a batch was refused (aiokafka
+    issue 1017), and the longer the failures go on the later. While they do, the service is not ready and says why.
+    """
 
     def __init__(self, service: Service, settings: KafkaSettings) -> None:
         self._service = service
         self._settings = settings
         self._producer: AIOKafkaProducer | None = None
         self._lock = asyncio.Lock()
+        self._batch_bytes = kafka.MAX_BATCH_BYTES
+        # Consecutive failures by topic: one that takes nothing must not be forgotten over others that do.
+        self._failing: dict[str, int] = {}
         self._failures = Counter(
             "zonemeter_publish_failures",
             "Publications that failed or timed out; the producer was rebuilt and the records are sent again.",
@@ -83,29 +93,51 @@ class Publisher:
                     for (topic, partition), part in by_partition.items()
                 }
         except (TimeoutError, ExceptionGroup) as error:
-            self._failures.inc()
-            await self._discard(producer)
+            await self._failed(producer, error, {topic for topic, _ in by_partition})
             raise PublishError(_why(error)) from error
+        self._succeeded({topic for topic, _ in by_partition})
         ends = {place: task.result() for place, task in sent.items()}
         return {place: end for place, end in ends.items() if end is not None}
 
     async def close(self) -> None:
         """Close the producer; whatever was not acknowledged was the caller's to publish again."""
         if self._producer is not None:
-            await self._discard(self._producer)
+            producer, self._producer = self._producer, None
+            await kafka.abandon(producer)
 
     async def _ready(self) -> AIOKafkaProducer:
         async with self._lock:
             if self._producer is None:
-                self._producer = await kafka.start(
-                    self._service, self._settings, lambda: kafka.new_producer(self._settings)
-                )
+                await self._service.pause(self._backoff_seconds())
+                self._producer = await kafka.start(self._service, self._settings, self._new_producer)
             return self._producer
 
-    async def _discard(self, producer: AIOKafkaProducer) -> None:
-        if self._producer is producer:
-            self._producer = None
-        await kafka.close(producer, seconds=2.0)
+    def _new_producer(self) -> AIOKafkaProducer:
+        return kafka.new_producer(self._settings, max_batch_size=self._batch_bytes)
+
+    def _backoff_seconds(self) -> float:
+        failures = max(self._failing.values(), default=0)
+        longest = min(kafka.FIRST_BACKOFF_SECONDS * 2 ** min(failures, 10) / 4, kafka.LONGEST_BACKOFF_SECONDS)
+        return longest * random.uniform(0.5, 1.0) if failures else 0.0  # noqa: S311 - jitter, no secret
+
+    def _succeeded(self, topics: set[str]) -> None:
+        for topic in topics & self._failing.keys():
+            del self._failing[topic]
+        if not self._failing:
+            self._service.health.ready("publish")
+
+    async def _failed(self, producer: AIOKafkaProducer, error: Exception, topics: set[str]) -> None:
+        """End a producer that failed; of several partitions that fail together, the first one's call does it."""
+        self._failures.inc()
+        if self._producer is not producer:
+            return
+        self._producer = None
+        self._failing |= {topic: self._failing.get(topic, 0) + 1 for topic in topics}
+        if any(isinstance(leaf, MessageSizeTooLargeError) for leaf in leaves(error)):
+            # The topic takes less than we thought. One record is sent alone if need be, but never split.
+            self._batch_bytes = max(self._batch_bytes // 2, SMALLEST_BATCH_BYTES)
+        self._service.health.waiting("publish", f"{', '.join(sorted(topics))}: {_why(error)}; trying on")
+        await kafka.abandon(producer)
 
 
 async def _send(producer: AIOKafkaProducer, topic: str, partition: int, parts: list[Record | Run]) -> int | None:
@@ -131,9 +163,11 @@ async def _send_batch(producer: AIOKafkaProducer, batch: Any, topic: str, partit
 
 
 def _why(error: Exception) -> str:
-    if not isinstance(error, ExceptionGroup):
+    """Return a failure in words; raise what is none of Kafka's."""
+    if isinstance(error, TimeoutError):
         return "no answer within the deadline"
-    first = error.exceptions[0]
-    if not isinstance(first, KafkaError | OSError | TimeoutError):
-        raise first
-    return f"{type(first).__name__}: {first}"
+    found = leaves(error)
+    for leaf in found:
+        if not isinstance(leaf, KafkaError | OSError | TimeoutError):
+            raise leaf
+    return " ".join(f"{type(found[0]).__name__}: {found[0]}".split())

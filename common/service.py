@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, Gauge, disable_created_metrics
 
 from common import health as health_
 from common import log as log_
-from common.errors import Refusal
+from common.errors import Refusal, leaves
 from common.health import Health
 from common.settings import ServiceSettings
 
@@ -54,7 +54,7 @@ def run(name: str, settings: ServiceSettings, body: Body) -> int:
         log.exception("did not drain within %s s of being told to stop", settings.drain_seconds)
         return 1
     except Exception as error:
-        refusals = [leaf for leaf in _leaves(error) if isinstance(leaf, Refusal)]
+        refusals = [leaf for leaf in leaves(error) if isinstance(leaf, Refusal)]
         for refusal in refusals:
             log.error("%s", refusal)
         if not refusals:
@@ -86,9 +86,3 @@ async def _live(name: str, settings: ServiceSettings, body: Body) -> None:
             service.health.ready("start")
             await body(service)
     log.info("stopped")
-
-
-def _leaves(error: BaseException) -> list[BaseException]:
-    if not isinstance(error, BaseExceptionGroup):
-        return [error]
-    return [leaf for part in error.exceptions for leaf in _leaves(part)]

@@ -12,6 +12,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from common import kafka
+from common.errors import leaves
 from enricher.worker import Deps, Worker
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class Pipeline:
             except* InterruptedError:
                 log.info("stopped before Kafka took what was under way: it stays uncommitted")
             except* (KafkaError, OSError, TimeoutError) as failure:
-                line = "; ".join(f"{type(leaf).__name__}: {leaf}" for leaf in _leaves(failure))
+                line = "; ".join(f"{type(leaf).__name__}: {leaf}" for leaf in leaves(failure))
                 service.health.waiting("pipeline", f"{line}; beginning anew from what is committed")
                 await service.pause(_RETRY_SECONDS)
 
@@ -121,9 +122,3 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka sh
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         for where in sorted(assigned):
             self._pipeline.start_worker(self._consumer, self._tasks, where.partition)
-
-
-def _leaves(error: BaseException) -> list[BaseException]:
-    if not isinstance(error, BaseExceptionGroup):
-        return [error]
-    return [leaf for part in error.exceptions for leaf in _leaves(part)]

@@ -35,7 +35,8 @@ class Prometheus:
         asked, wanted = time.time(), self._targets if up is None else up
         deadline = time.monotonic() + SCRAPED_SECONDS
         while time.monotonic() < deadline:
-            scraped = self.ask('timestamp(up{job="zonemeter"} == 1)')
+            # timestamp() gives a sample's own time for a plain selector only; of any other vector, the query's.
+            scraped = self.ask('timestamp(up{job="zonemeter"}) and (up{job="zonemeter"} == 1)')
             if sum(float(each["value"][1]) > asked for each in scraped) >= wanted:
                 return self.ask(expression)
             time.sleep(0.2)

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Publishing while Kafka misbehaves: nothing late, nothing for ever, no task left, and on it goes."""
+
+import asyncio
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from common import topic_admin
+from common.errors import PublishError
+from common.publish import Publisher, Record
+from common.service import Service
+from common.settings import KafkaSettings
+from lab.broker import Broker, free_port
+from lab.proxy import Proxy
+from replay.read import read_topic
+from schemas.topics import TopicSpec
+
+TOPIC = "letters"
+
+
+@pytest.fixture
+def behind(tmp_path: Path) -> Iterator[tuple[Broker, Proxy]]:
+    """A broker of the test's own, whose first extra listener is reached through a proxy only."""
+    listener, front = ("127.0.0.1", free_port()), free_port()
+    broker = Broker(tmp_path / "kafka", free_port(), (listener,), advertised={listener[1]: front})
+    with Proxy(listener, front) as proxy:
+        try:
+            asyncio.run(broker.start())
+            yield broker, proxy
+        finally:
+            broker.kill()
+
+
+def settings(port: int) -> KafkaSettings:
+    return KafkaSettings(kafka_bootstrap=f"127.0.0.1:{port}", kafka_deadline_seconds=2.0)
+
+
+def record(value: bytes) -> Record:
+    return Record(TOPIC, 0, b"key", value, 1_795_384_000_000)
+
+
+async def make_topic(port: int, **config: str) -> None:
+    spec = TopicSpec(TOPIC, 1, 1, {key.replace("_", "."): value for key, value in config.items()})
+    async with topic_admin.admin_client(settings(port)) as admin:
+        await topic_admin.apply(admin, await topic_admin.describe(admin, [spec]))
+
+
+async def stored(port: int) -> list[bytes | None]:
+    return [found.value async for batch in read_topic(settings(port), TOPIC) for found in batch]
+
+
+def test_what_was_given_up_does_not_arrive_behind_what_took_its_place(behind: tuple[Broker, Proxy]) -> None:
+    broker, proxy = behind
+
+    async def inside() -> None:
+        await make_topic(broker.port)
+        service = Service("test")
+        publisher = Publisher(service, settings(proxy.port))
+        await publisher.publish([record(b"a")])
+        before = len(asyncio.all_tasks())
+        proxy.cut()
+        with pytest.raises(PublishError, match="no answer within the deadline"):
+            await publisher.publish([record(b"b")])
+        assert "letters: no answer within the deadline; trying on" in service.health.reasons["publish"]
+        proxy.heal()
+        await publisher.publish([record(b"b"), record(b"c")])
+        assert "publish" not in service.health.reasons
+        assert len(asyncio.all_tasks()) <= before
+        connections = proxy.connections_seen
+        # A producer left behind would connect anew within its back-off, 0.1 s, and send.
+        await asyncio.sleep(1.0)
+        assert proxy.connections_seen == connections
+        assert await stored(broker.port) == [b"a", b"b", b"c"]
+        await publisher.close()
+
+    asyncio.run(inside())
+
+
+def test_a_topic_that_takes_less_gets_smaller_batches(broker: Broker) -> None:
+    async def inside() -> None:
+        await make_topic(broker.port, max_message_bytes="20000")
+        service = Service("test")
+        publisher = Publisher(service, KafkaSettings(kafka_bootstrap=broker.bootstrap))
+        values = [random.Random(number).randbytes(1500) for number in range(400)]  # not to be compressed
+        # Whatever was refused is published whole again, as every caller does.
+        for _ in range(12):
+            try:
+                await publisher.publish([record(value) for value in values])
+            except PublishError as error:
+                assert "MessageSizeTooLargeError" in str(error)
+            else:
+                break
+        assert service.health.reasons == {"start": "starting"}
+        await publisher.close()
+        found = await stored(broker.port)
+        assert found[-400:] == values
+
+    asyncio.run(inside())
