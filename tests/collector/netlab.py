@@ -172,6 +172,36 @@ def add_services(node: int) -> None:
     )
 
 
+def add_vxlan(node: int, other: int, *, outer6: bool = False) -> None:
+    """Add a VXLAN to the other node, down; with addresses 10.99.0.N and fd99::N, and nothing to ask the network for.
+
+    Neighbours are given, and what IPv6 says when a device comes up is dropped before it is sent: what leaves in it is
+    what a test sends through it.
+    """
+    address = node_address6 if outer6 else node_address
+    ends = f"local {address(node)} remote {address(other)}"
+    ip(
+        f"node{node}",
+        f"""
+        link add vx0 address 02:00:00:00:00:0{node} type vxlan id 7 dstport 8472 {ends} dev eth0
+        link set vx0 addrgenmode none
+        addr add 10.99.0.{node}/24 dev vx0
+        addr add fd99::{node}/64 dev vx0 nodad
+        neigh add 10.99.0.{other} lladdr 02:00:00:00:00:0{other} dev vx0 nud permanent
+        neigh add fd99::{other} lladdr 02:00:00:00:00:0{other} dev vx0 nud permanent
+        """,
+    )
+    quiet = "icmpv6 type { mld2-listener-report, nd-router-solicit, nd-neighbor-solicit } drop"
+    chain = f'chain output {{ type filter hook output priority 0; oifname "vx0" {quiet}; }}'
+    run(f"node{node}", "nft", "-f", "-", stdin=f"table ip6 quiet {{\n{chain}\n}}\n")
+
+
+def del_vxlan(node: int) -> None:
+    """Undo `add_vxlan`."""
+    ip(f"node{node}", "link del vx0")
+    run(f"node{node}", "nft", "delete", "table", "ip6", "quiet")
+
+
 def tear_down() -> None:
     listed = subprocess.run(["ip", "-j", "netns"], capture_output=True, text=True, check=True).stdout
     for entry in json.loads(listed or "[]"):

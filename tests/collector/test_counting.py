@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of docs/counting.md, row by row: each way a packet can take, with real packets, on both nodes.
+
+The table is what is expected; the test of a row that is not there fails, and so does the row without a test.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import pytest
+
+from schemas.raw import ENCAPSULATIONS
+from tests.collector import counting_lab, metered, netlab
+from tests.collector.counting_lab import REPLIES, REPLY_BYTES, REQUEST_BYTES, REQUESTS, Way, exchange, ways
+from tests.collector.metered import Flow, Metered
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "counting.md"
+HEADING = "## Where it is counted"
+NETWORKS = ("routed", "bridge-nf", "bridge", "vxlan")
+# Without bridge-nf-call-iptables an answer between ports of the bridge does not pass the connection's translation.
+BROKEN = {("bridge", "clusterip"), ("bridge", "hairpin")}
+UDP = 17
+VXLAN_OVERHEAD = 20 + 8 + 8 + 14  # IPv4, UDP, VXLAN, Ethernet
+
+
+def _table() -> dict[str, dict[str, str]]:
+    """Return the table's rows by name, each as its cells by heading."""
+    text = DOCUMENT.read_text().split(HEADING, 1)[1].split("\n## ", 1)[0]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    heads, _, *rows = lines
+    return {cells[0].strip("`"): dict(zip(heads, cells, strict=True)) for cells in rows}
+
+
+TABLE = _table()
+WAYS = {(network, row): way for network in NETWORKS for row, way in ways(network).items()}
+CASES = [
+    pytest.param(network, row, family, id=f"{row}-{network}-{'ipv6' if family else 'ipv4'}")
+    for network, row in WAYS
+    for family in (0, 1)
+    if (network, row) not in BROKEN and (not family or network == "routed" or row.startswith("pod-pod-"))
+]
+
+
+def test_each_row_has_its_test_and_each_test_its_row() -> None:
+    assert set(TABLE) == {row for _, row in WAYS}
+
+
+@pytest.fixture(scope="module")
+def both() -> Iterator[dict[str, Metered]]:
+    made: dict[str, Metered] = {}
+    try:
+        netlab.build()
+        counting_lab.add_bridge()
+        counting_lab.add_services()
+        for name, node in (("A", "node1"), ("B", "node2")):
+            made[name] = Metered(node, metered.request(metered.pin_dir(f"counting-{node}"), node=node))
+        yield made
+    finally:
+        for meter in made.values():
+            meter.detach()
+        netlab.tear_down()
+
+
+@pytest.fixture
+def counted(both: dict[str, Metered]) -> dict[str, Metered]:
+    for meter in both.values():
+        meter.collect()
+        meter.flows.clear()
+        meter.books.clear()
+    return both
+
+
+@pytest.mark.parametrize(("network", "row", "family"), CASES)
+def test_row(counted: dict[str, Metered], network: str, row: str, family: int) -> None:
+    counting_lab.show_bridge_to_netfilter(on=network == "bridge-nf")
+    way = WAYS[network, row]
+    with _overlay(counted) if network == "vxlan" else nullcontext():
+        exchange(way, family)
+    requests, replies = _records(counted, way, family)
+    assert requests == _cell(row, "request")
+    assert replies == _cell(row, "reply")
+
+
+def _cell(row: str, heading: str) -> list[str]:
+    cell = TABLE[row][heading].replace("`", "")
+    return [] if cell == "nowhere" else sorted(cell.split("<br>"))
+
+
+@contextmanager
+def _overlay(counted: dict[str, Metered]) -> Iterator[None]:
+    try:
+        for node, other, meter in ((1, 2, counted["A"]), (2, 1, counted["B"])):
+            netlab.add_vxlan(node, other)
+            meter.meter.set_devices(metered.devices(f"node{node}"))
+            netlab.ip(f"node{node}", "link set vx0 up")
+        yield
+    finally:
+        for node, meter in ((1, counted["A"]), (2, counted["B"])):
+            meter.collect()
+            netlab.del_vxlan(node)
+            meter.meter.set_devices(metered.devices(f"node{node}"))
+
+
+def _records(counted: dict[str, Metered], way: Way, family: int) -> tuple[list[str], list[str]]:
+    """Return what both nodes have counted, in the words of the table; every record has all the bytes."""
+    requests: list[str] = []
+    replies: list[str] = []
+    for name, meter in counted.items():
+        meter.collect()
+        for flow, amount in meter.flows.items():
+            if flow.protocol != UDP:
+                continue
+            is_request = flow.src == counting_lab.A[0] if flow.encapsulation else flow.dst_port > 0
+            count, payload = (REQUESTS, REQUEST_BYTES) if is_request else (REPLIES, REPLY_BYTES)
+            header = (48 if family else 28) + (VXLAN_OVERHEAD if flow.encapsulation else 0)
+            assert amount == (count * (payload + header), count), (name, flow)
+            (requests if is_request else replies).append(_words(name, flow, way, family))
+    return sorted(requests), sorted(replies)
+
+
+def _words(observer: str, flow: Flow, way: Way, family: int) -> str:
+    names = {way.server_at[family]: "server", way.client_at[family]: "client"}
+    for name, addresses in (("A", counting_lab.A), ("B", counting_lab.B), ("outside", counting_lab.OUTSIDE)):
+        names |= dict.fromkeys(addresses, name)
+    marks = [" dnat"] if flow.dnat == 1 else []
+    marks += [f" {ENCAPSULATIONS[flow.encapsulation]}"] if flow.encapsulation else []
+    return (
+        f"{observer} {flow.direction} {names.get(flow.src, flow.src)} > {names.get(flow.dst, flow.dst)}{''.join(marks)}"
+    )
