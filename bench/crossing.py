@@ -85,7 +85,9 @@ def frames(protocol: int, flows: int, *, payload: int = 36, destination: str = "
 def _frame(protocol: int, destination: bytes, payload: int) -> bytes:
     header = 20 if protocol == TCP else 8
     length = 20 + header + payload
-    ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, length, 1, 0, 64, protocol, 0, socket.inet_aton("10.1.0.2"), destination)
+    flags = 0x4000 if protocol == TCP else 0  # what is sent over TCP forbids fragmentation
+    source = socket.inet_aton("10.1.0.2")
+    ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, length, 1, flags, 64, protocol, 0, source, destination)
     ip = ip[:10] + _checksum(ip) + ip[12:]
     if protocol == TCP:
         transport = struct.pack("!HHIIBBHHH", 40000, 5432, 1, 1, 0x50, 0x10, 65535, 0, 0)

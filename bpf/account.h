@@ -49,14 +49,15 @@ static __always_inline int put(u32 epoch, struct flow_key *key, struct tally *wi
 static __always_inline void account(struct packet *p, u32 epoch, bool tunnels_here) {
     struct flow_key key = {};
     struct tally wire = {.bytes = p->length, .packets = 1};
-    u8 transport[16] = {};
+    u8 room[16];
+    const u8 *transport;
     int aside, lost;
     if (!(p->ipv4 ? parse_ipv4(p, &key) : parse_ipv6(p, &key))) {
         count(epoch, COUNTER_HOOK, wire.bytes, 1);
         count(epoch, COUNTER_ASIDE_MALFORMED, wire.bytes, 1);
         return;
     }
-    read_transport(p, transport);
+    transport = transport_of(p, room);
     measure(p, &wire, transport);
     count(epoch, COUNTER_HOOK, wire.bytes, wire.packets);
     aside = aside_of(p, &key);

@@ -4,7 +4,12 @@
 #include "maps.h"
 #include "packet.h"
 
-static __always_inline bool is_uplink(u32 ifindex) { return ifindex && uplinks.lookup(&ifindex); }
+static __always_inline bool is_uplink(u32 ifindex) {
+    u32 slot = ifindex & (UPLINK_SLOTS - 1), *has = uplink_slots.lookup(&slot);
+    if (has && *has == UPLINKS_SHARE_A_SLOT)
+        return uplinks.lookup(&ifindex);
+    return has && ifindex && *has == ifindex;
+}
 
 static __always_inline u8 direction_of(struct packet *p) {
     if (!is_uplink(p->iif))

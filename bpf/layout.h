@@ -3,6 +3,10 @@
 // dtypes, so a difference between the two does not compile.
 #pragma once
 
+#define SERVICE_PORTS LAYOUT_SERVICE_PORTS // all below it but 0 are services: registered ports, and NodePorts
+#define UPLINK_SLOTS LAYOUT_UPLINK_SLOTS
+#define UPLINKS_SHARE_A_SLOT 0xffffffff
+
 enum direction { EGRESS, INGRESS, RELAY };
 enum dnat { DNAT_NO, DNAT_YES, DNAT_NO_CONNTRACK };
 

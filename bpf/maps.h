@@ -9,12 +9,15 @@ BPF_TABLE_PINNED("hash", struct flow_key, struct tally, flows1, FLOW_ENTRIES, PI
 // Key: epoch * COUNTERS + enum counter.
 BPF_TABLE_PINNED("percpu_array", u32, struct tally, counters, 2 * COUNTERS, PIN_GENERATION "/counters");
 BPF_TABLE_PINNED("array", u32, struct control, control, 1, PIN_GENERATION "/control");
+// Key: ifindex & (UPLINK_SLOTS - 1), value: the uplink that has this slot, 0 for none, UPLINKS_SHARE_A_SLOT for
+// several. An array is looked up inline, a hash costs 8 ns.
+BPF_TABLE_PINNED("array", u32, u32, uplink_slots, UPLINK_SLOTS, PIN_GENERATION "/uplink_slots");
 // Key: ifindex of a device that leads out of the node.  Full: the collector says so, it fills it.
 BPF_TABLE_PINNED("hash", u32, u8, uplinks, 1024, PIN_GENERATION "/uplinks");
 // Key: how the outer packets of a tunnel of this node look, value: the encapsulation's number in the raw chunk.
 BPF_TABLE_PINNED("hash", struct tunnel_key, u8, tunnels, 1024, PIN_GENERATION "/tunnels");
-// One bit per port: 1 if it is in the service set.
+// One bit per port from SERVICE_PORTS on, by the port's low bits: 1 if it is in the service set.
 struct port_set {
-    u8 bits[8192];
+    u8 bits[(65536 - SERVICE_PORTS) / 8];
 };
 BPF_TABLE_PINNED("array", u32, struct port_set, services, 1, PIN_GENERATION "/services");

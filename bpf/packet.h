@@ -33,7 +33,7 @@ struct packet {
     u8 local_in;
     u8 ipv4;
     u8 phantom; // bytes of a header that the wire will not see
-    u8 header[HEADER_BYTES];
+    u8 *header; // a copy of the first HEADER_BYTES, kept outside: this struct is zeroed for every packet
 };
 
 // What a hook that includes these headers defines for itself, besides LOAD(type, base, offset), a field of a kernel

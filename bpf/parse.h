@@ -73,12 +73,13 @@ static __always_inline bool parse_ipv6(struct packet *p, struct flow_key *key) {
     return true;
 }
 
-// The first 16 bytes of the transport header; zeroes beyond the linear part.
-static __always_inline void read_transport(struct packet *p, u8 *to) {
+// The first 16 bytes of the transport header, in `room` if they were not read with the IP header.
+static __always_inline const u8 *transport_of(struct packet *p, u8 *room) {
     if (p->ipv4 && p->transport == 20)
-        __builtin_memcpy(to, p->header + 20, 16);
-    else if (!p->ipv4 && p->transport == 40)
-        __builtin_memcpy(to, p->header + 40, 16);
-    else if (read_packet(p, to, 16, p->transport))
+        return p->header + 20;
+    if (!p->ipv4 && p->transport == 40)
+        return p->header + 40;
+    if (read_packet(p, room, 16, p->transport))
         p->dont_split = 1;
+    return room;
 }

@@ -15,8 +15,12 @@ static __always_inline void set_ports(struct packet *p, struct flow_key *key, co
 
 static __always_inline bool is_service(u16 port) {
     u32 zero = 0;
-    struct port_set *set = services.lookup(&zero);
-    return set && set->bits[port >> 3] >> (port & 7) & 1;
+    struct port_set *listed;
+    if (port < SERVICE_PORTS)
+        return port != 0;
+    port -= SERVICE_PORTS;
+    listed = services.lookup(&zero);
+    return listed && listed->bits[(port >> 3) & (sizeof(listed->bits) - 1)] >> (port & 7) & 1;
 }
 
 // Pure in (a, b) and the same in both directions: exactly one in the service set stays, else the lower; equal ones do.

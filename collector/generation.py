@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from collector import bpf_syscall as sys_bpf
 from collector import pins, records
-from collector.layout import CONTROL, COUNTERS, KEY, ROW, TALLY, TUNNEL_KEY, Rows
+from collector.layout import CONTROL, COUNTERS, KEY, ROW, TALLY, TUNNEL_KEY, UPLINK_SLOTS, Rows, uplink_slots
 from collector.records import Record, Tally
 
-_MAPS = ("flows0", "flows1", "counters", "control", "uplinks", "tunnels", "records")
+_MAPS = ("flows0", "flows1", "counters", "control", "uplinks", "uplink_slots", "tunnels", "records")
 _FIRST = bytes(4)
 _BATCH = 16_384
 _TRY_AGAIN = (errno.EBUSY, errno.EDEADLK, errno.ETIMEDOUT, errno.EAGAIN)
@@ -117,6 +117,9 @@ class Generation:
         present = {int.from_bytes(key, "little") for key in sys_bpf.map_keys(fd, 4)}
         for ifindex in wanted - present:
             sys_bpf.map_update(fd, ifindex.to_bytes(4, "little"), b"\1")
+        for slot, ifindex in enumerate(uplink_slots(wanted)):
+            if slot in {known % UPLINK_SLOTS for known in wanted | present}:
+                sys_bpf.map_update(self._fds["uplink_slots"], _index(slot), _index(ifindex))
         for ifindex in present - wanted:
             sys_bpf.map_delete(fd, ifindex.to_bytes(4, "little"))
 

@@ -4,6 +4,8 @@
 `bpf/layout.h` says the same in C; `compile_flags` hands these numbers to the compiler, which refuses a difference.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,7 +38,10 @@ ENTRY_BYTES = 144
 
 CONTROL = np.dtype([("epoch", "<u4"), ("tunnels", "<u4")])
 TUNNEL_KEY = np.dtype([("port", "<u2"), ("protocol", "u1"), ("local", "u1")])
-SERVICE_BITS = 65536
+# Ports from 1 up to this are services: registered ones, and Kubernetes' NodePorts (30000 to 32767).
+SERVICE_PORTS = 32768
+UPLINK_SLOTS = 256
+UPLINKS_SHARE_A_SLOT = 0xFFFFFFFF
 
 Rows = NDArray[np.void]  # of KEY + TALLY
 ROW = np.dtype([("key", KEY), ("tally", TALLY)])
@@ -50,6 +55,8 @@ def compile_flags() -> dict[str, int]:
         "LAYOUT_KEY_SIZE": KEY.itemsize,
         "LAYOUT_TALLY_SIZE": TALLY.itemsize,
         "LAYOUT_COUNTERS": COUNTERS,
+        "LAYOUT_SERVICE_PORTS": SERVICE_PORTS,
+        "LAYOUT_UPLINK_SLOTS": UPLINK_SLOTS,
     }
 
 
@@ -58,8 +65,17 @@ def entries_for(map_memory: int) -> int:
     return max(map_memory // 2 // ENTRY_BYTES, 1)
 
 
-def port_bits(ports: set[int]) -> bytes:
-    """Return the bitmap of the service set, bit p % 8 of byte p // 8, 8 KiB."""
-    bits = np.zeros(SERVICE_BITS, dtype=np.uint8)
-    bits[sorted(ports)] = 1
+def uplink_slots(uplinks: set[int]) -> list[int]:
+    """Return what stands in each slot for these ifindexes: the one that has it, 0, or `UPLINKS_SHARE_A_SLOT`."""
+    slots = [0] * UPLINK_SLOTS
+    for ifindex in uplinks:
+        slot = ifindex % UPLINK_SLOTS
+        slots[slot] = UPLINKS_SHARE_A_SLOT if slots[slot] else ifindex
+    return slots
+
+
+def port_bits(listed: Iterable[int]) -> bytes:
+    """Return the bitmap of services from `SERVICE_PORTS` on: bit p % 8 of byte (p - SERVICE_PORTS) // 8."""
+    bits = np.zeros(65536 - SERVICE_PORTS, dtype=np.uint8)
+    bits[[port - SERVICE_PORTS for port in listed if port >= SERVICE_PORTS]] = 1
     return np.packbits(bits, bitorder="little").tobytes()

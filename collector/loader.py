@@ -11,6 +11,8 @@ where the kernel or the pin directory does not allow it.
 import errno
 import hashlib
 import os
+import platform
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -30,6 +32,7 @@ from collector.loading import Answer, Request
 _NFPROTO = {"ipv4": 2, "ipv6": 10}
 _HOOKS = {"post_routing": (4, 99, -1), "local_in": (1, 101, 1)}
 _PRIORITIES_TRIED = 8
+_DIRECT_LOADS_FROM = (6, 17)
 
 
 def load(request: Request) -> Answer:
@@ -83,15 +86,25 @@ def _make_generation(root: Path, request: Request, flags: dict[str, int], meta: 
     defines["FLOW_ENTRIES"] = layout.entries_for(request.map_memory)
     if request.ports == "full":
         defines["PORTS_FULL"] = 1
+    if request.direct_loads and takes_direct_loads(platform.release()):
+        defines["DIRECT_LOADS"] = 1
     program = _compile("netfilter.c", defines)
     if request.ports == "service":
-        services = set(range(1, 32768)) | set(request.service_ports)
-        sys_bpf.map_update(program[b"services"].map_fd, bytes(4), layout.port_bits(services))
+        sys_bpf.map_update(program[b"services"].map_fd, bytes(4), layout.port_bits(request.service_ports))
     with pins.closing_fd(sys_bpf.map_create(MapType.ARRAY, 4, records.RECORD_BYTES, 2, "zm_records")) as fd:
         sys_bpf.obj_pin(fd, str(directory / "records"))
     sys_bpf.obj_pin(_load_program(program, b"flows"), str(directory / "program"))
     pins.pin_barrier(root, program[b"control"].map_fd)
     pins.pin_meta(root, meta)
+
+
+def takes_direct_loads(release: str) -> bool:
+    """Tell whether this kernel's verifier lets a program read by itself what skb->head points into: from 6.17 on.
+
+    Its type is a pointer to bytes, which was but a number before ("rdonly_untrusted_mem" in kernel/bpf/verifier.c).
+    """
+    found = re.match(r"(\d+)\.(\d+)", release)
+    return found is not None and (int(found[1]), int(found[2])) >= _DIRECT_LOADS_FROM
 
 
 def _make_links(root: Path, flags: dict[str, int]) -> None:

@@ -27,6 +27,7 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     map_memory: int
     ports: Literal["service", "full"]
     service_ports: list[int]
+    direct_loads: bool = True  # where the kernel takes them; False is for tests and for comparison
 
 
 class Answer(msgspec.Struct, frozen=True):
