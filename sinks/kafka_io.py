@@ -4,7 +4,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
@@ -95,6 +95,27 @@ async def commit(consumer: AIOKafkaConsumer, settings: KafkaSettings, positions:
         log.warning("positions not committed to the group: %s", kafka_reason(error))
         return False
     return True
+
+
+async def keep_reading(
+    service: Service,
+    settings: KafkaSettings,
+    watch: "LagWatch",
+    new_consumer: Callable[[], AIOKafkaConsumer],
+    read: Callable[[AIOKafkaConsumer], Awaitable[None]],
+) -> None:
+    """Read until told to stop; after any failure of Kafka wait, and begin anew with another consumer."""
+    while not service.stopping.is_set():
+        consumer = await kafka.start(service, settings, new_consumer)
+        try:
+            await read(consumer)
+        except (KafkaError, TimeoutError) as error:
+            reason = f"Kafka at {settings.kafka_bootstrap}: {kafka_reason(error)}; trying on"
+            service.health.waiting("kafka", reason)
+            await service.pause(RETRY_SECONDS)
+        finally:
+            watch.consumer = None
+            await kafka.close(consumer)
 
 
 async def seek(consumer: AIOKafkaConsumer, settings: KafkaSettings, partition: TopicPartition, lane: Lane) -> None:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import IllegalStateError, KafkaError
+from aiokafka.errors import IllegalStateError
 
 from common import kafka
 from common.publish import Publisher
@@ -90,20 +90,13 @@ class FlowlogSink:
         await kafka_io.wait_for_topics(self._service, self._settings)
         # Now, because a producer cannot be had any more once we are told to stop.
         await self._publisher.start()
-        while not self._service.stopping.is_set():
-            consumer = await kafka.start(self._service, self._settings, self._new_consumer)
-            self._changes.seen = True
-            try:
-                consumer.subscribe([self._settings.topics.enriched], listener=self._changes)
-                self.watch.consumer = consumer
-                await self._take(consumer)
-            except (KafkaError, TimeoutError) as error:
-                reason = f"Kafka at {self._settings.kafka_bootstrap}: {kafka_io.kafka_reason(error)}; trying on"
-                self._service.health.waiting("kafka", reason)
-                await self._service.pause(kafka_io.RETRY_SECONDS)
-            finally:
-                self.watch.consumer = None
-                await kafka.close(consumer)
+        await kafka_io.keep_reading(self._service, self._settings, self.watch, self._new_consumer, self._consume)
+
+    async def _consume(self, consumer: AIOKafkaConsumer) -> None:
+        self._changes.seen = True
+        consumer.subscribe([self._settings.topics.enriched], listener=self._changes)
+        self.watch.consumer = consumer
+        await self._take(consumer)
 
     def _new_consumer(self) -> AIOKafkaConsumer:
         return kafka.new_consumer(

@@ -13,7 +13,6 @@ import time
 from collections.abc import Sequence
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
 from prometheus_client import Gauge
 
 from common import kafka
@@ -86,17 +85,7 @@ class MetricsSink:
         await self._publisher.start()
         pending = kafka_io.ledger_records(self._settings, self._pending_ledger)
         await kafka_io.deliver(self._service, self._publisher, "ledger", pending)
-        while not self._service.stopping.is_set():
-            consumer = await kafka.start(self._service, self._settings, self._new_consumer)
-            try:
-                await self._consume(consumer)
-            except (KafkaError, TimeoutError) as error:
-                reason = f"Kafka at {self._settings.kafka_bootstrap}: {kafka_io.kafka_reason(error)}; trying on"
-                self._service.health.waiting("kafka", reason)
-                await self._service.pause(kafka_io.RETRY_SECONDS)
-            finally:
-                self.watch.consumer = None
-                await kafka.close(consumer)
+        await kafka_io.keep_reading(self._service, self._settings, self.watch, self._new_consumer, self._consume)
 
     def _new_consumer(self) -> AIOKafkaConsumer:
         return kafka.new_consumer(self._settings, group_id=self._settings.group_id)
