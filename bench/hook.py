@@ -39,11 +39,15 @@ _MANY = 10_000
 _TARGET_ONE, _TARGET_MANY = 130.0, 350.0
 
 
+def _load_yardstick() -> int:
+    return sys_bpf.prog_load(sys_bpf.PROG_TYPE_NETFILTER, sys_bpf.BPF_NETFILTER, _ACCEPT, "zm_yardstick")
+
+
 @contextlib.contextmanager
 def accepting() -> Iterator[int]:
     """Attach the yardstick in the node's namespace and give its file descriptor."""
     with contextlib.ExitStack() as stack:
-        program = stack.enter_context(pins.closing_fd(sys_bpf.netfilter_prog_load(_ACCEPT, "zm_yardstick")))
+        program = stack.enter_context(pins.closing_fd(_load_yardstick()))
         with namespaces.enter(crossing.NODE):
             link = sys_bpf.netfilter_link_create(program, _IPV4, _POST_ROUTING, _FIRST)
         stack.callback(os.close, link)

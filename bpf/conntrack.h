@@ -5,11 +5,13 @@
 #include "packet.h"
 
 #define NFCT_INFOMASK 7ULL
+#define IP_CT_RELATED 1
 #define IP_CT_IS_REPLY 3
+#define IP_CT_RELATED_REPLY (IP_CT_RELATED + IP_CT_IS_REPLY)
 
-// The sender as it really is, where LOCAL_IN runs behind the translation that gives a reply the Service's address.
-static __always_inline void undo_reply_translation(struct packet *p, struct flow_key *key, u64 conntrack) {
-    u64 man = conntrack + K_CT_REPLY_SRC;
+// The sender as it really is, where the hook comes behind translation: what gives a pod's packet the node's address, or
+// a reply the Service's.  `man`: the source of the connection's tuple that goes the packet's way.
+static __always_inline void restore_source(struct packet *p, struct flow_key *key, u64 man) {
     u8 port[2] = {};
     if (p->ipv4)
         read_kernel(key->src + 12, 4, (void *)(man + K_CT_MAN_ADDRESS));
@@ -24,16 +26,17 @@ static __always_inline void undo_reply_translation(struct packet *p, struct flow
 static __always_inline void set_dnat(struct packet *p, struct flow_key *key) {
 #ifdef K_CT_STATUS
     u64 nfct = LOAD(u64, p->skb, K_SKB_NFCT), conntrack = nfct & ~NFCT_INFOMASK, status = 0;
+    u32 info = nfct & NFCT_INFOMASK;
+    bool reply = info >= IP_CT_IS_REPLY;
     key->dnat = DNAT_NO_CONNTRACK;
     if (!conntrack || read_kernel(&status, sizeof(status), (void *)(conntrack + K_CT_STATUS)))
         return;
-    key->dnat = DNAT_NO;
-    if (!(status & K_IPS_DST_NAT))
+    key->dnat = status & K_IPS_DST_NAT && !reply ? DNAT_YES : DNAT_NO;
+    // An ICMP error is not of the connection that it is about: its sender may be any router.
+    if (!p->nat_done || !(status & (K_IPS_SRC_NAT | K_IPS_DST_NAT)) || info == IP_CT_RELATED ||
+        info == IP_CT_RELATED_REPLY)
         return;
-    if ((nfct & NFCT_INFOMASK) < IP_CT_IS_REPLY)
-        key->dnat = DNAT_YES;
-    else if (p->local_in)
-        undo_reply_translation(p, key, conntrack);
+    restore_source(p, key, conntrack + (reply ? K_CT_REPLY_SRC : K_CT_ORIGINAL_SRC));
 #else
     key->dnat = DNAT_NO_CONNTRACK;
 #endif

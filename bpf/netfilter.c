@@ -66,12 +66,13 @@ static __always_inline void read_header(struct packet *p) {
 
 int flows(struct nf_ctx *ctx) {
     u8 header[HEADER_BYTES] __attribute__((aligned(8)));
-    struct packet p = {.skb = ctx->skb, .state = ctx->state, .header = header};
+    struct packet p = {.skb = ctx->skb, .state = ctx->state, .header = header, .maybe_gso = 1};
     u32 zero = 0;
     struct control *settings = control.lookup(&zero);
     if (!settings)
         return NF_ACCEPT;
     p.local_in = LOAD(u8, p.state, K_STATE_HOOK) == NF_INET_LOCAL_IN;
+    p.nat_done = p.local_in;
     p.ipv4 = LOAD(u8, p.state, K_STATE_PF) == NFPROTO_IPV4;
     p.iif = LOAD(u32, p.skb, K_SKB_IIF);
     if (!p.local_in) {

@@ -22,15 +22,18 @@ struct packet {
     u64 skb;
     u64 state;          // netfilter's struct nf_hook_state, 0 at other hooks
     u64 network;        // address of the IP header
+    u32 link;           // bytes before it, of the link layer's header
     u32 length;         // of the packet from there
-    u32 linear;         // bytes from there that are in the linear part
+    u32 linear;         // bytes from there that can be read
     u32 transport;      // length of the IP header, with options or extension headers
     u32 iif, oif;       // skb_iif and the output device, 0 if none
     u32 mtu;            // of the output device, if packets are fragmented behind this hook; else 0
     u16 largest;        // length of the longest fragment of those that it was put together from, 0 if it was not
     u16 unfragmentable; // length of the headers that every fragment would repeat
     u16 dont_split;     // not the first fragment: no ports
-    u8 local_in;
+    u8 local_in;        // at LOCAL_IN or tc's ingress: it ends here, or may
+    u8 nat_done;        // the hook comes behind source NAT
+    u8 maybe_gso;       // 0: it is known to be no super-packet
     u8 ipv4;
     u8 phantom; // bytes of a header that the wire will not see
     u8 *header; // a copy of the first HEADER_BYTES, kept outside: this struct is zeroed for every packet

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The few commands of bpf(2) that a process without bcc needs: maps, pins, netfilter links.
+"""The few commands of bpf(2) that a process without bcc needs: maps, pins, links.
 
 Numbers and attribute layouts: include/uapi/linux/bpf.h. Every failure is an `OSError` that names the command.
 File descriptors are plain integers; whoever got one closes it. The calls release the interpreter's lock.
@@ -17,13 +17,21 @@ _libc = ctypes.CDLL(None, use_errno=True)
 # union bpf_attr; the kernel wants what it does not know of to be zero.
 _ATTR_BYTES = 160
 
-BPF_NETFILTER = 45  # enum bpf_attach_type
-PROG_TYPE_NETFILTER = 32  # enum bpf_prog_type
+# enum bpf_attach_type
+BPF_NETFILTER = 45
+TCX_INGRESS = 46
+TCX_EGRESS = 47
+# enum bpf_prog_type
+PROG_TYPE_SCHED_CLS = 3
+PROG_TYPE_NETFILTER = 32
+
+_BPF_F_BEFORE = 1 << 3
 
 
 class MapType(IntEnum):
     """enum bpf_map_type."""
 
+    HASH = 1
     ARRAY = 2
     ARRAY_OF_MAPS = 12
 
@@ -168,15 +176,15 @@ def map_entries(fd: int) -> int:
     return int(struct.unpack_from("<I", info.raw, 16)[0])
 
 
-def netfilter_prog_load(instructions: bytes, name: str) -> int:
-    """Load a netfilter program that is written out, 8 bytes an instruction; return its file descriptor.
+def prog_load(kind: int, attach_type: int, instructions: bytes, name: str) -> int:
+    """Load a program that is written out, 8 bytes an instruction; return its file descriptor.
 
     Raises EPERM without the capabilities, EINVAL where the kernel has no such program type.
     """
     code, terms = ctypes.create_string_buffer(instructions, len(instructions)), ctypes.create_string_buffer(b"GPL")
     count = len(instructions) // 8
-    attributes = struct.pack("<IIQQIIQII", PROG_TYPE_NETFILTER, count, _address(code), _address(terms), 0, 0, 0, 0, 0)
-    attributes += struct.pack("<16sII", name.encode()[:15], 0, BPF_NETFILTER)
+    attributes = struct.pack("<IIQQIIQII", kind, count, _address(code), _address(terms), 0, 0, 0, 0, 0)
+    attributes += struct.pack("<16sII", name.encode()[:15], 0, attach_type)
     return bpf(Command.PROG_LOAD, attributes)
 
 
@@ -187,3 +195,19 @@ def netfilter_link_create(prog_fd: int, family: int, hook: int, priority: int) -
     program has this priority already, EINVAL below kernel 6.4.
     """
     return bpf(Command.LINK_CREATE, struct.pack("<4I IIiI", prog_fd, 0, BPF_NETFILTER, 0, family, hook, priority, 0))
+
+
+def tcx_link_create(prog_fd: int, ifindex: int, attach_type: int) -> int:
+    """Attach a classifier to a device, before all programs that are there; return the link's file descriptor.
+
+    `attach_type`: `TCX_INGRESS` or `TCX_EGRESS`. Raises ENODEV if there is no such device in this process's network
+    namespace, EINVAL below kernel 6.6.
+    """
+    return bpf(Command.LINK_CREATE, struct.pack("<4I IIQ", prog_fd, ifindex, attach_type, _BPF_F_BEFORE, 0, 0, 0))
+
+
+def tcx_link_ifindex(fd: int) -> int:
+    """Return the device of a TCX link (struct bpf_link_info), 0 if it is gone."""
+    info = ctypes.create_string_buffer(256)
+    bpf(Command.OBJ_GET_INFO_BY_FD, struct.pack("<IIQ", fd, len(info), _address(info)))
+    return int(struct.unpack_from("<I", info.raw, 16)[0])

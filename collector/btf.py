@@ -13,17 +13,18 @@ from typing import Any
 import orjson
 
 from collector.errors import LoadError
+from schemas.raw import Hook
 
 BTF = Path("/sys/kernel/btf")
 
 Types = dict[int, dict[str, Any]]
 
 
-def kernel_flags() -> dict[str, int]:
-    """Return the K_* macros of bpf/; raise `LoadError` if the kernel does not tell or lacks a field."""
+def kernel_flags(hook: Hook) -> dict[str, int]:
+    """Return the K_* macros of bpf/ for a hook; raise `LoadError` if the kernel does not tell or lacks a field."""
     types = _dump("vmlinux")
-    flags = _sk_buff(types) | _others(types) | _gso(types) | _fragments(types)
-    return flags | _conntrack(types)
+    flags = _sk_buff(types) | _others(types) | _gso(types) | _fragments(types) | _conntrack(types)
+    return flags | _tc(types) if hook == "tc" else flags
 
 
 def _dump(module: str) -> Types:
@@ -78,13 +79,24 @@ def _sk_buff(types: Types) -> dict[str, int]:
     }
     offsets = _offsets(types, "sk_buff", *fields)
     flags = {f"K_SKB_{name}": bits // 8 for name, bits in zip(fields.values(), offsets, strict=True)}
-    encapsulation, pkt_type = _offsets(types, "sk_buff", "encapsulation", "pkt_type")
+    (pkt_type,) = _offsets(types, "sk_buff", "pkt_type")
     return flags | {
-        "K_SKB_ENCAPSULATION": encapsulation // 8,
-        "K_SKB_ENCAPSULATION_MASK": 1 << encapsulation % 8,
+        **_bit(types, "encapsulation", "SKB_ENCAPSULATION"),
         "K_SKB_PKT_TYPE": pkt_type // 8,
         "K_SKB_PKT_TYPE_SHIFT": pkt_type % 8,
     }
+
+
+def _tc(types: Types) -> dict[str, int]:
+    """Return what only the program for tc reads."""
+    (mac_header,) = _offsets(types, "sk_buff", "mac_header")
+    return {"K_SKB_MAC_HEADER": mac_header // 8, **_bit(types, "tc_at_ingress", "SKB_TC_AT_INGRESS")}
+
+
+def _bit(types: Types, field: str, macro: str) -> dict[str, int]:
+    """Return the byte and the mask of a flag of sk_buff."""
+    (bit,) = _offsets(types, "sk_buff", field)
+    return {f"K_{macro}": bit // 8, f"K_{macro}_MASK": 1 << bit % 8}
 
 
 def _others(types: Types) -> dict[str, int]:
@@ -153,13 +165,14 @@ def _conntrack(types: Types) -> dict[str, int]:
     (hash_tuple,) = _offsets(types, "nf_conntrack_tuple_hash", "tuple")
     (source,) = _offsets(types, "nf_conntrack_tuple", "src")
     address, port = _offsets(types, "nf_conntrack_man", "u3", "u")
-    # tuplehash[IP_CT_DIR_REPLY = 1]
-    reply = tuplehash // 8 + int(_struct(types, "nf_conntrack_tuple_hash")["size"]) + (hash_tuple + source) // 8
+    original = (tuplehash + hash_tuple + source) // 8  # tuplehash[IP_CT_DIR_ORIGINAL = 0], then IP_CT_DIR_REPLY
     return {
         "K_SKB_NFCT": nfct // 8,
         "K_CT_STATUS": status // 8,
-        "K_CT_REPLY_SRC": reply,
+        "K_CT_ORIGINAL_SRC": original,
+        "K_CT_REPLY_SRC": original + int(_struct(types, "nf_conntrack_tuple_hash")["size"]),
         "K_CT_MAN_ADDRESS": address // 8,
         "K_CT_MAN_PORT": port // 8,
+        "K_IPS_SRC_NAT": _enumerators(types).get("IPS_SRC_NAT", 1 << 4),
         "K_IPS_DST_NAT": _enumerators(types).get("IPS_DST_NAT", 1 << 5),
     }

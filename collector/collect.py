@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar
 
-from collector import layout, netlink, uplinks
+from collector import hook, layout, netlink, uplinks
 from collector.loading import Request, load
 from collector.meter import Devices, Meter, Window
 from collector.metrics import Metrics
@@ -59,6 +59,9 @@ class Collector:
         """Load what is not loaded yet and let it count; raise `LoadError`."""
         self._service.health.waiting("attach", "loading the kernel side")
         settings = self._settings
+        choice = hook.choose(settings.hook, await asyncio.to_thread(hook.look))
+        if choice.why:
+            log.warning("hook tc, since %s; docs/counting.md says what it does not see", choice.why)
         request = Request(
             pin_dir=str(settings.pin_dir),
             cluster=settings.cluster,
@@ -67,13 +70,14 @@ class Collector:
             map_memory=int(settings.map_memory),
             ports=settings.ports,
             service_ports=sorted(parse_ports(settings.service_ports)),
+            hook=choice.hook,
         )
         answer = await load(request)
         self._devices = await asyncio.to_thread(self._read_devices)
         await self._call(self._meter.start, answer, self._devices)
         self._say_devices(self._devices)
         await self._outbox.open()
-        log.info("counting", extra={"generation": answer.generation, "reused": answer.active})
+        log.info("counting", extra={"hook": choice.hook, "generation": answer.generation, "reused": answer.active})
         self._service.health.ready("attach")
 
     async def close(self) -> None:

@@ -5,9 +5,16 @@ import argparse
 import sys
 from pathlib import Path
 
-from collector import pins, preflight
+from collector import pins, preflight, tc
+from collector.errors import LoadError
 from collector.settings import CollectorSettings
 from common.errors import Refusal
+
+
+def remove_all(root: Path) -> None:
+    """Remove everything of ours, tc filters too; raise `LoadError` if those are in another network namespace."""
+    tc.detach(root)
+    pins.detach(root)
 
 
 def main(argv: list[str]) -> int:
@@ -23,8 +30,8 @@ def main(argv: list[str]) -> int:
     wanted = parser.parse_args(argv)
     try:
         with preflight.lock(wanted.run_dir, wanted.pin_dir):
-            pins.detach(wanted.pin_dir)
-    except (Refusal, OSError) as error:
+            remove_all(wanted.pin_dir)
+    except (Refusal, LoadError, OSError) as error:
         print(f"zonemeter detach: {error}", file=sys.stderr)  # noqa: T201 - a command, not a service
         return 2
     return 0

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from collector import bpf_syscall as sys_bpf
-from collector import netlink, pins
+from collector import netlink, pins, tc, uplinks
 from collector.generation import Generation
 from collector.host_checks import host_checks
 from collector.layout import HOOK_COUNTER, LOST
@@ -30,29 +30,38 @@ def node_checks(pin_dir: Path, patterns: Sequence[str]) -> list[Check]:
     """Return all checks of this node, for processes in its own network namespace."""
     return [
         *host_checks(pin_dir, patterns),
-        Check("links", lambda: check_links(pin_dir)),
+        Check("links", lambda: check_links(pin_dir, patterns)),
         Check("window", lambda: check_window(pin_dir, time.time())),
         Check("map", lambda: check_map(pin_dir)),
         Check("coverage", lambda: check_coverage(pin_dir, netlink.device_counters())),
     ]
 
 
-def check_links(root: Path) -> list[Finding]:
-    """Tell whether all hooks are attached, and which generation counts."""
+def check_links(root: Path, patterns: Sequence[str] = ()) -> list[Finding]:
+    """Tell whether all of the hook in use is attached, and which generation counts."""
     if not root.is_dir():
         return unclear("links", f"nothing is pinned at {root}: no collector has run here", "zonemeter run collector")
-    missing = sorted(LINKS - {path.name for path in root.glob("link_*")})
-    if missing:
-        return fault("links", f"missing: {', '.join(missing)}", "restart the collector: it makes what is missing")
     active = pins.active_generation(root)
-    if active is None:
-        return fault("links", "attached, but no program counts", "restart the collector: it loads one")
+    meta = None if active is None else pins.read_meta(root, active)
+    if active is None or meta is None:
+        return fault("links", "no program counts", "restart the collector: it loads one")
     if _is_elsewhere(root):
         where = f"attached in another network namespace than this one; generation {active} counts there"
         return unclear("links", where, "run doctor in the node's network namespace (hostNetwork)")
-    meta = pins.read_meta(root, active)
-    whose = f" for node {meta.node} of cluster {meta.cluster}" if meta else ""
-    return ok("links", f"{len(LINKS)} attached; generation {active} counts{whose}")
+    missing, found = _netfilter_links(root) if meta.hook == "netfilter" else _tc_attachments(root, patterns)
+    if missing:
+        return fault("links", f"missing: {', '.join(missing)}", "restart the collector: it makes what is missing")
+    return ok("links", f"{found}; generation {active} counts for node {meta.node} of cluster {meta.cluster}")
+
+
+def _netfilter_links(root: Path) -> tuple[list[str], str]:
+    return sorted(LINKS - {path.name for path in root.glob("link_*")}), f"hook netfilter, {len(LINKS)} attached"
+
+
+def _tc_attachments(root: Path, patterns: Sequence[str]) -> tuple[list[str], str]:
+    chosen = {link.index: link.name for link in uplinks.choose(*netlink.read(), patterns)}
+    missing = [f"tc on {chosen[ifindex]}" for ifindex in tc.missing(root, chosen)]
+    return missing, f"hook tc by {tc.how(root)} on {', '.join(chosen.values()) or 'no uplink'}"
 
 
 def check_window(root: Path, now_seconds: float) -> list[Finding]:

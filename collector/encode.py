@@ -17,7 +17,6 @@ from schemas.ids import window_id
 from schemas.ledger import LedgerRecord
 from schemas.raw import UplinkCounters, WindowLedger, encode_chunk
 
-HOOK = "netfilter"
 _MAPPED = b"\0" * 10 + b"\xff\xff"
 
 
@@ -40,7 +39,7 @@ def raw_chunks(meta: Meta, record: Record, rows: Rows, *, maybe_repeat: bool) ->
             "chunks": chunks,
             "start_ms": record.start_ms,
             "end_ms": record.end_ms,
-            "hook": HOOK,
+            "hook": meta.hook,
         }
         if chunk == 0:
             head["ledger"] = msgspec.to_builtins(window_ledger(record, rows))
@@ -85,7 +84,7 @@ def ledger_record(meta: Meta, record: Record, rows: Rows, partition: int) -> Led
         aside=books.aside,
         lost=books.lost,
         node=meta.node,
-        hook=HOOK,
+        hook=meta.hook,
         chunks=chunk_count(record, len(rows)),
         uplinks=books.uplinks,
     )

@@ -2,15 +2,12 @@
 """What can be told of a node before anything of ours runs on it: kernel, rights, network, clock. Changes nothing."""
 
 import ctypes
-import errno
 import os
 import platform
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from collector import bpf_syscall as sys_bpf
-from collector import netlink, preflight, uplinks
+from collector import hook, netlink, preflight, uplinks
 from collector.uplinks import Link
 from common.findings import Check, Finding, fault, ok, unclear
 
@@ -19,15 +16,6 @@ _libc = ctypes.CDLL(None, use_errno=True)
 BTF = Path("/sys/kernel/btf")
 CONNTRACK = Path("/proc/sys/net/netfilter/nf_conntrack_count")
 BRIDGE_CALL = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
-# What Cilium's agent compiles its programs with; readable on the host and in its own pods.
-CILIUM_CONFIG = Path("/run/cilium/state/globals/node_config.h")
-
-# mov64 r0, NF_ACCEPT; exit
-_ACCEPT = bytes.fromhex("b7000000010000009500000000000000")
-_NFPROTO_IPV4, _POST_ROUTING = 2, 4
-# No link may have this priority, so that nothing is attached: the kernel says ERANGE where it has such links at all.
-_PRIORITY_REFUSED = -(2**31)
-
 # include/uapi/linux/timex.h
 _TIME_ERROR = 5
 _STA_UNSYNC = 0x40
@@ -55,7 +43,7 @@ def host_checks(pin_dir: Path, patterns: Sequence[str]) -> list[Check]:
         Check("netfilter programs", check_netfilter),
         Check("bpffs", lambda: check_bpffs(pin_dir)),
         Check("uplinks", lambda: check_uplinks(patterns)),
-        Check("network plugin", lambda: check_plugin(netlink.read()[0], CILIUM_CONFIG)),
+        Check("network plugin", lambda: check_plugin(netlink.read()[0], hook.CILIUM_CONFIG)),
         Check("bridges", lambda: check_bridges(netlink.read()[0], BRIDGE_CALL)),
         Check("conntrack", lambda: check_conntrack(CONNTRACK)),
         Check("clock", check_clock),
@@ -82,21 +70,14 @@ def check_capabilities(status: str) -> list[Finding]:
 
 
 def check_netfilter() -> list[Finding]:
-    """Load a program that accepts every packet, attach it nowhere, and drop it again."""
+    """Tell whether programs can be attached to netfilter, and what is done where they cannot."""
     name = "netfilter programs"
     try:
-        program = sys_bpf.netfilter_prog_load(_ACCEPT, "zm_doctor")
-    except OSError as error:
-        if error.errno == errno.EPERM:
-            return unclear(name, "this process may not load programs", "run as root, or inside the collector's pod")
-        return fault(name, f"the kernel refuses them: {error.strerror}", "boot Linux 6.4+, CONFIG_NETFILTER_BPF_LINK=y")
-    try:
-        os.close(sys_bpf.netfilter_link_create(program, _NFPROTO_IPV4, _POST_ROUTING, _PRIORITY_REFUSED))
-    except OSError as error:
-        if error.errno != errno.ERANGE:
-            return fault(name, f"they load, but links are refused: {error.strerror}", "CONFIG_NETFILTER_BPF_LINK=y")
-    finally:
-        os.close(program)
+        refusal = hook.netfilter_refusal()
+    except PermissionError:
+        return unclear(name, "this process may not load programs", "run as root, or inside the collector's pod")
+    if refusal:
+        return unclear(name, refusal, "the collector counts at tc (--hook auto); docs/counting.md says what differs")
     return ok(name, "can be loaded, links are known")
 
 
@@ -121,33 +102,16 @@ def check_uplinks(patterns: Sequence[str]) -> list[Finding]:
 
 def check_plugin(links: Sequence[Link], cilium: Path) -> list[Finding]:
     """Tell by its devices and files whether the network plugin lets pods' packets bypass netfilter."""
-    names = {link.name for link in links}
-    if "bpfin.cali" in names:
-        return fault(
-            "network plugin",
-            "Calico's eBPF data plane (device bpfin.cali): pods' packets bypass netfilter",
-            "the hook sees only part of the traffic here; compare the coverage, or use Calico's iptables data plane",
-        )
-    if any(link.kind == "netkit" for link in links):
-        return fault("network plugin", "netkit devices: pods' packets bypass netfilter", "use veth devices")
-    if "cilium_host" in names:
-        return _cilium(cilium)
-    return ok("network plugin", "no sign of one that bypasses netfilter")
-
-
-def _cilium(config: Path) -> list[Finding]:
-    ask = "kubectl -n kube-system exec ds/cilium -- cilium-dbg status | grep Routing: Host: Legacy is what is needed"
-    try:
-        text = config.read_text()
-    except OSError:
-        return unclear("network plugin", "Cilium; whether it routes in eBPF cannot be told from here", ask)
-    if re.search(r"^#define ENABLE_HOST_ROUTING\b", text, re.MULTILINE):
-        return fault(
-            "network plugin",
-            "Cilium routes in eBPF (ENABLE_HOST_ROUTING): pods' packets bypass netfilter",
-            "bpf.hostLegacyRouting=true in Cilium's Helm values",
-        )
-    return unclear("network plugin", f"Cilium; {config} does not say that it routes in eBPF", ask)
+    name, sign = "network plugin", hook.bypass(links, cilium)
+    if sign:
+        todo = "--hook auto counts at tc here; should `links` say netfilter, restart the collector without --hook"
+        return unclear(name, f"{sign}: pods' packets bypass netfilter", todo)
+    if any(link.name == "cilium_host" for link in links):
+        ask = "kubectl -n kube-system exec ds/cilium -- cilium-dbg status | grep Routing; Host: BPF means --hook tc"
+        known = cilium.exists()
+        found = f"{cilium} does not say that it routes in eBPF" if known else "whether it routes in eBPF cannot be told"
+        return unclear(name, f"Cilium; {found}", ask)
+    return ok(name, "no sign of one that bypasses netfilter")
 
 
 def check_bridges(links: Sequence[Link], switch: Path) -> list[Finding]:

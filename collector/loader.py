@@ -8,6 +8,7 @@ sets. What is pinned already with the same digest is reused without compiling. E
 where the kernel or the pin directory does not allow it.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -23,9 +24,15 @@ import msgspec
 
 from collector import bpf_source, btf, layout, pins, records
 from collector import bpf_syscall as sys_bpf
-from collector.bpf_syscall import BPF_NETFILTER, PROG_TYPE_NETFILTER, MapType
+from collector.bpf_syscall import BPF_NETFILTER, PROG_TYPE_NETFILTER, PROG_TYPE_SCHED_CLS, MapType
 from collector.errors import LoadError
+from collector.generation import Generation
 from collector.loading import Answer, Request
+from collector.records import Phase
+from schemas.raw import Hook
+
+_PROGRAMS: dict[Hook, str] = {"netfilter": "netfilter.c", "tc": "tc.c"}
+_DISPATCHERS: dict[Hook, str] = {"netfilter": "dispatcher.c", "tc": "tc_dispatcher.c"}
 
 # NFPROTO_*, enum nf_inet_hooks and the priorities: before source NAT (100) where a packet leaves, behind the filter
 # and IPVS where it comes in. The steps lead away from 100 if another BPF program has that priority.
@@ -40,30 +47,47 @@ def load(request: Request) -> Answer:
     root = Path(request.pin_dir)
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     _check_namespace(root)
-    flags = btf.kernel_flags() | layout.compile_flags()
+    flags = btf.kernel_flags(request.hook) | layout.compile_flags()
     digest = digest_of(request, flags)
     active = pins.active_generation(root)
     meta = None if active is None else pins.read_meta(root, active)
     if active is None or meta is None or meta.digest != digest:
-        for generation in pins.generations(root):
-            if active is None or generation > active:  # made, never activated
-                pins.remove_generation(root, generation)
-        number = next_generation(active)
-        meta = pins.Meta(digest, number, request.cluster, request.node, request.boot_id)
+        _remove_never_activated(root, active)
+        number = next_generation(max(pins.generations(root), default=None))
+        meta = pins.Meta(digest, number, request.cluster, request.node, request.boot_id, request.hook)
         _make_generation(root, request, flags, meta)
-    _make_links(root, flags)
+    _make_dispatcher(root, request.hook, flags)
+    if request.hook == "netfilter":
+        _make_links(root)
     return Answer(meta.generation, active=meta.generation == active)
 
 
-def next_generation(active: int | None) -> int:
+def next_generation(last: int | None) -> int:
     """Return a number that no generation of this boot has had, also if the pins were removed: seconds since boot."""
-    return max(int(time.clock_gettime(time.CLOCK_BOOTTIME)), 1 if active is None else active + 1)
+    return max(int(time.clock_gettime(time.CLOCK_BOOTTIME)), 1 if last is None else last + 1)
+
+
+def _remove_never_activated(root: Path, active: int | None) -> None:
+    """Remove what was made and never counted. Where none counts, one may have until a moment ago, at another hook."""
+    for generation in pins.generations(root):
+        if generation > active if active is not None else not _has_ended(root, generation):
+            pins.remove_generation(root, generation)
+
+
+def _has_ended(root: Path, generation: int) -> bool:
+    """Tell whether a generation has a window that is over: one to be published, or to be cleared."""
+    meta = pins.read_meta(root, generation)
+    if meta is None:
+        return False
+    with contextlib.closing(Generation(root, meta)) as opened:
+        found = [opened.read(epoch) for epoch in (0, 1)]
+    return any(record.phase in (Phase.FROZEN, Phase.ACKED) or record.end_ms for record in found)
 
 
 def digest_of(request: Request, flags: dict[str, int]) -> str:
     """Return the digest of the sources, the offsets, the layouts and the request."""
     parts = [msgspec.json.encode(request), repr(sorted(flags.items())).encode(), str(records.LAYOUT_VERSION).encode()]
-    parts.append(bpf_source.read("netfilter.c").encode())  # the dispatcher stays
+    parts.append(bpf_source.read(_PROGRAMS[request.hook]).encode())  # the dispatcher stays
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, "little") + part)
@@ -86,14 +110,14 @@ def _make_generation(root: Path, request: Request, flags: dict[str, int], meta: 
     defines["FLOW_ENTRIES"] = layout.entries_for(request.map_memory)
     if request.ports == "full":
         defines["PORTS_FULL"] = 1
-    if request.direct_loads and takes_direct_loads(platform.release()):
+    if request.hook == "netfilter" and request.direct_loads and takes_direct_loads(platform.release()):
         defines["DIRECT_LOADS"] = 1
-    program = _compile("netfilter.c", defines)
+    program = _compile(_PROGRAMS[request.hook], defines)
     if request.ports == "service":
         sys_bpf.map_update(program[b"services"].map_fd, bytes(4), layout.port_bits(request.service_ports))
     with pins.closing_fd(sys_bpf.map_create(MapType.ARRAY, 4, records.RECORD_BYTES, 2, "zm_records")) as fd:
         sys_bpf.obj_pin(fd, str(directory / "records"))
-    sys_bpf.obj_pin(_load_program(program, b"flows"), str(directory / "program"))
+    sys_bpf.obj_pin(_load_program(program, b"flows", request.hook), str(directory / "program"))
     pins.pin_barrier(root, program[b"control"].map_fd)
     pins.pin_meta(root, meta)
 
@@ -107,25 +131,27 @@ def takes_direct_loads(release: str) -> bool:
     return found is not None and (int(found[1]), int(found[2])) >= _DIRECT_LOADS_FROM
 
 
-def _make_links(root: Path, flags: dict[str, int]) -> None:
-    """Make what is missing of the dispatcher and its links.
+def _make_dispatcher(root: Path, hook: Hook, flags: dict[str, int]) -> None:
+    """Make a hook's dispatcher if it is missing.
 
     bcc never opens a map that is pinned already: it would do so by its id, which only CAP_SYS_ADMIN may.
     """
-    paths = {root / f"link_{family}_{hook}": (family, hook) for family in _NFPROTO for hook in _HOOKS}
-    missing = {path: place for path, place in paths.items() if not path.exists()}
-    if not missing:
-        return
-    dispatcher = root / "dispatcher"
+    dispatcher = root / pins.DISPATCHER[hook]
     if not dispatcher.exists():
-        (root / "dispatch").unlink(missing_ok=True)
-        program = _compile("dispatcher.c", flags | {"PIN_ROOT": f'"{root}"'})
-        sys_bpf.obj_pin(_load_program(program, b"dispatcher"), str(dispatcher))
+        (root / pins.DISPATCH[hook]).unlink(missing_ok=True)
+        program = _compile(_DISPATCHERS[hook], flags | {"PIN_ROOT": f'"{root}"'})
+        sys_bpf.obj_pin(_load_program(program, b"dispatcher", hook), str(dispatcher))
     if pins.pinned_namespace(root) is None:
         pins.pin_namespace(root)
-    with pins.closing_fd(sys_bpf.obj_get(str(dispatcher))) as fd:
-        for path, (family, hook) in missing.items():
-            sys_bpf.obj_pin(_attach(fd, family, hook), str(path))
+
+
+def _make_links(root: Path) -> None:
+    """Make what is missing of netfilter's links; tc's are the collector's to make, as devices come and go."""
+    paths = {root / f"link_{family}_{hook}": (family, hook) for family in _NFPROTO for hook in _HOOKS}
+    with pins.closing_fd(sys_bpf.obj_get(str(root / pins.DISPATCHER["netfilter"]))) as fd:
+        for path, (family, hook) in paths.items():
+            if not path.exists():
+                sys_bpf.obj_pin(_attach(fd, family, hook), str(path))
 
 
 def _compile(source: str, defines: Mapping[str, int | str]) -> Any:
@@ -141,8 +167,10 @@ def _compile(source: str, defines: Mapping[str, int | str]) -> Any:
         raise LoadError(f"bcc cannot compile {source} or make its maps: {error}; its own words stand above") from error
 
 
-def _load_program(program: Any, name: bytes) -> int:
+def _load_program(program: Any, name: bytes, hook: Hook) -> int:
     try:
+        if hook == "tc":
+            return int(program.load_func(name, PROG_TYPE_SCHED_CLS).fd)
         return int(program.load_func(name, PROG_TYPE_NETFILTER, attach_type=BPF_NETFILTER).fd)
     except Exception as error:  # as above
         raise LoadError(f"the kernel refused the program: {error}") from error

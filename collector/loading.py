@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from collector.errors import LoadError
+from schemas.raw import Hook
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     map_memory: int
     ports: Literal["service", "full"]
     service_ports: list[int]
+    hook: Hook = "netfilter"
     direct_loads: bool = True  # where the kernel takes them; False is for tests and for comparison
 
 

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from collector import pins, records
+from collector import pins, records, tc
 from collector.errors import RecordError
 from collector.generation import Generation, Tunnel
 from collector.layout import Rows
 from collector.loading import Answer
 from collector.records import DeviceCounters, Phase, Record, Step
 from schemas.ids import window_id
+from schemas.raw import Hook
 
 log = logging.getLogger(__name__)
 
@@ -58,26 +59,45 @@ class Meter:
     """All generations under one pin directory, seen from the one that counts."""
 
     def __init__(
-        self, root: Path, counters: Callable[[], dict[str, DeviceCounters]], clock_ms: Callable[[], int]
+        self,
+        root: Path,
+        counters: Callable[[], dict[str, DeviceCounters]],
+        clock_ms: Callable[[], int],
+        *,
+        use_tcx: bool | None = None,
     ) -> None:
+        """`use_tcx` is as `tc.attach` has it."""
         self._root = root
+        self._use_tcx = use_tcx
         self._counters = counters
         self._clock_ms = clock_ms
         self._uplinks: set[str] = set()
         self.current: Generation | None = None
 
     def start(self, answer: Answer, devices: Devices) -> None:
-        """Let the generation that the loader gave count, if it does not yet; gapless if another did before."""
+        """Let the generation that the loader gave count, if it does not yet; gapless if another did before.
+
+        Unless that one counted at the other hook: then it is stopped a moment before, never a moment after.
+        """
         self.current = self._open(answer.generation)
         self.set_devices(devices)
         if not answer.active:
             self._activate(self.current)
+        self._remove_other_hook(self.current.meta.hook)
 
     def set_devices(self, devices: Devices) -> None:
-        """Hand the uplinks and the tunnels to the program."""
+        """Hand the uplinks and the tunnels to the program; for hook tc, attach it to the uplinks and only to them.
+
+        In this order: a device that it is attached to is always known to be an uplink.
+        """
+        wanted, at_tc = set(devices.uplinks), self._counting.meta.hook == "tc"
         self._uplinks = set(devices.uplinks.values())
-        self._counting.set_uplinks(set(devices.uplinks))
+        if at_tc:
+            tc.detach(self._root, but=wanted)
+        self._counting.set_uplinks(wanted)
         self._counting.set_tunnels(devices.tunnels)
+        if at_tc:
+            tc.attach(self._root, wanted, use_tcx=self._use_tcx)
 
     def unfinished(self) -> Iterator[Window]:
         """Yield the windows that an earlier collector or generation left, in order; `finish` each before the next."""
@@ -140,8 +160,17 @@ class Meter:
             now_ms = max(now_ms, record.start_ms + 1)
             before.write(epoch, records.prepared(record, now_ms, readings, short=True))
             before.close()
+            if before.meta.hook != generation.meta.hook:
+                pins.deactivate(self._root, before.meta.hook)
         generation.write(generation.epoch(), records.following(1, now_ms, readings))
-        pins.activate(self._root, generation.meta.generation)
+        pins.activate(self._root, generation.meta.generation, generation.meta.hook)
+
+    def _remove_other_hook(self, hook: Hook) -> None:
+        if hook == "tc":
+            pins.remove_hook(self._root, "netfilter")
+        else:
+            tc.detach(self._root)
+            pins.remove_hook(self._root, "tc")
 
     def _leftovers_of_old(self, number: int) -> Iterator[Window]:
         if pins.read_meta(self._root, number) is None:

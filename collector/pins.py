@@ -3,7 +3,9 @@
 
     dispatch      program array; slot 0 holds the program that counts
     dispatcher    the program that the links run
-    link_*        one per family and hook, never replaced
+    link_*        one per family and hook, or per uplink and way; never replaced
+    dispatch_tc, dispatcher_tc      the same for hook tc: an array takes programs of one type only
+    clsact        hash map: the uplinks that have tc filters, where the kernel has no links for that
     namespace     network namespace that the links belong to
     barrier       array of maps; updating it waits for programs under way
     gen_N/        maps and program of generation N; `meta` is pinned last, so a directory without it is half made
@@ -22,8 +24,12 @@ import orjson
 from collector import bpf_syscall as sys_bpf
 from collector.bpf_syscall import MapType
 from schemas.ids import Origin
+from schemas.raw import Hook
 
 META_BYTES = 4096
+DISPATCH: dict[Hook, str] = {"netfilter": "dispatch", "tc": "dispatch_tc"}
+DISPATCHER: dict[Hook, str] = {"netfilter": "dispatcher", "tc": "dispatcher_tc"}
+LINKS: dict[Hook, str] = {"netfilter": "link_ipv*", "tc": "link_tcx_*"}
 _FIRST = bytes(4)  # key 0 of an array
 _NAMESPACE_BYTES = 16
 
@@ -37,6 +43,7 @@ class Meta:
     cluster: str
     node: str
     boot_id: str
+    hook: Hook = "netfilter"  # what the generations had that do not say
 
     @property
     def origin(self) -> Origin:
@@ -73,32 +80,42 @@ def pin_meta(root: Path, meta: Meta) -> None:
 
 
 def active_generation(root: Path) -> int | None:
-    """Return the generation whose program stands in slot 0, None if none counts."""
-    try:
-        dispatch = sys_bpf.obj_get(str(root / "dispatch"))
-    except FileNotFoundError:
-        return None
-    with closing_fd(dispatch):
-        try:
-            standing = int.from_bytes(sys_bpf.map_lookup(dispatch, _FIRST, 4), "little")
-        except KeyError:
-            return None
-    for generation in generations(root):
+    """Return the generation whose program stands in slot 0, None if none counts; of two hooks', the younger."""
+    standing = {_standing(root / name) for name in DISPATCH.values()}
+    for generation in reversed(generations(root)):
         path = generation_dir(root, generation) / "program"
         if path.exists():
             with closing_fd(sys_bpf.obj_get(str(path))) as program:
-                if sys_bpf.prog_id(program) == standing:
+                if sys_bpf.prog_id(program) in standing:
                     return generation
     return None
 
 
-def activate(root: Path, generation: int) -> None:
+def _standing(dispatch: Path) -> int | None:
+    try:
+        fd = sys_bpf.obj_get(str(dispatch))
+    except FileNotFoundError:
+        return None
+    with closing_fd(fd):
+        try:
+            return int.from_bytes(sys_bpf.map_lookup(fd, _FIRST, 4), "little")
+        except KeyError:
+            return None
+
+
+def activate(root: Path, generation: int, hook: Hook) -> None:
     """Make a generation the one that counts, in one step; programs under way may still write to the one before."""
     with (
-        closing_fd(sys_bpf.obj_get(str(root / "dispatch"))) as dispatch,
+        closing_fd(sys_bpf.obj_get(str(root / DISPATCH[hook]))) as dispatch,
         closing_fd(sys_bpf.obj_get(str(generation_dir(root, generation) / "program"))) as program,
     ):
         sys_bpf.map_update(dispatch, _FIRST, program.to_bytes(4, "little"))
+
+
+def deactivate(root: Path, hook: Hook) -> None:
+    """Let nothing count at a hook."""
+    with closing_fd(sys_bpf.obj_get(str(root / DISPATCH[hook]))) as dispatch:
+        sys_bpf.map_delete(dispatch, _FIRST)
 
 
 def remove_generation(root: Path, generation: int) -> None:
@@ -110,15 +127,23 @@ def remove_generation(root: Path, generation: int) -> None:
     directory.rmdir()
 
 
+def remove_hook(root: Path, hook: Hook) -> None:
+    """Remove a hook's links, its dispatcher and the dispatcher's array; tc filters are `clsact`'s, and gone before."""
+    for path in root.glob(LINKS[hook]):
+        path.unlink()
+    for name in (DISPATCHER[hook], DISPATCH[hook], *(["clsact"] if hook == "tc" else [])):
+        (root / name).unlink(missing_ok=True)
+
+
 def detach(root: Path) -> None:
     """Stop counting and remove everything of ours; what was not published is given up. Links go first."""
     if not root.is_dir():
         return
-    for path in root.glob("link_*"):
-        path.unlink()
+    for hook in DISPATCH:
+        remove_hook(root, hook)
     for generation in generations(root):
         remove_generation(root, generation)
-    for name in ("dispatcher", "dispatch", "barrier", "namespace"):
+    for name in ("barrier", "namespace"):
         (root / name).unlink(missing_ok=True)
     root.rmdir()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from common.errors import Refusal
 
 BPFFS = Path("/sys/fs/bpf")
-_OLDEST_KERNEL = (6, 4)  # BPF netfilter links
+_OLDEST_KERNEL = (5, 15)  # hook tc; netfilter's is a matter of collector/hook.py
 _MACHINES = ("x86_64", "aarch64")
 # include/uapi/linux/capability.h
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_PERFMON": 38, "CAP_BPF": 39}
@@ -35,7 +35,7 @@ def check_kernel(release: str, machine: str) -> None:
     """Raise `Refusal` for a kernel or a machine on which the hook does not work."""
     found = re.match(r"(\d+)\.(\d+)", release)
     if not found or (int(found[1]), int(found[2])) < _OLDEST_KERNEL:
-        raise Refusal(f"kernel {release}: BPF programs at netfilter's hooks need Linux 6.4 or later")
+        raise Refusal(f"kernel {release}: expected Linux 5.15 or later")
     if machine not in _MACHINES:
         raise Refusal(f"machine {machine}: expected one of {', '.join(_MACHINES)}")
 

@@ -64,6 +64,11 @@ class CollectorSettings(ServiceSettings):
     service_ports: Annotated[str, AfterValidator(_ports)] = Field(
         "", description="ports above 32767 that are services too, such as 50051,40000-40100; all below are"
     )
+    hook: Literal["auto", "netfilter", "tc"] = Field(
+        "auto",
+        description="where packets are counted: auto takes netfilter, or tc where the kernel is older than 6.4 or "
+        "the network plugin bypasses netfilter",
+    )
     uplinks: str = Field(
         "", description="devices that lead out of the node, such as eth0,ens*; empty: found over rtnetlink"
     )

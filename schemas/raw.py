@@ -21,6 +21,8 @@ SCHEMA_VERSION = 1
 MAX_ENCODED_BYTES = 512 * 1024
 MAX_READ_BYTES = 1024 * 1024
 
+Hook = Literal["netfilter", "tc"]
+
 DIRECTIONS = ("egress", "ingress", "relay")
 ENCAPSULATIONS = ("none", "vxlan", "geneve", "ipip", "gre", "wireguard", "esp")
 
@@ -68,7 +70,7 @@ class RawChunk(msgspec.Struct, frozen=True, kw_only=True):
     chunks: Annotated[int, msgspec.Meta(ge=1)]
     start_ms: Milliseconds
     end_ms: Milliseconds
-    hook: Literal["netfilter", "tc"]
+    hook: Hook
     addresses: list[Address]
     src: list[Count]
     dst: list[Count]

@@ -46,7 +46,5 @@ def _meters(nodes: None) -> Iterator[dict[int, Metered]]:
 def meters(_meters: dict[int, Metered]) -> dict[int, Metered]:
     """Both nodes' meters, with nothing of earlier tests in their sums."""
     for meter in _meters.values():
-        meter.collect()
-        meter.flows.clear()
-        meter.books.clear()
+        meter.forget()
     return _meters

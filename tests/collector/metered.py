@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from collector import netlink, pins, uplinks
+from collector import netlink, uplinks
+from collector.detach import remove_all
 from collector.encode import address_text, window_ledger
 from collector.layout import Rows
 from collector.loading import Answer, Request
@@ -74,10 +75,13 @@ def now_ms() -> int:
 class Metered:
     """Adds up what one node counted, window by window."""
 
-    def __init__(self, name: str, wanted: Request) -> None:
+    def __init__(self, name: str, wanted: Request, *, use_tcx: bool | None = None) -> None:
+        self.name = name
         self.root = Path(wanted.pin_dir)
-        self.meter = Meter(self.root, lambda: netlab.inside(name, netlink.device_counters), now_ms)
-        self.meter.start(load(name, wanted), devices(name))
+        counters = lambda: netlab.inside(name, netlink.device_counters)  # noqa: E731
+        self.meter = Meter(self.root, counters, now_ms, use_tcx=use_tcx)
+        answer, found = load(name, wanted), devices(name)
+        netlab.inside(name, lambda: self.meter.start(answer, found))
         self.flows: dict[Flow, tuple[int, int]] = defaultdict(lambda: (0, 0))
         self.books: list[WindowLedger] = []
 
@@ -93,6 +97,12 @@ class Metered:
         self.meter.finish(window)
         self.books.append(books)
         return books
+
+    def forget(self) -> None:
+        """Collect, and leave nothing of it in the sums."""
+        self.collect()
+        self.flows.clear()
+        self.books.clear()
 
     def sum(self, **wanted: Any) -> tuple[int, int]:
         """Collect, and return bytes and packets of all flows so far with these fields."""
@@ -110,7 +120,12 @@ class Metered:
 
     def detach(self) -> None:
         self.meter.close()
-        pins.detach(self.root)
+        netlab.inside(self.name, lambda: remove_all(self.root))
+
+    def follow(self) -> None:
+        """Read the node's devices afresh, as the collector does when they change."""
+        found = devices(self.name)
+        netlab.inside(self.name, lambda: self.meter.set_devices(found))
 
 
 def flows_of(rows: Rows) -> dict[Flow, tuple[int, int]]:

@@ -27,10 +27,10 @@ def only(findings: list[Finding]) -> Finding:
     ("links", "config", "status", "says"),
     [
         pytest.param(PLAIN, None, "ok", "no sign", id="plain"),
-        pytest.param([*PLAIN, Link(9, "bpfin.cali", "veth")], None, "no", "Calico", id="calico eBPF"),
-        pytest.param([*PLAIN, Link(9, "lxc1", "netkit")], None, "no", "netkit", id="netkit"),
+        pytest.param([*PLAIN, Link(9, "bpfin.cali", "veth")], None, "??", "Calico", id="calico eBPF"),
+        pytest.param([*PLAIN, Link(9, "lxc1", "netkit")], None, "??", "netkit", id="netkit"),
         pytest.param(CILIUM, None, "??", "cannot be told", id="cilium, no config to be read"),
-        pytest.param(CILIUM, "#define ENABLE_HOST_ROUTING 1\n", "no", "routes in eBPF", id="cilium eBPF routing"),
+        pytest.param(CILIUM, "#define ENABLE_HOST_ROUTING 1\n", "??", "routes in eBPF", id="cilium eBPF routing"),
         pytest.param(CILIUM, "#define ENABLE_IPV4 1\n", "??", "does not say", id="cilium legacy routing"),
         pytest.param(CILIUM, "// ENABLE_HOST_ROUTING\n", "??", "does not say", id="cilium, only named"),
     ],
@@ -78,8 +78,8 @@ def test_this_kernel_takes_netfilter_programs_and_nothing_stays_attached() -> No
 
 
 def test_an_old_kernel_missing_rights_and_no_btf(tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match=r"6\.4 or later"):
-        host_checks.check_kernel("5.15.0-105-generic", "x86_64")
+    with pytest.raises(Refusal, match=r"5\.15 or later"):
+        host_checks.check_kernel("5.14.0-105-generic", "x86_64")
     with pytest.raises(Refusal, match="CAP_BPF"):
         host_checks.check_capabilities("CapEff:\t0000000000001000\n")
     assert only(host_checks.check_btf(tmp_path)).status == "no"

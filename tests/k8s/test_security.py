@@ -20,8 +20,8 @@ def test_a_container_has_no_privileges(container: Container) -> None:
     assert context["privileged"] is False
     assert context["allowPrivilegeEscalation"] is False
     assert context["capabilities"]["drop"] == ["ALL"]
-    wanted = {"BPF", "NET_ADMIN", "PERFMON"} if container.spec["name"] == "collector" else set()
-    assert set(context["capabilities"].get("add", [])) == wanted
+    wanted = {"collector": {"BPF", "NET_ADMIN", "PERFMON"}, "detach": {"BPF", "NET_ADMIN"}}
+    assert set(context["capabilities"].get("add", [])) == wanted.get(container.spec["name"], set())
     assert container.pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert not {"hostPID", "hostIPC", "shareProcessNamespace"} & container.pod.keys()
     assert container.pod["enableServiceLinks"] is False

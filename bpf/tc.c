@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
+// Count what leaves and enters by the uplinks, per flow, into the map of the current epoch.
+//
+// It stands in slot 0 of the program array that tc_dispatcher.c tail-calls.  At egress it comes behind source NAT and
+// fragmentation and before segmentation, at ingress before all translation.  It needs no more than Linux 5.15 has.
+#include "tc.h"
+#include "kernel.h"
+
+// The context is no BTF pointer to these kernels' verifiers, but its address is the sk_buff's.
+#define LOAD(type, base, offset)                                                                                       \
+    ({                                                                                                                 \
+        type value = 0;                                                                                                \
+        read_kernel(&value, sizeof(value), (void *)((base) + (offset)));                                               \
+        value;                                                                                                         \
+    })
+
+#include "account.h"
+
+#define ETH_P_IP 0x0800
+#define ETH_P_IPV6 0x86dd
+#define BE16(value) __builtin_bswap16(value)
+
+// Not from the linear part, as netfilter's: at ingress nobody has pulled the headers there yet.  `bytes` is a power of
+// two; where the packet is shorter, what there is of them, and zeroes.
+static __always_inline long read_packet(struct packet *p, void *to, u32 bytes, u32 offset) {
+    u32 left = p->length - offset;
+    __builtin_memset(to, 0, bytes);
+    if (offset >= p->length)
+        return -1;
+    if (left > bytes)
+        left = bytes;
+    asm volatile("" : "+r"(left)); // or the compiler knows better than the verifier, and leaves the bound out
+    left = ((left - 1) & (bytes - 1)) + 1;
+    return bpf_skb_load_bytes((void *)p->skb, p->link + offset, to, left);
+}
+
+// Loopback is no uplink, and what is looped back turns round above the devices.
+static __always_inline int aside_of(struct packet *p, const struct flow_key *key) { return -1; }
+
+int flows(struct __sk_buff *ctx) {
+    u8 header[HEADER_BYTES] __attribute__((aligned(8)));
+    struct packet p = {.skb = (u64)ctx, .header = header, .ipv4 = ctx->protocol == BE16(ETH_P_IP)};
+    u32 zero = 0;
+    struct control *settings = control.lookup(&zero);
+    // Tagged: a VLAN device on top of this one counts it, or has.
+    if (!settings || ctx->vlan_present || (!p.ipv4 && ctx->protocol != BE16(ETH_P_IPV6)))
+        return NEXT;
+    p.local_in = LOAD(u8, p.skb, K_SKB_TC_AT_INGRESS) & K_SKB_TC_AT_INGRESS_MASK;
+    p.iif = ctx->ingress_ifindex;
+    p.oif = p.local_in ? 0 : ctx->ifindex;
+    u16 network = LOAD(u16, p.skb, K_SKB_NETWORK_HEADER);
+    p.network = LOAD(u64, p.skb, K_SKB_HEAD) + network;
+    p.link = network - LOAD(u16, p.skb, K_SKB_MAC_HEADER);
+    p.length = ctx->len - p.link;
+    p.linear = p.length;
+    p.maybe_gso = ctx->gso_size != 0;
+    p.nat_done = !p.local_in;
+    if (read_packet(&p, header, sizeof(header), 0))
+        p.linear = 0;
+    account(&p, *(volatile u32 *)&settings->epoch & 1, settings->tunnels != 0);
+    return NEXT;
+}
