@@ -278,9 +278,9 @@ def send_tcp(sender: str, receiver: str, to: str, *, at: str, port: int, at_port
         assert received == [size]
 
 
-def count_on_fabric(flows: list[tuple[str, str]]) -> None:
+def count_on_fabric(flows: list[tuple[str, str]], match: str = "") -> None:
     """Count at the fabric's end of each uplink what comes in from a to b: behind segmentation and fragmentation."""
-    count_at("fabric", ("n1", "n2"), flows)
+    count_at("fabric", ("n1", "n2"), flows, match)
 
 
 def fabric_counts(flows: list[tuple[str, str]]) -> dict[tuple[str, str], tuple[int, int]]:
@@ -288,10 +288,10 @@ def fabric_counts(flows: list[tuple[str, str]]) -> dict[tuple[str, str], tuple[i
     return counts_at("fabric", flows)
 
 
-def count_at(name: str, devices: tuple[str, ...], flows: list[tuple[str, str]]) -> None:
+def count_at(name: str, devices: tuple[str, ...], flows: list[tuple[str, str]], match: str = "") -> None:
     """Count what comes in from a to b at these devices of a namespace, as the wire brings it: before defragmentation.
 
-    IP-layer bytes. Replaces what was counted there before.
+    IP-layer bytes. `match` narrows it, in the words of nft. Replaces what was counted there before.
     """
     rules = []
     for index, (a, b) in enumerate(flows):
@@ -299,7 +299,7 @@ def count_at(name: str, devices: tuple[str, ...], flows: list[tuple[str, str]]) 
         rules.append(f"counter c{index} {{ }}")
         rules.extend(
             f"chain c{index}_{device} {{ type filter hook ingress device {device} priority 0; "
-            f"{kind} saddr {a} {kind} daddr {b} counter name c{index}; }}"
+            f"{kind} saddr {a} {kind} daddr {b} {match} counter name c{index}; }}"
             for device in devices
         )
     run(
