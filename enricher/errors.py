@@ -7,12 +7,20 @@ KubeError          the API did not give what was asked for; waiting may help
 
 
 class KubeError(Exception):
-    """One line that names the API, the question and the answer. `status` is the HTTP status, None without one."""
+    """One line that names the API, the question and the answer.
 
-    def __init__(self, line: str, status: int | None = None, retry_after_seconds: float | None = None) -> None:
+    `status` is the HTTP status, None without one. `why` is one of a closed set, for metrics: the status, or `network`
+    (no answer, or the connection broke off), `malformed` (text where JSON was due), `too_long` (a line beyond all
+    bounds), `ended` (a watch over at once), `gone` (410).
+    """
+
+    def __init__(
+        self, line: str, status: int | None = None, retry_after_seconds: float | None = None, why: str | None = None
+    ) -> None:
         super().__init__(line)
         self.status = status
         self.retry_after_seconds = retry_after_seconds
+        self.why = why or ("network" if status is None else "gone" if status == 410 else str(status))
 
 
 class GoneError(KubeError):

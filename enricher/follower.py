@@ -78,7 +78,7 @@ class Follower:
         self._metrics.watch_failures.labels(resource, why).inc()
         if not self._lists[resource].is_set():
             self._service.health.waiting(_part(resource), line)
-        elif resource not in self._failing and why != "gone":
+        elif resource not in self._failing and why not in ("gone", "silent"):
             log.warning("%s; going on with what is known", line)
         self._failing.add(resource)
 

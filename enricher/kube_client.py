@@ -83,6 +83,10 @@ class KubeClient:
             raise KubeError(f"Kubernetes API at {self.server}: {_one_line(error)}") from error
         if answer.status != 200:
             raise await self._failure(answer, path)
+        if "json" not in answer.content_type:
+            answer.close()
+            line = f"Kubernetes API at {self.server}: GET {path}: {answer.content_type} where JSON was due"
+            raise KubeError(line, why="malformed")
         return answer
 
     async def _failure(self, answer: aiohttp.ClientResponse, path: str) -> KubeError:
@@ -94,7 +98,7 @@ class KubeClient:
         if answer.status == 401:
             line += "; the token or certificate is not accepted"
         if answer.status == 403:
-            line += "; this service account needs get, list and watch on pods, nodes and services in all namespaces"
+            line += "; this service account needs list and watch on pods, nodes and services in all namespaces"
         kind = GoneError if answer.status == 410 else KubeError
         return kind(line, answer.status, _seconds(answer.headers.get("Retry-After")))
 

@@ -25,9 +25,11 @@ log = logging.getLogger(__name__)
 
 PAGE_OBJECTS = 500
 PAGE_SECONDS = 60.0
-# client-go's back-off: 0.8 s, doubled up to 30 s, times 1 to 2, begun anew after two minutes without failure.
+# client-go's back-off (0.8 s, doubled, times 1 to 2, begun anew after two minutes without failure), but for its limit
+# of 30 s: that spares an API server thousands of kubelets. Of enrichers there are few, and within 5 s of its return
+# they are to know what happened.
 FIRST_BACKOFF_SECONDS = 0.8
-LONGEST_BACKOFF_SECONDS = 30.0
+LONGEST_BACKOFF_SECONDS = 2.0
 HEALTHY_SECONDS = 120.0
 # The API server ends a watch after this long at the latest, so that none hangs for ever.
 WATCH_SECONDS = (300, 600)
@@ -132,11 +134,10 @@ class Reflector:
 
     async def _recover(self, error: KubeError) -> None:
         loop = asyncio.get_running_loop()
-        gone = isinstance(error, GoneError)
-        if gone:
+        if isinstance(error, GoneError):
             self._version = None
-        self._progress.failed(self._resource.name, "gone" if gone else str(error.status or "network"), str(error))
-        if error.status == 401 or error.status is None:
+        self._progress.failed(self._resource.name, error.why, str(error))
+        if error.status == 401 or error.why == "network":
             await self._reopen()
         await asyncio.sleep(max(self._backoff.next_seconds(loop.time()), error.retry_after_seconds or 0.0))
 
@@ -172,7 +173,7 @@ class Reflector:
                     answer.close()
             return msgspec.json.decode(body, type=_Page)
         except msgspec.MsgspecError as error:
-            raise KubeError(f"{self._place}: what came is no list: {error}") from error
+            raise KubeError(f"{self._place}: what came is no list: {error}", why="malformed") from error
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise KubeError(f"{self._place}: {error or type(error).__name__}") from error
 
@@ -196,20 +197,19 @@ class Reflector:
             "timeoutSeconds": str(random.randint(*WATCH_SECONDS)),  # noqa: S311 - spread, not a secret
         }
         answer = await self._client.get(self._resource.path, query, self._silence_seconds)
-        self._progress.heard(self._resource.name)
         try:
             async for line in lines(answer.content, MAX_LINE_BYTES):
                 self._event(line)
                 events += 1
         except TimeoutError:
             # Nothing, not even a bookmark: a dead link looks like this, and so does a quiet cluster.
-            log.debug("watch fell silent", extra={"resource": self._resource.name})
+            self._progress.failed(self._resource.name, "silent", f"{self._place}: the watch fell silent")
         except (aiohttp.ClientError, OSError) as error:
             raise KubeError(f"{self._place}: the watch broke off: {error or type(error).__name__}") from error
         finally:
             answer.close()
         if not events and loop.time() - began < SHORT_WATCH_SECONDS:
-            raise KubeError(f"{self._place}: the watch ended at once")
+            raise KubeError(f"{self._place}: the watch ended at once", why="ended")
 
     def _event(self, line: bytes) -> None:
         try:
@@ -227,13 +227,13 @@ class Reflector:
                 self._version = found.metadata.resource_version
         except msgspec.MsgspecError as error:
             # What it said is not known: only a list tells what is true now.
-            raise GoneError(f"{self._place}: an event cannot be read: {error}") from error
+            raise GoneError(f"{self._place}: an event cannot be read: {error}", why="malformed") from error
         self._progress.heard(self._resource.name)
 
     def _status(self, raw: msgspec.Raw) -> KubeError:
         status = msgspec.json.decode(raw, type=Status)
         line = f"{self._place}: the watch ended: {status.code} {status.message}"
-        return GoneError(line, 410) if status.code == 410 else KubeError(line, status.code)
+        return GoneError(line, 410) if status.code == 410 else KubeError(line, status.code or 500)
 
     @property
     def _place(self) -> str:
@@ -269,7 +269,7 @@ async def lines(content: aiohttp.StreamReader, longest: int) -> AsyncIterator[by
             if line:
                 yield line
         if len(rest) > longest:
-            raise GoneError(f"a watch's line is longer than {longest} bytes")
+            raise GoneError(f"a watch's line is longer than {longest} bytes", why="too_long")
         await asyncio.sleep(0)
     if rest.strip():
         raise aiohttp.ClientPayloadError("it ended within a line")

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -31,7 +32,8 @@ from lab.kube_answers import (
     status_object,
     too_large,
 )
-from lab.kube_control import add_control_routes
+from lab.kube_control import add_control_routes, add_fault_routes
+from lab.kube_faults import KubeFaults
 from lab.kube_store import NAMESPACED, RESOURCES, CompactedError, FutureVersionError, NotFoundError, Object, Store
 from lab.kube_watch import Watch, WatchQuery
 
@@ -50,26 +52,37 @@ class Faults(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ApiSettings:
-    """How the API behaves. `token`: the bearer token wanted, None for none."""
+    """How the API behaves.
+
+    `token`: the bearer token wanted, None for none. `rights`: what it may do, (verb, resource), None for anything.
+    """
 
     token: str | None = None
+    rights: frozenset[tuple[str, str]] | None = None
     bookmark_seconds: float = 60.0  # kube-apiserver's: about once a minute
 
 
 class ApiStart(msgspec.Struct, frozen=True):
-    """The file the API's process starts from."""
+    """The file the API's process starts from. With a certificate (PEM files) it speaks TLS."""
 
     port: int
     token: str
     objects: list[tuple[str, Object]]
+    rights: list[tuple[str, str]] | None = None
+    certificate: str | None = None
+    key: str | None = None
 
 
 class KubeApi:
-    """The API over a store. In-process users change the store and then call `changed`."""
+    """The API over a store. In-process users change the store and then call `changed`.
+
+    `asked` is what was asked for and allowed: (verb, resource).
+    """
 
     def __init__(self, store: Store, settings: ApiSettings | None = None, faults: Faults | None = None) -> None:
         self.store = store
-        self._settings = settings or ApiSettings()
+        self.settings = settings or ApiSettings()
+        self.asked: set[tuple[str, str]] = set()
         self._faults = faults
         self._news = asyncio.Condition()
 
@@ -88,6 +101,9 @@ class KubeApi:
         app.router.add_get("/api/v1/namespaces/{namespace}/{resource}", self._collection)
         app.router.add_get("/api/v1/namespaces/{namespace}/{resource}/{name}", self._one)
         add_control_routes(app, self.store, self.changed)
+        app.router.add_get("/lab/asked", self._tell_asked)
+        if isinstance(self._faults, KubeFaults):
+            add_fault_routes(app, self._faults)
         return app
 
     @web.middleware
@@ -95,15 +111,18 @@ class KubeApi:
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         try:
-            if self._faults and (instead := await self._faults.answer(request)) is not None:
+            control = request.path.startswith("/lab/")
+            if self._faults and not control and (instead := await self._faults.answer(request)) is not None:
                 return instead
-            wanted = self._settings.token
+            wanted = self.settings.token
             if (
                 wanted is not None
                 and request.path != "/readyz"
                 and request.headers.get("Authorization") != f"Bearer {wanted}"
             ):
                 raise ApiError(401, "Unauthorized", "Unauthorized")
+            if not control and "resource" in request.match_info:
+                self._authorize(request)
             return await handler(request)
         except ApiError as error:
             return _json(orjson.dumps(error.body), error.body["code"], error.headers)
@@ -113,12 +132,13 @@ class KubeApi:
             message = "the server could not find the requested resource"
             return _json(orjson.dumps(status_object(404, "NotFound", message)), 404)
 
-    def _check_token(self, request: web.Request) -> None:
-        wanted = self._settings.token
-        if wanted is None or request.path == "/readyz":
-            return
-        if request.headers.get("Authorization") != f"Bearer {wanted}":
-            raise ApiError(401, "Unauthorized", "Unauthorized")
+    def _authorize(self, request: web.Request) -> None:
+        watch = request.query.get("watch", "false").lower() in ("true", "1")
+        verb = "get" if "name" in request.match_info else "watch" if watch else "list"
+        asked = (verb, request.match_info["resource"])
+        if self.settings.rights is not None and asked not in self.settings.rights:
+            raise ApiError(403, "Forbidden", f'{asked[1]} is forbidden: cannot {verb} resource "{asked[1]}"')
+        self.asked.add(asked)
 
     async def _one(self, request: web.Request) -> web.StreamResponse:
         resource = request.match_info.get("resource", "nodes")
@@ -165,7 +185,7 @@ class KubeApi:
             await response.write(sent)
 
         try:
-            await watch.run(send, self._wait_for_change, self._settings.bookmark_seconds)
+            await watch.run(send, self._wait_for_change, self.settings.bookmark_seconds)
         except CompactedError as error:
             await send(event("ERROR", status_object(410, "Expired", str(error))))
         except ConnectionError as error:
@@ -173,6 +193,9 @@ class KubeApi:
             return response
         await response.write_eof()
         return response
+
+    async def _tell_asked(self, _: web.Request) -> web.Response:
+        return _json(orjson.dumps(sorted(self.asked)))
 
     async def _wait_for_change(self, version: int, seconds: float) -> None:
         async with self._news:
@@ -194,12 +217,14 @@ def _json(body: bytes, status: int = 200, headers: dict[str, str] | None = None)
 
 
 @contextlib.asynccontextmanager
-async def serve(api: KubeApi, port: int = 0, host: str = "127.0.0.1") -> AsyncIterator[int]:
-    """Serve for the length of the block; yields the port (0 asks for any free one)."""
+async def serve(
+    api: KubeApi, port: int = 0, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+) -> AsyncIterator[int]:
+    """Serve for the length of the block, over TLS if told how; yields the port (0 asks for any free one)."""
     runner = web.AppRunner(api.application(), handler_cancellation=True, shutdown_timeout=0.1, access_log=None)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port).start()
+        await web.TCPSite(runner, host, port, ssl_context=tls).start()
         yield runner.addresses[0][1]
     finally:
         await runner.cleanup()
@@ -213,8 +238,18 @@ async def run_until_signal(start: ApiStart) -> None:
     store = Store()
     for resource, body in start.objects:
         store.put(resource, body)
-    async with serve(KubeApi(store, ApiSettings(token=start.token)), start.port):
+    rights = None if start.rights is None else frozenset(start.rights)
+    api = KubeApi(store, ApiSettings(start.token, rights), KubeFaults())
+    async with serve(api, start.port, tls=_tls(start)):
         await stop.wait()
+
+
+def _tls(start: ApiStart) -> ssl.SSLContext | None:
+    if start.certificate is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(start.certificate, start.key)
+    return context
 
 
 if __name__ == "__main__":
