@@ -138,8 +138,9 @@ class Outbox:
             return False
         self._metrics.spool_usable.set(1)
         if held.published:  # meanwhile
-            await asyncio.to_thread(self._spool.remove, entry)
+            await self._remove(entry)
             return True
+        self._spool.append(entry)
         held.entry = entry
         self._metrics.spooled.inc()
         if held.attempted:

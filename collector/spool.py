@@ -89,7 +89,10 @@ class Spool:
         return None if head is None else head.ledger.id
 
     def add(self, window: EncodedWindow) -> Entry:
-        """Return when a window is on disk to stay; raise `SpoolError` if it cannot be, and leave nothing of it."""
+        """Return when a window is on disk to stay; raise `SpoolError` if it cannot be, and leave nothing of it.
+
+        It does not wait with the others yet: `append` or `remove` it.
+        """
         if not self._next:
             raise SpoolError(f"spool_dir = {str(self.directory)!r}: it could not be had at the start")
         path = self.directory / f"{self._next:012d}{_WINDOW}"
@@ -103,11 +106,13 @@ class Spool:
                 with contextlib.suppress(OSError):
                     left.unlink(missing_ok=True)
             raise SpoolError(self._line(error)) from error
-        entry = Entry(path, size, found=False)
+        self._next += 1
+        return Entry(path, size, found=False)
+
+    def append(self, entry: Entry) -> None:
+        """Let what `add` wrote wait for its turn, behind all others."""
         with self._lock:
-            self._next += 1
             self._entries.append(entry)
-        return entry
 
     def remove(self, entry: Entry) -> None:
         """Take a published window out. Where the file cannot be removed the next collector publishes it as a repeat."""
@@ -129,7 +134,7 @@ class Spool:
             entry.path.rename(entry.path.with_suffix(_DAMAGED))
 
     def _forget(self, entry: Entry) -> None:
-        with self._lock:
+        with self._lock, contextlib.suppress(ValueError):
             self._entries.remove(entry)
 
     def _write(self, part: Path, window: EncodedWindow) -> int:

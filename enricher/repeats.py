@@ -66,19 +66,26 @@ class _Earlier:
         self._where = where
         self._before = before
         self._read_from = before
+        self._earliest_ms: int | None = None
         self._marks: dict[Origin, set[Mark]] = {}
 
     async def holds(self, chunk: RawChunk) -> bool:
-        # A raw record's Kafka timestamp is its window's end: the first copy cannot stand before that time's first.
+        # A raw record's Kafka timestamp is its window's end: the first copy cannot stand before that time's first. A
+        # spool brings many windows in a row, each later than the one before: what is read for the first is enough.
+        if self._earliest_ms is None or chunk.end_ms < self._earliest_ms:
+            await self._read_back(chunk.end_ms)
+        return _mark(chunk) in self._marks.get(chunk.origin, ())
+
+    async def _read_back(self, to_ms: int) -> None:
         deadline = self._settings.kafka_deadline_seconds
         async with reader(self._service, self._settings, self._where) as consumer:
             async with asyncio.timeout(deadline):
-                found = (await consumer.offsets_for_times({self._where: chunk.end_ms}))[self._where]
+                found = (await consumer.offsets_for_times({self._where: to_ms}))[self._where]
             start = self._before if found is None else found.offset
             async for records in stretch(consumer, self._where, start, self._read_from, deadline):
                 self._note(records)
         self._read_from = min(self._read_from, start)
-        return _mark(chunk) in self._marks.get(chunk.origin, ())
+        self._earliest_ms = to_ms
 
     def _note(self, records: Records) -> None:
         for record in records:

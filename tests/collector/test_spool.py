@@ -35,6 +35,12 @@ def opened(directory: Path, limit: int = LIMIT) -> Spool:
     return spool
 
 
+def put(spool: Spool, sequence: int, *, attempted: bool = False) -> Entry:
+    entry = spool.add(window(sequence, attempted=attempted))
+    spool.append(entry)
+    return entry
+
+
 def take(spool: Spool) -> Entry:
     entry = spool.oldest()
     assert entry is not None
@@ -44,7 +50,7 @@ def take(spool: Spool) -> Entry:
 @pytest.mark.parametrize("repeat", [False, True])
 def test_what_comes_out_is_what_would_have_been_published(tmp_path: Path, repeat: bool) -> None:
     spool = opened(tmp_path / "spool")
-    spool.add(window(8121, attempted=repeat))
+    put(spool, 8121, attempted=repeat)
     found = read(take(spool).path)
     assert found.ledger == window(8121).ledger
     assert found.maybe_repeat is repeat
@@ -62,11 +68,11 @@ def test_a_device_called_addresses_does_not_mislead() -> None:
 def test_order_and_numbers_go_on_in_the_next_life(tmp_path: Path) -> None:
     first = opened(tmp_path)
     for sequence in (1, 2, 3):
-        first.add(window(sequence))
+        put(first, sequence)
     first.remove(take(first))
     second = opened(tmp_path)
     assert (second.windows(), second.used(), second.newest_id()) == (2, first.used(), window(3).ledger.id)
-    second.add(window(1))  # a node that came up again begins with sequence 1
+    put(second, 1)  # a node that came up again begins with sequence 1
     found = []
     while (entry := second.oldest()) is not None:
         found.append((read(entry.path).ledger.id, entry.found))
@@ -76,15 +82,15 @@ def test_order_and_numbers_go_on_in_the_next_life(tmp_path: Path) -> None:
 
 
 def test_its_bound_holds_and_leaves_nothing_half(tmp_path: Path) -> None:
-    size = opened(tmp_path / "measure").add(window(1)).size
+    size = put(opened(tmp_path / "measure"), 1).size
     spool = opened(tmp_path / "spool", limit=2 * size + size // 2)
-    used = spool.add(window(1)).size + spool.add(window(2)).size
+    used = put(spool, 1).size + put(spool, 2).size
     for _ in range(2):
         with pytest.raises(SpoolError, match=r"spool_dir = '.*/spool': full, \d+ bytes \(--spool-size\)"):
-            spool.add(window(3))
+            put(spool, 3)
     assert spool.used() == used == sum(path.stat().st_size for path in spool.directory.iterdir())
     spool.remove(take(spool))
-    spool.add(window(3))
+    put(spool, 3)
     assert spool.windows() == 2
 
 
@@ -101,19 +107,19 @@ def test_a_full_disk_takes_nothing_and_then_something(disk: Path) -> None:
         while True:
             file.write(bytes(4096))
     with pytest.raises(SpoolError, match="No space left on device"):
-        spool.add(window(1))
+        put(spool, 1)
     assert (spool.windows(), spool.used(), list(spool.directory.iterdir())) == (0, 0, [])
     filler.unlink()
-    spool.add(window(1))
+    put(spool, 1)
     assert read(take(spool).path).ledger == window(1).ledger
 
 
 def test_a_disk_that_becomes_read_only(disk: Path) -> None:
     spool = opened(disk / "spool")
-    spool.add(window(1))
+    put(spool, 1)
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     with pytest.raises(SpoolError, match="Read-only file system"):
-        spool.add(window(2))
+        put(spool, 2)
     entry = take(spool)
     assert read(entry.path).ledger == window(1).ledger
     spool.remove(entry)
@@ -128,7 +134,7 @@ def test_a_directory_that_cannot_be_had(tmp_path: Path) -> None:
     with pytest.raises(SpoolError, match="Not a directory"):
         spool.open()
     with pytest.raises(SpoolError, match="could not be had at the start"):
-        spool.add(window(1))
+        put(spool, 1)
 
 
 def test_a_directory_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
@@ -145,20 +151,20 @@ def test_a_directory_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 
 def test_what_a_crash_and_others_left_there(tmp_path: Path) -> None:
     spool = opened(tmp_path)
-    spool.add(window(1))
+    put(spool, 1)
     (tmp_path / "000000000002.window.part").write_bytes(b"half")
     (tmp_path / "notes.txt").write_text("not ours")
     (tmp_path / "x.window").write_text("not ours either")
     again = opened(tmp_path)
     assert again.windows() == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000000000001.window", "notes.txt", "x.window"]
-    again.add(window(2))
+    put(again, 2)
     assert (tmp_path / "000000000003.window").exists(), "no number comes twice"
 
 
 def test_cuts_and_flipped_bits_are_found(tmp_path: Path) -> None:
     spool = opened(tmp_path)
-    path = spool.add(window(1)).path
+    path = put(spool, 1).path
     whole = path.read_bytes()
     for length in range(0, len(whole), 3):
         path.write_bytes(whole[:length])
@@ -175,7 +181,7 @@ def test_cuts_and_flipped_bits_are_found(tmp_path: Path) -> None:
 
 def test_a_damaged_file_is_kept_and_counts(tmp_path: Path) -> None:
     spool = opened(tmp_path)
-    first, second = spool.add(window(1)), spool.add(window(2))
+    first, second = put(spool, 1), put(spool, 2)
     first.path.write_bytes(first.path.read_bytes()[:-1])
     with pytest.raises(DamagedError):
         read(first.path)

@@ -33,9 +33,9 @@ class Life:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.left: int | None = None
-        self._guard(monkeypatch, bpf_syscall, "_call", lambda command, *_: command in CHANGING)
-        self._guard(monkeypatch, Path, "unlink", lambda *_: True)
-        self._guard(monkeypatch, Path, "rmdir", lambda *_: True)
+        self.guard(monkeypatch, bpf_syscall, "_call", lambda command, *_: command in CHANGING)
+        self.guard(monkeypatch, Path, "unlink")
+        self.guard(monkeypatch, Path, "rmdir")
 
     def step(self) -> None:
         if self.left is not None:
@@ -43,7 +43,10 @@ class Life:
                 raise Killed
             self.left -= 1
 
-    def _guard(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, changes: Callable[..., bool]) -> None:
+    def guard(
+        self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, changes: Callable[..., bool] = lambda *_: True
+    ) -> None:
+        """Make each call of `owner.name` for which `changes` is true one step."""
         real = getattr(owner, name)
 
         def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -64,6 +67,7 @@ class Node:
         self.life = Life(monkeypatch)
         self.published: list[bytes] = []
         self.sent = 0
+        self.windows = 0
 
     def send(self, count: int) -> None:
         send_udp("pod11", "pod12", B, count=count, size=72)
@@ -131,7 +135,7 @@ def _distinct(published: list[bytes]) -> list[RawChunk]:
     return chunks
 
 
-def _check(node: Node) -> list[RawChunk]:
+def check_node(node: Node) -> list[RawChunk]:
     chunks = _distinct(node.published)
     for before, after in itertools.pairwise(chunks):
         assert (before.generation, before.sequence) < (after.generation, after.sequence)
@@ -161,7 +165,7 @@ def test_killed_before_every_step_of_a_window(node: Node) -> None:
         node.restart()
         steps += 1
     assert steps > 30
-    chunks = _check(node)
+    chunks = check_node(node)
     # The two short windows of each life that reached its end, and no other.
     assert sum(chunk.short for chunk in chunks) >= steps + 2
 
@@ -186,7 +190,7 @@ def test_killed_before_every_step_of_an_upgrade(node: Node) -> None:
             node.collector(_load(node, request))
         steps += 1 if steps < 6 else 10
     assert steps > 40
-    chunks = _check(node)
+    chunks = check_node(node)
     assert len(pins.generations(node.root)) == 1
     assert len({chunk.generation for chunk in chunks}) > 8
 
@@ -198,7 +202,7 @@ def test_the_same_program_is_used_again_and_counts_meanwhile(node: Node) -> None
     again = _load(node, node.request)
     assert again == Answer(first.generation, active=True)
     node.collector(again)
-    chunks = _check(node)
+    chunks = check_node(node)
     assert [chunk.sequence for chunk in chunks] == [1, 2, 3, 4]
 
 
@@ -209,7 +213,7 @@ def test_another_node_name_is_another_generation_and_old_windows_keep_the_old_na
     second = _load(node, metered.request(node.root, node="renamed"))
     assert second == Answer(max(first.generation + 1, second.generation), active=False)
     node.collector(second)
-    chunks = _check(node)
+    chunks = check_node(node)
     assert [(chunk.node, chunk.sequence) for chunk in chunks] == [
         ("node1", 1),
         ("node1", 2),
