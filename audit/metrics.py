@@ -33,6 +33,8 @@ class Metrics:
         self._unmeasured = gauge("unmeasured_seconds", "Time of nodes that nobody metered.", "cluster")
         self._repeated = gauge("repeated_bytes", "Chunks that came again and were put aside.", "cluster")
         self._interleaved = gauge("interleaved_nodes", "Nodes of which two boots go on side by side.", "cluster")
+        self._foreign = gauge("foreign_source_bytes", "Sent, as a node says, from addresses of another.", "cluster")
+        self._unmetered = gauge("unmetered_sender_bytes", "Received from nodes that closed no window.", "cluster")
         self._of_clusters = [gauge for gauge in vars(self).values() if isinstance(gauge, Gauge)]
         self.lag = gauge("lag_records", "Records of the ledger that are not taken yet.")
         self.kept = gauge("kept_windows", "Windows kept in memory because they are not closed.")
@@ -47,6 +49,10 @@ class Metrics:
             self._show_sums(cluster, of)
         for cluster in recent.keys() | nodes.keys():
             self._show_nodes(cluster, books, nodes)
+        for cluster, of in recent.items():
+            metered = books.lives.metered(cluster)
+            silent = (amount.bytes for node, amount in of.sums.senders.items() if node not in {*metered, "?"})
+            self._unmetered.labels(cluster).set(sum(silent))
         self.kept.set(len(books))
 
     def _show_sums(self, cluster: str, of: Recent) -> None:
@@ -55,6 +61,7 @@ class Metrics:
             self._ratio.labels(cluster).set(sums.ratio)
         self._seen.labels(cluster).set(sums.seen.bytes)
         self._repeated.labels(cluster).set(sums.repeats.bytes)
+        self._foreign.labels(cluster).set(sum(amount.bytes for amount in sums.foreign.values()))
         counts = (sums.windows - sums.open_windows, sums.open_windows, of.late_windows, of.in_flight)
         for state, count in zip(_STATES, counts, strict=True):
             self._windows.labels(cluster, state).set(count)

@@ -6,10 +6,14 @@ and everything is taken in order, so it will not come any more. *Late*: nothing 
 is behind, or stopped.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from schemas.amount import NOTHING, Amount
 from schemas.ledger import LedgerRecord
+
+K = TypeVar("K")
 
 # What of an audit is listed by name; the sums go on.
 MAX_LISTED = 10_000
@@ -92,7 +96,11 @@ class HopTotal:
 
 @dataclass
 class Sums:
-    """What windows that are decided come to. `unaccounted` is by hop; what came twice counts as well."""
+    """What windows that are decided come to. `unaccounted` is by hop; what came twice counts as well.
+
+    `senders` splits what the enricher put aside as `sender_in_cluster` by the node that should have counted it.
+    `foreign` is what a node says it sent from addresses of another, by (node, owner).
+    """
 
     hops: dict[str, HopTotal] = field(default_factory=dict)
     windows: int = 0
@@ -101,6 +109,8 @@ class Sums:
     mismatches: int = 0
     repeats: Amount = NOTHING
     coverage: dict[str, Coverage] = field(default_factory=dict)
+    senders: dict[str, Amount] = field(default_factory=dict)
+    foreign: dict[tuple[str, str], Amount] = field(default_factory=dict)
 
     @property
     def seen(self) -> Amount:
@@ -140,8 +150,16 @@ class Sums:
         of_node.hook_bytes += record.taken.bytes
         of_node.uplink_bytes += sum(uplink.tx_bytes for uplink in record.uplinks.values())
 
+    def add_enriched(self, record: LedgerRecord) -> None:
+        """Add an enricher's entry."""
+        self.hop("enricher").add(record)
+        _merge(self.senders, record.senders)
+        _merge(self.foreign, {(record.id.split("/")[1], owner): size for owner, size in record.foreign_source.items()})
+
     def merge(self, other: "Sums") -> None:
         """Add other sums."""
+        _merge(self.senders, other.senders)
+        _merge(self.foreign, other.foreign)
         for name, total in other.hops.items():
             self.hop(name).merge(total)
         self.windows += other.windows
@@ -184,6 +202,6 @@ class Audit(Sums):
             self.shortfalls.append(shortfall)
 
 
-def _merge(own: dict[str, Amount], other: dict[str, Amount]) -> None:
+def _merge(own: dict[K, Amount], other: Mapping[K, Amount]) -> None:
     for reason, amount in other.items():
         own[reason] = own.get(reason, NOTHING) + amount

@@ -77,7 +77,7 @@ class OpenWindow:
             sums.hop("collector").add(self.record)
             sums.cover(self.record)
         for record in self.enriched.values():
-            sums.hop("enricher").add(record)
+            sums.add_enriched(record)
         for sink, parts in self.taken.items():
             total = sums.hop(sink)
             total.taken += (amount := sum(parts.values(), NOTHING))

@@ -24,6 +24,7 @@ from schemas.raw import RawChunk
 
 _SAME_NODE, _SAME_ZONE = SCOPES.index("same_node"), SCOPES.index("same_zone")
 _UNKNOWN = SCOPES.index("unknown")
+_NO_ROWS = np.empty(0, np.intp)
 # In place of the name of a node that is not known; no Kubernetes name holds it (RFC 1123).
 NO_NODE = "?"
 
@@ -62,6 +63,7 @@ class Joined:
     what was given of senders on nodes without a collector. `late` is what was given with an end that is a pod the index
     does not know (`late_index`), whatever its scope. `rolled_up` are the rows that were summed up. `by_rule`: what was
     given that an entry of the CIDR map named an end of, by its network.
+    `foreign_source` is what the chunk's node says it sent from addresses that are another node's, by that node.
     """
 
     values: list[bytes]
@@ -76,6 +78,7 @@ class Joined:
     late: Amount
     rolled_up: Amount
     by_rule: dict[str, Amount]
+    foreign_source: dict[str, Amount]
 
 
 def resolve(chunk: RawChunk, resolver: Resolver) -> Ends:
@@ -140,6 +143,7 @@ def join(
         late=_late(columns, ends, rows),
         rolled_up=columns.amount(rows[free]),
         by_rule=_by_rule(columns, ends, rows),
+        foreign_source=_by_node(columns, ends, _foreign_rows(columns, ends, chunk.node)),
     )
 
 
@@ -166,6 +170,12 @@ def _not_out(columns: Columns, out: Out) -> Mask:
 
 def _in_cluster(ends: Ends) -> Mask:
     return np.fromiter((end.in_cluster for end in ends.addresses), np.bool_, len(ends.addresses))
+
+
+def _foreign_rows(columns: Columns, ends: Ends, node: str) -> Rows:
+    """Return the egress rows whose source is known to be on another node; a podCIDR alone is no such knowledge."""
+    foreign = np.fromiter((end.node not in (None, node) and not end.reason for end in ends.addresses), np.bool_)
+    return np.flatnonzero((columns.direction == EGRESS) & foreign[columns.src]) if foreign.any() else _NO_ROWS
 
 
 def _metered(ends: Ends, unmetered: NodeNames) -> Mask:

@@ -39,6 +39,9 @@ class Metrics:
         self.contradicted = counter(
             "contradicted_chunks", "Raw chunks of nodes that --unmetered-nodes says have no collector.", "node"
         )
+        self.foreign_source = counter(
+            "foreign_source_bytes", "Traffic bytes that a node says it sent from another node's addresses.", "node"
+        )
         self.unknown_bytes = counter("unknown_bytes", "Traffic bytes of unknown scope, by reason.", "reason")
         self.late_bytes = counter("late_bytes", "Traffic bytes given out with an end that never became known in time.")
         self.late_flows = counter("late_flows", "Flows given out with an end that never became known in time.")
@@ -87,6 +90,8 @@ class Metrics:
         for rule, amount in joined.by_rule.items():
             self._rules[rule].inc(amount.bytes)
         self._taken(joined.taken)
+        for amount in joined.foreign_source.values():
+            self.foreign_source.labels(chunk.node).inc(amount.bytes)
         for scope, amount in joined.by_scope.items():
             self.bytes.labels(scope).inc(amount.bytes)
             self.flows.labels(scope).inc(amount.rows)

@@ -76,6 +76,7 @@ class Writer:
             senders=joined.senders,
             unmetered=joined.unmetered,
             rolled_up=joined.rolled_up if joined.rolled_up.rows else None,
+            foreign_source=joined.foreign_source,
         )
 
     def repeat(self, chunk: RawChunk, offset: int, now_ms: int) -> Record:

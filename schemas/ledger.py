@@ -34,6 +34,7 @@ class LedgerRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     Of the enricher: `senders` splits what is aside as `sender_in_cluster` by the sender's node, which should have
     counted it itself; `unmetered` what is in `given` although its sender is in the cluster, because its node has no
     collector ("?": node not known). `rolled_up` are the rows in `given` that were summed up into fewer flows.
+    `foreign_source` is what the node says it sent from addresses of another node, by that node: it cannot have.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -54,6 +55,7 @@ class LedgerRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     senders: dict[str, Amount] = {}
     unmetered: dict[str, Amount] = {}
     rolled_up: Amount | None = None
+    foreign_source: dict[str, Amount] = {}
 
     @property
     def key(self) -> bytes:

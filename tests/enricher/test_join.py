@@ -344,6 +344,20 @@ def test_what_is_put_aside_is_split_by_the_node_that_counts_it() -> None:
     assert found.unmetered == {}
 
 
+def test_what_a_node_sends_from_another_nodes_addresses_is_told() -> None:
+    rows = [
+        row(B1, A2, bytes=10),
+        row(A1, B1, bytes=20),
+        row(B1, A2, direction=1, bytes=40),
+        row(B1, A2, direction=2, bytes=80),
+        row(RDS, A2, bytes=160),
+        row("10.42.2.77", A2, bytes=320),
+    ]
+    found = joined(rows)
+    assert found.foreign_source == {"node-b1": Amount(10, 10, 1)}
+    assert found.given.bytes == 10 + 20 + 80 + 160 + 320
+
+
 def test_an_address_of_two_nodes_is_put_aside_under_no_nodes_name() -> None:
     states = index()
     states.apply(pod("moved", B1, "node-a1", from_ms=START + 5000))
