@@ -190,7 +190,7 @@ def reconcile(
 ) -> Audit:
     """Close the books over `records`, in the order of the ledger; `nodes`, if given, are the cluster's in the range."""
     audit = Audit()
-    books = Books(lambda origin, start_ms: audit)
+    books = Books(audit.of)
     for record in records:
         books.take(record)
     return conclude(books, audit, settled_before_ms, nodes)
@@ -207,6 +207,7 @@ def conclude(books: Books, audit: Audit, settled_before_ms: int, nodes: Iterable
             audit.in_flight += 1
         else:
             books.close(window, shortfalls)
+    audit.sum_up()
     audit.nodes_metered = books.lives.metered()
     audit.nodes_in_cluster = None if nodes is None else {node.name for node in nodes}
     audit.gaps = books.lives.gaps()

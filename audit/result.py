@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from schemas.amount import NOTHING, Amount
+from schemas.ids import Origin
 from schemas.ledger import LedgerRecord
 
 K = TypeVar("K")
@@ -99,7 +100,8 @@ class Sums:
     """What windows that are decided come to. `unaccounted` is by hop; what came twice counts as well.
 
     `senders` splits what the enricher put aside as `sender_in_cluster` by the node that should have counted it.
-    `foreign` is what a node says it sent from addresses of another, by (node, owner).
+    `foreign` is what a node says it sent from addresses of another, by (node, owner). `shortfalls`, unless None, is the
+    list of what does not fit, cut at `MAX_LISTED`.
     """
 
     hops: dict[str, HopTotal] = field(default_factory=dict)
@@ -111,6 +113,7 @@ class Sums:
     coverage: dict[str, Coverage] = field(default_factory=dict)
     senders: dict[str, Amount] = field(default_factory=dict)
     foreign: dict[tuple[str, str], Amount] = field(default_factory=dict)
+    shortfalls: list[Shortfall] | None = None
 
     @property
     def seen(self) -> Amount:
@@ -140,9 +143,11 @@ class Sums:
         return self.hops.setdefault(name, HopTotal())
 
     def miss(self, shortfall: Shortfall) -> None:
-        """Add what does not fit."""
+        """Add what does not fit; by name, where names are kept."""
         self.mismatches += 1
         self.unaccounted[shortfall.hop] = self.unaccounted.get(shortfall.hop, 0) + abs(shortfall.bytes)
+        if self.shortfalls is not None and len(self.shortfalls) < MAX_LISTED:
+            self.shortfalls.append(shortfall)
 
     def cover(self, record: LedgerRecord) -> None:
         """Add one window to its node's coverage."""
@@ -178,7 +183,8 @@ class Sums:
 class Audit(Sums):
     """The books of a time range, closed. The lists are cut at `MAX_LISTED`, the sums are not.
 
-    `interleaved`: the boot ids of each node of which two went on side by side. `absent`: sinks that never reported.
+    `nodes`: the same sums by (cluster, node). `interleaved`: the boot ids of each node that went on side by side.
+    `absent`: sinks that never reported. `refused`: where in Kafka a record stands that is none of ours, and why not.
     """
 
     in_flight: int = 0
@@ -186,20 +192,34 @@ class Audit(Sums):
     nodes_in_cluster: set[str] | None = None
     gaps: list[Gap] = field(default_factory=list)
     shortfalls: list[Shortfall] = field(default_factory=list)
+    nodes: dict[tuple[str, str], Sums] = field(default_factory=dict)
     repeated: list[Repeat] = field(default_factory=list)
     interleaved: dict[str, list[str]] = field(default_factory=dict)
     absent: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
 
     @property
     def unmeasured_ms(self) -> int:
         """Milliseconds of nodes that nobody metered."""
         return sum(max(gap.to_ms - gap.from_ms, 0) for gap in self.gaps)
 
-    def miss(self, shortfall: Shortfall) -> None:
-        """Add what does not fit, by name."""
-        super().miss(shortfall)
-        if len(self.shortfalls) < MAX_LISTED:
-            self.shortfalls.append(shortfall)
+    def of(self, origin: Origin, _: int = 0) -> Sums:
+        """Return a node's sums."""
+        return self.nodes.setdefault(origin[:2], Sums(shortfalls=self.shortfalls))
+
+    def sum_up(self) -> None:
+        """Add the sums of all nodes."""
+        for sums in self.nodes.values():
+            self.merge(sums)
+
+    @property
+    def is_forged(self) -> bool:
+        """Whether somebody may write in a node's name."""
+        return bool(self.interleaved or self.foreign)
+
+    def unmetered_senders(self) -> dict[str, Amount]:
+        """Return what receivers put aside of nodes that closed no window: nobody counted it."""
+        return {node: amount for node, amount in self.senders.items() if node not in {*self.nodes_metered, "?"}}
 
 
 def _merge(own: dict[K, Amount], other: Mapping[K, Amount]) -> None:

@@ -71,6 +71,19 @@ class FlowArchive:
         }
 
     @property
+    def partitions(self) -> list[int]:
+        """The partitions that it has manifests of."""
+        return sorted(self._newest)
+
+    def numbers(self, partition: int) -> list[int]:
+        """Return the numbers of a partition's manifests that were there when this was made, ascending."""
+        return self._manifests.get(partition, [])
+
+    def manifest(self, partition: int, number: int) -> Manifest:
+        """Read one manifest; raise `Refusal` if that cannot be."""
+        return self._manifest(partition, number)
+
+    @property
     def is_local(self) -> bool:
         """Whether it is a directory of this machine."""
         return isinstance(self.filesystem, fs.LocalFileSystem)

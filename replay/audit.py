@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`zonemeter audit`: read the ledger of a time range, reconcile it, say what it comes to.
 
-Exit status 0 if every byte that the hook saw is accounted for, 1 if not (or nothing was seen), 2 for wrong use.
+Exit status 0 if every byte that the hook saw is accounted for, 1 if not (or nothing was seen, or a node's name is
+abused, or what was read back by --deep is not what the ledger says), 2 for wrong use.
 """
 
 import asyncio
@@ -17,10 +18,10 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from audit.books import Books, conclude
-from audit.result import Audit
+from audit.result import MAX_LISTED, Audit
 from common.errors import Refusal
 from common.settings import KafkaSettings, load, refuse
-from replay import audit_view
+from replay import audit_explain, audit_view, deep
 from replay.read import read_topic
 from replay.time_range import TimeRange, parse_range
 from schemas.errors import DecodeError
@@ -47,9 +48,15 @@ class AuditSettings(KafkaSettings):
     from_time: str | None = Field(None, description="start: RFC 3339 or now-1h")
     to_time: str | None = Field(None, description="end: RFC 3339, now-5m or now (the default)")
     cluster: str | None = Field(None, description="only this cluster's windows")
+    node: str | None = Field(None, description="only this node's windows")
+    by: Literal["hop", "node"] = Field("hop", description="what the table's rows are")
     output: Literal["table", "json"] = Field("table", description="how to print the answer")
     settle_seconds: float = Field(
         DEFAULT_SETTLE_SECONDS, ge=0, description="a window younger than this that has not arrived is in flight"
+    )
+    deep: bool = Field(False, description="also read the raw and enriched topics, and --archive, and compare them")
+    archive: str | None = Field(
+        None, description="with --deep: the flow log, a directory or URI as zonemeter run flowlog --output has it"
     )
 
 
@@ -58,52 +65,72 @@ def main(argv: list[str]) -> int:
     settings = load(AuditSettings, "audit", argv)
     now_ms = time.time_ns() // 1_000_000
     try:
+        if settings.archive is not None and not settings.deep:
+            raise ValueError("--archive is read with --deep only")
         span = parse_range(settings.since, settings.from_time, settings.to_time, now_ms)
-        audit = asyncio.run(audit_range(settings, span, now_ms))
+        audit, explained, found = asyncio.run(_look(settings, span, now_ms))
     except (ValueError, Refusal) as error:
         refuse("zonemeter audit", str(error))
     if settings.output == "json":
-        sys.stdout.write(orjson.dumps(audit_view.as_dict(audit), option=orjson.OPT_INDENT_2).decode() + "\n")
+        answer = audit_view.as_dict(audit, explained, found)
+        sys.stdout.write(orjson.dumps(answer, option=orjson.OPT_INDENT_2).decode() + "\n")
     else:
-        audit_view.print_table(audit, span)
-    return 0 if audit.closes else 1
+        audit_view.print_table(audit, span, by=settings.by, explained=explained, deep=found)
+    return 0 if audit.closes and not audit.is_forged and (found is None or not found.faults) else 1
+
+
+async def _look(settings: AuditSettings, span: TimeRange, now_ms: int) -> tuple[Audit, list[str], deep.Deep | None]:
+    audit = await audit_range(settings, span, now_ms)
+    explained = await audit_explain.explain(settings, span, audit)
+    if not settings.deep:
+        return audit, explained, None
+    wanted = deep.Wanted(span, settings.cluster, settings.node)
+    return audit, explained, await deep.look(settings, wanted, settings.archive)
 
 
 async def audit_range(settings: AuditSettings, span: TimeRange, now_ms: int) -> Audit:
     """Read ledger and topology and reconcile the windows that start in `span`; raise `Refusal` if that cannot be."""
     audit = Audit()
-    books = Books(lambda origin, start_ms: audit, lambda origin, start_ms: _wanted(settings, span, origin, start_ms))
+    books = Books(audit.of, lambda origin, start_ms: _wanted(settings, span, origin, start_ms))
     async for batch in read_topic(settings, settings.topics.ledger, span.from_ms):
         for message in batch:
             if message.value is not None:
-                with _place_named(message):
+                with _naming(message, audit):
                     books.take(decode_ledger(message.value))
         if len(books) > _SETTLE_WHEN_OPEN:
             books.settle(_SETTLE_MARGIN_MS)
-    nodes = [state async for state in _nodes(settings) if _within(state, span)]
+    nodes = [state async for state in _nodes(settings, audit) if _within(state, settings, span)]
     return conclude(books, audit, now_ms - int(settings.settle_seconds * 1000), nodes or None)
 
 
-async def _nodes(settings: KafkaSettings) -> AsyncIterator[TopologyState]:
+async def _nodes(settings: KafkaSettings, audit: Audit) -> AsyncIterator[TopologyState]:
     async for batch in read_topic(settings, settings.topics.topology):
         for message in batch:
             # Most states are pods'; a key begins with its kind.
-            if message.value is not None and (message.key or b"").startswith(b"node/"):
-                with _place_named(message):
-                    yield decode_topology(message.value)
+            if message.value is None or not (message.key or b"").startswith(b"node/"):
+                continue
+            state = None
+            with _naming(message, audit):
+                state = decode_topology(message.value)
+            if state is not None:
+                yield state
 
 
 @contextmanager
-def _place_named(message: ConsumerRecord[bytes, bytes]) -> Iterator[None]:
+def _naming(message: ConsumerRecord[bytes, bytes], audit: Audit) -> Iterator[None]:
+    """Name a record that is none of ours, and go on."""
     try:
         yield
     except DecodeError as error:
-        raise Refusal(f"{message.topic} partition {message.partition} offset {message.offset}: {error}") from error
+        if len(audit.refused) < MAX_LISTED:
+            audit.refused.append(f"{message.topic} partition {message.partition} offset {message.offset}: {error}")
 
 
 def _wanted(settings: AuditSettings, span: TimeRange, origin: Origin, start_ms: int) -> bool:
-    return settings.cluster in (None, origin.cluster) and span.holds(start_ms)
+    mine = settings.cluster in (None, origin.cluster) and settings.node in (None, origin.node)
+    return mine and span.holds(start_ms)
 
 
-def _within(state: TopologyState, span: TimeRange) -> bool:
-    return state.from_ms < span.to_ms and (state.to_ms is None or state.to_ms > span.from_ms)
+def _within(state: TopologyState, settings: AuditSettings, span: TimeRange) -> bool:
+    mine = settings.node in (None, state.name)
+    return mine and state.from_ms < span.to_ms and (state.to_ms is None or state.to_ms > span.from_ms)

@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How an audit is shown: as a table for people, as a dictionary for programs."""
+"""How an audit is shown: as a table for people, as a dictionary for programs.
 
-from typing import Any
+First how far it can be trusted at all: which nodes were metered, and how much of what left them the hook saw.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 
-from audit.result import Audit, HopTotal
+from audit.result import Audit, Coverage, HopTotal, Sums
+from replay.deep import Deep
 from replay.time_range import TimeRange, timestamp
 from schemas.amount import Amount
 
@@ -19,54 +24,113 @@ HOP_TITLES = {
 LONGEST_LIST = 10
 
 
-def print_table(audit: Audit, span: TimeRange, console: Console | None = None) -> None:
+def print_table(
+    audit: Audit,
+    span: TimeRange,
+    console: Console | None = None,
+    *,
+    by: Literal["hop", "node"] = "hop",
+    explained: Sequence[str] = (),
+    deep: Deep | None = None,
+) -> None:
     """Print the answer, how far to trust it, and what is wrong with it, in at most 100 columns."""
     console = console or Console(width=100, highlight=False, soft_wrap=False)
     console.print(f"zonemeter audit   {span}")
-    in_cluster = "" if audit.nodes_in_cluster is None else f" of {len(audit.nodes_in_cluster)} in the cluster"
-    in_flight = f", {audit.in_flight} in flight (left out)" if audit.in_flight else ""
-    console.print(f"nodes metered {len(audit.nodes_metered)}{in_cluster}     windows {audit.windows}{in_flight}")
-    unmetered = (audit.nodes_in_cluster or set()) - audit.nodes_metered
-    if unmetered:
-        console.print(f"never metered in this range: {', '.join(sorted(unmetered))}")
-    console.print(_table(audit))
-    _print_faults(console, audit)
-    verdict = "every byte is accounted for" if audit.closes else "the ledger does not close"
-    if not audit.seen.bytes:
-        verdict = "nothing was seen in this range: is a collector running? try a longer --since"
-    console.print(f"ledger {audit.ratio:.6f}   {verdict}")
+    for line in _trust(audit):
+        console.print(line)
+    console.print(_node_table(audit) if by == "node" else _hop_table(audit))
+    for heading, lines in (
+        ("unmeasured", _gaps(audit)),
+        ("unaccounted", _shortfalls(audit)),
+        ("explained", explained),
+        ("repeat", _repeats(audit)),
+        ("forged?", _forged(audit)),
+        ("not ours", audit.refused),
+        ("not counted", _unmetered(audit)),
+    ):
+        _print_list(console, heading, lines)
+    if deep is not None:
+        _print_deep(console, deep)
+    console.print(f"ledger {audit.ratio:.6f}   {_verdict(audit)}")
 
 
-def as_dict(audit: Audit) -> dict[str, Any]:
+def as_dict(audit: Audit, explained: Sequence[str] = (), deep: Deep | None = None) -> dict[str, Any]:
     """Return the audit as plain JSON types; amounts are `{bytes, packets, rows}`."""
-    return {
+    found: dict[str, Any] = {
         "closes": audit.closes,
         "ratio": audit.ratio,
         "windows": audit.windows,
         "in_flight": audit.in_flight,
+        "unaccounted_bytes": dict(audit.unaccounted),
+        "unmeasured_seconds": audit.unmeasured_ms / 1000,
         "nodes": {
             "metered": sorted(audit.nodes_metered),
             "in_cluster": None if audit.nodes_in_cluster is None else sorted(audit.nodes_in_cluster),
         },
-        "hops": {
-            hop: {
-                "in": _amount(total.taken),
-                "out": _amount(total.given),
-                "aside": {reason: _amount(amount) for reason, amount in sorted(total.aside.items())},
-                "lost": {reason: _amount(amount) for reason, amount in sorted(total.lost.items())},
-            }
-            for hop, total in audit.hops.items()
+        "coverage": {
+            node: {"hook_bytes": each.hook_bytes, "uplink_bytes": each.uplink_bytes, "ratio": each.ratio}
+            for node, each in sorted(audit.coverage.items())
         },
+        "hops": {hop: _hop(total) for hop, total in audit.hops.items()},
+        "by_node": [
+            {"cluster": cluster, "node": node, "windows": sums.windows, "ratio": sums.ratio, **_fates(sums)}
+            for (cluster, node), sums in sorted(audit.nodes.items())
+        ],
         "absent": audit.absent,
         "gaps": [{"node": g.node, "from_ms": g.from_ms, "to_ms": g.to_ms, "why": g.why} for g in audit.gaps],
         "shortfalls": [
-            {"hop": s.hop, "window": s.window, "bytes": s.bytes, "packets": s.packets, "why": s.why}
+            {"hop": s.hop, "window": s.window, "bytes": s.bytes, "packets": s.packets, "why": s.why, "late": s.late}
             for s in audit.shortfalls
         ],
+        "explained": list(explained),
+        "refused": audit.refused,
+        "repeats": [{"chunk": r.chunk, "offset": r.offset, **_amount(r.amount)} for r in audit.repeated],
+        "interleaved_boots": audit.interleaved,
+        "foreign_source": [
+            {"node": node, "owner": owner, **_amount(amount)} for (node, owner), amount in sorted(audit.foreign.items())
+        ],
+        "unmetered_senders": {node: _amount(amount) for node, amount in sorted(audit.unmetered_senders().items())},
     }
+    if deep is not None:
+        found["deep"] = {
+            "faults": len(deep.faults),
+            "read": {source: _amount(amount) for source, amount in deep.read.items()},
+            "findings": [{"source": f.source, "fault": f.is_fault, "what": f.what} for f in deep.findings],
+        }
+    return found
 
 
-def _table(audit: Audit) -> Table:
+def _trust(audit: Audit) -> Iterable[str]:
+    of = "" if audit.nodes_in_cluster is None else f" of {len(audit.nodes_in_cluster)} in the cluster"
+    yield f"nodes metered {len(audit.nodes_metered)}{of}     coverage {_coverage(audit)}"
+    unmetered = sorted((audit.nodes_in_cluster or set()) - audit.nodes_metered)
+    if unmetered:
+        yield f"never metered in this range: {', '.join(unmetered)}"
+    in_flight = f", {audit.in_flight} in flight (left out)" if audit.in_flight else ""
+    unmeasured = f"{audit.unmeasured_ms / 1000:.1f} s" if audit.gaps else "no time"
+    yield f"windows {audit.windows}{in_flight}     unmeasured {unmeasured}"
+
+
+def _coverage(audit: Audit) -> str:
+    """Say how much of what the uplinks sent the hook saw, of all nodes and of the worst."""
+    sent = sum(each.uplink_bytes for each in audit.coverage.values())
+    if not sent:
+        return "unknown (no uplink sent anything)"
+    covered = sum(min(each.hook_bytes, each.uplink_bytes) for each in audit.coverage.values())
+    lowest = min(audit.coverage, key=lambda node: _ratio(audit.coverage[node]))
+    least = _ratio(audit.coverage[lowest])
+    return f"{_percent(covered / sent)}" + (f" (least: {lowest} {_percent(least)})" if least < 1 else "")
+
+
+def _ratio(coverage: Coverage) -> float:
+    return 1.0 if coverage.ratio is None else coverage.ratio
+
+
+def _percent(ratio: float) -> str:
+    return f"{100 * ratio:.1f} %"
+
+
+def _hop_table(audit: Audit) -> Table:
     table = Table(box=None, pad_edge=False, header_style="")
     table.add_column("hop")
     for title in ("bytes in", "packets in", "bytes out", "rows out"):
@@ -75,16 +139,31 @@ def _table(audit: Audit) -> Table:
     for hop, title in HOP_TITLES.items():
         if hop in audit.hops:
             total = audit.hops[hop]
-            table.add_row(
-                title,
-                f"{total.taken.bytes:,}",
-                f"{total.taken.packets:,}",
-                f"{total.given.bytes:,}",
-                f"{total.given.rows:,}",
-                _reasons(total),
-            )
+            numbers = (total.taken.bytes, total.taken.packets, total.given.bytes, total.given.rows)
+            table.add_row(title, *(f"{number:,}" for number in numbers), _reasons(total))
         elif hop in audit.absent:
             table.add_row(title, "-", "-", "-", "-", "no such sink has reported")
+    return table
+
+
+def _node_table(audit: Audit) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="")
+    table.add_column("node")
+    for title in ("windows", "seen (bytes)", "coverage", "unmeasured s", "lost", "unaccounted"):
+        table.add_column(title, justify="right")
+    for (_, node), sums in sorted(audit.nodes.items()):
+        ratio = sums.coverage[node].ratio if node in sums.coverage else None
+        unmeasured = sum(max(gap.to_ms - gap.from_ms, 0) for gap in audit.gaps if gap.node == node) / 1000
+        lost = sum(amount.bytes for total in sums.hops.values() for amount in total.lost.values())
+        table.add_row(
+            node,
+            f"{sums.windows:,}",
+            f"{sums.seen.bytes:,}",
+            "-" if ratio is None else _percent(ratio),
+            f"{unmeasured:.1f}",
+            f"{lost:,}",
+            f"{sums.unaccounted_bytes:,}",
+        )
     return table
 
 
@@ -94,15 +173,74 @@ def _reasons(total: HopTotal) -> str:
     return ", ".join(lost + aside)
 
 
-def _print_faults(console: Console, audit: Audit) -> None:
-    for gap in audit.gaps[:LONGEST_LIST]:
-        seconds = (gap.to_ms - gap.from_ms) / 1000
-        console.print(f"unmeasured  {gap.node}  {timestamp(gap.from_ms)} for {seconds:.1f} s: {gap.why}")
-    for short in audit.shortfalls[:LONGEST_LIST]:
-        console.print(f"unaccounted  {short.hop}  {short.window}  {short.bytes:,} bytes: {short.why}")
-    rest = len(audit.gaps[LONGEST_LIST:]) + len(audit.shortfalls[LONGEST_LIST:])
-    if rest:
-        console.print(f"and {rest} more; -o json lists them all")
+def _gaps(audit: Audit) -> list[str]:
+    return [
+        f"{gap.node}  {timestamp(gap.from_ms)} for {(gap.to_ms - gap.from_ms) / 1000:.1f} s: {gap.why}"
+        for gap in audit.gaps
+    ]
+
+
+def _shortfalls(audit: Audit) -> list[str]:
+    return [f"{short.hop}  {short.window}  {short.bytes:,} bytes: {short.why}" for short in audit.shortfalls]
+
+
+def _repeats(audit: Audit) -> list[str]:
+    return [
+        f"{each.chunk} came again at raw offset {each.offset}: {each.amount.bytes:,} bytes put aside"
+        for each in audit.repeated
+    ]
+
+
+def _forged(audit: Audit) -> list[str]:
+    boots = [
+        f"{node}: boots {', '.join(boots)} go on side by side: two machines of one name, or somebody writes in it"
+        for node, boots in audit.interleaved.items()
+    ]
+    foreign = [
+        f"foreign_source  {node} says it sent {amount.bytes:,} bytes from addresses of {owner}"
+        for (node, owner), amount in sorted(audit.foreign.items())
+    ]
+    return boots + foreign
+
+
+def _unmetered(audit: Audit) -> list[str]:
+    return [
+        f"{amount.bytes:,} bytes from {node}, which metered nothing; receivers put them aside as sender_in_cluster"
+        for node, amount in sorted(audit.unmetered_senders().items())
+    ]
+
+
+def _print_list(console: Console, heading: str, lines: Sequence[str]) -> None:
+    for line in lines[:LONGEST_LIST]:
+        console.print(f"{heading}  {line}", soft_wrap=True)
+    if len(lines) > LONGEST_LIST:
+        console.print(f"{heading}  and {len(lines) - LONGEST_LIST} more; -o json lists them")
+
+
+def _print_deep(console: Console, deep: Deep) -> None:
+    read = ", ".join(f"{source} {amount.rows:,} rows {amount.bytes:,} bytes" for source, amount in deep.read.items())
+    console.print(f"read back   {read or 'nothing'}: {len(deep.faults)} faults", soft_wrap=True)
+    _print_list(console, "FAULT", [f"{each.source}: {each.what}" for each in deep.faults])
+    _print_list(console, "note", [f"{each.source}: {each.what}" for each in deep.findings if not each.is_fault])
+
+
+def _verdict(audit: Audit) -> str:
+    if not audit.seen.bytes:
+        return "nothing was seen in this range: is a collector running? try a longer --since"
+    return "every byte is accounted for" if audit.closes else "the ledger does not close"
+
+
+def _hop(total: HopTotal) -> dict[str, Any]:
+    return {
+        "in": _amount(total.taken),
+        "out": _amount(total.given),
+        "aside": {reason: _amount(amount) for reason, amount in sorted(total.aside.items())},
+        "lost": {reason: _amount(amount) for reason, amount in sorted(total.lost.items())},
+    }
+
+
+def _fates(sums: Sums) -> dict[str, Any]:
+    return {"seen": _amount(sums.seen), "unaccounted_bytes": sums.unaccounted_bytes}
 
 
 def _amount(amount: Amount) -> dict[str, int]:

@@ -39,15 +39,18 @@ async def read_topic(
     from_ms: int | None = None,
     *,
     starts: Mapping[int, int] | None = None,
+    only: int | None = None,
     reading: Reading | None = None,
 ) -> AsyncIterator[Sequence[ConsumerRecord[bytes, bytes]]]:
     """Yield batches of the records whose Kafka timestamp is `from_ms` or later (None: all), up to the end seen first.
 
-    `starts`: of these partitions, begin at that offset if it is later. A batch is of one partition. Raises `Refusal`
+    `starts`: of these partitions, begin at that offset if it is later. `only`: no other partition than this. A batch is
+    of one partition. Raises `Refusal`
     where Kafka cannot be reached or stops answering, or the topic does not exist.
     """
     reading = Reading() if reading is None else reading
-    partitions = [TopicPartition(topic, number) for number in await partitions_of(settings, topic)]
+    numbers = await partitions_of(settings, topic) if only is None else [only]
+    partitions = [TopicPartition(topic, number) for number in numbers]
     consumer = kafka.new_consumer(settings)
     deadline = settings.kafka_deadline_seconds
     try:
