@@ -74,7 +74,7 @@ def test_the_one_role_reads_pods_nodes_and_services(overlay: str) -> None:
     (rule,) = find(overlay, "ClusterRole", "zonemeter-enricher")["rules"]
     assert rule["apiGroups"] == [""]
     assert set(rule["resources"]) == {"pods", "nodes", "services"}
-    assert set(rule["verbs"]) == {"get", "list", "watch"}
+    assert set(rule["verbs"]) == {"list", "watch"}
     roles = [each["metadata"]["name"] for each in render(overlay) if "Role" in each["kind"]]
     assert roles == ["zonemeter-enricher", "zonemeter-enricher"]
     (subject,) = find(overlay, "ClusterRoleBinding", "zonemeter-enricher")["subjects"]
