@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar
 
 from collector import hook, layout, netlink, uplinks
+from collector.coverage import Coverage, of_window
 from collector.loading import Request, load
 from collector.meter import Devices, Meter, Window
 from collector.metrics import Metrics
@@ -53,6 +54,7 @@ class Collector:
         self._one_call = threading.Lock()
         self._devices_changed = asyncio.Event()
         self._devices: Devices | None = None
+        self._covered_badly = False
         self._clock = (now_ms(), time.monotonic())
 
     async def attach(self, boot_id: str) -> None:
@@ -159,12 +161,22 @@ class Collector:
 
     async def _hand_over(self, window: Window) -> None:
         rows = await self._call(window.rows)
-        published = await self._outbox.settle(encoded(window, rows))
+        ready = encoded(window, rows)
+        self._compare(of_window(ready.ledger))
+        published = await self._outbox.settle(ready)
         await self._call(self._meter.finish, window)
         seconds = (window.record.end_ms - window.record.start_ms) / 1000
         say = log.warning if seconds > self._settings.window_seconds else log.debug
         extra = {"sequence": window.record.sequence, "generation": window.meta.generation, "seconds": seconds}
         say("window published" if published else "window spooled", extra=extra)
+
+    def _compare(self, found: Coverage) -> None:
+        for way, ratio in found.ratios().items():
+            self._metrics.coverage.labels(way).set(ratio)
+        problem = found.problem()
+        if problem is not None and not self._covered_badly:
+            log.warning("%s: %s", *problem)
+        self._covered_badly = problem is not None
 
     def _read_devices(self) -> Devices:
         links, routes = netlink.read()

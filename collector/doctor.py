@@ -11,6 +11,8 @@ from pathlib import Path
 
 from collector import bpf_syscall as sys_bpf
 from collector import netlink, pins, tc, uplinks
+from collector.coverage import Coverage
+from collector.encode import received
 from collector.generation import Generation
 from collector.host_checks import host_checks
 from collector.layout import HOOK_COUNTER, LOST
@@ -21,9 +23,6 @@ LINKS = frozenset(f"link_{family}_{hook}" for family in ("ipv4", "ipv6") for hoo
 # The longest window is 60 s; one this old has not been closed.
 _OVERDUE_SECONDS = 120.0
 _TIGHT_RATIO = 0.7
-# Below this the uplinks' counters say nothing about what the hook should have seen.
-_ENOUGH_BYTES = 1_000_000
-_LOW_COVERAGE = 0.5
 
 
 def node_checks(pin_dir: Path, patterns: Sequence[str]) -> list[Check]:
@@ -97,24 +96,25 @@ def map_finding(rows: int, room: int, lost: dict[str, int]) -> list[Finding]:
 
 
 def check_coverage(root: Path, devices: dict[str, DeviceCounters]) -> list[Finding]:
-    """Compare what the hook saw in the open window with what the uplinks say they sent meanwhile."""
+    """Compare what the hook saw in the open window with what the uplinks counted meanwhile."""
     if _is_elsewhere(root):
         raise UnclearError("the uplinks of that network namespace are not seen from this one")
     with _counting(root) as (generation, epoch, record):
         seen = generation.read_counters(epoch)[HOOK_COUNTER][0]
-    ends = [Uplink(u.name, u.start, devices[u.name]) for u in record.uplinks if u.name in devices]
-    return coverage_finding(seen, sum(uplink.during()[0] for uplink in ends))
+        of_it = received(generation.drain(epoch)).bytes
+    during = [Uplink(u.name, u.start, devices[u.name]).during() for u in record.uplinks if u.name in devices]
+    sent, got = sum(uplink[0] for uplink in during), sum(uplink[2] for uplink in during)
+    return coverage_finding(Coverage(seen, of_it, sent, got))
 
 
-def coverage_finding(seen: int, sent: int) -> list[Finding]:
-    """Judge `seen` bytes at the hook against `sent` bytes out of the uplinks (frames, so a little more)."""
-    line = f"the hook saw {seen:,} bytes, the uplinks sent {sent:,}, in the open window"
-    if sent < _ENOUGH_BYTES:
-        return ok("coverage", f"{line}: too little to compare")
-    if seen < sent * _LOW_COVERAGE:
-        todo = "do packets bypass netfilter? see `network plugin`; raw and packet sockets bypass it too"
-        return fault("coverage", line, todo)
-    return ok("coverage", line)
+def coverage_finding(found: Coverage) -> list[Finding]:
+    """Judge the open window; the uplinks count frames, so a little more."""
+    problem = found.problem()
+    if problem is None:
+        line = f"the hook saw {found.seen:,} bytes, the uplinks sent {found.sent:,} and got {found.got:,}"
+        small = "" if found.ratios() else ": too little to compare"
+        return ok("coverage", f"{line}, in the open window{small}")
+    return fault("coverage", *problem) if found.ratios() else unclear("coverage", *problem)
 
 
 def _is_elsewhere(root: Path) -> bool:

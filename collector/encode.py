@@ -15,7 +15,7 @@ from collector.records import Record, Tally
 from schemas.amount import NOTHING, Amount
 from schemas.ids import window_id
 from schemas.ledger import LedgerRecord
-from schemas.raw import UplinkCounters, WindowLedger, encode_chunk
+from schemas.raw import DIRECTIONS, UplinkCounters, WindowLedger, encode_chunk
 
 _MAPPED = b"\0" * 10 + b"\xff\xff"
 
@@ -87,7 +87,13 @@ def ledger_record(meta: Meta, record: Record, rows: Rows, partition: int) -> Led
         hook=meta.hook,
         chunks=chunk_count(record, len(rows)),
         uplinks=books.uplinks,
+        received=received(rows),
     )
+
+
+def received(rows: Rows) -> Amount:
+    """Return the sum over the rows that came in over an uplink."""
+    return in_map(rows[rows["key"]["direction"] != DIRECTIONS.index("egress")])
 
 
 def _amount(tally: Tally) -> Amount:

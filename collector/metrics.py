@@ -51,6 +51,12 @@ class Metrics:
         self.spool_usable = Gauge(
             "zonemeter_collector_spool_usable", "1 if the disk took the last window, or may.", registry=registry
         )
+        self.coverage = Gauge(
+            "zonemeter_collector_coverage_ratio",
+            "Bytes the hook saw / bytes the uplinks counted, at most 1, in the last window of more than 1 MB.",
+            ["way"],
+            registry=registry,
+        )
         self.uplinks = Gauge("zonemeter_collector_uplinks", "Devices taken for uplinks.", registry=registry)
         self.map_entries.set(map_entries)
         self.spool_limit.set(spool_limit)

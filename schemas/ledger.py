@@ -31,6 +31,9 @@ class LedgerRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     sink: one checkpoint or manifest, which may hold parts of many chunks: `parts` gives the amount taken out of each
     chunk, by chunk id, so that an audit can say which window is short.
 
+    Of the collector: `uplinks` are their own counters over the window, and `received` what of `given` the hook saw come
+    in over one of them; so a wrong choice of uplinks shows.
+
     Of the enricher: `senders` splits what is aside as `sender_in_cluster` by the sender's node, which should have
     counted it itself; `unmetered` what is in `given` although its sender is in the cluster, because its node has no
     collector ("?": node not known). `rolled_up` are the rows in `given` that were summed up into fewer flows.
@@ -51,6 +54,7 @@ class LedgerRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     hook: str | None = None
     chunks: int | None = None
     uplinks: dict[str, UplinkCounters] = {}
+    received: Amount | None = None
     parts: dict[str, Amount] = {}
     senders: dict[str, Amount] = {}
     unmetered: dict[str, Amount] = {}

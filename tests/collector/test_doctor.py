@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from collector import host_checks, netlink, pins
+from collector.coverage import Coverage
 from collector.doctor import check_coverage, check_links, check_map, check_window, coverage_finding, map_finding
 from collector.uplinks import Link
 from common.errors import Refusal
@@ -104,11 +105,21 @@ def test_map_fill(rows: int, lost: dict[str, int], status: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seen", "sent", "status"),
-    [(0, 0, "ok"), (0, 999_999, "ok"), (0, 1_000_000, "no"), (600_000, 1_000_000, "ok"), (9_000_000, 1_000_000, "ok")],
+    ("seen", "received", "sent", "got", "status", "says"),
+    [
+        pytest.param(0, 0, 0, 0, "ok", "too little", id="nothing"),
+        pytest.param(0, 0, 999_999, 0, "ok", "too little", id="little"),
+        pytest.param(0, 0, 1_000_000, 0, "no", "bypass", id="bypassed"),
+        pytest.param(600_000, 0, 1_000_000, 0, "ok", "sent", id="half"),
+        pytest.param(9_000_000, 0, 1_000_000, 0, "ok", "sent", id="much stays on the node"),
+        pytest.param(9_000_000, 0, 20_000, 10_000, "??", "device that leads out", id="all seems to"),
+        pytest.param(3_000_000, 0, 1_000_000, 2_000_000, "no", "inside a bridge", id="comes in under another name"),
+        pytest.param(0, 0, 1_000_000, 2_000_000, "no", "bypass", id="nothing is seen at all"),
+    ],
 )
-def test_coverage(seen: int, sent: int, status: str) -> None:
-    assert only(coverage_finding(seen, sent)).status == status
+def test_coverage(seen: int, received: int, sent: int, got: int, status: str, says: str) -> None:
+    finding = only(coverage_finding(Coverage(seen, received, sent, got)))
+    assert (finding.status, says in finding.found + finding.todo) == (status, True)
 
 
 def test_a_node_where_nothing_has_run(tmp_path: Path) -> None:

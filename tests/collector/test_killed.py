@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole collector, killed before each thing that it changes in the kernel, on disk or in Kafka, one by one.
+
 Kafka is away when a life begins and comes back in it, so the steps are those of flip, barrier, drain, spool, publish,
 acknowledge and clear. What SIGKILL does is done by raising: no step is taken after it by any thread.
 """

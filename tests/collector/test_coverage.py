@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A wrong choice of uplinks shows, on a node whose address is on a bridge that holds its network card."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from collector import netlink, pins, uplinks
+from collector.coverage import Coverage, of_window
+from collector.encode import ledger_record
+from collector.meter import Devices, Meter
+from tests.collector import metered, netlab
+from tests.collector.netlab import send_udp
+
+HOST = "192.168.50.77"
+
+
+class Bridged:
+    """The node's meter, with uplinks as one chooses."""
+
+    def __init__(self, root: Path) -> None:
+        self.meter = Meter(root, lambda: netlab.inside("bridged", netlink.device_counters), metered.now_ms)
+        answer = metered.load("bridged", metered.request(root))
+        netlab.inside("bridged", lambda: self.meter.start(answer, Devices({}, {})))
+
+    def covered(self, patterns: Sequence[str]) -> tuple[list[str], Coverage]:
+        """Return the uplinks chosen, and the coverage of a window with 2 MB in and 1.5 MB out."""
+        links, routes = netlab.inside("bridged", netlink.read)
+        chosen = {link.index: link.name for link in uplinks.choose(links, routes, patterns)}
+        self.meter.set_devices(Devices(chosen, {}))
+        self._flip()
+        send_udp("fabric", "bridged", HOST, count=2000, size=1000)
+        send_udp("bridged", "fabric", netlab.CLIENT, count=1500, size=1000)
+        return sorted(chosen.values()), self._flip()
+
+    def _flip(self) -> Coverage:
+        window = self.meter.flip(metered.now_ms())
+        entry = ledger_record(window.meta, window.record, window.rows(), partition=0)
+        self.meter.finish(window)
+        return of_window(entry)
+
+
+@pytest.fixture(scope="module")
+def node(nodes: None) -> Iterator[Bridged]:
+    netlab.add_namespace("bridged")
+    netlab.ip(
+        "bridged",
+        f"""
+        link add eth0 type veth peer name nb netns {netlab.ns("fabric")}
+        link add br0 type bridge
+        link set eth0 master br0 up
+        link set br0 up
+        link add idle0 type veth peer name idle1
+        link set idle0 up
+        addr add {HOST}/24 dev br0
+        route add default via {netlab.CLIENT}
+        """,
+    )
+    netlab.ip("fabric", "link set nb master br0 up")
+    root = metered.pin_dir("bridged")
+    try:
+        made = Bridged(root)
+        yield made
+        made.meter.close()
+    finally:
+        pins.detach(root)
+
+
+def test_the_right_uplink_is_found_and_covers_all(node: Bridged) -> None:
+    names, found = node.covered([])
+    assert names == ["br0"]
+    ratios = found.ratios()
+    assert ratios.keys() == {"in", "out"}
+    assert min(ratios.values()) > 0.95, "14 of 1,042 bytes are Ethernet's"
+    assert found.problem() is None
+
+
+def test_a_port_of_the_bridge_is_the_wrong_one(node: Bridged) -> None:
+    names, found = node.covered(["eth0"])
+    assert names == ["eth0"]
+    assert found.ratios()["in"] < 0.01, "what comes in has the bridge's name"
+    problem = found.problem()
+    assert problem is not None
+    assert "upper device" in problem[1]
+
+
+def test_a_device_that_leads_nowhere_is_the_wrong_one(node: Bridged) -> None:
+    _, found = node.covered(["idle0"])
+    assert found.ratios() == {}
+    problem = found.problem()
+    assert problem is not None
+    assert "next to nothing passed the uplinks" in problem[0]
