@@ -31,6 +31,9 @@ FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 15.0
 # One Kafka batch; the broker's limit (message.max.bytes, 1 MiB by default) is on the compressed batch.
 MAX_BATCH_BYTES = 512 * 1024
+# How soon a topic that was made anew is noticed: a group whose topic is gone assigns nothing until somebody looks.
+# aiokafka looks every 5 minutes.
+METADATA_MS = 15_000
 
 
 def partition_for(node: str, partitions: int) -> int:
@@ -98,6 +101,7 @@ def new_consumer(settings: KafkaSettings, **overrides: Any) -> AIOKafkaConsumer:
         "enable_auto_commit": False,
         "auto_offset_reset": "earliest",
         "client_rack": settings.kafka_client_rack,
+        "metadata_max_age_ms": METADATA_MS,
         "fetch_max_bytes": 8 * 1024 * 1024,
         "max_partition_fetch_bytes": 2 * 1024 * 1024,
     }
@@ -158,6 +162,8 @@ def _fail_pending(accumulator: Any) -> None:
     """Let whoever still waits for a batch learn that nobody will send it."""
     pending = [batch for queue in accumulator._batches.values() for batch in queue]  # noqa: SLF001
     pending += accumulator._pending_batches  # noqa: SLF001
+    # What was sent once and queued again is in neither place where its own callback expects it.
+    accumulator._pending_batches.update(pending)  # noqa: SLF001
     accumulator.fail_all(ProducerClosed())
     for batch in pending:
         for future in (batch.future, batch._drain_waiter):  # noqa: SLF001

@@ -4,12 +4,13 @@
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from aiokafka.errors import InvalidTimestampError, KafkaError, MessageSizeTooLargeError
 from prometheus_client import Counter
 
 from common import kafka
@@ -20,6 +21,10 @@ from common.settings import KafkaSettings
 log = logging.getLogger(__name__)
 
 SMALLEST_BATCH_BYTES = 1024
+# A broker takes a record without a timestamp whatever its clock says (Kafka's LogValidator; record format v2).
+NO_TIMESTAMP = -1
+# How long records at and after a refused time go without one; then it is tried again.
+UNTIMED_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +66,17 @@ class Publisher:
         self._batch_bytes = kafka.MAX_BATCH_BYTES
         # Consecutive failures by topic: one that takes nothing must not be forgotten over others that do.
         self._failing: dict[str, int] = {}
+        # A clock that is more than an hour ahead of the broker's: times from which on it refused them, and until when
+        # that is believed (monotonic).
+        self._refused_from_ms, self._refused_until = 0, 0.0
         self._failures = Counter(
             "zonemeter_publish_failures",
             "Publications that failed or timed out; the producer was rebuilt and the records are sent again.",
+            registry=service.registry,
+        )
+        self._untimed = Counter(
+            "zonemeter_publish_untimed_records",
+            "Records sent without a timestamp, because the broker refuses theirs: a clock is far ahead.",
             registry=service.registry,
         )
 
@@ -81,6 +94,8 @@ class Publisher:
         if not records:
             return {}
         producer = await self._ready()
+        if time.monotonic() < self._refused_until:
+            records = [self._without_time(record) for record in records]
         by_partition: dict[tuple[str, int], list[Record | Run]] = {}
         for record in records:
             by_partition.setdefault((record.topic, record.partition), []).append(record)
@@ -93,7 +108,8 @@ class Publisher:
                     for (topic, partition), part in by_partition.items()
                 }
         except (TimeoutError, ExceptionGroup) as error:
-            await self._failed(producer, error, {topic for topic, _ in by_partition})
+            oldest_ms = min(record.timestamp_ms for record in records)
+            await self._failed(producer, error, {topic for topic, _ in by_partition}, oldest_ms)
             raise PublishError(_why(error)) from error
         self._succeeded({topic for topic, _ in by_partition})
         ends = {place: task.result() for place, task in sent.items()}
@@ -115,6 +131,12 @@ class Publisher:
     def _new_producer(self) -> AIOKafkaProducer:
         return kafka.new_producer(self._settings, max_batch_size=self._batch_bytes)
 
+    def _without_time(self, record: Record | Run) -> Record | Run:
+        if record.timestamp_ms < self._refused_from_ms:
+            return record
+        self._untimed.inc(len(record.values) if isinstance(record, Run) else 1)
+        return replace(record, timestamp_ms=NO_TIMESTAMP)
+
     def _backoff_seconds(self) -> float:
         failures = max(self._failing.values(), default=0)
         longest = min(kafka.FIRST_BACKOFF_SECONDS * 2 ** min(failures, 10) / 4, kafka.LONGEST_BACKOFF_SECONDS)
@@ -126,7 +148,7 @@ class Publisher:
         if not self._failing:
             self._service.health.ready("publish")
 
-    async def _failed(self, producer: AIOKafkaProducer, error: Exception, topics: set[str]) -> None:
+    async def _failed(self, producer: AIOKafkaProducer, error: Exception, topics: set[str], oldest_ms: int) -> None:
         """End a producer that failed; of several partitions that fail together, the first one's call does it."""
         self._failures.inc()
         if self._producer is not producer:
@@ -136,6 +158,8 @@ class Publisher:
         if any(isinstance(leaf, MessageSizeTooLargeError) for leaf in leaves(error)):
             # The topic takes less than we thought. One record is sent alone if need be, but never split.
             self._batch_bytes = max(self._batch_bytes // 2, SMALLEST_BATCH_BYTES)
+        if any(isinstance(leaf, InvalidTimestampError) for leaf in leaves(error)):
+            self._refused_from_ms, self._refused_until = oldest_ms, time.monotonic() + UNTIMED_SECONDS
         self._service.health.waiting("publish", f"{', '.join(sorted(topics))}: {_why(error)}; trying on")
         await kafka.abandon(producer)
 

@@ -33,7 +33,6 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
-METADATA_MS = 15_000
 # Of rows held back, over all partitions; beyond it the fullest is written before its time.
 MAX_HELD_BYTES = 256 * 1024 * 1024
 
@@ -104,8 +103,6 @@ class FlowlogSink:
             group_id=self._settings.group_id,
             group_instance_id=self._settings.group_instance_id,
             session_timeout_ms=int(self._settings.session_timeout_seconds * 1000),
-            # How soon a topic that was made anew is noticed; aiokafka looks every 5 minutes.
-            metadata_max_age_ms=METADATA_MS,
         )
 
     async def _take(self, consumer: AIOKafkaConsumer) -> None:

@@ -3,7 +3,9 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,8 +19,6 @@ from lab.broker import Broker, free_port
 from lab.proxy import Proxy
 from replay.read import read_topic
 from schemas.topics import TopicSpec
-
-TOPIC = "letters"
 
 
 @pytest.fixture
@@ -38,18 +38,18 @@ def settings(port: int) -> KafkaSettings:
     return KafkaSettings(kafka_bootstrap=f"127.0.0.1:{port}", kafka_deadline_seconds=2.0)
 
 
-def record(value: bytes) -> Record:
-    return Record(TOPIC, 0, b"key", value, 1_795_384_000_000)
+def record(value: bytes, topic: str = "letters") -> Record:
+    return Record(topic, 0, b"key", value, 1_795_384_000_000)
 
 
-async def make_topic(port: int, **config: str) -> None:
-    spec = TopicSpec(TOPIC, 1, 1, {key.replace("_", "."): value for key, value in config.items()})
+async def make_topic(port: int, topic: str = "letters", **config: str) -> None:
+    spec = TopicSpec(topic, 1, 1, {key.replace("_", "."): value for key, value in config.items()})
     async with topic_admin.admin_client(settings(port)) as admin:
         await topic_admin.apply(admin, await topic_admin.describe(admin, [spec]))
 
 
-async def stored(port: int) -> list[bytes | None]:
-    return [found.value async for batch in read_topic(settings(port), TOPIC) for found in batch]
+async def stored(port: int, topic: str = "letters") -> list[tuple[bytes | None, int]]:
+    return [(r.value, r.timestamp) async for batch in read_topic(settings(port), topic) for r in batch]
 
 
 def test_what_was_given_up_does_not_arrive_behind_what_took_its_place(behind: tuple[Broker, Proxy]) -> None:
@@ -73,7 +73,7 @@ def test_what_was_given_up_does_not_arrive_behind_what_took_its_place(behind: tu
         # A producer left behind would connect anew within its back-off, 0.1 s, and send.
         await asyncio.sleep(1.0)
         assert proxy.connections_seen == connections
-        assert await stored(broker.port) == [b"a", b"b", b"c"]
+        assert [value for value, _ in await stored(broker.port)] == [b"a", b"b", b"c"]
         await publisher.close()
 
     asyncio.run(inside())
@@ -81,21 +81,38 @@ def test_what_was_given_up_does_not_arrive_behind_what_took_its_place(behind: tu
 
 def test_a_topic_that_takes_less_gets_smaller_batches(broker: Broker) -> None:
     async def inside() -> None:
-        await make_topic(broker.port, max_message_bytes="20000")
+        await make_topic(broker.port, "small", max_message_bytes="20000")
         service = Service("test")
         publisher = Publisher(service, KafkaSettings(kafka_bootstrap=broker.bootstrap))
         values = [random.Random(number).randbytes(1500) for number in range(400)]  # not to be compressed
         # Whatever was refused is published whole again, as every caller does.
         for _ in range(12):
             try:
-                await publisher.publish([record(value) for value in values])
+                await publisher.publish([record(value, "small") for value in values])
             except PublishError as error:
                 assert "MessageSizeTooLargeError" in str(error)
             else:
                 break
         assert service.health.reasons == {"start": "starting"}
         await publisher.close()
-        found = await stored(broker.port)
-        assert found[-400:] == values
+        assert [value for value, _ in await stored(broker.port, "small")][-400:] == values
+
+    asyncio.run(inside())
+
+
+def test_a_clock_far_ahead_of_the_brokers_costs_the_timestamp_and_nothing_else(broker: Broker) -> None:
+    async def inside() -> None:
+        await make_topic(broker.port, "ahead")
+        publisher = Publisher(Service("test"), KafkaSettings(kafka_bootstrap=broker.bootstrap))
+        now_ms = time.time_ns() // 1_000_000
+        ahead = [
+            replace(record(b"%d" % number, "ahead"), timestamp_ms=now_ms + number * 3_600_000) for number in range(5)
+        ]
+        with pytest.raises(PublishError, match="InvalidTimestampError"):
+            await publisher.publish(ahead[3:])
+        await publisher.publish(ahead[3:])
+        await publisher.publish(ahead[:1])
+        await publisher.close()
+        assert await stored(broker.port, "ahead") == [(b"3", -1), (b"4", -1), (b"0", now_ms)]
 
     asyncio.run(inside())

@@ -9,6 +9,7 @@ import argparse
 import random
 import re
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -29,6 +30,7 @@ def main() -> int:
     chosen = [each for each in SCENARIOS if any(part in each.name for part in asked.only.split("|"))]
     if not chosen:
         parser.error(f"--only {asked.only}: no such scenario; there are: {', '.join(s.name for s in SCENARIOS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
     directory = Path(tempfile.mkdtemp(prefix="zonemeter-torture-"))
     print(f"seed {asked.seed}, files in {directory}", file=sys.stderr)
     results = []

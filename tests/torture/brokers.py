@@ -172,13 +172,11 @@ def overtaken(world: World, times: int) -> None:
             lost = {id_.rpartition("/")[0] for window in doomed for id_ in window.flows}
             if room == "sinks":
                 eventually(lambda: world.committed("enricher"), 60)
-                world.deleted |= {id_ for window in doomed for id_ in window.flows}
+                world.deleted |= world.feeder.truth.keys()
             world.delete_records(topics.raw if room == "enricher" else topics.enriched)
             world.lost |= lost
             world.fleet.start(*roles)
             world.fleet.ready(*roles)
-            for node in NODES:
-                world.feeder.feed(node)
         world.recover()
         counted = world.missed(room)
         assert counted > 0, f"{room}: the gap is in no counter"

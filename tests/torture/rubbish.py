@@ -61,7 +61,6 @@ def rubbish(world: World, times: int) -> None:
 def repeats(world: World, times: int) -> None:
     """Windows published twice or thrice, some of them after the enricher has forgotten the first."""
     for _ in range(times):
-        world.nap(1.0, 2.0)
         with world.still():
             node = world.rng.choice(NODES)
             before = world.feeder.feed(node, times=world.rng.choice((2, 3)))
@@ -78,7 +77,6 @@ def repeats(world: World, times: int) -> None:
 def gaps(world: World, times: int) -> None:
     """Numbers left out, as by a node that died; and a new boot of it."""
     for _ in range(times):
-        world.nap(1.0, 2.0)
         with world.still():
             node = world.rng.choice(NODES)
             world.feeder.skip(node, world.rng.randrange(1, 5))
@@ -102,7 +100,6 @@ def clocks(world: World, times: int) -> None:
     """One node's clock steps back and ahead, also beyond what the broker takes as a record's time."""
     hours = (-5, 3, -0.01, 40, 31.5, 200)
     for number in range(times):
-        world.nap(1.0, 2.0)
         with world.still():
             node = NODES[number % 2]
             world.content.shift_ms[node] = int(hours[number % len(hours)] * 360 * WINDOW_MS)

@@ -22,7 +22,7 @@ from schemas.topics import topic_specs
 from schemas.topology import encode_topology_file
 from sinks.flowlog.manifest import decode_manifest
 from tests.services import eventually
-from tests.torture.content import CLUSTER, Content, topology
+from tests.torture.content import CLUSTER, NODES, Content, topology
 from tests.torture.feeder import Feeder, Sent
 from tests.torture.fleet import Fleet
 from tests.torture.kafka import Kafka
@@ -176,9 +176,15 @@ class World:
 
     @contextmanager
     def still(self) -> Iterator[None]:
-        """Feed nothing while the context lasts; everything before it has arrived."""
+        """Feed nothing while the context lasts; everything before it has arrived, and afterwards each node feeds at once.
+
+        Some time passes first, so that there is something to arrive.
+        """
+        self.nap(1.0, 2.0)
         self.settle()
         yield
+        for node in NODES:
+            self.feeder.feed(node)
         self.feeder.resume()
 
     def nap(self, least: float = 0.1, most: float = 1.5) -> None:
