@@ -176,7 +176,7 @@ class World:
 
     @contextmanager
     def still(self) -> Iterator[None]:
-        """Feed nothing while the context lasts; everything before it has arrived, and afterwards each node feeds at once.
+        """Feed nothing while the context lasts; what came before has arrived, and afterwards each node feeds at once.
 
         Some time passes first, so that there is something to arrive.
         """
