@@ -1,2 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One node's packets, counted in the kernel and published to the raw topic, a window at a time."""
+
+import os
+
+# Before numpy is imported: it would start a thread for each CPU, for algebra that nobody does here, and each would
+# keep the rights that the collector gives up (`privileges`).
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

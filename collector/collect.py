@@ -23,6 +23,7 @@ from collector.schedule import LATE_MS, is_on_time, next_boundary
 from collector.settings import CollectorSettings, parse_ports
 from collector.spool import Spool, directory_for
 from common.service import Service
+from schemas.raw import Hook
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +58,8 @@ class Collector:
         self._covered_badly = False
         self._clock = (now_ms(), time.monotonic())
 
-    async def attach(self, boot_id: str) -> None:
-        """Load what is not loaded yet and let it count; raise `LoadError`."""
+    async def attach(self, boot_id: str) -> Hook:
+        """Load what is not loaded yet and let it count; return the hook it counts at. Raises `LoadError`."""
         self._service.health.waiting("attach", "loading the kernel side")
         settings = self._settings
         choice = hook.choose(settings.hook, await asyncio.to_thread(hook.look))
@@ -81,6 +82,7 @@ class Collector:
         await self._outbox.open()
         log.info("counting", extra={"hook": choice.hook, "generation": answer.generation, "reused": answer.active})
         self._service.health.ready("attach")
+        return choice.hook
 
     async def close(self) -> None:
         """Give back what is open; the kernel counts on."""

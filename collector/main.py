@@ -5,9 +5,12 @@ It does not join, resolve or aggregate anything, and it never touches a packet: 
 """
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
-from collector import preflight
+from collector import preflight, privileges
 from collector.collect import Collector
 from collector.settings import CollectorSettings
 from common import kafka
@@ -34,7 +37,9 @@ async def run(settings: CollectorSettings, service: Service) -> None:
         publisher = Publisher(service, settings)
         collector = Collector(settings, service, publisher)
         try:
-            await collector.attach(boot_id)
+            with _threads_of_its_own():
+                hook = await collector.attach(boot_id)
+            privileges.keep_only(privileges.needed_to_stay(hook, privileges.effective()))
             wanted = dict.fromkeys((names.raw, names.ledger), settings.partitions)
             topics = lambda: kafka.wait_for_topics(service, settings, wanted)  # noqa: E731 - shorter than a def
             async with asyncio.TaskGroup() as tasks:
@@ -52,6 +57,18 @@ async def run(settings: CollectorSettings, service: Service) -> None:
         finally:
             await collector.close()
             await publisher.close()
+
+
+@contextlib.contextmanager
+def _threads_of_its_own() -> Iterator[None]:
+    """Let what runs in threads meanwhile use threads that end with the block: they keep the rights they began with."""
+    loop = asyncio.get_running_loop()
+    with ThreadPoolExecutor(thread_name_prefix="attach") as threads:
+        loop.set_default_executor(threads)
+        try:
+            yield
+        finally:
+            loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix="collector"))
 
 
 async def _give_up(service: Service, drain_seconds: float) -> None:

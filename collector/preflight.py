@@ -11,14 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from collector.privileges import effective_of, needed_to_load
 from common.errors import Refusal
 
 BPFFS = Path("/sys/fs/bpf")
 _OLDEST_KERNEL = (5, 15)  # hook tc; netfilter's is a matter of collector/hook.py
 _MACHINES = ("x86_64", "aarch64")
-# include/uapi/linux/capability.h
-_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_PERFMON": 38, "CAP_BPF": 39}
-_CAP_SYS_ADMIN = 21
 _BPF_FS_MAGIC = 0xCAFE4A11  # include/uapi/linux/magic.h
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -42,10 +40,8 @@ def check_kernel(release: str, machine: str) -> None:
 
 def check_capabilities(status: str) -> None:
     """Raise `Refusal` if a capability is missing; `status` is /proc/self/status."""
-    found = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)
-    effective = int(found[1], 16) if found else 0
-    wanted = {"CAP_NET_ADMIN"} if effective >> _CAP_SYS_ADMIN & 1 else set(_CAPABILITIES)
-    missing = [name for name in sorted(wanted) if not effective >> _CAPABILITIES[name] & 1]
+    effective = effective_of(status)
+    missing = sorted(each.name for each in needed_to_load(effective) if not effective >> each & 1)
     if missing:
         raise Refusal(f"missing {', '.join(missing)}: run as root, or add CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON")
 

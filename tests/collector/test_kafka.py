@@ -3,6 +3,7 @@
 
 import asyncio
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -61,6 +62,17 @@ class Process:
         ]
         self.running: subprocess.Popen[bytes] | None = None
 
+    def give_only(self, capabilities: set[str]) -> None:
+        """Start it with these and no others, as a container's runtime does."""
+        bounds = "".join(f",+{name}" for name in sorted(capabilities))
+        self.command[2:2] = ["setpriv", f"--bounding-set=-all{bounds}", "--inh-caps=-all"]
+
+    @property
+    def pid(self) -> int:
+        """Its process: nsenter and setpriv run what they start in their own place."""
+        assert self.running is not None
+        return self.running.pid
+
     def start(self) -> None:
         with self.log.open("ab") as log:
             self.running = subprocess.Popen(self.command, stdout=log, stderr=log, cwd=ROOT)
@@ -97,7 +109,7 @@ def topics_apply(collector: Process, *more: str) -> None:
 
 @pytest.fixture
 def collector(broker: Broker, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Process]:
-    made = Process(request.node.name.replace("_", "-")[:40], tmp_path)
+    made = Process(re.sub("[^a-z0-9]", "-", request.node.name)[:40], tmp_path)
     try:
         yield made
     finally:
@@ -316,3 +328,38 @@ def test_detach_leaves_nothing(broker: Broker, collector: Process) -> None:
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         assert (done.returncode, done.stderr) == (0, "")
         assert not collector.pin_dir.exists()
+
+
+@pytest.mark.parametrize("missing", ["bpf", "net_admin", "perfmon"])
+def test_a_missing_capability_is_named(broker: Broker, collector: Process, missing: str) -> None:
+    few = {"bpf", "net_admin", "perfmon"} - {missing}
+    collector.give_only(few)
+    collector.start()
+    assert collector.running is not None
+    assert collector.running.wait(30) == 2
+    assert f"missing CAP_{missing.upper()}: run as root, or add" in collector.lines()[-1]
+
+
+@pytest.mark.parametrize(("hook", "kept"), [("netfilter", 1 << 39), ("tc", 1 << 39 | 1 << 12)])
+def test_what_it_no_longer_needs_it_gives_up(broker: Broker, collector: Process, hook: str, kept: int) -> None:
+    """It loads with three capabilities; what stays, in every thread, is what draining takes. And it works so."""
+    start(broker)
+    topics_apply(collector)
+    collector.give_only({"bpf", "net_admin", "perfmon"})
+    collector.command += ["--hook", hook]
+    collector.start()
+    assert wait_until(lambda: collector.ready() and collector.metric("zonemeter_collector_windows_total") >= 1, 30)
+    threads = list(Path(f"/proc/{collector.pid}/task").iterdir())
+    assert len(threads) > 1
+    for thread in threads:
+        status = dict(line.split(":\t") for line in (thread / "status").read_text().splitlines())
+        assert {int(status[name], 16) for name in ("CapEff", "CapPrm")} == {kept}, thread
+        assert (int(status["CapAmb"], 16), status["NoNewPrivs"]) == (0, "1")
+    netlab.ip("node1", "link add vx8 type vxlan id 8 dstport 4789 dev eth0\nlink set vx8 up")
+    try:
+        assert wait_until(lambda: collector.metric("zonemeter_collector_uplinks") == 2, 20)
+    finally:
+        netlab.ip("node1", "link del vx8")
+    windows = collector.metric("zonemeter_collector_windows_total")
+    assert wait_until(lambda: collector.metric("zonemeter_collector_windows_total") >= windows + 2, 30)
+    assert collector.signal(signal.SIGTERM) == 0
