@@ -9,7 +9,7 @@ import asyncio
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -68,15 +68,27 @@ def with_unmetered_nodes(plan: Plan) -> Plan:
     return replace(plan, nodes=plan.nodes + more, workloads=(*plan.workloads, batch))
 
 
-async def run(plan: Plan, directory: Path) -> Facts:
-    """Run the scenario; nothing of the lab is left, whatever happens."""
+Meanwhile = Callable[[Plan, Ports], Awaitable[None]]
+
+
+async def kill_each(plan: Plan, _: Ports) -> None:
+    """Kill each service once, and keep it away while a window ends."""
+    for role in SERVICES:
+        await asyncio.to_thread(cluster.kill, plan.prefix, role)
+        # Not waiting for anything: it is to be away while a window ends and packets go on.
+        await asyncio.sleep(1.5 * WINDOW_SECONDS)
+        await cluster.start(plan.prefix, role)
+
+
+async def run(plan: Plan, directory: Path, meanwhile: Meanwhile = kill_each) -> Facts:
+    """Run the scenario, `meanwhile` while packets flow; nothing of the lab is left, whatever happens."""
     facts = Facts(plan)
     ports = Ports.free()
     begun_ms = time.time_ns() // 1_000_000
     try:
         files = await cluster.up(plan, ports, tuning=Tuning(window_seconds=WINDOW_SECONDS, cut_seconds=2))
         with prometheus([f"127.0.0.1:{ports.metrics}"], directory) as scraper:
-            await _send(plan, ports, facts)
+            await _send(plan, ports, facts, meanwhile)
             await _settle(plan, ports, facts, begun_ms)
             _collect(plan, ports, files, facts, scraper, directory)
     finally:
@@ -84,15 +96,11 @@ async def run(plan: Plan, directory: Path) -> Facts:
     return facts
 
 
-async def _send(plan: Plan, ports: Ports, facts: Facts) -> None:
+async def _send(plan: Plan, ports: Ports, facts: Facts, meanwhile: Meanwhile) -> None:
     async with traffic(plan) as senders:
         await _known(plan, senders)
         streams = asyncio.create_task(senders.run(plan.streams), name="streams")
-        for role in SERVICES:
-            await asyncio.to_thread(cluster.kill, plan.prefix, role)
-            # Not waiting for anything: it is to be away while a window ends and packets go on.
-            await asyncio.sleep(1.5 * WINDOW_SECONDS)
-            await cluster.start(plan.prefix, role)
+        await meanwhile(plan, ports)
         facts.undecodable = b"\xffnot a chunk"
         _produce(ports, TopicNames().raw, b"node-a1", facts.undecodable)
         await asyncio.sleep(1.5 * WINDOW_SECONDS)

@@ -12,10 +12,12 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+from tests.torture import packets
 from tests.torture.scenario import HEAD, Result, Scenario, run
-from tests.torture.scenarios import SCENARIOS
+from tests.torture.scenarios import PACKETS, SCENARIOS
 from tests.torture.world import World
 
 
@@ -28,16 +30,19 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="keep logs and files")
     asked = parser.parse_args()
     chosen = [each for each in SCENARIOS if any(part in each.name for part in asked.only.split("|"))]
-    if not chosen:
-        parser.error(f"--only {asked.only}: no such scenario; there are: {', '.join(s.name for s in SCENARIOS)}")
+    lab = {name: act for name, act in PACKETS.items() if any(part in name for part in asked.only.split("|"))}
+    if not chosen and not lab:
+        parser.error(
+            f"--only {asked.only}: no such scenario; there are: {', '.join([*PACKETS, *(s.name for s in SCENARIOS)])}"
+        )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
     directory = Path(tempfile.mkdtemp(prefix="zonemeter-torture-"))
     print(f"seed {asked.seed}, files in {directory}", file=sys.stderr)
     results = []
     try:
-        for scenario in chosen:
-            results.append(_one(scenario, directory, asked.seed, max(1, round(scenario.times * asked.share))))
-            print(results[-1].line(), file=sys.stderr, flush=True)
+        for result in _each(chosen, lab, directory, asked):
+            results.append(result)
+            print(result.line(), file=sys.stderr, flush=True)
     finally:
         if not asked.keep and all(result.fault is None for result in results):
             shutil.rmtree(directory, ignore_errors=True)
@@ -45,9 +50,23 @@ def main() -> int:
     return 0 if all(result.fault is None for result in results) else 1
 
 
-def _one(scenario: Scenario, directory: Path, seed: int, times: int) -> Result:
-    own = directory / re.sub("[^a-z0-9]+", "-", scenario.name.lower())
+def _each(
+    chosen: list[Scenario], lab: dict[str, tuple[packets.Nemesis, int]], directory: Path, asked: argparse.Namespace
+) -> Iterator[Result]:
+    for name, (nemesis, times) in lab.items():
+        yield packets.run(name, nemesis, max(1, round(times * asked.share)), asked.seed, _own(directory, name))
+    for scenario in chosen:
+        yield _one(scenario, directory, asked.seed, max(1, round(scenario.times * asked.share)))
+
+
+def _own(directory: Path, name: str) -> Path:
+    own = directory / re.sub("[^a-z0-9]+", "-", name.lower())
     own.mkdir()
+    return own
+
+
+def _one(scenario: Scenario, directory: Path, seed: int, times: int) -> Result:
+    own = _own(directory, scenario.name)
     with scenario.kafka(own / "kafka") as kafka:
         world = World(own, kafka, seed, counts=dict(scenario.counts), flags=scenario.flags)
         return run(world, scenario, times, own / "prometheus")

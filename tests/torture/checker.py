@@ -116,8 +116,9 @@ def _serves(world: World, name: str, wanted: dict[Zones, int]) -> bool:
 
 def _served(world: World, name: str) -> dict[Zones, int]:
     sums: Counter[Zones] = Counter()
-    for role in world.fleet.roles("metrics"):
-        for (sample, labels), value in world.fleet.running[role].samples().items():
+    served = [world.fleet.running[role].samples() for role in world.fleet.roles("metrics")]
+    for samples in (*served, *world.retired.values()):
+        for (sample, labels), value in samples.items():
             if sample == name:
                 _, *zones = labels
                 sums[tuple(zones)] += int(value)  # type: ignore[index]

@@ -94,6 +94,14 @@ def on_a_small_disk(directory: Path) -> Iterator[Kafka]:
 
 
 @contextmanager
+def beside_small_disks(directory: Path) -> Iterator[Kafka]:
+    """One broker; the sinks' state and output are on disks that are easily full."""
+    beside = directory.parent
+    with small_disk(beside / "state", "4m"), small_disk(beside / "flows", "24m"), one(directory) as kafka:
+        yield kafka
+
+
+@contextmanager
 def _running(broker: Broker) -> Iterator[Broker]:
     try:
         asyncio.run(broker.start())

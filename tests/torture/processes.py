@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tests.services import eventually
 from tests.torture.world import World
 
 # Longer than the 6 s of the sessions in world.py.
@@ -45,6 +46,24 @@ def restart(world: World, times: int) -> None:
             world.nap()
             assert world.fleet.terminate(role) == {role: 0}
             world.fleet.start(role)
+        world.recover()
+
+
+def rescale(world: World, times: int) -> None:
+    """Metrics replicas from two to three and back as docs/operations.md says: all stop, then the new number starts."""
+    for number in range(2 * times):
+        with world.still():
+            world.wait_for_rows()
+            eventually(lambda: world.committed("metrics"), 60)
+            old, new = world.counts["metrics"], (3, 2)[number % 2]
+            for role in (f"metrics-{ordinal}" for ordinal in range(new, old)):
+                world.retired[role] = world.fleet.running[role].samples()
+            assert set(world.fleet.terminate(*world.fleet.roles("metrics")).values()) == {0}
+            world.counts["metrics"] = new
+            for role in world.replicas("metrics"):
+                world.retired.pop(role, None)
+            world.fleet.start(*world.replicas("metrics"))
+            world.fleet.ready()
         world.recover()
 
 

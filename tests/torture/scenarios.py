@@ -3,14 +3,24 @@
 
 from functools import partial
 
-from tests.torture import brokers, kafka, processes, rubbish
+from tests.torture import brokers, kafka, packets, processes, rubbish
 from tests.torture.scenario import Scenario
+
+_SMALL_DISKS = kafka.beside_small_disks
+
+# On the lab, with real packets: the collector's.
+PACKETS: dict[str, tuple[packets.Nemesis, int]] = {
+    "kill -9 collector": (packets.kill_collector, 30),
+    "SIGSTOP collector": (packets.pause_collector, 4),
+    "broker and collector kill -9, windows spooled": (packets.kill_kafka, 6),
+}
 
 SCENARIOS = [
     *(Scenario(f"kill -9 {room}", partial(processes.kill, room), 30) for room in ("enricher", "metrics", "flowlog")),
     *(Scenario(f"SIGSTOP {room}", partial(processes.pause, room), 4) for room in ("enricher", "metrics", "flowlog")),
     Scenario("SIGTERM of each", processes.restart, 5),
     Scenario("rebalances all the while, kill -9", processes.rebalance, 8),
+    Scenario("metrics replicas 2 to 3 to 2", processes.rescale, 3),
     Scenario("broker kill -9", brokers.kill, 6),
     Scenario("of three brokers, the leader kill -9", brokers.kill_leader, 4, kafka=kafka.three),
     Scenario("of three brokers, two kill -9", brokers.kill_two, 3, kafka=kafka.three),
@@ -21,6 +31,8 @@ SCENARIOS = [
     Scenario("topic deleted and made anew", brokers.made_anew, 4),
     Scenario("retention overtakes a reader", brokers.overtaken, 4),
     Scenario("broker's disk full", brokers.fill(brokers.data_directory), 3, kafka=kafka.on_a_small_disk),
+    Scenario("metrics' disk full", brokers.fill(lambda world: world.directory / "state"), 4, kafka=_SMALL_DISKS),
+    Scenario("flow log's disk full", brokers.fill(lambda world: world.output), 4, kafka=_SMALL_DISKS),
     Scenario("rubbish of every kind in raw", rubbish.rubbish, 3),
     Scenario("windows repeated and late", rubbish.repeats, 10),
     Scenario("sequence gaps, new boots", rubbish.gaps, 10),

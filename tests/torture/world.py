@@ -21,7 +21,7 @@ from schemas.ids import Origin
 from schemas.topics import topic_specs
 from schemas.topology import encode_topology_file
 from sinks.flowlog.manifest import decode_manifest
-from tests.services import eventually
+from tests.services import Samples, eventually
 from tests.torture.content import CLUSTER, NODES, Content, topology
 from tests.torture.feeder import Feeder, Sent
 from tests.torture.fleet import Fleet
@@ -49,6 +49,8 @@ class World:
     # Chunks that an operator threw away before they were read, and flows that stand in the enriched topic no more.
     lost: set[str] = field(default_factory=set)
     deleted: set[str] = field(default_factory=set)
+    # What replicas served last that are no more: to Prometheus their counters are not undone.
+    retired: dict[str, Samples] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.rng, self.direct = random.Random(self.seed), self.kafka.direct
