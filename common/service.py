@@ -2,13 +2,15 @@
 """The life of a service: logging, signals, health, one drain budget, exit status.
 
 SIGTERM or SIGINT sets `stopping`, which only sources look at: they stop, what is under way drains, sinks flush,
-positions are committed, all within `drain_seconds`. Exit status: 0 after that, 1 for a crash (an orchestrator
+positions are committed, all within `drain_seconds`; what hangs even then is left. Exit status: 0 after that, 1 for a crash (an orchestrator
 restarts us), 2 where only a person can help.
 """
 
 import asyncio
 import logging
+import os
 import signal
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -22,6 +24,9 @@ from common.health import Health
 from common.settings import ServiceSettings
 
 log = logging.getLogger(__name__)
+
+# After the drain budget, for closing what can be closed; the two together are less than a pod's grace period.
+CLOSING_SECONDS = 5.0
 
 
 @dataclass
@@ -48,8 +53,9 @@ Body = Callable[[Service], Awaitable[None]]
 def run(name: str, settings: ServiceSettings, body: Body) -> int:
     """Run `body` until it returns or is told to stop; return the exit status."""
     log_.configure(settings.log_level)
+    ended = threading.Event()
     try:
-        asyncio.run(_live(name, settings, body))
+        asyncio.run(_live(name, settings, body, ended))
     except TimeoutError:
         log.exception("did not drain within %s s of being told to stop", settings.drain_seconds)
         return 1
@@ -60,10 +66,12 @@ def run(name: str, settings: ServiceSettings, body: Body) -> int:
         if not refusals:
             log.exception("crashed")
         return 2 if refusals else 1
+    finally:
+        ended.set()
     return 0
 
 
-async def _live(name: str, settings: ServiceSettings, body: Body) -> None:
+async def _live(name: str, settings: ServiceSettings, body: Body, ended: threading.Event) -> None:
     disable_created_metrics()  # type: ignore[no-untyped-call]
     service = Service(name)
     build = Gauge(
@@ -78,6 +86,8 @@ async def _live(name: str, settings: ServiceSettings, body: Body) -> None:
                 log.info("stopping", extra={"signal": signal.Signals(number).name})
                 service.stopping.set()
                 budget.reschedule(loop.time() + settings.drain_seconds)
+                seconds = settings.drain_seconds + CLOSING_SECONDS
+                threading.Thread(target=_end_at_once, args=(ended, seconds), name="last", daemon=True).start()
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop, number)
@@ -86,3 +96,13 @@ async def _live(name: str, settings: ServiceSettings, body: Body) -> None:
             service.health.ready("start")
             await body(service)
     log.info("stopped")
+
+
+def _end_at_once(ended: threading.Event, seconds: float) -> None:
+    """End the process after so long, whatever hangs: a thread on a dead disk, a task that will not be cancelled.
+
+    What is durable is whole at any moment, so this costs no more than the SIGKILL that would come otherwise.
+    """
+    if not ended.wait(seconds):
+        log.error("did not end within %.0f s of being told to stop: ending at once", seconds)
+        os._exit(1)

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 _REBALANCE_MS = 60_000
 # Less than the rebalance's own time, so that the group does not throw us out while we finish.
 _FINISH_SECONDS = 15.0
+_CANCEL_SECONDS = 2.0
 _RETRY_SECONDS = 2.0
 _WATCH_SECONDS = 1.0
 _NOBODYS = TopicPartition("", 0)
@@ -96,7 +97,7 @@ class Pipeline:
                 task.cancel()
             if late:
                 log.warning("%s partitions given up with a unit under way", len(late))
-                await asyncio.wait(late)
+                await asyncio.wait(late, timeout=_CANCEL_SECONDS)
         self._workers.clear()
 
     async def _live(self, worker: Worker, partition: int) -> None:

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from cli.main import COMMANDS
+from common.service import CLOSING_SECONDS
 from common.settings import load
 from compose.names import DEMO_PODS
 from tests.compose.test_images import COMPOSE
@@ -37,7 +38,7 @@ def test_every_flag_and_variable_is_understood(name: str, monkeypatch: pytest.Mo
     settings: Any = load(CLASSES[" ".join(words[:2])], name, words[2:])
     assert settings.kafka_bootstrap == f"{filled(COMPOSE['kafka'])['networks']['inside']['ipv4_address']}:19092"
     if name != "topics":
-        assert int(service["stop_grace_period"].removesuffix("s")) > settings.drain_seconds
+        assert int(service["stop_grace_period"].removesuffix("s")) > settings.drain_seconds + CLOSING_SECONDS
 
 
 def test_prometheus_scrapes_where_each_service_listens() -> None:

@@ -10,6 +10,7 @@ from audit.settings import AuditServiceSettings
 from cli.topics import TopicsSettings
 from collector.detach import main as detach
 from collector.settings import CollectorSettings
+from common.service import CLOSING_SECONDS
 from common.settings import KafkaSettings, ServiceSettings, Settings, load
 from enricher.settings import EnricherSettings
 from sinks.flowlog.settings import FlowlogSettings
@@ -101,7 +102,8 @@ def test_ports_are_the_one_that_the_service_listens_on(container: Container, mon
 
 @pytest.mark.parametrize("container", SERVICES)
 def test_there_is_time_to_drain(container: Container, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert container.pod["terminationGracePeriodSeconds"] > loaded(container, monkeypatch).drain_seconds
+    budget = loaded(container, monkeypatch).drain_seconds + CLOSING_SECONDS
+    assert container.pod["terminationGracePeriodSeconds"] > budget
 
 
 @pytest.mark.parametrize("container", SERVICES)
