@@ -2,8 +2,8 @@
 """The life of a service: logging, signals, health, one drain budget, exit status.
 
 SIGTERM or SIGINT sets `stopping`, which only sources look at: they stop, what is under way drains, sinks flush,
-positions are committed, all within `drain_seconds`; what hangs even then is left. Exit status: 0 after that, 1 for a crash (an orchestrator
-restarts us), 2 where only a person can help.
+positions are committed, all within `drain_seconds`; what hangs even then is left. Exit status: 0 after that, 1 for a
+crash (an orchestrator restarts us), 2 where only a person can help.
 """
 
 import asyncio
