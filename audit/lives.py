@@ -21,12 +21,13 @@ MAX_LIVES = 16
 
 @dataclass(slots=True)
 class Life:
-    """One life. `first_ms`, `last_ms`: of its windows; `last`: (generation, sequence) of the furthest."""
+    """One life. `first_ms`, `last_ms`: of its windows; `last`: (generation, sequence) of the furthest, and its end."""
 
     origin: Origin
     first_ms: int
     last_ms: int
     last: tuple[int, int]
+    ended_by: str | None = None
     gaps: deque[Gap] = field(default_factory=lambda: deque(maxlen=MAX_LISTED))
 
 
@@ -44,7 +45,7 @@ class Lives:
         own = next((life for life in lives if life.origin == key.origin), None)
         place = (key.generation, key.sequence)
         if own is None:
-            lives.append(Life(key.origin, record.start_ms, record.end_ms, place))
+            lives.append(Life(key.origin, record.start_ms, record.end_ms, place, record.ended_by))
             del lives[:-MAX_LIVES]
             return
         younger = [life for life in lives[lives.index(own) + 1 :] if record.start_ms >= life.first_ms]
@@ -55,7 +56,7 @@ class Lives:
             why = _why_gap(own, place, record)
             if why:
                 own.gaps.append(Gap(key.origin.node, own.last_ms, record.start_ms, why))
-            own.last, own.last_ms = place, max(own.last_ms, record.end_ms)
+            own.last, own.last_ms, own.ended_by = place, max(own.last_ms, record.end_ms), record.ended_by
 
     def is_past(self, origin: Origin, place: tuple[int, int]) -> bool:
         """Tell whether the collector of this life has closed a later window."""
@@ -117,6 +118,8 @@ def _why_gap(own: Life, place: tuple[int, int], record: LedgerRecord) -> str | N
     if generation == of and sequence > last + 1:
         missing = f"{last + 1} to {sequence - 1}" if sequence > last + 2 else str(last + 1)
         return f"sequence {missing} missing (boot {own.origin.boot_id}, generation {generation})"
+    if record.start_ms > own.last_ms and own.ended_by == "deadman":
+        return "no collector was there for so long that counting stopped (--deadman)"
     if record.start_ms > own.last_ms:
         return "not counted in between"
     return None

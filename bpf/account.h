@@ -12,6 +12,7 @@
 #include "direction.h"
 #include "conntrack.h"
 #include "encapsulation.h"
+#include "deadman.h"
 
 #define E2BIG 7
 
@@ -21,7 +22,7 @@ static __always_inline void add(struct tally *to, u64 bytes, u64 packets) {
 }
 
 static __always_inline void count(u32 epoch, u32 counter, u64 bytes, u64 packets) {
-    u32 index = epoch * COUNTERS + counter;
+    u32 index = epoch * COUNTER_ROOM + counter;
     struct tally *tally = counters.lookup(&index);
     if (tally)
         add(tally, bytes, packets);

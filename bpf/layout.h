@@ -21,6 +21,9 @@ enum counter {
     COUNTERS,
 };
 
+// Room for counters of an epoch, whatever their number: a later version reads an earlier one's maps.
+#define COUNTER_ROOM LAYOUT_COUNTER_ROOM
+
 // Addresses in network byte order, IPv4 as ::ffff:a.b.c.d; ports in host byte order.  No holes: it is a hash key.
 struct flow_key {
     u8 src[16];
@@ -44,6 +47,11 @@ struct control {
     u32 tunnels; // entries in the map of that name; 0 spares the look-up
 };
 
+struct deadman {
+    u64 stopped_ns; // since boot: when counting stopped, 0 while it goes on
+    u64 looked;     // jiffies when the clock was looked at
+};
+
 // A tunnel that ends on this node, as the outer packets show it.
 struct tunnel_key {
     u16 port; // host byte order; 0 for protocols without ports
@@ -60,4 +68,4 @@ _Static_assert(__builtin_offsetof(struct flow_key, direction) == LAYOUT_KEY_DIRE
 _Static_assert(__builtin_offsetof(struct flow_key, dnat) == LAYOUT_KEY_DNAT, "dnat");
 _Static_assert(__builtin_offsetof(struct flow_key, encapsulation) == LAYOUT_KEY_ENCAPSULATION, "encapsulation");
 _Static_assert(sizeof(struct tally) == LAYOUT_TALLY_SIZE, "tally");
-_Static_assert(COUNTERS == LAYOUT_COUNTERS, "counters");
+_Static_assert(COUNTERS == LAYOUT_COUNTERS && COUNTERS <= COUNTER_ROOM, "counters");

@@ -6,9 +6,13 @@
 // Key: flow_key, value: tally, FLOW_ENTRIES each.  Full: counted as lost, in bytes and packets.  Never LRU.
 BPF_TABLE_PINNED("hash", struct flow_key, struct tally, flows0, FLOW_ENTRIES, PIN_GENERATION "/flows0");
 BPF_TABLE_PINNED("hash", struct flow_key, struct tally, flows1, FLOW_ENTRIES, PIN_GENERATION "/flows1");
-// Key: epoch * COUNTERS + enum counter.
-BPF_TABLE_PINNED("percpu_array", u32, struct tally, counters, 2 * COUNTERS, PIN_GENERATION "/counters");
+// Key: epoch * COUNTER_ROOM + enum counter.
+BPF_TABLE_PINNED("percpu_array", u32, struct tally, counters, 2 * COUNTER_ROOM, PIN_GENERATION "/counters");
 BPF_TABLE_PINNED("array", u32, struct control, control, 1, PIN_GENERATION "/control");
+// Nanoseconds since boot, suspended time too, after which nothing is counted; 0 for never.  The collector's to write.
+BPF_TABLE_PINNED("array", u32, u64, deadline, 1, PIN_GENERATION "/deadline");
+// The program's to write; the collector clears it to let counting go on.
+BPF_TABLE_PINNED("array", u32, struct deadman, deadman, 1, PIN_GENERATION "/deadman");
 // Key: ifindex & (UPLINK_SLOTS - 1), value: the uplink that has this slot, 0 for none, UPLINKS_SHARE_A_SLOT for
 // several. An array is looked up inline, a hash costs 8 ns.
 BPF_TABLE_PINNED("array", u32, u32, uplink_slots, UPLINK_SLOTS, PIN_GENERATION "/uplink_slots");

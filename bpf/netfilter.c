@@ -69,7 +69,7 @@ int flows(struct nf_ctx *ctx) {
     struct packet p = {.skb = ctx->skb, .state = ctx->state, .header = header, .maybe_gso = 1};
     u32 zero = 0;
     struct control *settings = control.lookup(&zero);
-    if (!settings)
+    if (!settings || is_stopped())
         return NF_ACCEPT;
     p.local_in = LOAD(u8, p.state, K_STATE_HOOK) == NF_INET_LOCAL_IN;
     p.nat_done = p.local_in;

@@ -43,7 +43,7 @@ int flows(struct __sk_buff *ctx) {
     u32 zero = 0;
     struct control *settings = control.lookup(&zero);
     // Tagged: a VLAN device on top of this one counts it, or has.
-    if (!settings || ctx->vlan_present || (!p.ipv4 && ctx->protocol != BE16(ETH_P_IPV6)))
+    if (!settings || ctx->vlan_present || (!p.ipv4 && ctx->protocol != BE16(ETH_P_IPV6)) || is_stopped())
         return NEXT;
     p.local_in = LOAD(u8, p.skb, K_SKB_TC_AT_INGRESS) & K_SKB_TC_AT_INGRESS_MASK;
     p.iif = ctx->ingress_ifindex;

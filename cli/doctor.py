@@ -13,11 +13,12 @@ from pydantic_settings import SettingsConfigDict
 
 from collector.doctor import node_checks
 from collector.settings import CollectorSettings, PinDir
+from common.durations import parse_duration
 from common.findings import Check, Finding, run_checks
 from common.settings import KafkaSettings, load, refuse
 from enricher.settings import EnricherSettings
 from replay.doctor import Group, pipeline_checks
-from replay.time_range import TimeRange, parse_duration, timestamp
+from replay.time_range import TimeRange, timestamp
 from sinks.flowlog.settings import FlowlogSettings
 from sinks.metrics.settings import MetricsSettings
 

@@ -51,7 +51,7 @@ class Collector:
         windows = WindowPublisher(publisher, settings.topics, settings.partitions)
         spool = Spool(directory_for(settings.spool_dir, settings.pin_dir), settings.spool_size)
         self._outbox = Outbox(service, windows, spool, self._metrics, settings.window_seconds * _PATIENCE)
-        self._meter = Meter(settings.pin_dir, netlink.device_counters, now_ms)
+        self._meter = Meter(settings.pin_dir, netlink.device_counters, now_ms, deadman_seconds=settings.deadman_seconds)
         self._one_call = threading.Lock()
         self._devices_changed = asyncio.Event()
         self._devices: Devices | None = None
@@ -118,7 +118,10 @@ class Collector:
                 self._devices_changed.set()
 
     async def follow_devices(self) -> None:
-        """Hand changed uplinks to the kernel, soon after a change and from time to time, for ever."""
+        """Hand changed uplinks to the kernel, soon after a change and from time to time, for ever.
+
+        Each time the kernel gets its sign of life too: also while a window waits for Kafka and none is closed.
+        """
         while True:
             try:
                 await asyncio.wait_for(self._devices_changed.wait(), _DEVICES_EVERY_SECONDS)
@@ -126,6 +129,7 @@ class Collector:
             except TimeoutError:
                 log.debug("reading the devices afresh")
             self._devices_changed.clear()
+            await self._call(self._meter.renew)
             devices = await asyncio.to_thread(self._read_devices)
             if devices != self._devices:
                 self._devices = devices

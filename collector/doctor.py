@@ -65,8 +65,12 @@ def _tc_attachments(root: Path, patterns: Sequence[str]) -> tuple[list[str], str
 
 def check_window(root: Path, now_seconds: float) -> list[Finding]:
     """Tell whether windows are being closed: by a collector that lives, and to a Kafka that takes them."""
-    with _counting(root) as (_, _, record):
+    with _counting(root) as (generation, _, record):
         age = now_seconds - record.start_ms / 1000
+        stopped = generation.stopped_for()
+    if stopped is not None:
+        todo = "start the collector: counting goes on with its first window, and the ledger names the time between"
+        return fault("window", f"nothing is counted, since {stopped:.0f} s: no collector was there (--deadman)", todo)
     if age > _OVERDUE_SECONDS:
         todo = "is the collector running, and does it reach Kafka? its /readyz says; nothing is lost yet"
         return fault("window", f"the open window began {age:.0f} s ago", todo)

@@ -88,6 +88,7 @@ def ledger_record(meta: Meta, record: Record, rows: Rows, partition: int) -> Led
         chunks=chunk_count(record, len(rows)),
         uplinks=books.uplinks,
         received=received(rows),
+        ended_by="deadman" if record.deadman else None,
     )
 
 

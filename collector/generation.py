@@ -15,10 +15,33 @@ from numpy.typing import NDArray
 
 from collector import bpf_syscall as sys_bpf
 from collector import pins, records
-from collector.layout import CONTROL, COUNTERS, KEY, ROW, TALLY, TUNNEL_KEY, UPLINK_SLOTS, Rows, uplink_slots
+from collector.layout import (
+    CONTROL,
+    COUNTER_ROOM,
+    COUNTERS,
+    DEADMAN,
+    KEY,
+    ROW,
+    TALLY,
+    TUNNEL_KEY,
+    UPLINK_SLOTS,
+    Rows,
+    uplink_slots,
+)
 from collector.records import Record, Tally
 
-_MAPS = ("flows0", "flows1", "counters", "control", "uplinks", "uplink_slots", "tunnels", "records")
+_MAPS = (
+    "flows0",
+    "flows1",
+    "counters",
+    "control",
+    "uplinks",
+    "uplink_slots",
+    "tunnels",
+    "records",
+    "deadline",
+    "deadman",
+)
 _FIRST = bytes(4)
 _BATCH = 16_384
 _TRY_AGAIN = (errno.EBUSY, errno.EDEADLK, errno.ETIMEDOUT, errno.EAGAIN)
@@ -33,7 +56,8 @@ class Generation:
         self.root = root
         self.meta = meta
         directory = pins.generation_dir(root, meta.generation)
-        self._fds = {name: sys_bpf.obj_get(str(directory / name)) for name in _MAPS}
+        # An earlier version's generation lacks the sets that this one asks; only its windows are of interest then.
+        self._fds = {name: sys_bpf.obj_get(str(directory / name)) for name in _MAPS if (directory / name).exists()}
         self._cpus = possible_cpus(Path("/sys/devices/system/cpu/possible").read_text())
 
     def close(self) -> None:
@@ -57,6 +81,24 @@ class Generation:
         control["epoch"] = epoch
         sys_bpf.map_update(self._fds["control"], _FIRST, control.tobytes())
 
+    def renew(self, seconds: float) -> None:
+        """Let the program count for so long from now, 0 for ever, unless it has stopped already."""
+        until = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + int(seconds * 1e9) if seconds else 0
+        sys_bpf.map_update(self._fds["deadline"], _FIRST, until.to_bytes(8, "little"))
+
+    def stopped_for(self) -> float | None:
+        """Return how many seconds ago the dead-man stopped the program, None if it counts."""
+        if "deadman" not in self._fds:
+            return None
+        state = np.frombuffer(sys_bpf.map_lookup(self._fds["deadman"], _FIRST, DEADMAN.itemsize), DEADMAN)[0]
+        if not state["stopped_ns"]:
+            return None
+        return (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - int(state["stopped_ns"])) / 1e9
+
+    def resume(self) -> None:
+        """Let a program count again that the dead-man has stopped; renew first."""
+        sys_bpf.map_update(self._fds["deadman"], _FIRST, bytes(DEADMAN.itemsize))
+
     def barrier(self) -> None:
         """Wait until no program that began before this call is running."""
         pins.barrier(self.root, self._fds["control"])
@@ -74,7 +116,7 @@ class Generation:
         found = []
         for counter in range(COUNTERS):
             raw = sys_bpf.map_lookup(
-                self._fds["counters"], _index(epoch * COUNTERS + counter), TALLY.itemsize * self._cpus
+                self._fds["counters"], _index(epoch * COUNTER_ROOM + counter), TALLY.itemsize * self._cpus
             )
             per_cpu = np.frombuffer(raw, TALLY)
             found.append((int(per_cpu["bytes"].sum()), int(per_cpu["packets"].sum())))
@@ -109,7 +151,7 @@ class Generation:
                 done += sys_bpf.delete_batch(fd, keys[done:].ctypes.data, len(keys) - done)
         zero = bytes(TALLY.itemsize * self._cpus)
         for counter in range(COUNTERS):
-            sys_bpf.map_update(self._fds["counters"], _index(epoch * COUNTERS + counter), zero)
+            sys_bpf.map_update(self._fds["counters"], _index(epoch * COUNTER_ROOM + counter), zero)
 
     def set_uplinks(self, wanted: set[int]) -> None:
         """Make the set of uplinks these ifindexes, adding before removing."""

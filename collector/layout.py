@@ -32,11 +32,15 @@ HOOK_COUNTER = 0
 ASIDE = {"loopback": 1, "looped_back": 2, "malformed": 3}
 LOST = {"map_full": 4, "map_busy": 5}
 COUNTERS = 1 + len(ASIDE) + len(LOST)
+# Room for an epoch's counters, in the map and in the pinned record, whatever their number: a later version reads what
+# an earlier one left.
+COUNTER_ROOM = 16
 
 # What one entry of a preallocated shared hash costs in the kernel with this key and value, upper bound, in bytes.
 ENTRY_BYTES = 144
 
 CONTROL = np.dtype([("epoch", "<u4"), ("tunnels", "<u4")])
+DEADMAN = np.dtype([("stopped_ns", "<u8"), ("looked", "<u8")])
 TUNNEL_KEY = np.dtype([("port", "<u2"), ("protocol", "u1"), ("local", "u1")])
 # Ports from 1 up to this are services: registered ones, and Kubernetes' NodePorts (30000 to 32767).
 SERVICE_PORTS = 32768
@@ -55,6 +59,7 @@ def compile_flags() -> dict[str, int]:
         "LAYOUT_KEY_SIZE": KEY.itemsize,
         "LAYOUT_TALLY_SIZE": TALLY.itemsize,
         "LAYOUT_COUNTERS": COUNTERS,
+        "LAYOUT_COUNTER_ROOM": COUNTER_ROOM,
         "LAYOUT_SERVICE_PORTS": SERVICE_PORTS,
         "LAYOUT_UPLINK_SLOTS": UPLINK_SLOTS,
     }

@@ -7,6 +7,7 @@ block for milliseconds: call them from a thread, one at a time.
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,10 +66,12 @@ class Meter:
         clock_ms: Callable[[], int],
         *,
         use_tcx: bool | None = None,
+        deadman_seconds: float = 0,
     ) -> None:
-        """`use_tcx` is as `tc.attach` has it."""
+        """`use_tcx` is as `tc.attach` has it; `deadman_seconds` after the last sign of life counting stops (0: not)."""
         self._root = root
         self._use_tcx = use_tcx
+        self._deadman_seconds = deadman_seconds
         self._counters = counters
         self._clock_ms = clock_ms
         self._uplinks: set[str] = set()
@@ -81,6 +84,7 @@ class Meter:
         """
         self.current = self._open(answer.generation)
         self.set_devices(devices)
+        self.renew()
         if not answer.active:
             self._activate(self.current)
         self._remove_other_hook(self.current.meta.hook)
@@ -99,6 +103,10 @@ class Meter:
         if at_tc:
             tc.attach(self._root, wanted, use_tcx=self._use_tcx)
 
+    def renew(self) -> None:
+        """Give the kernel a sign of life. What has stopped goes on with the next flip only."""
+        self._counting.renew(self._deadman_seconds)
+
     def unfinished(self) -> Iterator[Window]:
         """Yield the windows that an earlier collector or generation left, in order; `finish` each before the next."""
         for number in pins.generations(self._root):
@@ -107,15 +115,21 @@ class Meter:
         yield from self._leftovers(self._counting, active=True)
 
     def flip(self, end_ms: int, *, short: bool = False) -> Window:
-        """End the open window at `end_ms` and begin the next; the other epoch must be clear."""
+        """End the open window at `end_ms` and begin the next; the other epoch must be clear.
+
+        If the dead-man has stopped the program the window ended then, and counting goes on with the next.
+        """
         generation = self._counting
         epoch = generation.epoch()
         record = generation.read(epoch)
         end_ms = max(end_ms, record.start_ms + 1)
-        readings = self._readings()
+        readings, stopped_ms = self._readings(), self._stopped_ms(generation)
         generation.write(1 - epoch, records.following(record.sequence + 1, end_ms, readings))
-        generation.write(epoch, records.prepared(record, end_ms, readings, short=short))
+        generation.write(epoch, records.prepared(record, end_ms, readings, short=short, stopped_ms=stopped_ms))
         generation.flip(1 - epoch)
+        self.renew()
+        if stopped_ms is not None:
+            generation.resume()
         return self._freeze(generation, epoch)
 
     def open_since_ms(self) -> int:
@@ -149,6 +163,14 @@ class Meter:
         found = self._counters()
         return {name: found[name] for name in sorted(self._uplinks) if name in found}
 
+    def _stopped_ms(self, generation: Generation) -> int | None:
+        now_ms = self._clock_ms()  # first: a window may end too early, not too late
+        seconds = generation.stopped_for()
+        if seconds is None:
+            return None
+        log.warning("nothing was counted for %.0f s: no collector had been here for long (--deadman)", seconds)
+        return now_ms - math.ceil(seconds * 1000)
+
     def _activate(self, generation: Generation) -> None:
         readings = self._readings()
         now_ms = self._clock_ms()
@@ -158,7 +180,8 @@ class Meter:
             epoch = before.epoch()
             record = before.read(epoch)
             now_ms = max(now_ms, record.start_ms + 1)
-            before.write(epoch, records.prepared(record, now_ms, readings, short=True))
+            stopped_ms = self._stopped_ms(before)
+            before.write(epoch, records.prepared(record, now_ms, readings, short=True, stopped_ms=stopped_ms))
             before.close()
             if before.meta.hook != generation.meta.hook:
                 pins.deactivate(self._root, before.meta.hook)

@@ -16,13 +16,13 @@ from enum import IntEnum
 import numpy as np
 
 from collector.errors import RecordError
-from collector.layout import COUNTERS, TALLY
+from collector.layout import COUNTER_ROOM, COUNTERS, TALLY
 
 LAYOUT_VERSION = 1
 CODEC_VERSION = 1  # of collector/encode.py; a record asks for the one it was frozen with
 ROWS_PER_CHUNK = 3000  # at most 153 bytes a row: 459 kB, under schemas.raw.MAX_ENCODED_BYTES with the ledger
 MAX_UPLINKS = 8
-_SHORT = 1
+_SHORT, _DEADMAN = 1, 2
 
 _UPLINK = np.dtype([("name", "S16"), ("start", "<u8", 4), ("end", "<u8", 4)])
 _RECORD = np.dtype(
@@ -36,7 +36,7 @@ _RECORD = np.dtype(
         ("codec_version", "<u4"),
         ("flags", "<u4"),
         ("uplink_count", "<u4"),
-        ("counters", TALLY, COUNTERS),
+        ("counters", TALLY, COUNTER_ROOM),
         ("uplinks", _UPLINK, MAX_UPLINKS),
     ]
 )
@@ -84,6 +84,7 @@ class Record:
     rows_per_chunk: int = ROWS_PER_CHUNK
     codec_version: int = CODEC_VERSION
     short: bool = False
+    deadman: bool = False  # counting stopped at its end, because no collector had been there for long
     counters: tuple[Tally, ...] = ((0, 0),) * COUNTERS
     uplinks: tuple[Uplink, ...] = field(default=())
 
@@ -94,8 +95,8 @@ def encode(record: Record) -> bytes:
     raw["layout_version"] = LAYOUT_VERSION
     for name in ("phase", "sequence", "start_ms", "end_ms", "rows_per_chunk", "codec_version"):
         raw[name] = getattr(record, name)
-    raw["flags"] = _SHORT if record.short else 0
-    raw["counters"] = np.array(list(record.counters), TALLY)
+    raw["flags"] = _SHORT * record.short | _DEADMAN * record.deadman
+    raw["counters"][: len(record.counters)] = np.array(list(record.counters), TALLY)
     raw["uplink_count"] = len(record.uplinks)
     for index, uplink in enumerate(record.uplinks):
         raw["uplinks"][index] = (uplink.name.encode(), uplink.start, uplink.end)
@@ -121,7 +122,8 @@ def decode(pinned: bytes) -> Record:
         rows_per_chunk=int(raw["rows_per_chunk"]),
         codec_version=int(raw["codec_version"]),
         short=bool(raw["flags"] & _SHORT),
-        counters=tuple(raw["counters"].tolist()),
+        deadman=bool(raw["flags"] & _DEADMAN),
+        counters=tuple(raw["counters"][:COUNTERS].tolist()),
         uplinks=uplinks,
     )
 
@@ -153,11 +155,17 @@ def recover(records: tuple[Record, Record], epoch: int, *, active: bool) -> list
     return [(number, step) for _, number, step in sorted(todo)]
 
 
-def prepared(record: Record, end_ms: int, uplinks: dict[str, DeviceCounters], *, short: bool) -> Record:
+def prepared(
+    record: Record, end_ms: int, uplinks: dict[str, DeviceCounters], *, short: bool, stopped_ms: int | None = None
+) -> Record:
     """Return the counting record with what is known at the flip: its end and the uplinks' counters then.
 
-    A device without a reading at either end is left out: what it counted in this window is not known.
+    A device without a reading at either end is left out: what it counted in this window is not known. So is what all
+    of them counted until the dead-man stopped the program at `stopped_ms`, which is when the window ended.
     """
+    if stopped_ms is not None:
+        end_ms = max(min(stopped_ms, end_ms), record.start_ms + 1)
+        return replace(record, end_ms=end_ms, uplinks=(), short=short, deadman=True)
     ends = tuple(replace(uplink, end=uplinks[uplink.name]) for uplink in record.uplinks if uplink.name in uplinks)
     return replace(record, end_ms=end_ms, uplinks=ends, short=short)
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ByteSize, Field
 
+from common.durations import parse_duration
 from common.settings import IdPart, ServiceSettings, default_node_name
 
 _LOWEST_PORT, _HIGHEST_PORT = 1, 65535
@@ -27,6 +28,12 @@ def parse_ports(text: str) -> set[int]:
 
 def _ports(value: str) -> str:
     parse_ports(value)
+    return value
+
+
+def _deadman(value: str) -> str:
+    if value != "0":
+        parse_duration(value)
     return value
 
 
@@ -69,6 +76,9 @@ class CollectorSettings(ServiceSettings):
         description="where packets are counted: auto takes netfilter, or tc where the kernel is older than 6.4 or "
         "the network plugin bypasses netfilter",
     )
+    deadman: Annotated[str, AfterValidator(_deadman)] = Field(
+        "6h", description="the kernel stops counting when no collector has been there for so long, such as 6h; 0: never"
+    )
     uplinks: str = Field(
         "", description="devices that lead out of the node, such as eth0,ens*; empty: found over rtnetlink"
     )
@@ -88,3 +98,8 @@ class CollectorSettings(ServiceSettings):
     boot_id_file: Path = Field(
         Path("/proc/sys/kernel/random/boot_id"), description="what tells one life of the node from the next"
     )
+
+    @property
+    def deadman_seconds(self) -> float:
+        """`deadman` in seconds; 0: never."""
+        return 0 if self.deadman == "0" else parse_duration(self.deadman) / 1000

@@ -14,6 +14,7 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from audit.result import Audit
+from common.durations import parse_duration
 from common.errors import Refusal
 from common.price_file import SHIPPED, load_prices, recognise
 from common.prices import PriceBook
@@ -30,7 +31,7 @@ from replay.report_data import Range, Report
 from replay.report_sources import Gatherer
 from replay.selection import Selection
 from replay.summary import Summary
-from replay.time_range import TimeRange, parse_duration, parse_range
+from replay.time_range import TimeRange, parse_range
 from sinks.garbage import THRESHOLDS
 
 PROG = "zonemeter report"

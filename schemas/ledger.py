@@ -32,7 +32,8 @@ class LedgerRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     chunk, by chunk id, so that an audit can say which window is short.
 
     Of the collector: `uplinks` are their own counters over the window, and `received` what of `given` the hook saw come
-    in over one of them; so a wrong choice of uplinks shows.
+    in over one of them; so a wrong choice of uplinks shows. `ended_by` is "deadman" if counting stopped at `end_ms`,
+    because no collector had been there for long; the time until the next window is unmeasured.
 
     Of the enricher: `senders` splits what is aside as `sender_in_cluster` by the sender's node, which should have
     counted it itself; `unmetered` what is in `given` although its sender is in the cluster, because its node has no
@@ -60,6 +61,7 @@ class LedgerRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     unmetered: dict[str, Amount] = {}
     rolled_up: Amount | None = None
     foreign_source: dict[str, Amount] = {}
+    ended_by: Literal["deadman"] | None = None
 
     @property
     def key(self) -> bytes:

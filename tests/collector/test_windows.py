@@ -170,6 +170,7 @@ def test_killed_before_every_step_of_a_window(node: Node) -> None:
     assert sum(chunk.short for chunk in chunks) >= steps + 2
 
 
+@pytest.mark.timeout(600)  # compiles a program for every few steps: a second each on a free machine
 def test_killed_before_every_step_of_an_upgrade(node: Node) -> None:
     node.collector(_load(node, node.request))
     ports, steps = 50051, 0

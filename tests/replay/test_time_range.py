@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from replay.time_range import TimeRange, parse_duration, parse_instant, parse_range
+from common.durations import parse_duration
+from replay.time_range import TimeRange, parse_instant, parse_range
 
 NOW = 1_795_384_000_000
 
