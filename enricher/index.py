@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from enricher.addresses import Prefix, pack, parse_prefix, prefix_of
-from enricher.tenancy import Claim, acquired, claims, order, stretches
+from enricher.tenancy import FOREVER, Claim, acquired, claims, order, stretches
 from schemas.topology import TopologyState
 
 # An IPv6 site is at most this long; what shares it with a node or a pod is not the internet.
@@ -91,8 +91,24 @@ class Index:
         for states in self._states.values():
             yield states[-1]
 
-    def prune(self, before_ms: int) -> int:
-        """Forget states that say nothing about any time from `before_ms` on; return how many.
+    def shrink(self, most: int) -> int:
+        """Forget what ended longest ago until at most `most` states are left, or all others still hold.
+
+        Returns how many were forgotten. Questions about the time before they ended find no owner from now on.
+        """
+        excess = self._size - most
+        if excess <= 0:
+            return 0
+        ends = sorted(
+            end
+            for states in self._states.values()
+            for state, cut in stretches(states)
+            if (end := max(self._end(state, cut), state.from_ms + 1)) < FOREVER
+        )
+        return len(self.prune(ends[min(excess, len(ends)) - 1])) if ends else 0
+
+    def prune(self, before_ms: int) -> list[TopologyState]:
+        """Forget states that say nothing about any time from `before_ms` on; return them.
 
         A state stays as long as an older one stays that it closes: else the older would live again. One that begins
         at `before_ms` or later stays whatever its end says: it may close another that is still to come.
@@ -104,15 +120,15 @@ class Index:
             if state.from_ms < before_ms and self._end(state, cut) <= before_ms
         ]
         ended.sort(key=lambda item: item[:2])
-        dropped: set[int] = set()
+        dropped: dict[int, TopologyState] = {}
         gone: dict[str, set[int]] = {}
         for _, _, key, state in ended:
             if all(id(older) in dropped for older in self._closes(key, state)):
-                dropped.add(id(state))
+                dropped[id(state)] = state
                 gone.setdefault(key, set()).add(id(state))
         for key, ids in gone.items():
             self._drop(key, ids)
-        return len(dropped)
+        return list(dropped.values())
 
     def _end(self, state: TopologyState, cut: int) -> int:
         ends = [c.to_ms for slot in slots_of(state) for c in self._claims.get(slot, ()) if c.state is state]

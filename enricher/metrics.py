@@ -62,6 +62,10 @@ class Metrics:
         self.relists = counter("kube_lists", "Lists completed, the first one too.", "resource")
         self._watch_age = gauge("kube_silence_seconds", "Time since anything was heard of a resource.", "resource")
         self.topology_writes = counter("topology_writes", "States written to the topology topic.")
+        self.topology_tombstones = counter(
+            "topology_tombstones", "States taken off the topology topic, ended long ago."
+        )
+        self.index_evicted = counter("index_evicted", "States forgotten before their time, for lack of room.")
         self.topology_refused = counter("topology_refused", "Records of the topology topic not understood.", "reason")
         gauge("index_states", "States of objects in the index.").set_function(lambda: index.states)
         gauge("index_slots", "Addresses, node names and podCIDRs in the index.").set_function(lambda: index.slots)

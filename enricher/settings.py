@@ -51,6 +51,12 @@ class EnricherSettings(ServiceSettings):
     history_hours: float = Field(
         168.0, gt=0, description="how long an owner is remembered after its end; at least the raw topic's retention"
     )
+    index_max_states: int = Field(
+        400_000,
+        ge=1000,
+        description="states of pods, nodes and services kept in memory, 1.6 kB each; beyond it the longest ended are "
+        "forgotten early",
+    )
     late_seconds: float = Field(
         2.0, ge=0, le=60, description="how long after its window's end a chunk waits for a pod not known yet"
     )

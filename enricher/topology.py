@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The topology topic: history is read before anything is joined, then followed; changes are written to it.
 
+A state that ended longer ago than raw flows are kept is taken off (a tombstone); one that still holds never is.
+
 The enricher that owns raw partition 0 writes. The others follow what it writes and keep only what it did not: if
 it dies, whoever takes over writes the rest. Two writers for a moment do no harm: a key says the same whoever wrote.
 """
@@ -55,6 +57,7 @@ class TopologyTopic:
         self._metrics = metrics
         self._where = TopicPartition(settings.topics.topology, 0)
         self._position = 0
+        self._tight = settings.index_max_states
 
     async def read_history(self) -> None:
         """Read the topic to its present end, however long Kafka takes to give it."""
@@ -87,11 +90,14 @@ class TopologyTopic:
     async def write(self, publisher: Publisher, is_writer: Callable[[], bool]) -> None:
         """Write what changed while `is_writer` says so, and forget what is too old to matter, for ever."""
         loop = asyncio.get_running_loop()
-        pruned = loop.time()
+        begun, pruned = loop.time(), 0.0
         while True:
             await asyncio.sleep(_WRITE_SECONDS)
-            if loop.time() - pruned > _PRUNE_SECONDS:
-                self._cluster.index.prune(self._cluster.clock() - int(self._settings.history_hours * 3_600_000))
+            # The first time as soon as it is clear who writes: what the history held may be old.
+            if loop.time() - (pruned or begun) > _PRUNE_SECONDS or (not pruned and is_writer()):
+                ended = self._prune()
+                if ended and is_writer():
+                    await self._bury(publisher, ended)
                 pruned = loop.time()
             if self._cluster.pending and is_writer():
                 await self._write_some(publisher)
@@ -108,6 +114,38 @@ class TopologyTopic:
         for state in states:
             self._cluster.confirm(state)
         self._metrics.topology_writes.inc(len(states))
+
+    def _prune(self) -> list[TopologyState]:
+        """Forget what is too old to matter, and return it; then what there is no room for."""
+        ended = self._cluster.index.prune(self._cluster.clock() - int(self._settings.history_hours * 3_600_000))
+        self._keep_small()
+        return ended
+
+    def _keep_small(self) -> None:
+        most = self._settings.index_max_states
+        if self._cluster.index.states <= self._tight:
+            return
+        # A tenth below, so that it is not looked through again with every change; so too if that much still holds.
+        evicted = self._cluster.index.shrink(most - most // 10)
+        self._tight = max(most, self._cluster.index.states + most // 10)
+        self._metrics.index_evicted.inc(evicted)
+        log.warning(
+            "index: %s states forgotten early, %s are left: index_max_states is %s",
+            *(evicted, self._cluster.index.states, most),
+        )
+
+    async def _bury(self, publisher: Publisher, ended: list[TopologyState]) -> None:
+        """Take states off the topic. What fails stays there until a later start reads it and prunes it again."""
+        now = self._cluster.clock()
+        records = [Record(self._where.topic, 0, state.key, None, now) for state in ended]
+        for first in range(0, len(records), _MAX_WRITE):
+            part = records[first : first + _MAX_WRITE]
+            try:
+                await publisher.publish(part)
+            except PublishError as error:
+                log.warning("%s: %s; %s tombstones not written", self._where.topic, error, len(records) - first)
+                return
+            self._metrics.topology_tombstones.inc(len(part))
 
     async def _catch_up(self, consumer: AIOKafkaConsumer) -> None:
         deadline = self._settings.kafka_deadline_seconds
@@ -129,5 +167,6 @@ class TopologyTopic:
                 self._metrics.topology_refused.labels(error.reason).inc()
                 log.warning("%s@%s: %s", self._where.topic, record.offset, error)
         self._cluster.load(states)
+        self._keep_small()
         for state in states:
             self._cluster.confirm(state)

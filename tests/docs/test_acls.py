@@ -24,7 +24,8 @@ from lab.broker import Broker, free_port
 from schemas.ledger import encode_ledger
 from tests.builders import ORIGIN, START_MS, collector_entry
 from tests.docs.commands import ROOT
-from tests.enricher.test_service import POSTGRES, api_at, window
+from tests.enricher.api_process import POSTGRES, api_at
+from tests.enricher.test_service import window
 from tests.services import ServiceProcess, eventually, while_running
 
 PAGE = (ROOT / "docs/security.md").read_text()

@@ -124,7 +124,7 @@ def test_pruning_changes_no_answer_after_its_horizon(
     for state in given_states:
         index.apply(state)
     before = index.states
-    assert index.prune(horizon) == before - index.states
+    assert len(index.prune(horizon)) == before - index.states
     newer = [
         msgspec.structs.replace(
             s,
@@ -149,11 +149,36 @@ def test_pruning_forgets_what_has_ended() -> None:
     index.apply(pod("a", "10.0.0.1", "n", from_ms=0, to_ms=10))
     index.apply(pod("b", "10.0.0.1", "n", from_ms=20))
     assert (index.states, index.slots) == (2, 1)
-    assert index.prune(10) == 1
+    assert [state.name for state in index.prune(10)] == ["a"]
     assert (index.states, index.slots) == (1, 1)
     index.apply(pod("c", "10.0.0.2", "n", from_ms=0, to_ms=5))
     index.prune(10)
     assert (index.states, index.slots) == (1, 1)
+
+
+def test_shrinking_forgets_what_ended_longest_ago_and_nothing_that_holds() -> None:
+    index = Index()
+    for number in range(20):
+        index.apply(pod(f"gone-{number}", f"10.0.1.{number}", "n", from_ms=number, to_ms=100 + number))
+    for number in range(5):
+        index.apply(pod(f"here-{number}", f"10.0.2.{number}", "n", from_ms=0))
+    assert (index.shrink(25), index.shrink(15), index.states) == (0, 10, 15)
+    assert {state.name for state in index.current() if state.to_ms} == {f"gone-{n}" for n in range(10, 20)}
+    assert (index.shrink(2), index.states) == (10, 5)
+
+
+@given(st.lists(states(), max_size=20), st.integers(0, 20))
+@settings(max_examples=100, deadline=None)
+def test_shrunk_it_is_small_enough_unless_all_that_is_left_still_counts(
+    given_states: list[TopologyState], most: int
+) -> None:
+    index = Index()
+    for state in given_states:
+        index.apply(state)
+    before = index.states
+    assert index.shrink(most) == before - index.states
+    if most >= before:
+        assert index.states == before
 
 
 def test_later_owner_closes_the_earlier_open_one() -> None:

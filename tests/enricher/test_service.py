@@ -2,32 +2,20 @@
 """The enricher as a service: wrong settings, parts that are away, and a Kubernetes API to follow."""
 
 import asyncio
-import contextlib
-import dataclasses
-import json
-import subprocess
-import sys
 import time
-import urllib.request
-from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from enricher.main import main
 from lab.broker import Broker, free_port
-from lab.kube_api import ApiStart
-from lab.kube_objects import objects, pod_object
-from lab.kubeconfig import kubeconfig
-from lab.plan import Pod
-from lab.stories import shop
+from lab.kube_objects import objects
+from tests.enricher.api_process import AT, LATE, PLAN, POSTGRES, api_at
 from tests.enricher.build import encoded, pod, row
 from tests.enricher.processes import running, topology_file
 from tests.enricher.topics import Topics
-from tests.services import ROOT, eventually
+from tests.services import eventually
 
 
 def refused(argv: list[str], capfd: pytest.CaptureFixture[str]) -> str:
@@ -135,59 +123,6 @@ def window(sequence: int, source: str = "10.42.1.17", **overrides: Any) -> bytes
     return encoded([row(source, "10.42.2.9")], sequence=sequence, **overrides)
 
 
-PLAN = shop()
-AT = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
-POSTGRES = next(pod for pod in PLAN.pods if pod.name == "postgres-0")
-# A pod that the plan does not know, with addresses in the podCIDRs of its node.
-LATE = dataclasses.replace(
-    POSTGRES,
-    name="postgres-1",
-    address_v4=POSTGRES.address_v4.rpartition(".")[0] + ".200",
-    address_v6=POSTGRES.address_v6.rpartition(":")[0] + ":c8",
-)
-
-
-class Api:
-    """The lab's API as a process, and its kubeconfig."""
-
-    def __init__(self, directory: Path) -> None:
-        self.port = free_port()
-        self.kubeconfig = directory / "kubeconfig"
-        self.kubeconfig.write_bytes(kubeconfig(f"http://127.0.0.1:{self.port}", "t"))
-        self._start = directory / "api.json"
-        self._start.write_bytes(msgspec.json.encode(ApiStart(self.port, "t", list(objects(PLAN, AT)))))
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        self._process = subprocess.Popen([sys.executable, "-m", "lab.kube_api", str(self._start)], cwd=ROOT)
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def call(self, method: str, name: str, body: dict[str, Any] | None = None) -> None:
-        content = None if body is None else json.dumps(body).encode()
-        url = f"http://127.0.0.1:{self.port}/lab/pods/{name}"
-        request = urllib.request.Request(url, content, {"Authorization": "Bearer t"}, method=method)
-        urllib.request.urlopen(request, timeout=5).close()
-
-    def put(self, found: Pod, **status: Any) -> None:
-        body = pod_object(PLAN, found, datetime.now(UTC))
-        body["status"] |= status
-        self.call("PUT", f"{found.namespace}/{found.name}", body)
-
-
-@contextlib.contextmanager
-def api_at(directory: Path) -> Iterator[Api]:
-    made = Api(directory)
-    try:
-        yield made
-    finally:
-        made.stop()
-
-
 def test_follows_a_cluster_and_keeps_its_history(topics: Topics, tmp_path: Path) -> None:
     with api_at(tmp_path) as api:
         flags = [*topics.flags, "--kubeconfig", str(api.kubeconfig), "--group-instance-id", "one"]
@@ -201,7 +136,7 @@ def test_follows_a_cluster_and_keeps_its_history(topics: Topics, tmp_path: Path)
         assert {state.kind for state in first} == {"pod", "node", "service"}
         with running(flags, tmp_path / "log") as enricher:
             eventually(enricher.ready)
-            api.call("DELETE", f"{POSTGRES.namespace}/{POSTGRES.name}")
+            api.delete(POSTGRES)
             eventually(lambda: len(topics.topology()) == len(first) + 1)
         closed = topics.topology()[-1]
         assert (closed.name, closed.key in {state.key for state in first}) == ("postgres-0", True)
