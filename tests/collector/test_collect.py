@@ -187,6 +187,31 @@ def test_a_new_uplink_is_noticed(settings: CollectorSettings) -> None:
     live(settings, recorder, script)
 
 
+def test_hook_tc_follows_the_uplinks_and_says_what_it_is(settings: CollectorSettings) -> None:
+    recorder, root = Recorder(), settings.pin_dir
+
+    def attached() -> set[str]:
+        return {path.name.rsplit("_", 1)[1] + str(path.stat().st_ino) for path in root.glob("link_tcx_*")}
+
+    async def script(service: Service, _: Collector) -> None:
+        await until(lambda: len(recorder.chunks(settings)) >= 1)
+        eth0 = attached()
+        assert len(eth0) == 2
+        await asyncio.to_thread(
+            netlab.ip, "node1", "link add vx9 type vxlan id 9 dstport 4789 dev eth0\nlink set vx9 up"
+        )
+        await until(lambda: len(attached()) == 4)
+        await asyncio.to_thread(netlab.ip, "node1", "link del vx9")
+        await until(lambda: attached() == eth0)
+        service.stopping.set()
+
+    live(settings.model_copy(update={"hook": "tc"}), recorder, script)
+    assert {chunk.hook for chunk in recorder.chunks(settings)} == {"tc"}
+    ledger = [decode_ledger(record.value) for record in recorder.taken if record.topic == settings.topics.ledger]
+    assert {entry.hook for entry in ledger} == {"tc"}
+    assert len(ledger) == len(recorder.chunks(settings))
+
+
 def test_the_next_collector_goes_on_where_the_last_ended(settings: CollectorSettings) -> None:
     recorder = Recorder()
 
