@@ -5,7 +5,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from collector import pins, preflight, tc
+from collector import locks, pins, tc
 from collector.errors import LoadError
 from collector.settings import CollectorSettings
 from common.errors import Refusal
@@ -26,10 +26,9 @@ def main(argv: list[str]) -> int:
         "What the kernel holds and no collector has published is given up.",
     )
     parser.add_argument("--pin-dir", type=Path, default=fields["pin_dir"].default, help="as the collector was given")
-    parser.add_argument("--run-dir", type=Path, default=fields["run_dir"].default, help="as the collector was given")
     wanted = parser.parse_args(argv)
     try:
-        with preflight.lock(wanted.run_dir, wanted.pin_dir):
+        with locks.pin_directory(wanted.pin_dir, make=False):
             remove_all(wanted.pin_dir)
     except (Refusal, LoadError, OSError) as error:
         print(f"zonemeter detach: {error}", file=sys.stderr)  # noqa: T201 - a command, not a service

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from collector import preflight, privileges
+from collector import locks, preflight, privileges
 from collector.collect import Collector
 from collector.settings import CollectorSettings
 from common import kafka
@@ -33,7 +33,7 @@ async def run(settings: CollectorSettings, service: Service) -> None:
     boot_id = preflight.read_boot_id(settings.boot_id_file)
     kafka.client_options(settings)  # refuses what cannot work before anything is attached
     names = settings.topics
-    with preflight.lock(settings.run_dir, settings.pin_dir):
+    with locks.pin_directory(settings.pin_dir), locks.node_name(settings.cluster, settings.node):
         publisher = Publisher(service, settings)
         collector = Collector(settings, service, publisher)
         try:

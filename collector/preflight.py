@@ -2,13 +2,10 @@
 """What must be there before the collector can start; each thing that is not is one `Refusal` that says what to do."""
 
 import ctypes
-import fcntl
 import os
 import platform
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from collector.privileges import effective_of, needed_to_load
@@ -80,27 +77,3 @@ def read_boot_id(path: Path) -> str:
     if not re.match(r"[0-9a-f]{12}", text):
         raise Refusal(f"boot_id_file = {str(path)!r}: {text[:40]!r} is no boot id; expected at least 12 hex digits")
     return text[:12]
-
-
-@contextmanager
-def lock(run_dir: Path, pin_dir: Path) -> Iterator[None]:
-    """Hold the pin directory's lock; raise `Refusal` naming the process that has it. It dies with its holder."""
-    path = run_dir / f"collector{str(pin_dir).replace('/', '-')}.lock"
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise Refusal(f"run_dir = {str(run_dir)!r}: {error.strerror}: {error.filename}") from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
-            raise Refusal(
-                f"pin_dir = {str(pin_dir)!r}: the collector with pid {holder} has it; one per directory"
-            ) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield
-    finally:
-        os.close(descriptor)

@@ -85,7 +85,6 @@ class CollectorSettings(ServiceSettings):
     pin_dir: PinDir = Field(
         Path("/sys/fs/bpf/zonemeter"), description="where maps, programs and links stay when the collector is away"
     )
-    run_dir: Path = Field(Path("/run/zonemeter"), description="where the lock of the pin directory lies")
     spool_dir: Path = Field(
         Path("/var/lib/zonemeter/spool"),
         description="where closed windows wait while Kafka is away, in a directory named after the pin directory",

@@ -123,8 +123,7 @@ def _collector(plan: Plan, node: str, ports: Ports, files: Files, tuning: Tuning
     enter = ("nsenter", f"--net=/run/netns/{namespace}")
     words = [
         *("--node", node, "--cluster", plan.cluster, "--listen", f"127.0.0.1:{COLLECTOR_PORT}"),
-        *("--pin-dir", str(files.pins / node), "--run-dir", str(files.state(f"collector-{node}"))),
-        *("--spool-dir", str(files.state(f"collector-{node}") / "spool")),
+        *("--pin-dir", str(files.pins / node), "--spool-dir", str(files.state(f"collector-{node}") / "spool")),
         *("--kafka-bootstrap", f"{plan.control_v4}:{ports.kafka_fabric}"),
         *("--window-seconds", str(tuning.window_seconds)),
     ]

@@ -48,7 +48,6 @@ def settings(nodes: None, tmp_path: Path) -> Iterator[CollectorSettings]:
         node="node1",
         window_seconds=1,
         pin_dir=metered.pin_dir("collect"),
-        run_dir=tmp_path,
         spool_dir=tmp_path / "spool",
         map_memory=1 << 20,
     )

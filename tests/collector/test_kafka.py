@@ -48,15 +48,15 @@ def start(broker: Broker) -> None:
 class Process:
     """A collector on the first node."""
 
-    def __init__(self, name: str, run_dir: Path, *more: str) -> None:
+    def __init__(self, name: str, directory: Path, *more: str) -> None:
         self.prefix = f"{name}."
         self.pin_dir = metered.pin_dir(name)
-        self.log = run_dir / "log"
-        self.spool = run_dir / "spool"
+        self.log = directory / "log"
+        self.spool = directory / "spool"
         self.command = [
             *("nsenter", f"--net=/run/netns/{netlab.ns('node1')}", sys.executable, "-m", "cli", "run", "collector"),
             *("--node", "node1", "--cluster", name, "--kafka-bootstrap", f"{netlab.CLIENT}:9094"),
-            *("--pin-dir", str(self.pin_dir), "--run-dir", str(run_dir), "--window-seconds", "1"),
+            *("--pin-dir", str(self.pin_dir), "--window-seconds", "1"),
             *("--map-memory", "1MiB", "--listen", LISTEN, "--drain-seconds", "6", "--kafka-deadline-seconds", "5"),
             *("--topic-prefix", self.prefix, "--spool-dir", str(self.spool), *more),
         ]
@@ -312,8 +312,13 @@ def test_a_second_collector_is_refused(broker: Broker, collector: Process) -> No
     assert second.returncode == 2
     refused = [json.loads(line) for line in second.stderr.splitlines()]
     assert f"the collector with pid {collector.running.pid} has it" in refused[-1]["message"]
+    other = [*collector.command, "--listen", "127.0.0.1:0", "--pin-dir", f"{collector.pin_dir}-2"]
+    third = subprocess.run(other, capture_output=True, text=True, cwd=ROOT)
+    Path(f"{collector.pin_dir}-2").rmdir()
+    assert third.returncode == 2
+    assert f"the collector with pid {collector.running.pid} counts for this node" in third.stderr.splitlines()[-1]
     detached = [sys.executable, "-m", "cli", "detach", "--pin-dir", str(collector.pin_dir)]
-    done = subprocess.run([*detached, "--run-dir", str(collector.log.parent)], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(detached, capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
@@ -323,7 +328,6 @@ def test_detach_leaves_nothing(broker: Broker, collector: Process) -> None:
     collector.signal(signal.SIGKILL)
     assert collector.pin_dir.is_dir()
     command = [sys.executable, "-m", "cli", "detach", "--pin-dir", str(collector.pin_dir)]
-    command += ["--run-dir", str(collector.log.parent)]
     for _ in range(2):
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         assert (done.returncode, done.stderr) == (0, "")

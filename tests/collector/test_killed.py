@@ -34,7 +34,7 @@ class Lives(Node):
         self.life.guard(monkeypatch, os, "fsync")
         self.life.guard(monkeypatch, Path, "rename")
         self.settings = CollectorSettings(
-            node="node1", cluster="test", pin_dir=self.root, run_dir=directory, spool_dir=directory / "spool"
+            node="node1", cluster="test", pin_dir=self.root, spool_dir=directory / "spool"
         )
         self.away = False
         self.ledger: dict[str, bool] = {}

@@ -2,7 +2,6 @@
 """Bad input at the start: one line that says what, where and what to do."""
 
 import asyncio
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -135,20 +134,6 @@ def test_boot_id(tmp_path: Path) -> None:
     assert preflight.read_boot_id(path) == "5be6c2f0a91d"
 
 
-def test_one_collector_a_pin_directory(tmp_path: Path) -> None:
-    one, other = Path("/sys/fs/bpf/one"), Path("/sys/fs/bpf/other")
-    with preflight.lock(tmp_path, one):
-        with (
-            pytest.raises(Refusal, match=f"/sys/fs/bpf/one.*the collector with pid {os.getpid()} has it"),
-            preflight.lock(tmp_path, one),
-        ):
-            pytest.fail("two collectors have one pin directory")
-        with preflight.lock(tmp_path, other):
-            pass
-    with preflight.lock(tmp_path, one):
-        pass
-
-
 def test_links_of_another_network_namespace(nodes: None) -> None:
     wanted = metered.request(metered.pin_dir("namespace"))
     try:
@@ -212,9 +197,3 @@ def test_boundaries(now_ms: int, boundary_ms: int) -> None:
 )
 def test_on_time(now_ms: int, on_time: bool) -> None:
     assert schedule.is_on_time(10_000, now_ms) is on_time
-
-
-def test_port_bits() -> None:
-    bits = layout.port_bits({1, 80, 65535})
-    assert len(bits) == 8192
-    assert (bits[0], bits[10], bits[8191]) == (2, 1, 128)

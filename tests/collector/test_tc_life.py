@@ -338,7 +338,7 @@ def test_doctor_knows_it(start: Start, root: Path, use_tcx: bool) -> None:
 def test_detach_leaves_nothing(start: Start, root: Path, use_tcx: bool, tmp_path: Path) -> None:
     start().meter.close()
     assert (dispatcher_filters(), "clsact" in qdiscs()) == ((0, False) if use_tcx else (2, True))
-    arguments = ["--pin-dir", str(root), "--run-dir", str(tmp_path)]
+    arguments = ["--pin-dir", str(root)]
     if not use_tcx:
         with pytest.raises(LoadError, match="in another network namespace; detach must run in it"):
             detach.remove_all(root)

@@ -5,6 +5,8 @@ The schemas are the API server's own OpenAPI documents, in strict form (an unkno
 kubernetes-validate carries them for each minor version: they need no network, and no cluster.
 """
 
+from typing import Any
+
 import kubernetes_validate
 import pytest
 import yaml
@@ -94,10 +96,11 @@ def test_uninstall_takes_the_collectors_place_on_every_node() -> None:
     # Its pods come only where the collector's have ended: none is added beforehand.
     assert "maxSurge" not in detach["spec"]["updateStrategy"]["rollingUpdate"]
 
-    def host_paths(pod: dict[str, object]) -> list[object]:
-        return [volume for volume in pod["volumes"] if "hostPath" in volume]  # type: ignore[attr-defined]
+    def host_paths(pod: dict[str, Any]) -> list[Any]:
+        return [volume for volume in pod["volumes"] if "hostPath" in volume]
 
-    assert host_paths(ours) == host_paths(theirs)
+    # The spool is not its business: what waits there is published when a collector comes again.
+    assert host_paths(ours) == [volume for volume in host_paths(theirs) if volume["name"] == "bpf"]
     (container,) = ours["initContainers"]
     for flag in container["args"][1:]:
         assert flag in theirs["containers"][0]["args"]

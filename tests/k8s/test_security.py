@@ -6,7 +6,7 @@ import pytest
 from tests.k8s.rendered import OVERLAYS, Container, containers, find, render, workloads
 
 ALL = [pytest.param(each, id=each.title) for each in containers()]
-HOST_DIRECTORIES = {"/sys/fs/bpf/zonemeter", "/var/lib/zonemeter"}
+PINS, SPOOL = "/sys/fs/bpf/zonemeter", "/var/lib/zonemeter"
 
 
 def is_on_the_node(container: Container) -> bool:
@@ -39,7 +39,8 @@ def test_only_what_is_on_the_node_is_root_and_sees_directories_of_the_host(conta
     paths = {volume["hostPath"]["path"] for volume in container.pod.get("volumes", []) if "hostPath" in volume}
     if is_on_the_node(container):
         assert container.spec["securityContext"]["runAsUser"] == 0
-        assert paths == HOST_DIRECTORIES
+        detaches = container.overlay == "uninstall"
+        assert paths == ({PINS} if detaches else {PINS, SPOOL})
     else:
         assert container.pod["securityContext"]["runAsNonRoot"] is True
         assert container.pod["securityContext"]["runAsUser"] > 0

@@ -110,7 +110,7 @@ def test_there_is_time_to_drain(container: Container, monkeypatch: pytest.Monkey
 def test_what_a_service_writes_or_reads_is_on_a_volume(container: Container, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = loaded(container, monkeypatch)
     mounts = {mount["mountPath"]: mount for mount in container.spec["volumeMounts"]}
-    for name in ("state_dir", "output", "run_dir"):
+    for name in ("state_dir", "output"):
         if hasattr(settings, name):
             assert not mounts[str(getattr(settings, name))].get("readOnly")
     if isinstance(settings, CollectorSettings):
@@ -134,7 +134,7 @@ def test_the_replicas_of_the_metrics_sink_know_how_many_they_are(
 def test_detach_understands_its_flags(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (container,) = (each for each in containers() if each.spec["name"] == "detach")
     flags = dict(word.removeprefix("--").split("=") for word in container.spec["args"][1:])
-    assert flags.keys() == {"pin-dir", "run-dir"}
+    assert flags.keys() == {"pin-dir"}
     assert container.spec["args"][0] == "detach"
     assert detach([f"--{name}={tmp_path / name}" for name in flags]) == 0
 
