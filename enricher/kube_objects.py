@@ -22,6 +22,17 @@ ZONE_ID_LABEL = "topology.k8s.aws/zone-id"
 TEMPLATE_HASH_LABELS = {"Deployment": "pod-template-hash", "Rollout": "rollouts-pod-template-hash"}
 # The kubelet puts it on the API's copy of a static pod, which it runs from a file.
 MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
+# Addresses that a CNI says are the node's own, inside the range it gives to pods: what the host sends to pods comes
+# from them (Calico: libcalico-go backend/k8s/conversion/constants.go; Cilium: pkg/annotation/k8s.go).
+OWN_ADDRESS_ANNOTATIONS = (
+    "projectcalico.org/IPv4IPIPTunnelAddr",
+    "projectcalico.org/IPv4VXLANTunnelAddr",
+    "projectcalico.org/IPv6VXLANTunnelAddr",
+    "projectcalico.org/IPv4WireguardInterfaceAddr",
+    "projectcalico.org/IPv6WireguardInterfaceAddr",
+    "network.cilium.io/ipv4-cilium-host",
+    "network.cilium.io/ipv6-cilium-host",
+)
 FINISHED = ("Succeeded", "Failed")
 # Conditions that hold only once the pod's sandbox, and with it its address, is there (core/v1, PodConditionType).
 ADDRESSED = ("PodReadyToStartContainers", "ContainersReady", "Ready")
@@ -208,16 +219,18 @@ def pod_state(pod: Pod, seen_ms: int, *, deleted: bool = False) -> TopologyState
 
 
 def node_state(node: Node, seen_ms: int) -> TopologyState:
-    """Return a node's state, `from_ms` as of its creation. Its addresses are the numeric ones."""
-    meta, labels = node.metadata, node.metadata.labels or {}
+    """Return a node's state, `from_ms` as of its creation. Its addresses are the numeric ones, and its CNI's."""
+    meta, labels, notes = node.metadata, node.metadata.labels or {}, node.metadata.annotations or {}
     cidrs = node.spec.pod_cidrs or ([node.spec.pod_cidr] if node.spec.pod_cidr else [])
     numeric = ("InternalIP", "ExternalIP")
+    addresses = [a.address for a in node.status.addresses or () if a.type in numeric]
+    addresses += [notes[name] for name in OWN_ADDRESS_ANNOTATIONS if notes.get(name)]
     return TopologyState(
         kind="node",
         uid=meta.uid,
         resource_version=meta.resource_version,
         name=sys.intern(meta.name),
-        addresses=list(dict.fromkeys(a.address for a in node.status.addresses or () if a.type in numeric)),
+        addresses=list(dict.fromkeys(addresses)),
         from_ms=milliseconds(meta.creation_timestamp) or seen_ms,
         zone=_intern(labels.get(ZONE_LABEL)),
         region=_intern(labels.get(REGION_LABEL)),

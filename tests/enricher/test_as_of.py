@@ -15,7 +15,7 @@ from schemas.flow import Flow
 from schemas.topology import TopologyState, decode_topology
 from tests.enricher.api_process import AT, PLAN, POSTGRES, Api, api_at
 from tests.enricher.build import encoded, pod, row
-from tests.enricher.processes import running
+from tests.enricher.processes import running, topology_file
 from tests.enricher.topics import Topics
 from tests.services import eventually
 
@@ -156,3 +156,17 @@ def test_a_pod_that_outlives_every_retention_keeps_its_record_and_what_ended_lon
     newest = {record.key: record.value for record in topics.records(topics.settings.topics.topology)}
     assert [key for key, value in newest.items() if value is None] == [gone.key]
     assert {who(flow)[0] for flow in topics.flows()} == {"eternal-0"}
+
+
+def test_records_that_were_gone_before_they_were_read_are_counted(topics: Topics, tmp_path: Path) -> None:
+    flags = [*topics.flags, "--topology", str(topology_file(tmp_path)), "--group-instance-id", "one"]
+    chunks = [encoded([row("10.42.1.17", "10.42.2.9")], sequence=sequence) for sequence in range(1, 10)]
+    topics.produce(chunks[:2])
+    with running(flags, tmp_path / "log") as enricher:
+        eventually(lambda: len(topics.ledger()) == 2)
+        assert enricher.terminate() == 0
+    topics.produce(chunks[2:8])
+    topics.delete_raw_before(7)
+    with running(flags, tmp_path / "log") as enricher:
+        eventually(lambda: len(topics.ledger()) == 3)
+        assert enricher.metric("raw_gap_records_total") == 5

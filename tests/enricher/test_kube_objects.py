@@ -245,6 +245,7 @@ def test_node() -> None:
             "uid": "n1",
             "resourceVersion": "7",
             "creationTimestamp": STARTED,
+            "annotations": {"projectcalico.org/IPv4VXLANTunnelAddr": "10.42.1.0", "other": "10.42.1.1"},
             "labels": {
                 "topology.kubernetes.io/zone": "eu-west-1a",
                 "topology.kubernetes.io/region": "eu-west-1",
@@ -261,7 +262,7 @@ def test_node() -> None:
         },
     }
     state = node_state(msgspec.json.decode(orjson.dumps(found), type=Node), NOW)
-    assert state.addresses == ["192.168.0.11", "203.0.113.9"]
+    assert state.addresses == ["192.168.0.11", "203.0.113.9", "10.42.1.0"]
     assert (state.zone, state.region, state.zone_id) == ("eu-west-1a", "eu-west-1", "euw1-az3")
     assert (state.pod_cidrs, state.from_ms) == (["10.42.1.0/24", "fd00:42:1::/64"], STARTED_MS)
 

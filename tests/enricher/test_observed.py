@@ -3,7 +3,9 @@ from typing import Any
 
 import msgspec
 import orjson
+import pytest
 
+from enricher.addresses import pack
 from enricher.index import Index
 from enricher.kube_objects import Service
 from enricher.observed import LINGER_MS, Observed
@@ -60,6 +62,25 @@ def test_a_state_says_when_the_pod_got_its_address_as_long_as_it_keeps_it() -> N
     assert (ready.acquired_from_ms, ready.acquired_by_ms) == (STARTED_MS, STARTED_MS + 3000)
     assert moved.from_ms == STARTED_MS + 70_000
     assert (moved.acquired_from_ms, moved.acquired_by_ms) == (None, STARTED_MS + 71_000)
+
+
+@pytest.mark.parametrize("skew_ms", [-3_600_000, 0, 3_600_000])
+def test_a_clock_that_differs_by_an_hour_names_the_pod_by_the_clock_that_measured(skew_ms: int) -> None:
+    """The kubelet's clock and the flows' are the node's; ours is an hour behind, the same, an hour ahead."""
+    observed, index = Observed(), Index()
+    for found, deleted, at in (
+        (pod_of(ready="False"), False, 3_000),
+        (pod_of(rv="101", changed="2026-11-22T17:46:50Z"), False, 11_000),
+        (pod_of(rv="102", phase="Succeeded", ended="2026-11-22T17:50:00Z"), False, 201_000),
+        (pod_of(rv="102", phase="Succeeded", ended="2026-11-22T17:50:00Z"), True, 230_000),
+    ):
+        now = STARTED_MS + at + skew_ms
+        for state in observed.drop(found, now) if deleted else observed.take(found, "1", now):
+            index.apply(state)
+    slot = ("pod", pack("10.42.1.17"))
+    for second in range(-10, 230):
+        start = STARTED_MS + second * 1000
+        assert bool(index.owners(slot, start, start + 1000)) == (0 <= second <= 200)  # type: ignore[arg-type]
 
 
 def test_a_pod_deleted_while_it_runs_ends_when_its_kubelet_has_heard_of_it() -> None:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from aiokafka import TopicPartition
+from aiokafka.admin import RecordsToDelete
 from aiokafka.structs import ConsumerRecord
 
 from common import kafka, topic_admin
@@ -80,6 +82,16 @@ class Topics:
                 await producer.stop()
 
         asyncio.run(send())
+
+    def delete_raw_before(self, offset: int, partition: int = 0) -> None:
+        """Let raw records go as retention does."""
+
+        async def delete() -> None:
+            where = TopicPartition(self.settings.topics.raw, partition)
+            async with topic_admin.admin_client(self.settings) as admin:
+                await admin.delete_records({where: RecordsToDelete(before_offset=offset)})
+
+        asyncio.run(delete())
 
     def flows(self) -> list[Flow]:
         """Return all enriched flows, partition by partition, in order."""
