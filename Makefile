@@ -8,7 +8,7 @@ PYTEST_ARGS ?= -n 2 --dist loadfile
 # A name here is a module bench.NAME, `make bench-NAME` and a section of docs/benchmarks.md.
 BENCHES := hook
 
-.PHONY: help setup demo test torture bench compose-test check format docs lock clean
+.PHONY: help setup demo test torture soak bench compose-test check format docs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ test: ## all tests: tables, the hook in a real kernel, Kafka, one run end to end
 torture: ## every fault many times, then the books: about an hour; SEED=1 ONLY="broker kill" SHARE=0.1
 	@scripts/setup test
 	@$(BIN)/python -m tests.torture $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only "$(ONLY)") $(if $(SHARE),--share $(SHARE))
+
+soak: setup ## the lab at full load: memory, descriptors and tasks must be flat; MINUTES=30
+	@$(BIN)/python -m bench.soak $(if $(MINUTES),--minutes $(MINUTES))
 
 bench: setup $(BENCHES:%=bench-%) ## all benchmarks into docs/benchmarks.md; one: make bench-hook
 

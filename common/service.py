@@ -79,6 +79,8 @@ async def _live(name: str, settings: ServiceSettings, body: Body, ended: threadi
     )
     build.labels(name, version("zonemeter")).set(1)
     loop = asyncio.get_running_loop()
+    tasks = Gauge("zonemeter_tasks", "Tasks of the event loop; flat, or something leaks.", registry=service.registry)
+    tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
     async with asyncio.timeout(None) as budget:
 
         def stop(number: int) -> None:

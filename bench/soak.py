@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`make soak`: the lab at full load for half an hour; memory, file descriptors and tasks of every service must be flat.
+
+Real packets, real Kafka, every service; windows of 2 s, so that each minute has as many of them as five have in
+production. Flat means: over the run without its first fifth, memory grows by at most `MOST_MIB_PER_HOUR`, or by less
+than twice what the slope itself is uncertain by; descriptors and tasks end where they began. Writes docs/soak.svg and
+its section of docs/benchmarks.md. Exit status 1 if something grows, or if the ledger does not close.
+"""
+
+import argparse
+import asyncio
+import datetime
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from bench import report
+from bench.chart import chart
+from bench.process import cpu_seconds, resident_bytes
+from lab import cluster, namespaces
+from lab.services import Command, Ports, Tuning, commands
+from lab.stories import found
+
+CHART = report.PAGE.with_name("soak.svg")
+MOST_MIB_PER_HOUR = 1.0
+_WARM_UP = 0.2
+_PARTS = 12
+_EVERY_SECONDS = 5.0
+_SETTLE_SECONDS = 90.0
+_MIB = 1024 * 1024
+_HEAD = "| service | memory, MiB: begin, end | slope, MiB/h | descriptors | tasks | CPU s/min | |\n|---|---|---|---|---|---|---|"
+
+
+@dataclass
+class Course:
+    """One service over time: seconds since the beginning, and what it held then."""
+
+    role: str
+    seconds: list[float] = field(default_factory=list)
+    resident: list[float] = field(default_factory=list)
+    descriptors: list[int] = field(default_factory=list)
+    tasks: list[int] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    def warm(self, values: Sequence[float]) -> Sequence[float]:
+        """Return values without those of the warm-up."""
+        return values[int(len(values) * _WARM_UP) :]
+
+    def slope(self) -> tuple[float, float]:
+        """Return how memory grows in MiB an hour, and the standard error of that.
+
+        Fitted to medians of parts: neighbouring samples are not independent, and would seem more certain than they are.
+        """
+        parts = min(_PARTS, len(self.warm(self.seconds)))
+        hours = [median(part) / 3600 for part in np.array_split(np.array(self.warm(self.seconds)), parts)]
+        sizes = [median(part) / _MIB for part in np.array_split(np.array(self.warm(self.resident)), parts)]
+        (per_hour, _), covariance = np.polyfit(hours, sizes, 1, cov=True)
+        return float(per_hour), float(covariance[0][0] ** 0.5)
+
+    def faults(self) -> list[str]:
+        """Return what is not flat."""
+        per_hour, error = self.slope()
+        grows = per_hour > max(MOST_MIB_PER_HOUR, 2 * error)
+        more = {"descriptors": self.warm(self.descriptors), "tasks": self.warm(self.tasks)}
+        rising = [name for name, values in more.items() if _ends(values)[1] > _ends(values)[0]]
+        return (["memory grows"] if grows else []) + [f"more {name}" for name in rising]
+
+    def row(self) -> str:
+        """Return it as a line of the table."""
+        (first, last), (per_hour, error) = _ends(self.warm(self.resident)), self.slope()
+        descriptors, tasks = _ends(self.warm(self.descriptors)), _ends(self.warm(self.tasks))
+        cpu = (self.cpu[-1] - self.cpu[0]) / (self.seconds[-1] - self.seconds[0]) * 60
+        verdict = "; ".join(self.faults()) or "flat"
+        return (
+            f"| {self.role} | {first / _MIB:.1f}, {last / _MIB:.1f} | {per_hour:+.1f} ± {error:.1f} "
+            f"| {descriptors[0]:.0f}, {descriptors[1]:.0f} | {tasks[0]:.0f}, {tasks[1]:.0f} | {cpu:.1f} | {verdict} |"
+        )
+
+
+def _ends(values: Sequence[float]) -> tuple[float, float]:
+    """Return the medians of the first and of the last third."""
+    third = max(len(values) // 3, 1)
+    return float(median(values[:third])), float(median(values[-third:]))
+
+
+async def run(minutes: float) -> tuple[list[Course], bool]:
+    """Run the lab for so long; return every service's course, and whether the ledger closed over all of it."""
+    plan, ports = found("zmsoak", 218), Ports.free()
+    tuning = Tuning(window_seconds=2, cut_seconds=10)
+    try:
+        files = await cluster.up(plan, ports, tuning=tuning, say=lambda line: print(line, file=sys.stderr))
+        watched = {command.role: command for command in commands(plan, ports, files, tuning)}
+        traffic = cluster.start_traffic(plan)
+        courses = await asyncio.to_thread(_watch, plan.prefix, watched, minutes * 60)
+        assert traffic.alive, "the traffic ended by itself"
+        cluster.stop(plan.prefix, "traffic", "collector")
+        return courses, await _closes(ports)
+    finally:
+        await cluster.down(plan.prefix)
+
+
+def _watch(prefix: str, watched: dict[str, Command], seconds: float) -> list[Course]:
+    courses = {role: Course(role) for role in watched}
+    pids = {process.role: process.pid for process in cluster.status(prefix).processes if process.role in watched}
+    begun = time.monotonic()
+    while (at := time.monotonic() - begun) < seconds:
+        for role, course in courses.items():
+            course.seconds.append(at)
+            course.resident.append(resident_bytes(pids[role]))
+            course.descriptors.append(len(list(Path(f"/proc/{pids[role]}/fd").iterdir())))
+            course.cpu.append(cpu_seconds(pids[role]))
+            course.tasks.append(_tasks(watched[role]))
+        time.sleep(max(0.0, begun + at + _EVERY_SECONDS - time.monotonic()))
+    return list(courses.values())
+
+
+def _tasks(command: Command) -> int:
+    """Ask a service how many tasks it has; this thread visits the service's namespace for that."""
+    url = f"http://127.0.0.1:{command.ready_port}/metrics"
+    if command.namespace is None:
+        text = urllib.request.urlopen(url, timeout=10).read()
+    else:
+        with namespaces.enter(command.namespace):
+            text = urllib.request.urlopen(url, timeout=10).read()
+    return next(
+        int(float(line.split()[1])) for line in text.decode().splitlines() if line.startswith("zonemeter_tasks ")
+    )
+
+
+async def _closes(ports: Ports) -> bool:
+    command = [sys.executable, "-m", "cli", "audit", "--kafka-bootstrap", f"127.0.0.1:{ports.kafka}"]
+    command += ["--since", "24h", "--settle-seconds", "0"]
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while True:
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+        if done.returncode == 0 or time.monotonic() > deadline:
+            print(done.stdout, done.stderr, file=sys.stderr)
+            return done.returncode == 0
+        await asyncio.sleep(2)
+
+
+def section(courses: Sequence[Course], minutes: float, closes: bool) -> str:
+    """Return the section of docs/benchmarks.md."""
+    today = datetime.datetime.now(datetime.UTC).date()
+    ledger = "The ledger closed over the whole run." if closes else "**The ledger did not close.**"
+    return "\n".join(
+        [
+            "## Soak: memory, descriptors and tasks over time\n",
+            f"`make soak MINUTES={minutes:g}`, {today}, on {report.machine()}.\n",
+            "The lab's demo traffic, windows of 2 s. *begin* and *end* are medians over the first and the last third of",
+            "the run without its first fifth; the slope is a line through medians of twelve parts, with its standard",
+            f"error. Flat: at most {MOST_MIB_PER_HOUR:g} MiB/h or twice the error; descriptors and tasks end where",
+            f"they began. {ledger}\n",
+            "\n".join([_HEAD, *(course.row() for course in courses)]) + "\n",
+            "![memory, descriptors and tasks of each service over the run](soak.svg)\n",
+        ]
+    )
+
+
+def main() -> int:
+    """Run `make soak`; return the exit status."""
+    parser = argparse.ArgumentParser(prog="soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--no-write", action="store_true", help="print only")
+    wanted = parser.parse_args()
+    courses, closes = asyncio.run(run(wanted.minutes))
+    body = section(courses, wanted.minutes, closes)
+    print(body)
+    if not wanted.no_write:
+        panels = {"resident memory, MiB": "resident", "file descriptors": "descriptors", "tasks": "tasks"}
+        drawn = {title: {c.role: _points(c, name) for c in courses} for title, name in panels.items()}
+        CHART.write_text(chart(drawn, "min"))
+        report.PAGE.write_text(report.replaced(report.PAGE.read_text(), "soak", body))
+    return int(not closes or any(course.faults() for course in courses))
+
+
+def _points(course: Course, name: str) -> list[tuple[float, float]]:
+    scale = _MIB if name == "resident" else 1
+    return [(at / 60, value / scale) for at, value in zip(course.seconds, getattr(course, name), strict=True)]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
