@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make soak`: the lab at full load for half an hour; memory, file descriptors and tasks of every service must be flat.
+"""`make soak`: the lab at full load for half an hour; memory, file descriptors and tasks must be flat.
 
 Real packets, real Kafka, every service; windows of 2 s, so that each minute has as many of them as five have in
 production. Flat means: over the run without its first fifth, memory grows by at most `MOST_MIB_PER_HOUR`, or by less
@@ -154,9 +154,9 @@ def section(courses: Sequence[Course], minutes: float, closes: bool) -> str:
         [
             "## Soak: memory, descriptors and tasks over time\n",
             f"`make soak MINUTES={minutes:g}`, {today}, on {report.machine()}.\n",
-            "The lab's demo traffic, windows of 2 s. *begin* and *end* are medians over the first and the last third of",
-            "the run without its first fifth; the slope is a line through medians of twelve parts, with its standard",
-            f"error. Flat: at most {MOST_MIB_PER_HOUR:g} MiB/h or twice the error; descriptors and tasks end where",
+            "The lab's demo traffic, windows of 2 s. *begin* and *end* are medians over the first and the last third",
+            "of the run without its first fifth; the slope is a line through medians of twelve parts, with its",
+            f"standard error. Flat: at most {MOST_MIB_PER_HOUR:g} MiB/h or twice the error; descriptors and tasks end where",
             f"they began. {ledger}\n",
             "\n".join([_HEAD, *(course.row() for course in courses)]) + "\n",
             "![memory, descriptors and tasks of each service over the run](soak.svg)\n",
