@@ -156,8 +156,8 @@ def section(courses: Sequence[Course], minutes: float, closes: bool) -> str:
             f"`make soak MINUTES={minutes:g}`, {today}, on {report.machine()}.\n",
             "The lab's demo traffic, windows of 2 s. *begin* and *end* are medians over the first and the last third",
             "of the run without its first fifth; the slope is a line through medians of twelve parts, with its",
-            f"standard error. Flat: at most {MOST_MIB_PER_HOUR:g} MiB/h or twice the error; descriptors and tasks end where",
-            f"they began. {ledger}\n",
+            f"standard error. Flat: at most {MOST_MIB_PER_HOUR:g} MiB/h or twice the error; descriptors and tasks",
+            f"end where they began. {ledger}\n",
             "\n".join([_HEAD, *(course.row() for course in courses)]) + "\n",
             "![memory, descriptors and tasks of each service over the run](soak.svg)\n",
         ]
