@@ -35,7 +35,8 @@ _PARTS = 12
 _EVERY_SECONDS = 5.0
 _SETTLE_SECONDS = 90.0
 _MIB = 1024 * 1024
-_HEAD = "| service | memory, MiB: begin, end | slope, MiB/h | descriptors | tasks | CPU s/min | |\n|---|---|---|---|---|---|---|"
+_COLUMNS = ("service", "memory, MiB: begin, end", "slope, MiB/h", "descriptors", "tasks", "CPU s/min", "")
+_HEAD = f"| {' | '.join(_COLUMNS)} |\n{'|---' * len(_COLUMNS)}|"
 
 
 @dataclass
