@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A cluster to join with, and raw chunks of its traffic: the same every time. Pure.
+
+A node has 30 pods; each chunk is one node's, 4,000 flows between its pods, some 600 pods of other nodes, a database
+that a CIDR rule names, and the internet: 1,000 distinct addresses.
+"""
+
+import random
+from dataclasses import dataclass
+
+from schemas.flow import Workload
+from schemas.raw import COLUMNS, encode_chunk
+from schemas.topology import TopologyState
+
+CLUSTER = "bench"
+NODES, PODS_A_NODE, ROWS = 300, 30, 4000
+START_MS, WINDOW_MS = 1_795_384_000_000, 10_000
+_PEERS, _OUTSIDE = 600, 300
+_PORTS = (80, 443, 5432, 6379, 8080, 9090)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One encoded raw chunk and what stands in its record."""
+
+    node: str
+    value: bytes
+    end_ms: int
+
+
+def states() -> list[TopologyState]:
+    """Return the cluster's nodes and pods."""
+    found = []
+    for number in range(NODES):
+        zone = "abc"[number % 3]
+        found.append(_node(number, zone))
+        found += [_pod(number, place) for place in range(PODS_A_NODE)]
+    return found
+
+
+def chunks(count: int, seed: int = 1) -> list[Chunk]:
+    """Return so many chunks, each of another window of one of three nodes."""
+    chance = random.Random(seed)
+    kinds = [_rows(chance, number) for number in range(3)]
+    return [_chunk(number % 3, number // 3, *kinds[number % 3]) for number in range(count)]
+
+
+def _chunk(node: int, sequence: int, addresses: list[str], columns: dict[str, list[int]]) -> Chunk:
+    start = START_MS + sequence * WINDOW_MS
+    size, packets = sum(columns["bytes"]), sum(columns["packets"])
+    amount = {"bytes": size, "packets": packets, "rows": ROWS}
+    head = {
+        "cluster": CLUSTER,
+        "node": f"node-{node}",
+        "boot_id": "0123456789ab",
+        "generation": 1,
+        "sequence": sequence,
+        "chunk": 0,
+        "chunks": 1,
+        "start_ms": start,
+        "end_ms": start + WINDOW_MS,
+        "hook": "netfilter",
+        "ledger": {"hook": amount, "map": amount},
+    }
+    return Chunk(f"node-{node}", encode_chunk(head, addresses, columns), start + WINDOW_MS)
+
+
+def _rows(chance: random.Random, node: int) -> tuple[list[str], dict[str, list[int]]]:
+    own = [_address(node, place) for place in range(PODS_A_NODE)]
+    peers = [_address(chance.randrange(NODES), chance.randrange(PODS_A_NODE)) for _ in range(_PEERS)]
+    outside = [f"8.{chance.randrange(256)}.{chance.randrange(256)}.8" for _ in range(_OUTSIDE)]
+    outside += [f"10.250.0.{host}" for host in range(10)]
+    addresses = list(dict.fromkeys(own + peers + outside))
+    columns: dict[str, list[int]] = {name: [0] * ROWS for name in COLUMNS}
+    for row in range(ROWS):
+        columns["src"][row] = chance.randrange(PODS_A_NODE)
+        columns["dst"][row] = chance.randrange(len(addresses))
+        columns["protocol"][row] = 6
+        columns["dst_port"][row] = chance.choice(_PORTS)
+        columns["dnat"][row] = chance.randrange(2)
+        columns["bytes"][row] = int(chance.lognormvariate(9, 2)) + 60
+        columns["packets"][row] = columns["bytes"][row] // 900 + 1
+    return addresses, columns
+
+
+def _address(node: int, place: int) -> str:
+    return f"10.{node // 250}.{node % 250}.{place + 10}"
+
+
+def _node(number: int, zone: str) -> TopologyState:
+    return TopologyState(
+        kind="node",
+        uid=f"node-uid-{number}",
+        resource_version="1",
+        name=f"node-{number}",
+        addresses=[f"192.168.{number // 250}.{number % 250 + 1}"],
+        from_ms=0,
+        zone=f"eu-west-1{zone}",
+        region="eu-west-1",
+        zone_id=f"euw1-az{'abc'.index(zone) + 1}",
+        pod_cidrs=[f"10.{number // 250}.{number % 250}.0/24"],
+    )
+
+
+def _pod(node: int, place: int) -> TopologyState:
+    return TopologyState(
+        kind="pod",
+        uid=f"pod-uid-{node}-{place}",
+        resource_version="1",
+        name=f"service-{place}-7d9f8b6c5-x{node:04}",
+        namespace="shop",
+        addresses=[_address(node, place)],
+        from_ms=0,
+        node=f"node-{node}",
+        workload=Workload("Deployment", f"service-{place}"),
+        ready=True,
+    )
