@@ -7,10 +7,10 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import InvalidTimestampError, KafkaError, MessageSizeTooLargeError
+from aiokafka.producer.message_accumulator import BatchBuilder
 from prometheus_client import Counter
 
 from common import kafka
@@ -168,16 +168,32 @@ async def _send(producer: AIOKafkaProducer, topic: str, partition: int, parts: l
     """Send in batches, one after the other; return the offset after the last, None if the broker did not say."""
     batch = producer.create_batch()
     for part in parts:
-        headers = list(part.headers)
-        for value in part.values if isinstance(part, Run) else (part.value,):
-            if batch.append(key=part.key, value=value, timestamp=part.timestamp_ms, headers=headers) is None:
-                await _send_batch(producer, batch, topic, partition)
-                batch = producer.create_batch()
-                batch.append(key=part.key, value=value, timestamp=part.timestamp_ms, headers=headers)
+        values = part.values if isinstance(part, Run) else (part.value,)
+        done = 0
+        while (done := _append(batch, part, values, done)) < len(values):
+            await _send_batch(producer, batch, topic, partition)
+            batch = producer.create_batch()
     return await _send_batch(producer, batch, topic, partition)
 
 
-async def _send_batch(producer: AIOKafkaProducer, batch: Any, topic: str, partition: int) -> int | None:
+def _append(batch: BatchBuilder, part: Record | Run, values: Sequence[bytes | None], start: int) -> int:
+    """Append the values from number `start` on, as many as fit; return the number of the first that does not.
+
+    Through the batch's own encoder: its `append` does the same, at almost twice the cost per record.
+    """
+    append, first = batch._builder.append, batch.record_count()  # noqa: SLF001
+    key, timestamp_ms, headers = part.key, part.timestamp_ms, list(part.headers)
+    number = start
+    for number in range(start, len(values)):
+        if append(first + number - start, timestamp_ms, key, values[number], headers) is None:
+            break
+    else:
+        number = len(values)
+    batch._relative_offset = first + number - start  # noqa: SLF001
+    return number
+
+
+async def _send_batch(producer: AIOKafkaProducer, batch: BatchBuilder, topic: str, partition: int) -> int | None:
     count: int = batch.record_count()
     if not count:
         return None

@@ -9,7 +9,7 @@ is resolve.py's business.
 
 import bisect
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -34,6 +34,11 @@ class Index:
         self._cidrs_of_length: Counter[tuple[int, int]] = Counter()
         self._sites: Counter[int] = Counter()
         self._size = 0
+        self._listeners: list[Callable[[Slot], None]] = []
+
+    def listen(self, changed: Callable[[Slot], None]) -> None:
+        """Call `changed` with every slot whose owners change, and with an IPv6 site that comes or goes."""
+        self._listeners.append(changed)
 
     @property
     def states(self) -> int:
@@ -74,13 +79,15 @@ class Index:
             if claim.from_ms < end_ms and start_ms < claim.to_ms and claim.from_ms < claim.to_ms
         ]
 
-    def cidr_owners(self, packed: bytes, start_ms: int, end_ms: int) -> list[TopologyState]:
-        """Return the nodes whose longest podCIDR holds the address in that time."""
-        for length in self._cidr_lengths[8 * len(packed)]:
-            found = self.owners(("cidr", prefix_of(packed, length)), start_ms, end_ms)
-            if found:
-                return found
-        return []
+    def edges(self, slot: Slot) -> Iterator[int]:
+        """Yield the times at which the slot's owners may change, in no order."""
+        for claim in self._claims.get(slot, ()):
+            yield claim.from_ms
+            yield claim.to_ms
+
+    def cidr_slots(self, packed: bytes) -> list[Slot]:
+        """Return the slots of the podCIDRs that may hold an address, the longest first."""
+        return [("cidr", prefix_of(packed, length)) for length in self._cidr_lengths[8 * len(packed)]]
 
     def shares_site(self, packed: bytes) -> bool:
         """Return whether an IPv6 address is in a /56 that holds a pod or a node on record."""
@@ -164,6 +171,8 @@ class Index:
 
     def _put(self, slot: Slot, claims: tuple[Claim, ...]) -> None:
         had = slot in self._claims
+        for changed in self._listeners:
+            changed(slot)
         if claims:
             self._claims[slot] = claims
         elif had:
@@ -175,9 +184,13 @@ class Index:
         what, value = slot
         if what in ("pod", "node") and isinstance(value, bytes) and len(value) == 16:
             site = prefix_of(value, SITE_LENGTH).network
+            known = site in self._sites
             self._sites[site] += change
             if not self._sites[site]:
                 del self._sites[site]
+            if known != (site in self._sites):
+                for changed in self._listeners:
+                    changed(("site", value))
         elif isinstance(value, Prefix):
             self._cidrs_of_length[value.bits, value.length] += change
             lengths = {

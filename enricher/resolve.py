@@ -11,7 +11,9 @@ from typing import NamedTuple
 from enricher.addresses import pack
 from enricher.cidrs import Cidr, CidrMap, is_public, link_reason
 from enricher.endpoints import INTERNET, NOWHERE, Place, Resolved, Watcher, endpoint_json, observer_json
-from enricher.index import Index
+from enricher.index import Index, Slot
+from enricher.memo import Kept, Memo
+from enricher.tenancy import FOREVER
 from schemas.flow import Kind
 from schemas.topology import TopologyState
 
@@ -29,12 +31,28 @@ class _Node(NamedTuple):
 _NO_NODE = _Node((), NOWHERE)
 
 
+class _Stretch(NamedTuple):
+    """A stretch of time, [from_ms, to_ms)."""
+
+    from_ms: int
+    to_ms: int
+
+    def within(self, from_ms: int, to_ms: int) -> "_Stretch":
+        """Return what of it is within another."""
+        return _Stretch(max(self.from_ms, from_ms), min(self.to_ms, to_ms))
+
+
+_ALWAYS = _Stretch(0, FOREVER)
+_NEVER = _Stretch(FOREVER, 0)
+
+
 class Resolver:
     """Resolves addresses against the index and the CIDR map, and remembers the answers while they hold."""
 
     def __init__(self, index: Index, cidrs: CidrMap) -> None:
         self.index = index
         self.cidrs = cidrs
+        self.memo = Memo(index)
         self._cache: dict[tuple[object, ...], Resolved] = {}
 
     def window(self, start_ms: int, end_ms: int) -> "Window":
@@ -74,22 +92,35 @@ class Window:
     def __init__(self, resolver: Resolver, start_ms: int, end_ms: int) -> None:
         self._resolver = resolver
         self._index = resolver.index
-        self._span = (start_ms, end_ms)
-        self._nodes: dict[str | None, _Node] = {None: _NO_NODE}
+        self._memo = resolver.memo
+        self._start_ms, self._end_ms = start_ms, end_ms
+        # For what stretch of time what was looked up last is the same; empty if it changes within the window.
+        self._same = _ALWAYS
+        self._nodes: dict[str | None, tuple[_Node, _Stretch]] = {None: (_NO_NODE, _ALWAYS)}
 
     def resolve(self, address: str) -> Resolved:
         """Return what `address` was."""
+        known = self._memo.find(address, self._start_ms, self._end_ms)
+        if known is not None:
+            return known
+        self._same = _ALWAYS
+        found = self._resolve(address)
+        if self._same.from_ms < self._same.to_ms:
+            self._memo.keep(address, Kept(self._same.from_ms, self._same.to_ms, found))
+        return found
+
+    def _resolve(self, address: str) -> Resolved:
         answer = self._resolver.answer
         packed = pack(address)
         if packed is None:
             return answer("unknown", address, reason="address_invalid")
-        if pods := self._index.owners(("pod", packed), *self._span):
+        if pods := self._owners(("pod", packed)):
             return self._pod(address, pods)
-        if nodes := self._index.owners(("node", packed), *self._span):
+        if nodes := self._owners(("node", packed)):
             return self._node(address, nodes)
-        if services := self._index.owners(("service", packed), *self._span):
+        if services := self._owners(("service", packed)):
             return self._service(address, services)
-        if nodes := self._index.cidr_owners(packed, *self._span):
+        if nodes := next(filter(None, map(self._owners, self._index.cidr_slots(packed))), []):
             return self._in_pod_cidr(address, nodes)
         if (entry := self._resolver.cidrs.find(packed)) is not None:
             at = _Node((), Place(entry.zone, entry.region, entry.zone_id))
@@ -97,6 +128,17 @@ class Window:
         if is_public(packed) and not self._index.shares_site(packed):
             return answer("external", address, at=_Node((), INTERNET))
         return answer("unknown", address, reason=link_reason(packed) or "vpc_unmapped")
+
+    def _owners(self, slot: Slot) -> list[TopologyState]:
+        """Return the owners of a slot within the window, and cut `_same` to the time in which they are these."""
+        for edge in self._index.edges(slot):
+            if edge <= self._start_ms:
+                self._same = self._same.within(edge, FOREVER)
+            elif edge >= self._end_ms:
+                self._same = self._same.within(0, edge)
+            else:
+                self._same = _NEVER
+        return self._index.owners(slot, self._start_ms, self._end_ms)
 
     def late(self, address: str, node: str) -> Resolved:
         """Return a pod that is not known, on a node that is: its zone is certain, its name is not."""
@@ -139,11 +181,15 @@ class Window:
         return self._resolver.answer("unknown", address, reason="ambiguous_owner", node=node, at=at, in_cluster=True)
 
     def _at(self, name: str | None) -> _Node:
-        found = self._nodes.get(name)
-        if found is None:
-            states = self._index.owners(("name", name or ""), *self._span)
+        known = self._nodes.get(name)
+        if known is None:
+            before, self._same = self._same, _ALWAYS
+            states = self._owners(("name", name or ""))
             places = [Place(s.zone or None, s.region or None, s.zone_id or None) for s in states]
-            found = self._nodes[name] = _Node(tuple(states), _common(places))
+            known = self._nodes[name] = _Node(tuple(states), _common(places)), self._same
+            self._same = before
+        found, same = known
+        self._same = self._same.within(*same)
         return found
 
 

@@ -35,8 +35,10 @@ def roll_up(rows: Rows, columns: Columns, values: Values, scopes: Ints, ends: Se
     number_of = _Numbers(ends, common)
     src, dst = number_of.of(columns.src[rows]), number_of.of(columns.dst[rows])
     src_port, dst_port = values.ports(rows)
-    keys = np.stack([src, dst, src_port, dst_port, values.kinds[rows], scopes[rows]])
-    group = np.unique(keys, axis=1, return_inverse=True)[1].reshape(-1)
+    group = np.zeros(len(rows), np.int64)
+    for column in (src, dst, src_port, dst_port, values.kinds[rows], scopes[rows]):
+        # Numbered anew after each column, so that the product stays below 2^63.
+        group = np.unique(group * (int(column.max(initial=0)) + 1) + column, return_inverse=True)[1]
     order = np.lexsort((rows, group))
     sizes = np.unique(group, return_counts=True)[1]
     cuts = [cut for end, size in zip(np.cumsum(sizes), sizes, strict=True) for cut in range(end - size, end, MAX_ROWS)]
@@ -44,8 +46,8 @@ def roll_up(rows: Rows, columns: Columns, values: Values, scopes: Ints, ends: Se
     firsts = np.array([piece[0] for piece in pieces], np.intp)
     return Groups(
         [rows[piece] for piece in pieces],
-        end_points(common, src[firsts], src_port[firsts]),
-        end_points(common, dst[firsts], dst_port[firsts]),
+        list(map("".join, zip(*end_points(common, src[firsts], src_port[firsts]), strict=True))),
+        list(map("".join, zip(*end_points(common, dst[firsts], dst_port[firsts]), strict=True))),
     )
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the flows of one chunk as JSON. Pure.
 
-What flows share is made once and picked by number: an end point per (address, port), the fields between `packets`
-and the source per distinct combination. A flow is a concatenation of these parts.
+What flows share is made once and picked by number: an end point's two parts, between which its port goes, once per
+address, the fields between `packets` and the source once per distinct combination. A flow is a concatenation.
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,8 @@ from schemas.raw import DIRECTIONS, ENCAPSULATIONS, RawChunk
 # IANA protocol numbers; ICMP and ICMPv6 are told apart by `network.type`. The others are named by their number.
 _TRANSPORTS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmp", 132: "sctp"}
 _NO_DNAT = 2
+# Of an end point, by port; 0 is a folded one, and absent.
+_PORTS = np.array(["", *(f',"port":{port}' for port in range(1, 65536))], dtype=object)
 
 
 class Values:
@@ -36,25 +38,25 @@ class Values:
 
     def of_rows(self, rows: Rows, numbers: Ints, scopes: Ints, ends: Sequence[Resolved]) -> list[bytes]:
         """Return the flows of single rows; `numbers` are the last parts of their ids, `scopes` those of these rows."""
-        source_ports, destination_ports = self._ports
         parts = zip(
             numbers.tolist(),
             _pick(self._after_id, scopes),
             self._columns.size[rows].tolist(),
             self._columns.packets[rows].tolist(),
             self._kinds(rows),
-            end_points(ends, self._columns.src[rows], source_ports[rows]),
-            end_points(ends, self._columns.dst[rows], destination_ports[rows]),
+            *end_points(ends, self._columns.src[rows], self._ports[0][rows]),
+            *end_points(ends, self._columns.dst[rows], self._ports[1][rows]),
             strict=True,
         )
         begin, end = self._begin, f"{self._end}}}"
         return [
-            f'{begin}{number}{head}{size},"packets":{packets}{kind}{source},"destination":{destination}{end}'.encode()
-            for number, head, size, packets, kind, source, destination in parts
+            f'{begin}{number}{head}{size},"packets":{packets}{kind}{src_head}{src_port}{src_tail},'
+            f'"destination":{dst_head}{dst_port}{dst_tail}{end}'.encode()
+            for number, head, size, packets, kind, src_head, src_port, src_tail, dst_head, dst_port, dst_tail in parts
         ]
 
     def of_groups(
-        self, groups: Sequence[Rows], numbers: Ints, scopes: Ints, sources: list[str], destinations: list[str]
+        self, groups: Sequence[Rows], numbers: Ints, scopes: Ints, sources: Sequence[str], destinations: Sequence[str]
     ) -> list[bytes]:
         """Return a flow per group of rows that share everything it says; the rows are named in it."""
         size, packets = self._columns.size, self._columns.packets
@@ -98,10 +100,10 @@ class Values:
         return code
 
 
-def end_points(ends: Sequence[Resolved], addresses: Ints, ports: Ints) -> list[str]:
-    """Return the JSON of end points; `addresses` are indexes into `ends`."""
-    distinct, inverse = np.unique((addresses << 16) | ports, return_inverse=True)
-    return _pick([ends[code >> 16].json(code & 0xFFFF) for code in distinct.tolist()], inverse)
+def end_points(ends: Sequence[Resolved], addresses: Ints, ports: Ints) -> tuple[list[str], list[str], list[str]]:
+    """Return the JSON of end points in three parts; `addresses` are indexes into `ends`."""
+    heads, tails = [end.head for end in ends], [end.tail for end in ends]
+    return _pick(heads, addresses), _PORTS[ports].tolist(), _pick(tails, addresses)
 
 
 def _pick(made: list[str], numbers: Ints) -> list[str]:

@@ -208,10 +208,12 @@ def test_longest_pod_cidr_wins_and_goes_with_its_node() -> None:
     index.apply(narrow)
     address = pack("10.42.7.9")
     assert address is not None
-    assert index.cidr_owners(address, START - 10, START) == [narrow]
-    assert index.cidr_owners(address, START, END) == [wide]
+    longest, shorter = index.cidr_slots(address)
+    assert index.owners(longest, START - 10, START) == [narrow]
+    assert index.owners(longest, START, END) == []
+    assert index.owners(shorter, START, END) == [wide]
     index.prune(START)
-    assert index.cidr_owners(address, START, END) == [wide]
+    assert index.cidr_slots(address) == [shorter]
 
 
 def test_shared_ipv6_site_comes_and_goes() -> None:
