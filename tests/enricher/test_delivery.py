@@ -58,7 +58,7 @@ def test_raw_chunks_become_flows(topics: Topics, tmp_path: Path) -> None:
         eventually(lambda: len(topics.ledger()) == 2)
         assert enricher.metric("flows_total", "cross_zone") == 6
         assert enricher.metric("aside_bytes_total", "sender_in_cluster") == 154
-        assert enricher.metric("node_bytes_total", "node-b1", "sender") == 154
+        assert enricher.metric("node_bytes_total", "sender", "node-b1") == 154
         assert enricher.metric("node_window_end_seconds", "node-a1") == END / 1000
         assert enricher.terminate() == 0
     check_books(topics, [1, 2], 3)
