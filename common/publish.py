@@ -197,6 +197,8 @@ async def _send_batch(producer: AIOKafkaProducer, batch: BatchBuilder, topic: st
     count: int = batch.record_count()
     if not count:
         return None
+    # A batch that is not closed waits for more (linger_ms), and none comes.
+    batch.close()
     sent = await (await producer.send_batch(batch, topic, partition=partition))
     # A broker that recognises a batch as a repeat need not know any more where it stands.
     return int(sent.offset) + count if sent.offset >= 0 else None
