@@ -27,14 +27,16 @@ class Recent:
     late_windows: int = 0
 
     def add_open(self, window: OpenWindow, shortfalls: list[Shortfall], settled_before_ms: int) -> None:
-        """Add a window that is not closed."""
-        if any(not short.late for short in shortfalls):
+        """Add a window that is not closed; one that fits already counts as if it were."""
+        if not shortfalls:
+            window.add_to(self.sums)
+        elif any(not short.late for short in shortfalls):
             window.add_to(self.sums)
             self.sums.open_windows += 1
             for short in shortfalls:
                 if not short.late:
                     self.sums.miss(short)
-        elif not shortfalls or window.end_ms >= settled_before_ms:
+        elif window.end_ms >= settled_before_ms:
             self.in_flight += 1
         else:
             self.late_windows += 1

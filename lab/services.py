@@ -110,7 +110,7 @@ def commands(plan: Plan, ports: Ports, files: Files, tuning: Tuning) -> list[Com
         _in_root(
             "flowlog", ports.flowlog, *common, "--output", str(files.logs), "--cut-seconds", str(tuning.cut_seconds)
         ),
-        _in_root("audit", ports.audit, *common),
+        _in_root("audit", ports.audit, *common, "--check-seconds", "2"),
     ]
 
 

@@ -9,13 +9,13 @@ Keys: `collector/<partition>/<window id>`, `enricher/<partition>/<chunk id>`,
 `metrics/<partition>/<checkpoint>`, `flowlog/<partition>/<manifest>`.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from schemas.amount import Amount
 from schemas.codec import Count, Milliseconds, decode
-from schemas.raw import UplinkCounters
+from schemas.raw import MAX_CHUNKS, UplinkCounters
 
 SCHEMA_VERSION = 1
 MAX_READ_BYTES = 1024 * 1024
@@ -53,7 +53,7 @@ class LedgerRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     lost: dict[str, Amount] = {}
     node: str | None = None
     hook: str | None = None
-    chunks: int | None = None
+    chunks: Annotated[int, msgspec.Meta(ge=0, le=MAX_CHUNKS)] | None = None
     uplinks: dict[str, UplinkCounters] = {}
     received: Amount | None = None
     parts: dict[str, Amount] = {}

@@ -23,6 +23,9 @@ MAX_READ_BYTES = 1024 * 1024
 
 Hook = Literal["netfilter", "tc"]
 
+# Of one window: more rows than any map has room for. A reader may make a list of them.
+MAX_CHUNKS = 65_536
+
 DIRECTIONS = ("egress", "ingress", "relay")
 ENCAPSULATIONS = ("none", "vxlan", "geneve", "ipip", "gre", "wireguard", "esp")
 
@@ -67,7 +70,7 @@ class RawChunk(msgspec.Struct, frozen=True, kw_only=True):
     generation: Count
     sequence: Count
     chunk: Count
-    chunks: Annotated[int, msgspec.Meta(ge=1)]
+    chunks: Annotated[int, msgspec.Meta(ge=1, le=MAX_CHUNKS)]
     start_ms: Milliseconds
     end_ms: Milliseconds
     hook: Hook

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from schemas.amount import NOTHING, Amount
+from schemas.codec import MAX_INTEGER
 from schemas.ledger import Hop, LedgerRecord
 
 # Of encoded parts in one record; a broker takes 1 MiB by default, the rest of a record is far below the difference.
@@ -31,10 +32,14 @@ class Tally:
         self.packets += packets
         self.rows += 1
 
+    def has_room_for(self, octets: int, packets: int) -> bool:
+        """Tell whether it would still be a number that the ledger can hold."""
+        return self.bytes + octets <= MAX_INTEGER and self.packets + packets <= MAX_INTEGER
+
     @property
     def amount(self) -> Amount:
-        """What it comes to."""
-        return Amount(self.bytes, self.packets, self.rows)
+        """What it comes to; where that is more than the ledger can hold, the most that it can."""
+        return Amount(min(self.bytes, MAX_INTEGER), min(self.packets, MAX_INTEGER), self.rows)
 
 
 @dataclass(slots=True)
@@ -107,15 +112,17 @@ class Books:
         return sum((tallies[chunk].amount for chunk in chunks if chunk in tallies), NOTHING)
 
     def _groups(self) -> Iterator[list[str]]:
+        """Split the chunks so that each group fits a record, in size and in what it comes to, repeats included."""
         group: list[str] = []
-        size = 0
-        for chunk in self.parts:
+        size, octets, packets = 0, self.repeats.amount.bytes, self.repeats.amount.packets
+        for chunk, part in self.parts.items():
             cost = len(chunk.encode()) + PART_OVERHEAD_BYTES
-            if group and size + cost > MAX_PARTS_BYTES:
+            full = size + cost > MAX_PARTS_BYTES or max(octets + part.bytes, packets + part.packets) > MAX_INTEGER
+            if full and (group or octets or packets):
                 yield group
-                group, size = [], 0
+                group, size, octets, packets = [], 0, 0, 0
             group.append(chunk)
-            size += cost
+            size, octets, packets = size + cost, octets + part.bytes, packets + part.packets
         yield group
 
 

@@ -131,8 +131,12 @@ class Intake(Generic[E]):
                 lane.books.repeats.add(flow.bytes, flow.packets)
                 batch.repeats += 1
                 continue
-            run.floor = run.mark.row = row
             part = part or lane.books.part(chunk)
+            if not part.has_room_for(flow.bytes, flow.packets):
+                lane.books.refuse("inconsistent")
+                batch.refused.append(Refused(record, "inconsistent", "the flows of its chunk come to more than 2^53"))
+                continue
+            run.floor = run.mark.row = row
             part.add(flow.bytes, flow.packets)
             batch.rows.append(Row(flow, source, destination, observer))
 

@@ -9,6 +9,7 @@ import asyncio
 import shutil
 import subprocess
 import time
+import urllib.request
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import confluent_kafka
 import orjson
+from prometheus_client.parser import text_string_to_metric_families
 
 from audit.result import Audit
 from lab import cluster, truth
@@ -30,7 +32,7 @@ from schemas.topics import TopicNames, topic_specs
 from tests.prometheus import Prometheus, prometheus
 
 WINDOW_SECONDS = 2
-SERVICES = ("collector-node-a1", "enricher", "metrics", "flowlog")
+SERVICES = ("collector-node-a1", "enricher", "metrics", "flowlog", "audit")
 MEGABYTE = 1_000_000
 
 
@@ -47,6 +49,7 @@ class Facts:
     flow_log: list[Path] = field(default_factory=list)
     jsonl: list[dict[str, Any]] = field(default_factory=list)
     audit: Audit = field(default_factory=Audit)
+    audit_served: dict[str, float] = field(default_factory=dict)
     audit_command: subprocess.CompletedProcess[str] | None = None
 
     @property
@@ -156,6 +159,20 @@ async def _settle(plan: Plan, ports: Ports, facts: Facts, begun_ms: int) -> None
         if facts.audit.closes and not facts.audit.absent:
             break
         await asyncio.sleep(0.5)
+    await _until(lambda: _audit_has_seen(plan, ports, facts), 30)
+
+
+def _audit_has_seen(plan: Plan, ports: Ports, facts: Facts) -> bool:
+    """Tell whether the audit's service has come as far as the audit that was made here."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{ports.audit}/metrics", timeout=10) as answer:
+        families = list(text_string_to_metric_families(answer.read().decode()))
+    samples = [sample for family in families for sample in family.samples]
+    mine = [sample for sample in samples if sample.labels.get("cluster") == plan.cluster]
+    facts.audit_served = {
+        "/".join([sample.name, *(value for name, value in sample.labels.items() if name != "cluster")]): sample.value
+        for sample in mine
+    }
+    return facts.audit_served.get("zonemeter_audit_seen_bytes") == facts.audit.seen.bytes
 
 
 def _quiet(plan: Plan) -> bool:
@@ -196,6 +213,9 @@ def _collect(plan: Plan, ports: Ports, files: Files, facts: Facts, scraper: Prom
             "json",
             "--settle-seconds",
             "0",
+            "--deep",
+            "--archive",
+            str(files.logs),
         ],
         capture_output=True,
         text=True,

@@ -265,6 +265,28 @@ def test_the_ledger_closes_after_a_kill_of_every_service(facts: Facts) -> None:
     assert orjson.loads(facts.audit_command.stdout)["ratio"] == 1.0
 
 
+def test_the_audit_finds_in_topics_and_files_what_the_ledger_says(facts: Facts) -> None:
+    assert facts.audit_command is not None
+    answer = orjson.loads(facts.audit_command.stdout)
+    assert answer["deep"]["faults"] == 0
+    assert [found["what"] for found in answer["deep"]["findings"] if found["source"] != "raw"] == []
+    read = answer["deep"]["read"]
+    assert read["enriched"] == read["archive"]
+    assert read["enriched"]["rows"] == len(facts.flows)
+    assert read["ledger"] == read["raw"]
+
+
+def test_the_audits_service_says_the_same(facts: Facts) -> None:
+    served = facts.audit_served
+    assert served["zonemeter_audit_ratio"] == 1.0
+    assert served["zonemeter_audit_nodes/metered"] == len(facts.audit.nodes_metered)
+    assert served["zonemeter_audit_nodes/in_cluster"] == len(facts.plan.nodes)
+    for name in ("gaps", "interleaved_nodes", "foreign_source_bytes", "unmeasured_seconds"):
+        assert served[f"zonemeter_audit_{name}"] == 0
+    unmetered = sum(amount.bytes for amount in facts.audit.unmetered_senders().values())
+    assert served["zonemeter_audit_unmetered_sender_bytes"] == unmetered
+
+
 def test_no_id_appears_twice_in_the_flow_log_and_none_is_missing(facts: Facts) -> None:
     files = [str(path) for path in facts.flow_log]
     with duckdb.connect() as connection:

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hostile raw chunks and topology through the join: refused or taken, and what comes out is as it must be."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from enricher.cidrs import CidrMap
+from enricher.index import Index
+from enricher.join import join, resolve
+from enricher.policy import NodeNames, Policy
+from enricher.resolve import Resolver
+from enricher.unit import Writer
+from schemas.errors import DecodeError
+from schemas.flow import decode_flow
+from schemas.ledger import decode_ledger
+from schemas.raw import RawChunk, decode_chunk
+from schemas.topics import TopicNames
+from schemas.topology import decode_topology, encode_topology
+from tests.builders import raw_chunk
+from tests.enricher.build import END, START, node, pod, service
+from tests.hostile import EXAMPLES, hostile
+
+ADDRESSES = ["10.42.1.7", "10.42.2.9", "fd00:42::17", "8.8.8.8"]
+RAW = raw_chunk(
+    ADDRESSES,
+    {"start_ms": START, "end_ms": END},
+    src=[0, 1, 2, 0],
+    dst=[1, 0, 0, 3],
+    bytes=[1_500, 7, 40, 2**40],
+    packets=[1, 1, 1, 9],
+    direction=[0, 1, 2, 0],
+    dnat=[None, 1, 0, 0],
+)
+STATES = [
+    node("node-a1", "10.0.0.1", pod_cidrs=["10.42.1.0/24"]),
+    node("node-b1", "10.0.0.2", "eu-west-1b", pod_cidrs=["10.42.2.0/24"]),
+    pod("web-0", ADDRESSES[0], "node-a1"),
+    pod("db-0", ADDRESSES[1], "node-b1"),
+    service("db", "10.96.0.1"),
+]
+CHUNKS = hostile(RAW)
+POLICIES = st.sampled_from([Policy(NodeNames(["fargate-*"])), Policy(NodeNames([]), detail="workload")])
+
+
+def index() -> Index:
+    made = Index()
+    for state in STATES:
+        made.apply(state)
+    return made
+
+
+def enriched(chunk: RawChunk, states: Index, policy: Policy) -> None:
+    """Join a chunk and look at everything that would be published."""
+    joined = join(chunk, resolve(chunk, Resolver(states, CidrMap([]))), 0, 7, None, policy)
+    flows = [decode_flow(value) for value in joined.values]
+    assert sum(flow.bytes for flow in flows) == joined.given.bytes
+    writer = Writer(TopicNames(), 0)
+    for record in (writer.enriched(chunk, joined, None, END), writer.repeat(chunk, 9, END)):
+        entry = decode_ledger(record.value)
+        assert entry.balance() is None
+        assert entry.key == record.key
+
+
+@EXAMPLES
+@given(CHUNKS, POLICIES)
+def test_a_chunk_that_is_taken_becomes_flows_that_can_be_read(value: bytes, policy: Policy) -> None:
+    try:
+        chunk = decode_chunk(value)
+    except DecodeError:
+        return
+    enriched(chunk, index(), policy)
+
+
+@EXAMPLES
+@given(st.lists(hostile(*map(encode_topology, STATES)), max_size=6), POLICIES)
+def test_topology_that_is_taken_can_be_joined_with(values: list[bytes], policy: Policy) -> None:
+    states = index()
+    for value in values:
+        try:
+            state = decode_topology(value)
+        except DecodeError:
+            continue
+        states.apply(state)
+        assert decode_topology(encode_topology(state)) == state
+    enriched(decode_chunk(RAW), states, policy)
+    states.prune(START)
