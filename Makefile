@@ -8,7 +8,7 @@ PYTEST_ARGS ?= -n 2 --dist loadfile
 # A name here is a module bench.NAME, `make bench-NAME` and a section of docs/benchmarks.md.
 BENCHES := hook enricher
 
-.PHONY: help setup demo test torture soak bench compose-test check format docs lock clean
+.PHONY: help setup demo test torture soak flips bench compose-test check format docs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ torture: ## every fault many times, then the books: about an hour; SEED=1 ONLY="
 
 soak: setup ## the lab at full load: memory, descriptors and tasks must be flat; MINUTES=30
 	@$(BIN)/python -m bench.soak $(if $(MINUTES),--minutes $(MINUTES))
+
+flips: ## windows under load, to the packet; FLIPS=1000
+	@scripts/setup test
+	@FLIPS=$(or $(FLIPS),1000) $(BIN)/pytest -q tests/collector/test_flips.py
 
 bench: setup $(BENCHES:%=bench-%) ## all benchmarks into docs/benchmarks.md; one: make bench-hook
 

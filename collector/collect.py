@@ -188,7 +188,11 @@ class Collector:
         links, routes = netlink.read()
         patterns = [pattern.strip() for pattern in self._settings.uplinks.split(",") if pattern.strip()]
         chosen = uplinks.choose(links, routes, patterns)
-        return Devices({link.index: link.name for link in chosen}, uplinks.outer_packets(links))
+        return Devices(
+            {link.index: link.name for link in chosen},
+            uplinks.outer_packets(links),
+            frozenset(uplinks.contained(chosen)),
+        )
 
     def _say_devices(self, devices: Devices) -> None:
         self._metrics.uplinks.set(len(devices.uplinks))

@@ -30,6 +30,7 @@ class Devices:
 
     uplinks: dict[int, str]
     tunnels: dict[Tunnel, int]
+    contained: frozenset[str] = frozenset()  # uplinks whose packets another uplink counts too
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ class Meter:
         In this order: a device that it is attached to is always known to be an uplink.
         """
         wanted, at_tc = set(devices.uplinks), self._counting.meta.hook == "tc"
-        self._uplinks = set(devices.uplinks.values())
+        self._uplinks = set(devices.uplinks.values()) - devices.contained
         if at_tc:
             tc.detach(self._root, but=wanted)
         self._counting.set_uplinks(wanted)

@@ -43,6 +43,8 @@ def link_of(message: Any, kinds: dict[int, str]) -> Link:
         master_kind=kinds.get(message.get_attr("IFLA_MASTER") or 0, ""),
         phys_port=message.get_attr("IFLA_PHYS_PORT_NAME") or "",
         port=port,
+        # With a namespace's id it is an index there: the other end of a veth pair, for one.
+        lower=0 if message.get_attr("IFLA_LINK_NETNSID") is not None else message.get_attr("IFLA_LINK") or 0,
     )
 
 

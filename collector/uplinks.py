@@ -44,7 +44,10 @@ _REPRESENTOR = re.compile(r"(c\d+)?pf\d+[vs]f\d+")
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """What rtnetlink says of one device. `kind` is empty for what no software driver made; `port` in host order."""
+    """What rtnetlink says of one device. `kind` is empty for what no software driver made; `port` in host order.
+
+    `lower`: index of the device of this network namespace that it sends through, 0 if there is none.
+    """
 
     index: int
     name: str
@@ -54,6 +57,7 @@ class Link:
     master_kind: str = ""
     phys_port: str = ""
     port: int = 0
+    lower: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,16 @@ def _is_physical(link: Link) -> bool:
 
 def _ordered(links: Iterable[Link]) -> list[Link]:
     return sorted(links, key=lambda link: link.index)
+
+
+def contained(chosen: Iterable[Link]) -> set[str]:
+    """Return those of the chosen devices whose packets another of them counts too: a VLAN's pass its lower device.
+
+    A tunnel's do not: its lower device counts the outer packets, which are packets of their own at the hook as well.
+    """
+    links = list(chosen)
+    indexes = {link.index for link in links}
+    return {link.name for link in links if link.lower in indexes and link.kind not in _TUNNELS}
 
 
 def outer_packets(links: Iterable[Link]) -> dict[tuple[int, int, int], int]:

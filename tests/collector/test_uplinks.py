@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which devices are uplinks, as tables; and what rtnetlink really says of some."""
 
+import struct
 from collections.abc import Iterator
 
 import pytest
+from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
 from collector import netlink
-from collector.uplinks import Link, Route, choose, outer_packets
+from collector.uplinks import Link, Route, choose, contained, outer_packets
 from tests.collector import netlab
 
 NIC = Link(2, "eth0")
@@ -119,3 +121,121 @@ def test_proc_net_dev() -> None:
   eth0: 1000      10    0    0    0     0          0         0  2000      20    0    0    0     0       0          0
 """
     assert netlink.parse_devices(text) == {"eth0": (2000, 20, 1000, 10)}
+
+
+# What a kernel with bonds and VLANs says, byte by byte; this one has neither. Numbers: include/uapi/linux/if_link.h.
+_IFNAME, _LINK, _MASTER, _LINKINFO, _NETNSID = 3, 5, 10, 18, 37
+_KIND, _DATA, _SLAVE_KIND, _SLAVE_DATA = 1, 2, 4, 5
+_UP, _SLAVE, _ETHER = 0x11043, 0x800, 1
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    """struct nlattr, padded to four bytes."""
+    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def number(kind: int, value: int) -> bytes:
+    return attribute(kind, struct.pack("=I", value))
+
+
+def new_link(index: int, name: str, *attributes: bytes, flags: int = _UP) -> bytes:
+    """RTM_NEWLINK: struct nlmsghdr, struct ifinfomsg, attributes."""
+    body = struct.pack("=BxHiII", 0, _ETHER, index, flags, 0) + attribute(_IFNAME, name.encode() + b"\0")
+    body += b"".join(attributes)
+    return struct.pack("=IHHII", 16 + len(body), 16, 0, 1, 0) + body
+
+
+def info(kind: str, data: bytes = b"") -> bytes:
+    return attribute(_LINKINFO, attribute(_KIND, kind.encode() + b"\0") + attribute(_DATA, data))
+
+
+def slave(of: str) -> bytes:
+    state = attribute(1, b"\0") + attribute(2, b"\0")  # IFLA_BOND_SLAVE_STATE, _MII_STATUS
+    return attribute(_LINKINFO, attribute(_SLAVE_KIND, of.encode() + b"\0") + attribute(_SLAVE_DATA, state))
+
+
+def decoded(*messages: bytes) -> list[Link]:
+    """Read messages as `netlink.read` does."""
+    found = list(MarshalRtnl().parse(b"".join(messages)))
+    kinds = {each["index"]: each.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") or "" for each in found}
+    return [netlink.link_of(each, kinds) for each in found]
+
+
+BONDED = (
+    new_link(2, "ens1", slave("bond"), number(_MASTER, 4), flags=_UP | _SLAVE),
+    new_link(3, "ens2", slave("bond"), number(_MASTER, 4), flags=_UP | _SLAVE),
+    new_link(4, "bond0", info("bond", attribute(1, b"\4")), flags=_UP | 0x400),  # mode 802.3ad
+)
+VLANS = (
+    new_link(5, "bond0.100", info("vlan", attribute(1, struct.pack("=H", 100))), number(_LINK, 4)),
+    new_link(6, "bond0.200", info("vlan", attribute(1, struct.pack("=H", 200))), number(_LINK, 4)),
+)
+
+
+def test_a_bond_and_vlans_on_it() -> None:
+    links = decoded(*BONDED, *VLANS)
+    assert [(link.name, link.kind, link.master_kind, link.lower) for link in links] == [
+        ("ens1", "", "bond", 0),
+        ("ens2", "", "bond", 0),
+        ("bond0", "bond", "", 0),
+        ("bond0.100", "vlan", "", 4),
+        ("bond0.200", "vlan", "", 4),
+    ]
+    chosen = choose(links, [Route(5, 0)])
+    assert [link.name for link in chosen] == ["bond0", "bond0.100", "bond0.200"]
+    assert contained(chosen) == {"bond0.100", "bond0.200"}, "the bond counts their packets too"
+
+
+def test_a_vlan_that_is_a_bridges_port() -> None:
+    bridge = new_link(7, "br100", info("bridge"))
+    vlan = new_link(5, "ens1.100", info("vlan"), number(_LINK, 2), number(_MASTER, 7))
+    chosen = choose(decoded(new_link(2, "ens1"), vlan, bridge), [Route(7, 0)])
+    assert [link.name for link in chosen] == ["ens1", "br100"]
+    assert contained(chosen) == set()
+
+
+def test_what_sends_through_another_namespaces_device_is_counted_by_none_here() -> None:
+    pod = new_link(9, "veth9", info("veth"), number(_LINK, 2), number(_NETNSID, 1))
+    eth0, wg = new_link(2, "eth0"), new_link(3, "vx0", info("vxlan"), number(_LINK, 2))
+    links = decoded(eth0, wg, pod)
+    assert [link.lower for link in links] == [0, 2, 0]
+    assert contained(links) == set(), "the outer packets of vx0 are packets of their own"
+
+
+@pytest.fixture
+def several_uplinks(nodes: None) -> Iterator[None]:
+    """As the AWS VPC CNI has it: pods' addresses on second interfaces, a table and a rule for each, down at first."""
+    netlab.ip(
+        "node2",
+        """
+        link add ens6 type veth peer name ens6-far
+        link set ens6-far up
+        link add eni1 type veth peer name eni1-far
+        link set eni1 up
+        link set eni1-far up
+        route add 10.0.9.7/32 dev eni1
+        """,
+    )
+    yield
+    netlab.ip("node2", "rule del from 10.0.9.7 table 2\nlink del ens6\nlink del eni1")
+
+
+def test_several_uplinks_with_a_routing_table_each(several_uplinks: None) -> None:
+    def names() -> set[str]:
+        links, routes = netlab.inside("node2", netlink.read)
+        return {link.name for link in choose(links, routes)}
+
+    assert names() == {"eth0"}, "it is down, and no default route leads there"
+    netlab.ip(
+        "node2",
+        """
+        addr add 10.0.9.2/24 dev ens6
+        link set ens6 up
+        route add 10.0.9.1 dev ens6 table 2
+        route add default via 10.0.9.1 dev ens6 table 2
+        rule add from 10.0.9.7 table 2
+        """,
+    )
+    assert names() == {"eth0", "ens6"}
+    netlab.ip("node2", "route flush table 2")
+    assert names() == {"eth0"}, "the pod's own device never was one"
