@@ -37,6 +37,15 @@ static __always_inline long read_packet(struct packet *p, void *to, u32 bytes, u
 // Loopback is no uplink, and what is looped back turns round above the devices.
 static __always_inline int aside_of(struct packet *p, const struct flow_key *key) { return -1; }
 
+// What comes in short has been padded to Ethernet's 60 bytes; the IP layer, which cuts that off, is yet to come.
+static __always_inline void cut_padding(struct packet *p) {
+    u32 total = be16(p->header + 2), payload = be16(p->header + 4), said = total;
+    if (!p->ipv4)
+        said = payload ? payload + 40 : 0; // 0: a jumbogram
+    if (said >= 20 && said < p->length)
+        p->length = p->linear = said;
+}
+
 int flows(struct __sk_buff *ctx) {
     u8 header[HEADER_BYTES] __attribute__((aligned(8)));
     struct packet p = {.skb = (u64)ctx, .header = header, .ipv4 = ctx->protocol == BE16(ETH_P_IP)};
@@ -57,6 +66,8 @@ int flows(struct __sk_buff *ctx) {
     p.nat_done = !p.local_in;
     if (read_packet(&p, header, sizeof(header), 0))
         p.linear = 0;
+    else if (p.local_in && !p.maybe_gso)
+        cut_padding(&p);
     account(&p, *(volatile u32 *)&settings->epoch & 1, settings->tunnels != 0);
     return NEXT;
 }
