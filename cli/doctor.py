@@ -5,10 +5,11 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal, Self
 
 import orjson
-from pydantic import Field, model_validator
+from pydantic import ByteSize, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from collector.doctor import node_checks
@@ -43,6 +44,10 @@ class DoctorSettings(KafkaSettings):
     metrics_group: str | None = Field(None, description="the metrics sink's --group, if it was given one")
     flowlog_group: str | None = Field(None, description="the flow log's --group, if it was given one")
     pin_dir: PinDir = Field(CollectorSettings.model_fields["pin_dir"].default, description="as the collector has it")
+    spool_dir: Path = Field(CollectorSettings.model_fields["spool_dir"].default, description="as the collector has it")
+    spool_size: ByteSize = Field(
+        CollectorSettings.model_fields["spool_size"].default, description="as the collector has it"
+    )
     uplinks: str = Field("", description="as the collector has it; empty: found over rtnetlink")
 
     @model_validator(mode="after")
@@ -74,7 +79,7 @@ def main(argv: list[str]) -> int:
     parts: dict[str, Sequence[Check]] = {}
     if not settings.pipeline_only:
         patterns = [pattern.strip() for pattern in settings.uplinks.split(",") if pattern.strip()]
-        parts["node"] = node_checks(settings.pin_dir, patterns)
+        parts["node"] = node_checks(settings.pin_dir, patterns, settings.spool_dir, settings.spool_size)
     if not settings.node_only:
         parts["pipeline"] = pipeline_checks(settings, settings.groups(), span, settings.lag_seconds)
     found = _look(parts, settings.kafka_deadline_seconds + _CLOSING_SECONDS)

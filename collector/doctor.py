@@ -5,6 +5,7 @@ It reads the maps as the collector does, beside it; whether what was published a
 """
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,21 +18,26 @@ from collector.generation import Generation
 from collector.host_checks import host_checks
 from collector.layout import HOOK_COUNTER, LOST
 from collector.records import DeviceCounters, Record, Uplink
+from collector.spool import directory_for
 from common.findings import Check, Finding, UnclearError, fault, ok, unclear
 
 LINKS = frozenset(f"link_{family}_{hook}" for family in ("ipv4", "ipv6") for hook in ("post_routing", "local_in"))
 # The longest window is 60 s; one this old has not been closed.
 _OVERDUE_SECONDS = 120.0
 _TIGHT_RATIO = 0.7
+# As much as a window of 100,000 flows.
+_WINDOW_BYTES = 1 << 20
 
 
-def node_checks(pin_dir: Path, patterns: Sequence[str]) -> list[Check]:
+def node_checks(pin_dir: Path, patterns: Sequence[str], spool_dir: Path, spool_size: int) -> list[Check]:
     """Return all checks of this node, for processes in its own network namespace."""
+    spool = directory_for(spool_dir, pin_dir)
     return [
         *host_checks(pin_dir, patterns),
         Check("links", lambda: check_links(pin_dir, patterns)),
         Check("window", lambda: check_window(pin_dir, time.time())),
         Check("map", lambda: check_map(pin_dir)),
+        Check("spool", lambda: check_spool(spool, spool_size, time.time())),
         Check("coverage", lambda: check_coverage(pin_dir, netlink.device_counters())),
     ]
 
@@ -64,7 +70,7 @@ def _tc_attachments(root: Path, patterns: Sequence[str]) -> tuple[list[str], str
 
 
 def check_window(root: Path, now_seconds: float) -> list[Finding]:
-    """Tell whether windows are being closed: by a collector that lives, and to a Kafka that takes them."""
+    """Tell whether windows are being closed: by a collector that lives, and that has somewhere to put them."""
     with _counting(root) as (generation, _, record):
         age = now_seconds - record.start_ms / 1000
         stopped = generation.stopped_for()
@@ -72,7 +78,7 @@ def check_window(root: Path, now_seconds: float) -> list[Finding]:
         todo = "start the collector: counting goes on with its first window, and the ledger names the time between"
         return fault("window", f"nothing is counted, since {stopped:.0f} s: no collector was there (--deadman)", todo)
     if age > _OVERDUE_SECONDS:
-        todo = "is the collector running, and does it reach Kafka? its /readyz says; nothing is lost yet"
+        todo = "is the collector running, and is there room in its spool? its /readyz says; nothing is lost yet"
         return fault("window", f"the open window began {age:.0f} s ago", todo)
     return ok("window", f"the open one is number {record.sequence}, {max(age, 0):.0f} s old")
 
@@ -97,6 +103,29 @@ def map_finding(rows: int, room: int, lost: dict[str, int]) -> list[Finding]:
     if rows / room >= _TIGHT_RATIO:
         return unclear("map", fill, "it may run full: a larger --map-memory")
     return ok("map", fill)
+
+
+def check_spool(directory: Path, limit: int, now_seconds: float) -> list[Finding]:
+    """Tell whether windows wait on disk, for how long, and whether there is room for more."""
+    if not directory.is_dir():
+        return unclear("spool", f"{directory} does not exist: no collector has run here, or its disk cannot be written")
+    files = {path: path.stat() for path in directory.iterdir() if path.suffix in (".window", ".damaged")}
+    damaged = [path for path in files if path.suffix == ".damaged"]
+    if damaged:
+        todo = "their windows are lost, the ledger has them as spool_damaged; look at the disk, then delete them"
+        return fault("spool", f"{len(damaged)} damaged files in {directory}", todo)
+    disk = os.statvfs(directory)
+    used, free = sum(found.st_size for found in files.values()), disk.f_bavail * disk.f_frsize
+    room = min(limit - used, free)
+    if disk.f_flag & os.ST_RDONLY or room < used or room < _WINDOW_BYTES:
+        return fault(
+            "spool", f"{used:,} bytes in {directory}, {max(room, 0):,} to go", "free the disk, or --spool-size"
+        )
+    if not files:
+        return ok("spool", f"empty; {room:,} bytes to go")
+    age = now_seconds - min(found.st_mtime for found in files.values())
+    todo = "Kafka does not take windows, or did not until now: the collector's /readyz says why"
+    return unclear("spool", f"{len(files)} windows wait, for {age:.0f} s; {used:,} bytes, {room:,} to go", todo)
 
 
 def check_coverage(root: Path, devices: dict[str, DeviceCounters]) -> list[Finding]:

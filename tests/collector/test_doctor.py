@@ -7,12 +7,21 @@ import pytest
 
 from collector import host_checks, netlink, pins
 from collector.coverage import Coverage
-from collector.doctor import check_coverage, check_links, check_map, check_window, coverage_finding, map_finding
+from collector.doctor import (
+    check_coverage,
+    check_links,
+    check_map,
+    check_spool,
+    check_window,
+    coverage_finding,
+    map_finding,
+)
 from collector.uplinks import Link
 from common.errors import Refusal
 from common.findings import Finding, UnclearError
 from tests.collector import metered, netlab
 from tests.collector.metered import Metered
+from tests.collector.test_spool import opened, put, take
 
 PLAIN = [Link(1, "lo"), Link(2, "eth0"), Link(7, "veth1", "veth")]
 CILIUM = [*PLAIN, Link(3, "cilium_net", "veth"), Link(4, "cilium_host", "veth")]
@@ -162,3 +171,18 @@ def test_a_link_that_is_missing(meters: dict[int, Metered]) -> None:
     assert finding.status == "no"
     assert "link_ipv6_local_in" in finding.found
     assert pins.active_generation(root) is not None
+
+
+def test_the_spool(tmp_path: Path) -> None:
+    nowhere = only(check_spool(tmp_path / "spool", 1 << 30, 0.0))
+    assert nowhere.status == "??"
+    spool = opened(tmp_path / "spool")
+    assert only(check_spool(spool.directory, 1 << 30, 0.0)).found.startswith("empty; ")
+    begun = put(spool, 1).path.stat().st_mtime
+    put(spool, 2)
+    waiting = only(check_spool(spool.directory, 1 << 30, begun + 30))
+    assert (waiting.status, "2 windows wait, for 30 s" in waiting.found) == ("??", True)
+    assert only(check_spool(spool.directory, 1 << 19, begun)).status == "no", "no room for a large window"
+    spool.set_aside(take(spool))
+    damaged = only(check_spool(spool.directory, 1 << 30, begun))
+    assert (damaged.status, "1 damaged" in damaged.found) == ("no", True)
