@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tells a raw chunk that came before. A collector that crashed publishes a window again, and says so.
 
-What this process has read it remembers by one mark per life of a node. For a chunk that says `maybe_repeat` the
-first copy may stand further back: it is looked for there, and only then.
+What this process has read it remembers by one mark per life of a node. The first copy may stand further back: it is
+looked for there if the chunk says `maybe_repeat`, and once for each node when a partition is taken over, because a
+copy that was sent first and held up on its way does not know that it is not the first to arrive.
 """
 
 import asyncio
@@ -12,12 +13,16 @@ import msgspec
 from aiokafka import TopicPartition
 
 from common.service import Service
+from enricher.cluster import now_ms
 from enricher.kafka_read import Records, reader, stretch
 from enricher.settings import EnricherSettings
 from schemas.ids import Origin
 from schemas.raw import RawChunk
 
 log = logging.getLogger(__name__)
+
+# Read at once beyond what is asked for: other nodes' windows of the same time end a little earlier.
+MORE_MS = 60_000
 
 Mark = tuple[int, int, int]
 
@@ -36,7 +41,7 @@ class Repeats:
             if chunk.start_ms >= last[1]:
                 log.warning("%s numbers a later window as an earlier one: it is taken for a repeat", chunk.id)
             return True
-        return chunk.maybe_repeat and await self._earlier.holds(chunk)
+        return (chunk.maybe_repeat or last is None) and await self._earlier.holds(chunk)
 
     def note(self, chunk: RawChunk) -> None:
         """Remember a chunk."""
@@ -70,10 +75,12 @@ class _Earlier:
         self._marks: dict[Origin, set[Mark]] = {}
 
     async def holds(self, chunk: RawChunk) -> bool:
-        # A raw record's Kafka timestamp is its window's end: the first copy cannot stand before that time's first. A
-        # spool brings many windows in a row, each later than the one before: what is read for the first is enough.
-        if self._earliest_ms is None or chunk.end_ms < self._earliest_ms:
-            await self._read_back(chunk.end_ms)
+        # A raw record's Kafka timestamp is its window's end, or less where that is too far ahead for Kafka: the first
+        # copy cannot stand before that time's first. A spool brings many windows in a row, each later than the one
+        # before: what is read for the first is enough.
+        to_ms = min(chunk.end_ms, now_ms())
+        if self._before and (self._earliest_ms is None or to_ms < self._earliest_ms):
+            await self._read_back(to_ms - MORE_MS)
         return _mark(chunk) in self._marks.get(chunk.origin, ())
 
     async def _read_back(self, to_ms: int) -> None:
