@@ -144,7 +144,7 @@ def test_what_a_pod_sends_leaves_the_node_as_it_was(wire: Wire, packets: list[Bu
 
 
 ENDS = (HOST[0], TO[0]), (HOST[1], TO[1])
-SENSELESS = st.one_of(broken_packets(*ENDS), crafted_packets(*ENDS))
+SENSELESS = st.one_of(st.lists(broken_packets(*ENDS), min_size=1, max_size=20), crafted_packets(50, *ENDS))
 
 
 def _is_sent_as_it_is(packet: tuple[int, bytes]) -> bool:
@@ -164,11 +164,11 @@ def _from_raw_socket(version: int, octets: bytes) -> bytes:
 
 
 @try_it
-@given(st.lists(SENSELESS.filter(_is_sent_as_it_is), min_size=1, max_size=25))
+@given(SENSELESS)
 def test_what_makes_no_sense_leaves_the_node_as_it_was(wire: Wire, packets: list[tuple[int, bytes]]) -> None:
     wire.meter.collect()
     wire.meter.books.clear()
-    sent = [packet for packet in packets if wire.send("node2", *packet)]
+    sent = [packet for packet in packets if _is_sent_as_it_is(packet) and wire.send("node2", *packet)]
     assert not wire.missing([_from_raw_socket(*packet) for packet in sent])
     _assert_verdicts()
     malformed = [len(octets) for version, octets in sent if read(version, octets) is None]
