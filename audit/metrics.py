@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from audit.books import Books
+from audit.result import covered
 from audit.rolling import Recent
 
 _STATES = ("closed", "open", "late", "in_flight")
@@ -28,7 +29,7 @@ class Metrics:
         self._lost = gauge("lost_bytes", "What a hop lost for a reason, over the span.", "cluster", "hop", "reason")
         self._windows = gauge("windows", "Windows of the span, by state.", "cluster", "state")
         self._nodes = gauge("nodes", "Nodes metered in the span, and nodes in the cluster.", "cluster", "state")
-        self._coverage = gauge("coverage_ratio", "Bytes the hook saw / bytes the uplinks sent, at most 1.", "cluster")
+        self._coverage = gauge("coverage_ratio", "Bytes at the hook / at the uplinks, at most 1.", "cluster", "way")
         self._gaps = gauge("gaps", "Holes in a node's windows, over the span.", "cluster")
         self._unmeasured = gauge("unmeasured_seconds", "Time of nodes that nobody metered.", "cluster")
         self._repeated = gauge("repeated_bytes", "Chunks that came again and were put aside.", "cluster")
@@ -70,10 +71,8 @@ class Metrics:
             self._late.labels(cluster, hop).set(of.late.get(hop, 0))
             for reason, amount in total.lost.items():
                 self._lost.labels(cluster, hop, reason).set(amount.bytes)
-        sent = sum(coverage.uplink_bytes for coverage in sums.coverage.values())
-        if sent:
-            covered = sum(min(coverage.hook_bytes, coverage.uplink_bytes) for coverage in sums.coverage.values())
-            self._coverage.labels(cluster).set(covered / sent)
+        for way, ratio in covered(sums.coverage.values()).items():
+            self._coverage.labels(cluster, way).set(ratio)
 
     def _show_nodes(self, cluster: str, books: Books, nodes: Mapping[str, Iterable[str]]) -> None:
         gaps = books.lives.gaps(cluster)

@@ -6,7 +6,7 @@ and everything is taken in order, so it will not come any more. *Late*: nothing 
 is behind, or stopped.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -56,15 +56,36 @@ class Repeat:
 
 @dataclass(slots=True)
 class Coverage:
-    """IP bytes that the hook saw, and what the uplinks say they sent meanwhile, link-layer headers included."""
+    """Bytes at the hook beside those of the uplinks' own counters, which count link-layer headers too.
 
-    hook_bytes: int = 0
-    uplink_bytes: int = 0
+    Out: all that the hook saw, and what the uplinks sent. In: what it saw come in over an uplink, and what they got.
+    """
 
-    @property
-    def ratio(self) -> float | None:
-        """How much of what left the node the hook saw, at most 1 because it sees more than that; None: nothing left."""
-        return min(self.hook_bytes / self.uplink_bytes, 1.0) if self.uplink_bytes else None
+    out_hook: int = 0
+    out_uplinks: int = 0
+    in_hook: int = 0
+    in_uplinks: int = 0
+
+    def add(self, other: "Coverage") -> None:
+        """Add another's bytes."""
+        self.out_hook += other.out_hook
+        self.out_uplinks += other.out_uplinks
+        self.in_hook += other.in_hook
+        self.in_uplinks += other.in_uplinks
+
+    def ratios(self) -> dict[str, float]:
+        """Return the part that the hook saw, out and in, each at most 1: it also sees what stays on the node."""
+        ways = {"out": (self.out_hook, self.out_uplinks), "in": (self.in_hook, self.in_uplinks)}
+        return {way: min(hook / uplinks, 1.0) for way, (hook, uplinks) in ways.items() if uplinks}
+
+
+def covered(nodes: Iterable[Coverage]) -> dict[str, float]:
+    """Return the ratios over all nodes: what one saw too much of makes up for no other."""
+    capped = Coverage()
+    for each in nodes:
+        out_hook, in_hook = min(each.out_hook, each.out_uplinks), min(each.in_hook, each.in_uplinks)
+        capped.add(Coverage(out_hook, each.out_uplinks, in_hook, each.in_uplinks))
+    return capped.ratios()
 
 
 @dataclass
@@ -151,9 +172,10 @@ class Sums:
 
     def cover(self, record: LedgerRecord) -> None:
         """Add one window to its node's coverage."""
-        of_node = self.coverage.setdefault(record.id.split("/")[1], Coverage())
-        of_node.hook_bytes += record.taken.bytes
-        of_node.uplink_bytes += sum(uplink.tx_bytes for uplink in record.uplinks.values())
+        own = self.coverage.setdefault(record.id.split("/")[1], Coverage())
+        sent = sum(uplink.tx_bytes for uplink in record.uplinks.values())
+        got = sum(uplink.rx_bytes for uplink in record.uplinks.values()) if record.received else 0
+        own.add(Coverage(record.taken.bytes, sent, record.received.bytes if record.received else 0, got))
 
     def add_enriched(self, record: LedgerRecord) -> None:
         """Add an enricher's entry."""
@@ -174,9 +196,7 @@ class Sums:
         for hop, size in other.unaccounted.items():
             self.unaccounted[hop] = self.unaccounted.get(hop, 0) + size
         for node, coverage in other.coverage.items():
-            own = self.coverage.setdefault(node, Coverage())
-            own.hook_bytes += coverage.hook_bytes
-            own.uplink_bytes += coverage.uplink_bytes
+            self.coverage.setdefault(node, Coverage()).add(coverage)
 
 
 @dataclass

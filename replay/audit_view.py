@@ -5,12 +5,13 @@ First how far it can be trusted at all: which nodes were metered, and how much o
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 
-from audit.result import Audit, Coverage, HopTotal, Sums
+from audit.result import Audit, HopTotal, Sums, covered
 from replay.deep import Deep
 from replay.time_range import TimeRange, timestamp
 from schemas.amount import Amount
@@ -67,10 +68,7 @@ def as_dict(audit: Audit, explained: Sequence[str] = (), deep: Deep | None = Non
             "metered": sorted(audit.nodes_metered),
             "in_cluster": None if audit.nodes_in_cluster is None else sorted(audit.nodes_in_cluster),
         },
-        "coverage": {
-            node: {"hook_bytes": each.hook_bytes, "uplink_bytes": each.uplink_bytes, "ratio": each.ratio}
-            for node, each in sorted(audit.coverage.items())
-        },
+        "coverage": {node: {**asdict(each), "ratio": each.ratios()} for node, each in sorted(audit.coverage.items())},
         "hops": {hop: _hop(total) for hop, total in audit.hops.items()},
         "by_node": [
             {"cluster": cluster, "node": node, "windows": sums.windows, "ratio": sums.ratio, **_fates(sums)}
@@ -102,28 +100,25 @@ def as_dict(audit: Audit, explained: Sequence[str] = (), deep: Deep | None = Non
 
 def _trust(audit: Audit) -> Iterable[str]:
     of = "" if audit.nodes_in_cluster is None else f" of {len(audit.nodes_in_cluster)} in the cluster"
-    yield f"nodes metered {len(audit.nodes_metered)}{of}     coverage {_coverage(audit)}"
+    yield f"nodes metered {len(audit.nodes_metered)}{of}"
     unmetered = sorted((audit.nodes_in_cluster or set()) - audit.nodes_metered)
     if unmetered:
         yield f"never metered in this range: {', '.join(unmetered)}"
+    yield f"coverage {_coverage(audit)}"
     in_flight = f", {audit.in_flight} in flight (left out)" if audit.in_flight else ""
     unmeasured = f"{audit.unmeasured_ms / 1000:.1f} s" if audit.gaps else "no time"
     yield f"windows {audit.windows}{in_flight}     unmeasured {unmeasured}"
 
 
 def _coverage(audit: Audit) -> str:
-    """Say how much of what the uplinks sent the hook saw, of all nodes and of the worst."""
-    sent = sum(each.uplink_bytes for each in audit.coverage.values())
-    if not sent:
+    """Say how much of what the uplinks sent and got the hook saw, of all nodes and of the worst."""
+    total = covered(audit.coverage.values())
+    if not total:
         return "unknown (no uplink sent anything)"
-    covered = sum(min(each.hook_bytes, each.uplink_bytes) for each in audit.coverage.values())
-    lowest = min(audit.coverage, key=lambda node: _ratio(audit.coverage[node]))
-    least = _ratio(audit.coverage[lowest])
-    return f"{_percent(covered / sent)}" + (f" (least: {lowest} {_percent(least)})" if least < 1 else "")
-
-
-def _ratio(coverage: Coverage) -> float:
-    return 1.0 if coverage.ratio is None else coverage.ratio
+    said = ", ".join(f"{way} {_percent(ratio)}" for way, ratio in total.items())
+    worst = [(ratio, node, way) for node, each in audit.coverage.items() for way, ratio in each.ratios().items()]
+    ratio, node, way = min(worst)
+    return said if ratio == 1 else f"{said} (least: {node} {way} {_percent(ratio)})"
 
 
 def _percent(ratio: float) -> str:
@@ -152,14 +147,14 @@ def _node_table(audit: Audit) -> Table:
     for title in ("windows", "seen (bytes)", "coverage", "unmeasured s", "lost", "unaccounted"):
         table.add_column(title, justify="right")
     for (_, node), sums in sorted(audit.nodes.items()):
-        ratio = sums.coverage[node].ratio if node in sums.coverage else None
+        ratios = sums.coverage[node].ratios() if node in sums.coverage else {}
         unmeasured = sum(max(gap.to_ms - gap.from_ms, 0) for gap in audit.gaps if gap.node == node) / 1000
         lost = sum(amount.bytes for total in sums.hops.values() for amount in total.lost.values())
         table.add_row(
             node,
             f"{sums.windows:,}",
             f"{sums.seen.bytes:,}",
-            "-" if ratio is None else _percent(ratio),
+            _percent(min(ratios.values())) if ratios else "-",
             f"{unmeasured:.1f}",
             f"{lost:,}",
             f"{sums.unaccounted_bytes:,}",

@@ -6,12 +6,15 @@ import base64
 import binascii
 import sys
 import time
+from collections import Counter
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal
 
 import orjson
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
+from aiokafka.structs import ConsumerRecord
 from msgspec.structs import asdict, replace
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
@@ -39,6 +42,9 @@ class DeadLettersSettings(KafkaSettings):
     from_time: str | None = Field(None, description="start: RFC 3339 or now-1h")
     to_time: str | None = Field(None, description="end: RFC 3339, now-5m or now (the default)")
     output: Literal["table", "json"] = Field("table", description="how to print the list; json: one object a line")
+    node: str | None = Field(None, description="only records of this node: those whose key it is")
+    reason: str | None = Field(None, description="only those refused for this reason, such as not_json")
+    refused_by: str | None = Field(None, description="only those refused by this service, such as enricher")
     show: int | None = Field(None, ge=0, description="print the value of the letter with this number, byte by byte")
 
 
@@ -61,25 +67,65 @@ def main(argv: list[str]) -> int:
             return 0
         since = settings.since if settings.since or settings.from_time else DEFAULT_SINCE
         span = parse_range(since, settings.from_time, settings.to_time, now_ms)
-        letters = asyncio.run(read_range(settings, span))
+        asyncio.run(_list(settings, span))
     except (ValueError, Refusal) as error:
         refuse(PROG, str(error))
-    if settings.output == "json":
-        sys.stdout.buffer.writelines(orjson.dumps(_as_dict(letter)) + b"\n" for letter in letters)
-    else:
-        _print(letters, span)
     return 0
 
 
-async def read_range(settings: KafkaSettings, span: TimeRange) -> list[Letter]:
-    """Return the letters that were refused in `span`, without their values; raise `Refusal` if that cannot be."""
-    found = []
-    async for batch in read_topic(settings, settings.topics.dead_letter, span.from_ms):
+async def _list(settings: DeadLettersSettings, span: TimeRange) -> None:
+    """Print the letters as they are read: there may be more than fit into memory."""
+    reasons: Counter[str] = Counter()
+    async for each in read_range(settings, span):
+        reasons[each.letter.reason] += 1
+        if settings.output == "json":
+            sys.stdout.buffer.write(orjson.dumps(_as_dict(each)) + b"\n")
+        else:
+            _print(each)
+    if settings.output == "json":
+        return
+    if not reasons:
+        sys.stdout.write(f"no dead letters   {span}\n")
+        return
+    by_reason = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())
+    many = f"{reasons.total():,} dead letter{'s' if reasons.total() != 1 else ''}"
+    sys.stdout.write(f"{many}: {_printable(by_reason)}; --show NUMBER prints the value of one\n")
+
+
+async def read_range(settings: DeadLettersSettings, span: TimeRange) -> AsyncIterator[Letter]:
+    """Yield the wanted letters that were refused in `span`, without their values; raise `Refusal` if that cannot be.
+
+    What stands in the topic and is no dead letter is one, too: somebody else writes there.
+    """
+    topic = settings.topics.dead_letter
+    async for batch in read_topic(settings, topic, span.from_ms):
         for record in batch:
-            if record.timestamp < span.to_ms:
-                letter = _decode(settings, record.offset, record.value)
-                found.append(Letter(record.offset, record.timestamp, replace(letter, value=None)))
-    return found
+            if record.timestamp >= span.to_ms:
+                continue
+            try:
+                letter = replace(decode_dead_letter(record.value), value=None)
+            except DecodeError as error:
+                letter = _stranger(topic, record, error)
+            if _is_wanted(settings, letter):
+                yield Letter(record.offset, record.timestamp, letter)
+
+
+def _stranger(topic: str, record: ConsumerRecord[bytes, bytes], error: DecodeError) -> DeadLetter:
+    return DeadLetter(
+        reason=error.reason,
+        detail=f"stands in {topic} and is no dead letter: {error.detail[:500]}",
+        topic=topic,
+        partition=0,
+        offset=record.offset,
+        timestamp_ms=max(record.timestamp, 0),
+        refused_by="dead-letters list",
+        value_size=len(record.value or b""),
+    )
+
+
+def _is_wanted(settings: DeadLettersSettings, letter: DeadLetter) -> bool:
+    wanted = ((settings.node, letter.key), (settings.reason, letter.reason), (settings.refused_by, letter.refused_by))
+    return all(want in (None, found) for want, found in wanted)
 
 
 async def read_one(settings: KafkaSettings, number: int) -> DeadLetter:
@@ -123,16 +169,12 @@ def _decode(settings: KafkaSettings, offset: int, value: bytes | None) -> DeadLe
         raise Refusal(f"{settings.topics.dead_letter} offset {offset}: not one of ours: {error}") from error
 
 
-def _print(letters: list[Letter], span: TimeRange) -> None:
-    if not letters:
-        sys.stdout.write(f"no dead letters   {span}\n")
-        return
-    for each in letters:
-        letter = each.letter
-        place = f"{letter.topic} {letter.partition}@{letter.offset}  {letter.value_size:,} bytes"
-        words = f"{timestamp(each.refused_ms)}  {letter.refused_by}  {letter.reason}  {place}"
-        sys.stdout.write(f"{each.number:>6}  {_printable(words)}\n{'':8}{_printable(letter.detail)}\n")
-    sys.stdout.write(f"{len(letters):,} dead letters; --show NUMBER prints the value of one\n")
+def _print(each: Letter) -> None:
+    letter = each.letter
+    place = f"{letter.topic} {letter.partition}@{letter.offset}  {letter.value_size:,} bytes"
+    whose = f"  {letter.key}" if letter.key else ""
+    words = f"{timestamp(each.refused_ms)}  {letter.refused_by}  {letter.reason}{whose}  {place}"
+    sys.stdout.write(f"{each.number:>6}  {_printable(words)}\n{'':8}{_printable(letter.detail)}\n")
 
 
 def _printable(text: str) -> str:

@@ -205,6 +205,9 @@ def ledger_findings(audit: Audit) -> list[Finding]:
         nodes = sorted({gap.node for gap in audit.gaps})
         seconds = sum(max(gap.to_ms - gap.from_ms, 0) for gap in audit.gaps) / 1000
         findings += unclear("unmeasured time", f"{seconds:.0f} s on {_some(nodes)}", todo)
+    if audit.is_forged:
+        names = sorted({*audit.interleaved, *(node for node, _ in audit.foreign)})
+        findings += fault("who writes", f"windows that cannot be {_some(names)}'s alone", todo)
     without = sorted((audit.nodes_in_cluster or set()) - audit.nodes_metered)
     if without:
         findings += unclear("nodes without windows", _some(without), "does a collector run there? doctor on that node")

@@ -31,9 +31,29 @@ def test_a_day_by_default_and_nothing_that_a_terminal_obeys(filled: Topics, caps
     assert "\x1b" not in out
     first, detail, *_, last = out.splitlines()
     assert first.split()[0] == "1"
-    assert first.endswith(f"enricher  schema_mismatch  raw 2@7  {len(RUBBISH)} bytes")
+    assert first.endswith(f"enricher  schema_mismatch  node-a1  raw 2@7  {len(RUBBISH)} bytes")
     assert detail.strip() == "a ?[31mred? line"
     assert last.startswith("2 dead letters")
+
+
+def test_only_those_that_are_asked_for(filled: Topics, capsys: pytest.CaptureFixture[str]) -> None:
+    for flags, numbers in (
+        (["--node", "node-a1"], [1]),
+        (["--reason", "empty"], [2]),
+        (["--refused-by", "metrics", "--since", "3d"], [0]),
+        (["--node", "nobody"], []),
+    ):
+        assert dead_letters.main([*filled.flags, *flags, "-o", "json"]) == 0
+        assert [orjson.loads(line)["number"] for line in capsys.readouterr().out.splitlines()] == numbers
+
+
+def test_what_is_no_dead_letter_is_named_and_hides_nothing(filled: Topics, capsys: pytest.CaptureFixture[str]) -> None:
+    topic = filled.settings.topics.dead_letter
+    publish(filled.settings, [Record(topic, 0, b"k", b"rubbish", time.time_ns() // 1_000_000)])
+    assert dead_letters.main(filled.flags) == 0
+    out = capsys.readouterr().out
+    assert f"stands in {topic} and is no dead letter" in out
+    assert out.splitlines()[-1].startswith("3 dead letters: schema_mismatch 1, empty 1, not_json 1; --show")
 
 
 def test_json_lines_of_a_range(filled: Topics, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,10 +20,11 @@ from common.topic_admin import TopicState
 from lab.broker import Broker
 from replay.doctor import Group, Lag, lag_finding, ledger_findings, topic_finding
 from schemas.dead_letter import dead_letter
+from schemas.ids import Origin
 from schemas.ledger import LedgerRecord, encode_ledger
 from schemas.topics import TopicNames, topic_specs
 from schemas.topology import TopologyState
-from tests.builders import END_MS, collector_entry, enricher_entry, sink_entry
+from tests.builders import END_MS, ORIGIN, collector_entry, enricher_entry, sink_entry
 from tests.cli.records import publish
 from tests.sinks.topics import Topics
 
@@ -77,6 +78,9 @@ def whole(windows: int = 2) -> list[LedgerRecord]:
     return [*books, sink_entry("metrics", 1, sizes), sink_entry("flowlog", 1, sizes)]
 
 
+BOTH = (collector_entry, enricher_entry)
+
+
 def node(name: str) -> TopologyState:
     return TopologyState(kind="node", uid=name, name=name, resource_version="1", from_ms=0, addresses=["10.0.0.1"])
 
@@ -99,6 +103,13 @@ def test_ledger(records: list[LedgerRecord], statuses: list[str]) -> None:
 def test_nodes_without_windows_are_named() -> None:
     findings = ledger_findings(reconcile(whole(), END_MS + 3_600_000, [node("node-a1"), node("node-b1")]))
     assert [(found.status, found.found) for found in findings[1:]] == [("??", "node-b1")]
+
+
+def test_a_node_that_cannot_be_one_is_a_fault() -> None:
+    twin = Origin(ORIGIN.cluster, ORIGIN.node, "aaaaaaaaaaaa")
+    twins = [entry(n, 1_000, origin) for n in range(3) for origin in (ORIGIN, twin) for entry in BOTH]
+    findings = ledger_findings(reconcile(twins, END_MS + 3_600_000))
+    assert [found.found for found in findings if found.status == "no"] == ["windows that cannot be node-a1's alone"]
 
 
 def test_a_pipeline_as_it_should_be(topics: Topics, capsys: pytest.CaptureFixture[str]) -> None:

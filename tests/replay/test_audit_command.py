@@ -74,13 +74,16 @@ def whole(*sequences: int, origin: Origin = ORIGIN, **collector: Any) -> list[Le
 def test_it_begins_with_who_was_metered_and_how_much_of_it(ledger: Ledger, command: Command) -> None:
     for node in ("node-a1", "node-b1", "node-c1"):
         ledger.node(node)
-    ledger.put(*whole(0, 1, uplinks={"eth0": UplinkCounters(1_000, 10, 0, 0)}))
+    ledger.put(*whole(0, 1, uplinks={"eth0": UplinkCounters(1_000, 10, 500, 5)}, received=amount(500)))
     ledger.put(*whole(0, 1, origin=OTHER, uplinks={"eth0": UplinkCounters(4_000, 10, 0, 0)}))
     status, out, _ = command(audit.main, *ledger.topics.flags)
     lines = out.splitlines()
-    assert lines[1] == "nodes metered 2 of 3 in the cluster     coverage 40.0 % (least: node-b1 25.0 %)"
-    assert lines[2] == "never metered in this range: node-c1"
-    assert lines[3] == "windows 4     unmeasured no time"
+    assert lines[1:5] == [
+        "nodes metered 2 of 3 in the cluster",
+        "never metered in this range: node-c1",
+        "coverage out 40.0 %, in 100.0 % (least: node-b1 out 25.0 %)",
+        "windows 4     unmeasured no time",
+    ]
     assert lines[-1] == "ledger 1.000000   every byte is accounted for"
     assert status == 0
 
