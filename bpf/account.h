@@ -13,6 +13,7 @@
 #include "conntrack.h"
 #include "encapsulation.h"
 #include "deadman.h"
+#include "networks.h"
 
 #define E2BIG 7
 
@@ -71,7 +72,12 @@ static __always_inline void account(struct packet *p, u32 epoch, bool tunnels_he
     set_dnat(p, &key);
     if (tunnels_here)
         key.encapsulation = encapsulation_of(p, &key);
+    if (is_metered_by_sender(&key)) {
+        count(epoch, COUNTER_ASIDE_SENDER_IN_CLUSTER, wire.bytes, wire.packets);
+        return;
+    }
     fold_ports(&key);
+    fold_addresses(p, &key);
     lost = put(epoch, &key, &wire);
     if (lost >= 0)
         count(epoch, lost, wire.bytes, wire.packets);

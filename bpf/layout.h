@@ -4,6 +4,8 @@
 #pragma once
 
 #define SERVICE_PORTS LAYOUT_SERVICE_PORTS // all below it but 0 are services: registered ports, and NodePorts
+#define NETWORK_CLUSTER LAYOUT_NETWORK_CLUSTER
+#define NETWORK_KEPT LAYOUT_NETWORK_KEPT
 #define UPLINK_SLOTS LAYOUT_UPLINK_SLOTS
 #define UPLINKS_SHARE_A_SLOT 0xffffffff
 
@@ -18,6 +20,7 @@ enum counter {
     COUNTER_ASIDE_MALFORMED,
     COUNTER_LOST_MAP_FULL,
     COUNTER_LOST_MAP_BUSY,
+    COUNTER_ASIDE_SENDER_IN_CLUSTER,
     COUNTERS,
 };
 

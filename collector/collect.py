@@ -17,6 +17,7 @@ from collector.coverage import Coverage, of_window
 from collector.loading import Request, load
 from collector.meter import Devices, Meter, Window
 from collector.metrics import Metrics
+from collector.networks import parse_networks
 from collector.outbox import Outbox
 from collector.publish import Publisher, WindowPublisher, encoded
 from collector.schedule import LATE_MS, is_on_time, next_boundary
@@ -74,6 +75,8 @@ class Collector:
             ports=settings.ports,
             service_ports=sorted(parse_ports(settings.service_ports)),
             hook=choice.hook,
+            cluster_cidrs=sorted(map(str, parse_networks(settings.cluster_cidrs))),
+            external_addresses=settings.external_addresses,
         )
         answer = await load(request)
         self._devices = await asyncio.to_thread(self._read_devices)

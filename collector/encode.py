@@ -18,6 +18,8 @@ from schemas.ledger import LedgerRecord
 from schemas.raw import DIRECTIONS, UplinkCounters, WindowLedger, encode_chunk
 
 _MAPPED = b"\0" * 10 + b"\xff\xff"
+# A multicast address of the scope that no packet may have (RFC 4291, 2.7): no address is mistaken for a prefix.
+_FOLDED = b"\xff\x00"
 
 
 def chunk_count(record: Record, rows: int) -> int:
@@ -87,7 +89,7 @@ def ledger_record(meta: Meta, record: Record, rows: Rows, partition: int) -> Led
         hook=meta.hook,
         chunks=chunk_count(record, len(rows)),
         uplinks=books.uplinks,
-        received=received(rows),
+        received=received(rows) + books.aside.get("sender_in_cluster", NOTHING),
         ended_by="deadman" if record.deadman else None,
     )
 
@@ -128,7 +130,12 @@ def _dnat(column: NDArray[np.uint8]) -> Any:
 
 
 def address_text(address: bytes) -> str:
-    """Return 16 bytes as text: IPv4 dotted if mapped (::ffff:a.b.c.d), else as RFC 5952 writes IPv6."""
+    """Return 16 bytes as text: IPv4 dotted if mapped (::ffff:a.b.c.d), else as RFC 5952 writes IPv6.
+
+    What was folded is no address but the prefix that stands for some: bpf/networks.h has its form.
+    """
+    if address[:2] == _FOLDED and address[3:12] == _MAPPED[3:]:
+        return f"{socket.inet_ntop(socket.AF_INET, address[12:])}/{address[2]}"
     if address.startswith(_MAPPED):
         return socket.inet_ntop(socket.AF_INET, address[12:])
     return socket.inet_ntop(socket.AF_INET6, address)

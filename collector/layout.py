@@ -27,9 +27,10 @@ TALLY = np.dtype([("bytes", "<u8"), ("packets", "<u8")])
 
 DNAT_NO_CONNTRACK = 2
 
-# enum counter of layout.h, in its order. After the first, "aside" and "lost" with their reasons.
+# enum counter of layout.h; a new one goes to the end, for the sake of earlier versions' maps. After the first, "aside"
+# and "lost" with their reasons.
 HOOK_COUNTER = 0
-ASIDE = {"loopback": 1, "looped_back": 2, "malformed": 3}
+ASIDE = {"loopback": 1, "looped_back": 2, "malformed": 3, "sender_in_cluster": 6}
 LOST = {"map_full": 4, "map_busy": 5}
 COUNTERS = 1 + len(ASIDE) + len(LOST)
 # Room for an epoch's counters, in the map and in the pinned record, whatever their number: a later version reads what
@@ -44,6 +45,8 @@ DEADMAN = np.dtype([("stopped_ns", "<u8"), ("looked", "<u8")])
 TUNNEL_KEY = np.dtype([("port", "<u2"), ("protocol", "u1"), ("local", "u1")])
 # Ports from 1 up to this are services: registered ones, and Kubernetes' NodePorts (30000 to 32767).
 SERVICE_PORTS = 32768
+# What the program knows of a network: bits.
+NETWORK_CLUSTER, NETWORK_KEPT = 1, 2
 UPLINK_SLOTS = 256
 UPLINKS_SHARE_A_SLOT = 0xFFFFFFFF
 
@@ -62,6 +65,8 @@ def compile_flags() -> dict[str, int]:
         "LAYOUT_COUNTER_ROOM": COUNTER_ROOM,
         "LAYOUT_SERVICE_PORTS": SERVICE_PORTS,
         "LAYOUT_UPLINK_SLOTS": UPLINK_SLOTS,
+        "LAYOUT_NETWORK_CLUSTER": NETWORK_CLUSTER,
+        "LAYOUT_NETWORK_KEPT": NETWORK_KEPT,
     }
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from collector import bpf_source, btf, layout, pins, records
+from collector import bpf_source, btf, layout, networks, pins, records
 from collector import bpf_syscall as sys_bpf
 from collector.bpf_syscall import BPF_NETFILTER, PROG_TYPE_NETFILTER, PROG_TYPE_SCHED_CLS, MapType
 from collector.errors import LoadError
@@ -112,14 +112,29 @@ def _make_generation(root: Path, request: Request, flags: dict[str, int], meta: 
         defines["PORTS_FULL"] = 1
     if request.hook == "netfilter" and request.direct_loads and takes_direct_loads(platform.release()):
         defines["DIRECT_LOADS"] = 1
+    asked = _networks(request)
+    if asked:
+        defines["NETWORK_ENTRIES"] = len(asked)
+    if request.cluster_cidrs:
+        defines["CLUSTER_CIDRS"] = 1
+    if request.external_addresses != "full":
+        defines["FOLD_LENGTH"] = networks.FOLD_LENGTHS[request.external_addresses]
     program = _compile(_PROGRAMS[request.hook], defines)
     if request.ports == "service":
         sys_bpf.map_update(program[b"services"].map_fd, bytes(4), layout.port_bits(request.service_ports))
+    for (length, address), bits in asked.items():
+        sys_bpf.map_update(program[b"networks"].map_fd, length.to_bytes(4, "little") + address, bytes([bits]))
     with pins.closing_fd(sys_bpf.map_create(MapType.ARRAY, 4, records.RECORD_BYTES, 2, "zm_records")) as fd:
         sys_bpf.obj_pin(fd, str(directory / "records"))
     sys_bpf.obj_pin(_load_program(program, b"flows", request.hook), str(directory / "program"))
     pins.pin_barrier(root, program[b"control"].map_fd)
     pins.pin_meta(root, meta)
+
+
+def _networks(request: Request) -> dict[tuple[int, bytes], int]:
+    if not request.cluster_cidrs and request.external_addresses == "full":
+        return {}
+    return networks.entries(networks.parse_networks(",".join(request.cluster_cidrs)))
 
 
 def takes_direct_loads(release: str) -> bool:

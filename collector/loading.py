@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from collector.errors import LoadError
+from collector.networks import ExternalAddresses
 from schemas.raw import Hook
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ports: Literal["service", "full"]
     service_ports: list[int]
     hook: Hook = "netfilter"
+    cluster_cidrs: list[str] = []
+    external_addresses: ExternalAddresses = "full"
     direct_loads: bool = True  # where the kernel takes them; False is for tests and for comparison
 
 

@@ -15,6 +15,7 @@ from collector.collect import Collector
 from collector.settings import CollectorSettings
 from common import kafka
 from common import service as service_
+from common.errors import Refusal
 from common.publish import Publisher
 from common.service import Service
 from common.settings import load
@@ -31,6 +32,7 @@ async def run(settings: CollectorSettings, service: Service) -> None:
     preflight.check_host()
     preflight.check_bpffs(settings.pin_dir)
     boot_id = preflight.read_boot_id(settings.boot_id_file)
+    check_folding(settings)
     kafka.client_options(settings)  # refuses what cannot work before anything is attached
     names = settings.topics
     with locks.pin_directory(settings.pin_dir), locks.node_name(settings.cluster, settings.node):
@@ -69,6 +71,15 @@ def _threads_of_its_own() -> Iterator[None]:
             yield
         finally:
             loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix="collector"))
+
+
+def check_folding(settings: CollectorSettings) -> None:
+    """Raise `Refusal` where addresses would be folded and nobody said which are the cluster's own."""
+    if settings.external_addresses != "full" and not settings.cluster_cidrs:
+        raise Refusal(
+            f"external_addresses = {settings.external_addresses!r}: cluster_cidrs is empty; name the networks of pods "
+            "and nodes there, so that none of them that has a public address is folded"
+        )
 
 
 async def _give_up(service: Service, drain_seconds: float) -> None:

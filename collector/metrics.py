@@ -23,6 +23,9 @@ class Metrics:
         self.lost_bytes = Counter(
             "zonemeter_collector_lost_bytes", "Bytes seen and not kept.", ["reason"], registry=registry
         )
+        self.lost_packets = Counter(
+            "zonemeter_collector_lost_packets", "Packets seen and not kept.", ["reason"], registry=registry
+        )
         self.unbalanced = Counter(
             "zonemeter_collector_unbalanced_windows",
             "Windows in which hook was not aside + map + lost; should be 0.",
@@ -71,6 +74,7 @@ class Metrics:
             self.aside_bytes.labels(reason).inc(amount.bytes)
         for reason, amount in entry.lost.items():
             self.lost_bytes.labels(reason).inc(amount.bytes)
+            self.lost_packets.labels(reason).inc(amount.packets)
         if entry.balance() is not None:
             self.unbalanced.inc()
         self.lag.set(max(time.time() - entry.end_ms / 1000, 0.0))

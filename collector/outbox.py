@@ -206,6 +206,7 @@ class Outbox:
             entry_lost = msgspec.structs.replace(head.ledger, given=NOTHING, lost=lost, chunks=0)
             await self._publisher.publish_ledger(entry_lost)
             self._metrics.lost_bytes.labels("spool_damaged").inc(head.ledger.given.bytes)
+            self._metrics.lost_packets.labels("spool_damaged").inc(head.ledger.given.packets)
         self._metrics.spool_damaged.inc()
         await asyncio.to_thread(self._spool.set_aside, entry)
         self._show()

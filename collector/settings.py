@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ByteSize, Field
 
+from collector.networks import ExternalAddresses, parse_networks
 from common.durations import parse_duration
 from common.settings import IdPart, ServiceSettings, default_node_name
 
@@ -34,6 +35,11 @@ def _ports(value: str) -> str:
 def _deadman(value: str) -> str:
     if value != "0":
         parse_duration(value)
+    return value
+
+
+def _networks(value: str) -> str:
+    parse_networks(value)
     return value
 
 
@@ -75,6 +81,16 @@ class CollectorSettings(ServiceSettings):
         "auto",
         description="where packets are counted: auto takes netfilter, or tc where the kernel is older than 6.4 or "
         "the network plugin bypasses netfilter",
+    )
+    cluster_cidrs: Annotated[str, AfterValidator(_networks)] = Field(
+        "",
+        description="networks of pods and nodes that are all metered, such as 10.42.0.0/16,fd42::/48: what is received "
+        "from there is put aside in the kernel, not in the enricher, and takes no room in the map",
+    )
+    external_addresses: ExternalAddresses = Field(
+        "full",
+        description="IPv4 addresses that are public and not in cluster_cidrs: full: as they are; prefix: as their /24; "
+        "none: all as one; so that a crowd of clients cannot fill the map",
     )
     deadman: Annotated[str, AfterValidator(_deadman)] = Field(
         "6h", description="the kernel stops counting when no collector has been there for so long, such as 6h; 0: never"

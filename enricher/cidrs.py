@@ -53,6 +53,25 @@ class CidrMap:
                 return entry
         return None
 
+    def find_whole(self, prefix: Prefix) -> Cidr | None:
+        """Return the entry of the longest prefix that holds all of `prefix`."""
+        for length in self._lengths[prefix.bits]:
+            if length <= prefix.length:
+                shorter = Prefix(prefix.bits, length, prefix.network >> (prefix.length - length))
+                if (entry := self._entries.get(shorter)) is not None:
+                    return entry
+        return None
+
+    def divides(self, prefix: Prefix) -> bool:
+        """Tell whether an entry of public addresses holds some of `prefix` and not all."""
+        return any(
+            entry.bits == prefix.bits
+            and entry.length > prefix.length
+            and entry.network >> (entry.length - prefix.length) == prefix.network
+            and is_public((entry.network << (entry.bits - entry.length)).to_bytes(entry.bits // 8))
+            for entry in self._entries
+        )
+
 
 def read_cidr_map(content: bytes, source: str) -> CidrMap:
     """Read a TOML file of `[[cidr]]` tables, or JSON of the same shape; raise `Refusal` naming what is wrong."""

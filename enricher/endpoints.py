@@ -95,12 +95,18 @@ def workload_end(end: Resolved) -> Resolved | None:
 def endpoint_json(
     kind: Kind, address: str, reason: str | None, place: Place, owner: TopologyState | Cidr | None, node: str | None
 ) -> tuple[str, str]:
-    """Return the end point's JSON in two parts, between which its port goes."""
-    head = msgspec.json.encode(Endpoint(kind=kind, address=address)).decode()[:-1]
+    """Return the end point's JSON in two parts, between which its port goes.
+
+    A prefix in place of an address is nobody's address: it becomes the name, unless a rule gives one.
+    """
+    folded = "/" in address
+    shown = msgspec.UNSET if folded else address
+    named = owner.name if isinstance(owner, Cidr) else address if folded else msgspec.UNSET
+    head = msgspec.json.encode(Endpoint(kind=kind, address=shown)).decode()[:-1]
     whole = Endpoint(
         kind=kind,
-        address=address,
-        name=owner.name if isinstance(owner, Cidr) else msgspec.UNSET,
+        address=shown,
+        name=named,
         reason=reason or msgspec.UNSET,
         k8s=_kubernetes(kind, owner, node),
         cloud=_cloud(place),

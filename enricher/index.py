@@ -14,11 +14,14 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 
 from enricher.addresses import Prefix, pack, parse_prefix, prefix_of
+from enricher.cidrs import is_public
 from enricher.tenancy import FOREVER, Claim, acquired, claims, order, stretches
 from schemas.topology import TopologyState
 
 # An IPv6 site is at most this long; what shares it with a node or a pod is not the internet.
 SITE_LENGTH = 56
+# The prefix that stands for IPv4 addresses where a node folds them.
+FOLDED_LENGTH = 24
 
 # What can be owned: an address, the name of a node, or a prefix that a node hands out to its pods.
 Slot = tuple[str, bytes | str | Prefix]
@@ -33,11 +36,12 @@ class Index:
         self._cidr_lengths: dict[int, list[int]] = {32: [], 128: []}
         self._cidrs_of_length: Counter[tuple[int, int]] = Counter()
         self._sites: Counter[int] = Counter()
+        self._folds: Counter[int] = Counter()
         self._size = 0
         self._listeners: list[Callable[[Slot], None]] = []
 
     def listen(self, changed: Callable[[Slot], None]) -> None:
-        """Call `changed` with every slot whose owners change, and with an IPv6 site that comes or goes."""
+        """Call `changed` with every slot whose owners change, and with a site or a public /24 that comes or goes."""
         self._listeners.append(changed)
 
     @property
@@ -92,6 +96,10 @@ class Index:
     def shares_site(self, packed: bytes) -> bool:
         """Return whether an IPv6 address is in a /56 that holds a pod or a node on record."""
         return len(packed) == 16 and prefix_of(packed, SITE_LENGTH).network in self._sites
+
+    def shares_fold(self, prefix: Prefix) -> bool:
+        """Return whether an IPv4 /24 holds an address of a pod, a node or a service on record."""
+        return (prefix.bits, prefix.length) == (32, FOLDED_LENGTH) and prefix.network in self._folds
 
     def current(self) -> Iterator[TopologyState]:
         """Yield the last state on record of each object, closed ones too."""
@@ -171,8 +179,7 @@ class Index:
 
     def _put(self, slot: Slot, claims: tuple[Claim, ...]) -> None:
         had = slot in self._claims
-        for changed in self._listeners:
-            changed(slot)
+        self._tell(slot)
         if claims:
             self._claims[slot] = claims
         elif had:
@@ -182,21 +189,31 @@ class Index:
 
     def _count(self, slot: Slot, change: int) -> None:
         what, value = slot
-        if what in ("pod", "node") and isinstance(value, bytes) and len(value) == 16:
-            site = prefix_of(value, SITE_LENGTH).network
-            known = site in self._sites
-            self._sites[site] += change
-            if not self._sites[site]:
-                del self._sites[site]
-            if known != (site in self._sites):
-                for changed in self._listeners:
-                    changed(("site", value))
+        if isinstance(value, bytes) and len(value) == 4:
+            if _counted(self._folds, prefix_of(value, FOLDED_LENGTH).network, change) and is_public(value):
+                self._tell(("fold", value))
+        elif isinstance(value, bytes):
+            if what in ("pod", "node") and _counted(self._sites, prefix_of(value, SITE_LENGTH).network, change):
+                self._tell(("site", value))
         elif isinstance(value, Prefix):
             self._cidrs_of_length[value.bits, value.length] += change
             lengths = {
                 length for (bits, length), count in self._cidrs_of_length.items() if bits == value.bits and count
             }
             self._cidr_lengths[value.bits] = sorted(lengths, reverse=True)
+
+    def _tell(self, slot: Slot) -> None:
+        for changed in self._listeners:
+            changed(slot)
+
+
+def _counted(counter: Counter[int], network: int, change: int) -> bool:
+    """Count up or down; tell whether the network came or went."""
+    before = network in counter
+    counter[network] += change
+    if not counter[network]:
+        del counter[network]
+    return before != (network in counter)
 
 
 def merge(one: TopologyState, other: TopologyState) -> TopologyState:

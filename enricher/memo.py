@@ -2,7 +2,8 @@
 """Answers about addresses, kept until what they rest on changes. Pure.
 
 An answer holds for every window within a stretch of time in which nothing that was looked up begins or ends. A change
-of an address's owner forgets that address; one of a node, a podCIDR or an IPv6 site, on which any may rest, all.
+of an address's owner forgets that address; one of a node, a podCIDR, an IPv6 site or a public /24, on which any may
+rest, all.
 """
 
 from typing import NamedTuple

@@ -8,7 +8,7 @@ routable and in no IPv6 site of ours; else unknown. Each answer is kept with its
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from enricher.addresses import pack
+from enricher.addresses import pack, parse_prefix
 from enricher.cidrs import Cidr, CidrMap, is_public, link_reason
 from enricher.endpoints import INTERNET, NOWHERE, Place, Resolved, Watcher, endpoint_json, observer_json
 from enricher.index import Index, Slot
@@ -113,7 +113,7 @@ class Window:
         answer = self._resolver.answer
         packed = pack(address)
         if packed is None:
-            return answer("unknown", address, reason="address_invalid")
+            return self._folded(address) or answer("unknown", address, reason="address_invalid")
         if pods := self._owners(("pod", packed)):
             return self._pod(address, pods)
         if nodes := self._owners(("node", packed)):
@@ -123,8 +123,7 @@ class Window:
         if nodes := next(filter(None, map(self._owners, self._index.cidr_slots(packed))), []):
             return self._in_pod_cidr(address, nodes)
         if (entry := self._resolver.cidrs.find(packed)) is not None:
-            at = _Node((), Place(entry.zone, entry.region, entry.zone_id))
-            return answer("cidr", address, owner=entry, at=at)
+            return self._rule(address, entry)
         if is_public(packed) and not self._index.shares_site(packed):
             return answer("external", address, at=_Node((), INTERNET))
         return answer("unknown", address, reason=link_reason(packed) or "vpc_unmapped")
@@ -150,6 +149,24 @@ class Window:
         """Return the observing node."""
         place = self._at(name).place
         return Watcher(observer_json(name, place), place, name)
+
+    def _rule(self, address: str, entry: Cidr) -> Resolved:
+        at = _Node((), Place(entry.zone, entry.region, entry.zone_id))
+        return self._resolver.answer("cidr", address, owner=entry, at=at)
+
+    def _folded(self, address: str) -> Resolved | None:
+        """Return what the prefix is that stands for folded addresses; None if it is none.
+
+        All of it is one thing to us, or nothing is said: a rule of the map or an object within may be meant or not.
+        """
+        prefix, cidrs = parse_prefix(address), self._resolver.cidrs
+        if prefix is None or prefix.bits != 32:
+            return None
+        if cidrs.divides(prefix) or self._index.shares_fold(prefix):
+            return self._resolver.answer("unknown", address, reason="address_folded")
+        if (entry := cidrs.find_whole(prefix)) is not None:
+            return self._rule(address, entry)
+        return self._resolver.answer("external", address, at=_Node((), INTERNET))
 
     def _pod(self, address: str, pods: list[TopologyState]) -> Resolved:
         pod = pods[-1]

@@ -89,6 +89,7 @@ class Ends:
         kind, namespace, pod, workload_kind, workload, service, node, zone, region, name, reason = (
             str(value or "") for value in values
         )
+        name = name if kind == "cidr" else ""  # others' is the prefix that stands for folded addresses
         label = _label(kind, namespace, pod, workload_kind, workload, service, node, name)
         facts = (label, kind, namespace, zone, region, name, reason, broker)
         end = self._known.get(facts)

@@ -28,6 +28,7 @@ UNKNOWN_REASONS = (
     "ambiguous_owner",  # several owners within the window
     "zone_missing",  # the owner is known, its node has no zone label
     "address_invalid",  # not an IP address
+    "address_folded",  # stands for many, and not all of them are the same to us
 )
 
 
@@ -63,9 +64,10 @@ class Cloud(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """One side of a flow as of its window. `name` only for `cidr`, `reason` only for what is not known.
+    """One side of a flow as of its window. `name`: of `cidr` its rule's; `reason` only for what is not known.
 
-    `address` is absent only of a workload whose pods' flows were summed up.
+    `address` is absent of a workload whose pods' flows were summed up, and where the node folded addresses of the
+    internet: then `name` is the prefix that stands for them, such as 203.0.113.0/24, if no rule has named it.
     """
 
     kind: Kind

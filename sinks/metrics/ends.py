@@ -94,7 +94,8 @@ def _workload(endpoint: Endpoint) -> tuple[str, str, str]:
         return "", "Node", _node(endpoint)
     if endpoint.kind == "service" and k8s is not UNSET:
         return _name(k8s.namespace), "Service", _name(k8s.service)
-    return "", endpoint.kind, _text(endpoint.name)
+    # Of the others only a CIDR rule's name is a label: the prefixes that stand for folded addresses are without end.
+    return "", endpoint.kind, _text(endpoint.name) if endpoint.kind == "cidr" else ""
 
 
 def _pod(endpoint: Endpoint) -> tuple[str, str]:
