@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from common.kafka import METADATA_MS
 from tests.services import eventually
 from tests.torture.content import NODES
 from tests.torture.world import ADMIN, RECOVERY_SECONDS, World
@@ -157,6 +158,23 @@ def made_anew(world: World, times: int) -> None:
             world.apply_topics()
             eventually(lambda: _has_leaders(client, name), 30)  # noqa: B023
         world.recover()
+
+
+def grown(world: World, times: int) -> None:
+    """Somebody gives a topic more partitions: what runs goes on, what starts anew says that they must agree."""
+    client = ADMIN.AdminClient({"bootstrap.servers": world.direct})
+    topics = world.settings.topics
+    for number in range(times):
+        world.nap()
+        name = (topics.enriched, topics.raw)[number % 2]
+        for done in client.create_partitions([ADMIN.NewPartitions(name, 5 + number)]).values():
+            done.result(timeout=20)
+        time.sleep(METADATA_MS / 1000 + 3)
+        world.recover()
+    role = f"flowlog-{world.counts['flowlog']}"
+    world.fleet.start(role)
+    eventually(lambda: "they must agree" in world.fleet.running[role].get("/readyz")[1], 60)
+    world.fleet.terminate(role)
 
 
 def overtaken(world: World, times: int) -> None:

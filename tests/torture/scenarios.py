@@ -28,6 +28,7 @@ SCENARIOS = [
     Scenario("SIGTERM while Kafka is silent", brokers.end_in_silence, 4, kafka=kafka.proxied),
     Scenario("rights withdrawn mid-run", brokers.withdraw, 6, kafka=kafka.guarded),
     Scenario("smaller messages allowed", brokers.smaller_messages, 4),
+    Scenario("partitions added by hand", brokers.grown, 2),
     Scenario("topic deleted and made anew", brokers.made_anew, 4),
     Scenario("retention overtakes a reader", brokers.overtaken, 4),
     Scenario("broker's disk full", brokers.fill(brokers.data_directory), 3, kafka=kafka.on_a_small_disk),

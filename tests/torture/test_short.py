@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The short form of `make torture`: one pipeline, many faults one after the other, one check over all of it."""
 
+import os
 import random
 from functools import partial
 from pathlib import Path
@@ -18,8 +19,8 @@ pytestmark = pytest.mark.timeout(600)
 
 
 def test_everything_at_once_and_nothing_is_lost_or_doubled(broker: Broker, tmp_path: Path) -> None:
-    seed = random.SystemRandom().getrandbits(32)
-    print(f"seed {seed}")  # noqa: T201 - shown if it fails
+    seed = int(os.environ.get("TORTURE_SEED", random.SystemRandom().getrandbits(32)))
+    print(f"TORTURE_SEED={seed}")  # noqa: T201 - shown if it fails
     world = World(tmp_path / "world", Kafka(broker.bootstrap, broker.bootstrap, [broker]), seed)
     try:
         world.open()
