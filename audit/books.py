@@ -50,6 +50,7 @@ class Books:
         self._reached: dict[str, dict[Origin, Place]] = {}
         self._entries: dict[tuple[str, int], deque[str]] = {}
         self._heard_ms: dict[int, int] = {}
+        self._left = 0
 
     def __len__(self) -> int:
         return len(self._open)
@@ -85,6 +86,12 @@ class Books:
             record = window.record
             if not shortfalls and record and record.end_ms < self._heard_ms[record.partition] - margin_ms:
                 self.close(window)
+
+    def trim(self, margin_ms: int, above: int) -> None:
+        """Settle once more than `above` windows are open, and half as many again as the last time left open."""
+        if len(self._open) > max(above, self._left * 3 // 2):
+            self.settle(margin_ms)
+            self._left = len(self._open)
 
     def expire(self, before_ms: int) -> Iterator[tuple[OpenWindow, list[Shortfall]]]:
         """Let go of what ended before that time, whether or not it fits, and yield it with what does not fit."""

@@ -76,11 +76,12 @@ class Auditor:
                 self._take(records)
                 self._positions[place] = records[-1].offset + 1
             self._service.health.ready("kafka")
+            self._bound()
             if await self._has_caught_up(consumer) and time.monotonic() >= due:
+                began = time.monotonic()
                 await self._check(consumer)
-                due = time.monotonic() + self._settings.check_seconds
-            elif len(self._books) > self._settings.max_open_windows // 2:
-                self._books.settle(int(self._settings.settle_seconds * 1000))
+                # Where a sink is far behind there is much to look at: not all the time, then.
+                due = time.monotonic() + max(self._settings.check_seconds, 5 * (time.monotonic() - began))
             await asyncio.sleep(0)
 
     async def _assign(self, consumer: AIOKafkaConsumer) -> None:
@@ -142,9 +143,6 @@ class Auditor:
         for window, shortfalls in self._books.expire(self._rolling.floor_ms):
             if shortfalls:
                 self._give_up(window.key.id)
-        while len(self._books) > self._settings.max_open_windows:
-            window, shortfalls = self._books.drop()
-            self._give_up(window.key.id)
         settled_before = now - int(self._settings.settle_seconds * 1000)
         # A second's work where a sink is far behind; probes and scrapes are answered meanwhile.
         recent = await asyncio.to_thread(self._rolling.recent, self._books, settled_before)
@@ -153,6 +151,13 @@ class Auditor:
         nodes = {self._settings.cluster: {state.name for state in self._nodes.values()}} if self._nodes else {}
         self._metrics.show(recent, self._books, nodes)
         await self._watch_lag(consumer)
+
+    def _bound(self) -> None:
+        """Keep memory in bounds: let go of what fits, and beyond --max-open-windows of the oldest that do not."""
+        self._books.trim(int(self._settings.settle_seconds * 1000), self._settings.max_open_windows // 2)
+        while len(self._books) > self._settings.max_open_windows:
+            window, _ = self._books.drop()
+            self._give_up(window.key.id)
 
     def _give_up(self, window: str) -> None:
         self._metrics.given_up.inc()

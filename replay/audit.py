@@ -97,8 +97,7 @@ async def audit_range(settings: AuditSettings, span: TimeRange, now_ms: int) -> 
             if message.value is not None:
                 with _naming(message, audit):
                     books.take(decode_ledger(message.value))
-        if len(books) > _SETTLE_WHEN_OPEN:
-            books.settle(_SETTLE_MARGIN_MS)
+        books.trim(_SETTLE_MARGIN_MS, _SETTLE_WHEN_OPEN)
     nodes = [state async for state in _nodes(settings, audit) if _within(state, settings, span)]
     return conclude(books, audit, now_ms - int(settings.settle_seconds * 1000), nodes or None)
 

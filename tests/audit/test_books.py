@@ -218,6 +218,28 @@ def test_what_fits_is_forgotten_however_long_the_run() -> None:
     )
 
 
+class Counted(Books):
+    """Books that note how many windows were open whenever they were asked to look at all."""
+
+    looked: list[int]
+
+    def settle(self, margin_ms: int) -> None:
+        self.looked.append(len(self))
+        super().settle(margin_ms)
+
+
+def test_trimming_costs_little_where_nothing_fits() -> None:
+    books = Counted(lambda origin, start_ms: Sums())
+    books.looked = []
+    books.take(sink_entry("flowlog", 1, {0: 100}))
+    for sequence in range(2_000):
+        books.take(collector_entry(sequence, 100))
+        books.take(enricher_entry(sequence, 100))
+        books.trim(60_000, 100)
+    assert books.looked[:2] == [101, 151]
+    assert len(books.looked) < 10
+
+
 def test_an_entry_published_again_changes_nothing_also_after_its_window_is_forgotten() -> None:
     long = Long()
     long.run(range(100))
