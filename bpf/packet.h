@@ -19,7 +19,8 @@ enum protocol {
 };
 
 struct packet {
-    u64 skb;
+    u64 skb;            // where LOAD finds its fields
+    u64 context;        // tc's
     u64 state;          // netfilter's struct nf_hook_state, 0 at other hooks
     u64 network;        // address of the IP header
     u32 link;           // bytes before it, of the link layer's header

@@ -6,13 +6,9 @@
 #include "tc.h"
 #include "kernel.h"
 
-// The context is no BTF pointer to these kernels' verifiers, but its address is the sk_buff's.
-#define LOAD(type, base, offset)                                                                                       \
-    ({                                                                                                                 \
-        type value = 0;                                                                                                \
-        read_kernel(&value, sizeof(value), (void *)((base) + (offset)));                                               \
-        value;                                                                                                         \
-    })
+// The context is no BTF pointer to these kernels' verifiers, but its address is the sk_buff's: what is read of it lies
+// close together and is copied in one call.
+#define LOAD(type, base, offset) (*(type *)((base) + (offset)))
 
 #include "account.h"
 
@@ -31,7 +27,7 @@ static __always_inline long read_packet(struct packet *p, void *to, u32 bytes, u
         left = bytes;
     asm volatile("" : "+r"(left)); // or the compiler knows better than the verifier, and leaves the bound out
     left = ((left - 1) & (bytes - 1)) + 1;
-    return bpf_skb_load_bytes((void *)p->skb, p->link + offset, to, left);
+    return bpf_skb_load_bytes((void *)p->context, p->link + offset, to, left);
 }
 
 // Loopback is no uplink, and what is looped back turns round above the devices.
@@ -47,13 +43,15 @@ static __always_inline void cut_padding(struct packet *p) {
 }
 
 int flows(struct __sk_buff *ctx) {
-    u8 header[HEADER_BYTES] __attribute__((aligned(8)));
-    struct packet p = {.skb = (u64)ctx, .header = header, .ipv4 = ctx->protocol == BE16(ETH_P_IP)};
+    u8 header[HEADER_BYTES] __attribute__((aligned(8))), fields[K_SKB_COPY_BYTES] __attribute__((aligned(8)));
+    struct packet p = {.context = (u64)ctx, .header = header, .ipv4 = ctx->protocol == BE16(ETH_P_IP)};
     u32 zero = 0;
     struct control *settings = control.lookup(&zero);
     // Tagged: a VLAN device on top of this one counts it, or has.
     if (!settings || ctx->vlan_present || (!p.ipv4 && ctx->protocol != BE16(ETH_P_IPV6)) || is_stopped())
         return NEXT;
+    read_kernel(fields, sizeof(fields), (void *)((u64)ctx + K_SKB_COPY_FROM));
+    p.skb = (u64)fields - K_SKB_COPY_FROM;
     p.local_in = LOAD(u8, p.skb, K_SKB_TC_AT_INGRESS) & K_SKB_TC_AT_INGRESS_MASK;
     p.iif = ctx->ingress_ifindex;
     p.oif = p.local_in ? 0 : ctx->ifindex;

@@ -88,9 +88,19 @@ def _sk_buff(types: Types) -> dict[str, int]:
 
 
 def _tc(types: Types) -> dict[str, int]:
-    """Return what only the program for tc reads."""
+    """Return what only the program for tc reads, and the part of sk_buff that has all it reads of it."""
     (mac_header,) = _offsets(types, "sk_buff", "mac_header")
-    return {"K_SKB_MAC_HEADER": mac_header // 8, **_bit(types, "tc_at_ingress", "SKB_TC_AT_INGRESS")}
+    at_ingress = _bit(types, "tc_at_ingress", "SKB_TC_AT_INGRESS")
+    optional = ["_nfct"] if "_nfct" in dict(_members(types, _struct(types, "sk_buff"))) else []
+    read = ["tc_at_ingress", "encapsulation", "mac_header", "network_header", "inner_transport_header", "end", "head"]
+    bits = _offsets(types, "sk_buff", *read, *optional)
+    first, last = min(bits) // 64 * 8, max(bits) // 64 * 8 + 8  # none is longer than 8 bytes, all are aligned
+    return {
+        "K_SKB_MAC_HEADER": mac_header // 8,
+        **at_ingress,
+        "K_SKB_COPY_FROM": first,
+        "K_SKB_COPY_BYTES": last - first,
+    }
 
 
 def _bit(types: Types, field: str, macro: str) -> dict[str, int]:

@@ -36,16 +36,19 @@ def attached(root: Path) -> set[int]:
 
 
 def attach(root: Path, dispatcher: int, ifindex: int) -> None:
-    """Make what is missing of a device's qdisc and filters; raises OSError, ENODEV if there is no such device.
+    """Make what is missing of a device's qdisc and filters, and put ours first again.
 
-    EEXIST: it has an old `ingress` qdisc, which leaves no room for clsact.
+    Raises OSError, ENODEV if there is no such device, EEXIST if it has an old `ingress` qdisc, which leaves no room
+    for clsact.
     """
     with _devices(root, make=True) as devices, IPRoute() as ip:
         key = ifindex.to_bytes(4, "little")
         try:
             _make_qdisc(ip, devices, key)
             for parent in _PARENTS:
-                if not _ours(ip, ifindex, parent, name_of(dispatcher)):
+                if not _is_first(_filters(ip, ifindex, parent), name_of(dispatcher)):
+                    for message in _ours(ip, ifindex, parent, name_of(dispatcher)):
+                        _delete(ip, message)
                     _add(ip, ifindex, parent, dispatcher)
         except NetlinkError as error:
             raise OSError(error.code, f"tc: {error}") from error
@@ -147,12 +150,21 @@ def _filters(ip: IPRoute, ifindex: int, parent: int) -> list[Any]:
     return [message for message in found if message["handle"]]
 
 
+def _is_first(filters: list[Any], name: str) -> bool:
+    """Tell whether ours is the first of its preference; `filters` in the order that they run in, the kernel's."""
+    for place, message in enumerate(filters):
+        if _name(message) == name:
+            return all(other["info"] != message["info"] for other in filters[:place])
+    return False
+
+
+def _name(message: Any) -> str | None:
+    name: str | None = message.get_nested("TCA_OPTIONS", "TCA_BPF_NAME")
+    return name
+
+
 def _ours(ip: IPRoute, ifindex: int, parent: int, name: str) -> list[Any]:
-    return [
-        message
-        for message in _filters(ip, ifindex, parent)
-        if message.get_nested("TCA_OPTIONS", "TCA_BPF_NAME") == name
-    ]
+    return [message for message in _filters(ip, ifindex, parent) if _name(message) == name]
 
 
 def _delete(ip: IPRoute, message: Any) -> None:

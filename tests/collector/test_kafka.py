@@ -362,6 +362,8 @@ def test_what_it_no_longer_needs_it_gives_up(broker: Broker, collector: Process,
     netlab.ip("node1", "link add vx8 type vxlan id 8 dstport 4789 dev eth0\nlink set vx8 up")
     try:
         assert wait_until(lambda: collector.metric("zonemeter_collector_uplinks") == 2, 20)
+        if hook == "tc":
+            assert wait_until(lambda: len(list(collector.pin_dir.glob("link_tcx_*"))) == 4, 20)
     finally:
         netlab.ip("node1", "link del vx8")
     windows = collector.metric("zonemeter_collector_windows_total")
