@@ -37,9 +37,6 @@ COUNTERS = 1 + len(ASIDE) + len(LOST)
 # an earlier one left.
 COUNTER_ROOM = 16
 
-# What one entry of a preallocated shared hash costs in the kernel with this key and value, upper bound, in bytes.
-ENTRY_BYTES = 144
-
 CONTROL = np.dtype([("epoch", "<u4"), ("tunnels", "<u4")])
 DEADMAN = np.dtype([("stopped_ns", "<u8"), ("looked", "<u8")])
 TUNNEL_KEY = np.dtype([("port", "<u2"), ("protocol", "u1"), ("local", "u1")])
@@ -49,6 +46,10 @@ SERVICE_PORTS = 32768
 NETWORK_CLUSTER, NETWORK_KEPT = 1, 2
 UPLINK_SLOTS = 256
 UPLINKS_SHARE_A_SLOT = 0xFFFFFFFF
+
+# Of a hash in the kernel (kernel/bpf/hashtab.c): struct bucket, and struct htab_elem with the key and the value.
+_BUCKET_BYTES = 16
+_ELEMENT_BYTES = 48 + KEY.itemsize + TALLY.itemsize
 
 Rows = NDArray[np.void]  # of KEY + TALLY
 ROW = np.dtype([("key", KEY), ("tally", TALLY)])
@@ -71,8 +72,19 @@ def compile_flags() -> dict[str, int]:
 
 
 def entries_for(map_memory: int) -> int:
-    """Return how many flows each of the two maps may hold within `map_memory` bytes for both."""
-    return max(map_memory // 2 // ENTRY_BYTES, 1)
+    """Return how many flows each of the two maps may hold within `map_memory` bytes for both, as `map_bytes` has it."""
+    each = map_memory // 2
+    return max(1, *(min(1 << k, (each - _BUCKET_BYTES * (1 << k)) // _ELEMENT_BYTES) for k in range(32)))
+
+
+def map_bytes(entries: int, cpus: int) -> int:
+    """Return what a flow map of so many entries takes in the kernel, but for a constant below 1 KiB.
+
+    htab_map_mem_usage() in kernel/bpf/hashtab.c, preallocated and shared: a power of two of buckets, the elements, and
+    for each possible CPU one spare, a pointer to it and eight locks' counters.
+    """
+    buckets = 1 << (entries - 1).bit_length()
+    return _BUCKET_BYTES * buckets + _ELEMENT_BYTES * (entries + cpus) + cpus * (8 + 8 * 4)
 
 
 def uplink_slots(uplinks: set[int]) -> list[int]:

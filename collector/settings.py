@@ -69,7 +69,7 @@ class CollectorSettings(ServiceSettings):
         ByteSize(64 * 1024 * 1024),
         ge=4096,
         le=8 * 1024**3,
-        description="kernel memory of the two flow maps together, such as 64MiB (233,000 flows a window)",
+        description="kernel memory of the two flow maps together, such as 64MiB (262,144 flows a window)",
     )
     ports: Literal["service", "full"] = Field(
         "service", description="service: the client's port is folded to 0; full: both are kept, many more flows"

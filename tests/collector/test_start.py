@@ -45,7 +45,7 @@ def test_settings_that_make_no_sense(arguments: list[str], said: str, capsys: py
 
 def test_settings_that_do() -> None:
     settings = load(CollectorSettings, "collector", ["--map-memory", "64MiB", "--service-ports", "50051,40000-40002"])
-    assert layout.entries_for(settings.map_memory) == 233_016
+    assert layout.entries_for(settings.map_memory) == 262_144
     assert parse_ports(settings.service_ports) == {50051, 40000, 40001, 40002}
     assert settings.window_seconds == 10
 
