@@ -11,10 +11,13 @@ static __always_inline bool is_uplink(u32 ifindex) {
     return has && ifindex && *has == ifindex;
 }
 
+// The device that the packet really goes out by.  The hook defines it.
+static u32 way_out(struct packet *p);
+
 static __always_inline u8 direction_of(struct packet *p) {
     if (!is_uplink(p->iif))
         return EGRESS;
-    if (!p->local_in && is_uplink(p->oif))
+    if (!p->local_in && is_uplink(way_out(p)))
         return RELAY;
     return INGRESS;
 }

@@ -37,6 +37,13 @@ static __always_inline bool is_looped_back(struct packet *p, const struct flow_k
     return flags & RTCF_BROADCAST_OR_MULTICAST;
 }
 
+// What a bridge forwards has the bridge as its output device, which may be an uplink, and a port as the device that it
+// goes to, which may lead to a pod (br_nf_post_routing()).
+static __always_inline u32 way_out(struct packet *p) {
+    u64 device = LOAD(u64, p->skb, K_SKB_DEV);
+    return LOAD(u32, device, K_DEV_IFINDEX);
+}
+
 static __always_inline int aside_of(struct packet *p, const struct flow_key *key) {
     if ((p->local_in ? p->iif : p->oif) == LOOPBACK_IFINDEX)
         return COUNTER_ASIDE_LOOPBACK;

@@ -30,6 +30,8 @@ static __always_inline long read_packet(struct packet *p, void *to, u32 bytes, u
     return bpf_skb_load_bytes((void *)p->context, p->link + offset, to, left);
 }
 
+static __always_inline u32 way_out(struct packet *p) { return p->oif; }
+
 // Loopback is no uplink, and what is looped back turns round above the devices.
 static __always_inline int aside_of(struct packet *p, const struct flow_key *key) { return -1; }
 

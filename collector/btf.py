@@ -74,6 +74,7 @@ def _sk_buff(types: Types) -> dict[str, int]:
         "inner_transport_header": "INNER_TRANSPORT_HEADER",
         "skb_iif": "IIF",
         "sk": "SK",
+        "dev": "DEV",
         "_skb_refdst": "REFDST",
         "next": "NEXT",
     }

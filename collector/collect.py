@@ -195,6 +195,7 @@ class Collector:
             {link.index: link.name for link in chosen},
             uplinks.outer_packets(links),
             frozenset(uplinks.contained(chosen)),
+            frozenset(uplinks.outer_ports(links)),
         )
 
     def _say_devices(self, devices: Devices) -> None:

@@ -31,6 +31,7 @@ class Devices:
     uplinks: dict[int, str]
     tunnels: dict[Tunnel, int]
     contained: frozenset[str] = frozenset()  # uplinks whose packets another uplink counts too
+    outer_ports: frozenset[int] = frozenset()  # ports of bridges that lead out, by index; no uplinks themselves
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ class Meter:
         self._uplinks = set(devices.uplinks.values()) - devices.contained
         if at_tc:
             tc.detach(self._root, but=wanted)
-        self._counting.set_uplinks(wanted)
+        self._counting.set_uplinks(wanted if at_tc else wanted | devices.outer_ports)
         self._counting.set_tunnels(devices.tunnels)
         if at_tc:
             tc.attach(self._root, wanted, use_tcx=self._use_tcx)

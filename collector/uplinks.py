@@ -3,7 +3,8 @@
 
 A packet that came in over an uplink was sent by somebody else; one that did not, starts here. So a pod's device taken
 for an uplink would hide what the pod sends, and an uplink not recognised would count foreign packets as our own.
-Devices inside a bond, team or bridge are not asked: what the kernel calls a packet's input device is the upper one.
+Devices inside a bond or team are not asked: what the kernel calls a packet's input device is the upper one. So it is
+for a bridge, except for what it forwards from port to port.
 """
 
 import re
@@ -102,6 +103,16 @@ def _is_physical(link: Link) -> bool:
 
 def _ordered(links: Iterable[Link]) -> list[Link]:
     return sorted(links, key=lambda link: link.index)
+
+
+def outer_ports(links: Iterable[Link]) -> set[int]:
+    """Return the bridges' ports that lead out of the node: physical devices, those that stand for some, tunnels.
+
+    What a bridge forwards itself has its port as the input device, not the bridge. netfilter sees it if
+    `bridge-nf-call-iptables` is set.
+    """
+    ports = (link for link in links if link.master_kind == "bridge")
+    return {link.index for link in ports if link.kind in _TUNNELS or link.kind in _STACKED or _is_physical(link)}
 
 
 def contained(chosen: Iterable[Link]) -> set[str]:

@@ -8,7 +8,7 @@ import pytest
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
 from collector import netlink
-from collector.uplinks import Link, Route, choose, contained, outer_packets
+from collector.uplinks import Link, Route, choose, contained, outer_packets, outer_ports
 from tests.collector import netlab
 
 NIC = Link(2, "eth0")
@@ -57,6 +57,19 @@ def test_choice(links: list[Link], routes: list[Route], expected: list[str]) -> 
 def test_patterns_replace_the_rules() -> None:
     links = [NIC, Link(3, "ens5"), Link(4, "ens6"), POD]
     assert [link.name for link in choose(links, [DEFAULT], ["ens*", "veth1"])] == ["ens5", "ens6", "veth1"]
+
+
+def test_outer_ports_of_bridges() -> None:
+    links = [
+        NIC,
+        Link(3, "eth1", master_kind="bridge"),
+        Link(4, "vx0", kind="vxlan", master_kind="bridge"),
+        Link(5, "bond0", kind="bond", master_kind="bridge"),
+        Link(6, "eth2", master_kind="bond"),
+        Link(7, "veth1", kind="veth", master_kind="bridge"),
+        Link(8, "tap0", kind="tun", master_kind="bridge"),
+    ]
+    assert outer_ports(links) == {3, 4, 5}
 
 
 def test_outer_packets_of_tunnels() -> None:
