@@ -34,11 +34,18 @@ Wanted = Callable[[Origin, int], bool]
 class Books:
     """The open windows of one ledger topic. `wanted` tells of a window's origin and start whether it is of interest.
 
-    `sums_of` gives the sums that a window's amounts are added to once it is closed.
+    `sums_of` gives the sums that a window's amounts are added to once it is closed. `flowlog_group`: a flow log of
+    another group is a sink of its own, named "flowlog GROUP", because it takes everything once more.
     """
 
-    def __init__(self, sums_of: SumsOf, wanted: Wanted = lambda origin, start_ms: True) -> None:
+    def __init__(
+        self,
+        sums_of: SumsOf,
+        wanted: Wanted = lambda origin, start_ms: True,
+        flowlog_group: str = "zonemeter.flowlog",
+    ) -> None:
         self._sums_of = sums_of
+        self._flowlog_group = flowlog_group
         self._wanted = wanted
         self.lives = Lives()
         self.sinks: dict[str, dict[Origin, tuple[int, int]]] = {}
@@ -144,24 +151,30 @@ class Books:
             window.enriched[position.chunk] = record
 
     def _take_checkpoint(self, record: LedgerRecord) -> None:
-        entries = self._entries.setdefault((record.hop, record.partition), deque(maxlen=_REMEMBERED_ENTRIES))
+        sink = self._sink_of(record)
+        entries = self._entries.setdefault((sink, record.partition), deque(maxlen=_REMEMBERED_ENTRIES))
         if record.id in entries:
             return
         entries.append(record.id)
-        if record.hop not in self.sinks:
+        if sink not in self.sinks:
             # What was closed before this sink was heard of, it is not held to.
-            self.sinks[record.hop] = {origin: closed.last for origin, closed in self._fitted.items()}
+            self.sinks[sink] = {origin: closed.last for origin, closed in self._fitted.items()}
         for chunk, amount in record.parts.items():
             origin, position = parse_chunk_id(chunk)
-            self._reach(record.hop, origin, position[:3])
-            self._take_part(record, Key(origin, position.generation, position.sequence), position.chunk, amount)
+            self._reach(sink, origin, position[:3])
+            self._take_part(sink, record, Key(origin, position.generation, position.sequence), position.chunk, amount)
 
-    def _take_part(self, record: LedgerRecord, key: Key, chunk: int, amount: Amount) -> None:
+    def _sink_of(self, record: LedgerRecord) -> str:
+        group, _, manifest = record.id.partition("/")
+        own = record.hop != "flowlog" or not manifest or group == self._flowlog_group
+        return record.hop if own else f"flowlog {group}"
+
+    def _take_part(self, sink: str, record: LedgerRecord, key: Key, chunk: int, amount: Amount) -> None:
         window = self._window(key, record.end_ms)
         if window is not None:
-            window.take_part(record.hop, chunk, amount)
-        elif _holds(self._fitted, key) and record.hop in self._sinks_for(key):
-            twice = Shortfall(record.hop, f"{key.id}/{chunk}", -amount.bytes, -amount.packets, TWICE)
+            window.take_part(sink, chunk, amount)
+        elif _holds(self._fitted, key) and sink in self._sinks_for(key):
+            twice = Shortfall(sink, f"{key.id}/{chunk}", -amount.bytes, -amount.packets, TWICE)
             self._sums_of(key.origin, record.start_ms).miss(twice)
 
     def _window(self, key: Key, end_ms: int) -> OpenWindow | None:

@@ -45,7 +45,7 @@ class Auditor:
         self._settings = settings
         self._metrics = Metrics(service.registry)
         self._rolling = Rolling(settings.span_minutes * _MINUTE_MS)
-        self._books = Books(self._rolling.sums_of, self._rolling.wants)
+        self._books = Books(self._rolling.sums_of, self._rolling.wants, f"{settings.topic_prefix}flowlog")
         self._nodes: dict[bytes, TopologyState] = {}
         self._positions: dict[TopicPartition, int] = {}
         self._catching_up: dict[TopicPartition, int] | None = None

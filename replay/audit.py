@@ -91,7 +91,8 @@ async def _look(settings: AuditSettings, span: TimeRange, now_ms: int) -> tuple[
 async def audit_range(settings: AuditSettings, span: TimeRange, now_ms: int) -> Audit:
     """Read ledger and topology and reconcile the windows that start in `span`; raise `Refusal` if that cannot be."""
     audit = Audit()
-    books = Books(audit.of, lambda origin, start_ms: _wanted(settings, span, origin, start_ms))
+    group = f"{settings.topic_prefix}flowlog"
+    books = Books(audit.of, lambda origin, start_ms: _wanted(settings, span, origin, start_ms), group)
     async for batch in read_topic(settings, settings.topics.ledger, span.from_ms):
         for message in batch:
             if message.value is not None:

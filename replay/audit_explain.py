@@ -62,7 +62,9 @@ def why(
         return [f"{size:,} bytes wait in Kafka: it is behind or stopped; zonemeter doctor --pipeline-only has the lag"]
     said = []
     topic = _source(topics, hop)
-    own = [letter for letter in letters if (letter.by, letter.topic, letter.node) == (hop, topic, node)]
+    # A flow log with a group of its own is a hop of its own, but refuses under its service's name.
+    by = hop.partition(" ")[0]
+    own = [letter for letter in letters if (letter.by, letter.topic, letter.node) == (by, topic, node)]
     if own:
         reasons = ", ".join(sorted({letter.reason for letter in own}))
         numbers = ", ".join(str(letter.number) for letter in own[:_NAMED])
@@ -86,7 +88,7 @@ def _too_many(hop: str) -> str:
 
 
 def _source(topics: TopicNames, hop: str) -> str:
-    return topics.raw if hop == "enricher" else topics.enriched if hop in ("metrics", "flowlog") else topics.ledger
+    return topics.raw if hop == "enricher" else topics.enriched if hop != "collector" else topics.ledger
 
 
 def _topics(topics: TopicNames, shorts: Iterable[Shortfall]) -> set[str]:

@@ -131,7 +131,8 @@ def _hop_table(audit: Audit) -> Table:
     for title in ("bytes in", "packets in", "bytes out", "rows out"):
         table.add_column(title, justify="right")
     table.add_column("put aside, lost (bytes)")
-    for hop, title in HOP_TITLES.items():
+    more = {hop: f"enriched -> {hop}" for hop in sorted(audit.hops.keys() - HOP_TITLES.keys())}
+    for hop, title in (HOP_TITLES | more).items():
         if hop in audit.hops:
             total = audit.hops[hop]
             numbers = (total.taken.bytes, total.taken.packets, total.given.bytes, total.given.rows)

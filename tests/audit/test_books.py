@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from audit.books import Books, reconcile
 from audit.intervals import MAX_INTERVALS, Intervals
@@ -264,6 +265,18 @@ def test_a_sink_that_is_new_is_not_held_to_what_was_closed_before() -> None:
     assert long.sums.closes
     long.run(range(50, 100))
     assert long.sums.closes
+
+
+def test_a_second_flow_log_with_a_group_of_its_own_takes_everything_once_more() -> None:
+    sizes = dict.fromkeys(range(3), 1_000)
+    second = replace(sink_entry("flowlog", 1, sizes), id="archive/0-1")
+    own = replace(sink_entry("flowlog", 1, sizes), id="zonemeter.flowlog/0-1")
+    books = audit([record for record in whole() if record.hop != "flowlog"] + [own, second])
+    assert books.closes
+    assert books.hops["flowlog archive"].taken == books.hops["flowlog"].taken
+    short = replace(sink_entry("flowlog", 1, {0: 1_000, 2: 1_000}), id="archive/0-1")
+    books = audit([*whole(), short])
+    assert [(each.hop, each.bytes) for each in books.shortfalls] == [("flowlog archive", 1_000)]
 
 
 def test_numbers_at_random_do_not_fill_the_memory() -> None:

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Somebody writes in a node's name: the enricher, the audit's service and the command each show it.
+
+The node's own windows and the forger's go through a real enricher: another boot of the same node, which takes turns
+with the true one, and bytes that node-a1 says it sent from the address of a pod on node-b1.
+"""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from common.publish import Record
+from lab.broker import Broker
+from replay import audit
+from schemas.ledger import encode_ledger
+from schemas.raw import decode_chunk
+from tests.cli.records import publish
+from tests.enricher.build import BOOT, encoded, row
+from tests.enricher.processes import running, topology_file
+from tests.replay.lived import ledger_entry
+from tests.services import ServiceProcess, eventually, while_running
+from tests.sinks.topics import Topics
+
+WINDOW_MS = 10_000
+OWN, FOREIGN = "10.42.1.17", "10.42.2.9"
+FORGED_BOOT = "f0f0f0f0f0f0"
+
+
+def window(sequence: int, begin_ms: int, boot: str, source: str) -> bytes:
+    start = begin_ms + sequence * WINDOW_MS
+    times = {"start_ms": start, "end_ms": start + WINDOW_MS}
+    return encoded([row(source, "8.8.8.8", bytes=700)], boot_id=boot, sequence=sequence, **times)
+
+
+def publish_forgeries(topics: Topics) -> None:
+    """Publish raw chunks and ledger entries of the true boot and of the forged one in turn."""
+    names, begin_ms = topics.settings.topics, time.time_ns() // 1_000_000 - 120_000
+    boots = (BOOT, FORGED_BOOT, BOOT, FORGED_BOOT, BOOT)
+    sources = (OWN, OWN, OWN, FOREIGN, OWN)
+    raw, ledger = [], []
+    for sequence, (boot, source) in enumerate(zip(boots, sources, strict=True)):
+        value = window(sequence, begin_ms, boot, source)
+        entry = ledger_entry(decode_chunk(value))
+        raw.append(Record(names.raw, entry.partition, b"node-a1", value, entry.end_ms))
+        ledger.append(Record(names.ledger, entry.partition, entry.key, encode_ledger(entry), entry.end_ms))
+    publish(topics.settings, [*raw, *ledger])
+
+
+def test_two_boots_side_by_side_and_bytes_from_a_foreign_address(
+    broker: Broker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    topics = Topics.make(broker.bootstrap)
+    publish_forgeries(topics)
+    flags = [*topics.flags, "--cluster", "prod-eu"]
+    auditor = ServiceProcess(["cli", "run", "audit"], [*flags, "--check-seconds", "0.2"], tmp_path / "audit.log")
+    wanted = {"seen_bytes": 3_500.0, "interleaved_nodes": 1.0, "foreign_source_bytes": 700.0, "ratio": 1.0}
+
+    def served() -> bool:
+        samples = auditor.samples()
+        return all(samples.get((f"zonemeter_audit_{name}", ("prod-eu",))) == wanted[name] for name in wanted)
+
+    with (
+        running([*flags, "--topology", str(topology_file(tmp_path))], tmp_path / "enricher.log") as enricher,
+        while_running(auditor),
+    ):
+        eventually(lambda: enricher.metric("foreign_source_bytes_total", "node-a1") == 700)
+        eventually(served)
+    assert audit.main(topics.flags) == 1
+    out = capsys.readouterr().out
+    assert f"forged?  node-a1: boots {BOOT}, {FORGED_BOOT} go on side by side" in out
+    assert "forged?  foreign_source  node-a1 says it sent 700 bytes from addresses of node-b1" in out
+    assert "ledger 1.000000   every byte is accounted for" in out
