@@ -171,9 +171,18 @@ def prog_id(fd: int) -> int:
 
 def map_entries(fd: int) -> int:
     """Return how many entries a map has room for (struct bpf_map_info)."""
+    return _map_info(fd, 16)
+
+
+def map_value_size(fd: int) -> int:
+    """Return the bytes of a map's value (struct bpf_map_info)."""
+    return _map_info(fd, 12)
+
+
+def _map_info(fd: int, offset: int) -> int:
     info = ctypes.create_string_buffer(256)
     bpf(Command.OBJ_GET_INFO_BY_FD, struct.pack("<IIQ", fd, len(info), _address(info)))
-    return int(struct.unpack_from("<I", info.raw, 16)[0])
+    return int(struct.unpack_from("<I", info.raw, offset)[0])
 
 
 def prog_load(kind: int, attach_type: int, instructions: bytes, name: str) -> int:

@@ -21,11 +21,12 @@ from collector.layout import (
     COUNTERS,
     DEADMAN,
     KEY,
-    ROW,
     TALLY,
     TUNNEL_KEY,
     UPLINK_SLOTS,
     Rows,
+    converted,
+    dtype_of,
     uplink_slots,
 )
 from collector.records import Record, Tally
@@ -58,6 +59,8 @@ class Generation:
         directory = pins.generation_dir(root, meta.generation)
         # An earlier version's generation lacks the sets that this one asks; only its windows are of interest then.
         self._fds = {name: sys_bpf.obj_get(str(directory / name)) for name in _MAPS if (directory / name).exists()}
+        self._key = dtype_of(meta.layout["key"]) if meta.layout else KEY
+        self._record = dtype_of(meta.layout["record"]) if meta.layout else records.RECORD
         self._cpus = possible_cpus(Path("/sys/devices/system/cpu/possible").read_text())
 
     def close(self) -> None:
@@ -101,15 +104,15 @@ class Generation:
 
     def barrier(self) -> None:
         """Wait until no program that began before this call is running."""
-        pins.barrier(self.root, self._fds["control"])
+        pins.barrier(self.root)
 
     def read(self, epoch: int) -> Record:
         """Return an epoch's pinned record."""
-        return records.decode(sys_bpf.map_lookup(self._fds["records"], _index(epoch), records.RECORD_BYTES))
+        return records.decode(self._lookup("records", _index(epoch), self._record.itemsize), self._record)
 
     def write(self, epoch: int, record: Record) -> None:
         """Pin an epoch's record, whole or not at all."""
-        sys_bpf.map_update(self._fds["records"], _index(epoch), records.encode(record))
+        sys_bpf.map_update(self._fds["records"], _index(epoch), records.encode(record, self._record))
 
     def read_counters(self, epoch: int) -> tuple[Tally, ...]:
         """Return bytes and packets of every counter of `layout`, summed over CPUs."""
@@ -123,19 +126,25 @@ class Generation:
         return tuple(found)
 
     def drain(self, epoch: int) -> Rows:
-        """Return all rows of an epoch's map (dtype `layout.ROW`), sorted by the bytes of their keys."""
+        """Return all rows of an epoch's map (dtype `layout.ROW`), sorted by the bytes of their keys.
+
+        Those of another version's map stand in that version's order: it may have published some of their chunks.
+        """
+        return converted(self._drain(epoch))
+
+    def _drain(self, epoch: int) -> Rows:
         fd = self._fds[f"flows{epoch}"]
         parts: list[Rows] = []
         cursor: int | None = None
         room = _BATCH
         while True:
-            keys, tallies = np.empty(room, KEY), np.empty(room, TALLY)
+            keys, tallies = np.empty(room, self._key), np.empty(room, TALLY)
             try:
                 count, cursor = sys_bpf.lookup_batch(fd, cursor, keys.ctypes.data, tallies.ctypes.data, room)
             except OSError as error:
                 room = _after(error, room)
                 continue
-            part = np.empty(count, ROW)
+            part = np.empty(count, np.dtype([("key", self._key), ("tally", TALLY)]))
             part["key"], part["tally"] = keys[:count], tallies[:count]
             parts.append(part)
             if cursor is None:
@@ -144,7 +153,7 @@ class Generation:
     def clear(self, epoch: int) -> None:
         """Empty an epoch's map and counters; for one that nobody adds to and whose window is safe."""
         fd = self._fds[f"flows{epoch}"]
-        while len(rows := self.drain(epoch)):
+        while len(rows := self._drain(epoch)):
             keys = np.ascontiguousarray(rows["key"])
             done = 0
             while done < len(keys):
@@ -181,15 +190,21 @@ class Generation:
         sys_bpf.map_update(self._fds["control"], _FIRST, control.tobytes())
 
     def _control(self) -> NDArray[np.void]:
-        control: NDArray[np.void] = np.frombuffer(
-            sys_bpf.map_lookup(self._fds["control"], _FIRST, CONTROL.itemsize), CONTROL
-        ).copy()
+        # Of another version's only the beginning is of interest, the epoch.
+        found = self._lookup("control", _FIRST, CONTROL.itemsize)
+        control: NDArray[np.void] = np.frombuffer(found, CONTROL).copy()
         return control[:1]
+
+    def _lookup(self, name: str, key: bytes, size: int) -> bytes:
+        """Return the first `size` bytes of a value: the kernel writes all of it, and another version's is longer."""
+        fd = self._fds[name]
+        return sys_bpf.map_lookup(fd, key, max(sys_bpf.map_value_size(fd), size))[:size]
 
 
 def sort_rows(rows: Rows) -> Rows:
     """Return rows in the order of their keys' bytes: the same set gives the same order, whatever the map's was."""
-    words = np.ascontiguousarray(rows["key"]).view(">u8").reshape(len(rows), KEY.itemsize // 8)
+    keys = np.ascontiguousarray(rows["key"])
+    words = keys.view(">u4").reshape(len(rows), keys.dtype.itemsize // 4)
     return rows[np.lexsort(words.T[::-1])]
 
 

@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +54,28 @@ _ELEMENT_BYTES = 48 + KEY.itemsize + TALLY.itemsize
 
 Rows = NDArray[np.void]  # of KEY + TALLY
 ROW = np.dtype([("key", KEY), ("tally", TALLY)])
+
+
+def dtype_of(description: Any) -> np.dtype[Any]:
+    """Return the dtype of a `descr`, also of one that has been JSON: how another version's maps look."""
+    fields = []
+    for name, kind, *shape in description:
+        inner = kind if isinstance(kind, str) else dtype_of(kind)
+        fields.append((name, inner, *(tuple(each) for each in shape)))
+    return np.dtype(fields)
+
+
+def converted(rows: Rows) -> Rows:
+    """Return rows of another version's key as this one's, in the same order: what it did not know is 0."""
+    if rows.dtype == ROW:
+        return rows
+    made = np.zeros(len(rows), ROW)
+    known = rows["key"].dtype.names or ()
+    for name in KEY.names or ():
+        if name in known:
+            made["key"][name] = rows["key"][name]
+    made["tally"] = rows["tally"]
+    return made
 
 
 def compile_flags() -> dict[str, int]:

@@ -54,8 +54,10 @@ def load(request: Request) -> Answer:
     if active is None or meta is None or meta.digest != digest:
         _remove_never_activated(root, active)
         number = next_generation(max(pins.generations(root), default=None))
-        meta = pins.Meta(digest, number, request.cluster, request.node, request.boot_id, request.hook)
+        described = {"key": layout.KEY.descr, "record": records.RECORD.descr}
+        meta = pins.Meta(digest, number, request.cluster, request.node, request.boot_id, request.hook, described)
         _make_generation(root, request, flags, meta)
+    pins.pin_barrier(root)
     _make_dispatcher(root, request.hook, flags)
     if request.hook == "netfilter":
         _make_links(root)
@@ -127,7 +129,6 @@ def _make_generation(root: Path, request: Request, flags: dict[str, int], meta: 
     with pins.closing_fd(sys_bpf.map_create(MapType.ARRAY, 4, records.RECORD_BYTES, 2, "zm_records")) as fd:
         sys_bpf.obj_pin(fd, str(directory / "records"))
     sys_bpf.obj_pin(_load_program(program, b"flows", request.hook), str(directory / "program"))
-    pins.pin_barrier(root, program[b"control"].map_fd)
     pins.pin_meta(root, meta)
 
 

@@ -7,7 +7,7 @@
     dispatch_tc, dispatcher_tc      the same for hook tc: an array takes programs of one type only
     clsact        hash map: the uplinks that have tc filters, where the kernel has no links for that
     namespace     network namespace that the links belong to
-    barrier       array of maps; updating it waits for programs under way
+    barrier       array of maps; updating it, with barrier_element, waits for programs under way
     gen_N/        maps and program of generation N; `meta` is pinned last, so a directory without it is half made
 
 bpffs takes no "." in names. This module knows no clock, no Kafka and no bcc.
@@ -16,8 +16,9 @@ bpffs takes no "." in names. This module knows no clock, no Kafka and no bcc.
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -32,6 +33,7 @@ DISPATCHER: dict[Hook, str] = {"netfilter": "dispatcher", "tc": "dispatcher_tc"}
 LINKS: dict[Hook, str] = {"netfilter": "link_ipv*", "tc": "link_tcx_*"}
 _FIRST = bytes(4)  # key 0 of an array
 _NAMESPACE_BYTES = 16
+_BARRIER_BYTES = 8  # for ever: an array of maps takes elements of one shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class Meta:
     node: str
     boot_id: str
     hook: Hook = "netfilter"  # what the generations had that do not say
+    # numpy's `descr` of its flows' "key" and of its "record", for the collector of another version; empty: this one's
+    layout: dict[str, Any] = field(default_factory=dict)
 
     @property
     def origin(self) -> Origin:
@@ -68,7 +72,9 @@ def read_meta(root: Path, generation: int) -> Meta | None:
     except FileNotFoundError:
         return None
     with closing_fd(fd):
-        return Meta(**orjson.loads(sys_bpf.map_lookup(fd, _FIRST, META_BYTES).rstrip(b"\0")))
+        found = orjson.loads(sys_bpf.map_lookup(fd, _FIRST, META_BYTES).rstrip(b"\0"))
+    known = {each.name for each in fields(Meta)}  # a later version may say more
+    return Meta(**{name: value for name, value in found.items() if name in known})
 
 
 def pin_meta(root: Path, meta: Meta) -> None:
@@ -143,23 +149,32 @@ def detach(root: Path) -> None:
         remove_hook(root, hook)
     for generation in generations(root):
         remove_generation(root, generation)
-    for name in ("barrier", "namespace"):
+    for name in ("barrier", "barrier_element", "namespace"):
         (root / name).unlink(missing_ok=True)
     root.rmdir()
 
 
-def pin_barrier(root: Path, control_fd: int) -> None:
-    """Make the map whose update is the barrier, if it is not there; its elements are like a control map."""
-    path = root / "barrier"
-    if not path.exists():
-        with closing_fd(sys_bpf.map_create(MapType.ARRAY_OF_MAPS, 4, 4, 1, "zm_barrier", control_fd)) as fd:
-            sys_bpf.obj_pin(fd, str(path))
+def pin_barrier(root: Path) -> None:
+    """Make the map whose update is the barrier, and its only element, if they are not there."""
+    element, outer = root / "barrier_element", root / "barrier"
+    if not element.exists():
+        with closing_fd(sys_bpf.map_create(MapType.ARRAY, 4, _BARRIER_BYTES, 1, "zm_barrier_el")) as fd:
+            sys_bpf.obj_pin(fd, str(element))
+    if not outer.exists():
+        with (
+            closing_fd(sys_bpf.obj_get(str(element))) as inner,
+            closing_fd(sys_bpf.map_create(MapType.ARRAY_OF_MAPS, 4, 4, 1, "zm_barrier", inner)) as fd,
+        ):
+            sys_bpf.obj_pin(fd, str(outer))
 
 
-def barrier(root: Path, control_fd: int) -> None:
+def barrier(root: Path) -> None:
     """Return when every program that was running has ended (kernel/bpf/syscall.c, maybe_wait_bpf_programs)."""
-    with closing_fd(sys_bpf.obj_get(str(root / "barrier"))) as fd:
-        sys_bpf.map_update(fd, _FIRST, control_fd.to_bytes(4, "little"))
+    with (
+        closing_fd(sys_bpf.obj_get(str(root / "barrier"))) as fd,
+        closing_fd(sys_bpf.obj_get(str(root / "barrier_element"))) as element,
+    ):
+        sys_bpf.map_update(fd, _FIRST, element.to_bytes(4, "little"))
 
 
 def network_namespace() -> bytes:

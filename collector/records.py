@@ -12,6 +12,7 @@ A collector may be killed between any two steps. What the next one finds is two 
 
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ MAX_UPLINKS = 8
 _SHORT, _DEADMAN = 1, 2
 
 _UPLINK = np.dtype([("name", "S16"), ("start", "<u8", 4), ("end", "<u8", 4)])
-_RECORD = np.dtype(
+RECORD = np.dtype(
     [
         ("layout_version", "<u4"),
         ("phase", "<u4"),
@@ -40,7 +41,7 @@ _RECORD = np.dtype(
         ("uplinks", _UPLINK, MAX_UPLINKS),
     ]
 )
-RECORD_BYTES = _RECORD.itemsize
+RECORD_BYTES = RECORD.itemsize
 
 
 class Phase(IntEnum):
@@ -89,26 +90,33 @@ class Record:
     uplinks: tuple[Uplink, ...] = field(default=())
 
 
-def encode(record: Record) -> bytes:
-    """Return a record as it is pinned, `RECORD_BYTES` long."""
-    raw = np.zeros((), _RECORD)
+def encode(record: Record, layout: np.dtype[Any] = RECORD) -> bytes:
+    """Return a record as it is pinned, in the layout of the version that pinned it."""
+    raw = np.zeros((), layout)
     raw["layout_version"] = LAYOUT_VERSION
     for name in ("phase", "sequence", "start_ms", "end_ms", "rows_per_chunk", "codec_version"):
         raw[name] = getattr(record, name)
     raw["flags"] = _SHORT * record.short | _DEADMAN * record.deadman
     raw["counters"][: len(record.counters)] = np.array(list(record.counters), TALLY)
-    raw["uplink_count"] = len(record.uplinks)
-    for index, uplink in enumerate(record.uplinks):
+    uplinks = record.uplinks[: len(raw["uplinks"])]
+    raw["uplink_count"] = len(uplinks)
+    for index, uplink in enumerate(uplinks):
         raw["uplinks"][index] = (uplink.name.encode(), uplink.start, uplink.end)
     return raw.tobytes()
 
 
-def decode(pinned: bytes) -> Record:
+def decode(pinned: bytes, layout: np.dtype[Any] = RECORD) -> Record:
     """Return what `encode` wrote; an element never written is an idle record. Raises `RecordError` for rubbish."""
-    raw = np.frombuffer(pinned, _RECORD)[0]
+    if len(pinned) != layout.itemsize:
+        raise RecordError(f"a pinned record has {len(pinned)} bytes, expected {layout.itemsize}: not one of ours")
+    raw = np.frombuffer(pinned, layout)[0]
     if raw["layout_version"] == 0 and not any(pinned):
         return Record()
-    if raw["layout_version"] != LAYOUT_VERSION or raw["phase"] not in list(Phase) or raw["uplink_count"] > MAX_UPLINKS:
+    if (
+        raw["layout_version"] != LAYOUT_VERSION
+        or raw["phase"] not in list(Phase)
+        or raw["uplink_count"] > len(raw["uplinks"])
+    ):
         raise RecordError(f"a pinned record has layout {raw['layout_version']}, phase {raw['phase']}: not one of ours")
     uplinks = tuple(
         Uplink(entry["name"].decode(), tuple(entry["start"].tolist()), tuple(entry["end"].tolist()))

@@ -51,10 +51,10 @@ def request(root: Path, **overrides: Any) -> Request:
     return Request(**(fields | overrides))
 
 
-def load(name: str, wanted: Request, *prefix: str) -> Answer:
+def load(name: str, wanted: Request, *prefix: str, module: tuple[str, ...] = ("collector.loader",)) -> Answer:
     """Run the loader in a node's namespace, as the collector does; `prefix` may take rights away from it."""
     done = subprocess.run(
-        ["nsenter", f"--net=/run/netns/{netlab.ns(name)}", *prefix, sys.executable, "-m", "collector.loader"],
+        ["nsenter", f"--net=/run/netns/{netlab.ns(name)}", *prefix, sys.executable, "-m", *module],
         input=msgspec.json.encode(wanted),
         capture_output=True,
         cwd=ROOT,
