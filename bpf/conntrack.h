@@ -32,9 +32,10 @@ static __always_inline void set_dnat(struct packet *p, struct flow_key *key) {
     if (!conntrack || read_kernel(&status, sizeof(status), (void *)(conntrack + K_CT_STATUS)))
         return;
     key->dnat = status & K_IPS_DST_NAT && !reply ? DNAT_YES : DNAT_NO;
+    if (!p->nat_done || !(status & (K_IPS_SRC_NAT | K_IPS_DST_NAT)))
+        return;
     // An ICMP error is not of the connection that it is about: its sender may be any router.
-    if (!p->nat_done || !(status & (K_IPS_SRC_NAT | K_IPS_DST_NAT)) || info == IP_CT_RELATED ||
-        info == IP_CT_RELATED_REPLY)
+    if ((info == IP_CT_RELATED || info == IP_CT_RELATED_REPLY) && (key->protocol == ICMP || key->protocol == ICMPV6))
         return;
     restore_source(p, key, conntrack + (reply ? K_CT_REPLY_SRC : K_CT_ORIGINAL_SRC));
 #else

@@ -8,11 +8,13 @@
 
 enum protocol {
     HOP_BY_HOP = 0,
+    ICMP = 1,
     TCP = 6,
     UDP = 17,
     ROUTING = 43,
     FRAGMENT = 44,
     AUTHENTICATION = 51,
+    ICMPV6 = 58,
     DESTINATION_OPTIONS = 60,
     SCTP = 132,
     MOBILITY = 135,

@@ -201,7 +201,7 @@ def test_killed_before_a_step_of_a_change_of_hook(root: Path, monkeypatch: pytes
     change = Change(root, monkeypatch)
     change.live("netfilter")
     hooks: tuple[Hook, ...] = ("tc", "netfilter")
-    for number, steps in enumerate(itertools.count(0, 2)):
+    for number, steps in enumerate(itertools.count(0, 3)):
         finished = change.survives(hooks[number % 2], steps)
         change.live(hooks[number % 2])
         assert change.seen == change.sent, steps
