@@ -36,7 +36,9 @@ _TUNNELS: dict[str, tuple[str, int]] = {
     "vti": ("esp", 50),
     "vti6": ("esp", 50),
 }
-WIREGUARD_PORT = 51820  # its default; a device tells its own over generic netlink only
+# A device tells its own over generic netlink only, together with its private key. These are what is used: the default
+# (Calico, flannel), the same for IPv6 (flannel's ListenPortV6, Calico's wireguardListeningPortV6), Cilium's.
+WIREGUARD_PORTS = (51820, 51821, 51871)
 # Kinds that stand for a physical device, or several.
 _STACKED = frozenset({"bond", "team", "vlan"})
 # A virtual function's or a subfunction's other end on the host (devlink): it leads to a pod, not out.
@@ -132,6 +134,7 @@ def outer_packets(links: Iterable[Link]) -> dict[tuple[int, int, int], int]:
         if link.kind not in _TUNNELS:
             continue
         name, protocol = _TUNNELS[link.kind]
-        port, ours = (WIREGUARD_PORT, 1) if link.kind == "wireguard" else (link.port, 0)
-        found[protocol, port if protocol == 17 else 0, ours] = ENCAPSULATIONS.index(name)
+        is_wireguard = link.kind == "wireguard"
+        for port in WIREGUARD_PORTS if is_wireguard else (link.port,):
+            found[protocol, port if protocol == 17 else 0, int(is_wireguard)] = ENCAPSULATIONS.index(name)
     return found

@@ -155,6 +155,7 @@ KINDS = [
     pytest.param("ipip", IPv6(src="fd99::1", dst="fd99::2") / INSIDE, 41, id="sit"),
     pytest.param("gre", GRE() / IP(src="10.99.0.1", dst="10.99.0.2") / INSIDE, 47, id="gre"),
     pytest.param("wireguard", UDP(sport=51820, dport=51820) / Raw(b"\x04" + bytes(95)), 17, id="wireguard"),
+    pytest.param("wireguard", UDP(sport=51871, dport=51871) / Raw(b"\x04" + bytes(95)), 17, id="ciliums-wireguard"),
     pytest.param("esp", Raw(bytes(96)), 50, id="esp"),
 ]
 
