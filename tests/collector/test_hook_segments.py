@@ -159,6 +159,17 @@ def test_what_a_queue_drops_behind_the_hook_is_counted_as_sent(meters: Meters) -
         netlab.run("node1", "tc", "qdisc", "del", "dev", "eth0", "root")
 
 
+def _count_longer_than(name: str, octets: int) -> None:
+    """Prove that there were super-packets; the table is to be deleted."""
+    chain = f"type filter hook postrouting priority 0; meta length > {octets} counter name big;"
+    netlab.run(name, "nft", "-f", "-", stdin=f"table inet big {{\ncounter big {{ }}\nchain c {{ {chain} }}\n}}\n")
+
+
+def _longer(name: str) -> int:
+    told = netlab.run(name, "nft", "list", "counters", "table", "inet", "big")
+    return int(re.findall(r"packets (\d+)", told)[0])
+
+
 def _set_gso_sizes(name: str, device: str, octets: int) -> None:
     """By rtnetlink itself: iproute2 learned of IPv4's attribute in 6.3 only."""
 
@@ -183,13 +194,7 @@ def big_tcp(nodes: None) -> Iterator[None]:
         _set_gso_sizes(name, device, 150_000)
     for default in ("0.0.0.0/0 via 169.254.1.1 dev eth0", "::/0 via fe80::1 dev eth0"):
         netlab.ip("pod11", f"route change {default} mtu 1400")
-    rules = """
-        table inet big {
-          counter big { }
-          chain postrouting { type filter hook postrouting priority 0; meta length > 65575 counter name big; }
-        }
-    """
-    netlab.run("node1", "nft", "-f", "-", stdin=rules)
+    _count_longer_than("node1", 65_575)
     yield
     netlab.run("node1", "nft", "delete", "table", "inet", "big")
     for default in ("0.0.0.0/0 via 169.254.1.1 dev eth0", "::/0 via fe80::1 dev eth0"):
@@ -210,8 +215,7 @@ def big_tcp(nodes: None) -> Iterator[None]:
 def test_big_tcp(meters: Meters, big_tcp: None, sender: str, receiver: str, a: str, b: str) -> None:
     netlab.count_on_fabric([(a, b), (b, a)])
     send_tcp(sender, receiver, b, at=b, port=8080, at_port=8080, size=20_000_000)
-    told = netlab.run("node1", "nft", "list", "counters", "table", "inet", "big")
-    assert int(re.findall(r"packets (\d+)", told)[0]) > 10
+    assert _longer("node1") > 10
     assert _expect(meters, "fabric", a, b)[0] > 20_000_000
 
 
@@ -229,6 +233,30 @@ def test_udp_super_packets(meters: Meters, sender: str, a: str, b: str) -> None:
     truth = netlab.fabric_counts([(a, b)])[a, b]
     assert truth[1] == 15
     assert meters[1].sum(src=a, dst=b, direction="egress") == truth
+
+
+@BOTH
+@pytest.mark.parametrize("features", [{}, {"rx-gro-list": "on"}, {"rx-udp-gro-forwarding": "on"}], ids=str)
+def test_what_the_receiver_puts_together(meters: Meters, features: dict[str, str], a: str, b: str) -> None:
+    """GRO makes super-packets of what came in segments; the receiving node's hook sees those."""
+    netlab.count_on_fabric([(a, b), (b, a)])
+    on = [word for pair in ({"gro": "on"} | features).items() for word in pair]
+    netlab.run("node2", "ethtool", "-K", "eth0", *on)
+    _offloads("fabric", "n2", on=False)  # a veth pair polls, and so collects, only where its other end does not segment
+    _count_longer_than("node2", 1500)
+    try:
+        send_tcp("pod11", "pod21", b, at=b, port=8080, at_port=8080, size=3_000_000)
+        with netlab.udp_server("pod21", b, 5353) as server, netlab.new_socket("pod11", b, socket.SOCK_DGRAM) as client:
+            client.setsockopt(socket.IPPROTO_UDP, 103, 700)  # UDP_SEGMENT
+            for _ in range(10):
+                client.sendto(bytes(20_000), (b, 5353))
+            assert sum(len(server.recv(65536)) for _ in range(10 * 29)) == 200_000
+        assert _expect(meters, "fabric", a, b)[1] > 2000
+        assert _longer("node2") > 10
+    finally:
+        netlab.run("node2", "nft", "delete", "table", "inet", "big")
+        _offloads("fabric", "n2", on=True)
+        netlab.run("node2", "ethtool", "-K", "eth0", *(word if word != "on" else "off" for word in on))
 
 
 # struct virtio_net_hdr (include/uapi/linux/virtio_net.h): flags, gso_type, hdr_len, gso_size, csum_start, csum_offset.
