@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 from tests.collector import netlab
 from tests.collector.metered import Metered
@@ -206,3 +208,45 @@ def test_segments_that_do_not_fit_the_way_out(meters: Meters) -> None:
         octets, packets = _same(meters[1], A4, B4)
     assert octets > 1_000_000
     assert packets > 1300
+
+
+@settings(
+    max_examples=40,
+    deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    sender=st.sampled_from(["pod11", "node1"]),
+    six=st.booleans(),
+    size=st.one_of(st.integers(1, 3000), st.integers(1, 65_000)),
+    mtu=st.integers(1280, 1500),
+    route=st.integers(0, 1000),
+    words=st.integers(0, 10),
+)
+def test_any_size_over_any_way(
+    meters: Meters, sender: str, six: bool, size: int, mtu: int, route: int, words: int
+) -> None:
+    """What fits the sender's route, a pod's or the host's, the device's MTU, and options in every fragment."""
+    b = B6 if six else B4
+    a = {("pod11", False): A4, ("pod11", True): A6, ("node1", False): HOST4, ("node1", True): HOST6}[sender, six]
+    takes = max(1280 if six else 576, mtu - route)  # a router that does not fragment drops what is too long
+    if sender == "pod11":
+        way = "::/0 via fe80::1 dev eth0" if six else "0.0.0.0/0 via 169.254.1.1 dev eth0"
+    else:
+        way = f"fd42:2::/64 via {node_address6(2)}" if six else f"10.42.2.0/24 via {node_address(2)}"
+    netlab.count_on_fabric([(a, b)])
+    meters[1].forget()
+    with netlab.link_mtu("node1", "eth0", mtu), netlab.udp_server("pod21", b, 5353) as server:
+        netlab.ip(sender, f"route change {way} mtu {takes}")
+        try:
+            with netlab.new_socket(sender, b, socket.SOCK_DGRAM) as client:
+                if six and words:
+                    client.setsockopt(socket.IPPROTO_IPV6, IPV6_HOPOPTS, bytes([0, 1, 0x1E, 12]) + bytes(12))
+                elif words:
+                    client.setsockopt(socket.IPPROTO_IP, IP_OPTIONS, b"\x01" * 4 * words)
+                client.sendto(bytes(size), (b, 5353))
+                assert len(server.recv(70_000)) == size
+        finally:
+            netlab.ip(sender, f"route change {way}")
+        _same(meters[1], a, b)
