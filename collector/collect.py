@@ -165,7 +165,9 @@ class Collector:
         wall_ms, monotonic = now_ms(), time.monotonic()
         step_ms = wall_ms - self._clock[0] - (monotonic - self._clock[1]) * 1000
         if abs(step_ms) > LATE_MS:
-            log.warning("the clock stepped by %.1f s; windows never go back, their times may be off", step_ms / 1000)
+            log.warning(
+                "the clock stepped by %.1f s; the window under way ends by the clock as it is now", step_ms / 1000
+            )
         self._clock = (wall_ms, monotonic)
 
     async def _hand_over(self, window: Window) -> None:

@@ -8,6 +8,7 @@ block for milliseconds: call them from a thread, one at a time.
 
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,6 +57,11 @@ class Window:
     def rows(self) -> Rows:
         """Return its rows in their order."""
         return self.generation.drain(self.epoch)
+
+
+def since_boot_ms() -> int:
+    """Return milliseconds since boot, suspended time included."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
 
 
 class Meter:
@@ -123,10 +129,10 @@ class Meter:
         """
         generation = self._counting
         epoch = generation.epoch()
-        record = generation.read(epoch)
-        end_ms = max(end_ms, record.start_ms + 1)
+        boot_ms = since_boot_ms()
+        record, end_ms = records.ending(generation.read(epoch), end_ms, boot_ms)
         readings, stopped_ms = self._readings(), self._stopped_ms(generation)
-        generation.write(1 - epoch, records.following(record.sequence + 1, end_ms, readings))
+        generation.write(1 - epoch, records.following(record.sequence + 1, end_ms, readings, boot_ms))
         generation.write(epoch, records.prepared(record, end_ms, readings, short=short, stopped_ms=stopped_ms))
         generation.flip(1 - epoch)
         self.renew()
@@ -175,19 +181,18 @@ class Meter:
 
     def _activate(self, generation: Generation) -> None:
         readings = self._readings()
-        now_ms = self._clock_ms()
+        now_ms, boot_ms = self._clock_ms(), since_boot_ms()
         active = pins.active_generation(self._root)
         if active is not None:
             before = self._open(active)
             epoch = before.epoch()
-            record = before.read(epoch)
-            now_ms = max(now_ms, record.start_ms + 1)
+            record, now_ms = records.ending(before.read(epoch), now_ms, boot_ms)
             stopped_ms = self._stopped_ms(before)
             before.write(epoch, records.prepared(record, now_ms, readings, short=True, stopped_ms=stopped_ms))
             before.close()
             if before.meta.hook != generation.meta.hook:
                 pins.deactivate(self._root, before.meta.hook)
-        generation.write(generation.epoch(), records.following(1, now_ms, readings))
+        generation.write(generation.epoch(), records.following(1, now_ms, readings, boot_ms))
         pins.activate(self._root, generation.meta.generation, generation.meta.hook)
 
     def _remove_other_hook(self, hook: Hook) -> None:

@@ -24,6 +24,7 @@ CODEC_VERSION = 1  # of collector/encode.py; a record asks for the one it was fr
 ROWS_PER_CHUNK = 3000  # at most 153 bytes a row: 459 kB, under schemas.raw.MAX_ENCODED_BYTES with the ledger
 MAX_UPLINKS = 8
 _SHORT, _DEADMAN = 1, 2
+_STEP_MS = 1000
 
 _UPLINK = np.dtype([("name", "S16"), ("start", "<u8", 4), ("end", "<u8", 4)])
 RECORD = np.dtype(
@@ -39,6 +40,7 @@ RECORD = np.dtype(
         ("uplink_count", "<u4"),
         ("counters", TALLY, COUNTER_ROOM),
         ("uplinks", _UPLINK, MAX_UPLINKS),
+        ("start_boot_ms", "<i8"),
     ]
 )
 RECORD_BYTES = RECORD.itemsize
@@ -76,7 +78,10 @@ class Uplink:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One epoch's record. Times are Unix milliseconds; `end_ms` is 0 until it is known."""
+    """One epoch's record. Times are Unix milliseconds; `end_ms` is 0 until it is known.
+
+    `start_boot_ms` is when it began in milliseconds since boot, a clock that nobody sets; 0: its version did not say.
+    """
 
     phase: Phase = Phase.IDLE
     sequence: int = 0
@@ -88,6 +93,7 @@ class Record:
     deadman: bool = False  # counting stopped at its end, because no collector had been there for long
     counters: tuple[Tally, ...] = ((0, 0),) * COUNTERS
     uplinks: tuple[Uplink, ...] = field(default=())
+    start_boot_ms: int = 0
 
 
 def encode(record: Record, layout: np.dtype[Any] = RECORD) -> bytes:
@@ -96,6 +102,8 @@ def encode(record: Record, layout: np.dtype[Any] = RECORD) -> bytes:
     raw["layout_version"] = LAYOUT_VERSION
     for name in ("phase", "sequence", "start_ms", "end_ms", "rows_per_chunk", "codec_version"):
         raw[name] = getattr(record, name)
+    if "start_boot_ms" in (layout.names or ()):
+        raw["start_boot_ms"] = record.start_boot_ms
     raw["flags"] = _SHORT * record.short | _DEADMAN * record.deadman
     raw["counters"][: len(record.counters)] = np.array(list(record.counters), TALLY)
     uplinks = record.uplinks[: len(raw["uplinks"])]
@@ -133,6 +141,7 @@ def decode(pinned: bytes, layout: np.dtype[Any] = RECORD) -> Record:
         deadman=bool(raw["flags"] & _DEADMAN),
         counters=tuple(raw["counters"][:COUNTERS].tolist()),
         uplinks=uplinks,
+        start_boot_ms=int(raw["start_boot_ms"]) if "start_boot_ms" in (layout.names or ()) else 0,
     )
 
 
@@ -178,7 +187,19 @@ def prepared(
     return replace(record, end_ms=end_ms, uplinks=ends, short=short)
 
 
-def following(sequence: int, start_ms: int, uplinks: dict[str, DeviceCounters]) -> Record:
+def ending(record: Record, end_ms: int, boot_ms: int) -> tuple[Record, int]:
+    """Return the counting record with its start, and its end, so that it ends after it began.
+
+    Where the clock was set back it began as long before its end as it has lasted; what came before it keeps the times
+    of the clock as it was. Within a second windows do not go back: two flips may fall into one millisecond.
+    """
+    if end_ms > record.start_ms - _STEP_MS:
+        return record, max(end_ms, record.start_ms + 1)
+    lasted_ms = boot_ms - record.start_boot_ms if record.start_boot_ms else 1
+    return replace(record, start_ms=end_ms - max(lasted_ms, 1)), end_ms
+
+
+def following(sequence: int, start_ms: int, uplinks: dict[str, DeviceCounters], boot_ms: int = 0) -> Record:
     """Return the record of a window that begins."""
     begins = tuple(Uplink(name, counters) for name, counters in list(uplinks.items())[:MAX_UPLINKS])
-    return Record(Phase.COUNTING, sequence, start_ms, uplinks=begins)
+    return Record(Phase.COUNTING, sequence, start_ms, uplinks=begins, start_boot_ms=boot_ms)

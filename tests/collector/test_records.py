@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pinned records: what is written is read back, rubbish is refused, and what a crash left is put in order."""
 
+from dataclasses import replace
+
 import pytest
 
 from collector import records
 from collector.errors import RecordError
 from collector.layout import COUNTERS
-from collector.records import Phase, Record, Step, Uplink, recover
+from collector.records import Phase, Record, Step, Uplink, ending, following, recover
 
 
 def record(phase: Phase = Phase.COUNTING, sequence: int = 7) -> Record:
@@ -24,6 +26,7 @@ def test_a_record_is_read_back_as_it_was_written() -> None:
         short=True,
         counters=tuple((number, number + 1) for number in range(COUNTERS)),
         uplinks=(Uplink("eth0", (1, 2, 3, 4), (5, 6, 7, 2**63)), Uplink("a-name-of-15-by", (0, 0, 0, 0), (9, 9, 9, 9))),
+        start_boot_ms=86_400_123,
     )
     pinned = records.encode(whole)
     assert len(pinned) == records.RECORD_BYTES
@@ -83,3 +86,20 @@ def test_uplinks_are_bounded() -> None:
     begun = records.following(1, 0, {f"eth{number}": (0, 0, 0, 0) for number in range(20)})
     assert len(begun.uplinks) == records.MAX_UPLINKS
     assert records.decode(records.encode(begun)) == begun
+
+
+@pytest.mark.parametrize(
+    ("start_boot_ms", "end_ms", "expected"),
+    [
+        pytest.param(5_000, 1_010_000, (1_000_000, 1_010_000), id="as-usual"),
+        pytest.param(5_000, 4_600_000, (1_000_000, 4_600_000), id="clock-set-forward"),
+        pytest.param(5_000, 900_000, (889_500, 900_000), id="clock-set-back"),
+        pytest.param(5_000, 1_000_000, (1_000_000, 1_000_001), id="two-flips-in-a-millisecond"),
+        pytest.param(5_000, 999_500, (1_000_000, 1_000_001), id="set-back-a-little"),
+        pytest.param(0, 900_000, (899_999, 900_000), id="set-back-and-nobody-knows-how-long-it-lasted"),
+    ],
+)
+def test_a_window_ends_after_it_began(start_boot_ms: int, end_ms: int, expected: tuple[int, int]) -> None:
+    begun = replace(following(7, 1_000_000, {}), start_boot_ms=start_boot_ms)
+    ended, end = ending(begun, end_ms, boot_ms=15_500)
+    assert (ended.start_ms, end) == expected
