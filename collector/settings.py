@@ -108,7 +108,7 @@ class CollectorSettings(ServiceSettings):
     spool_size: ByteSize = Field(
         ByteSize(512 * 1024 * 1024),
         ge=0,
-        description="what the spool may take on disk: an hour of 150,000 flows a window; beyond, windows grow",
+        description="what the spool may take on disk: an hour of 130,000 flows a window; beyond, windows grow",
     )
     boot_id_file: Path = Field(
         Path("/proc/sys/kernel/random/boot_id"), description="what tells one life of the node from the next"

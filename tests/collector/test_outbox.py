@@ -233,3 +233,25 @@ def test_a_damaged_file_is_lost_by_name_and_the_others_go_on(tmp_path: Path) -> 
 
     run(body)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000000000002.damaged", "000000000003.damaged"]
+
+
+def test_an_hour_without_kafka(tmp_path: Path) -> None:
+    hour = 360
+
+    async def body(kafka: Kafka) -> None:
+        async def script(life: Life) -> None:
+            kafka.away = True
+            for number in range(1, hour + 1):
+                assert not await life.outbox.settle(window(number))
+            kafka.away = False
+
+        life = Life(kafka, tmp_path)
+        await life.live(script)
+        found = kafka.windows()
+        assert [(sequence, chunk) for sequence, chunk, _ in found] == [
+            (number, chunk) for number in range(1, hour + 1) for chunk in (0, 1)
+        ]
+        assert sum(repeat for _, _, repeat in found) <= 4, "only what there was an attempt to publish"
+        assert life.metric("spooled_windows_total") == life.metric("windows_total") == hour
+
+    run(body)
