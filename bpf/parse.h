@@ -6,6 +6,7 @@
 
 #define IPV6_TLV_JUMBO 194
 #define MAX_EXTENSION_HEADERS 8
+#define BIT(number) (1ULL << (number)) // all extension headers but MOBILITY are below 64, and that is none of these
 
 // The flow's protocol and the transport header's place.  False if these bytes are no IP header.
 static __always_inline bool parse_ipv4(struct packet *p, struct flow_key *key) {
@@ -30,16 +31,18 @@ static __always_inline bool is_extension(u8 protocol) {
 // RFC 8200, 4.  A chain longer than the bound keeps the extension header's own number and has no ports.
 static __always_inline void walk_extensions(struct packet *p, struct flow_key *key) {
     u8 next = key->protocol, at[8] = {};
-    u32 offset = 40;
-    bool repeats = true, routed = false;
+    u32 offset = 40, before;
+    u64 repeats = 1, repeatable = BIT(HOP_BY_HOP) | BIT(ROUTING) | BIT(DESTINATION_OPTIONS);
     for (int i = 0; i < MAX_EXTENSION_HEADERS && is_extension(next); i++) {
         if (offset + 8 > p->linear || read_packet(p, at, sizeof(at), offset))
             break;
         if (i == 0 && next == HOP_BY_HOP && at[2] == IPV6_TLV_JUMBO && be16(p->header + 4) == 0)
             p->phantom = 8; // a BIG TCP super-packet's jumbo header (struct hop_jumbo_hdr), if it is one
-        // ip6_find_1stfragopt(): what is for every node on the way.
-        repeats = repeats && (next == HOP_BY_HOP || next == ROUTING || (next == DESTINATION_OPTIONS && !routed));
-        routed = routed || next == ROUTING;
+        // ip6_find_1stfragopt(): what every fragment repeats, which destination options behind a routing header are
+        // not.  Without a branch, because the verifier follows both ways of each in every step: six times the work.
+        repeats &= repeatable >> (next & 63);
+        repeatable &= ~((BIT(ROUTING) >> (next & 63) & 1) << DESTINATION_OPTIONS);
+        before = offset;
         if (next == FRAGMENT) {
             p->dont_split = be16(at + 2) >> 3;
             offset += 8;
@@ -48,8 +51,7 @@ static __always_inline void walk_extensions(struct packet *p, struct flow_key *k
         } else {
             offset += (at[1] + 1) * 8;
         }
-        if (repeats)
-            p->unfragmentable = offset;
+        p->unfragmentable += (offset - before) & -(u32)repeats;
         next = at[0];
         if (p->dont_split)
             break;
