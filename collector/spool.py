@@ -98,6 +98,7 @@ class Spool:
         path = self.directory / f"{self._next:012d}{_WINDOW}"
         part = path.with_suffix(_PART)
         try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # somebody may have cleaned up
             size = self._write(part, window)
             part.rename(path)
             sync_directory(self.directory)

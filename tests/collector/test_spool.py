@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The spool on a real file system: order, bounds, full and read-only disks, and files that are not what they were."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -199,3 +200,15 @@ def test_a_damaged_file_is_kept_and_counts(tmp_path: Path) -> None:
 def test_each_pin_directory_has_a_spool_of_its_own() -> None:
     spools = {str(directory_for(Path("/s"), Path(pins))) for pins in ("/sys/fs/bpf/zonemeter", "/bpf/node")}
     assert spools == {"/s/sys-fs-bpf-zonemeter", "/s/bpf-node"}
+
+
+def test_a_directory_that_somebody_removed(tmp_path: Path) -> None:
+    spool = opened(tmp_path / "spool")
+    gone = put(spool, 1)
+    shutil.rmtree(spool.directory)
+    left = put(spool, 2)
+    with pytest.raises(FileNotFoundError):
+        read(gone.path)
+    spool.set_aside(gone)
+    assert spool.oldest() == left
+    assert read(left.path).ledger == window(2).ledger
