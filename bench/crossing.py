@@ -36,15 +36,20 @@ def built(*, conntrack: bool = True) -> Iterator[socket.socket]:
         if conntrack:
             rules = "table ip t { chain c { type filter hook forward priority 0; ct state invalid accept; }; }"
             namespaces.run(["ip", "netns", "exec", NODE, "nft", "-f", "-"], rules)
-        with namespaces.enter(_SENDER):
-            out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-        with out:
-            out.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
-            out.bind(("eth0", 0x0800))
+        with sender() as out:
             yield out
     finally:
         for name in namespaces.with_prefix(PREFIX):
             namespaces.run(["ip", "netns", "del", name])
+
+
+def sender() -> socket.socket:
+    """Return one more socket that takes `frames`."""
+    with namespaces.enter(_SENDER):
+        out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    out.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
+    out.bind(("eth0", 0x0800))
+    return out
 
 
 def _wire() -> None:

@@ -3,123 +3,94 @@
 
 Both are attached to the same hook and see the same packets; the kernel's own statistics (kernel.bpf_stats_enabled)
 time them. Its two readings of the clock are in both. A packet is what the hook is called with: a TCP super-packet is
-one.
+one. The node forwards the packets and tracks connections.
 """
 
-import contextlib
-import os
 import socket
-import struct
-import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from statistics import median
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
 
-import msgspec
-
-from bench import crossing, report, run_stats
+from bench import crossing, hook_map, report, run_stats
+from bench.attached import Variant, accepting, timed, variant
 from bench.crossing import TCP, UDP
 from bench.figure import Compare, Figure, Target
 from bench.report import Table
-from collector import bpf_syscall as sys_bpf
-from collector import pins
-from collector.loading import Answer, Request
-from collector.meter import Devices, Meter
-from lab import namespaces
 
-_PROJECT = Path(__file__).resolve().parent.parent
-_PINS = Path("/sys/fs/bpf") / crossing.PREFIX
-# r0 = NF_ACCEPT; exit
-_ACCEPT = struct.pack("<BBhi", 0xB7, 0, 0, 1) + struct.pack("<BBhi", 0x95, 0, 0, 0)
-_IPV4, _POST_ROUTING, _FIRST = 2, 4, -50  # well before the hook's own priority
-_SLICES, _PACKETS = 20, 10_000
 _MANY = 10_000
-_AT_TC = ", at tc"  # no target of its own: it reads through a helper what netfilter's program reads by itself
+_SUPER = 14_480
 _TARGET_ONE, _TARGET_MANY = 130.0, 350.0
 
-
-def _load_yardstick() -> int:
-    return sys_bpf.prog_load(sys_bpf.PROG_TYPE_NETFILTER, sys_bpf.BPF_NETFILTER, _ACCEPT, "zm_yardstick")
-
-
-@contextlib.contextmanager
-def accepting() -> Iterator[int]:
-    """Attach the yardstick in the node's namespace and give its file descriptor."""
-    with contextlib.ExitStack() as stack:
-        program = stack.enter_context(pins.closing_fd(_load_yardstick()))
-        with namespaces.enter(crossing.NODE):
-            link = sys_bpf.netfilter_link_create(program, _IPV4, _POST_ROUTING, _FIRST)
-        stack.callback(os.close, link)
-        yield program
-
-
-@contextlib.contextmanager
-def counting(**changes: object) -> Iterator[int]:
-    """Attach the hook as the collector does, with some settings changed, and give the dispatcher's descriptor."""
-    wanted = Request(**{**_request(), **changes})  # type: ignore[arg-type]
-    try:
-        enter = ["nsenter", f"--net={namespaces.DIRECTORY / crossing.NODE}", sys.executable, "-m", "collector.loader"]
-        done = subprocess.run(
-            enter, input=msgspec.json.encode(wanted), stdout=subprocess.PIPE, cwd=_PROJECT, check=True
-        )
-        meter = Meter(_PINS, dict, lambda: time.time_ns() // 1_000_000)
-        with namespaces.enter(crossing.NODE):
-            uplink = socket.if_nametoindex("eth0")
-            meter.start(msgspec.json.decode(done.stdout, type=Answer), Devices({uplink: "eth0"}, {}))
-        path = _PINS / pins.DISPATCHER[wanted.hook]
-        with contextlib.closing(meter), pins.closing_fd(sys_bpf.obj_get(str(path))) as dispatcher:
-            yield dispatcher
-    finally:
-        pins.detach(_PINS)
-
-
-def _request() -> dict[str, object]:
-    return {
-        "pin_dir": str(_PINS),
-        "cluster": "bench",
-        "node": "node",
-        "boot_id": "0123456789ab",
-        "map_memory": 64 << 20,
-        "ports": "service",
-        "service_ports": [],
-    }
-
-
-def timed(out: socket.socket, packets: Sequence[bytes], ours: int, yardstick: int) -> tuple[float, float]:
-    """Return ns per packet of both: the medians of slices, so that an interrupt in one does not count."""
-    costs: list[tuple[float, float]] = []
-    crossing.send(out, packets, max(len(packets), 1000))  # every flow has its entry, every cache what it can hold
-    for _ in range(_SLICES):
-        before = run_stats.cost(ours), run_stats.cost(yardstick)
-        crossing.send(out, packets, _PACKETS)
-        costs.append((run_stats.cost(ours).since(before[0]), run_stats.cost(yardstick).since(before[1])))
-    return median(cost for cost, _ in costs), median(cost for _, cost in costs)
+_FEATURES = """
+What is left out or put in, above the program as it is by default; 64-byte UDP of one flow, all variants in turn.
+Negative: cheaper. What is off by default is not compiled in, and costs nothing then. What the dead-man's look at the
+time costs, about 2 ns, is in the default.
+"""
+_FOLDING: dict[str, Any] = {"cluster_cidrs": ["10.1.0.0/16"], "external_addresses": "prefix"}
+# By name: what is changed, and where the packets go.
+_VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
+    "Linux before 6.17: no direct loads": ({"direct_loads": False}, "10.200.0.0"),
+    "`--ports full`": ({"ports": "full"}, "10.200.0.0"),
+    "`--cluster-cidrs`, sent from here": ({"cluster_cidrs": ["10.1.0.0/16"]}, "10.200.0.0"),
+    "`--external-addresses prefix`, private to private": (_FOLDING, "10.200.0.0"),
+    "`--external-addresses prefix`, private to public": (_FOLDING, "8.8.8.8"),
+}
 
 
 def measure(rounds: int) -> list[Table]:
-    """Return the table of the hook's cost."""
-    kinds = {
-        "UDP, 64 bytes, one flow": (crossing.frames(UDP, 1), _TARGET_ONE),
-        "TCP super-packets of 14 kB, one flow": (crossing.frames(TCP, 1, payload=14_480), _TARGET_ONE),
-        "UDP, 64 bytes, 10,000 flows in turn": (crossing.frames(UDP, _MANY), _TARGET_MANY),
-        "TCP super-packets of 14 kB, 10,000 flows in turn": (crossing.frames(TCP, _MANY, payload=14_480), _TARGET_MANY),
-    }
-    taken: dict[str, list[tuple[float, float]]] = {}
+    """Return the hook's tables."""
     with crossing.built() as out, run_stats.enabled(), accepting() as yardstick:
-        for suffix, hook in (("", "netfilter"), (_AT_TC, "tc")):
-            with counting(hook=hook) as ours:
-                for _ in range(rounds):
-                    for kind, (packets, _) in kinds.items():
-                        taken.setdefault(kind + suffix, []).append(timed(out, packets, ours, yardstick))
-    figures = [_figure(kind, each, kinds[kind][1] if kind in kinds else None) for kind, each in taken.items()]
-    return [Table("What a packet costs at the hook", __doc__.partition("\n\n")[2], figures)]
+        tables = [cost(rounds, out, yardstick), features(rounds, out, yardstick)]
+        tables += [hook_map.sharing(rounds, out, yardstick), hook_map.memory(), hook_map.full(rounds, out)]
+    return tables
 
 
-def _figure(kind: str, taken: Sequence[tuple[float, float]], bound: float | None) -> Figure:
-    ours, yardstick = [cost for cost, _ in taken], [cost for _, cost in taken]
-    return Figure(kind, "ns", ours, yardstick, Compare.DIFFERENCE, None if bound is None else Target(bound))
+def cost(rounds: int, out: socket.socket, yardstick: int) -> Table:
+    """Measure TCP and small UDP, one flow and many; at tc too, which has no target of its own.
+
+    It reads through a helper what netfilter's program reads by itself.
+    """
+    one, many = "one flow", "10,000 flows in turn"
+    kinds = {
+        f"UDP, 64 bytes, {one}": (crossing.frames(UDP, 1), _TARGET_ONE),
+        f"TCP super-packets of 14 kB, {one}": (crossing.frames(TCP, 1, payload=_SUPER), _TARGET_ONE),
+        f"UDP, 64 bytes, {many}": (crossing.frames(UDP, _MANY), _TARGET_MANY),
+        f"TCP super-packets of 14 kB, {many}": (crossing.frames(TCP, _MANY, payload=_SUPER), _TARGET_MANY),
+    }
+    figures = []
+    for suffix, hook in (("", "netfilter"), (", at tc", "tc")):
+        with variant(hook, hook=hook) as program:
+            taken = _rounds(rounds, out, yardstick, {kind: (packets, program) for kind, (packets, _) in kinds.items()})
+        for kind, both in taken.items():
+            target = None if suffix else Target(kinds[kind][1])
+            figures.append(Figure(kind + suffix, "ns", *both, Compare.DIFFERENCE, target))
+    return Table("What a packet costs at the hook", __doc__.partition("\n\n")[2], figures)
+
+
+def features(rounds: int, out: socket.socket, yardstick: int) -> Table:
+    """Measure what settings and older kernels cost, against the program by default."""
+    with ExitStack() as stack:
+        plain = stack.enter_context(variant("plain"))
+        cases = {"": (crossing.frames(UDP, 1), plain)}
+        for number, (name, (changes, destination)) in enumerate(_VARIANTS.items()):
+            packets = crossing.frames(UDP, 1, destination=destination)
+            cases[name] = (packets, stack.enter_context(variant(f"v{number}", **changes)))
+        taken = _rounds(rounds, out, yardstick, cases)
+    default = taken.pop("")[0]
+    figures = [Figure(name, "ns", ours, default, Compare.DIFFERENCE) for name, (ours, _) in taken.items()]
+    return Table("What each feature costs", _FEATURES, figures)
+
+
+def _rounds(
+    rounds: int, out: socket.socket, yardstick: int, cases: Mapping[str, tuple[Sequence[bytes], Variant]]
+) -> dict[str, tuple[list[float], list[float]]]:
+    taken: dict[str, tuple[list[float], list[float]]] = {case: ([], []) for case in cases}
+    for _ in range(rounds):
+        for case, (packets, program) in cases.items():
+            for cost_, into in zip(timed(out, packets, program, yardstick), taken[case], strict=True):
+                into.append(cost_)
+    return taken
 
 
 if __name__ == "__main__":

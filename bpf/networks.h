@@ -33,9 +33,14 @@ static __always_inline bool is_metered_by_sender(const struct flow_key *key) {
 }
 
 #ifdef FOLD_LENGTH
+// RFC 1918: most addresses of most clusters are seen to be private without a look into the map, which costs 25 ns.
+static __always_inline bool is_private(const u8 *ipv4) {
+    return ipv4[0] == 10 || (ipv4[0] == 172 && ipv4[1] >> 4 == 1) || (ipv4[0] == 192 && ipv4[1] == 168);
+}
+
 // From an address to the prefix that stands for it, in a form that no address has: ff00:<length>00::ffff:a.b.c.d.
 static __always_inline void fold_address(u8 *address) {
-    if (network_of(address) & NETWORK_KEPT)
+    if (is_private(address + 12) || network_of(address) & NETWORK_KEPT)
         return;
     address[0] = 0xff;
     address[2] = FOLD_LENGTH;
