@@ -80,8 +80,12 @@ class Metered:
         self.root = Path(wanted.pin_dir)
         counters = lambda: netlab.inside(name, netlink.device_counters)  # noqa: E731
         self.meter = Meter(self.root, counters, now_ms, use_tcx=use_tcx)
-        answer, found = load(name, wanted), devices(name)
-        netlab.inside(name, lambda: self.meter.start(answer, found))
+        try:
+            answer, found = load(name, wanted), devices(name)
+            netlab.inside(name, lambda: self.meter.start(answer, found))
+        except BaseException:
+            self.detach()  # what is half made would stay for ever
+            raise
         self.flows: dict[Flow, tuple[int, int]] = defaultdict(lambda: (0, 0))
         self.books: list[WindowLedger] = []
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random packets, valid and broken: the program against a model in Python; none is dropped, none is altered."""
+"""Random packets, valid and broken: both programs against a model in Python; none is dropped, none is altered."""
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -13,6 +14,7 @@ from collector import bpf_syscall as sys_bpf
 from collector import pins
 from collector.layout import DNAT_NO_CONNTRACK
 from collector.meter import Devices
+from schemas.raw import Hook
 from tests.collector import metered, netlab, prog_test_run
 from tests.collector.metered import Flow, Metered
 from tests.collector.packet_model import Built, Told, broken_packets, crafted_packets, folded, read, valid_packets
@@ -21,6 +23,7 @@ from tests.collector.prog_test_run import LARGEST, LOCAL_IN, NF_ACCEPT, POST_ROU
 ENDS4, ENDS6 = ("10.42.2.1", "10.42.1.1"), ("fd42:2::1", "fd42:1::1")
 LISTED = frozenset({50051})
 TUNNELS = {(17, 8472, 0): 1, (17, 6081, 0): 2, (4, 0, 0): 3, (47, 0, 0): 4, (17, 53, 1): 5}
+TC_ACT_UNSPEC = -1
 settle = settings(
     max_examples=60,
     deadline=None,
@@ -40,12 +43,13 @@ class Program:
         return prog_test_run.run(self.fd, version, hook, octets)
 
 
-@pytest.fixture(scope="module")
-def program() -> Iterator[Program]:
-    root = metered.pin_dir("alone")
-    netlab.add_namespace("alone")
+@contextmanager
+def _loaded(hook: Hook) -> Iterator[Program]:
+    name = f"alone-{hook}"
+    root = metered.pin_dir(name)
+    netlab.add_namespace(name)
     try:
-        meter = Metered("alone", metered.request(root, node="alone"))
+        meter = Metered(name, metered.request(root, node="alone", hook=hook))
         meter.meter.set_devices(Devices({}, TUNNELS))
         assert meter.meter.current
         path = pins.generation_dir(root, meter.meter.current.meta.generation) / "program"
@@ -55,6 +59,18 @@ def program() -> Iterator[Program]:
     finally:
         pins.detach(root)
         netlab.tear_down()
+
+
+@pytest.fixture(scope="module")
+def program() -> Iterator[Program]:
+    with _loaded("netfilter") as program:
+        yield program
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Iterator[Program]:
+    with _loaded("tc") as program:
+        yield program
 
 
 def _flow(told: Told) -> Flow:
@@ -100,9 +116,22 @@ MANY = st.one_of(crafted_packets(300, ENDS4, ENDS6), st.lists(ANY, min_size=1, m
 def test_the_program_says_what_the_model_says(program: Program, packets: list[tuple[int, bytes]]) -> None:
     program.meter.flows.clear()
     assert {program.run(version, packet) for version, packet in packets} == {NF_ACCEPT}
-    books = program.meter.collect()
+    _check(program.meter, packets)
+
+
+@settle
+@given(MANY)
+def test_the_classifier_says_what_the_model_says(classifier: Program, packets: list[tuple[int, bytes]]) -> None:
+    classifier.meter.flows.clear()
+    for version, packet in packets:
+        assert prog_test_run.run_classifier(classifier.fd, version, packet) == (TC_ACT_UNSPEC, packet)
+    _check(classifier.meter, packets)
+
+
+def _check(meter: Metered, packets: list[tuple[int, bytes]]) -> None:
+    books = meter.collect()
     flows, malformed = _expected(packets)
-    assert dict(program.meter.flows) == flows
+    assert dict(meter.flows) == flows
     aside = books.aside.get("malformed")
     assert (aside.bytes, aside.packets) == malformed if aside else malformed == (0, 0)
     assert (books.hook.bytes, books.hook.packets) == (sum(len(packet) for _, packet in packets), len(packets))
