@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from collector import bpf_syscall as sys_bpf
 from tests.collector import metered, netlab
 from tests.collector.metered import Metered
 from tests.collector.netlab import node_address, pod_address, wait_until
@@ -114,6 +115,58 @@ def test_what_is_not_ip_is_not_seen(meter: Metered, frame: Callable[..., None]) 
     for kind in (ETH_ARP, ETH_VLAN, 0x88CC):
         frame("out", ipv4_udp(HERE, THERE, b"x" * 50), kind)
     assert meter.sum(src=HERE, dst=THERE) == (0, 0)
+
+
+@pytest.fixture
+def tagging(meter: Metered) -> Iterator[None]:
+    """Put VLAN 5's tag on what leaves, before the hook: what a VLAN device does, which this kernel has none of."""
+
+    def instruction(code: int, registers: int, immediate: int) -> bytes:
+        return struct.pack("<BBhi", code, registers, 0, immediate)
+
+    # r2 = htons(ETH_P_8021Q); r3 = 5; call bpf_skb_vlan_push; r0 = TCX_NEXT; exit
+    lines = [(0xB7, 2, socket.htons(ETH_VLAN)), (0xB7, 3, 5), (0x85, 0, 18), (0xB7, 0, -1), (0x95, 0, 0)]
+    code = b"".join(instruction(*line) for line in lines)
+    program = sys_bpf.prog_load(sys_bpf.PROG_TYPE_SCHED_CLS, 0, code, "zmt_tag")
+
+    def attach() -> int:
+        return sys_bpf.tcx_link_create(program, socket.if_nametoindex("eth0"), sys_bpf.TCX_EGRESS)
+
+    link = netlab.inside("node1", attach)
+    try:
+        yield
+    finally:
+        os.close(link)
+        os.close(program)
+
+
+def test_what_has_a_tag_is_the_vlan_devices_to_count(
+    meter: Metered, frame: Callable[..., None], tagging: None, vlan_seen: Callable[[], int]
+) -> None:
+    for _ in range(3):
+        frame("out", ipv4_udp(HERE, THERE, b"x" * 50))
+    assert wait_until(lambda: vlan_seen() >= 3)
+    assert meter.sum(src=HERE, dst=THERE) == (0, 0)
+
+
+@pytest.fixture
+def vlan_seen() -> Iterator[Callable[[], int]]:
+    """Give how many tagged packets the fabric saw come out of the first node's uplink."""
+    rules = """
+        table netdev tagged {
+          counter seen { }
+          chain in { type filter hook ingress device n1 priority 0; vlan id 5 counter name seen; }
+        }
+    """
+    netlab.run("fabric", "nft", "-f", "-", stdin=rules)
+
+    def read() -> int:
+        listed = netlab.run("fabric", "nft", "-j", "list", "counters", "table", "netdev", "tagged")
+        (found,) = (entry["counter"] for entry in json.loads(listed)["nftables"] if "counter" in entry)
+        return int(found["packets"])
+
+    yield read
+    netlab.run("fabric", "nft", "delete", "table", "netdev", "tagged")
 
 
 @pytest.fixture
