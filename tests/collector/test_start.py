@@ -26,6 +26,9 @@ ROOT = Path(__file__).resolve().parents[2]
             ["--window-seconds", "7"], "window_seconds (--window-seconds, ZONEMETER_WINDOW_SECONDS) = '7'", id="7"
         ),
         pytest.param(["--map-memory", "lots"], "map_memory", id="map-memory"),
+        pytest.param(["--cluster-cidrs", "10.0.0.1/8"], "cluster_cidrs", id="cluster-cidrs"),
+        pytest.param(["--external-addresses", "some"], "external_addresses", id="external-addresses"),
+        pytest.param(["--deadman", "soon"], "deadman", id="deadman"),
         pytest.param(["--map-memory", "1KiB"], "greater than or equal to 4096", id="map-memory-too-small"),
         pytest.param(["--service-ports", "80,x"], "'x' is no port; expected such as 50051,40000-40100", id="ports"),
         pytest.param(["--service-ports", "70000"], "'70000' is not within 1 to 65535", id="port-range"),

@@ -1,15 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a prefix is that stands for folded addresses: never an address, and one thing only if all of it is that."""
 
+import json
+from pathlib import Path
+
+import jsonschema
 import msgspec
+import orjson
 import pytest
 
+import schemas
 from enricher.cidrs import Cidr, CidrMap
 from enricher.index import Index
+from enricher.join import join, resolve
 from enricher.resolve import Resolver
 from schemas.flow import Endpoint, decode_endpoint
 from sinks.metrics.ends import Ends
-from tests.enricher.build import END, START, node
+from tests.enricher.build import END, START, chunk, node, pod, row
 
 STORE = Cidr(cidr="52.218.0.0/17", name="store", region="eu-west-1")
 PARTNER = Cidr(cidr="8.8.8.128/25", name="partner")
@@ -65,3 +72,30 @@ def test_what_was_answered_is_forgotten_when_a_node_comes_into_the_prefix() -> N
 def test_folded_prefixes_are_one_series() -> None:
     ends = Ends()
     assert ends.make(end_point("9.9.9.0/24", [])) is ends.make(end_point("9.9.8.0/24", []))
+
+
+def test_flows_from_and_to_a_prefix_are_flows_as_the_schema_has_them() -> None:
+    index = Index()
+    index.apply(node("node-a1", "192.168.0.11", "eu-west-1a"))
+    index.apply(pod("api-1", "10.42.1.17", "node-a1"))
+    raw = chunk(
+        [
+            row("10.42.1.17", "9.9.9.0/24", direction=0),
+            row("9.9.9.0/24", "10.42.1.17", direction=1, dst_port=443),
+            row("0.0.0.0/0", "10.42.1.17", direction=1),
+            row("8.8.8.0/24", "10.42.1.17", direction=2),
+        ]
+    )
+    resolver = Resolver(index, CidrMap([PARTNER]))
+    found = join(raw, resolve(raw, resolver), 3, 88123)
+    assert len(found.values) == 4
+    assert {name: amount.rows for name, amount in found.by_scope.items()} == {
+        "external": 2,
+        "unknown": 1,
+        "same_node": 1,
+    }
+    assert set(found.by_reason) == {"address_folded"}
+    document = json.loads((Path(schemas.__file__).parent / "flow.v1.schema.json").read_text())
+    for value in found.values:
+        jsonschema.Draft202012Validator(document).validate(orjson.loads(value))
+        assert value.count(b'"address":') == value.count(b'"address":"10.42.1.17"') == 1
