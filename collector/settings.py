@@ -11,6 +11,7 @@ from common.durations import parse_duration
 from common.settings import IdPart, ServiceSettings, default_node_name
 
 _LOWEST_PORT, _HIGHEST_PORT = 1, 65535
+_SHORTEST_DEADMAN_MS = 300_000
 
 
 def parse_ports(text: str) -> set[int]:
@@ -33,8 +34,8 @@ def _ports(value: str) -> str:
 
 
 def _deadman(value: str) -> str:
-    if value != "0":
-        parse_duration(value)
+    if value != "0" and parse_duration(value) < _SHORTEST_DEADMAN_MS:
+        raise ValueError("expected 5m or more: a collector gives its sign of life once a minute")
     return value
 
 

@@ -2,6 +2,7 @@
 """`zonemeter run collector` as a process, with a real broker: away, without topics, killed, killed itself."""
 
 import asyncio
+import contextlib
 import json
 import re
 import signal
@@ -17,6 +18,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from collector import pins
+from collector.generation import Generation
 from lab.broker import Broker
 from schemas.ledger import LedgerRecord, decode_ledger
 from schemas.raw import RawChunk, decode_chunk
@@ -236,6 +238,38 @@ def test_without_a_disk_windows_grow(broker: Broker, collector: Process) -> None
     assert collector.signal(signal.SIGTERM) == 0
     chunks = check(collector, 7)
     assert max(chunk.end_ms - chunk.start_ms for chunk in chunks) > 3000
+
+
+def test_left_alone_for_too_long_it_stops_and_the_ledger_says_since_when(broker: Broker, collector: Process) -> None:
+    start(broker)
+    topics_apply(collector)
+    collector.start()
+    assert wait_until(lambda: collector.ready() and collector.metric("zonemeter_collector_windows_total") >= 1, 20)
+    send_udp("pod11", "pod12", B, count=3, size=72)
+    collector.signal(signal.SIGKILL)
+    active = pins.active_generation(collector.pin_dir)
+    meta = None if active is None else pins.read_meta(collector.pin_dir, active)
+    assert meta is not None
+    with contextlib.closing(Generation(collector.pin_dir, meta)) as generation:
+        generation.renew(0.001)  # as if six hours had passed
+
+        def stopped() -> bool:
+            send_udp("pod12", "pod11", A, count=1, size=72)
+            return generation.stopped_for() is not None
+
+        assert wait_until(stopped, 20)
+    send_udp("pod11", "pod12", B, count=4, size=72)  # seen by nobody
+    collector.start()
+    assert collector.says("no collector had been here for long (--deadman)")
+    windows = collector.metric("zonemeter_collector_windows_total")
+    assert wait_until(lambda: collector.metric("zonemeter_collector_windows_total") >= windows + 2, 20)
+    send_udp("pod11", "pod12", B, count=5, size=72)
+    assert collector.signal(signal.SIGTERM) == 0
+    chunks, entries = published(collector)
+    assert sum(packets_between(chunk, A, B) for chunk in chunks) == 3 + 5
+    (cut,) = [entry for entry in entries if entry.ended_by == "deadman"]
+    (gap,) = [(one.end_ms, two.start_ms) for one, two in pairwise(chunks) if one.end_ms != two.start_ms]
+    assert gap[0] == cut.end_ms < gap[1]
 
 
 def test_a_spool_outlives_the_node(broker: Broker, collector: Process) -> None:
