@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNET = 0x40000000
+_SO_RCVBUFFORCE = 33  # include/uapi/asm-generic/socket.h: beyond net.core.rmem_max
 PREFIX = f"zmt-{os.getpid()}"
 CLUSTER_IP, CLUSTER_IP_LOCAL, CLUSTER_IP6 = "10.96.0.10", "10.96.0.11", "fd96::10"
 CLIENT, CLIENT6 = "192.168.50.99", "fd50::99"  # on the fabric, no node of the cluster
@@ -252,9 +253,14 @@ def send_udp(
 
 
 def send_tcp(sender: str, receiver: str, to: str, *, at: str, port: int, at_port: int, size: int) -> None:
-    """Send `size` bytes to `to`:`port`, which arrive at `at`:`at_port`; both sides close."""
+    """Send `size` bytes to `to`:`port`, which arrive at `at`:`at_port`; both sides close.
+
+    What is under way at once is bounded, so that a queue between hook and counter (net.core.netdev_max_backlog, 1,000
+    packets) cannot run over on a busy machine: the two would rightly differ by what it dropped.
+    """
     with new_socket(receiver, at, socket.SOCK_STREAM) as server, new_socket(sender, to, socket.SOCK_STREAM) as client:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 512 << 10)
         server.bind((at, at_port))
         server.listen()
         received: list[int] = []
