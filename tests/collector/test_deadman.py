@@ -9,6 +9,7 @@ import pytest
 from audit.books import Books, conclude
 from audit.result import Audit
 from collector import pins
+from collector.doctor import check_window
 from collector.encode import ledger_record
 from collector.loading import Answer
 from collector.meter import Meter, Window
@@ -89,6 +90,8 @@ def test_it_counts_until_it_stops_and_the_audit_names_the_time_until_it_goes_on(
     node.close_window()
     stop(node)
     stopped = metered.now_ms()
+    (finding,) = check_window(metered.pin_dir("deadman"), time.time())
+    assert (finding.status, "--deadman" in finding.found) == ("no", True)
     seen = node.seen()
     send(7)
     assert node.seen() == seen
