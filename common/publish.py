@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import InvalidTimestampError, KafkaError, MessageSizeTooLargeError
 from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.record.default_records import DefaultRecordBatch
 from prometheus_client import Counter
 
 from common import kafka
@@ -21,6 +22,7 @@ from common.settings import KafkaSettings
 log = logging.getLogger(__name__)
 
 SMALLEST_BATCH_BYTES = 1024
+FIRST_LARGER_SECONDS, LAST_LARGER_SECONDS = 10.0, 3600.0
 # A broker takes a record without a timestamp whatever its clock says (Kafka's LogValidator; record format v2).
 NO_TIMESTAMP = -1
 # How long records at and after a refused time go without one; then it is tried again.
@@ -64,6 +66,8 @@ class Publisher:
         self._producer: AIOKafkaProducer | None = None
         self._lock = asyncio.Lock()
         self._batch_bytes = kafka.MAX_BATCH_BYTES
+        # When to try large batches again after a topic refused them (monotonic), and after how long.
+        self._larger_at, self._larger_after = 0.0, FIRST_LARGER_SECONDS
         # Consecutive failures by topic: one that takes nothing must not be forgotten over others that do.
         self._failing: dict[str, int] = {}
         # A clock that is more than an hour ahead of the broker's: times from which on it refused them, and until when
@@ -103,7 +107,7 @@ class Publisher:
             async with asyncio.timeout(self._settings.kafka_deadline_seconds), asyncio.TaskGroup() as tasks:
                 sent = {
                     (topic, partition): tasks.create_task(
-                        _send(producer, topic, partition, part), name=f"publish-{topic}-{partition}"
+                        _send(producer, topic, partition, part, self._size()), name=f"publish-{topic}-{partition}"
                     )
                     for (topic, partition), part in by_partition.items()
                 }
@@ -125,11 +129,25 @@ class Publisher:
         async with self._lock:
             if self._producer is None:
                 await self._service.pause(self._backoff_seconds())
-                self._producer = await kafka.start(self._service, self._settings, self._new_producer)
+                self._producer = await kafka.start(
+                    self._service, self._settings, lambda: kafka.new_producer(self._settings)
+                )
             return self._producer
 
-    def _new_producer(self) -> AIOKafkaProducer:
-        return kafka.new_producer(self._settings, max_batch_size=self._batch_bytes)
+    def _size(self) -> int:
+        """Return how large a batch may be: what a topic refused may be taken by now."""
+        if time.monotonic() >= self._larger_at:
+            self._batch_bytes = kafka.MAX_BATCH_BYTES
+        return self._batch_bytes
+
+    def _smaller(self) -> None:
+        """Halve the batches: the topic takes less than we thought. A record is sent alone if need be, never split."""
+        now = time.monotonic()
+        if self._batch_bytes == kafka.MAX_BATCH_BYTES:
+            again = now < self._larger_at + LAST_LARGER_SECONDS and self._larger_at > 0
+            self._larger_after = min(2 * self._larger_after, LAST_LARGER_SECONDS) if again else FIRST_LARGER_SECONDS
+        self._batch_bytes = max(self._batch_bytes // 2, SMALLEST_BATCH_BYTES)
+        self._larger_at = now + self._larger_after
 
     def _without_time(self, record: Record | Run) -> Record | Run:
         if record.timestamp_ms < self._refused_from_ms:
@@ -156,23 +174,24 @@ class Publisher:
         self._producer = None
         self._failing |= {topic: self._failing.get(topic, 0) + 1 for topic in topics}
         if any(isinstance(leaf, MessageSizeTooLargeError) for leaf in leaves(error)):
-            # The topic takes less than we thought. One record is sent alone if need be, but never split.
-            self._batch_bytes = max(self._batch_bytes // 2, SMALLEST_BATCH_BYTES)
+            self._smaller()
         if any(isinstance(leaf, InvalidTimestampError) for leaf in leaves(error)):
             self._refused_from_ms, self._refused_until = oldest_ms, time.monotonic() + UNTIMED_SECONDS
         self._service.health.waiting("publish", f"{', '.join(sorted(topics))}: {_why(error)}; trying on")
         await kafka.abandon(producer)
 
 
-async def _send(producer: AIOKafkaProducer, topic: str, partition: int, parts: list[Record | Run]) -> int | None:
+async def _send(
+    producer: AIOKafkaProducer, topic: str, partition: int, parts: list[Record | Run], size: int
+) -> int | None:
     """Send in batches, one after the other; return the offset after the last, None if the broker did not say."""
-    batch = producer.create_batch()
+    batch = BatchBuilder(size, DefaultRecordBatch.CODEC_ZSTD)
     for part in parts:
         values = part.values if isinstance(part, Run) else (part.value,)
         done = 0
         while (done := _append(batch, part, values, done)) < len(values):
             await _send_batch(producer, batch, topic, partition)
-            batch = producer.create_batch()
+            batch = BatchBuilder(size, DefaultRecordBatch.CODEC_ZSTD)
     return await _send_batch(producer, batch, topic, partition)
 
 
