@@ -94,10 +94,9 @@ class Collector:
 
     async def close_windows(self) -> None:
         """Hand over what an earlier collector left, then a window at each boundary, then the open one, cut short."""
-        spooled = await self._outbox.newest_id()
         unfinished = self._meter.unfinished()
         while window := await self._call(next, unfinished, None):
-            if window.id == spooled:  # its collector died before it could clear the map
+            if window.id == self._outbox.found_id:  # its collector died before it could clear the map
                 await self._call(self._meter.finish, window)
             else:
                 await self._hand_over(window)

@@ -55,6 +55,7 @@ class Outbox:
         self._spool = spool
         self._metrics = metrics
         self._patience_seconds = patience_seconds
+        self.found_id: str | None = None  # of the window spooled last by an earlier life: the kernel may still hold it
         self._held: _Held | None = None
         self._attempted: Entry | None = None  # the spooled window that there was an attempt to publish
         self._more = asyncio.Event()
@@ -71,13 +72,11 @@ class Outbox:
             self._metrics.spool_usable.set(0)
             return
         self._metrics.spool_usable.set(1)
+        # Before anything is sent: a window that is published leaves the spool.
+        self.found_id = await asyncio.to_thread(self._spool.newest_id)
         self._show()
         if waiting := self._spool.windows():
             log.info("windows of an earlier collector are in the spool", extra={"windows": waiting})
-
-    async def newest_id(self) -> str | None:
-        """Return the id of the window spooled last: the kernel may still hold it."""
-        return await asyncio.to_thread(self._spool.newest_id)
 
     async def settle(self, window: EncodedWindow) -> bool:
         """Return when a window is safe; True if Kafka has it, False if it is on disk. One at a time."""

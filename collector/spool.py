@@ -85,7 +85,11 @@ class Spool:
         """Return the id of the last window, None if there is none or its file is damaged."""
         with self._lock:
             last = self._entries[-1] if self._entries else None
-        head = None if last is None else spool_file.read_head(last.path)
+        try:
+            head = None if last is None else spool_file.read_head(last.path)
+        except OSError as error:  # it will be set aside when it is its turn
+            log.warning("%s cannot be read: %s", last and last.path, error)
+            return None
         return None if head is None else head.ledger.id
 
     def add(self, window: EncodedWindow) -> Entry:

@@ -172,7 +172,7 @@ def test_the_next_life_goes_on_and_marks_what_it_found(tmp_path: Path) -> None:
                 await life.outbox.settle(window(number))
 
         async def back(life: Life) -> None:
-            assert await life.outbox.newest_id() == window(2).ledger.id
+            assert life.outbox.found_id == window(2).ledger.id
             kafka.away = False
             await life.outbox.settle(window(3))
 
