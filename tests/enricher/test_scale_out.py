@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from schemas.amount import NOTHING
+from tests.enricher.api_process import POSTGRES, api_at
 from tests.enricher.processes import running, topology_file
 from tests.enricher.test_delivery import produce_windows
-from tests.enricher.test_service import POSTGRES, api_at
 from tests.enricher.topics import Topics, given
 from tests.services import eventually
 
