@@ -32,7 +32,7 @@ from schemas.topics import topic_specs
 from schemas.topology import encode_topology_file
 
 _PROJECT = Path(__file__).resolve().parent.parent
-_CHUNKS = 200
+_CHUNKS = 100
 _FIRST = _CHUNKS // 10
 _DEADLINE_SECONDS = 300.0
 _TARGET = 0.6
