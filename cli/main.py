@@ -49,18 +49,22 @@ COMMANDS: dict[tuple[str, ...], Command] = {
 }
 
 WRONG_USE = 2
+ASKS_HELP = ("-h", "--help", "help")
 
 
 def main() -> int:
     """Run the command line; return its exit status."""
     arguments = sys.argv[1:]
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if not arguments or arguments[0] in ASKS_HELP:
         print(_help())
         return 0 if arguments else WRONG_USE
     for length in (2, 1):
         command = COMMANDS.get(tuple(arguments[:length]))
         if command is not None:
             return _run(command, arguments[length:])
+    if len(arguments) == 2 and arguments[1] in ASKS_HELP and any(words[0] == arguments[0] for words in COMMANDS):
+        print(_help(arguments[0]))
+        return 0
     print(f"zonemeter: {_unknown(arguments)}", file=sys.stderr)
     return WRONG_USE
 
@@ -82,11 +86,16 @@ def _run(command: Command, rest: list[str]) -> int:
     return status
 
 
-def _help() -> str:
+def _help(group: str | None = None) -> str:
+    """List the commands; with a group, such as `run`, its commands."""
     lines = [
         "zonemeter: which workloads pay for traffic between availability zones, why, and what to change",
         "",
-        *(f"  zonemeter {' '.join(words):<16} {command.summary}" for words, command in COMMANDS.items()),
+        *(
+            f"  zonemeter {' '.join(words):<16} {command.summary}"
+            for words, command in COMMANDS.items()
+            if group in (None, words[0])
+        ),
         "",
         "zonemeter COMMAND --help shows a command's flags.",
     ]

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`zonemeter` without a whole command: what it lists, and with which exit status."""
+
+import sys
+
+import pytest
+
+from cli.main import COMMANDS, main
+
+
+def said(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["zonemeter", *arguments])
+    status = main()
+    return status, *capsys.readouterr()
+
+
+GROUPS = sorted({words[0] for words in COMMANDS if len(words) > 1})
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_help_of_a_group_lists_its_commands(
+    group: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = said([group, "--help"], monkeypatch, capsys)
+    assert (status, err) == (0, "")
+    listed = [line.split()[1] for line in out.splitlines() if line.startswith("  zonemeter ")]
+    assert set(listed) == {group}
+    for words, command in COMMANDS.items():
+        assert (f"zonemeter {' '.join(words)} " in out and command.summary in out) == (words[0] == group)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["cidrs"], "zonemeter: cidrs what? one of: check, suggest\n"),
+        (["cidrs", "chek"], "zonemeter: cidrs what? one of: check, suggest\n"),
+        (["reprot"], "zonemeter: no command 'reprot'; did you mean report?\n"),
+    ],
+)
+def test_wrong_use_is_one_line(
+    arguments: list[str], line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said(arguments, monkeypatch, capsys) == (2, "", line)
