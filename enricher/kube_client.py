@@ -22,11 +22,23 @@ _CONNECT_SECONDS = 10.0
 _MAX_STATUS_BYTES = 64 * 1024
 
 
+class StatusDetails(msgspec.Struct, rename="camel"):
+    """meta/v1 Status.details."""
+
+    retry_after_seconds: int | None = None
+
+
 class Status(msgspec.Struct):
     """meta/v1 Status: what the API says instead of an answer."""
 
     message: str | None = None
     code: int | None = None
+    details: StatusDetails | None = None
+
+    @property
+    def retry_after_seconds(self) -> float | None:
+        """How long to wait, if it says so."""
+        return None if self.details is None else self.details.retry_after_seconds
 
 
 class KubeClient:

@@ -233,7 +233,9 @@ class Reflector:
     def _status(self, raw: msgspec.Raw) -> KubeError:
         status = msgspec.json.decode(raw, type=Status)
         line = f"{self._place}: the watch ended: {status.code} {status.message}"
-        return GoneError(line, 410) if status.code == 410 else KubeError(line, status.code or 500)
+        if status.code == 410:
+            return GoneError(line, 410)
+        return KubeError(line, status.code or 500, status.retry_after_seconds)
 
     @property
     def _place(self) -> str:

@@ -14,6 +14,7 @@ from aiohttp import web
 from lab.kube_answers import event, status_object
 
 _EXPIRED = "The provided continue parameter is too old to display a consistent list result"
+_INITIALIZING, _LATER = "storage is (re)initializing", {"retryAfterSeconds": 1}
 _RUBBISH = "<html><body>502 Bad Gateway</body></html>"
 
 
@@ -38,17 +39,18 @@ _LINES: dict[str, Callable[[bytes], bytes | None]] = {
     "rubbish-line": lambda line: b"rubbish\n",
     "watch-410": lambda line: event("ERROR", status_object(410, "Expired", "too old resource version: 1 (2)")),
     "watch-500": lambda line: event("ERROR", status_object(500, "InternalError", "etcdserver: leader changed")),
-    "watch-429": lambda line: event("ERROR", status_object(429, "TooManyRequests", "storage is (re)initializing")),
+    "watch-429": lambda line: event("ERROR", status_object(429, "TooManyRequests", _INITIALIZING, details=_LATER)),
 }
 _OTHERS = ("list-410", "continue-410", "watch-ends", "reset", "unanswered", "silence")
 NAMES = (*_ANSWERS, *_LINES, *_OTHERS)
 
 
 class KubeFaults:
-    """The faults that are on. `hits` counts, by name, what they did."""
+    """The faults that are on. `hits` counts, by name, what they did; `told` is the last line of each path's watches."""
 
     def __init__(self) -> None:
         self.hits: Counter[str] = Counter()
+        self.told: dict[str, bytes] = {}
         self._on: set[str] = set()
         self._healed = asyncio.Event()
 
@@ -87,6 +89,7 @@ class KubeFaults:
         """Return what to send instead of a watch's line; None cuts the connection."""
         if request.get("cut"):
             return None
+        self.told[request.path] = line
         for name in list(self._on):
             if name in _LINES:
                 self.hits[name] += 1
