@@ -25,6 +25,10 @@ class Health:
     def __init__(self) -> None:
         self._reasons: dict[str, str] = {"start": "starting"}
 
+    def starting(self, part: str, reason: str) -> None:
+        """Say what `part` does first. Not logged: every start is so, and a refused one shall say one line only."""
+        self._reasons[part] = reason
+
     def waiting(self, part: str, reason: str) -> None:
         """Say that `part` is not ready and why; logged once when it begins or changes."""
         if self._reasons.get(part) != reason:

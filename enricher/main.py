@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
 
 async def run(running: Service, settings: EnricherSettings) -> None:
     """Run until told to stop."""
-    running.health.waiting("pipeline", "topics, history and the lists of the API come first")
+    running.health.starting("pipeline", "topics, history and the lists of the API come first")
     index = Index()
     metrics = Metrics(running.registry, index)
     cluster = Cluster(index, live=settings.topology is None)
