@@ -55,6 +55,7 @@ def rescale(world: World, times: int) -> None:
         with world.still():
             world.wait_for_rows()
             eventually(lambda: world.committed("metrics"), 60)
+            world.scraped()
             old, new = world.counts["metrics"], (3, 2)[number % 2]
             for role in (f"metrics-{ordinal}" for ordinal in range(new, old)):
                 world.retired[role] = world.fleet.running[role].samples()

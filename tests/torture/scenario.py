@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from tests.prometheus import Prometheus, prometheus
@@ -65,6 +66,8 @@ def run(world: World, scenario: Scenario, times: int, scraped: Path | None) -> R
     found, fault = None, None
     try:
         with _scraping(world, scraped) as scraper:
+            if scraper is not None:
+                world.scraped = partial(_scraped, world, scraper)
             world.open()
             scenario.act(world, times)
             found = check(world, scraper)
@@ -81,6 +84,10 @@ def run(world: World, scenario: Scenario, times: int, scraped: Path | None) -> R
         found.repeated if found else 0,
         fault,
     )
+
+
+def _scraped(world: World, scraper: Prometheus) -> None:
+    scraper.fresh("up", up=world.counts["metrics"])
 
 
 @contextmanager

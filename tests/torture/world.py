@@ -6,7 +6,7 @@ import random
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +51,8 @@ class World:
     deleted: set[str] = field(default_factory=set)
     # What replicas served last that are no more: to Prometheus their counters are not undone.
     retired: dict[str, Samples] = field(default_factory=dict)
+    # Waits until Prometheus, where there is one, has what every metrics replica serves by now.
+    scraped: Callable[[], object] = lambda: None
 
     def __post_init__(self) -> None:
         self.rng, self.direct = random.Random(self.seed), self.kafka.direct
