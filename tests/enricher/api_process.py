@@ -79,6 +79,14 @@ class Api:
         body["metadata"]["managedFields"][0]["time"] = rfc3339(datetime.now(UTC))
         self._call("PUT", f"services/{found.namespace}/{found.name}", body)
 
+    def begin_fault(self, name: str) -> None:
+        """Misbehave in one of the ways that lab.kube_faults names."""
+        self._call("PUT", f"faults/{name}")
+
+    def heal(self) -> None:
+        """End all faults."""
+        self._call("DELETE", "faults")
+
     def _answers(self) -> bool:
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=5).close()
