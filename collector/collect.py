@@ -20,6 +20,7 @@ from collector.metrics import Metrics
 from collector.networks import parse_networks
 from collector.outbox import Outbox
 from collector.publish import Publisher, WindowPublisher, encoded
+from collector.records import MAX_UPLINKS
 from collector.schedule import LATE_MS, is_on_time, next_boundary
 from collector.settings import CollectorSettings, parse_ports
 from collector.spool import Spool, directory_for
@@ -205,3 +206,5 @@ class Collector:
             log.info("uplinks", extra={"names": sorted(devices.uplinks.values())})
         else:
             log.warning("no uplink found: all traffic counts as sent from here; --uplinks names them")
+        if unwatched := devices.beside[MAX_UPLINKS:]:
+            log.warning("too many uplinks: the coverage does not look at these", extra={"names": unwatched})

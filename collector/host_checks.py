@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from collector import hook, netlink, preflight, uplinks
+from collector.records import MAX_UPLINKS
 from collector.uplinks import Link
 from common.findings import Check, Finding, fault, ok, unclear
 
@@ -93,8 +94,16 @@ def check_bpffs(pin_dir: Path) -> list[Finding]:
 
 def check_uplinks(patterns: Sequence[str]) -> list[Finding]:
     """Tell which devices lead out of the node, by the collector's own rule."""
-    links, routes = netlink.read()
-    names = [link.name for link in uplinks.choose(links, routes, patterns)]
+    return uplinks_finding(uplinks.choose(*netlink.read(), patterns))
+
+
+def uplinks_finding(chosen: Sequence[Link]) -> list[Finding]:
+    """Judge the choice; what the coverage does not look at is named."""
+    names = [link.name for link in chosen]
+    unwatched = sorted(set(names) - uplinks.contained(chosen))[MAX_UPLINKS:]
+    if unwatched:
+        found = f"{len(names)}; the coverage does not look at {', '.join(unwatched)}"
+        return unclear("uplinks", found, "fine for tunnels; else name those that matter: --uplinks eth0,ens*")
     if not names:
         return fault("uplinks", "none: all traffic would count as sent from here", "name them: --uplinks eth0,ens*")
     return ok("uplinks", ", ".join(names))

@@ -89,6 +89,7 @@ def _has_ended(root: Path, generation: int) -> bool:
 def digest_of(request: Request, flags: dict[str, int]) -> str:
     """Return the digest of the sources, the offsets, the layouts and the request."""
     parts = [msgspec.json.encode(request), repr(sorted(flags.items())).encode(), str(records.LAYOUT_VERSION).encode()]
+    parts.append(repr(records.RECORD.descr).encode())
     parts.append(bpf_source.read(_PROGRAMS[request.hook]).encode())  # the dispatcher stays
     digest = hashlib.sha256()
     for part in parts:

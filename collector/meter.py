@@ -34,6 +34,11 @@ class Devices:
     contained: frozenset[str] = frozenset()  # uplinks whose packets another uplink counts too
     outer_ports: frozenset[int] = frozenset()  # ports of bridges that lead out, by index; no uplinks themselves
 
+    @property
+    def beside(self) -> list[str]:
+        """Return the uplinks whose own counters stand beside the hook's, by name: none counts another one's packets."""
+        return sorted(set(self.uplinks.values()) - self.contained)
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -82,7 +87,7 @@ class Meter:
         self._deadman_seconds = deadman_seconds
         self._counters = counters
         self._clock_ms = clock_ms
-        self._uplinks: set[str] = set()
+        self._uplinks: list[str] = []
         self.current: Generation | None = None
 
     def start(self, answer: Answer, devices: Devices) -> None:
@@ -103,7 +108,7 @@ class Meter:
         In this order: a device that it is attached to is always known to be an uplink.
         """
         wanted, at_tc = set(devices.uplinks), self._counting.meta.hook == "tc"
-        self._uplinks = set(devices.uplinks.values()) - devices.contained
+        self._uplinks = devices.beside[: records.MAX_UPLINKS]
         if at_tc:
             tc.detach(self._root, but=wanted)
         self._counting.set_uplinks(wanted if at_tc else wanted | devices.outer_ports)
@@ -169,7 +174,7 @@ class Meter:
 
     def _readings(self) -> dict[str, DeviceCounters]:
         found = self._counters()
-        return {name: found[name] for name in sorted(self._uplinks) if name in found}
+        return {name: found[name] for name in self._uplinks if name in found}
 
     def _stopped_ms(self, generation: Generation) -> int | None:
         now_ms = self._clock_ms()  # first: a window may end too early, not too late

@@ -22,7 +22,7 @@ from collector.layout import COUNTER_ROOM, COUNTERS, TALLY
 LAYOUT_VERSION = 1
 CODEC_VERSION = 1  # of collector/encode.py; a record asks for the one it was frozen with
 ROWS_PER_CHUNK = 3000  # at most 153 bytes a row: 459 kB, under schemas.raw.MAX_ENCODED_BYTES with the ledger
-MAX_UPLINKS = 8
+MAX_UPLINKS = 64  # whose own counters a record holds, for the coverage; nodes with 15 interfaces and more are sold
 _SHORT, _DEADMAN = 1, 2
 _STEP_MS = 1000
 

@@ -91,3 +91,17 @@ def test_a_device_that_leads_nowhere_is_the_wrong_one(node: Bridged) -> None:
     problem = found.problem()
     assert problem is not None
     assert "next to nothing passed the uplinks" in problem[0]
+
+
+def test_the_one_that_leads_out_is_among_many(node: Bridged) -> None:
+    """As a node with an interface for each group of pods; by name the one in use comes last."""
+    made = [f"a{number:02}" for number in range(30)]
+    netlab.ip("bridged", "\n".join(f"link add {name} type veth peer name p{name}" for name in made))
+    try:
+        names, found = node.covered(["a*", "br0"])
+        assert names == [*made, "br0"]
+        assert found.ratios().keys() == {"in", "out"}
+        assert min(found.ratios().values()) > 0.95
+        assert found.problem() is None
+    finally:
+        netlab.ip("bridged", "\n".join(f"link del {name}" for name in made))

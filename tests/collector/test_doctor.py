@@ -16,6 +16,7 @@ from collector.doctor import (
     coverage_finding,
     map_finding,
 )
+from collector.records import MAX_UPLINKS
 from collector.uplinks import Link
 from common.errors import Refusal
 from common.findings import Finding, UnclearError
@@ -23,6 +24,7 @@ from tests.collector import metered, netlab
 from tests.collector.metered import Metered
 from tests.collector.test_spool import opened, put, take
 
+MANY = [Link(10 + number, f"eth{number:02}") for number in range(MAX_UPLINKS + 2)]
 PLAIN = [Link(1, "lo"), Link(2, "eth0"), Link(7, "veth1", "veth")]
 CILIUM = [*PLAIN, Link(3, "cilium_net", "veth"), Link(4, "cilium_host", "veth")]
 
@@ -81,6 +83,22 @@ def test_clock(unsynchronised: bool, offset_ms: float, status: str) -> None:
 
 def test_the_kernels_own_clock_can_be_asked() -> None:
     assert only(host_checks.check_clock()).check == "clock"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "status", "says"),
+    [
+        pytest.param([], "no", "none", id="none"),
+        pytest.param(MANY[:-2], "ok", "eth63", id="as-many-as-are-watched"),
+        pytest.param(MANY, "??", "does not look at eth64, eth65", id="too-many"),
+        pytest.param(
+            [*MANY[:-2], Link(99, "zvlan", kind="vlan", lower=10)], "ok", "zvlan", id="one-that-another-counts-too"
+        ),
+    ],
+)
+def test_uplinks(chosen: list[Link], status: str, says: str) -> None:
+    finding = only(host_checks.uplinks_finding(chosen))
+    assert (finding.status, says in finding.found) == (status, True)
 
 
 def test_this_kernel_takes_netfilter_programs_and_nothing_stays_attached() -> None:

@@ -10,7 +10,7 @@ from collector.encode import address_text, chunk_count, ledger_record, raw_chunk
 from collector.generation import possible_cpus, sort_rows
 from collector.layout import ROW, Rows
 from collector.pins import Meta
-from collector.records import Phase, Record, Uplink
+from collector.records import MAX_UPLINKS, Phase, Record, Uplink
 from schemas.amount import Amount
 from schemas.ledger import decode_ledger, encode_ledger
 from schemas.raw import MAX_ENCODED_BYTES, UplinkCounters, decode_chunk
@@ -97,7 +97,8 @@ def _random_rows(count: int) -> Rows:
 
 def test_the_longest_rows_stay_under_the_limit_and_rows_are_cut_in_order() -> None:
     many = sort_rows(_random_rows(7000))
-    made = list(raw_chunks(META, FROZEN, many, maybe_repeat=True))
+    uplinks = [Uplink(f"enp{number:012}", (0,) * 4, (2**53 - 1,) * 4) for number in range(MAX_UPLINKS)]
+    made = list(raw_chunks(META, replace(FROZEN, uplinks=tuple(uplinks)), many, maybe_repeat=True))
     assert [len(decode_chunk(chunk).src) for chunk in made] == [3000, 3000, 1000]
     assert chunk_count(FROZEN, 7000) == 3
     assert max(len(chunk) for chunk in made) < MAX_ENCODED_BYTES - 32 * 1024

@@ -83,7 +83,7 @@ def test_uplinks_count_the_window_only() -> None:
 
 
 def test_uplinks_are_bounded() -> None:
-    begun = records.following(1, 0, {f"eth{number}": (0, 0, 0, 0) for number in range(20)})
+    begun = records.following(1, 0, {f"eth{number}": (0, 0, 0, 0) for number in range(records.MAX_UPLINKS + 9)})
     assert len(begun.uplinks) == records.MAX_UPLINKS
     assert records.decode(records.encode(begun)) == begun
 
