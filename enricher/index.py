@@ -126,13 +126,14 @@ class Index:
         """Forget states that say nothing about any time from `before_ms` on; return them.
 
         A state stays as long as an older one stays that it closes: else the older would live again. One that begins
-        at `before_ms` or later stays whatever its end says: it may close another that is still to come.
+        at `before_ms` or later, or says that its object got its addresses no sooner, stays whatever its end says: it
+        may close another that is still to come.
         """
         ended = [
             (acquired(state).by_ms, order(state), key, state)
             for key, states in self._states.items()
             for state, cut in stretches(states)
-            if state.from_ms < before_ms and self._end(state, cut) <= before_ms
+            if max(state.from_ms, acquired(state).from_ms) < before_ms and self._end(state, cut) <= before_ms
         ]
         ended.sort(key=lambda item: item[:2])
         dropped: dict[int, TopologyState] = {}

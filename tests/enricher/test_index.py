@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from enricher.addresses import Prefix, pack, parse_prefix
@@ -115,7 +115,12 @@ def test_order_of_arrival_does_not_matter(given_states: list[TopologyState], ran
     assert one.slots == other.slots
 
 
+# Over before the horizon, but got its address after it: whoever has it until then has it no longer.
+_GOT_LATER = pod("x", ADDRESSES[0], "n", uid="a", from_ms=3, to_ms=4, acquired_from_ms=12)
+
+
 @given(st.lists(states(), max_size=12), st.integers(0, 60), st.lists(states(), max_size=3))
+@example([_GOT_LATER], 7, [pod("y", ADDRESSES[0], "n", uid="b", from_ms=2)])
 @settings(max_examples=150, deadline=None)
 def test_pruning_changes_no_answer_after_its_horizon(
     given_states: list[TopologyState], horizon: int, later: list[TopologyState]
