@@ -78,12 +78,15 @@ class Feeder:
 
     def feed(self, node: str, rows: int | None = None, *, times: int = 1) -> Window:
         """Publish a node's next window, `times` times, in the caller's thread: pause the feeder first."""
-        sequence = self._next[node]
-        self._next[node] += 1
-        window = self.content.window(node, sequence, rows)
+        window = self.number(node, rows)
         for number in range(times):
             self.publish(window, maybe_repeat=number > 0)
         return window
+
+    def number(self, node: str, rows: int | None = None) -> Window:
+        """Return a node's next window, and publish nothing."""
+        self._next[node] += 1
+        return self.content.window(node, self._next[node] - 1, rows)
 
     def publish(self, window: Window, *, maybe_repeat: bool = False) -> None:
         """Publish a window until all of it is acknowledged, then note what must come of it."""

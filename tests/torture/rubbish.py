@@ -74,6 +74,24 @@ def repeats(world: World, times: int) -> None:
         world.recover()
 
 
+def late(world: World, times: int) -> None:
+    """A window behind a later one of its node, as from a spool that was away for a while: in no sink, and named."""
+    for _ in range(times):
+        with world.still():
+            node = world.rng.choice(NODES)
+            held = world.feeder.number(node)
+            world.feeder.feed(node)
+            if world.rng.random() < 0.5:  # the enricher knows no more what it has seen
+                role = world.rng.choice(world.fleet.roles("enricher"))
+                world.settle()
+                world.fleet.kill(role)
+                world.fleet.start(role)
+                world.fleet.ready(role)
+            world.lost |= {id_.rpartition("/")[0] for id_ in held.flows}
+            world.feeder.publish(held, maybe_repeat=True)
+        world.recover()
+
+
 def gaps(world: World, times: int) -> None:
     """Numbers left out, as by a node that died; and a new boot of it."""
     for _ in range(times):

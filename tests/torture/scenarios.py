@@ -36,6 +36,7 @@ SCENARIOS = [
     Scenario("flow log's disk full", brokers.fill(lambda world: world.output), 4, kafka=_SMALL_DISKS),
     Scenario("rubbish of every kind in raw", rubbish.rubbish, 3),
     Scenario("windows repeated and late", rubbish.repeats, 10),
+    Scenario("windows behind later ones", rubbish.late, 6),
     Scenario("sequence gaps, new boots", rubbish.gaps, 10),
     Scenario("two boots of a node interleaved", rubbish.two_boots, 10),
     Scenario("clock steps on a node", rubbish.clocks, 8),
