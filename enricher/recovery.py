@@ -19,7 +19,9 @@ from common.service import Service
 from enricher.join import Out
 from enricher.kafka_read import bounds, reader, stretch
 from enricher.settings import EnricherSettings
+from schemas.codec import Count, decode
 from schemas.errors import DecodeError
+from schemas.flow import MAX_READ_BYTES
 from schemas.ids import split_flow_id
 
 log = logging.getLogger(__name__)
@@ -59,17 +61,17 @@ class Tail:
 
 class _Flow(msgspec.Struct):
     id: str
-    bytes: int
-    packets: int
-    rows: list[int] = []
+    bytes: Count
+    packets: Count
+    rows: list[Count] = []
 
 
 _flow_decoder = msgspec.json.Decoder(_Flow)
 
 
 def read_back(value: bytes | None) -> _Flow:
-    """Decode what is needed of a flow to know that it is out; raises `msgspec.MsgspecError`."""
-    return _flow_decoder.decode(value or b"")
+    """Decode what is needed of a flow to know that it is out; raises `DecodeError`."""
+    return decode(_flow_decoder, value, MAX_READ_BYTES)
 
 
 async def committed(service: Service, settings: EnricherSettings, partition: int) -> Committed:
@@ -99,6 +101,6 @@ async def read_tail(service: Service, settings: EnricherSettings, partition: int
             for record in records:
                 try:
                     tail.add(read_back(record.value))
-                except (msgspec.MsgspecError, DecodeError) as error:
+                except DecodeError as error:
                     log.warning("%s-%s@%s is no flow: %s", where.topic, partition, record.offset, error)
     return tail

@@ -16,8 +16,10 @@ from common.service import Service
 from enricher.cluster import now_ms
 from enricher.kafka_read import Records, reader, stretch
 from enricher.settings import EnricherSettings
+from schemas.codec import decode
+from schemas.errors import DecodeError
 from schemas.ids import Origin
-from schemas.raw import RawChunk
+from schemas.raw import MAX_READ_BYTES, RawChunk
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +64,11 @@ class _RawId(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_RawId)
 
 
+def read_id(value: bytes | None) -> _RawId:
+    """Decode what is needed of a chunk to know it again; raises `DecodeError`."""
+    return decode(_decoder, value, MAX_READ_BYTES)
+
+
 class _Earlier:
     """The chunks that stand before the offset from which on the partition was read, as far back as was asked."""
 
@@ -97,8 +104,8 @@ class _Earlier:
     def _note(self, records: Records) -> None:
         for record in records:
             try:
-                raw = _decoder.decode(record.value or b"")
-            except msgspec.MsgspecError:
+                raw = read_id(record.value)
+            except DecodeError:
                 continue  # a dead letter
             origin = Origin(raw.cluster, raw.node, raw.boot_id)
             self._marks.setdefault(origin, set()).add((raw.generation, raw.sequence, raw.chunk))

@@ -135,6 +135,20 @@ def test_a_repeat_is_put_aside_by_memory_and_by_looking_back(topics: Topics, tmp
     assert all(record.aside.keys() == {"repeat"} for record in repeats.values())
 
 
+def test_rubbish_that_is_met_again_when_looking_back_does_no_harm(topics: Topics, tmp_path: Path) -> None:
+    flags = flags_of(topics, tmp_path)
+    topics.produce([window(1), b'{"cluster":"\xff"}', b'{"x":' + b"[" * 200_000, None, window(2)])
+    with running(flags, tmp_path / "log") as enricher:
+        eventually(lambda: len(topics.ledger()) == 2)
+        eventually(lambda: len(topics.dead_letters()) == 3)
+        assert enricher.terminate() == 0
+    topics.produce([window(1, maybe_repeat=True), window(3)])
+    with running(flags, tmp_path / "log") as enricher:
+        eventually(lambda: len(topics.ledger()) == 4)
+        assert enricher.metric("chunks_total", "repeat") == 1
+    check_books(topics, [1, 2, 3], 3)
+
+
 def test_a_repeat_split_over_two_chunks_after_a_restart(topics: Topics, tmp_path: Path) -> None:
     flags = flags_of(topics, tmp_path)
     chunks = [window(1, chunk=0, chunks=2), window(1, chunk=1, chunks=2)]

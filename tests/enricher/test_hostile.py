@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hostile raw chunks and topology through the join: refused or taken, and what comes out is as it must be."""
 
-from hypothesis import given
+from contextlib import suppress
+
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from enricher.cidrs import CidrMap
 from enricher.index import Index
 from enricher.join import join, resolve
 from enricher.policy import NodeNames, Policy
+from enricher.recovery import Tail, read_back
+from enricher.repeats import read_id
 from enricher.resolve import Resolver
 from enricher.unit import Writer
 from schemas.errors import DecodeError
@@ -19,6 +23,7 @@ from schemas.topology import decode_topology, encode_topology
 from tests.builders import raw_chunk
 from tests.enricher.build import END, START, node, pod, service
 from tests.hostile import EXAMPLES, hostile
+from tests.sinks import flows
 
 ADDRESSES = ["10.42.1.7", "10.42.2.9", "fd00:42::17", "8.8.8.8"]
 RAW = raw_chunk(
@@ -84,3 +89,17 @@ def test_topology_that_is_taken_can_be_joined_with(values: list[bytes], policy: 
         assert decode_topology(encode_topology(state)) == state
     enriched(decode_chunk(RAW), states, policy)
     states.prune(START)
+
+
+@EXAMPLES
+@given(hostile(RAW, flows.encoded(flows.flow())))
+@example(b'{"cluster":"\xff"}')
+@example(b'{"id":"\xff"}')
+@example(b'{"x":' + b"[" * 200_000)
+@example(b'{"id":"c/n/b/1/1/0/1","bytes":1,"packets":1,"rows":[%d]}' % 2**63)
+@example(b" " * 2**21)
+def test_what_is_read_back_after_a_start_is_taken_or_refused(value: bytes) -> None:
+    with suppress(DecodeError):
+        read_id(value)
+    with suppress(DecodeError):
+        Tail().add(read_back(value))
