@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A collector of a version whose maps look otherwise: python -m tests.collector.another_version load|live ...
 
-Its key has eight bytes more, in front, so that its rows stand in another order; its control and its record are longer.
+Its key has eight bytes more, in front, so that its rows stand in another order; its control and its record are longer;
+and another codec makes other chunks of them, of two rows.
 
     load <request >answer           the loader
     live PIN_DIR ANSWER DEVICES     takes over, tells what it found, and after a line on stdin flips and dies
@@ -11,12 +12,15 @@ import json
 import shutil
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from collector import bpf_source, layout
+
+CODEC, ROWS_PER_CHUNK = 2, 2
 
 
 def change(directory: Path) -> None:
@@ -47,12 +51,14 @@ def change(directory: Path) -> None:
 
 
 def change_record() -> None:
-    """Give the record a field more and fewer uplinks."""
+    """Give the record a field more and fewer uplinks, and another codec's number and length of chunks."""
     from collector import records
 
     fields = [each if each[0] != "uplinks" else (*each[:2], (5,)) for each in records.RECORD.descr]
     records.RECORD = np.dtype([*fields[:3], ("mood", "<u8"), *fields[3:]])
     records.RECORD_BYTES = records.RECORD.itemsize
+    following = records.following
+    records.following = lambda *args: replace(following(*args), codec_version=CODEC, rows_per_chunk=ROWS_PER_CHUNK)
 
 
 def live(root: Path, answer: str, devices: str) -> None:

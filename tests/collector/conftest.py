@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two nodes for a module's tests, and a clean kernel afterwards."""
 
+import re
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from collector import pins, preflight
-from tests.collector import metered, netlab
+from lab.broker import Broker
+from tests.collector import collector_process, metered, netlab
+from tests.collector.collector_process import Process
 from tests.collector.metered import Metered
 
 
@@ -48,3 +53,26 @@ def meters(_meters: dict[int, Metered]) -> dict[int, Metered]:
     for meter in _meters.values():
         meter.forget()
     return _meters
+
+
+@pytest.fixture(scope="module")
+def broker(nodes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """On the fabric, where the nodes reach it; not started."""
+    made = Broker(
+        tmp_path_factory.mktemp("kafka"), port=collector_process.PORT, more_listeners=((netlab.CLIENT, 9094),)
+    )
+    try:
+        yield made
+    finally:
+        made.kill()
+
+
+@pytest.fixture
+def collector(broker: Broker, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Process]:
+    made = Process(re.sub("[^a-z0-9]", "-", request.node.name)[:40], tmp_path)
+    try:
+        yield made
+    finally:
+        if made.running is not None and made.running.poll() is None:
+            made.signal(signal.SIGKILL)
+        pins.detach(made.pin_dir)

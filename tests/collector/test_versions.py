@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A version with another key, record and control takes over from this one and this one from it, in mid-window."""
+"""A version with another key, record, control and codec takes over from this one and back again, in mid-window."""
 
 import json
 import subprocess
@@ -13,10 +13,12 @@ import msgspec
 import pytest
 
 from collector import netlink, pins
+from collector.encode import raw_chunks
 from collector.loading import Answer
 from collector.meter import Meter
+from schemas.raw import decode_chunk
 from tests.collector import metered, netlab
-from tests.collector.another_version import _ports
+from tests.collector.another_version import CODEC, ROWS_PER_CHUNK, _ports
 from tests.collector.netlab import pod_address, send_udp
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,6 +85,11 @@ def test_another_layout_in_the_middle_of_a_window(root: Path) -> None:
         assert window.meta.generation == other.generation
         found.append((window.record.sequence, window.maybe_repeat, _ports(window.rows())))
         assert sum(window.record.counters[0]) > 0
+        assert window.record.codec_version == CODEC
+        chunks = raw_chunks(window.meta, window.record, window.rows(), maybe_repeat=window.maybe_repeat)
+        sizes = [len(decode_chunk(chunk).src) for chunk in chunks]
+        assert {*sizes[:-1]} == {ROWS_PER_CHUNK}, "cut as it may have been published: ids agree"
+        assert sum(sizes) == len(window.rows())
         meter.finish(window)
     opened = [[port, 3] for port in reversed(PORTS)]
     assert found == [(1, True, frozen), (2, False, opened)], "what it may have published keeps its order"

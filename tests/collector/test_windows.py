@@ -13,9 +13,10 @@ import pytest
 
 from collector import bpf_syscall, pins
 from collector.bpf_syscall import Command
-from collector.encode import raw_chunks
+from collector.encode import ledger_record, raw_chunks
 from collector.loading import Answer, Request
 from collector.meter import Meter, Window
+from schemas.ledger import decode_ledger, encode_ledger
 from schemas.raw import RawChunk, decode_chunk
 from tests.collector import metered, netlab
 from tests.collector.netlab import pod_address, send_udp
@@ -79,15 +80,15 @@ class Node:
         try:
             meter.start(answer, self.devices)
             for window in meter.unfinished():
-                self._publish(meter, window)
+                self.hand_over(meter, window)
             self.send(3)
-            self._publish(meter, meter.flip(metered.now_ms()))
+            self.hand_over(meter, meter.flip(metered.now_ms()))
             self.send(2)
-            self._publish(meter, meter.flip(metered.now_ms(), short=True))
+            self.hand_over(meter, meter.flip(metered.now_ms(), short=True))
         finally:
             meter.close()
 
-    def _publish(self, meter: Meter, window: Window) -> None:
+    def hand_over(self, meter: Meter, window: Window) -> None:
         for chunk in raw_chunks(window.meta, window.record, window.rows(), maybe_repeat=window.maybe_repeat):
             self.life.step()
             self.published.append(chunk)
@@ -238,6 +239,23 @@ def test_windows_go_on_when_the_clock_goes_back(node: Node) -> None:
     assert first.end_ms == times[1]
     assert 0 < first.end_ms - first.start_ms < 120_000, "as long as it lasted by a clock that nobody sets"
     assert (second.start_ms, second.end_ms) == (times[1], times[2]), "and then by the clock that is right"
+
+
+def test_a_clock_set_forward_makes_one_long_window_and_no_gap(node: Node) -> None:
+    """Its ends are what the clock said then: the step is in that window and in no other."""
+    times = [1_800_000_000_000, 1_800_003_610_000, 1_800_003_620_000]
+    meter = Meter(node.root, dict, lambda: times[0])
+    meter.start(_load(node, node.request), node.devices)
+    entries = []
+    for end_ms, count in zip(times[1:], (3, 4), strict=True):
+        node.send(count)
+        window = meter.flip(end_ms)
+        entries.append(decode_ledger(encode_ledger(ledger_record(window.meta, window.record, window.rows(), 0))))
+        node.hand_over(meter, window)
+    meter.close()
+    assert [(entry.start_ms, entry.end_ms) for entry in entries] == list(itertools.pairwise(times))
+    assert [entry.balance() for entry in entries] == [None, None]
+    check_node(node)
 
 
 def test_an_upgrade_while_the_clock_goes_back(node: Node) -> None:
