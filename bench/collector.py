@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`make bench-collector`: what a window of 100,000 flows costs from the kernel's map to Kafka's acknowledgement.
+
+CPU seconds of this process, user and system, in all its threads. *Ours* is what a collector does with a closed window:
+drain and sort, encode, publish to a real broker (zstd, all replicas' acknowledgement), with the ledger's entry.
+*Yardstick* is the batch lookup of the same full map alone, into memory that is thrown away. The broker is a process
+of its own and not in it; clearing the map afterwards is not either, and stands in the hook's table of a full map.
+What a collector holds in memory in steady state is the soak's to say.
+"""
+
+import asyncio
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bench import crossing, report
+from bench.attached import Variant, variant
+from bench.crossing import UDP
+from bench.figure import Compare, Figure, Target
+from bench.report import Table
+from collector import bpf_syscall as sys_bpf
+from collector import layout, pins
+from collector.meter import Window
+from collector.publish import WindowPublisher, encoded
+from common import topic_admin
+from common.publish import Publisher
+from common.service import Service
+from common.settings import KafkaSettings
+from lab.broker import Broker
+from schemas.topics import topic_specs
+
+_FLOWS = 100_000
+_LOOKUP = 16_384
+_TARGET_RATIO, _TARGET_SECONDS = 8.0, 1.0
+
+
+def measure(rounds: int) -> Sequence[Table]:
+    """Return the table of a window's cost."""
+    with tempfile.TemporaryDirectory() as directory, crossing.built(conntrack=False) as out:
+        broker = Broker(Path(directory) / "kafka")
+        try:
+            taken = asyncio.run(_rounds(rounds, broker, out))
+        finally:
+            broker.kill()
+    whole = [drain + rest for drain, rest, _ in taken]
+    lookups = [lookup for _, _, lookup in taken]
+    figures = [
+        Figure("drain and sort", "CPU s", [drain for drain, _, _ in taken], lookups),
+        Figure("encode and publish", "CPU s", [rest for _, rest, _ in taken], lookups),
+        Figure("together", "CPU s", whole, lookups, target=Target(_TARGET_RATIO)),
+        Figure("together, by itself", "CPU s", whole, compare=Compare.ALONE, target=Target(_TARGET_SECONDS)),
+    ]
+    return [Table("A window of 100,000 flows", (__doc__ or "").partition("\n\n")[2], figures)]
+
+
+async def _rounds(rounds: int, broker: Broker, out: socket.socket) -> list[tuple[float, float, float]]:
+    """Return CPU seconds of drain, of encoding and publishing, and of the lookup alone; a first round is not kept."""
+    await broker.start()
+    settings = KafkaSettings(kafka_bootstrap=broker.bootstrap, partitions=1)
+    async with topic_admin.admin_client(settings) as admin:
+        await topic_admin.apply(admin, await topic_admin.describe(admin, topic_specs(settings.topics, partitions=1)))
+    publisher = Publisher(Service("collector"), settings)
+    await publisher.start()
+    windows = WindowPublisher(publisher, settings.topics, settings.partitions)
+    packets = crossing.frames(UDP, _FLOWS)
+    try:
+        with variant("drain") as program:
+            taken = [await _round(program, windows, packets, out) for _ in range(rounds + 1)]
+    finally:
+        await publisher.close()
+    return taken[1:]
+
+
+async def _round(
+    program: Variant, windows: WindowPublisher, packets: Sequence[bytes], out: socket.socket
+) -> tuple[float, float, float]:
+    with program.counting():
+        crossing.send(out, packets, _FLOWS)
+    window = program.meter.flip(time.time_ns() // 1_000_000)
+    lookup = _cpu(lambda: _look_up(program, window))
+    begun = time.process_time()
+    rows = window.rows()
+    drained = time.process_time()
+    await windows.publish(encoded(window, rows), maybe_repeat=False)
+    published = time.process_time()
+    program.meter.finish(window)
+    if len(rows) < _FLOWS:  # a few of the devices' own, such as router solicitations, may be there too
+        raise RuntimeError(f"the map holds {len(rows):,} flows of {_FLOWS:,}: something before the hook drops packets")
+    return drained - begun, published - drained, lookup
+
+
+def _look_up(program: Variant, window: Window) -> None:
+    keys, tallies = np.empty(_LOOKUP, layout.KEY), np.empty(_LOOKUP, layout.TALLY)
+    path = pins.generation_dir(program.root, program.generation) / f"flows{window.epoch}"
+    with pins.closing_fd(sys_bpf.obj_get(str(path))) as fd:
+        cursor: int | None = None
+        while True:
+            _, cursor = sys_bpf.lookup_batch(fd, cursor, keys.ctypes.data, tallies.ctypes.data, _LOOKUP)
+            if cursor is None:
+                return
+
+
+def _cpu(call: Callable[[], None]) -> float:
+    begun = time.process_time()
+    call()
+    return time.process_time() - begun
+
+
+if __name__ == "__main__":
+    sys.exit(report.main("collector", "The collector", measure))
