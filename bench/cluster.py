@@ -38,11 +38,18 @@ def states() -> list[TopologyState]:
     return found
 
 
-def chunks(count: int, seed: int = 1) -> list[Chunk]:
-    """Return so many chunks, each of another window of one of three nodes."""
+def chunks(
+    count: int, seed: int = 1, *, observers: int = 3, nodes: int = NODES, pods_a_node: int = PODS_A_NODE
+) -> list[Chunk]:
+    """Return so many chunks, each of another window of one of the observers, the first of so many nodes."""
     chance = random.Random(seed)
-    kinds = [_rows(chance, number) for number in range(3)]
-    return [_chunk(number % 3, number // 3, *kinds[number % 3]) for number in range(count)]
+    kinds = [_rows(chance, number, nodes, pods_a_node) for number in range(observers)]
+    return [_chunk(number % observers, number // observers, *kinds[number % observers]) for number in range(count)]
+
+
+def address_of(node: int, place: int) -> str:
+    """Return a pod's address: `place` is its number on its node."""
+    return f"10.{node // 250}.{node % 250}.{place + 10}"
 
 
 def _chunk(node: int, sequence: int, addresses: list[str], columns: dict[str, list[int]]) -> Chunk:
@@ -65,15 +72,15 @@ def _chunk(node: int, sequence: int, addresses: list[str], columns: dict[str, li
     return Chunk(f"node-{node}", encode_chunk(head, addresses, columns), start + WINDOW_MS)
 
 
-def _rows(chance: random.Random, node: int) -> tuple[list[str], dict[str, list[int]]]:
-    own = [_address(node, place) for place in range(PODS_A_NODE)]
-    peers = [_address(chance.randrange(NODES), chance.randrange(PODS_A_NODE)) for _ in range(_PEERS)]
+def _rows(chance: random.Random, node: int, nodes: int, pods_a_node: int) -> tuple[list[str], dict[str, list[int]]]:
+    own = [address_of(node, place) for place in range(pods_a_node)]
+    peers = [address_of(chance.randrange(nodes), chance.randrange(pods_a_node)) for _ in range(_PEERS)]
     outside = [f"8.{chance.randrange(256)}.{chance.randrange(256)}.8" for _ in range(_OUTSIDE)]
     outside += [f"10.250.0.{host}" for host in range(10)]
     addresses = list(dict.fromkeys(own + peers + outside))
     columns: dict[str, list[int]] = {name: [0] * ROWS for name in COLUMNS}
     for row in range(ROWS):
-        columns["src"][row] = chance.randrange(PODS_A_NODE)
+        columns["src"][row] = chance.randrange(pods_a_node)
         columns["dst"][row] = chance.randrange(len(addresses))
         columns["protocol"][row] = 6
         columns["dst_port"][row] = chance.choice(_PORTS)
@@ -81,10 +88,6 @@ def _rows(chance: random.Random, node: int) -> tuple[list[str], dict[str, list[i
         columns["bytes"][row] = int(chance.lognormvariate(9, 2)) + 60
         columns["packets"][row] = columns["bytes"][row] // 900 + 1
     return addresses, columns
-
-
-def _address(node: int, place: int) -> str:
-    return f"10.{node // 250}.{node % 250}.{place + 10}"
 
 
 def _node(number: int, zone: str) -> TopologyState:
@@ -109,7 +112,7 @@ def _pod(node: int, place: int) -> TopologyState:
         resource_version="1",
         name=f"service-{place}-7d9f8b6c5-x{node:04}",
         namespace="shop",
-        addresses=[_address(node, place)],
+        addresses=[address_of(node, place)],
         from_ms=0,
         node=f"node-{node}",
         workload=Workload("Deployment", f"service-{place}"),

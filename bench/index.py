@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`make bench-index`: a cluster of 100,000 pods on 5,000 nodes, listed, indexed and followed.
+
+The API is a server that hands out ready-made pages of 500 objects with all that kubelet and controllers fill in, some
+7 kB a pod, over HTTP on loopback (bench/kube_server.py). The yardstick of the list reads the same pages and calls
+orjson.loads on each. The joins' yardstick is the same process while nothing changes: 50 nodes' chunks are joined in the
+loop that takes in the watch, first without and then with 1,000 changes of pods a second (readiness, deletion, a new pod
+at an address that another one had), per second of the process's CPU, the watch's own share included.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench import report
+from bench.figure import Compare, Figure, Target, in_turn
+from bench.index_client import CHANGES_A_SECOND, Found
+from bench.report import Table
+from lab.broker import free_port
+from lab.kubeconfig import kubeconfig
+
+_PROJECT = Path(__file__).resolve().parent.parent
+_START_SECONDS = 120.0
+_MOST_READS, _MOST_SECONDS, _MOST_MB, _LEAST_JOINS = 2.0, 15.0, 400.0, 0.8
+
+
+class Rig:
+    """The server, and clients that are processes of their own."""
+
+    def __init__(self, directory: Path, port: int) -> None:
+        self._port = port
+        self._kubeconfig = directory / "kubeconfig"
+        self._kubeconfig.write_bytes(kubeconfig(f"http://127.0.0.1:{port}", "none"))
+        self.synced: list[Found] = []
+        self.joined: list[Found] = []
+
+    def read(self) -> float:
+        """Return how long it takes to read all pages, in CPU seconds."""
+        return self._client("read")["cpu_seconds"]
+
+    def sync(self) -> float:
+        """Return how long it takes to list everything into the index, in CPU seconds."""
+        self.synced.append(self._client("sync"))
+        return self.synced[-1]["cpu_seconds"]
+
+    def join(self) -> None:
+        """Measure joins without and with changes."""
+        self.joined.append(self._client("joins"))
+
+    def _client(self, what: str) -> Found:
+        command = [sys.executable, "-m", "bench.index_client", what, str(self._port), str(self._kubeconfig)]
+        done = subprocess.run(command, cwd=_PROJECT, stdout=subprocess.PIPE, check=True)
+        found: Found = json.loads(done.stdout)
+        return found
+
+
+@contextmanager
+def _serving() -> Iterator[int]:
+    port = free_port()
+    with subprocess.Popen([sys.executable, "-m", "bench.kube_server", str(port)], cwd=_PROJECT) as process:
+        try:
+            _wait(f"http://127.0.0.1:{port}/changes?rate=0")
+            yield port
+        finally:
+            process.kill()
+
+
+def _wait(url: str) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+        except urllib.error.URLError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+        else:
+            return
+
+
+def measure(rounds: int) -> Sequence[Table]:
+    """Return the tables of the list and of the joins."""
+    with tempfile.TemporaryDirectory() as directory, _serving() as port:
+        rig = Rig(Path(directory), port)
+        listed, read = in_turn(rounds, rig.sync, rig.read)
+        for _ in range(rounds):
+            rig.join()
+    synced = rig.synced[1:]
+    wall, peak = ([each[name] for each in synced] for name in ("wall_seconds", "peak"))
+    resident = [each["resident"] / 1e6 for each in synced]
+    still, changing, changes = ([each[name] for each in rig.joined] for name in ("still", "changing", "changes"))
+    unit = "flows/CPU s"
+    lists = [
+        Figure("list and index, beside reading", "CPU s", listed, read, target=Target(_MOST_READS)),
+        Figure("until all is listed", "s", wall, compare=Compare.ALONE, target=Target(_MOST_SECONDS)),
+        Figure("held then", "MB", resident, compare=Compare.ALONE),
+        Figure("held at most", "MB", [p / 1e6 for p in peak], compare=Compare.ALONE, target=Target(_MOST_MB)),
+    ]
+    what = f"joins under {CHANGES_A_SECOND:,} changes/s, beside joins without"
+    joins = [
+        Figure(what, unit, changing, still, target=Target(_LEAST_JOINS, at_least=True)),
+        Figure("owners of an address changed meanwhile", "changes/s", changes, compare=Compare.ALONE),
+    ]
+    return [
+        Table("A list of 100,000 pods, 5,000 nodes and 2,000 services", (__doc__ or "").partition("\n\n")[2], lists),
+        Table("Joins while pods change", "", joins),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(report.main("index", "The index", measure))
