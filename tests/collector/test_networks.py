@@ -17,9 +17,10 @@ from collector.main import check_folding
 from collector.settings import CollectorSettings
 from common.errors import Refusal
 from enricher.cidrs import is_public
+from schemas.raw import Hook
 from tests.collector import metered, netlab
 from tests.collector.metered import Metered
-from tests.collector.netlab import pod_address, pod_address6
+from tests.collector.netlab import pod_address, pod_address6, wait_until
 
 A, A6 = pod_address(1, 2), pod_address6(1, 2)
 CLUSTER = ["10.42.0.0/16", "fd42::/16", "54.10.0.0/16"]
@@ -136,6 +137,32 @@ def test_who_is_folded_and_who_is_put_aside(deaf_pod: None, external: str, expec
         assert {flow.src for flow in meter.flows if flow.dst == A} == expected
         assert meter.aside("sender_in_cluster") == (10 * 128, 10)
         assert meter.sum(src=pod_address(1, 1))[1] == 3
+    finally:
+        meter.detach()
+
+
+@pytest.mark.parametrize("hook", ["netfilter", "tc"])
+@pytest.mark.parametrize(
+    ("external", "expected"),
+    [
+        pytest.param("full", {"8.8.8.8", "8.8.8.9", "54.11.0.1", "54.10.0.1"}, id="full"),
+        pytest.param("prefix", {"8.8.8.0/24", "54.11.0.0/24", "54.10.0.1"}, id="prefix"),
+        pytest.param("none", {"0.0.0.0/0", "54.10.0.1"}, id="none"),
+    ],
+)
+def test_what_is_sent_to_the_crowd_is_folded_as_well(
+    deaf_pod: None, hook: Hook, external: str, expected: set[str]
+) -> None:
+    wanted = metered.request(metered.pin_dir("nets"), cluster_cidrs=CLUSTER, external_addresses=external, hook=hook)
+    meter = Metered("node1", wanted)
+    peers = ["8.8.8.8", "8.8.8.9", "54.11.0.1", "54.10.0.1"]
+    try:
+        with netlab.new_socket("pod12", A, socket.SOCK_DGRAM) as out:
+            for peer in peers * 5:
+                out.sendto(bytes(100), (peer, 443))
+        sent = {"src": A, "protocol": 17, "direction": "egress"}
+        assert wait_until(lambda: meter.sum(**sent) == (len(peers) * 5 * 128, len(peers) * 5)), meter.flows
+        assert {flow.dst for flow in meter.flows if flow.src == A and flow.protocol == 17} == expected
     finally:
         meter.detach()
 
