@@ -64,8 +64,8 @@ async def _at_once() -> None:
     """No topics to wait for."""
 
 
-def live(settings: CollectorSettings, recorder: Recorder, script: Script) -> Service:
-    """Run the loop in the node's namespace beside `script`, which ends by telling it to stop."""
+def live(settings: CollectorSettings, recorder: Recorder, script: Script, at: str = "node1") -> Service:
+    """Run the loop in a node's namespace beside `script`, which ends by telling it to stop."""
 
     async def body() -> Service:
         service = Service("collector")
@@ -86,7 +86,7 @@ def live(settings: CollectorSettings, recorder: Recorder, script: Script) -> Ser
             await collector.close()
         return service
 
-    return netlab.inside("node1", lambda: asyncio.run(body()))
+    return netlab.inside(at, lambda: asyncio.run(body()))
 
 
 async def until(condition: Callable[[], bool], seconds: float = 8.0) -> None:

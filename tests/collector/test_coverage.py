@@ -1,17 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """A wrong choice of uplinks shows, on a node whose address is on a bridge that holds its network card."""
 
+import asyncio
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from collector import netlink, pins, uplinks
+from collector.collect import Collector
 from collector.coverage import Coverage, of_window
 from collector.encode import ledger_record
 from collector.meter import Devices, Meter
+from collector.settings import CollectorSettings
+from common.service import Service
 from tests.collector import metered, netlab
 from tests.collector.netlab import send_udp
+from tests.collector.test_collect import Recorder, live, until
 
 HOST = "192.168.50.77"
 
@@ -105,3 +111,39 @@ def test_the_one_that_leads_out_is_among_many(node: Bridged) -> None:
         assert found.problem() is None
     finally:
         netlab.ip("bridged", "\n".join(f"link del {name}" for name in made))
+
+
+@pytest.mark.parametrize(("pattern", "right"), [("", True), ("br*", True), ("eth*", False)], ids=["rule", "br", "eth"])
+def test_the_gauge_and_the_log_say_so(
+    node: Bridged, pattern: str, right: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The collector itself, with its setting: what came in over a port of the bridge has not its name."""
+    root = metered.pin_dir("gauge")
+    settings = CollectorSettings(
+        node="bridged", window_seconds=1, pin_dir=root, spool_dir=tmp_path, map_memory=1 << 20, uplinks=pattern
+    )
+
+    async def script(service: Service, _: Collector) -> None:
+        def ratio() -> float | None:
+            return service.registry.get_sample_value("zonemeter_collector_coverage_ratio", {"way": "in"})
+
+        async def traffic() -> None:
+            while True:
+                await asyncio.to_thread(send_udp, "fabric", "bridged", HOST, count=1000)
+
+        sending = asyncio.create_task(traffic())
+        try:
+            await until(lambda: ratio() is not None, 30)
+        finally:
+            sending.cancel()
+        found = ratio()
+        assert found is not None
+        assert found > 0.95 if right else found < 0.01
+        service.stopping.set()
+
+    caplog.set_level(logging.WARNING)
+    try:
+        live(settings, Recorder(), script, at="bridged")
+    finally:
+        pins.detach(root)
+    assert ("came in over the uplinks" in caplog.text) is not right
