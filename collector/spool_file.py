@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import msgspec
 
+from schemas.codec import UNREADABLE
 from schemas.ledger import LedgerRecord
 from schemas.raw import MAX_READ_BYTES, as_repeat
 
@@ -65,7 +66,7 @@ def read(path: Path) -> EncodedWindow:
     lines = _read(path)
     try:
         head = _head_decoder.decode(next(lines, b""))
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise DamagedError(f"its head cannot be decoded: {error}") from error
     found = sum(1 for _ in lines)
     if found != head.ledger.chunks:
@@ -83,7 +84,7 @@ def read_head(path: Path) -> Head | None:
     """Return a file's first line alone; None if it is damaged. Raises OSError."""
     try:
         return _head_decoder.decode(next(_read(path), b""))
-    except (msgspec.MsgspecError, DamagedError):
+    except (*UNREADABLE, DamagedError):
         return None
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from common.errors import Refusal
 from enricher.errors import GoneError, KubeError
+from schemas.codec import UNREADABLE
 
 Where = Literal["auto", "in-cluster", "kubeconfig"]
 _CONNECT_SECONDS = 10.0
@@ -149,7 +150,7 @@ class KubeClient:
 def _message(body: bytes) -> str:
     try:
         message = msgspec.json.decode(body, type=Status).message or ""
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         message = body[:200].decode("utf-8", "replace")
     return " ".join(message.split())
 

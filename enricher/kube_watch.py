@@ -20,6 +20,7 @@ from common.errors import Refusal
 from enricher.errors import GoneError, KubeError
 from enricher.kube_client import KubeClient, Status
 from enricher.kube_objects import Metadata, Node, Object, Pod, Service
+from schemas.codec import UNREADABLE
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +173,7 @@ class Reflector:
                 finally:
                     answer.close()
             return msgspec.json.decode(body, type=_Page)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise KubeError(f"{self._place}: what came is no list: {error}", why="malformed") from error
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise KubeError(f"{self._place}: {error or type(error).__name__}") from error
@@ -180,7 +181,7 @@ class Reflector:
     def _take_listed(self, item: msgspec.Raw, version: str) -> set[str]:
         try:
             found = msgspec.json.decode(item, type=self._resource.type)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             self._progress.failed(self._resource.name, "object", f"{self._place}: an object cannot be read: {error}")
             return _uid_of(item)
         self._sink.take(found, version)
@@ -225,7 +226,7 @@ class Reflector:
                 else:
                     self._sink.take(found, found.metadata.resource_version)
                 self._version = found.metadata.resource_version
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             # What it said is not known: only a list tells what is true now.
             raise GoneError(f"{self._place}: an event cannot be read: {error}", why="malformed") from error
         self._progress.heard(self._resource.name)
@@ -280,5 +281,5 @@ async def lines(content: aiohttp.StreamReader, longest: int) -> AsyncIterator[by
 def _uid_of(item: msgspec.Raw) -> set[str]:
     try:
         return {msgspec.json.decode(item, type=_Identified).metadata.uid}
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return set()

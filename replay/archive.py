@@ -21,6 +21,7 @@ from pyarrow import fs
 
 from common.errors import Refusal
 from replay.time_range import TimeRange
+from schemas.codec import UNREADABLE
 from sinks.flowlog.manifest import DataFile, Manifest, decode_manifest
 from sinks.flowlog.store import LocalStore, ObjectStore, Store
 from sinks.intake import Lane
@@ -173,14 +174,14 @@ class FlowArchive:
         path = _path(partition, number)
         try:
             return _listing_decoder.decode(self.store.read(path))
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, *UNREADABLE) as error:
             raise Refusal(f"archive {self.location}: {path} is damaged: {error}") from error
 
     def _manifest(self, partition: int, number: int) -> Manifest:
         path = _path(partition, number)
         try:
             return decode_manifest(self.store.read(path))
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, *UNREADABLE) as error:
             raise Refusal(f"archive {self.location}: {path} is damaged: {error}") from error
 
 

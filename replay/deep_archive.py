@@ -14,7 +14,7 @@ from common.errors import Refusal
 from replay.archive import FlowArchive
 from replay.deep_facts import Facts, Flows, flow_place
 from schemas.amount import Amount
-from schemas.codec import Count
+from schemas.codec import UNREADABLE, Count
 from schemas.errors import DecodeError
 from sinks.flowlog.manifest import DataFile, Manifest
 
@@ -80,7 +80,7 @@ def _take_file(archive: FlowArchive, facts: Facts, manifest: Manifest, file: Dat
             _take_row(facts, file, row)
     except FileNotFoundError:
         facts.find("archive", f"{file.path} is missing: manifest {manifest.sequence} lists {file.rows:,} flows in it")
-    except (OSError, pa.ArrowException, DecodeError, msgspec.MsgspecError, ValueError) as error:
+    except (OSError, pa.ArrowException, DecodeError, ValueError, *UNREADABLE) as error:
         facts.find("archive", f"{file.path} cannot be read: {' '.join(str(error).split())}")
     else:
         if rows != file.rows:

@@ -13,6 +13,9 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
 Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
+# What msgspec raises for bytes that are no such JSON, also for text that is no UTF-8 and for brackets without end.
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
 T = TypeVar("T")
 
 
@@ -26,5 +29,5 @@ def decode(decoder: msgspec.json.Decoder[T], value: bytes | None, max_size: int)
         return decoder.decode(value)
     except msgspec.ValidationError as error:
         raise DecodeError("schema_mismatch", str(error)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise DecodeError("not_json", str(error)) from error

@@ -21,6 +21,7 @@ from typing import Protocol
 import msgspec
 
 from common.errors import Refusal
+from schemas.codec import UNREADABLE
 from sinks.flowlog.manifest import DataFile, Intent, Manifest, decode_intent, decode_manifest, encode
 from sinks.flowlog.store import TEMPORARY, Parts, Store
 
@@ -119,8 +120,8 @@ class Archive:
         path = f"{_directory(partition)}/{name}"
         try:
             manifest = decode_manifest(self._store.read(path))
-        except msgspec.DecodeError as error:
-            raise Refusal(f"output: {path} is damaged: {error}; restore it or use another directory") from error
+        except UNREADABLE as error:
+            raise _damaged(path, error) from error
         if manifest.topic != self._topic:
             raise Refusal(f"output: {path} is of topic {manifest.topic}, not {self._topic}; use another directory")
         return manifest
@@ -131,6 +132,8 @@ class Archive:
             intent = decode_intent(self._store.read(path))
         except FileNotFoundError:
             return
+        except UNREADABLE as error:
+            raise _damaged(path, error) from error
         manifest = self._read(partition, _manifest_name(intent.sequence))
         listed = {file.path for file in manifest.files}
         for data in intent.paths:
@@ -155,6 +158,10 @@ class Archive:
 
     def _intent_path(self, manifest: Manifest) -> str:
         return f"{_directory(manifest.partition)}/{manifest.sequence:012}-{self._writer}.intent"
+
+
+def _damaged(path: str, error: Exception) -> Refusal:
+    return Refusal(f"output: {path} is damaged: {error}; restore it or use another directory")
 
 
 def _directory(partition: int) -> str:

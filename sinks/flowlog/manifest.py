@@ -73,10 +73,10 @@ def encode(record: Manifest | Intent) -> bytes:
 
 
 def decode_manifest(value: bytes) -> Manifest:
-    """Decode a manifest; raises `msgspec.DecodeError`."""
+    """Decode a manifest; raises `UNREADABLE`."""
     return _manifest_decoder.decode(value)
 
 
 def decode_intent(value: bytes) -> Intent:
-    """Decode an intent; raises `msgspec.DecodeError`."""
+    """Decode an intent; raises `UNREADABLE`."""
     return _intent_decoder.decode(value)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The spool on a real file system: order, bounds, full and read-only disks, and files that are not what they were."""
 
+import gzip
 import shutil
 import subprocess
 import sys
@@ -179,6 +180,21 @@ def test_cuts_and_flipped_bits_are_found(tmp_path: Path) -> None:
             assert list(read(path).chunks(False)) == unharmed, "only bits of gzip's own header do not matter"
         except DamagedError:
             continue
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(b'{"ledger":{"cluster":"\xff"}}\n', id="no UTF-8"),
+        pytest.param(b'{"x":' + b"[" * 100_000, id="brackets without end"),
+    ],
+)
+def test_a_head_that_is_no_json_is_damage(tmp_path: Path, head: bytes) -> None:
+    path = put(opened(tmp_path), 1).path
+    path.write_bytes(gzip.compress(head))
+    with pytest.raises(DamagedError):
+        read(path)
+    assert read_head(path) is None
 
 
 def test_a_damaged_file_is_kept_and_counts(tmp_path: Path) -> None:

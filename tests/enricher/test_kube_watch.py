@@ -281,6 +281,12 @@ def test_a_watch_that_breaks_is_taken_up_again(run: Callable[..., None], fault: 
             "what came is no list",
             id="half of a list",
         ),
+        pytest.param(
+            lambda _: web.Response(body=b'{"metadata":{"resourceVersion":"\xff"}}', content_type="application/json"),
+            "malformed",
+            "what came is no list",
+            id="a list that is no UTF-8",
+        ),
     ],
 )
 def test_a_list_that_fails_is_named_and_tried_again(

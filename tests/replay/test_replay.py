@@ -297,10 +297,11 @@ def test_an_archive_that_has_lost_something_is_not_passed_off_as_whole(history: 
     assert len(err.splitlines()) == 1
     by_size[-1].write_bytes(content)
     manifests = [path for path in sorted(archive.glob("_manifests/p=*/*.json")) if b"flows-p" in path.read_bytes()]
-    manifests[0].write_text("{")
-    status, _, err = run(*flags)
-    assert (status, len(err.splitlines())) == (2, 1)
-    assert "is damaged" in err
+    for damaged in (b"{", b'{"topic":"\xff","files":[{"path":"\xff"}]}', b'{"x":' + b"[" * 100_000):
+        manifests[0].write_bytes(damaged)
+        status, _, err = run(*flags)
+        assert (status, len(err.splitlines())) == (2, 1)
+        assert "is damaged" in err
 
 
 def test_a_listed_file_that_is_gone_is_missed(history: Lived, run: Run, archive: Path) -> None:

@@ -174,6 +174,8 @@ def test_names_that_are_none_of_ours_are_left_alone(store: Store) -> None:
     [
         pytest.param(b"{", "000000000002.json is damaged", id="half"),
         pytest.param(b"", "000000000002.json is damaged", id="empty"),
+        pytest.param(b'{"topic":"\xff"}', "000000000002.json is damaged", id="no UTF-8"),
+        pytest.param(b'{"x":' + b"[" * 100_000, "000000000002.json is damaged", id="brackets without end"),
         pytest.param(encode(cut(2).manifest).replace(TOPIC.encode(), b"other"), "is of topic other", id="other-topic"),
     ],
 )
@@ -183,6 +185,13 @@ def test_a_manifest_that_cannot_be_trusted_is_refused_in_one_line(store: Store, 
     with pytest.raises(Refusal, match=says) as refusal:
         archive(store).recover(3)
     assert "\n" not in str(refusal.value)
+
+
+def test_an_intent_that_cannot_be_read_is_refused_in_one_line(store: Store) -> None:
+    archive(store).write(cut(1, b"kept"))
+    store.put("_manifests/p=3/000000000001-5c9e01.intent", [b"{"])
+    with pytest.raises(Refusal, match=r"000000000001-5c9e01\.intent is damaged"):
+        archive(store).recover(3)
 
 
 @pytest.mark.parametrize(
