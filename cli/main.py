@@ -8,8 +8,10 @@ import difflib
 import importlib
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 
@@ -74,7 +76,8 @@ def _run(command: Command, rest: list[str]) -> int:
     # A command says in one line of its own what went wrong; a service configures logging for itself.
     logging.basicConfig(level=logging.CRITICAL)
     try:
-        function: Callable[[list[str]], int] = getattr(importlib.import_module(module), name)
+        with _loading():
+            function: Callable[[list[str]], int] = getattr(importlib.import_module(module), name)
         status = function(rest)
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -84,6 +87,19 @@ def _run(command: Command, rest: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return status
+
+
+@contextmanager
+def _loading() -> Iterator[None]:
+    """End at once on Ctrl-C while modules load: nothing is at stake yet, and orjson's start dies of an exception."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored, as by a shell's background jobs
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _help(group: str | None = None) -> str:

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`zonemeter` without a whole command: what it lists, and with which exit status."""
 
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -43,3 +45,22 @@ def test_wrong_use_is_one_line(
     arguments: list[str], line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert said(arguments, monkeypatch, capsys) == (2, "", line)
+
+
+SLOW_MODULE = """
+import os, signal
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except BaseException as error:
+    print("an exception came while modules were loaded:", type(error).__name__)
+def main(rest):
+    return 0
+"""
+
+
+def test_an_interrupt_while_modules_load_ends_it_at_once(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW_MODULE)
+    code = "import sys; from cli import main; main.COMMANDS['top',] = main.Command('slow:main', ''); main.main()"
+    command = [sys.executable, "-c", f"import sys; sys.path.append({str(tmp_path)!r}); {code}", "top"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
