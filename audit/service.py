@@ -60,8 +60,8 @@ class Auditor:
             try:
                 await self._follow(consumer)
             except (KafkaError, TimeoutError) as error:
-                line = " ".join(str(error).split()) or type(error).__name__
-                self._service.health.waiting("kafka", f"Kafka at {settings.kafka_bootstrap}: {line}; trying on")
+                line = f"Kafka at {settings.kafka_bootstrap}: {kafka.reason(error)}; trying on"
+                self._service.health.waiting("kafka", line)
                 await self._service.pause(_RETRY_SECONDS)
             finally:
                 await kafka.close(consumer)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError, ProducerClosed
+from aiokafka.errors import KafkaConnectionError, KafkaError, ProducerClosed
 from aiokafka.helpers import create_ssl_context
 from aiokafka.partitioner import murmur2
 
@@ -121,7 +121,7 @@ async def start(service: Service, settings: KafkaSettings, make: Callable[[], T]
                 await client.start()
         except (KafkaError, OSError, TimeoutError) as error:
             await close(client)
-            service.health.waiting("kafka", f"Kafka at {settings.kafka_bootstrap}: {_one_line(error)}; trying on")
+            service.health.waiting("kafka", f"Kafka at {settings.kafka_bootstrap}: {reason(error)}; trying on")
             await service.pause(backoff * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
             backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
         else:
@@ -187,7 +187,7 @@ async def _ends(stopping: Awaitable[None], seconds: float) -> bool:
     if error is not None and not isinstance(error, KafkaError | OSError):
         raise error
     if error is not None or task.cancelled():
-        log.debug("client did not stop cleanly: %s", _one_line(error or asyncio.CancelledError()))
+        log.debug("client did not stop cleanly: %s", reason(error or asyncio.CancelledError()))
         return False
     return True
 
@@ -218,7 +218,7 @@ async def _topic_problem(admin: AIOKafkaAdminClient, settings: KafkaSettings, wa
         async with asyncio.timeout(settings.kafka_deadline_seconds):
             described = await admin.describe_topics(list(wanted))
     except (KafkaError, OSError, TimeoutError) as error:
-        return f"Kafka at {settings.kafka_bootstrap}: {_one_line(error)}; trying on"
+        return f"Kafka at {settings.kafka_bootstrap}: {reason(error)}; trying on"
     found = {topic["topic"]: len(topic["partitions"]) for topic in described if topic["error_code"] == 0}
     for name, partitions in wanted.items():
         if name not in found:
@@ -230,5 +230,10 @@ async def _topic_problem(admin: AIOKafkaAdminClient, settings: KafkaSettings, wa
     return None
 
 
-def _one_line(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
+    """Return as one line why Kafka did not do it. aiokafka's own words for a broker that is away are Python's."""
+    if isinstance(error, KafkaConnectionError):
+        return "no connection: is it up, and do address, TLS and SASL settings fit?"
+    if isinstance(error, TimeoutError):
+        return "no answer"
     return " ".join(str(error).split()) or type(error).__name__

@@ -51,8 +51,7 @@ async def admin_client(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminCl
             await admin.start()
         yield admin
     except (KafkaError, OSError, TimeoutError) as error:
-        text = " ".join(str(error).split()) or "no answer"
-        raise Refusal(f"Kafka at {settings.kafka_bootstrap}: {text}") from error
+        raise Refusal(f"Kafka at {settings.kafka_bootstrap}: {kafka.reason(error)}") from error
     finally:
         await kafka.close(admin)
 

@@ -146,7 +146,7 @@ async def read_one(settings: KafkaSettings, number: int) -> DeadLetter:
             consumer.seek(place, number)
             record = await consumer.getone(place)
     except (KafkaError, OSError, TimeoutError) as error:
-        raise Refusal(f"Kafka at {settings.kafka_bootstrap} cannot be read: {error or type(error).__name__}") from error
+        raise Refusal(f"Kafka at {settings.kafka_bootstrap} cannot be read: {kafka.reason(error)}") from error
     finally:
         await kafka.close(consumer)
     return _decode(settings, record.offset, record.value)

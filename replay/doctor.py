@@ -14,7 +14,7 @@ from typing import Any
 
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from audit.result import Audit
 from common import kafka, topic_admin
@@ -75,14 +75,14 @@ async def _within(seconds: float, look: Callable[[], Awaitable[list[Finding]]]) 
     except TimeoutError:
         raise UnclearError(f"no answer within {seconds:g} s") from None
     except (Refusal, KafkaError) as error:
-        line = " ".join(str(error).split()) or type(error).__name__
         # A Kafka that is away is one fault, and the check of that name says so.
-        raise UnclearError("Kafka does not answer" if "KafkaConnectionError" in line else line) from error
+        away = isinstance(error, KafkaConnectionError) or isinstance(error.__cause__, KafkaConnectionError)
+        raise UnclearError("Kafka does not answer" if away else kafka.reason(error)) from error
 
 
 async def check_kafka(settings: KafkaSettings) -> list[Finding]:
     """Tell whether Kafka answers."""
-    todo = "is it up, is --kafka-bootstrap right, do TLS and SASL settings fit?"
+    todo = "start it, or correct --kafka-bootstrap; docs/settings.md has the TLS and SASL settings"
     seconds = 0.9 * settings.kafka_deadline_seconds
     try:
         async with asyncio.timeout(seconds), admin_client(settings) as admin:

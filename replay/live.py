@@ -140,8 +140,7 @@ async def follow(
                 await consumer.start()
                 await _seek(consumer, places, first_ms + window_ms)
         except (KafkaError, OSError, TimeoutError) as error:
-            line = " ".join(str(error).split()) or type(error).__name__
-            raise Refusal(f"Kafka at {settings.kafka_bootstrap} cannot be read: {line}") from error
+            raise Refusal(f"Kafka at {settings.kafka_bootstrap} cannot be read: {kafka.reason(error)}") from error
         while not stopping.is_set():
             try:
                 batches = await consumer.getmany(timeout_ms=_POLL_MS)
@@ -149,7 +148,7 @@ async def follow(
                     windows.add(record.value, _now_ms())
                 behind = await _behind(consumer)
             except KafkaError as error:
-                raise Refusal(f"Kafka at {settings.kafka_bootstrap}: {error or type(error).__name__}") from error
+                raise Refusal(f"Kafka at {settings.kafka_bootstrap}: {kafka.reason(error)}") from error
             # What is still to be read may belong to any window.
             ready = [] if behind else windows.ready(_now_ms())
             for window in ready:

@@ -59,9 +59,7 @@ async def read_topic(
                 await consumer.start()
                 ends = await _assign(consumer, partitions, from_ms, starts or {}, reading)
         except (KafkaError, OSError, TimeoutError) as error:
-            raise Refusal(
-                f"Kafka at {settings.kafka_bootstrap} cannot be read: {error or type(error).__name__}"
-            ) from error
+            raise Refusal(f"Kafka at {settings.kafka_bootstrap} cannot be read: {kafka.reason(error)}") from error
         heard, left = time.monotonic(), None
         while open_ := {
             partition: at for partition, end in ends.items() if (at := await consumer.position(partition)) < end
@@ -76,7 +74,8 @@ async def read_topic(
                 async with asyncio.timeout(deadline):
                     batches = await consumer.getmany(timeout_ms=POLL_MS, max_records=MAX_RECORDS)
             except (KafkaError, TimeoutError) as error:
-                raise Refusal(f"Kafka at {settings.kafka_bootstrap} stopped answering: {error}") from error
+                line = f"Kafka at {settings.kafka_bootstrap} stopped answering: {kafka.reason(error)}"
+                raise Refusal(line) from error
             for partition, records in batches.items():
                 wanted = [record for record in records if record.offset < ends[partition]]
                 if wanted:

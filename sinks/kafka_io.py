@@ -92,7 +92,7 @@ async def commit(consumer: AIOKafkaConsumer, settings: KafkaSettings, positions:
         async with asyncio.timeout(settings.kafka_deadline_seconds):
             await consumer.commit(positions)
     except (KafkaError, TimeoutError) as error:
-        log.warning("positions not committed to the group: %s", kafka_reason(error))
+        log.warning("positions not committed to the group: %s", kafka.reason(error))
         return False
     return True
 
@@ -110,7 +110,7 @@ async def keep_reading(
         try:
             await read(consumer)
         except (KafkaError, TimeoutError) as error:
-            reason = f"Kafka at {settings.kafka_bootstrap}: {kafka_reason(error)}; trying on"
+            reason = f"Kafka at {settings.kafka_bootstrap}: {kafka.reason(error)}; trying on"
             service.health.waiting("kafka", reason)
             await service.pause(RETRY_SECONDS)
         finally:
@@ -132,11 +132,6 @@ async def seek(consumer: AIOKafkaConsumer, settings: KafkaSettings, partition: T
             await consumer.seek_to_beginning(partition)
         else:
             consumer.seek(partition, lane.position)
-
-
-def kafka_reason(error: BaseException) -> str:
-    """Return an error as one line."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 class LagWatch:
@@ -161,7 +156,7 @@ class LagWatch:
                 ends = await consumer.end_offsets(consumer.assignment())
                 behind = {tp.partition: end - await consumer.position(tp) for tp, end in ends.items()}
         except (KafkaError, TimeoutError) as error:
-            reason = f"Kafka at {self._settings.kafka_bootstrap}: {kafka_reason(error)}; trying on"
+            reason = f"Kafka at {self._settings.kafka_bootstrap}: {kafka.reason(error)}; trying on"
             self._service.health.waiting("kafka", reason)
             return
         self._service.health.ready("kafka")

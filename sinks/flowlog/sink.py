@@ -191,7 +191,7 @@ class FlowlogSink:
                 raise InterruptedError("nobody reads stdout any more") from error
             except OSError as error:
                 self._metrics.failures.inc()
-                reason = error.strerror or kafka_io.kafka_reason(error)
+                reason = error.strerror or kafka.reason(error)
                 self._service.health.waiting("output", f"output = {self._settings.output!r}: {reason}; trying on")
                 if self._service.stopping.is_set():
                     raise InterruptedError("told to stop before everything was written") from error
