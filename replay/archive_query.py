@@ -169,7 +169,11 @@ class _refusing:  # noqa: N801 - it reads as what it is, a context
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, duckdb.Error | pa.ArrowException | OSError):
-            raise Refusal(f"archive {self._location}: {' '.join(str(error).split())[:300]}") from error
+            said = " ".join(str(error).split())[:300]
+            raise Refusal(
+                f"archive {self._location}: {said}; restore what is damaged: zonemeter audit --deep --archive "
+                f"{self._location} names it"
+            ) from error
 
 
 def _end_columns(side: str) -> str:

@@ -138,7 +138,7 @@ def _hop_table(audit: Audit) -> Table:
             numbers = (total.taken.bytes, total.taken.packets, total.given.bytes, total.given.rows)
             table.add_row(title, *(f"{number:,}" for number in numbers), _reasons(total))
         elif hop in audit.absent:
-            table.add_row(title, "-", "-", "-", "-", "no such sink has reported")
+            table.add_row(title, "-", "-", "-", "-", "no report in this range yet")
     return table
 
 
