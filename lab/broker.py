@@ -174,6 +174,9 @@ def _listeners(named: Mapping[str, tuple[str, int]]) -> str:
 # Kafka's defaults are for a cluster of three and for gigabytes of heap: with them one broker would not even start
 # its groups (internal topics want three replicas).
 _SMALL = {
+    # Nothing goes by age while a lab or a test lives: tests write windows of a fixed day, longer ago every day.
+    "log.initial.task.delay.ms": "86400000",
+    "log.retention.check.interval.ms": "86400000",
     "offsets.topic.replication.factor": "1",
     "offsets.topic.num.partitions": "4",
     "transaction.state.log.replication.factor": "1",
