@@ -135,7 +135,7 @@ async def joins(server: str, kubeconfig: Path) -> Found:
 
 
 async def _join(measured: Enricher, resolver: Resolver, chunks: list[RawChunk], seconds: float) -> tuple[float, float]:
-    """Join the windows that end now, for so long; return flows per CPU second and states per second."""
+    """Join the windows that end now, for so long; return flows per CPU second, and changes of owners per second."""
     changes, flows = measured.changes, 0
     begun, cpu = time.monotonic(), time.process_time()
     for chunk in cycle(chunks):
