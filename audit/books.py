@@ -231,6 +231,7 @@ def conclude(books: Books, audit: Audit, settled_before_ms: int, nodes: Iterable
     audit.nodes_metered = books.lives.metered()
     audit.nodes_in_cluster = None if nodes is None else {node.name for node in nodes}
     audit.gaps = books.lives.gaps()
+    audit.clock_steps = books.lives.clock_steps()
     audit.interleaved = books.lives.interleaved()
     audit.repeated = list(books.repeated)
     audit.absent = [sink for sink in SINKS if sink not in books.sinks]

@@ -2,7 +2,8 @@
 """The lives of nodes as their collectors' entries tell them: time that nobody metered, and what cannot be true. Pure.
 
 A life is one boot of one node. Its windows come in order and without holes; the next life begins after it. Two lives
-of one name that go on side by side are two machines, or somebody who writes in a node's name.
+of one name that go on side by side are two machines, or somebody who writes in a node's name. Where a node's clock was
+set, its times go on elsewhere: that is no hole, and what it lived before is reckoned by the clock as it was set.
 """
 
 import itertools
@@ -10,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from audit.result import MAX_LISTED, Gap
+from audit.result import MAX_LISTED, ClockStep, Gap
 from audit.window import Key
 from schemas.ids import Origin
 from schemas.ledger import LedgerRecord
@@ -29,6 +30,22 @@ class Life:
     last: tuple[int, int]
     ended_by: str | None = None
     gaps: deque[Gap] = field(default_factory=lambda: deque(maxlen=MAX_LISTED))
+    clock_steps: deque[ClockStep] = field(default_factory=lambda: deque(maxlen=MAX_LISTED))
+
+    def go_on(self, place: tuple[int, int], record: LedgerRecord) -> None:
+        """Take its next window."""
+        self.note_clock(record)
+        self.first_ms += record.clock_step_ms or 0
+        self.last_ms += record.clock_step_ms or 0
+        why = _why_gap(self, place, record)
+        if why:
+            self.gaps.append(Gap(self.origin.node, self.last_ms, record.start_ms, why))
+        self.last, self.last_ms, self.ended_by = place, max(self.last_ms, record.end_ms), record.ended_by
+
+    def note_clock(self, record: LedgerRecord) -> None:
+        """Note that the clock was set in that window, if it was."""
+        if record.clock_step_ms:
+            self.clock_steps.append(ClockStep(self.origin.node, record.end_ms, record.clock_step_ms))
 
 
 class Lives:
@@ -46,6 +63,7 @@ class Lives:
         place = (key.generation, key.sequence)
         if own is None:
             lives.append(Life(key.origin, record.start_ms, record.end_ms, place, record.ended_by))
+            lives[-1].note_clock(record)
             del lives[:-MAX_LIVES]
             return
         younger = [life for life in lives[lives.index(own) + 1 :] if record.start_ms >= life.first_ms]
@@ -53,10 +71,7 @@ class Lives:
             boots = self._interleaved.setdefault(node, {})
             boots |= {life.origin.boot_id: record.end_ms for life in (own, *younger)}
         if place > own.last:
-            why = _why_gap(own, place, record)
-            if why:
-                own.gaps.append(Gap(key.origin.node, own.last_ms, record.start_ms, why))
-            own.last, own.last_ms, own.ended_by = place, max(own.last_ms, record.end_ms), record.ended_by
+            own.go_on(place, record)
 
     def is_past(self, origin: Origin, place: tuple[int, int]) -> bool:
         """Tell whether the collector of this life has closed a later window."""
@@ -66,6 +81,17 @@ class Lives:
         """Return unmeasured time, by node and in order."""
         found = itertools.chain.from_iterable(
             self._of_node(lives) for node, lives in sorted(self._nodes.items()) if cluster in (None, node[0])
+        )
+        return list(itertools.islice(found, MAX_LISTED))
+
+    def clock_steps(self, cluster: str | None = None) -> list[ClockStep]:
+        """Return when nodes' clocks were set, by node and in order."""
+        found = (
+            step
+            for node, lives in sorted(self._nodes.items())
+            if cluster in (None, node[0])
+            for life in lives
+            for step in life.clock_steps
         )
         return list(itertools.islice(found, MAX_LISTED))
 
@@ -94,8 +120,9 @@ class Lives:
         for lives in self._nodes.values():
             lives[:] = [life for life in lives if life.last_ms >= before_ms]
             for life in lives:
-                while life.gaps and life.gaps[0].to_ms < before_ms:
-                    life.gaps.popleft()
+                for told in (life.gaps, life.clock_steps):
+                    while told and told[0].to_ms < before_ms:
+                        told.popleft()
         for boots in self._interleaved.values():
             for boot in [boot for boot, at_ms in boots.items() if at_ms < before_ms]:
                 del boots[boot]

@@ -32,6 +32,7 @@ class Metrics:
         self._coverage = gauge("coverage_ratio", "Bytes at the hook / at the uplinks, at most 1.", "cluster", "way")
         self._gaps = gauge("gaps", "Holes in a node's windows, over the span.", "cluster")
         self._unmeasured = gauge("unmeasured_seconds", "Time of nodes that nobody metered.", "cluster")
+        self._clock_steps = gauge("clock_steps", "Times that a node's clock was set, over the span.", "cluster")
         self._repeated = gauge("repeated_bytes", "Chunks that came again and were put aside.", "cluster")
         self._interleaved = gauge("interleaved_nodes", "Nodes of which two boots go on side by side.", "cluster")
         self._foreign = gauge("foreign_source_bytes", "Sent, as a node says, from addresses of another.", "cluster")
@@ -81,4 +82,5 @@ class Metrics:
             self._nodes.labels(cluster, "in_cluster").set(len(set(nodes[cluster])))
         self._gaps.labels(cluster).set(len(gaps))
         self._unmeasured.labels(cluster).set(sum(max(gap.to_ms - gap.from_ms, 0) for gap in gaps) / 1000)
+        self._clock_steps.labels(cluster).set(len(books.lives.clock_steps(cluster)))
         self._interleaved.labels(cluster).set(len(books.lives.interleaved(cluster)))

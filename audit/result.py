@@ -31,6 +31,15 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
+class ClockStep:
+    """A node's clock was set by so much, forward or back (negative), in the window that ended at `to_ms`."""
+
+    node: str
+    to_ms: int
+    step_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Shortfall:
     """What `hop` should have taken of a window and did not (or took too often: then the amount is negative).
 
@@ -211,6 +220,7 @@ class Audit(Sums):
     nodes_metered: set[str] = field(default_factory=set)
     nodes_in_cluster: set[str] | None = None
     gaps: list[Gap] = field(default_factory=list)
+    clock_steps: list[ClockStep] = field(default_factory=list)
     shortfalls: list[Shortfall] = field(default_factory=list)
     nodes: dict[tuple[str, str], Sums] = field(default_factory=dict)
     repeated: list[Repeat] = field(default_factory=list)

@@ -21,7 +21,7 @@ from collector.networks import parse_networks
 from collector.outbox import Outbox
 from collector.publish import Publisher, WindowPublisher, encoded
 from collector.records import MAX_UPLINKS
-from collector.schedule import LATE_MS, is_on_time, next_boundary
+from collector.schedule import is_on_time, next_boundary
 from collector.settings import CollectorSettings, parse_ports
 from collector.spool import Spool, directory_for
 from common.service import Service
@@ -58,7 +58,6 @@ class Collector:
         self._devices_changed = asyncio.Event()
         self._devices: Devices | None = None
         self._covered_badly = False
-        self._clock = (now_ms(), time.monotonic())
 
     async def attach(self, boot_id: str) -> Hook:
         """Load what is not loaded yet and let it count; return the hook it counts at. Raises `LoadError`."""
@@ -156,19 +155,9 @@ class Collector:
             await self._service.pause((end_ms - now_ms()) / 1000)
             if self._service.stopping.is_set():
                 return None
-            self._watch_clock()
             if is_on_time(end_ms, now_ms()):
                 return end_ms
         return None
-
-    def _watch_clock(self) -> None:
-        wall_ms, monotonic = now_ms(), time.monotonic()
-        step_ms = wall_ms - self._clock[0] - (monotonic - self._clock[1]) * 1000
-        if abs(step_ms) > LATE_MS:
-            log.warning(
-                "the clock stepped by %.1f s; the window under way ends by the clock as it is now", step_ms / 1000
-            )
-        self._clock = (wall_ms, monotonic)
 
     async def _hand_over(self, window: Window) -> None:
         rows = await self._call(window.rows)

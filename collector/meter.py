@@ -18,11 +18,14 @@ from collector.errors import RecordError
 from collector.generation import Generation, Tunnel
 from collector.layout import Rows
 from collector.loading import Answer
-from collector.records import DeviceCounters, Phase, Record, Step
+from collector.records import DeviceCounters, Moment, Phase, Record, Step
+from collector.schedule import is_on_time
 from schemas.ids import window_id
 from schemas.raw import Hook
 
 log = logging.getLogger(__name__)
+
+_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,17 +131,20 @@ class Meter:
         yield from self._leftovers(self._counting, active=True)
 
     def flip(self, end_ms: int, *, short: bool = False) -> Window:
-        """End the open window at `end_ms` and begin the next; the other epoch must be clear.
+        """End the open window at `end_ms`, if that is now or was a moment ago, else now; and begin the next.
 
-        If the dead-man has stopped the program the window ended then, and counting goes on with the next.
+        The other epoch must be clear. If the dead-man has stopped the program the window ended then, and counting goes
+        on with the next.
         """
         generation = self._counting
         epoch = generation.epoch()
-        boot_ms = since_boot_ms()
-        record, end_ms = records.ending(generation.read(epoch), end_ms, boot_ms)
+        now = self._now()
+        # Asked again: since the caller did, the process may have been stopped, or the clock set.
+        end = now.at(end_ms) if is_on_time(end_ms, now.wall_ms) else now
+        record, end = self._ending(generation.read(epoch), end)
         readings, stopped_ms = self._readings(), self._stopped_ms(generation)
-        generation.write(1 - epoch, records.following(record.sequence + 1, end_ms, readings, boot_ms))
-        generation.write(epoch, records.prepared(record, end_ms, readings, short=short, stopped_ms=stopped_ms))
+        generation.write(1 - epoch, records.following(record.sequence + 1, end, readings))
+        generation.write(epoch, records.prepared(record, end.wall_ms, readings, short=short, stopped_ms=stopped_ms))
         generation.flip(1 - epoch)
         self.renew()
         if stopped_ms is not None:
@@ -176,6 +182,25 @@ class Meter:
         found = self._counters()
         return {name: found[name] for name in self._uplinks if name in found}
 
+    def _now(self) -> Moment:
+        """Read both clocks at one moment: the try that took least, since a process may be stopped in between."""
+
+        def read() -> tuple[int, Moment]:
+            boot_ms, wall_ms = since_boot_ms(), self._clock_ms()
+            return since_boot_ms() - boot_ms, Moment(wall_ms, boot_ms)
+
+        return min(read() for _ in range(_TRIES))[1]
+
+    @staticmethod
+    def _ending(record: Record, end: Moment) -> tuple[Record, Moment]:
+        ended, end = records.ending(record, end)
+        if ended.clock_step_ms != record.clock_step_ms:
+            seconds = (ended.clock_step_ms - record.clock_step_ms) / 1000
+            log.warning(
+                "the clock was set by %+.1f s; the window under way has the times of the clock as it is", seconds
+            )
+        return ended, end
+
     def _stopped_ms(self, generation: Generation) -> int | None:
         now_ms = self._clock_ms()  # first: a window may end too early, not too late
         seconds = generation.stopped_for()
@@ -186,18 +211,18 @@ class Meter:
 
     def _activate(self, generation: Generation) -> None:
         readings = self._readings()
-        now_ms, boot_ms = self._clock_ms(), since_boot_ms()
+        now = self._now()
         active = pins.active_generation(self._root)
         if active is not None:
             before = self._open(active)
             epoch = before.epoch()
-            record, now_ms = records.ending(before.read(epoch), now_ms, boot_ms)
+            record, now = self._ending(before.read(epoch), now)
             stopped_ms = self._stopped_ms(before)
-            before.write(epoch, records.prepared(record, now_ms, readings, short=True, stopped_ms=stopped_ms))
+            before.write(epoch, records.prepared(record, now.wall_ms, readings, short=True, stopped_ms=stopped_ms))
             before.close()
             if before.meta.hook != generation.meta.hook:
                 pins.deactivate(self._root, before.meta.hook)
-        generation.write(generation.epoch(), records.following(1, now_ms, readings, boot_ms))
+        generation.write(generation.epoch(), records.following(1, now, readings))
         pins.activate(self._root, generation.meta.generation, generation.meta.hook)
 
     def _remove_other_hook(self, hook: Hook) -> None:

@@ -12,7 +12,7 @@ A collector may be killed between any two steps. What the next one finds is two 
 
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,7 @@ CODEC_VERSION = 1  # of collector/encode.py; a record asks for the one it was fr
 ROWS_PER_CHUNK = 3000  # at most 153 bytes a row: 459 kB, under schemas.raw.MAX_ENCODED_BYTES with the ledger
 MAX_UPLINKS = 64  # whose own counters a record holds, for the coverage; nodes with 15 interfaces and more are sold
 _SHORT, _DEADMAN = 1, 2
+# A clock that was set by less is not noticed: a flip may be so late, and a reading of two clocks so far apart.
 _STEP_MS = 1000
 
 _UPLINK = np.dtype([("name", "S16"), ("start", "<u8", 4), ("end", "<u8", 4)])
@@ -41,6 +42,7 @@ RECORD = np.dtype(
         ("counters", TALLY, COUNTER_ROOM),
         ("uplinks", _UPLINK, MAX_UPLINKS),
         ("start_boot_ms", "<i8"),
+        ("clock_step_ms", "<i8"),
     ]
 )
 RECORD_BYTES = RECORD.itemsize
@@ -76,11 +78,23 @@ class Uplink:
         return tx_bytes, tx_packets, rx_bytes, rx_packets
 
 
+class Moment(NamedTuple):
+    """One moment by two clocks: in Unix milliseconds, and in milliseconds since boot, which nobody sets."""
+
+    wall_ms: int
+    boot_ms: int
+
+    def at(self, wall_ms: int) -> "Moment":
+        """Return the moment that the first clock, set as it is now, shows as `wall_ms`."""
+        return Moment(wall_ms, self.boot_ms + wall_ms - self.wall_ms)
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One epoch's record. Times are Unix milliseconds; `end_ms` is 0 until it is known.
 
-    `start_boot_ms` is when it began in milliseconds since boot, a clock that nobody sets; 0: its version did not say.
+    `start_boot_ms` is when it began in milliseconds since boot; 0: its version did not say. `clock_step_ms` is how far
+    the clock was set meanwhile, forward or back (negative); `start_ms` is by the clock as it was set at the end.
     """
 
     phase: Phase = Phase.IDLE
@@ -94,6 +108,11 @@ class Record:
     counters: tuple[Tally, ...] = ((0, 0),) * COUNTERS
     uplinks: tuple[Uplink, ...] = field(default=())
     start_boot_ms: int = 0
+    clock_step_ms: int = 0
+
+
+# What a version may not have known yet: a record in its layout goes without.
+_LATER = ("start_boot_ms", "clock_step_ms")
 
 
 def encode(record: Record, layout: np.dtype[Any] = RECORD) -> bytes:
@@ -102,8 +121,8 @@ def encode(record: Record, layout: np.dtype[Any] = RECORD) -> bytes:
     raw["layout_version"] = LAYOUT_VERSION
     for name in ("phase", "sequence", "start_ms", "end_ms", "rows_per_chunk", "codec_version"):
         raw[name] = getattr(record, name)
-    if "start_boot_ms" in (layout.names or ()):
-        raw["start_boot_ms"] = record.start_boot_ms
+    for name in _known(layout):
+        raw[name] = getattr(record, name)
     raw["flags"] = _SHORT * record.short | _DEADMAN * record.deadman
     raw["counters"][: len(record.counters)] = np.array(list(record.counters), TALLY)
     uplinks = record.uplinks[: len(raw["uplinks"])]
@@ -141,8 +160,12 @@ def decode(pinned: bytes, layout: np.dtype[Any] = RECORD) -> Record:
         deadman=bool(raw["flags"] & _DEADMAN),
         counters=tuple(raw["counters"][:COUNTERS].tolist()),
         uplinks=uplinks,
-        start_boot_ms=int(raw["start_boot_ms"]) if "start_boot_ms" in (layout.names or ()) else 0,
+        **{name: int(raw[name]) for name in _known(layout)},
     )
+
+
+def _known(layout: np.dtype[Any]) -> list[str]:
+    return [name for name in _LATER if name in (layout.names or ())]
 
 
 class Step(IntEnum):
@@ -187,19 +210,28 @@ def prepared(
     return replace(record, end_ms=end_ms, uplinks=ends, short=short)
 
 
-def ending(record: Record, end_ms: int, boot_ms: int) -> tuple[Record, int]:
-    """Return the counting record with its start, and its end, so that it ends after it began.
+def ending(record: Record, end: Moment) -> tuple[Record, Moment]:
+    """Return the counting record as it is by the clock at its end, and its end, so that it ends after it began.
 
-    Where the clock was set back it began as long before its end as it has lasted; what came before it keeps the times
-    of the clock as it was. Within a second windows do not go back: two flips may fall into one millisecond.
+    Where the clock was set meanwhile, forward or back, the window began as long before its end as it has lasted: its
+    length is true, and of its times those of the clock as somebody set it. What came before it keeps the times of the
+    clock as it was. Within a second windows do not go back: two flips may fall into one millisecond.
     """
-    if end_ms > record.start_ms - _STEP_MS:
-        return record, max(end_ms, record.start_ms + 1)
-    lasted_ms = boot_ms - record.start_boot_ms if record.start_boot_ms else 1
-    return replace(record, start_ms=end_ms - max(lasted_ms, 1)), end_ms
+    step_ms = _stepped(record, end)
+    if abs(step_ms) > _STEP_MS:
+        return replace(record, start_ms=record.start_ms + step_ms, clock_step_ms=record.clock_step_ms + step_ms), end
+    return record, end.at(max(end.wall_ms, record.start_ms + 1))
 
 
-def following(sequence: int, start_ms: int, uplinks: dict[str, DeviceCounters], boot_ms: int = 0) -> Record:
+def _stepped(record: Record, end: Moment) -> int:
+    """Return how much longer the window has lasted by the clock that can be set than by the one that cannot."""
+    by_wall_ms = end.wall_ms - record.start_ms
+    if record.start_boot_ms:
+        return by_wall_ms - max(end.boot_ms - record.start_boot_ms, 1)
+    return min(by_wall_ms - 1, 0)
+
+
+def following(sequence: int, start: Moment, uplinks: dict[str, DeviceCounters]) -> Record:
     """Return the record of a window that begins."""
     begins = tuple(Uplink(name, counters) for name, counters in list(uplinks.items())[:MAX_UPLINKS])
-    return Record(Phase.COUNTING, sequence, start_ms, uplinks=begins, start_boot_ms=boot_ms)
+    return Record(Phase.COUNTING, sequence, start.wall_ms, uplinks=begins, start_boot_ms=start.boot_ms)

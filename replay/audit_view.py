@@ -42,6 +42,7 @@ def print_table(
     console.print(_node_table(audit) if by == "node" else _hop_table(audit))
     for heading, lines in (
         ("unmeasured", _gaps(audit)),
+        ("clock", _clock_steps(audit)),
         ("unaccounted", _shortfalls(audit)),
         ("explained", explained),
         ("repeat", _repeats(audit)),
@@ -76,6 +77,7 @@ def as_dict(audit: Audit, explained: Sequence[str] = (), deep: Deep | None = Non
         ],
         "absent": audit.absent,
         "gaps": [{"node": g.node, "from_ms": g.from_ms, "to_ms": g.to_ms, "why": g.why} for g in audit.gaps],
+        "clock_steps": [asdict(each) for each in audit.clock_steps],
         "shortfalls": [
             {"hop": s.hop, "window": s.window, "bytes": s.bytes, "packets": s.packets, "why": s.why, "late": s.late}
             for s in audit.shortfalls
@@ -173,6 +175,14 @@ def _gaps(audit: Audit) -> list[str]:
     return [
         f"{gap.node}  {timestamp(gap.from_ms)} for {(gap.to_ms - gap.from_ms) / 1000:.1f} s: {gap.why}"
         for gap in audit.gaps
+    ]
+
+
+def _clock_steps(audit: Audit) -> list[str]:
+    return [
+        f"{each.node}  set {'forward' if each.step_ms > 0 else 'back'} by {abs(each.step_ms) / 1000:,.1f} s "
+        f"in the window that ended at {timestamp(each.to_ms)}: what came before has the times of the clock as it was"
+        for each in audit.clock_steps
     ]
 
 

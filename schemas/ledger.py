@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from schemas.amount import Amount
-from schemas.codec import Count, Milliseconds, decode
+from schemas.codec import MAX_INTEGER, Count, Milliseconds, decode
 from schemas.raw import MAX_CHUNKS, UplinkCounters
 
 SCHEMA_VERSION = 1
@@ -33,7 +33,9 @@ class LedgerRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
 
     Of the collector: `uplinks` are their own counters over the window, and `received` what of `given` the hook saw come
     in over one of them; so a wrong choice of uplinks shows. `ended_by` is "deadman" if counting stopped at `end_ms`,
-    because no collector had been there for long; the time until the next window is unmeasured.
+    because no collector had been there for long; the time until the next window is unmeasured. `clock_step_ms` is how
+    far the node's clock was set while the window was open, forward or back (negative), if by more than a second:
+    `start_ms` and `end_ms` are by the clock as it was set at the end, and the window before is by the clock as it was.
 
     Of the enricher: `senders` splits what is aside as `sender_in_cluster` by the sender's node, which should have
     counted it itself; `unmetered` what is in `given` although its sender is in the cluster, because its node has no
@@ -62,6 +64,7 @@ class LedgerRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     rolled_up: Amount | None = None
     foreign_source: dict[str, Amount] = {}
     ended_by: Literal["deadman"] | None = None
+    clock_step_ms: Annotated[int, msgspec.Meta(ge=-MAX_INTEGER, le=MAX_INTEGER)] | None = None
 
     @property
     def key(self) -> bytes:

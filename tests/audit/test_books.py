@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from audit.books import Books, reconcile
 from audit.intervals import MAX_INTERVALS, Intervals
-from audit.result import Audit, Sums
+from audit.result import Audit, ClockStep, Sums
 from schemas.ids import Origin
 from schemas.ledger import LedgerRecord
 from schemas.topology import TopologyState
@@ -134,6 +134,24 @@ def test_missing_windows_and_unmeasured_time_are_named() -> None:
     assert [(gap.node, (gap.to_ms - gap.from_ms) // 1000) for gap in books.gaps] == [("node-a1", 20), ("node-a1", 20)]
     assert books.gaps[0].why == "sequence 1 to 2 missing (boot 5be6c2f0a91d, generation 1)"
     assert "new boot" in books.gaps[1].why
+
+
+@pytest.mark.parametrize("step_ms", [7_200_000, -7_200_000])
+def test_a_clock_that_was_set_is_named_and_is_no_unmeasured_time(step_ms: int) -> None:
+    def entry(sequence: int, **more: Any) -> LedgerRecord:
+        of = collector_entry(sequence, 100)
+        moved = step_ms if sequence >= 2 else 0
+        return replace(of, start_ms=of.start_ms + moved, end_ms=of.end_ms + moved, **more)
+
+    reborn = replace(collector_entry(6, 100, Origin(ORIGIN.cluster, ORIGIN.node, "aaaaaaaaaaaa")))
+    reborn = replace(reborn, start_ms=reborn.start_ms + step_ms, end_ms=reborn.end_ms + step_ms)
+    books = audit([entry(0), entry(1), entry(2, clock_step_ms=step_ms), entry(4), reborn], settled_before_ms=0)
+    assert books.clock_steps == [ClockStep("node-a1", END_MS + 20_000 + step_ms, step_ms)]
+    assert [(gap.from_ms - END_MS - step_ms, gap.to_ms - END_MS - step_ms) for gap in books.gaps] == [
+        (20_000, 30_000),
+        (40_000, 50_000),
+    ]
+    assert books.interleaved == {}
 
 
 def test_nodes_of_the_cluster_that_nobody_metered_show() -> None:

@@ -90,7 +90,7 @@ def test_it_says_what_is_wrong_and_takes_it_back_when_it_comes_after_all(ledger:
 def test_gaps_twins_repeats_and_rubbish_show(ledger: Ledger) -> None:
     ledger.windows(0)
     ledger.windows(3)
-    ledger.entries(collector_entry(4, 0, origin=TWIN), enricher_entry(4, 0, origin=TWIN))
+    ledger.entries(collector_entry(4, 0, origin=TWIN, clock_step_ms=-2_000), enricher_entry(4, 0, origin=TWIN))
     chunk = chunk_id(ORIGIN, 1, 3, 0)
     repeat = enricher_entry(3, 1_000)
     ledger.entries(
@@ -105,6 +105,7 @@ def test_gaps_twins_repeats_and_rubbish_show(ledger: Ledger) -> None:
         assert shown(service, "interleaved_nodes") == 1
         assert shown(service, "repeated_bytes") == 1_000
         assert shown(service, "unmeasured_seconds") == 20 + 10
+        assert shown(service, "clock_steps") == 1
         assert service.samples()["zonemeter_audit_refused_records_total", ("not_json",)] == 1
 
 

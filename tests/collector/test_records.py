@@ -3,12 +3,13 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from collector import records
 from collector.errors import RecordError
 from collector.layout import COUNTERS
-from collector.records import Phase, Record, Step, Uplink, ending, following, recover
+from collector.records import Moment, Phase, Record, Step, Uplink, ending, following, recover
 
 
 def record(phase: Phase = Phase.COUNTING, sequence: int = 7) -> Record:
@@ -27,6 +28,7 @@ def test_a_record_is_read_back_as_it_was_written() -> None:
         counters=tuple((number, number + 1) for number in range(COUNTERS)),
         uplinks=(Uplink("eth0", (1, 2, 3, 4), (5, 6, 7, 2**63)), Uplink("a-name-of-15-by", (0, 0, 0, 0), (9, 9, 9, 9))),
         start_boot_ms=86_400_123,
+        clock_step_ms=-3_600_000,
     )
     pinned = records.encode(whole)
     assert len(pinned) == records.RECORD_BYTES
@@ -74,7 +76,9 @@ def test_recovery(found: tuple[Record, Record], epoch: int, active: bool, expect
 
 
 def test_uplinks_count_the_window_only() -> None:
-    begun = records.following(3, 1000, {"eth0": (100, 1, 50, 1), "gone": (1, 1, 1, 1), "anew": (500, 5, 5, 5)})
+    begun = records.following(
+        3, Moment(1000, 10), {"eth0": (100, 1, 50, 1), "gone": (1, 1, 1, 1), "anew": (500, 5, 5, 5)}
+    )
     ended = records.prepared(
         begun, 2000, {"eth0": (160, 3, 50, 1), "anew": (10, 1, 7, 7), "late": (9, 9, 9, 9)}, short=True
     )
@@ -83,23 +87,48 @@ def test_uplinks_count_the_window_only() -> None:
 
 
 def test_uplinks_are_bounded() -> None:
-    begun = records.following(1, 0, {f"eth{number}": (0, 0, 0, 0) for number in range(records.MAX_UPLINKS + 9)})
+    begun = records.following(
+        1, Moment(0, 10), {f"eth{number}": (0, 0, 0, 0) for number in range(records.MAX_UPLINKS + 9)}
+    )
     assert len(begun.uplinks) == records.MAX_UPLINKS
     assert records.decode(records.encode(begun)) == begun
 
 
 @pytest.mark.parametrize(
-    ("start_boot_ms", "end_ms", "expected"),
+    ("start_boot_ms", "end_ms", "expected", "step_ms"),
     [
-        pytest.param(5_000, 1_010_000, (1_000_000, 1_010_000), id="as-usual"),
-        pytest.param(5_000, 4_600_000, (1_000_000, 4_600_000), id="clock-set-forward"),
-        pytest.param(5_000, 900_000, (889_500, 900_000), id="clock-set-back"),
-        pytest.param(5_000, 1_000_000, (1_000_000, 1_000_001), id="two-flips-in-a-millisecond"),
-        pytest.param(5_000, 999_500, (1_000_000, 1_000_001), id="set-back-a-little"),
-        pytest.param(0, 900_000, (899_999, 900_000), id="set-back-and-nobody-knows-how-long-it-lasted"),
+        pytest.param(5_000, 1_010_500, (1_000_000, 1_010_500), 0, id="as-usual"),
+        pytest.param(5_000, 4_610_500, (4_600_000, 4_610_500), 3_600_000, id="clock-set-forward"),
+        pytest.param(5_000, 1_016_500, (1_006_000, 1_016_500), 6_000, id="set-forward-within-the-window"),
+        pytest.param(5_000, 900_000, (889_500, 900_000), -110_500, id="clock-set-back"),
+        pytest.param(5_000, 1_004_500, (994_000, 1_004_500), -6_000, id="set-back-within-the-window"),
+        pytest.param(5_000, 1_011_500, (1_000_000, 1_011_500), 0, id="set-forward-a-little"),
+        pytest.param(15_500, 1_000_000, (1_000_000, 1_000_001), 0, id="two-flips-in-a-millisecond"),
+        pytest.param(15_300, 999_500, (1_000_000, 1_000_001), 0, id="set-back-a-little"),
+        pytest.param(0, 900_000, (899_999, 900_000), -100_001, id="set-back-and-nobody-knows-how-long-it-lasted"),
+        pytest.param(0, 4_600_000, (1_000_000, 4_600_000), 0, id="nobody-knows-how-long-it-lasted"),
     ],
 )
-def test_a_window_ends_after_it_began(start_boot_ms: int, end_ms: int, expected: tuple[int, int]) -> None:
-    begun = replace(following(7, 1_000_000, {}), start_boot_ms=start_boot_ms)
-    ended, end = ending(begun, end_ms, boot_ms=15_500)
-    assert (ended.start_ms, end) == expected
+def test_a_window_is_as_long_as_it_lasted_whatever_becomes_of_the_clock(
+    start_boot_ms: int, end_ms: int, expected: tuple[int, int], step_ms: int
+) -> None:
+    begun = following(7, Moment(1_000_000, start_boot_ms), {})
+    ended, end = ending(begun, Moment(end_ms, 15_500))
+    assert (ended.start_ms, end.wall_ms) == expected
+    assert ended.clock_step_ms == step_ms
+    assert end.boot_ms - 15_500 == end.wall_ms - end_ms, "the next window begins at the same moment by both clocks"
+
+
+def test_a_clock_that_was_set_twice_in_a_window() -> None:
+    """Its collector died after it had noted the first time, and before the flip."""
+    begun = following(7, Moment(1_000_000, 5_000), {})
+    noted, _ = ending(begun, Moment(1_070_000, 15_000))
+    ended, end = ending(noted, Moment(1_055_000, 20_000))
+    assert (ended.start_ms, end.wall_ms, ended.clock_step_ms) == (1_040_000, 1_055_000, 40_000)
+
+
+def test_a_version_that_knew_nothing_of_the_clock_keeps_none_of_it() -> None:
+    earlier = np.dtype([field for field in records.RECORD.descr if field[0] not in ("start_boot_ms", "clock_step_ms")])
+    pinned = records.encode(replace(record(), start_boot_ms=5, clock_step_ms=7), earlier)
+    assert len(pinned) == earlier.itemsize
+    assert records.decode(pinned, earlier) == record()

@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 
+from audit.books import reconcile
+from audit.result import ClockStep
 from collector import bpf_syscall, pins
+from collector import meter as meter_
 from collector.bpf_syscall import Command
 from collector.encode import ledger_record, raw_chunks
 from collector.loading import Answer, Request
 from collector.meter import Meter, Window
-from schemas.ledger import decode_ledger, encode_ledger
+from schemas.ledger import LedgerRecord, decode_ledger, encode_ledger
 from schemas.raw import RawChunk, decode_chunk
 from tests.collector import metered, netlab
 from tests.collector.netlab import pod_address, send_udp
@@ -143,6 +146,11 @@ def check_node(node: Node) -> list[RawChunk]:
         assert before.end_ms == after.start_ms
         if before.generation == after.generation:
             assert after.sequence == before.sequence + 1
+    _check_packets(node, chunks)
+    return chunks
+
+
+def _check_packets(node: Node, chunks: list[RawChunk]) -> None:
     packets = octets = 0
     for chunk in chunks:
         assert chunk.ledger is not None
@@ -152,7 +160,6 @@ def check_node(node: Node) -> list[RawChunk]:
                 packets += chunk.packets[row]
                 octets += chunk.bytes[row]
     assert (octets, packets) == (node.sent * 100, node.sent)
-    return chunks
 
 
 def _load(node: Node, request: Request) -> Answer:
@@ -225,37 +232,78 @@ def test_another_node_name_is_another_generation_and_old_windows_keep_the_old_na
     ]
 
 
-def test_windows_go_on_when_the_clock_goes_back(node: Node) -> None:
-    times = [1_800_000_000_000, 1_799_999_000_000, 1_799_999_010_000]
-    meter = Meter(node.root, dict, lambda: times[0])
-    meter.start(_load(node, node.request), node.devices)
-    records = []
-    for end_ms in times[1:]:
-        window = meter.flip(end_ms)
-        records.append(window.record)
-        meter.finish(window)
-    meter.close()
-    first, second = records
-    assert first.end_ms == times[1]
-    assert 0 < first.end_ms - first.start_ms < 120_000, "as long as it lasted by a clock that nobody sets"
-    assert (second.start_ms, second.end_ms) == (times[1], times[2]), "and then by the clock that is right"
+class Clock:
+    """A node's clock, and the one that nobody sets: both go on as they are told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.wall_ms, self.boot_ms = 1_800_000_000_000, 500_000
+        monkeypatch.setattr(meter_, "since_boot_ms", lambda: self.boot_ms)
+
+    def __call__(self) -> int:
+        return self.wall_ms
+
+    def go(self, ms: int) -> int:
+        self.wall_ms += ms
+        self.boot_ms += ms
+        return self.wall_ms
 
 
-def test_a_clock_set_forward_makes_one_long_window_and_no_gap(node: Node) -> None:
-    """Its ends are what the clock said then: the step is in that window and in no other."""
-    times = [1_800_000_000_000, 1_800_003_610_000, 1_800_003_620_000]
-    meter = Meter(node.root, dict, lambda: times[0])
+def _closed(node: Node, meter: Meter, end_ms: int, count: int) -> LedgerRecord:
+    """Close a window that so many packets of ours went into, and return its entry in the ledger."""
+    node.send(count)
+    window = meter.flip(end_ms)
+    entry = ledger_record(window.meta, window.record, window.rows(), 0)
+    node.hand_over(meter, window)
+    return decode_ledger(encode_ledger(entry))
+
+
+@pytest.mark.parametrize("step_ms", [3_600_000, 4_000, -4_000, -3_600_000])
+def test_a_clock_that_is_set_makes_no_window_longer_or_shorter_than_it_was(
+    node: Node, monkeypatch: pytest.MonkeyPatch, step_ms: int
+) -> None:
+    """And the ledger says so: neither a gap nor an hour that nobody lived through, nor a packet lost or doubled."""
+    clock = Clock(monkeypatch)
+    meter = Meter(node.root, dict, clock)
     meter.start(_load(node, node.request), node.devices)
-    entries = []
-    for end_ms, count in zip(times[1:], (3, 4), strict=True):
-        node.send(count)
-        window = meter.flip(end_ms)
-        entries.append(decode_ledger(encode_ledger(ledger_record(window.meta, window.record, window.rows(), 0))))
-        node.hand_over(meter, window)
+    entries = [_closed(node, meter, clock.go(10_000), 1)]
+    clock.go(3_000)
+    clock.wall_ms += step_ms
+    entries.append(_closed(node, meter, clock.go(7_000), 2))
+    entries.append(_closed(node, meter, clock.go(10_000), 3))
     meter.close()
-    assert [(entry.start_ms, entry.end_ms) for entry in entries] == list(itertools.pairwise(times))
-    assert [entry.balance() for entry in entries] == [None, None]
-    check_node(node)
+    began = 1_800_000_000_000
+    assert [(entry.start_ms - began, entry.end_ms - began) for entry in entries] == [
+        (0, 10_000),
+        (step_ms + 10_000, step_ms + 20_000),
+        (step_ms + 20_000, step_ms + 30_000),
+    ]
+    assert [entry.clock_step_ms for entry in entries] == [None, step_ms, None]
+    assert [entry.balance() for entry in entries] == [None] * 3
+    _check_packets(node, _distinct(node.published))
+
+    audit = reconcile(entries, 0)
+    assert audit.clock_steps == [ClockStep("node1", entries[1].end_ms, step_ms)]
+    assert audit.gaps == []
+
+
+def test_a_flip_that_comes_too_late_for_its_boundary_ends_the_window_when_it_comes(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process was stopped, or the clock set, after the boundary was waited for."""
+    clock = Clock(monkeypatch)
+    meter = Meter(node.root, dict, clock)
+    meter.start(_load(node, node.request), node.devices)
+    boundary = clock.go(10_000)
+    assert _closed(node, meter, boundary, 1).end_ms == boundary
+    clock.go(5_000)
+    stopped = _closed(node, meter, boundary, 1)
+    assert (stopped.end_ms, stopped.clock_step_ms) == (boundary + 5_000, None)
+    boundary = clock.go(10_000)
+    clock.wall_ms += 60_000
+    stepped = _closed(node, meter, boundary, 1)
+    assert (stepped.start_ms, stepped.end_ms) == (boundary + 50_000, boundary + 60_000)
+    assert stepped.clock_step_ms == 60_000
+    meter.close()
 
 
 def test_an_upgrade_while_the_clock_goes_back(node: Node) -> None:
@@ -270,5 +318,6 @@ def test_an_upgrade_while_the_clock_goes_back(node: Node) -> None:
     (left,) = [window.record for window in meter.unfinished()]
     assert left.end_ms == clock[0]
     assert 0 < left.end_ms - left.start_ms < 120_000
+    assert left.start_ms == 1_800_000_000_000 + left.clock_step_ms
     assert meter.open_since_ms() == clock[0]
     meter.close()

@@ -100,6 +100,17 @@ def test_one_node_alone_and_a_row_for_each(ledger: Ledger, command: Command) -> 
     assert (answer["windows"], answer["gaps"], answer["closes"]) == (3, [], True)
 
 
+def test_a_clock_that_was_set_is_named_and_accuses_nobody(ledger: Ledger, command: Command) -> None:
+    ledger.put(*whole(0), *whole(1, clock_step_ms=-90_000))
+    status, out, _ = command(audit.main, *ledger.topics.flags)
+    assert status == 0
+    (line,) = [line for line in out.splitlines() if line.startswith("clock")]
+    assert "node-a1  set back by 90.0 s in the window that ended at " in line
+    _, out, _ = command(audit.main, *ledger.topics.flags, "-o", "json")
+    (step,) = orjson.loads(out)["clock_steps"]
+    assert step == {"node": "node-a1", "to_ms": START_MS + 20_000 + ledger.shift_ms, "step_ms": -90_000}
+
+
 def test_what_is_missing_is_explained_by_its_dead_letter(ledger: Ledger, command: Command) -> None:
     entries = [e for e in whole(0, 1, 2) if not (e.hop == "enricher" and e.id.endswith("/1/0"))]
     ledger.put(*entries)
