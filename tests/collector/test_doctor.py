@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What doctor says of a node: by tables of what the host may show, and of what is pinned in a real kernel."""
 
+import json
+import platform
+import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +23,7 @@ from collector.doctor import (
     map_finding,
 )
 from collector.records import MAX_UPLINKS
+from collector.spool import directory_for
 from collector.uplinks import Link
 from common.errors import Refusal
 from common.findings import Finding, UnclearError
@@ -189,6 +196,92 @@ def test_a_link_that_is_missing(meters: dict[int, Metered]) -> None:
     assert finding.status == "no"
     assert "link_ipv6_local_in" in finding.found
     assert pins.active_generation(root) is not None
+
+
+CHECKS = [
+    *("kernel", "btf", "capabilities", "netfilter programs", "bpffs", "uplinks", "network plugin", "bridges"),
+    *("conntrack", "clock", "links", "window", "map", "spool", "coverage"),
+]
+LINE = re.compile(r"  (ok|no|\?\?)  (.+?)  +(\S.*)")
+
+
+def run_doctor(node: str, directory: Path, *more: str) -> tuple[int, str]:
+    """Run the command as a person on the node would; nothing may come on stderr."""
+    command = [sys.executable, "-m", "cli", "doctor", "--node-only", "--spool-dir", str(directory), *more]
+    inside = ["nsenter", f"--net=/run/netns/{netlab.ns(node)}", *command, "--pin-dir", str(metered.pin_dir(node))]
+    done = subprocess.run(inside, capture_output=True, text=True, cwd=metered.ROOT)
+    assert done.stderr == ""
+    return done.returncode, done.stdout
+
+
+def as_told(text: str) -> list[dict[str, str]]:
+    """Return the findings that the table shows."""
+    told: list[dict[str, str]] = []
+    for line in text.splitlines()[2:-1]:
+        if found := LINE.fullmatch(line):
+            told.append({"status": found[1], "check": found[2], "found": found[3], "todo": ""})
+        else:
+            told[-1]["todo"] = line.strip().removeprefix("-> ")
+    return told
+
+
+def without_numbers(findings: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Leave out what moves from one look to the next: ages, bytes, flows."""
+    return [{name: re.sub(r"[-+]?[\d.,]*\d", "#", each[name]) for name in sorted(each)} for each in findings]
+
+
+def check_both_say_the_same(node: str, directory: Path) -> tuple[int, dict[str, Any]]:
+    status, text = run_doctor(node, directory, "-o", "json")
+    found = json.loads(text)
+    assert list(found) == ["host", "time_ms", "faults", "unclear", "findings"]
+    assert found["host"] == platform.node()
+    assert abs(found["time_ms"] - metered.now_ms()) < 600_000
+    findings = found["findings"]
+    assert all(list(each) == ["part", "check", "status", "found", "todo"] for each in findings)
+    assert [each["check"] for each in findings] == CHECKS
+    assert {each.pop("part") for each in findings} == {"node"}
+    statuses = [each["status"] for each in findings]
+    assert (statuses.count("no"), statuses.count("??")) == (found["faults"], found["unclear"])
+    assert statuses.count("ok") == len(CHECKS) - found["faults"] - found["unclear"]
+    assert all(each["todo"] for each in findings if each["status"] == "no")
+
+    status_of_table, table = run_doctor(node, directory)
+    assert status_of_table == status
+    head, part, *_, last = table.splitlines()
+    assert (head.split()[:3], part) == (["zonemeter", "doctor", platform.node()], "node")
+    plural = "" if found["faults"] == 1 else "s"
+    assert last == f"{found['faults']} fault{plural}, {found['unclear']} that cannot be told from here"
+    assert without_numbers(as_told(table)) == without_numbers(findings)
+    return status, found
+
+
+def test_a_sound_node_as_a_table_and_as_json(meters: dict[int, Metered], tmp_path: Path) -> None:
+    opened(directory_for(tmp_path, metered.pin_dir("node1")))
+    status, found = check_both_say_the_same("node1", tmp_path)
+    assert (status, found["faults"]) == (0, 0)
+    by_check = {each["check"]: each for each in found["findings"]}
+    sound = ("kernel", "btf", "capabilities", "netfilter programs", "bpffs", "uplinks", "links", "window", "map")
+    assert {name: by_check[name]["status"] for name in sound} == dict.fromkeys(sound, "ok")
+    assert by_check["kernel"]["found"] == f"{platform.release()} {platform.machine()}"
+    assert "counts for node node1 of cluster test" in by_check["links"]["found"]
+
+
+def test_a_broken_node_as_a_table_and_as_json(meters: dict[int, Metered], tmp_path: Path) -> None:
+    root = metered.pin_dir("node2")
+    spool = opened(directory_for(tmp_path, root))
+    put(spool, 1)
+    spool.set_aside(take(spool))
+    link, aside = root / "link_ipv4_post_routing", root / "aside"
+    link.rename(aside)
+    try:
+        status, found = check_both_say_the_same("node2", tmp_path)
+    finally:
+        aside.rename(link)
+    assert (status, found["faults"]) == (1, 2)
+    faults = {each["check"]: each for each in found["findings"] if each["status"] == "no"}
+    assert faults["links"]["found"] == "missing: link_ipv4_post_routing"
+    assert faults["links"]["todo"] == "restart the collector: it makes what is missing"
+    assert faults["spool"]["found"].startswith("1 damaged files in ")
 
 
 def test_the_spool(tmp_path: Path) -> None:

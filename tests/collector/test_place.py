@@ -2,6 +2,8 @@
 """`zonemeter run collector` on its node: the only one, with no more rights than it needs, and gone when detached."""
 
 import json
+import platform
+import re
 import signal
 import subprocess
 import sys
@@ -53,6 +55,17 @@ def test_a_missing_capability_is_named(broker: Broker, collector: Process, missi
     assert collector.running is not None
     assert collector.running.wait(30) == 2
     assert f"missing CAP_{missing.upper()}: run as root, or add" in collector.lines()[-1]
+
+
+def test_a_kernel_below_5_15_is_refused(broker: Broker, collector: Process) -> None:
+    """Linux itself tells this process and its children that it is a 2.6 (personality(2), UNAME26)."""
+    collector.command[2:2] = ["setarch", platform.machine(), "--uname-2.6"]
+    collector.start()
+    assert collector.running is not None
+    assert collector.running.wait(60) == 2
+    (line,) = collector.log.read_text().splitlines()
+    assert re.fullmatch(r"kernel 2\.6\.\S+: expected Linux 5\.15 or later", json.loads(line)["message"])
+    assert not collector.pin_dir.exists()
 
 
 @pytest.mark.parametrize(("hook", "kept"), [("netfilter", 1 << 39), ("tc", 1 << 39 | 1 << 12)])
