@@ -8,6 +8,10 @@ A collector may be killed between any two steps. What the next one finds is two 
     counting  the kernel adds to it, or did until a moment ago
     frozen    nobody adds to it any more; the record is final and the window is being published
     acked     published, or on disk; its map may be cleared
+
+A window may be published in part by one version and again, whole, by the next. Both give every row the same id: rows
+stand in the order of their keys' bytes, in the layout of the generation that counted them, and are cut by
+`rows_per_chunk`. How a chunk is written out is free to change, as long as `schemas/raw.py` can read it.
 """
 
 from dataclasses import dataclass, field, replace
@@ -20,7 +24,6 @@ from collector.errors import RecordError
 from collector.layout import COUNTER_ROOM, COUNTERS, TALLY
 
 LAYOUT_VERSION = 1
-CODEC_VERSION = 1  # of collector/encode.py; a record asks for the one it was frozen with
 ROWS_PER_CHUNK = 3000  # at most 153 bytes a row: 459 kB, under schemas.raw.MAX_ENCODED_BYTES with the ledger
 MAX_UPLINKS = 64  # whose own counters a record holds, for the coverage; nodes with 15 interfaces and more are sold
 _SHORT, _DEADMAN = 1, 2
@@ -36,7 +39,6 @@ RECORD = np.dtype(
         ("start_ms", "<i8"),
         ("end_ms", "<i8"),
         ("rows_per_chunk", "<u4"),
-        ("codec_version", "<u4"),
         ("flags", "<u4"),
         ("uplink_count", "<u4"),
         ("counters", TALLY, COUNTER_ROOM),
@@ -102,7 +104,6 @@ class Record:
     start_ms: int = 0
     end_ms: int = 0
     rows_per_chunk: int = ROWS_PER_CHUNK
-    codec_version: int = CODEC_VERSION
     short: bool = False
     deadman: bool = False  # counting stopped at its end, because no collector had been there for long
     counters: tuple[Tally, ...] = ((0, 0),) * COUNTERS
@@ -119,7 +120,7 @@ def encode(record: Record, layout: np.dtype[Any] = RECORD) -> bytes:
     """Return a record as it is pinned, in the layout of the version that pinned it."""
     raw = np.zeros((), layout)
     raw["layout_version"] = LAYOUT_VERSION
-    for name in ("phase", "sequence", "start_ms", "end_ms", "rows_per_chunk", "codec_version"):
+    for name in ("phase", "sequence", "start_ms", "end_ms", "rows_per_chunk"):
         raw[name] = getattr(record, name)
     for name in _known(layout):
         raw[name] = getattr(record, name)
@@ -155,7 +156,6 @@ def decode(pinned: bytes, layout: np.dtype[Any] = RECORD) -> Record:
         start_ms=int(raw["start_ms"]),
         end_ms=int(raw["end_ms"]),
         rows_per_chunk=int(raw["rows_per_chunk"]),
-        codec_version=int(raw["codec_version"]),
         short=bool(raw["flags"] & _SHORT),
         deadman=bool(raw["flags"] & _DEADMAN),
         counters=tuple(raw["counters"][:COUNTERS].tolist()),

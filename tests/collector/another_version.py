@@ -2,16 +2,18 @@
 """A collector of a version whose maps look otherwise: python -m tests.collector.another_version load|live ...
 
 Its key has eight bytes more, in front, so that its rows stand in another order; its control and its record are longer;
-and another codec makes other chunks of them, of two rows.
+and its codec makes other chunks of them: of two rows, in other words, with more in them than this version knows.
 
     load <request >answer           the loader
-    live PIN_DIR ANSWER DEVICES     takes over, tells what it found, and after a line on stdin flips and dies
+    live PIN_DIR ANSWER DEVICES     takes over, tells what it found, and after a line on stdin flips, tells the ports
+                                    of the rows and the chunks that it may have published, and dies
 """
 
 import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ import numpy as np
 
 from collector import bpf_source, layout
 
-CODEC, ROWS_PER_CHUNK = 2, 2
+ROWS_PER_CHUNK = 2
 
 
 def change(directory: Path) -> None:
@@ -51,19 +53,33 @@ def change(directory: Path) -> None:
 
 
 def change_record() -> None:
-    """Give the record a field more and fewer uplinks, and another codec's number and length of chunks."""
+    """Give the record a field more and fewer uplinks, and another length of chunks."""
     from collector import records
 
     fields = [each if each[0] != "uplinks" else (*each[:2], (5,)) for each in records.RECORD.descr]
     records.RECORD = np.dtype([*fields[:3], ("mood", "<u8"), *fields[3:]])
     records.RECORD_BYTES = records.RECORD.itemsize
     following = records.following
-    records.following = lambda *args: replace(following(*args), codec_version=CODEC, rows_per_chunk=ROWS_PER_CHUNK)
+    records.following = lambda *args: replace(following(*args), rows_per_chunk=ROWS_PER_CHUNK)
+
+
+def change_codec() -> None:
+    """Write out chunks with their fields and addresses the other way round, with spaces, and with a field more."""
+    from collector import encode
+
+    def encode_chunk(head: dict[str, Any], addresses: Sequence[str], columns: dict[str, Any]) -> bytes:
+        plain = {name: np.asarray(column).tolist() for name, column in columns.items()}
+        ends = {name: [len(addresses) - 1 - index for index in plain[name]] for name in ("src", "dst")}
+        chunk = {"schema_version": 1, **head, "mood": "fine", "addresses": list(addresses)[::-1], **plain, **ends}
+        return json.dumps(dict(reversed(chunk.items()))).encode()
+
+    vars(encode)["encode_chunk"] = encode_chunk
 
 
 def live(root: Path, answer: str, devices: str) -> None:
     """The life of its collector up to where it is killed: one window is frozen, another is open."""
     from collector import netlink
+    from collector.encode import raw_chunks
     from collector.loading import Answer
     from collector.meter import Devices, Meter
     from tests.collector.metered import now_ms
@@ -76,7 +92,9 @@ def live(root: Path, answer: str, devices: str) -> None:
         meter.finish(window)
     _say(found)
     sys.stdin.readline()
-    _say(_ports(meter.flip(now_ms()).rows()))
+    window = meter.flip(now_ms())
+    chunks = raw_chunks(window.meta, window.record, window.rows(), maybe_repeat=False)
+    _say([_ports(window.rows()), [chunk.decode() for chunk in chunks]])
 
 
 def _say(found: object) -> None:
@@ -94,6 +112,7 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as made:
         change(Path(made))
         change_record()
+        change_codec()
         if sys.argv[1] == "load":
             from collector import loader
 

@@ -23,7 +23,6 @@ def test_a_record_is_read_back_as_it_was_written() -> None:
         start_ms=1_795_384_000_000,
         end_ms=1_795_384_010_000,
         rows_per_chunk=3000,
-        codec_version=1,
         short=True,
         counters=tuple((number, number + 1) for number in range(COUNTERS)),
         uplinks=(Uplink("eth0", (1, 2, 3, 4), (5, 6, 7, 2**63)), Uplink("a-name-of-15-by", (0, 0, 0, 0), (9, 9, 9, 9))),
