@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import Field
-from rich.console import Console
 
 from audit.result import Audit
 from cli import demo_story
@@ -28,10 +27,10 @@ from lab.errors import LabError
 from lab.interrupts import run_interruptible
 from lab.plan import Plan
 from lab.services import Files, Ports, zonemeter
+from replay import audit_view
 from replay.audit import AuditSettings, audit_range
-from replay.audit_view import print_table
 from replay.live import LiveWindow, follow, only
-from replay.summary_view import print_summary
+from replay.summary_view import summary_lines
 from replay.time_range import TimeRange, timestamp
 
 WINDOW_MS = 10_000
@@ -65,7 +64,6 @@ class Demo:
 
     def __init__(self, settings: DemoSettings) -> None:
         self._settings = settings
-        self._console = Console(width=100, highlight=False)
         self._ports = Ports.free() if settings.free_ports else Ports()
         self._kafka = KafkaSettings(kafka_bootstrap=f"127.0.0.1:{self._ports.kafka}")
         self._prices = shipped("aws")
@@ -142,8 +140,7 @@ class Demo:
             f"window {span} UTC     nodes {len(summary.observers)}/{nodes}   flows {summary.flows}   "
             f"unknown {unknown:.1f} %   lag {window.lag_seconds:.1f} s   {self._story.act_of(window)}"
         )
-        print_summary(self._console, summary, WINDOW_MS / 1000, self._prices)
-        self._print()
+        self._print("\n".join(summary_lines(summary, WINDOW_MS / 1000, self._prices)) + "\n")
 
     async def _close(self, plan: Plan, files: Files) -> Audit:
         """Stop traffic and collectors, let the rest drain, say what was saved, and close the books."""
@@ -161,7 +158,7 @@ class Demo:
         await self._report(span)
         for line in self._story.lines():
             self._print(line)
-        print_table(audit, span, self._console)
+        self._print("\n".join(audit_view.lines(audit, span)))
         kept = _keep(files.logs)
         start = datetime.fromtimestamp(span.from_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         self._print(f"the flow log is kept: .venv/bin/zonemeter report --archive {kept} --from {start} --prices aws")
@@ -191,7 +188,7 @@ class Demo:
         self._print(f"  ok  {line:<76} {(_now_ms() - self._begun_ms) / 1000:6.1f} s")
 
     def _print(self, line: str = "") -> None:
-        self._console.print(line, soft_wrap=True)
+        print(line, flush=True)
 
 
 def _keep(logs: Path) -> Path:

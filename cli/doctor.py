@@ -3,6 +3,7 @@
 
 import platform
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from common.durations import parse_duration
 from common.findings import Check, Finding, run_checks
 from common.settings import KafkaSettings, load, refuse
 from enricher.settings import EnricherSettings
+from replay.amounts import WIDTH
 from replay.doctor import Group, pipeline_checks
 from replay.time_range import TimeRange, timestamp
 from sinks.flowlog.settings import FlowlogSettings
@@ -110,11 +112,22 @@ def _print(found: dict[str, list[Finding]], now_ms: int) -> None:
         print(part)
         width = max(len(finding.check) for finding in findings)
         for finding in findings:
-            print(f"  {finding.status}  {finding.check:<{width}}  {finding.found}")
-            if finding.todo:
-                print(f"      {'':<{width}}  -> {finding.todo}")
+            print("\n".join(_lines(finding, width)))
     faults, unclear = _count(found, "no"), _count(found, "??")
     print(f"{faults} fault{'s' if faults != 1 else ''}, {unclear} that cannot be told from here")
+
+
+def _lines(finding: Finding, width: int) -> list[str]:
+    """Return a finding and what to do about it, in at most 100 columns where its words allow."""
+    indent = " " * (width + 8)
+    lines = _wrapped(f"  {finding.status}  {finding.check:<{width}}  ", indent, finding.found)
+    return lines + (_wrapped(f"{indent}-> ", f"{indent}   ", finding.todo) if finding.todo else [])
+
+
+def _wrapped(first: str, rest: str, text: str) -> list[str]:
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
+    ) or [first.rstrip()]
 
 
 def _as_dict(found: dict[str, list[Finding]], now_ms: int) -> dict[str, object]:

@@ -104,14 +104,12 @@ def _loading() -> Iterator[None]:
 
 def _help(group: str | None = None) -> str:
     """List the commands; with a group, such as `run`, its commands."""
+    shown = {" ".join(words): each.summary for words, each in COMMANDS.items() if group in (None, words[0])}
+    width = max(map(len, shown))
     lines = [
         "zonemeter: which workloads pay for traffic between availability zones, why, and what to change",
         "",
-        *(
-            f"  zonemeter {' '.join(words):<16} {command.summary}"
-            for words, command in COMMANDS.items()
-            if group in (None, words[0])
-        ),
+        *(f"  zonemeter {words:<{width}}  {summary}" for words, summary in shown.items()),
         "",
         "zonemeter COMMAND --help shows a command's flags.",
     ]

@@ -12,7 +12,16 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from common.errors import Refusal
-from common.price_file import PRICED_SCOPES, SHIPPED, PriceFileError, load_prices, parse_prices, recognise, shipped
+from common.price_file import (
+    PRICED_SCOPES,
+    SHIPPED,
+    PriceFileError,
+    load_prices,
+    parse_prices,
+    recognise,
+    region_of,
+    shipped,
+)
 from common.prices import UNIT_BYTES, Price, PriceBook, Side, money
 from common.settings import Settings, load, refuse
 from schemas.flow import Scope
@@ -110,7 +119,8 @@ def _print_explanation(settings: PricesExplainSettings, book: PriceBook, scope: 
         print(f"{book.name} has no price for it: reported in bytes, never as free; a file of your own can price it")
         return
     number = book.prices.index(price) + 1
-    print(f"price {number} of {book.name} ({book.title}, as of {book.as_of}): {_describe(price, book)}")
+    print(f"price {number} of {book.name} ({book.title}, as of {book.as_of}):")
+    print(f"  {_describe(price, book)}")
     each = money(EXAMPLE_BYTES * price.rate)
     unit = "" if book.unit == "GB" else f" = {Decimal(EXAMPLE_BYTES) / UNIT_BYTES[book.unit]:.2f} {book.unit}"
     print(f"1 TB (10^12 bytes{unit}) costs {each:.2f} {book.currency}; billed: {price.billed}")
@@ -131,7 +141,7 @@ def _book_for(settings: PricesExplainSettings) -> PriceBook:
 
 def _side(settings: PricesExplainSettings, book: PriceBook, which: str) -> Side:
     zone, name = getattr(settings, f"{which}_zone"), getattr(settings, f"{which}_name")
-    return Side(book.region_of(zone) or "", name)
+    return Side(region_of(zone, book) or "", name)
 
 
 def _scope(settings: PricesExplainSettings, source: Side, destination: Side) -> Scope:

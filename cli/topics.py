@@ -4,13 +4,12 @@
 import asyncio
 
 from pydantic import Field
-from rich.console import Console
-from rich.table import Table
 
 from common.errors import Refusal
 from common.settings import KafkaSettings, load, refuse
 from common.topic_admin import TopicState, admin_client, describe
 from common.topic_admin import apply as apply_
+from replay.amounts import labelled
 from schemas.topics import HOUR_MS, TopicSpec, topic_specs
 
 
@@ -37,21 +36,14 @@ class TopicsSettings(KafkaSettings):
 def list_(argv: list[str]) -> int:
     """Print each topic, its partitions and its settings."""
     settings = load(TopicsSettings, "topics list", argv)
-    table = Table(box=None, pad_edge=False, header_style="")
-    for title in ("topic", "partitions", "settings"):
-        table.add_column(title, overflow="fold")
-    for state in _states(settings):
-        config = " ".join(f"{key}={value}" for key, value in sorted(state.config.items()))
-        absent = state.partitions is None
-        table.add_row(state.spec.name, "-" if absent else str(state.partitions), "does not exist" if absent else config)
-    Console(highlight=False).print(table)
+    print("\n".join(_table(_states(settings, "topics list"))))
     return 0
 
 
 def diff(argv: list[str]) -> int:
     """Print what is not as it should be; return 1 if anything is not."""
     settings = load(TopicsSettings, "topics diff", argv)
-    return _print_differences(_states(settings))
+    return _print_differences(_states(settings, "topics diff"))
 
 
 def apply(argv: list[str]) -> int:
@@ -76,7 +68,19 @@ async def ensure(settings: TopicsSettings) -> list[TopicState]:
         return states
 
 
-def _states(settings: TopicsSettings) -> list[TopicState]:
+def _table(states: list[TopicState]) -> list[str]:
+    """Return a topic's name, its partitions and its settings, as many of these to a line as fit."""
+    width = max(len(state.spec.name) for state in states)
+    lines = [f"{'topic':<{width}}  partitions  settings"]
+    for state in states:
+        absent = state.partitions is None
+        facts = ["does not exist"] if absent else [f"{key}={value}" for key, value in sorted(state.config.items())]
+        head = f"{state.spec.name:<{width}}  {'-' if absent else state.partitions:>10}  "
+        lines += labelled(head, facts, len(head), " ")
+    return lines
+
+
+def _states(settings: TopicsSettings, command: str) -> list[TopicState]:
     async def read() -> list[TopicState]:
         async with admin_client(settings) as admin:
             return await describe(admin, settings.specs())
@@ -84,7 +88,7 @@ def _states(settings: TopicsSettings) -> list[TopicState]:
     try:
         return asyncio.run(read())
     except Refusal as error:
-        refuse("zonemeter topics", str(error))
+        refuse(f"zonemeter {command}", str(error))
 
 
 def _print_differences(states: list[TopicState]) -> int:

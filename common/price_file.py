@@ -45,7 +45,7 @@ def parse_prices(content: bytes, name: str) -> PriceBook:
     reader = _Reader(name, text)
     book = reader.book(document)
     if reader.problems:
-        raise PriceFileError(reader.problems)
+        raise PriceFileError([line for _, line in sorted(reader.problems)])
     return book
 
 
@@ -54,6 +54,12 @@ def recognise(zones: Iterable[str]) -> PriceBook | None:
     names = set(zones)
     found = [book for book in map(shipped, SHIPPED) if all(book.region_of(name) is not None for name in names)]
     return found[0] if names and len(found) == 1 else None
+
+
+def region_of(zone: str, book: PriceBook) -> str | None:
+    """Return a zone's region by how the price file says that zones are named, else by how the clouds name theirs."""
+    books = (book, *map(shipped, SHIPPED))
+    return next((region for each in books if (region := each.region_of(zone)) is not None), None)
 
 
 def shipped(name: str) -> PriceBook:
@@ -83,7 +89,7 @@ class _Reader:
     def __init__(self, name: str, text: str) -> None:
         self._name = name
         self._lines = text.splitlines()
-        self.problems: list[str] = []
+        self.problems: list[tuple[int, str]] = []
 
     def book(self, document: dict[str, Any]) -> PriceBook:
         self._check_names(document, _TOP, None)
@@ -141,7 +147,8 @@ class _Reader:
             self._note(number, key, "is missing; write 0 if that side is not billed")
             return Decimal(0)
         if isinstance(value, bool) or not isinstance(value, int | Decimal) or not Decimal(value).is_finite():
-            self._note(number, key, f"{value!r}: expected a number")
+            said = str(value) if isinstance(value, Decimal) else repr(value)
+            self._note(number, key, f"{said}: expected a number")
             return Decimal(0)
         amount = Decimal(value)
         if not 0 <= amount <= HIGHEST_PRICE:
@@ -188,15 +195,18 @@ class _Reader:
         value = self._text(document, "zone_pattern", None, needed=False)
         if value is not None:
             try:
-                re.compile(value)
+                groups = re.compile(value).groupindex
             except re.error as error:
                 self._note(None, "zone_pattern", f"{value!r}: no regular expression: {error}")
                 return None
+            if "region" not in groups:
+                self._note(None, "zone_pattern", f"{value!r}: has no group (?P<region>...)")
         return value
 
     def _note(self, number: int | None, key: str, text: str) -> None:
         price = "" if number is None else f"price {number + 1}: "
-        self.problems.append(f"{self._name}:{self._line(number, key)}: {price}{key}: {text}")
+        line = self._line(number, key)
+        self.problems.append((line, f"{self._name}:{line}: {price}{key}: {text}"))
 
     def _line(self, number: int | None, key: str) -> int:
         """Return the line of a name within the top of the file or a price's table, else the line where that begins."""

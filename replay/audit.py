@@ -75,7 +75,8 @@ def main(argv: list[str]) -> int:
         answer = audit_view.as_dict(audit, explained, found)
         sys.stdout.write(orjson.dumps(answer, option=orjson.OPT_INDENT_2).decode() + "\n")
     else:
-        audit_view.print_table(audit, span, by=settings.by, explained=explained, deep=found)
+        lines = audit_view.lines(audit, span, by=settings.by, explained=explained, deep=found)
+        sys.stdout.write("\n".join(lines) + "\n")
     return 0 if audit.closes and not audit.is_forged and (found is None or not found.faults) else 1
 
 

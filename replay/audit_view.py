@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How an audit is shown: as a table for people, as a dictionary for programs.
+"""How an audit is shown: as lines of text for people, as a dictionary for programs. Pure.
 
 First how far it can be trusted at all: which nodes were metered, and how much of what left them the hook saw.
 """
@@ -8,10 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
-from rich.console import Console
-from rich.table import Table
-
 from audit.result import Audit, HopTotal, Sums, covered
+from replay.amounts import columns, fitted, labelled
 from replay.deep import Deep
 from replay.time_range import TimeRange, timestamp
 from schemas.amount import Amount
@@ -25,22 +23,17 @@ HOP_TITLES = {
 LONGEST_LIST = 10
 
 
-def print_table(
+def lines(
     audit: Audit,
     span: TimeRange,
-    console: Console | None = None,
     *,
     by: Literal["hop", "node"] = "hop",
     explained: Sequence[str] = (),
     deep: Deep | None = None,
-) -> None:
-    """Print the answer, how far to trust it, and what is wrong with it, in at most 100 columns."""
-    console = console or Console(width=100, highlight=False, soft_wrap=False)
-    console.print(f"zonemeter audit   {span}")
-    for line in _trust(audit):
-        console.print(line)
-    console.print(_node_table(audit) if by == "node" else _hop_table(audit))
-    for heading, lines in (
+) -> list[str]:
+    """Return the answer, how far to trust it, and what is wrong with it; tables take at most 100 columns."""
+    found = [f"zonemeter audit   {span}", *_trust(audit), *(_node_table(audit) if by == "node" else _hop_table(audit))]
+    for heading, entries in (
         ("unmeasured", _gaps(audit)),
         ("clock", _clock_steps(audit)),
         ("unaccounted", _shortfalls(audit)),
@@ -50,10 +43,10 @@ def print_table(
         ("not ours", audit.refused),
         ("not counted", _unmetered(audit)),
     ):
-        _print_list(console, heading, lines)
+        found += _list(heading, entries)
     if deep is not None:
-        _print_deep(console, deep)
-    console.print(f"ledger {audit.ratio:.6f}   {_verdict(audit)}")
+        found += _deep(deep)
+    return [*found, f"ledger {audit.ratio:.6f}   {_verdict(audit)}"]
 
 
 def as_dict(audit: Audit, explained: Sequence[str] = (), deep: Deep | None = None) -> dict[str, Any]:
@@ -127,48 +120,54 @@ def _percent(ratio: float) -> str:
     return f"{100 * ratio:.1f} %"
 
 
-def _hop_table(audit: Audit) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="")
-    table.add_column("hop")
-    for title in ("bytes in", "packets in", "bytes out", "rows out"):
-        table.add_column(title, justify="right")
-    table.add_column("put aside, lost (bytes)")
+def _hop_table(audit: Audit) -> list[str]:
+    """Return a row for each hop, below it what it put aside and what it lost."""
     more = {hop: f"enriched -> {hop}" for hop in sorted(audit.hops.keys() - HOP_TITLES.keys())}
+    rows: list[tuple[str, ...]] = [("hop", "bytes in", "packets in", "bytes out", "rows out")]
+    below: list[list[str]] = [[]]
     for hop, title in (HOP_TITLES | more).items():
         if hop in audit.hops:
             total = audit.hops[hop]
             numbers = (total.taken.bytes, total.taken.packets, total.given.bytes, total.given.rows)
-            table.add_row(title, *(f"{number:,}" for number in numbers), _reasons(total))
+            rows.append((title, *(f"{number:,}" for number in numbers)))
+            below.append(_left_out(total))
         elif hop in audit.absent:
-            table.add_row(title, "-", "-", "-", "-", "no report in this range yet")
-    return table
+            rows.append((title, "-", "-", "-", "-"))
+            below.append(["   no report in this range yet"])
+    table = columns(rows, "<>>>>")
+    return [line for row, more_lines in zip(table, below, strict=True) for line in (row, *more_lines)]
 
 
-def _node_table(audit: Audit) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="")
-    table.add_column("node")
-    for title in ("windows", "seen (bytes)", "coverage", "unmeasured s", "lost", "unaccounted"):
-        table.add_column(title, justify="right")
+def _left_out(total: HopTotal) -> list[str]:
+    return [
+        line
+        for label, amounts in (("   lost (bytes)", total.lost), ("   put aside (bytes)", total.aside))
+        for line in labelled(
+            label, [f"{why} {each.bytes:,}" for why, each in sorted(amounts.items()) if each.packets], 22
+        )
+    ]
+
+
+def _node_table(audit: Audit) -> list[str]:
+    rows: list[tuple[str, ...]] = [
+        ("node", "windows", "seen (bytes)", "coverage", "unmeasured s", "lost", "unaccounted"),
+    ]
     for (_, node), sums in sorted(audit.nodes.items()):
         ratios = sums.coverage[node].ratios() if node in sums.coverage else {}
         unmeasured = sum(max(gap.to_ms - gap.from_ms, 0) for gap in audit.gaps if gap.node == node) / 1000
         lost = sum(amount.bytes for total in sums.hops.values() for amount in total.lost.values())
-        table.add_row(
-            node,
-            f"{sums.windows:,}",
-            f"{sums.seen.bytes:,}",
-            _percent(min(ratios.values())) if ratios else "-",
-            f"{unmeasured:.1f}",
-            f"{lost:,}",
-            f"{sums.unaccounted_bytes:,}",
+        rows.append(
+            (
+                node,
+                f"{sums.windows:,}",
+                f"{sums.seen.bytes:,}",
+                _percent(min(ratios.values())) if ratios else "-",
+                f"{unmeasured:.1f}",
+                f"{lost:,}",
+                f"{sums.unaccounted_bytes:,}",
+            )
         )
-    return table
-
-
-def _reasons(total: HopTotal) -> str:
-    aside = [f"{reason} {amount.bytes:,}" for reason, amount in sorted(total.aside.items()) if amount.packets]
-    lost = [f"LOST {reason} {amount.bytes:,}" for reason, amount in sorted(total.lost.items()) if amount.packets]
-    return ", ".join(lost + aside)
+    return fitted(rows, "<>>>>>>", names=(0,))
 
 
 def _gaps(audit: Audit) -> list[str]:
@@ -216,18 +215,19 @@ def _unmetered(audit: Audit) -> list[str]:
     ]
 
 
-def _print_list(console: Console, heading: str, lines: Sequence[str]) -> None:
-    for line in lines[:LONGEST_LIST]:
-        console.print(f"{heading}  {line}", soft_wrap=True)
-    if len(lines) > LONGEST_LIST:
-        console.print(f"{heading}  and {len(lines) - LONGEST_LIST} more; -o json lists them")
+def _list(heading: str, entries: Sequence[str]) -> list[str]:
+    found = [f"{heading}  {entry}" for entry in entries[:LONGEST_LIST]]
+    more = len(entries) - LONGEST_LIST
+    return [*found, f"{heading}  and {more} more; -o json lists them"] if more > 0 else found
 
 
-def _print_deep(console: Console, deep: Deep) -> None:
+def _deep(deep: Deep) -> list[str]:
     read = ", ".join(f"{source} {amount.rows:,} rows {amount.bytes:,} bytes" for source, amount in deep.read.items())
-    console.print(f"read back   {read or 'nothing'}: {len(deep.faults)} faults", soft_wrap=True)
-    _print_list(console, "FAULT", [f"{each.source}: {each.what}" for each in deep.faults])
-    _print_list(console, "note", [f"{each.source}: {each.what}" for each in deep.findings if not each.is_fault])
+    return [
+        f"read back   {read or 'nothing'}: {len(deep.faults)} faults",
+        *_list("FAULT", [f"{each.source}: {each.what}" for each in deep.faults]),
+        *_list("note", [f"{each.source}: {each.what}" for each in deep.findings if not each.is_fault]),
+    ]
 
 
 def _verdict(audit: Audit) -> str:

@@ -3,30 +3,24 @@
 
 from typing import Any
 
-from rich.console import Console
-
 from replay.live import LiveWindow
-from replay.summary_view import print_summary
+from replay.summary_view import summary_lines
 from replay.time_range import timestamp
-
-WIDTH = 100
 
 
 def as_text(window: LiveWindow) -> str:
     """Return the window as plain text of several lines."""
-    console = Console(width=WIDTH, highlight=False, no_color=True)
     summary = window.summary
     unknown = 100 * summary.scopes.get("unknown", 0) / summary.bytes if summary.bytes else 0.0
-    with console.capture() as captured:
-        console.print(
-            f"window {timestamp(window.start_ms)[11:]}-{timestamp(window.end_ms)[11:]} UTC   "
-            f"nodes {len(summary.observers)}   flows {summary.flows:,}   unknown {unknown:.1f} %   "
-            f"lag {_lag(window)}"
-        )
-        if window.late or window.refused:
-            console.print(f" {window.late:,} flows came too late to be shown, {window.refused:,} were not understood")
-        print_summary(console, summary, (window.end_ms - window.start_ms) / 1000)
-    return captured.get()
+    lines = [
+        f"window {timestamp(window.start_ms)[11:]}-{timestamp(window.end_ms)[11:]} UTC   "
+        f"nodes {len(summary.observers)}   flows {summary.flows:,}   unknown {unknown:.1f} %   "
+        f"lag {_lag(window)}"
+    ]
+    if window.late or window.refused:
+        lines.append(f" {window.late:,} flows came too late to be shown, {window.refused:,} were not understood")
+    lines += summary_lines(summary, (window.end_ms - window.start_ms) / 1000)
+    return "\n".join(lines) + "\n"
 
 
 def _lag(window: LiveWindow) -> str:

@@ -46,8 +46,8 @@ def parse_range(since: str | None, from_time: str | None, to_time: str | None, n
         raise ValueError("--since and --from both name the start; give one")
     to_ms = parse_instant(to_time or "now", now_ms)
     from_ms = parse_instant(from_time, now_ms) if from_time else now_ms - parse_duration(since or "1h")
-    if from_ms >= to_ms:
-        raise ValueError(f"the range is empty: it starts {timestamp(from_ms)} and ends {timestamp(to_ms)} UTC")
     if from_ms > now_ms:
         raise ValueError(f"the range lies in the future: it starts {timestamp(from_ms)} UTC")
+    if from_ms >= to_ms:
+        raise ValueError(f"the range is empty: it starts {timestamp(from_ms)} and ends {timestamp(to_ms)} UTC")
     return TimeRange(from_ms, to_ms)

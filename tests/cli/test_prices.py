@@ -9,6 +9,15 @@ import pytest
 from cli import prices
 from common.price_file import SHIPPED
 
+MINE = (
+    'title = "Mine"\ncurrency = "EUR"\nunit = "GB"\nas_of = 2026-11-01\n'
+    '[[price]]\nscope = "cross_zone"\nsource = 0.5\ndestination = 0\nurl = "https://intranet/prices"\n'
+)
+REGIONAL = (
+    '[[price]]\nscope = "cross_zone"\nsource_region = "ap-*"\n'
+    'source = 0.008\ndestination = 0\nurl = "https://intranet/prices"\n'
+)
+
 
 def test_the_list_names_every_file_with_its_date_and_source(capsys: pytest.CaptureFixture[str]) -> None:
     assert prices.list_([]) == 0
@@ -40,6 +49,16 @@ def test_explain(argv: list[str], status: int, said: str, capsys: pytest.Capture
     assert max(map(len, text.splitlines())) <= 110
 
 
+def test_explain_takes_the_price_that_a_report_would(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A flow has a region whatever the price file says of zones' names; so a price for a region is found here too."""
+    path = tmp_path / "mine.toml"
+    path.write_text(MINE.replace("[[price]]", REGIONAL + "[[price]]"))
+    assert prices.explain(["ap-south-1a", "ap-south-1b", "--prices", str(path)]) == 0
+    assert "source region ap-*: 0.008 the sender" in capsys.readouterr().out
+    assert prices.explain(["eu-west-1a", "eu-west-1b", "--prices", str(path)]) == 0
+    assert "cross_zone: 0.5 the sender, 0 the receiver" in capsys.readouterr().out
+
+
 def test_explain_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert prices.explain(["eu-west-1a", "eu-west-1b", "-o", "json"]) == 0
     found = orjson.loads(capsys.readouterr().out)
@@ -65,10 +84,7 @@ def test_explain_refuses(argv: list[str], said: str, capsys: pytest.CaptureFixtu
 
 def test_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "mine.toml"
-    path.write_text(
-        'title = "Mine"\ncurrency = "EUR"\nunit = "GB"\nas_of = 2026-11-01\n'
-        '[[price]]\nscope = "cross_zone"\nsource = 0.5\ndestination = 0\nurl = "https://intranet/prices"\n'
-    )
+    path.write_text(MINE)
     assert prices.check([str(path)]) == 0
     text = capsys.readouterr().out
     assert "cross_zone: 0.5 the sender, 0 the receiver, EUR per GB" in text

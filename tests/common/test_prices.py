@@ -114,7 +114,7 @@ def test_regions() -> None:
         ("source = 0.01", "source = -0.01", "m:16: price 2: source: -0.01: expected 0 to 1000"),
         ("source = 0.01", 'source = "0.01"', "m:16: price 2: source: '0.01': expected a number"),
         ("source = 0.01", "source = true", "m:16: price 2: source: True: expected a number"),
-        ("source = 0.01", "source = nan", "m:16: price 2: source: Decimal('NaN'): expected a number"),
+        ("source = 0.01", "source = nan", "m:16: price 2: source: NaN: expected a number"),
         ("source = 0.01", "source = 0.0000001", "at most 6 decimals"),
         ("destination = 0.002\n", "", "m:14: price 2: destination: is missing; write 0 if that side is not billed"),
         ('url = "https://example.com/prices"', 'url = "a friend"', "m:18: price 2: url: 'a friend': expected the"),
@@ -128,6 +128,7 @@ def test_regions() -> None:
         ('scope = "cross_zone"', 'scope = "unknown"', "unknown traffic has no price"),
         ('title = "Example"', "title = ", "m: not TOML: "),
         ('unit = "GB"', 'unit = "GB"\nzone_pattern = "("', "m:5: zone_pattern: '(': no regular expression"),
+        ('unit = "GB"', 'unit = "GB"\nzone_pattern = "a+"', "m:5: zone_pattern: 'a+': has no group (?P<region>...)"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_place(old: str, new: str, problem: str) -> None:

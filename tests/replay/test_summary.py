@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-import io
-
 import msgspec
-from rich.console import Console
+import pytest
 
+from common.price_file import shipped
 from replay.summary import Pair, Summariser, Summary
-from replay.summary_view import print_summary
+from replay.summary_view import summary_lines
 from schemas.flow import Cloud, Endpoint, Kubernetes, Named, Workload, decode_flow, decode_head
 from tests.schemas.test_documents import EXAMPLE_FLOW
 
@@ -46,10 +45,43 @@ def test_each_scope_in_its_place() -> None:
 
 
 def test_the_table_shows_rates_and_fits_100_columns() -> None:
-    out = io.StringIO()
-    print_summary(Console(file=out, width=100), summary_of({"bytes": 25_000_000}), seconds=10)
-    text = out.getvalue()
+    lines = summary_lines(summary_of({"bytes": 25_000_000}), seconds=10, prices=shipped("aws"))
+    text = "\n".join(lines)
     assert "2.50" in text
-    assert "shop/Deployment/api" in text
+    assert " shop/Deployment/api   ->  shop/StatefulSet/postgres  a -> b  2.50      131" in lines
     assert "100 % of in-region" in text
-    assert max(map(len, text.splitlines())) <= 100
+    assert "at this rate $131 a month" in text  # 2.5 MB/s x 730 h = 6,570 GB, at 0.02 $
+    assert_printable(lines)
+
+
+@pytest.mark.parametrize(
+    ("zones", "shown"),
+    [
+        pytest.param(3, "northamerica-northeast1-a  1.05  -  -         -", id="long names"),
+        pytest.param(40, " 40 zones, too many to lay out here: zonemeter report lists them", id="many"),
+    ],
+)
+def test_many_zones_and_long_names_do_not_make_it_wider(zones: int, shown: str) -> None:
+    places = [f"northamerica-northeast1-{'abc'[number] if zones == 3 else number}" for number in range(zones)]
+    ends = [place_of(place, f"{place}-{'with-a-long-name-' * 4}") for place in places]
+    changes: list[dict[str, object]] = [{"source": end, "destination": ends[0]} for end in ends]
+    lines = summary_lines(summary_of(*changes), seconds=1)
+    assert_printable(lines)
+    assert any(line.strip().startswith(shown.strip()) for line in lines), lines
+
+
+def test_a_name_is_shown_as_it_is() -> None:
+    """Names are out of records: what another library took for markup or a picture must not end or change the table."""
+    hostile = Endpoint(kind="cidr", address="10.9.9.9", name="[/x] [red]:a:", cloud=Cloud(availability_zone="z"))
+    lines = summary_lines(summary_of({"destination": hostile}), seconds=10)
+    assert any("cidr/[/x] [red]:a:" in line for line in lines)
+
+
+def place_of(zone: str, workload: str) -> Endpoint:
+    names = Kubernetes(namespace=Named("shop"), workload=Workload("Deployment", workload))
+    return Endpoint(kind="pod", address="10.42.1.17", k8s=names, cloud=Cloud(availability_zone=zone))
+
+
+def assert_printable(lines: list[str]) -> None:
+    assert max(map(len, lines)) <= 100
+    assert [line for line in lines if line != line.rstrip()] == []

@@ -42,6 +42,7 @@ def test_ranges() -> None:
         ("1h", "now-1h", None, "give one"),
         (None, "now", "now-1h", "empty"),
         (None, "2199-01-01", "2199-01-02", "future"),
+        (None, "2199-01-01", None, "future"),
         (None, "yesterday", None, "RFC 3339"),
     ],
 )
