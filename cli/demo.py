@@ -20,8 +20,9 @@ from audit.result import Audit
 from cli import demo_story
 from collector.preflight import check_host
 from common.errors import Refusal
+from common.flags import refuse
 from common.price_file import shipped
-from common.settings import KafkaSettings, Settings, load, refuse
+from common.settings import KafkaSettings, Settings, load
 from lab import cluster, stories
 from lab.errors import LabError
 from lab.interrupts import run_interruptible

@@ -17,7 +17,8 @@ from collector.doctor import node_checks
 from collector.settings import CollectorSettings, PinDir
 from common.durations import parse_duration
 from common.findings import Check, Finding, run_checks
-from common.settings import KafkaSettings, load, refuse
+from common.flags import refuse
+from common.settings import KafkaSettings, load
 from enricher.settings import EnricherSettings
 from replay.amounts import WIDTH
 from replay.doctor import Group, pipeline_checks

@@ -8,7 +8,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from common.settings import Settings, load, refuse
+from common.flags import refuse
+from common.settings import Settings, load
 from lab import cluster, stories
 from lab.errors import LabError
 from lab.interrupts import run_interruptible

@@ -12,6 +12,7 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from common.errors import Refusal
+from common.flags import refuse
 from common.price_file import (
     PRICED_SCOPES,
     SHIPPED,
@@ -23,7 +24,7 @@ from common.price_file import (
     shipped,
 )
 from common.prices import UNIT_BYTES, Price, PriceBook, Side, money
-from common.settings import Settings, load, refuse
+from common.settings import Settings, load
 from schemas.flow import Scope
 
 EXAMPLE_BYTES = 10**12

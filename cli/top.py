@@ -17,7 +17,8 @@ from rich.live import Live
 from rich.text import Text
 
 from common.errors import Refusal
-from common.settings import KafkaSettings, load, refuse
+from common.flags import refuse
+from common.settings import KafkaSettings, load
 from replay.live import LiveWindow, follow, only
 from replay.live_view import as_dict, as_text
 

@@ -6,7 +6,8 @@ import asyncio
 from pydantic import Field
 
 from common.errors import Refusal
-from common.settings import KafkaSettings, load, refuse
+from common.flags import refuse
+from common.settings import KafkaSettings, load
 from common.topic_admin import TopicState, admin_client, describe
 from common.topic_admin import apply as apply_
 from replay.amounts import labelled

@@ -12,7 +12,7 @@ import socket
 import sys
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
 from pydantic import AfterValidator, Field, ValidationError
@@ -24,10 +24,16 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from common.flags import FlagParser, refuse
 from schemas.topics import TopicNames
 
 SERVICES = ("collector", "enricher", "metrics", "flowlog", "audit")
 ENV_PREFIX = "ZONEMETER_"
+
+_EPILOG = (
+    f"Each flag is also a variable, {ENV_PREFIX}NAME, and a key of the file that --config FILE names; "
+    "--print-config shows what is in force."
+)
 
 S = TypeVar("S", bound="Settings")
 
@@ -135,6 +141,9 @@ def load(cls: type[S], service: str, argv: list[str]) -> S:
     """Read the settings of `service`; print and exit 0 for --print-config, exit 2 for any that make no sense."""
     # A service and a command may have one name (audit); only services have a table in the file.
     prog = f"zonemeter run {service}" if issubclass(cls, ServiceSettings) else f"zonemeter {service}"
+    shared = {name for base in (KafkaSettings, ServiceSettings) for name in base.model_fields} & {
+        name for name in cls.model_fields if name not in cls.__annotations__
+    }
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--config", type=Path)
     early.add_argument("--print-config", action="store_true")
@@ -142,7 +151,7 @@ def load(cls: type[S], service: str, argv: list[str]) -> S:
     try:
         from_file = _read_file(cls, service, known.config)
         flags: CliSettingsSource[Any] = CliSettingsSource(
-            cls, root_parser=_Parser(prog, cls.__doc__), cli_parse_args=rest
+            cls, root_parser=FlagParser(prog, cls.__doc__, shared, _EPILOG), cli_parse_args=rest
         )
         sources: dict[str, Any] = {"_cli_settings_source": flags}
         settings = cls(**sources, **from_file)
@@ -156,29 +165,6 @@ def load(cls: type[S], service: str, argv: list[str]) -> S:
         sys.stdout.write(orjson.dumps(settings.model_dump(mode="json"), option=orjson.OPT_INDENT_2).decode() + "\n")
         sys.exit(0)
     return settings
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage of forty flags around it."""
-
-    def __init__(self, prog: str, description: str | None) -> None:
-        super().__init__(
-            prog=prog,
-            description=description,
-            allow_abbrev=False,
-            epilog=f"Each flag is also a variable, {ENV_PREFIX}NAME, and a key of the file that --config FILE names; "
-            "--print-config shows what is in force.",
-        )
-
-    def error(self, message: str) -> NoReturn:
-        """End with exit status 2 and one line."""
-        refuse(self.prog, f"{message}; {self.prog} --help lists the flags")
-
-
-def refuse(prog: str, line: str) -> NoReturn:
-    """End with exit status 2 and one line."""
-    print(f"{prog}: {line}".replace("\n", " "), file=sys.stderr)  # noqa: T201 - as above
-    sys.exit(2)
 
 
 def default_node_name() -> str:

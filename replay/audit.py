@@ -20,7 +20,8 @@ from pydantic_settings import SettingsConfigDict
 from audit.books import Books, conclude
 from audit.result import MAX_LISTED, Audit
 from common.errors import Refusal
-from common.settings import KafkaSettings, load, refuse
+from common.flags import refuse
+from common.settings import KafkaSettings, load
 from replay import audit_explain, audit_view, deep
 from replay.read import read_topic
 from replay.time_range import TimeRange, parse_range

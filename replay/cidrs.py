@@ -13,7 +13,8 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from common.errors import Refusal
-from common.settings import KafkaSettings, load, refuse
+from common.flags import refuse
+from common.settings import KafkaSettings, load
 from enricher.cidr_check import findings
 from enricher.policy import UNMETERED, policy_of
 from replay import cidrs_view, interrupts

@@ -21,7 +21,8 @@ from pydantic_settings import SettingsConfigDict
 
 from common import kafka
 from common.errors import Refusal
-from common.settings import KafkaSettings, load, refuse
+from common.flags import refuse
+from common.settings import KafkaSettings, load
 from replay.read import read_topic
 from replay.time_range import TimeRange, parse_range, timestamp
 from schemas.dead_letter import DeadLetter, decode_dead_letter

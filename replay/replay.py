@@ -13,7 +13,8 @@ from collections.abc import AsyncGenerator, Iterator
 from typing import BinaryIO
 
 from common.errors import Refusal
-from common.settings import load, refuse
+from common.flags import refuse
+from common.settings import load
 from enricher.policy import policy_of
 from replay import interrupts
 from replay.archive import FlowArchive

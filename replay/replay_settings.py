@@ -25,10 +25,10 @@ class ReplaySettings(RangeSettings):
     port: Numbers = Field([], description="only with one of these ports on either side")
     min_bytes: int = Field(0, ge=0, description="only flows of at least so many bytes in their window")
     from_raw: bool = Field(False, description="read the raw topic and join it anew with who owned what then")
-    cidr_map: Path | None = Field(None, description="with from_raw: the CIDR map to join with, TOML or JSON")
-    topology: Path | None = Field(None, description="with from_raw: a file of states instead of the topology topic")
+    cidr_map: Path | None = Field(None, description="with --from-raw: the CIDR map to join with, TOML or JSON")
+    topology: Path | None = Field(None, description="with --from-raw: a file of states instead of the topology topic")
     unmetered_nodes: str = Field(
-        UNMETERED, description="with from_raw: names of nodes that have no collector, as the enricher was told"
+        UNMETERED, description="with --from-raw: names of nodes that have no collector, as the enricher was told"
     )
     output: Literal["table", "json", "jsonl", "csv", "parquet"] = Field(
         "table", description="how to write the flows; json and jsonl are one object a line"

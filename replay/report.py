@@ -16,9 +16,10 @@ from pydantic_settings import SettingsConfigDict
 from audit.result import Audit
 from common.durations import parse_duration
 from common.errors import Refusal
+from common.flags import refuse
 from common.price_file import SHIPPED, load_prices, recognise
 from common.prices import PriceBook
-from common.settings import HostPorts, KafkaSettings, load, refuse
+from common.settings import HostPorts, KafkaSettings, load
 from replay import interrupts, report_tables, report_view
 from replay.audit import AuditSettings, audit_range
 from replay.bill import price_summary
