@@ -176,14 +176,20 @@ class Demo:
 
     def _hint(self, files: Files) -> None:
         ports, topics = self._ports, self._kafka.topics
-        self._print(" in a second terminal:")
-        self._print(f"   curl -s 127.0.0.1:{ports.metrics}/metrics | grep zone_bytes")
-        self._print(f"   kcat -b 127.0.0.1:{ports.kafka} -C -t {topics.enriched} -o end")
         where = "" if ports.kafka == Ports().kafka else f" --kafka-bootstrap {self._kafka.kafka_bootstrap}"
-        self._print(f"   .venv/bin/zonemeter top{where}")
-        self._print(f"   .venv/bin/zonemeter audit --since 5m{where}")
+        act = ACT_SECONDS if self._settings.duration is None else self._settings.duration / 2
+        self._print(" in a second terminal, in this directory:")
+        for command in (
+            f".venv/bin/zonemeter top{where}",
+            f".venv/bin/zonemeter report --since 2m --prices aws{where}",
+            f".venv/bin/zonemeter replay --since 2m -n monitoring --scope cross_zone{where}",
+            f".venv/bin/zonemeter audit --since 5m{where}",
+            f"curl -s 127.0.0.1:{ports.metrics}/metrics | grep zone_bytes",
+            f"kcat -b 127.0.0.1:{ports.kafka} -C -t {topics.enriched} -o end",
+        ):
+            self._print(f"   {command}")
         self._print(f" flow logs   {files.logs}")
-        self._print(" act 1 of 2: as found\n")
+        self._print(f" act 1 of 2: as found; act 2 in {act:.0f} s\n")
 
     def _ok(self, line: str) -> None:
         self._print(f"  ok  {line:<76} {(_now_ms() - self._begun_ms) / 1000:6.1f} s")
