@@ -31,6 +31,10 @@ class Counting:
     def count(self, *flows: dict[str, Any]) -> None:
         values = [encoded(flow(id=flow_id(1, self.rows + row), **fields)) for row, fields in enumerate(flows)]
         self.rows += len(values)
+        self.count_values(values)
+
+    def count_values(self, values: list[bytes]) -> None:
+        """Count flows as they stand in the topic."""
         batch = self.intake.take(self.lane, records(values), END_MS)
         assert not batch.refused
         self.aggregate.add(batch.rows, self.lane.books)
