@@ -33,6 +33,7 @@ class MapType(IntEnum):
 
     HASH = 1
     ARRAY = 2
+    PERCPU_HASH = 5
     ARRAY_OF_MAPS = 12
 
 
