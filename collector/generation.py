@@ -204,8 +204,12 @@ class Generation:
 def sort_rows(rows: Rows) -> Rows:
     """Return rows in the order of their keys' bytes: the same set gives the same order, whatever the map's was."""
     keys = np.ascontiguousarray(rows["key"])
-    words = keys.view(">u4").reshape(len(rows), keys.dtype.itemsize // 4)
-    return rows[np.lexsort(words.T[::-1])]
+    size = 8 if keys.dtype.itemsize % 8 == 0 else 4  # this version's is; a compiler pads to 4 at least
+    words = keys.view(f">u{size}").reshape(len(rows), keys.dtype.itemsize // size)
+    # Most words are the same in all keys, such as what stands before an IPv4 address; native words sort faster.
+    telling = [word.astype(np.uint64) for word in words.T[::-1] if (word != word[:1]).any()]
+    # Not rows[...]: numpy takes twenty times as long for a dtype within a dtype.
+    return rows.take(np.lexsort(telling)) if telling else rows
 
 
 def possible_cpus(text: str) -> int:

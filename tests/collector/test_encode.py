@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A window as chunks: what a reader decodes is what the map held, under the size limit, and always the same bytes."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from collector.encode import address_text, chunk_count, ledger_record, raw_chunks
 from collector.generation import possible_cpus, sort_rows
@@ -37,6 +40,11 @@ def rows(*entries: tuple[bytes, bytes, int, int, int, int, int, int, int, int]) 
         made[index]["tally"] = (octets, packets)
     return sort_rows(made)
 
+
+V4S = st.sampled_from([A, B, V4 + bytes(4)]) | st.binary(min_size=4, max_size=4).map(lambda tail: V4 + tail)
+SIXES = st.just(SIX) | st.binary(min_size=8, max_size=8).map(lambda tail: SIX[:8] + tail)
+FOLDED = b"\xff\x00\x18" + V4[3:] + bytes([10, 1, 2, 0])
+MIXED = V4S | SIXES | st.just(FOLDED) | st.binary(min_size=16, max_size=16)
 
 THREE = rows(
     (SIX, SIX, 0, 53, 17, 1, 0, 0, 300, 3),
@@ -112,6 +120,22 @@ def test_the_order_of_the_map_does_not_matter() -> None:
     assert first == list(raw_chunks(META, FROZEN, sort_rows(shuffled), maybe_repeat=False))
     keys = [row["key"].tobytes() for row in sort_rows(many)]
     assert keys == sorted(keys)
+
+
+@given(addresses=st.sampled_from([V4S, SIXES, MIXED]).flatmap(lambda kind: st.lists(kind, min_size=2, max_size=40)))
+def test_addresses_stand_once_in_their_order_whatever_they_are(addresses: list[bytes]) -> None:
+    """IPv4, one /64 and a mixture go different ways."""
+    pairs = list(itertools.pairwise(addresses))
+    many = rows(*((src, dst, 0, port, 6, 0, 0, 0, 100, 1) for port, (src, dst) in enumerate(pairs)))
+    keys = [row["key"].tobytes() for row in many]
+    assert keys == sorted(keys)
+    (encoded,) = raw_chunks(META, FROZEN, many, maybe_repeat=False)
+    chunk = decode_chunk(encoded)
+    assert chunk.addresses == [address_text(address) for address in sorted(set(addresses))]
+    found = zip(chunk.dst_port, chunk.src, chunk.dst, strict=True)
+    assert [(chunk.addresses[src], chunk.addresses[dst]) for _, src, dst in sorted(found)] == [
+        (address_text(src), address_text(dst)) for src, dst in pairs
+    ]
 
 
 def test_the_ledger_record_balances() -> None:
