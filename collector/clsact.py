@@ -11,12 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
 from collector import bpf_syscall as sys_bpf
 from collector import pins
 from collector.bpf_syscall import MapType
+from collector.rtnetlink import IPRoute, NetlinkError
 
 # include/uapi/linux/pkt_sched.h: TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS), ..._EGRESS
 _PARENTS = (0xFFFFFFF2, 0xFFFFFFF3)

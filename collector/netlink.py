@@ -8,10 +8,8 @@ from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
-from pyroute2 import AsyncIPRoute, IPRoute
-from pyroute2.netlink.rtnl import RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE, RTMGRP_LINK
-
 from collector.records import DeviceCounters
+from collector.rtnetlink import RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE, RTMGRP_LINK, AsyncIPRoute, IPRoute
 from collector.uplinks import Link, Route
 
 _DEVICES = Path("/proc/thread-self/net/dev")

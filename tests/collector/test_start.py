@@ -2,6 +2,7 @@
 """Bad input at the start: one line that says what, where and what to do."""
 
 import asyncio
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,27 @@ def test_enough_capabilities() -> None:
 def test_a_kernel_without_btf(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="a kernel with BTF is needed"):
         preflight.check_host(tmp_path / "vmlinux")
+
+
+MODULES = """
+import json, sys
+import collector.main
+from collector import netlink
+assert netlink.read()[0]
+found = sorted(sys.modules)
+from pyroute2 import NDB, IPRoute
+assert IPRoute is netlink.IPRoute and NDB.__module__.startswith("pyroute2.ndb")
+print(json.dumps(found))
+"""
+
+
+def test_a_long_life_is_not_spent_with_what_is_not_needed() -> None:
+    """Each of these is megabytes of resident memory on every node; and who wants all of pyroute2 still gets it."""
+    done = subprocess.run([sys.executable, "-c", MODULES], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    loaded = set(json.loads(done.stdout))
+    assert "pyroute2.netlink.rtnl" in loaded
+    assert not loaded & {"bcc", "pyroute2.ndb", "kubernetes_asyncio", "pyarrow", "duckdb", "rich", "enricher", "lab"}
 
 
 CHECK = "import sys; from pathlib import Path; from collector import preflight as p; p.check_bpffs(Path(sys.argv[1]))"
