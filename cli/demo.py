@@ -161,18 +161,19 @@ class Demo:
             self._print(line)
         self._print("\n".join(audit_view.lines(audit, span)))
         kept = _keep(files.logs)
-        start = datetime.fromtimestamp(span.from_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        self._print(f"the flow log is kept: .venv/bin/zonemeter report --archive {kept} --from {start} --prices aws")
+        start, end = (datetime.fromtimestamp(at / 1000, UTC) for at in (span.from_ms, span.to_ms + 1000))
+        between = f"--from {start:%Y-%m-%dT%H:%M:%SZ} --to {end:%Y-%m-%dT%H:%M:%SZ}"
+        self._print("the flow log is kept; the same report from it, now or next week:")
+        self._print(f"   .venv/bin/zonemeter report --archive {kept} {between} --prices aws")
         return audit
 
     async def _report(self, span: TimeRange) -> None:
         """Print what `zonemeter report` says of the whole run, but for what to do next: this cluster ends now."""
         start = datetime.fromtimestamp(span.from_ms / 1000, UTC).isoformat()
-        flags = ("--from", start, "--prices", "aws", "--kafka-bootstrap", self._kafka.kafka_bootstrap)
+        flags = ("--from", start, "--prices", "aws", *self._own(), "--kafka-bootstrap", self._kafka.kafka_bootstrap)
         process = await asyncio.create_subprocess_exec(*zonemeter("report", *flags), stdout=asyncio.subprocess.PIPE)
         said, _ = await process.communicate()
         self._print(said.decode().partition("\nnext ")[0])
-        self._print()
 
     def _hint(self, files: Files) -> None:
         ports, topics = self._ports, self._kafka.topics
@@ -181,7 +182,7 @@ class Demo:
         self._print(" in a second terminal, in this directory:")
         for command in (
             f".venv/bin/zonemeter top{where}",
-            f".venv/bin/zonemeter report --since 2m --prices aws{where}",
+            f".venv/bin/zonemeter report --since 2m --prices aws {' '.join(self._own())}{where}",
             f".venv/bin/zonemeter replay --since 2m -n monitoring --scope cross_zone{where}",
             f".venv/bin/zonemeter audit --since 5m{where}",
             f"curl -s 127.0.0.1:{ports.metrics}/metrics | grep zone_bytes",
@@ -190,6 +191,10 @@ class Demo:
             self._print(f"   {command}")
         self._print(f" flow logs   {files.logs}")
         self._print(f" act 1 of 2: as found; act 2 in {act:.0f} s\n")
+
+    def _own(self) -> tuple[str, str]:
+        """Return the flag that says where the collectors reach Kafka, so that the meter's own traffic is told."""
+        return "--own-kafka", f"{self._found.control_v4}:{self._ports.kafka_fabric}"
 
     def _ok(self, line: str) -> None:
         self._print(f"  ok  {line:<76} {(_now_ms() - self._begun_ms) / 1000:6.1f} s")

@@ -5,6 +5,7 @@ A command's module is imported only when it is run: a collector must not carry t
 """
 
 import difflib
+import errno
 import importlib
 import logging
 import os
@@ -12,6 +13,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 
@@ -54,38 +56,63 @@ WRONG_USE = 2
 ASKS_HELP = ("-h", "--help", "help")
 
 
+# What a disk says that takes no more.
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
 def main() -> int:
     """Run the command line; return its exit status."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ASKS_HELP:
-        print(_help())
-        return 0 if arguments else WRONG_USE
+        return _guarded("zonemeter", lambda: _show_help(None, 0 if arguments else WRONG_USE))
     for length in (2, 1):
-        command = COMMANDS.get(tuple(arguments[:length]))
+        words = tuple(arguments[:length])
+        command = COMMANDS.get(words)
         if command is not None:
-            return _run(command, arguments[length:])
+            call = partial(_run, command, arguments[length:])
+            # A service says for itself what it dies of.
+            return _guarded("" if words[0] == "run" else f"zonemeter {' '.join(words)}", call)
     if len(arguments) == 2 and arguments[1] in ASKS_HELP and any(words[0] == arguments[0] for words in COMMANDS):
-        print(_help(arguments[0]))
-        return 0
+        return _guarded("zonemeter", lambda: _show_help(arguments[0], 0))
     print(f"zonemeter: {_unknown(arguments)}", file=sys.stderr)
     return WRONG_USE
+
+
+def _guarded(prog: str, call: Callable[[], int]) -> int:
+    """Call a command; say in one line that its output could not be written, if it has a name to say it under."""
+    try:
+        status = call()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        _mute()  # the reader (`| head`) has what it wanted
+        return 0
+    except OSError as error:
+        if not prog or error.errno not in UNWRITABLE:
+            raise
+        _mute()
+        print(f"{prog}: the output cannot be written: {error.strerror}", file=sys.stderr)
+        return WRONG_USE
+    return status
+
+
+def _mute() -> None:
+    """Let nothing more be written: Python must not complain at exit about what it still holds."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(command: Command, rest: list[str]) -> int:
     module, _, name = command.target.partition(":")
     # A command says in one line of its own what went wrong; a service configures logging for itself.
     logging.basicConfig(level=logging.CRITICAL)
-    try:
-        with _loading():
-            function: Callable[[list[str]], int] = getattr(importlib.import_module(module), name)
-        status = function(rest)
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # The reader (`| head`) has what it wanted; Python must not complain at exit about the rest.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    with _loading():
+        function: Callable[[list[str]], int] = getattr(importlib.import_module(module), name)
+    return function(rest)
+
+
+def _show_help(group: str | None, status: int) -> int:
+    print(_help(group))
     return status
 
 
@@ -102,7 +129,7 @@ def _loading() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _help(group: str | None = None) -> str:
+def _help(group: str | None) -> str:
     """List the commands; with a group, such as `run`, its commands."""
     shown = {" ".join(words): each.summary for words, each in COMMANDS.items() if group in (None, words[0])}
     width = max(map(len, shown))

@@ -56,6 +56,11 @@ def recognise(zones: Iterable[str]) -> PriceBook | None:
     return found[0] if names and len(found) == 1 else None
 
 
+def is_shipped(book: PriceBook) -> bool:
+    """Tell whether a price file is one that comes with zonemeter: list prices of a cloud."""
+    return book.name in SHIPPED
+
+
 def region_of(zone: str, book: PriceBook) -> str | None:
     """Return a zone's region by how the price file says that zones are named, else by how the clouds name theirs."""
     books = (book, *map(shipped, SHIPPED))

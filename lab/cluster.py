@@ -205,7 +205,8 @@ async def _make(plan: Plan, ports: Ports, commands: list[Command], say: Say) -> 
     if commands:
         processes.call("prepare", services.prepare(ports), _PREPARE_SECONDS, _ENVIRONMENT)
         started += await _start_services(commands, files, processes)
-        say("services: " + ", ".join(process.role for process in started[1:]))
+        others = [process.role for process in started[1:] if not process.role.startswith("collector-")]
+        say(f"services: {len(started) - 1 - len(others)} collectors, {', '.join(others)}")
     described = {
         "prefix": plan.prefix,
         "fabric": plan.fabric,

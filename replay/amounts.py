@@ -2,6 +2,7 @@
 """Bytes, money and time as people read them, and columns of text. Pure."""
 
 import os
+import textwrap
 from collections.abc import Sequence
 from decimal import Decimal
 
@@ -74,6 +75,11 @@ def percent(part: int, whole: int) -> str:
     return f"{share:.2f} %" if 0 < share < 1 or 99 < share < 100 else f"{share:.1f} %"
 
 
+def counted(number: int, thing: str) -> str:
+    """Return how many there are of something: 1 window, 3 windows."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def shorten(text: str, width: int) -> str:
     """Return a text of at most so many characters: what is too long loses its middle, which tells least."""
     if len(text) <= width:
@@ -89,13 +95,16 @@ def short_zones(zones: Sequence[str]) -> dict[str, str]:
 
 
 def labelled(label: str, facts: Sequence[str], indent: int = 9, gap: str = "   ") -> list[str]:
-    """Return facts behind a label, as many to a line as fit."""
+    """Return facts behind a label, as many to a line as fit; one that fits on no line goes on on the next."""
     rows: list[str] = []
+    wrapped = False
     for fact in filter(None, facts):
-        if rows and len(rows[-1]) + len(gap) + len(fact) <= WIDTH:
+        if rows and not wrapped and len(rows[-1]) + len(gap) + len(fact) <= WIDTH:
             rows[-1] += gap + fact
-        else:
-            rows.append(f"{label if not rows else '':<{indent}}{shorten(fact, WIDTH - indent)}")
+            continue
+        parts = textwrap.wrap(fact, WIDTH - indent, break_on_hyphens=False)
+        wrapped = len(parts) > 1
+        rows += [f"{'' if rows or number else label:<{indent}}{part}" for number, part in enumerate(parts)]
     return rows
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 from common.errors import Refusal
 from replay.archive import Chapter, FlowArchive
@@ -46,7 +47,7 @@ class ArchiveQuery:
         paths = [f"{self.archive.root}/{path}" for path in self.chapter.paths]
         if not paths:
             return
-        with _refusing(self.archive):
+        with _refusing(self.archive, self.chapter.paths):
             if self.archive.is_local:
                 files = self._database.read_parquet(paths, hive_partitioning=False)
             else:
@@ -107,7 +108,7 @@ class ArchiveQuery:
             return
         where, parameters = self._where(selection)
         query = f"SELECT {', '.join(COLUMNS)} FROM flows WHERE {where}"  # noqa: S608
-        with _refusing(self.archive):
+        with _refusing(self.archive, self.chapter.paths):
             reader: pa.RecordBatchReader = self._database.sql(query, params=parameters).to_arrow_reader(BATCH_ROWS)
             for batch in reader:
                 yield pa.Table.from_batches([batch])
@@ -147,33 +148,42 @@ class ArchiveQuery:
         return [address for (address,) in self._fetch(query, []) if address and selection.holds(address)]
 
     def _stream(self, query: str, parameters: Sequence[object]) -> Iterator[tuple[Any, ...]]:
-        with _refusing(self.archive):
+        with _refusing(self.archive, self.chapter.paths):
             result = self._database.execute(query, parameters)
             while rows := result.fetchmany(FETCH_ROWS):
                 yield from rows
 
     def _fetch(self, query: str, parameters: Sequence[object]) -> list[tuple[Any, ...]]:
-        with _refusing(self.archive):
+        with _refusing(self.archive, self.chapter.paths):
             rows: list[tuple[Any, ...]] = self._database.execute(query, parameters).fetchall()
             return rows
 
 
 class _refusing:  # noqa: N801 - it reads as what it is, a context
-    """Turns what DuckDB says of a damaged file into one line."""
+    """Turns what DuckDB says of a damaged file into one line that names the file."""
 
-    def __init__(self, archive: FlowArchive) -> None:
-        self._location = archive.location
+    def __init__(self, archive: FlowArchive, paths: Sequence[str]) -> None:
+        self._archive = archive
+        self._paths = paths
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, duckdb.Error | pa.ArrowException | OSError):
-            said = " ".join(str(error).split())[:300]
+            damaged = next(filter(None, map(self._damage, self._paths)), "") or " ".join(str(error).split())[:300]
             raise Refusal(
-                f"archive {self._location}: {said}; restore what is damaged: zonemeter audit --deep --archive "
-                f"{self._location} names it"
+                f"archive {self._archive.location}: {damaged}; restore what is damaged: zonemeter audit --deep "
+                f"--archive {self._archive.location} names all of it"
             ) from error
+
+    def _damage(self, path: str) -> str:
+        """Read a file whole; return what is wrong with it, if anything."""
+        try:
+            pq.read_table(f"{self._archive.root}/{path}", filesystem=self._archive.filesystem)
+        except (pa.ArrowException, OSError) as error:
+            return f"{path}: {' '.join(str(error).split())[:200]}"
+        return ""
 
 
 def _end_columns(side: str) -> str:

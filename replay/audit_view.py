@@ -222,9 +222,9 @@ def _list(heading: str, entries: Sequence[str]) -> list[str]:
 
 
 def _deep(deep: Deep) -> list[str]:
-    read = ", ".join(f"{source} {amount.rows:,} rows {amount.bytes:,} bytes" for source, amount in deep.read.items())
+    read = [f"{source} {amount.rows:,} rows {amount.bytes:,} bytes" for source, amount in deep.read.items()]
     return [
-        f"read back   {read or 'nothing'}: {len(deep.faults)} faults",
+        *labelled("read back", [*(read or ["nothing"]), f"{len(deep.faults)} faults"], 12),
         *_list("FAULT", [f"{each.source}: {each.what}" for each in deep.faults]),
         *_list("note", [f"{each.source}: {each.what}" for each in deep.findings if not each.is_fault]),
     ]

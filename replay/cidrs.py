@@ -106,7 +106,8 @@ async def _suggest(settings: CidrsSuggestSettings) -> Suggested:
     joiner = Joiner(resolver_of(states, cidr_map_of(settings.cidr_map)), policy_of(settings.unmetered_nodes))
     read, found = await unmapped(settings, span, settings.cluster, joiner, taken)
     nodes = _nodes(states, span)
-    return Suggested(span, [(network, nodes_within(network.network, nodes)) for network in found], read, taken)
+    networks = [(network, nodes_within(network.network, nodes)) for network in found]
+    return Suggested(span, networks, read, taken, settings.cidr_map is not None)
 
 
 def _nodes(states: Sequence[TopologyState], span: TimeRange) -> list[TopologyState]:

@@ -67,12 +67,13 @@ class Checked:
 
 @dataclass(frozen=True)
 class Suggested:
-    """Networks that no entry names, greatest first, each with the nodes that are in it."""
+    """Networks that no entry names, greatest first, each with the nodes in it. `with_map`: a map in force was given."""
 
     span: TimeRange
     networks: Sequence[tuple[Unmapped, Sequence[TopologyState]]]
     chunks: int
     taken: Taken
+    with_map: bool
 
 
 def print_checked(checked: Checked, output: str) -> None:
@@ -136,6 +137,8 @@ def _print_table(suggested: Suggested, shown: Sequence[tuple[Unmapped, Sequence[
             "",
             "zones are for you to say: zonemeter cidrs suggest -o toml begins the file, cidrs check FILE tries it",
         ]
+    if shown and not suggested.with_map:
+        lines.append("no --cidr-map was given: what a map in force names is listed too")
     _print(lines)
 
 

@@ -22,6 +22,7 @@ from common.errors import Refusal
 from common.findings import Check, Finding, UnclearError, fault, ok, unclear
 from common.settings import KafkaSettings
 from common.topic_admin import TopicState, admin_client
+from replay.amounts import counted
 from replay.audit import AuditSettings, audit_range
 from replay.read import partitions_of, read_topic
 from replay.time_range import TimeRange, timestamp
@@ -91,7 +92,7 @@ async def check_kafka(settings: KafkaSettings) -> list[Finding]:
         return fault("kafka", str(refusal), todo)
     except TimeoutError:
         return fault("kafka", f"{settings.kafka_bootstrap}: takes connections, no answer within {seconds:g} s", todo)
-    return ok("kafka", f"{settings.kafka_bootstrap}: {len(brokers)} broker{'s' if len(brokers) != 1 else ''}")
+    return ok("kafka", f"{settings.kafka_bootstrap}: {counted(len(brokers), 'broker')}")
 
 
 async def check_topics(settings: KafkaSettings) -> list[Finding]:
@@ -129,7 +130,9 @@ def topic_finding(state: TopicState, partitions: Sequence[dict[str, Any]]) -> li
         )
     replicas = min((len(each["replicas"]) for each in partitions), default=0)
     least = state.config.get("min.insync.replicas", "?")
-    return ok(name, f"{state.partitions} partitions, {replicas} replicas, min.insync.replicas {least}")
+    return ok(
+        name, f"{counted(state.partitions, 'partition')}, {counted(replicas, 'replica')}, min.insync.replicas {least}"
+    )
 
 
 async def check_lag(settings: KafkaSettings, group: Group, lag_seconds: float) -> list[Finding]:
@@ -148,14 +151,14 @@ def lag_finding(group: Group, lag: Lag, members: int | None, lag_seconds: float)
     if lag.never and group.optional:
         return unclear(name, "has never committed a position", "fine if this sink is not in use")
     if members == 0 and not (lag.never and group.optional):
-        return fault(name, f"no member; {lag.records:,} records behind", "is the service running?")
+        return fault(name, f"no member; {counted(lag.records, 'record')} behind", "is the service running?")
     if lag.never:
         return fault(name, "has never committed a position", "is the service running? its /readyz says why not")
-    joined = "" if members is None else f", {members} member{'s' if members != 1 else ''}"
+    joined = "" if members is None else f", {counted(members, 'member')}"
     if lag.overdue:
         behind = f"{lag.records:,} records behind, on {lag.overdue} partitions for more than {lag_seconds:g} s{joined}"
         return fault(name, behind, "its /readyz and log say why; more CPU, or another replica")
-    return ok(name, f"{lag.records:,} records behind{joined}")
+    return ok(name, f"{counted(lag.records, 'record')} behind{joined}")
 
 
 async def _members(admin: AIOKafkaAdminClient, group: str) -> int:

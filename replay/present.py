@@ -111,6 +111,8 @@ def _goes_by(full: str, text: str) -> bool:
 def _suggest(name: str, wanted: str, there: set[str]) -> str:
     if not there:
         return f"none here has a {name}"
+    if name == "scope":  # it is one that there is, only not here
+        return f"there are {', '.join(sorted(there))}"
     # A name is typed without what stands before it: compare with the last part too.
     last = {full.rpartition("/")[2]: full for full in sorted(there)}
     near = difflib.get_close_matches(wanted, [*there, *last], n=1)

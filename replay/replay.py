@@ -17,6 +17,7 @@ from common.flags import refuse
 from common.settings import load
 from enricher.policy import policy_of
 from replay import interrupts
+from replay.amounts import counted
 from replay.archive import FlowArchive
 from replay.archive_query import ArchiveQuery
 from replay.batch import Batch
@@ -167,7 +168,7 @@ class Replay:
         if self._taken.reading.cut_off:
             notes.append("the topic's oldest records are gone, perhaps some of this range: is there an --archive?")
         if self._unlisted:
-            notes.append(f"left out: {self._unlisted} files that no manifest lists")
+            notes.append(f"left out: {counted(self._unlisted, 'file')} that no manifest lists")
         if settings.from_raw and settings.cidr_map is None:
             notes.append("joined without --cidr-map: what only the enricher's map names is external or unknown here")
         return notes

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from common.errors import Refusal
+from replay.amounts import counted
 from replay.archive import FlowArchive
 from replay.archive_query import ArchiveQuery
 from replay.ends import End, Ends
@@ -75,7 +76,7 @@ class Gatherer:
                 if not summary.flows:
                     self.gathered.namespaces |= query.present(selection).namespaces
         until = timestamp(archive.until_ms) if archive.until_ms else "the beginning"
-        left_out = f" ({unlisted} files that no manifest lists left out)" if unlisted else ""
+        left_out = f" ({counted(unlisted, 'file')} that no manifest lists left out)" if unlisted else ""
         self._source(f"archive {self._settings.archive} to {until}{left_out}")
 
     async def _read_topic(self, lanes: dict[int, Lane], tell: Tell) -> None:

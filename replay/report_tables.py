@@ -4,6 +4,7 @@
 import csv
 from typing import Any, TextIO
 
+from common.price_file import is_shipped
 from common.prices import MONTH_HOURS, money, per_month
 from replay.bill import Bill, Cost
 from replay.report_data import PairLine, Range, Report
@@ -109,7 +110,7 @@ def _prices(report: Report) -> dict[str, Any]:
         "unit": book.unit,
         "currency": book.currency,
         "month_hours": MONTH_HOURS,
-        "kind": "list prices, without discounts",
+        "kind": "list prices, without discounts" if is_shipped(book) else "prices of a file of one's own",
     }
 
 

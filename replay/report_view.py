@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A report laid out for people: the answer first, then how far to trust it, then what next; 100 columns. Pure."""
 
-from common.price_file import SHIPPED
+from common.price_file import SHIPPED, is_shipped
 from common.prices import PriceBook, money, per_month
 from replay.amounts import (
     WIDTH,
     columns,
     command,
+    counted,
     dollars,
     duration,
     fitted,
@@ -51,7 +52,8 @@ def _prices(report: Report) -> list[str]:
     price = book.find("cross_zone")
     each = "" if price is None else f"{dollars(price.total, book.currency)} per {book.unit} across zones"
     who = "" if price is None else f"billed: {price.billed}"
-    return [f"{shorten(book.title, 30)} list prices as of {book.as_of} ({report.prices_why})", each, who]
+    title = shorten(book.title, 30) + (" list prices" if is_shipped(book) else ", a file of your own,")
+    return [f"{title} as of {book.as_of} ({report.prices_why})", each, who]
 
 
 def _trust(report: Report) -> list[str]:
@@ -66,18 +68,18 @@ def _trust(report: Report) -> list[str]:
     unmeasured = sum(gap.to_ms - gap.from_ms for gap in audit.gaps)
     if audit.gaps:
         nodes = len({gap.node for gap in audit.gaps})
-        facts.append(f"unmeasured {duration(unmeasured)} on {nodes} node{'s' if nodes > 1 else ''}")
+        facts.append(f"unmeasured {duration(unmeasured)} on {counted(nodes, 'node')}")
     else:
         facts.append("no time unmeasured")
     never = sorted((audit.nodes_in_cluster or set()) - audit.nodes_metered)
     if never:
         facts.append(f"never metered: {shorten(', '.join(never), 60)}")
     if audit.in_flight:
-        facts.append(f"{audit.in_flight} windows under way")
+        facts.append(f"{counted(audit.in_flight, 'window')} under way")
     if audit.mismatches:
         facts.append(f"THE LEDGER DOES NOT CLOSE: {human(audit.unaccounted_bytes)} unaccounted")
     if report.refused:
-        facts.append(f"{report.refused:,} records not to be decoded")
+        facts.append(f"{counted(report.refused, 'record')} not to be decoded")
     return labelled("trust", facts)
 
 
@@ -94,7 +96,8 @@ def _answer(report: Report) -> list[str]:
     change = _change(report)
     found = ["CROSS-ZONE   " + "   ".join(facts) + (f"   {change[0]}" if change else "")]
     basis = f"{duration(metered)} of {duration(report.now.span.to_ms - report.now.span.from_ms)} metered"
-    notes = [basis if book is None or cost is None else f"over {basis}; a month is 730 h; list prices, no discounts"]
+    kind = "list prices, no discounts" if book is not None and is_shipped(book) else "prices of your own file"
+    notes = [basis if book is None or cost is None else f"over {basis}; a month is 730 h; {kind}"]
     notes += change[1:]
     if len(found[0]) > WIDTH and change:
         found[0], notes = found[0][: -len(change[0])].rstrip(), [change[0], *notes]
@@ -226,13 +229,7 @@ def _small_print(report: Report) -> list[str]:
     reasons = sorted(report.summary.unknown.items(), key=lambda item: (-item[1], item[0]))
     if reasons:
         found += labelled("UNKNOWN", [f"{reason} {human(size)}" for reason, size in reasons], 13)
-    size, crossing, cost = report.own_traffic()
-    if size:
-        facts = [human(size), f"{human(crossing)} of it across zones"]
-        total = report.now.cost("cross_zone")
-        if book is not None and cost.total and total is not None and total.total:
-            facts.append(f"{_dollars(cost.total, book)}, {percent(cost.total, total.total)} of the above")
-        found += labelled("METER'S OWN", [*facts, "included above"], 13)
+    found += labelled("METER'S OWN", _own(report), 13)
     if report.summary.outer_bytes:
         outer = f"{human(report.summary.outer_bytes)} in outer packets, whose inner ones are counted: in no sum"
         found += labelled("OVERLAY", [outer], 13)
@@ -241,6 +238,20 @@ def _small_print(report: Report) -> list[str]:
         if unpriced:
             found += labelled("NO PRICE", [f"{', '.join(unpriced)}: not in the dollars"], 13)
     return [*found, ""] if found else []
+
+
+def _own(report: Report) -> list[str]:
+    """Return what the meter itself sent; that nothing is known of it is said, unless only a namespace was asked for."""
+    size, crossing, cost = report.own_traffic()
+    if not size:
+        brokers = ", ".join(f"{address}:{port}" for address, port in sorted(report.own.brokers)[:3])
+        told = f"known by namespace {report.own.namespace} and Kafka at {brokers or 'an unknown address'} (--own-kafka)"
+        return [] if report.namespaces else ["none seen", told]
+    facts = [human(size), f"{human(crossing)} of it across zones"]
+    book, total = report.now.bill.book, report.now.cost("cross_zone")
+    if book is not None and cost.total and total is not None and total.total:
+        facts.append(f"{_dollars(cost.total, book)}, {percent(cost.total, total.total)} of the above")
+    return [*facts, "included above"]
 
 
 def _unpriced(part: Range) -> list[tuple[Scope, int]]:
@@ -260,7 +271,7 @@ def _next(report: Report) -> list[str]:
         wishes.append("zonemeter prices list")
     if report.before is None:
         wishes.append(f"zonemeter report {where} --compare 7d")
-    wishes.append(f"zonemeter report {where} -o json | csv")
+    wishes.append(f"zonemeter report {where} -o csv")
     rows = [row for wish in wishes for row in command(wish, 7)]
     return [f"{'next' if not number else '':<7}{row}" for number, row in enumerate(rows)]
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`zonemeter` without a whole command: what it lists, and with which exit status."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ def said(
     return status, *capsys.readouterr()
 
 
+ZONEMETER = [sys.executable, "-m", "cli"]
 GROUPS = sorted({words[0] for words in COMMANDS if len(words) > 1})
 
 
@@ -64,3 +66,22 @@ def test_an_interrupt_while_modules_load_ends_it_at_once(tmp_path: Path) -> None
     command = [sys.executable, "-c", f"import sys; sys.path.append({str(tmp_path)!r}); {code}", "top"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["prices", "list"], ["prices", "explain", "eu-west-1a", "eu-west-1b"]]
+)
+def test_output_that_cannot_be_written_is_one_line_and_exit_2(arguments: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(ZONEMETER + arguments, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    name = " ".join(["zonemeter", *(word for word in arguments[:2] if not word.startswith("-"))])
+    assert (done.returncode, done.stderr) == (2, f"{name}: the output cannot be written: No space left on device\n")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["prices", "list"]])
+def test_a_reader_that_has_enough_is_no_fault(arguments: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(ZONEMETER + arguments, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")

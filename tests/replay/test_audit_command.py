@@ -140,6 +140,8 @@ def test_forgeries_and_senders_that_nobody_meters_are_bad_news(ledger: Ledger, c
     assert "forged?  node-b1: boots bbbbbbbbbbbb, cccccccccccc go on side by side" in out
     assert "forged?  foreign_source  node-b1 says it sent 700 bytes from addresses of node-a1" in out
     assert "not counted  900 bytes from fargate-1" in out
+    _, out, _ = command(audit.main, *ledger.topics.flags, "--node", "node-b1")
+    assert "not counted" not in out, "of one node's windows nobody knows what others metered"
 
 
 def test_rubbish_in_the_ledger_is_named_and_hides_nothing(ledger: Ledger, command: Command) -> None:

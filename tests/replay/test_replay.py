@@ -203,6 +203,7 @@ def test_the_table_shows_the_greatest(history: Lived, run: Run) -> None:
         (["-n", "shpo"], 1, 'no flow of namespace "shpo" in this range; did you mean shop?'),
         (["--workload", "postgre"], 1, 'no flow of workload "postgre" in this range; did you mean postgres?'),
         (["--pod", "batch/web-2"], 1, 'no flow of pod "batch/web-2" in this range; did you mean '),
+        (["--scope", "cross_region"], 1, 'no flow of scope "cross_region" in this range; there are '),
         (["--zone", "zz"], 1, "there are eu-west-1a, eu-west-1b, eu-west-1c"),
         (["--port", "9"], 1, 'no flow of port "9" in this range'),
         (["--cluster", "prod"], 1, "did you mean prod-eu?"),
@@ -295,6 +296,11 @@ def test_an_archive_that_has_lost_something_is_not_passed_off_as_whole(history: 
     assert status == 2
     assert by_size[-1].name in err
     assert len(err.splitlines()) == 1
+    middle = len(content) // 2
+    by_size[-1].write_bytes(content[:100] + bytes(byte ^ 0x5A for byte in content[100:middle]) + content[middle:])
+    status, _, err = run(*flags)
+    assert (status, len(err.splitlines())) == (2, 1)
+    assert by_size[-1].name in err, "what the reader says of broken bytes names no file"
     by_size[-1].write_bytes(content)
     manifests = [path for path in sorted(archive.glob("_manifests/p=*/*.json")) if b"flows-p" in path.read_bytes()]
     for damaged in (b"{", b'{"topic":"\xff","files":[{"path":"\xff"}]}', b'{"x":' + b"[" * 100_000):

@@ -2,6 +2,7 @@
 """The report from flows made by hand: its text to the letter, its sums, its prices."""
 
 import csv
+import dataclasses
 import io
 from collections import Counter
 from collections.abc import Iterable
@@ -140,12 +141,33 @@ NO PRICE     cross-region 2.00 GB, external 61.0 GB: not in the dollars
 next   zonemeter replay --since 30m --scope unknown
        zonemeter prices list
        zonemeter report --since 30m --compare 7d
-       zonemeter report --since 30m -o json | csv
+       zonemeter report --since 30m -o csv
 """
 
 
 def test_the_report_to_the_letter() -> None:
     assert report_view.lines(report(a_day(), shipped("aws"))) == GOLDEN.strip().splitlines()
+
+
+def test_what_is_long_goes_on_on_the_next_line_and_is_not_cut() -> None:
+    why = "the ledger was not read: " + "Kafka at a.long.name.example.com:9092, " * 4 + "the end"
+    text = report_view.lines(report(a_day(), audit=None, trust_note=why))
+    at = next(number for number, line in enumerate(text) if "the ledger was not read" in line)
+    assert " ".join(" ".join(text[at : at + 3]).split()).startswith(why)
+    assert max(map(len, text)) <= 100
+
+
+def test_that_nothing_is_known_of_the_meters_own_traffic_is_said() -> None:
+    text = "\n".join(report_view.lines(report([flow(**WINDOW)])))
+    assert "METER'S OWN  none seen   known by namespace zonemeter and Kafka at 10.0.9.9:9092 (--own-kafka)" in text
+    text = "\n".join(report_view.lines(report([flow(**WINDOW)], namespaces=["shop"])))
+    assert "METER'S OWN" not in text
+
+
+def test_prices_of_ones_own_are_not_called_list_prices() -> None:
+    text = "\n".join(report_view.lines(report(a_day(), dataclasses.replace(shipped("aws"), name="mine.toml"))))
+    assert "prices   AWS, a file of your own, as of 2026-11-23" in text
+    assert "list price" not in text
 
 
 @pytest.mark.parametrize(
