@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import platform
 import shutil
+import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +32,7 @@ from lab.services import Files, Ports, zonemeter
 from replay import audit_view
 from replay.audit import AuditSettings, audit_range
 from replay.live import LiveWindow, follow, only
+from replay.live_view import lag_of
 from replay.summary_view import summary_lines
 from replay.time_range import TimeRange, timestamp
 
@@ -58,6 +60,9 @@ def main(argv: list[str]) -> int:
         return run_interruptible(Demo(settings).run())
     except (LabError, Refusal) as error:
         refuse("zonemeter demo", str(error))
+    except KeyboardInterrupt:
+        print("interrupted; cleaned up: no namespace, process or pin is left", file=sys.stderr)
+        return 130
 
 
 class Demo:
@@ -109,7 +114,7 @@ class Demo:
             async with contextlib.aclosing(windows):
                 async for window in windows:
                     if window is not None and window.end_ms > self._begun_ms:
-                        self._window(window, len(plan.nodes))
+                        self._window(window)
                     if director.done():
                         director.result()  # raises what it died of
         finally:
@@ -132,15 +137,10 @@ class Demo:
             await asyncio.sleep((WINDOW_MS - _now_ms() % WINDOW_MS) / 1000 + 2.5)
             stopping.set()
 
-    def _window(self, window: LiveWindow, nodes: int) -> None:
+    def _window(self, window: LiveWindow) -> None:
         self._story.take(window)
+        self._print(title_of(window, len(self._found.nodes), self._story.act_of(window)))
         summary = window.summary
-        unknown = 100 * summary.scopes.get("unknown", 0) / summary.bytes if summary.bytes else 0.0
-        span = f"{timestamp(window.start_ms)[11:]}-{timestamp(window.end_ms)[11:]}"
-        self._print(
-            f"window {span} UTC     nodes {len(summary.observers)}/{nodes}   flows {summary.flows}   "
-            f"unknown {unknown:.1f} %   lag {window.lag_seconds:.1f} s   {self._story.act_of(window)}"
-        )
         self._print("\n".join(summary_lines(summary, WINDOW_MS / 1000, self._prices)) + "\n")
 
     async def _close(self, plan: Plan, files: Files) -> Audit:
@@ -201,6 +201,17 @@ class Demo:
 
     def _print(self, line: str = "") -> None:
         print(line, flush=True)
+
+
+def title_of(window: LiveWindow, nodes: int, act: str) -> str:
+    """Return the line above a window's table; `nodes`: of the whole lab."""
+    summary = window.summary
+    unknown = 100 * summary.scopes.get("unknown", 0) / summary.bytes if summary.bytes else 0.0
+    span = f"{timestamp(window.start_ms)[11:]}-{timestamp(window.end_ms)[11:]}"
+    return (
+        f"window {span} UTC     nodes {len(summary.observers)}/{nodes}   flows {summary.flows}   "
+        f"unknown {unknown:.1f} %   lag {lag_of(window)}   {act}"
+    )
 
 
 def _keep(logs: Path) -> Path:

@@ -43,12 +43,19 @@ async def run(settings: CollectorSettings, service: Service) -> None:
                 hook = await collector.attach(boot_id)
             privileges.keep_only(privileges.needed_to_stay(hook, privileges.effective()))
             wanted = dict.fromkeys((names.raw, names.ledger), settings.partitions)
-            topics = lambda: kafka.wait_for_topics(service, settings, wanted)  # noqa: E731 - shorter than a def
+            service.health.starting("publish", "not connected to Kafka yet")
+
+            async def reached() -> None:
+                # Connected now, not with the first window: told to stop before that one ends, it must still get away.
+                await kafka.wait_for_topics(service, settings, wanted)
+                await publisher.start()
+                service.health.ready("publish")
+
             async with asyncio.TaskGroup() as tasks:
                 helpers = [
                     tasks.create_task(collector.watch_devices(), name="watch-devices"),
                     tasks.create_task(collector.follow_devices(), name="follow-devices"),
-                    tasks.create_task(collector.send(topics), name="send"),
+                    tasks.create_task(collector.send(reached), name="send"),
                     tasks.create_task(_give_up(service, settings.drain_seconds), name="give-up"),
                 ]
                 await collector.close_windows()

@@ -15,7 +15,7 @@ def as_text(window: LiveWindow) -> str:
     lines = [
         f"window {timestamp(window.start_ms)[11:]}-{timestamp(window.end_ms)[11:]} UTC   "
         f"nodes {len(summary.observers)}   flows {summary.flows:,}   unknown {unknown:.1f} %   "
-        f"lag {_lag(window)}"
+        f"lag {lag_of(window)}"
     ]
     if window.late or window.refused:
         lines.append(f" {window.late:,} flows came too late to be shown, {window.refused:,} were not understood")
@@ -23,7 +23,8 @@ def as_text(window: LiveWindow) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _lag(window: LiveWindow) -> str:
+def lag_of(window: LiveWindow) -> str:
+    """Return how late the last of its flows came, in words; "-" for a window that was over before anybody looked."""
     return "-" if window.lag_seconds is None else f"{window.lag_seconds:.1f} s"
 
 

@@ -43,6 +43,18 @@ def test_it_waits_for_kafka_and_its_topics_and_counts_meanwhile(broker: Broker, 
     assert not list(collector.spool.glob("*/*"))
 
 
+def test_stopped_within_its_first_window_it_publishes_that(broker: Broker, collector: Process) -> None:
+    start(broker)
+    topics_apply(collector)
+    collector.command[collector.command.index("--window-seconds") + 1] = "60"
+    collector.start()
+    assert wait_until(collector.ready, 60)
+    send_udp("pod11", "pod12", B, count=3, size=72)
+    assert collector.signal(signal.SIGTERM) == 0
+    assert check(collector, 3)[-1].short, collector.log.read_text()
+    assert not list(collector.spool.glob("*/*"))
+
+
 def test_another_number_of_partitions_makes_it_wait(broker: Broker, collector: Process) -> None:
     start(broker)
     topics_apply(collector, "--partitions", "5")

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the demo says of its windows and its two acts; the demo itself is run by `make demo`."""
+
+from cli.demo import title_of
+from cli.demo_story import DATABASE, READERS, SECOND_STACK, Story
+from common.price_file import shipped
+from replay.ends import Ends
+from replay.live import LiveWindow
+from replay.summary import Summary, Traffic
+from tests.sinks.flows import START_MS
+
+WINDOW_MS = 10_000
+MB = 1_000_000
+
+
+def window(number: int, sizes: dict[tuple[str, str], int], arrived_ms: int = 0) -> LiveWindow:
+    """A window in which each pair of `namespace/Kind/name` sent so many bytes from zone a to zone b."""
+    ends, summary = Ends(), Summary()
+    for pair, size in sizes.items():
+        source, destination = (
+            ends.of(["pod", *_parts(name), None, "node-a1", zone, "r", None, None], broker=False)
+            for name, zone in zip(pair, "ab", strict=True)
+        )
+        summary.traffic[Traffic("cross_zone", source, destination, received=False)] += size
+    start = START_MS + number * WINDOW_MS
+    return LiveWindow(start, start + WINDOW_MS, summary, arrived_ms)
+
+
+def _parts(name: str) -> tuple[str, str, str, str]:
+    namespace, kind, workload = name.split("/")
+    return namespace, f"{workload}-0", kind, workload
+
+
+def test_a_window_that_was_over_before_anybody_looked_has_a_title() -> None:
+    assert title_of(window(0, {}), 4, "act 1").endswith("nodes 0/4   flows 0   unknown 0.0 %   lag -   act 1")
+    assert "lag 0.2 s" in title_of(window(0, {}, START_MS + WINDOW_MS + 200), 4, "act 1")
+
+
+def test_the_acts_are_compared_over_windows_that_lie_wholly_in_one() -> None:
+    story = Story(shipped("aws"), WINDOW_MS)
+    other, stack = ("shop/Deployment/web", "shop/Deployment/cart"), (READERS, SECOND_STACK)
+    before = {(DATABASE, READERS): 60 * MB, stack: 20 * MB, other: 10 * MB}
+    after = {(DATABASE, READERS): 5 * MB, other: 20 * MB}
+    story.act_one_begins(START_MS + 1)
+    story.take(window(0, before))  # connections were still being opened
+    story.take(window(1, before))
+    story.take(window(2, before))
+    story.act_one_ends(START_MS + 3 * WINDOW_MS + 1)
+    between = window(3, before)
+    assert story.act_of(between) == "between the acts"
+    story.take(between)
+    story.act_two_begins(START_MS + 4 * WINDOW_MS)
+    story.take(window(4, after))
+    assert [act.windows for act in story.acts] == [2, 1]
+    # 9 MB/s for 730 h are 23,652 GB, at 0.02 $; of them act two ends 8 MB/s.
+    assert story.lines()[0] == "cross-zone 9.0 -> 2.5 MB/s, $473 -> $131 a month; forecast $53, error 60.0 %"
+
+
+def test_an_act_without_a_whole_window_is_not_compared() -> None:
+    story = Story(shipped("aws"), WINDOW_MS)
+    assert story.lines() == []
+    story.act_one_begins(START_MS)
+    story.take(window(0, {(DATABASE, READERS): MB}))
+    assert story.lines() == ["an act had no whole window of 10 s: nothing to compare"]
