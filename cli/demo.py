@@ -31,7 +31,7 @@ from lab.plan import Plan
 from lab.services import Files, Ports, zonemeter
 from replay import audit_view
 from replay.audit import AuditSettings, audit_range
-from replay.live import LiveWindow, follow, only
+from replay.live import LiveWindow, Only, follow
 from replay.live_view import lag_of
 from replay.summary_view import summary_lines
 from replay.time_range import TimeRange, timestamp
@@ -109,7 +109,7 @@ class Demo:
         duration = self._settings.duration
         stopping = asyncio.Event()
         director = asyncio.create_task(self._direct(duration, stopping), name="director")
-        windows = follow(self._kafka, WINDOW_MS, only(None, None), stopping)
+        windows = follow(self._kafka, WINDOW_MS, Only(None, None), stopping)
         try:
             async with contextlib.aclosing(windows):
                 async for window in windows:

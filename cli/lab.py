@@ -49,7 +49,14 @@ def up(argv: list[str]) -> int:
         files = run_interruptible(cluster.up(plan, ports, tuning=tuning, with_services=settings.services, say=say))
     except LabError as error:
         refuse("zonemeter lab up", str(error))
-    print(f"up. kubeconfig {files.kubeconfig}; flow log {files.logs}; zonemeter lab traffic, then zonemeter lab down")
+    usual = LabSettings.model_construct()
+    named = "".join(
+        f" --{name} {value}"
+        for name in ("prefix", "fabric", "story")
+        if (value := getattr(settings, name)) != getattr(usual, name)
+    )
+    print(f"up. kubeconfig {files.kubeconfig}\n    flow log   {files.logs}\n    Kafka      127.0.0.1:{ports.kafka}")
+    print(f"zonemeter lab traffic{named} sends packets; zonemeter lab down{named} takes it down")
     return 0
 
 

@@ -19,7 +19,7 @@ from rich.text import Text
 from common.errors import Refusal
 from common.flags import refuse
 from common.settings import KafkaSettings, load
-from replay.live import LiveWindow, follow, only
+from replay.live import LiveWindow, Only, follow
 from replay.live_view import as_dict, as_text
 
 NO_FLOWS = "no flows for {:.0f} s: zonemeter doctor says what is wrong"
@@ -57,7 +57,8 @@ async def _run(settings: TopSettings, show: Show) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     quiet_since = time.monotonic()
-    windows = follow(settings, settings.window_seconds * 1000, only(settings.namespace, settings.cluster), stopping)
+    wanted = Only(settings.namespace, settings.cluster)
+    windows = follow(settings, settings.window_seconds * 1000, wanted, stopping)
     async with contextlib.aclosing(windows):
         async for window in windows:
             if window is not None:
@@ -66,7 +67,8 @@ async def _run(settings: TopSettings, show: Show) -> int:
                     return 0
                 quiet_since = time.monotonic()
             elif time.monotonic() - quiet_since > settings.quiet_seconds:
-                print(NO_FLOWS.format(settings.quiet_seconds), file=sys.stderr)
+                why = wanted.why_nothing() or NO_FLOWS.format(settings.quiet_seconds)
+                print(f"zonemeter top: {why}", file=sys.stderr)
                 if settings.once:
                     return 1
                 quiet_since = time.monotonic()

@@ -27,10 +27,13 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--pin-dir", type=Path, default=fields["pin_dir"].default, help="as the collector was given")
     wanted = parser.parse_args(argv)
+    pinned = sum(1 for path in wanted.pin_dir.rglob("*") if not path.is_dir())
     try:
         with locks.pin_directory(wanted.pin_dir, make=False):
             remove_all(wanted.pin_dir)
     except (Refusal, LoadError, OSError) as error:
         print(f"zonemeter detach: {error}", file=sys.stderr)  # noqa: T201 - a command, not a service
         return 2
+    said = f"removed {pinned} links, programs and maps" if pinned else "nothing of zonemeter was there"
+    print(f"{wanted.pin_dir}: {said}")  # noqa: T201 - as above
     return 0

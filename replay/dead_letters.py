@@ -86,11 +86,17 @@ async def _list(settings: DeadLettersSettings, span: TimeRange) -> None:
     if settings.output == "json":
         return
     if not reasons:
-        sys.stdout.write(f"no dead letters   {span}\n")
+        sys.stdout.write(f"no dead letters{_filters(settings)}   {span}\n")
         return
     by_reason = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())
     many = f"{reasons.total():,} dead letter{'s' if reasons.total() != 1 else ''}"
     sys.stdout.write(f"{many}: {_printable(by_reason)}; --show NUMBER prints the value of one\n")
+
+
+def _filters(settings: DeadLettersSettings) -> str:
+    """Return what was asked for: a filter that finds nothing must not read as if there were none at all."""
+    asked = (("of node", settings.node), ("with reason", settings.reason), ("refused by", settings.refused_by))
+    return "".join(f" {words} {value}" for words, value in asked if value is not None)
 
 
 async def read_range(settings: DeadLettersSettings, span: TimeRange) -> AsyncIterator[Letter]:

@@ -199,7 +199,7 @@ def ledger_findings(audit: Audit) -> list[Finding]:
     if not audit.seen.bytes:
         found = f"no traffic was metered, {audit.in_flight} windows are in flight"
         return (unclear if audit.in_flight else fault)("ledger", found, "is a collector running? its /readyz says")
-    line = f"{audit.ratio:.6f} over {audit.windows} windows of {len(audit.nodes_metered)} nodes"
+    line = f"{audit.ratio:.6f} over {counted(audit.windows, 'window')} of {counted(len(audit.nodes_metered), 'node')}"
     if audit.in_flight:
         line += f", {audit.in_flight} in flight"
     todo = "zonemeter audit names windows and hops"

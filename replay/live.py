@@ -16,7 +16,9 @@ from msgspec import UNSET
 from common import kafka
 from common.errors import Refusal
 from common.settings import KafkaSettings
+from replay.present import Present, why_nothing
 from replay.read import partitions_of
+from replay.selection import Selection
 from replay.summary import Summariser, Summary
 from schemas.errors import DecodeError
 from schemas.flow import FlowHead, decode_endpoint, decode_head
@@ -96,28 +98,43 @@ class Windows:
         return SETTLE_MS if whole else PATIENCE_MS
 
 
-def only(namespace: str | None, cluster: str | None) -> Wanted:
-    """Return what tells the flows with an end in that namespace, of that cluster; None: of any."""
-    cached: dict[bytes, str] = {}
+class Only:
+    """Tells the flows with an end in that namespace, of that cluster; None: of any. Knows what others there were."""
 
-    def namespace_of(encoded: bytes) -> str:
-        found = cached.get(encoded)
-        if found is None:
-            if len(cached) >= _MAX_CACHED_ENDS:
-                cached.clear()
-            k8s = decode_endpoint(encoded).k8s
-            found = cached[encoded] = "" if k8s is UNSET or k8s.namespace is UNSET else k8s.namespace.name
-        return found
-
-    def wanted(flow: FlowHead) -> bool:
-        if cluster is not None and flow.k8s.cluster.name != cluster:
-            return False
-        return namespace is None or namespace in (
-            namespace_of(bytes(flow.source)),
-            namespace_of(bytes(flow.destination)),
+    def __init__(self, namespace: str | None, cluster: str | None) -> None:
+        self._selection = Selection(
+            namespaces=() if namespace is None else (namespace,), clusters=() if cluster is None else (cluster,)
         )
+        self._namespace = namespace
+        self._cluster = cluster
+        self._known: dict[bytes, str] = {}
+        self._present = Present()
 
-    return wanted
+    def __call__(self, flow: FlowHead) -> bool:
+        """Tell whether a flow is wanted; raise `DecodeError` for an end point that is none."""
+        self._present.clusters.add(flow.k8s.cluster.name)
+        if self._cluster is not None and flow.k8s.cluster.name != self._cluster:
+            return False
+        if self._namespace is None:
+            return True
+        ends = [self._namespace_of(bytes(end)) for end in (flow.source, flow.destination)]
+        self._present.namespaces.update(filter(None, ends))
+        return self._namespace in ends
+
+    def why_nothing(self) -> str:
+        """Say what there was if it was never what is wanted; "" where that is not why."""
+        asked = ((self._cluster, self._present.clusters), (self._namespace, self._present.namespaces))
+        never = any(name is not None and there and name not in there for name, there in asked)
+        return why_nothing(self._selection, self._present, "so far") if never else ""
+
+    def _namespace_of(self, encoded: bytes) -> str:
+        found = self._known.get(encoded)
+        if found is None:
+            if len(self._known) >= _MAX_CACHED_ENDS:
+                self._known.clear()
+            k8s = decode_endpoint(encoded).k8s
+            found = self._known[encoded] = "" if k8s is UNSET or k8s.namespace is UNSET else k8s.namespace.name
+        return found
 
 
 async def follow(

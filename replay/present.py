@@ -80,7 +80,7 @@ class Memory:
         self.present.addressed |= self._selection.holds(str(values["address"]))
 
 
-def why_nothing(selection: Selection, present: Present) -> str:
+def why_nothing(selection: Selection, present: Present, where: str = "in this range") -> str:
     """Say in one line why nothing was wanted of what there is, and what would have been."""
     checks: tuple[tuple[str, Iterable[str], set[str], Callable[[str], bool]], ...] = (
         ("cluster", selection.clusters, present.clusters, present.clusters.__contains__),
@@ -94,12 +94,12 @@ def why_nothing(selection: Selection, present: Present) -> str:
     for name, wanted, there, has in checks:
         missing = [value for value in wanted if not has(value)]
         if missing:
-            return f'no flow of {name} "{missing[0]}" in this range; {_suggest(name, missing[0], there)}'
+            return f'no flow of {name} "{missing[0]}" {where}; {_suggest(name, missing[0], there)}'
     if selection.addresses and not present.addressed:
-        return f"no flow from or to {', '.join(selection.addresses)} in this range"
+        return f"no flow from or to {', '.join(selection.addresses)} {where}"
     if selection.min_bytes > present.largest:
-        return f"no flow of {selection.min_bytes:,} bytes or more in this range; the largest has {present.largest:,}"
-    return "no flow meets all the filters in this range, though each alone is met by some; leave one out"
+        return f"no flow of {selection.min_bytes:,} bytes or more {where}; the largest has {present.largest:,}"
+    return f"no flow meets all the filters {where}, though each alone is met by some; leave one out"
 
 
 def _goes_by(full: str, text: str) -> bool:

@@ -5,7 +5,7 @@ Lines of text and no markup: a name out of a record is shown as it is, whatever 
 """
 
 from common.prices import Price, PriceBook, money, per_month
-from replay.amounts import WIDTH, columns, fitted, short_zones, shorten
+from replay.amounts import WIDTH, columns, counted, fitted, short_zones, shorten
 from replay.summary import EXTERNAL, Pair, Summary
 from schemas.flow import Scope
 
@@ -75,7 +75,7 @@ def _pairs(summary: Summary, seconds: float, price: Price | None) -> list[str]:
     ]
     rest = ranked[TOP_PAIRS:]
     if rest:
-        rows.append((f" {len(rest)} more pairs", "", "", "", *amounts(sum(size for _, size in rest))))
+        rows.append((f" {counted(len(rest), 'more pair')}", "", "", "", *amounts(sum(size for _, size in rest))))
     return fitted(rows, "<<<<" + ">" * len(titles))
 
 

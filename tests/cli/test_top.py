@@ -16,7 +16,7 @@ import pytest
 
 from common.publish import Record
 from lab.broker import Broker
-from replay.live import PATIENCE_MS, SETTLE_MS, LiveWindow, Windows, only
+from replay.live import PATIENCE_MS, SETTLE_MS, LiveWindow, Only, Windows
 from replay.live_view import as_dict, as_text
 from schemas.flow import Flow, Observer
 from tests.cli.records import publish
@@ -29,7 +29,7 @@ END = START_MS + WINDOW_MS
 
 
 def windows(begun_ms: int = START_MS) -> Windows:
-    return Windows(WINDOW_MS, START_MS, begun_ms, only(None, None))
+    return Windows(WINDOW_MS, START_MS, begun_ms, Only(None, None))
 
 
 def add(to: Windows, flows: list[Flow], now_ms: int = END) -> None:
@@ -93,7 +93,7 @@ def test_a_window_that_was_over_before_we_looked_has_no_lag() -> None:
     [(None, None, 2_000), ("shop", None, 1_000), ("nothere", None, 0), (None, "lab", 2_000), (None, "other", 0)],
 )
 def test_filters(namespace: str | None, cluster: str | None, bytes_: int) -> None:
-    wanted = only(namespace, cluster)
+    wanted = Only(namespace, cluster)
     flows = [flow(), flow(source=EXTERNAL, destination=EXTERNAL, scope="external")]
     live = Windows(WINDOW_MS, START_MS, START_MS, wanted)
     add(live, flows)
@@ -145,6 +145,30 @@ def test_once_without_flows_says_so_and_ends_with_1(topics: Topics) -> None:
     assert b"zonemeter doctor" in done.stderr
 
 
+def test_a_filter_that_nothing_meets_says_what_there_is(topics: Topics) -> None:
+    produce_recent(topics, 3)
+    flags = ("--once", "--quiet-seconds", "2", "-n", "shpo")
+    done = subprocess.run(command(topics, *flags), cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == 'zonemeter top: no flow of namespace "shpo" so far; did you mean shop?\n'
+
+
+@pytest.mark.parametrize(
+    ("namespace", "cluster", "said"),
+    [
+        ("nothere", None, 'no flow of namespace "nothere" so far; there are shop'),
+        (None, "other", 'no flow of cluster "other" so far; there are lab'),
+        ("shop", None, ""),
+        (None, None, ""),
+    ],
+)
+def test_why_nothing_is_shown(namespace: str | None, cluster: str | None, said: str) -> None:
+    wanted = Only(namespace, cluster)
+    assert wanted.why_nothing() == ""
+    add(Windows(WINDOW_MS, START_MS, START_MS, wanted), [flow()])
+    assert wanted.why_nothing() == said
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_goes_on_until_it_is_told_to_end(topics: Topics, number: signal.Signals) -> None:
     produce_recent(topics, 1)
@@ -183,7 +207,7 @@ def test_it_says_so_when_kafka_goes_and_still_ends_when_told(tmp_path: Path) -> 
             process.kill()
     finally:
         broker.kill()
-    assert said == b"no flows for 1 s: zonemeter doctor says what is wrong\n"
+    assert said == b"zonemeter top: no flows for 1 s: zonemeter doctor says what is wrong\n"
     assert process.returncode == 0
 
 

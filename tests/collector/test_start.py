@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from collector import layout, loader, loading, pins, preflight, schedule
+from collector import detach, layout, loader, loading, pins, preflight, schedule
 from collector.errors import LoadError
 from collector.settings import CollectorSettings, parse_ports
 from common.errors import Refusal
@@ -223,3 +223,8 @@ def test_boundaries(now_ms: int, boundary_ms: int) -> None:
 )
 def test_on_time(now_ms: int, on_time: bool) -> None:
     assert schedule.is_on_time(10_000, now_ms) is on_time
+
+
+def test_detach_says_what_it_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert detach.main(["--pin-dir", str(tmp_path / "none")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'none'}: nothing of zonemeter was there\n"
