@@ -30,6 +30,7 @@ from lab.interrupts import run_interruptible
 from lab.plan import Plan
 from lab.services import Files, Ports, zonemeter
 from replay import audit_view
+from replay.amounts import command
 from replay.audit import AuditSettings, audit_range
 from replay.live import LiveWindow, Only, follow
 from replay.live_view import lag_of
@@ -164,7 +165,8 @@ class Demo:
         start, end = (datetime.fromtimestamp(at / 1000, UTC) for at in (span.from_ms, span.to_ms + 1000))
         between = f"--from {start:%Y-%m-%dT%H:%M:%SZ} --to {end:%Y-%m-%dT%H:%M:%SZ}"
         self._print("the flow log is kept; the same report from it, now or next week:")
-        self._print(f"   .venv/bin/zonemeter report --archive {kept} {between} --prices aws")
+        for row in command(f".venv/bin/zonemeter report --archive {kept} {between} --prices aws", 3):
+            self._print(f"   {row}")
         return audit
 
     async def _report(self, span: TimeRange) -> None:
@@ -180,7 +182,7 @@ class Demo:
         where = "" if ports.kafka == Ports().kafka else f" --kafka-bootstrap {self._kafka.kafka_bootstrap}"
         act = ACT_SECONDS if self._settings.duration is None else self._settings.duration / 2
         self._print(" in a second terminal, in this directory:")
-        for command in (
+        for line in (
             f".venv/bin/zonemeter top{where}",
             f".venv/bin/zonemeter report --since 2m --prices aws {' '.join(self._own())}{where}",
             f".venv/bin/zonemeter replay --since 2m -n monitoring --scope cross_zone{where}",
@@ -188,7 +190,7 @@ class Demo:
             f"curl -s 127.0.0.1:{ports.metrics}/metrics | grep zone_bytes",
             f"kcat -b 127.0.0.1:{ports.kafka} -C -t {topics.enriched} -o end",
         ):
-            self._print(f"   {command}")
+            self._print(f"   {line}")
         self._print(f" flow logs   {files.logs}")
         self._print(f" act 1 of 2: as found; act 2 in {act:.0f} s\n")
 
@@ -209,7 +211,7 @@ def title_of(window: LiveWindow, nodes: int, act: str) -> str:
     unknown = 100 * summary.scopes.get("unknown", 0) / summary.bytes if summary.bytes else 0.0
     span = f"{timestamp(window.start_ms)[11:]}-{timestamp(window.end_ms)[11:]}"
     return (
-        f"window {span} UTC     nodes {len(summary.observers)}/{nodes}   flows {summary.flows}   "
+        f"window {span} UTC   nodes {len(summary.observers)}/{nodes}   flows {summary.flows}   "
         f"unknown {unknown:.1f} %   lag {lag_of(window)}   {act}"
     )
 

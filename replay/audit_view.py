@@ -4,6 +4,7 @@
 First how far it can be trusted at all: which nodes were metered, and how much of what left them the hook saw.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
@@ -99,25 +100,29 @@ def _trust(audit: Audit) -> Iterable[str]:
     unmetered = sorted((audit.nodes_in_cluster or set()) - audit.nodes_metered)
     if unmetered:
         yield f"never metered in this range: {', '.join(unmetered)}"
-    yield f"coverage {_coverage(audit)}"
+    yield f"coverage {coverage(audit)}{_worst(audit)}"
     in_flight = f", {audit.in_flight} in flight (left out)" if audit.in_flight else ""
     unmeasured = f"{audit.unmeasured_ms / 1000:.1f} s" if audit.gaps else "no time"
     yield f"windows {audit.windows}{in_flight}     unmeasured {unmeasured}"
 
 
-def _coverage(audit: Audit) -> str:
-    """Say how much of what the uplinks sent and got the hook saw, of all nodes and of the worst."""
+def coverage(audit: Audit) -> str:
+    """Say how much of what the uplinks sent and got the hook saw, over all nodes."""
     total = covered(audit.coverage.values())
-    if not total:
-        return "unknown (no uplink sent anything)"
-    said = ", ".join(f"{way} {_percent(ratio)}" for way, ratio in total.items())
-    worst = [(ratio, node, way) for node, each in audit.coverage.items() for way, ratio in each.ratios().items()]
-    ratio, node, way = min(worst)
-    return said if ratio == 1 else f"{said} (least: {node} {way} {_percent(ratio)})"
+    return ", ".join(f"{way} {_percent(ratio)}" for way, ratio in total.items()) or "unknown (no uplink sent anything)"
+
+
+def _worst(audit: Audit) -> str:
+    """Name the node of which the hook saw least, unless it saw everything everywhere."""
+    ratios = [(ratio, node, way) for node, each in audit.coverage.items() for way, ratio in each.ratios().items()]
+    if not ratios or min(ratios)[0] == 1:
+        return ""
+    ratio, node, way = min(ratios)
+    return f" (least: {node} {way} {_percent(ratio)})"
 
 
 def _percent(ratio: float) -> str:
-    return f"{100 * ratio:.1f} %"
+    return f"{math.floor(1000 * ratio) / 10:.1f} %"  # 100 only where it is all
 
 
 def _hop_table(audit: Audit) -> list[str]:

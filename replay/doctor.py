@@ -24,6 +24,7 @@ from common.settings import KafkaSettings
 from common.topic_admin import TopicState, admin_client
 from replay.amounts import counted
 from replay.audit import AuditSettings, audit_range
+from replay.audit_view import coverage
 from replay.read import partitions_of, read_topic
 from replay.time_range import TimeRange, timestamp
 from schemas.topics import topic_specs
@@ -202,6 +203,7 @@ def ledger_findings(audit: Audit) -> list[Finding]:
     line = f"{audit.ratio:.6f} over {counted(audit.windows, 'window')} of {counted(len(audit.nodes_metered), 'node')}"
     if audit.in_flight:
         line += f", {audit.in_flight} in flight"
+    line += f"; coverage {coverage(audit)}"
     todo = "zonemeter audit names windows and hops"
     findings = ok("ledger", line) if audit.closes else fault("ledger", f"{line}: does not close", todo)
     if audit.gaps:

@@ -4,6 +4,7 @@
 import csv
 from typing import Any, TextIO
 
+from audit.result import covered
 from common.price_file import is_shipped
 from common.prices import MONTH_HOURS, money, per_month
 from replay.bill import Bill, Cost
@@ -124,6 +125,7 @@ def _trust(report: Report) -> dict[str, Any]:
     if audit is None:
         return found | {"ledger": None, "why": report.trust_note}
     return found | {
+        "coverage": covered(audit.coverage.values()),
         "ledger": audit.ratio,
         "ledger_closes": not audit.mismatches,
         "unaccounted_bytes": audit.unaccounted_bytes,

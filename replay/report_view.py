@@ -20,6 +20,7 @@ from replay.amounts import (
     shorten,
     three_digits,
 )
+from replay.audit_view import coverage
 from replay.report_data import PairLine, Range, Report
 from schemas.flow import Scope
 
@@ -64,7 +65,8 @@ def _trust(report: Report) -> list[str]:
     if audit is None:
         return labelled("trust", [share, f"nodes {len(report.summary.observers)} metered", report.trust_note])
     of = "" if audit.nodes_in_cluster is None else f" of {len(audit.nodes_in_cluster)}"
-    facts = [f"nodes {len(audit.nodes_metered)}{of} metered", f"ledger {audit.ratio:.6f}", share]
+    facts = [f"nodes {len(audit.nodes_metered)}{of} metered", f"coverage {coverage(audit)}"]
+    facts += [f"ledger {audit.ratio:.6f}", share]
     unmeasured = sum(gap.to_ms - gap.from_ms for gap in audit.gaps)
     if audit.gaps:
         nodes = len({gap.node for gap in audit.gaps})
@@ -265,6 +267,8 @@ def _next(report: Report) -> list[str]:
         wishes.append(f"zonemeter audit {report.range_flags}{report.kafka_flags}")
     if report.summary.scopes.get("unknown", 0):
         wishes.append(f"zonemeter replay {where} --scope unknown")
+    if report.audit is not None and "vpc_unmapped" in report.summary.unknown:
+        wishes.append(f"zonemeter cidrs suggest {report.range_flags}{report.kafka_flags}")
     if report.now.bill.book is None:
         wishes.append(f"zonemeter report {where} --prices aws")
     else:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit.result import Audit, Gap, HopTotal, Shortfall
+from audit.result import Audit, Coverage, Gap, HopTotal, Shortfall
 from common.price_file import shipped
 from common.prices import PriceBook, money
 from replay import report_tables, report_view
@@ -71,6 +71,7 @@ def audit(**overrides: Any) -> Audit:
         "windows": 90,
         "nodes_metered": {"node-a", "node-b"},
         "nodes_in_cluster": {"node-a", "node-b", "fargate-1"},
+        "coverage": {"node-a": Coverage(99_999, 100_000, 500, 500), "node-b": Coverage(500, 500, 700, 500)},
         "gaps": [Gap("node-b", START_MS, START_MS + 27_000, "a new boot")],
     }
     return Audit(**(fields | overrides))
@@ -113,8 +114,8 @@ zonemeter report   cluster lab   2026-11-22 21:46:40 - 2026-11-22 22:16:40 UTC (
 source   topic zonemeter.flows.enriched.v1   15 flows
 prices   AWS list prices as of 2026-11-23 (as asked)   $0.02 per GB across zones
          billed: sender and receiver
-trust    nodes 2 of 3 metered   ledger 1.000000   unknown 0.11 % (3.12 GB)
-         unmeasured 27 s on 1 node   never metered: fargate-1
+trust    nodes 2 of 3 metered   coverage out 99.9 %, in 100.0 %   ledger 1.000000
+         unknown 0.11 % (3.12 GB)   unmeasured 27 s on 1 node   never metered: fargate-1
 
 CROSS-ZONE   1.29 TB   48.0 % of in-region   $25.86   = $75,511 a month at this rate
              over 15 m of 30 m metered; a month is 730 h; list prices, no discounts
@@ -139,6 +140,7 @@ OVERLAY      99.0 GB in outer packets, whose inner ones are counted: in no sum
 NO PRICE     cross-region 2.00 GB, external 61.0 GB: not in the dollars
 
 next   zonemeter replay --since 30m --scope unknown
+       zonemeter cidrs suggest --since 30m
        zonemeter prices list
        zonemeter report --since 30m --compare 7d
        zonemeter report --since 30m -o csv

@@ -102,7 +102,7 @@ def test_the_trust_lines(history: Lived, run: Run) -> None:
     assert trust["nodes_metered"] == trust["nodes_in_cluster"] == ["node-a1", "node-a2", "node-b1", "node-c1"]
     assert trust["unmeasured_seconds"] == 10, "a window of node-c1 is missing"
     text = run(*history.flags, *history.span)[1]
-    assert "nodes 4 of 4 metered   ledger 1.000000   unknown" in text
+    assert "nodes 4 of 4 metered   coverage " in text
     assert "unmeasured 10 s on 1 node" in text
 
 
