@@ -2,11 +2,13 @@
 """What tests of several rooms need: a lab of this run's own, so that it stands beside others, and one Kafka."""
 
 import asyncio
+import logging
 import socket
 from collections.abc import Iterator
 
 import pytest
 
+from common.log import JsonLines
 from lab import cluster
 from lab.broker import Broker
 from lab.plan import Plan
@@ -43,3 +45,12 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         yield made
     finally:
         made.kill()
+
+
+@pytest.fixture(autouse=True)
+def _service_logs_no_further() -> Iterator[None]:
+    """A service that a test ran in this process logs to that test's stderr, which is closed after it."""
+    yield
+    root = logging.getLogger()
+    for handler in [each for each in root.handlers if isinstance(each.formatter, JsonLines)]:
+        root.removeHandler(handler)

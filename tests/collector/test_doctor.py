@@ -215,13 +215,15 @@ def run_doctor(node: str, directory: Path, *more: str) -> tuple[int, str]:
 
 
 def as_told(text: str) -> list[dict[str, str]]:
-    """Return the findings that the table shows."""
+    """Return the findings that the table shows; what a line has no room for stands in those after it."""
     told: list[dict[str, str]] = []
     for line in text.splitlines()[2:-1]:
         if found := LINE.fullmatch(line):
             told.append({"status": found[1], "check": found[2], "found": found[3], "todo": ""})
-        else:
+        elif line.lstrip().startswith("-> "):
             told[-1]["todo"] = line.strip().removeprefix("-> ")
+        else:
+            told[-1]["todo" if told[-1]["todo"] else "found"] += f" {line.strip()}"
     return told
 
 
