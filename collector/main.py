@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from collector import locks, preflight, privileges
+from collector import locks, memory, preflight, privileges
 from collector.collect import Collector
 from collector.settings import CollectorSettings
 from common import kafka
@@ -98,5 +98,6 @@ async def _give_up(service: Service, drain_seconds: float) -> None:
 
 def main(argv: list[str]) -> int:
     """`zonemeter run collector`; return the exit status."""
+    memory.map_large_blocks()
     settings = load(CollectorSettings, "collector", argv)
     return service_.run("collector", settings, lambda service: run(settings, service))
