@@ -8,6 +8,7 @@ window is safe.
 import errno
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -130,11 +131,14 @@ class Generation:
 
         Those of another version's map stand in that version's order: it may have published some of their chunks.
         """
-        return converted(self._drain(epoch))
+        parts = list(self._batches(epoch))
+        rows = np.concatenate(parts)
+        parts.clear()  # sorting takes as much again
+        return converted(sort_rows(rows))
 
-    def _drain(self, epoch: int) -> Rows:
+    def _batches(self, epoch: int) -> Iterator[Rows]:
+        """Yield all of an epoch's map, in parts of whole buckets; what was yielded may be deleted meanwhile."""
         fd = self._fds[f"flows{epoch}"]
-        parts: list[Rows] = []
         cursor: int | None = None
         room = _BATCH
         while True:
@@ -146,21 +150,27 @@ class Generation:
                 continue
             part = np.empty(count, np.dtype([("key", self._key), ("tally", TALLY)]))
             part["key"], part["tally"] = keys[:count], tallies[:count]
-            parts.append(part)
+            yield part
             if cursor is None:
-                return sort_rows(np.concatenate(parts))
+                return
 
     def clear(self, epoch: int) -> None:
         """Empty an epoch's map and counters; for one that nobody adds to and whose window is safe."""
-        fd = self._fds[f"flows{epoch}"]
-        while len(rows := self._drain(epoch)):
-            keys = np.ascontiguousarray(rows["key"])
-            done = 0
-            while done < len(keys):
-                done += sys_bpf.delete_batch(fd, keys[done:].ctypes.data, len(keys) - done)
+        found = True
+        while found:
+            found = False
+            for rows in self._batches(epoch):
+                self._delete(epoch, rows)
+                found = found or len(rows) > 0
         zero = bytes(TALLY.itemsize * self._cpus)
         for counter in range(COUNTERS):
             sys_bpf.map_update(self._fds["counters"], _index(epoch * COUNTER_ROOM + counter), zero)
+
+    def _delete(self, epoch: int, rows: Rows) -> None:
+        keys = np.ascontiguousarray(rows["key"])
+        done = 0
+        while done < len(keys):
+            done += sys_bpf.delete_batch(self._fds[f"flows{epoch}"], keys[done:].ctypes.data, len(keys) - done)
 
     def set_uplinks(self, wanted: set[int]) -> None:
         """Make the set of uplinks these ifindexes, adding before removing."""

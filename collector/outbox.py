@@ -156,6 +156,7 @@ class Outbox:
             elif held is not None and not held.published:
                 await self._send_held(held)
             else:
+                del held  # a window of 100,000 flows is 6 MB, and the next may be long in coming
                 await self._more.wait()
                 return
         except PublishError as error:

@@ -2,6 +2,7 @@
 """Windows on their way out: directly, by the spool, in order, and each marked as a repeat when it may be one."""
 
 import asyncio
+import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -92,6 +93,22 @@ def run(body: Callable[[Kafka], Awaitable[None]]) -> None:
         await body(Kafka())
 
     asyncio.run(inside())
+
+
+def test_a_window_that_is_safe_is_not_held_on_to(tmp_path: Path) -> None:
+    """The next may be long in coming, and a large one is megabytes."""
+
+    async def body(kafka: Kafka) -> None:
+        async def script(life: Life) -> None:
+            given = window(1)
+            gone = weakref.ref(given.chunks)
+            assert await life.outbox.settle(given)
+            del given
+            await until(lambda: gone() is None)
+
+        await Life(kafka, tmp_path, patience=20).live(script)
+
+    run(body)
 
 
 def test_what_kafka_takes_never_sees_the_disk(tmp_path: Path) -> None:
