@@ -5,7 +5,7 @@ CPU seconds of this process, user and system, in all its threads. *Ours* is what
 drain and sort, encode, publish to a real broker (zstd, all replicas' acknowledgement), with the ledger's entry.
 *Yardstick* is the batch lookup of the same full map alone, into memory that is thrown away. The broker is a process
 of its own and not in it; clearing the map afterwards is not either, and stands in the hook's table of a full map.
-What a collector holds in memory in steady state is the soak's to say.
+What a collector holds in memory is a table of its own.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import crossing, report
+from bench import crossing, report, resident
 from bench.attached import Variant, variant
 from bench.crossing import UDP
 from bench.figure import Compare, Figure, Target
@@ -40,8 +40,9 @@ _TARGET_RATIO, _TARGET_SECONDS = 8.0, 1.0
 
 
 def measure(rounds: int) -> Sequence[Table]:
-    """Return the table of a window's cost."""
+    """Return the tables of a window's cost and of memory."""
     with tempfile.TemporaryDirectory() as directory, crossing.built(conntrack=False) as out:
+        held = resident.measure(rounds, out)
         broker = Broker(Path(directory) / "kafka")
         try:
             taken = asyncio.run(_rounds(rounds, broker, out))
@@ -55,7 +56,7 @@ def measure(rounds: int) -> Sequence[Table]:
         Figure("together", "CPU s", whole, lookups, target=Target(_TARGET_RATIO)),
         Figure("together, by itself", "CPU s", whole, compare=Compare.ALONE, target=Target(_TARGET_SECONDS)),
     ]
-    return [Table("A window of 100,000 flows", (__doc__ or "").partition("\n\n")[2], figures)]
+    return [Table("A window of 100,000 flows", (__doc__ or "").partition("\n\n")[2], figures), held]
 
 
 async def _rounds(rounds: int, broker: Broker, out: socket.socket) -> list[tuple[float, float, float]]:
