@@ -159,7 +159,11 @@ def load(cls: type[S], service: str, argv: list[str]) -> S:
         for line in _explain(error):
             print(f"{prog}: {line}", file=sys.stderr)  # noqa: T201 - logging is configured by what failed here
         sys.exit(2)
-    except (SettingsError, OSError, tomllib.TOMLDecodeError, ValueError) as error:
+    except OSError as error:
+        if error.filename is None:
+            raise  # --help that cannot be written
+        refuse(prog, f"config = {str(error.filename)!r}: {error.strerror}")
+    except (SettingsError, tomllib.TOMLDecodeError, ValueError) as error:
         refuse(prog, str(error))
     if known.print_config:
         sys.stdout.write(orjson.dumps(settings.model_dump(mode="json"), option=orjson.OPT_INDENT_2).decode() + "\n")

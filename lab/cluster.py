@@ -184,7 +184,9 @@ def _check_ports(plan: Plan, ports: Ports) -> None:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError as error:
-                raise LabError(f"port {port} ({name}): {error.strerror}; free it, or use --free-ports") from error
+                raise LabError(
+                    f"port {port} ({name}): {error.strerror}; free it, or give --free-ports to zonemeter demo or lab up"
+                ) from error
 
 
 async def _make(plan: Plan, ports: Ports, commands: list[Command], say: Say) -> Files:

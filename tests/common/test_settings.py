@@ -63,6 +63,13 @@ def test_a_file_with_an_error_is_one_line(
     assert says in capsys.readouterr().err
 
 
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        load(ServiceSettings, "collector", ["--config", str(tmp_path)])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == f"zonemeter run collector: config = '{tmp_path}': Is a directory\n"
+
+
 def test_print_config_shows_what_is_in_force(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         load(ServiceSettings, "collector", ["--cluster", "x", "--print-config"])

@@ -92,7 +92,9 @@ def test_up_serves_an_api_and_kafka_and_down_leaves_nothing(plan: Plan, ports: P
         assert cidrs == {"kafka": "lab-1a", "orders-db": "lab-1b"}
         assert await brokers_from(plan, ports) == [(plan.control_v4, ports.kafka_fabric)]
         assert cluster.start_traffic(plan).alive
-        with pytest.raises(LabError, match=r"port \d+ \(kafka\): Address already in use; free it, or use --free-ports"):
+        with pytest.raises(
+            LabError, match=r"port \d+ \(kafka\): Address already in use; free it, or give --free-ports"
+        ):
             await cluster.up(plan_beside(plan), ports)
         assert cluster.status(plan.prefix).whole
         assert await cluster.down(plan.prefix) == []
