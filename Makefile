@@ -6,7 +6,7 @@ PYTHON_ROOMS := audit bench cli collector common compose docs enricher lab repla
 # A file's tests stay in one process: they share what is expensive to make.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 # A name here is a module bench.NAME, `make bench-NAME` and a section of docs/benchmarks.md.
-BENCHES := hook collector enricher index freshness
+BENCHES := hook collector enricher sinks index freshness
 
 .PHONY: help setup demo test torture soak flips bench compose-test check format docs lock clean
 

@@ -28,13 +28,14 @@ class Chunk:
     end_ms: int
 
 
-def states() -> list[TopologyState]:
-    """Return the cluster's nodes and pods."""
+def states(*, workloads_of_their_own: bool = False) -> list[TopologyState]:
+    """Return the cluster's nodes and pods: of 30 workloads, or each of its own."""
     found = []
     for number in range(NODES):
         zone = "abc"[number % 3]
         found.append(_node(number, zone))
-        found += [_pod(number, place) for place in range(PODS_A_NODE)]
+        suffix = f"-{number}" if workloads_of_their_own else ""
+        found += [_pod(number, place, f"service-{place}{suffix}") for place in range(PODS_A_NODE)]
     return found
 
 
@@ -105,16 +106,16 @@ def _node(number: int, zone: str) -> TopologyState:
     )
 
 
-def _pod(node: int, place: int) -> TopologyState:
+def _pod(node: int, place: int, workload: str) -> TopologyState:
     return TopologyState(
         kind="pod",
         uid=f"pod-uid-{node}-{place}",
         resource_version="1",
-        name=f"service-{place}-7d9f8b6c5-x{node:04}",
+        name=f"{workload}-7d9f8b6c5-x{node:04}",
         namespace="shop",
         addresses=[address_of(node, place)],
         from_ms=0,
         node=f"node-{node}",
-        workload=Workload("Deployment", f"service-{place}"),
+        workload=Workload("Deployment", workload),
         ready=True,
     )

@@ -13,28 +13,20 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
-
-from bench import cluster, report
+from bench import cluster, pipeline, report
 from bench.bare_loop import RULE
 from bench.figure import Figure, Target, in_turn
-from bench.process import cpu_seconds, resident_bytes
+from bench.process import resident_bytes
 from bench.report import Table
-from common import kafka, topic_admin
+from common import kafka
 from common.settings import KafkaSettings
-from lab.broker import Broker, free_port
-from schemas.topics import topic_specs
-from schemas.topology import encode_topology_file
+from lab.broker import Broker
+from schemas.topology import TopologyState, encode_topology_file
 
-_PROJECT = Path(__file__).resolve().parent.parent
 _CHUNKS = 100
-_FIRST = _CHUNKS // 10
-_DEADLINE_SECONDS = 300.0
 _TARGET = 0.6
 
 
@@ -43,11 +35,9 @@ class Rig:
 
     def __init__(self, directory: Path) -> None:
         self._broker = Broker(directory / "kafka")
-        self._directory = directory
         self._chunks = cluster.chunks(_CHUNKS)
+        self._flags = enricher_flags(directory)
         self.resident: list[float] = []
-        (directory / "topology.json").write_bytes(encode_topology_file(cluster.states()))
-        (directory / "cidrs.json").write_text(json.dumps({"cidr": [{"cidr": RULE.cidr, **_facts()}]}))
         asyncio.run(self._broker.start())
 
     def close(self) -> None:
@@ -56,65 +46,45 @@ class Rig:
 
     def enricher(self, *flags: str) -> float:
         """Return the enricher's flows per CPU second."""
-        settings = asyncio.run(self._fresh())
-        command = [sys.executable, "-m", "cli", "run", "enricher", "--listen", f"127.0.0.1:{free_port()}"]
-        command += ["--topology", str(self._directory / "topology.json"), "--cluster", cluster.CLUSTER, *flags]
-        command += ["--cidr-map", str(self._directory / "cidrs.json"), "--log-level", "error"]
-        command += ["--kafka-bootstrap", settings.kafka_bootstrap, "--topic-prefix", settings.topic_prefix]
-        with subprocess.Popen([*command, "--partitions", "1"], cwd=_PROJECT) as process:
-            try:
-                return asyncio.run(self._watch(settings, process.pid))
-            finally:
-                process.kill()
+        settings = self._fresh()
+        with pipeline.running("enricher", settings, [[*self._flags, *flags]]) as pids:
+            work = asyncio.run(joined(settings, pids, _CHUNKS))
+            self.resident.append(resident_bytes(pids[0], peak=True) / 1e6)
+        return work.units * cluster.ROWS / work.cpu_seconds
 
     def bare_loop(self, how: str) -> float:
         """Return the yardstick's."""
-        settings = asyncio.run(self._fresh())
+        settings = self._fresh()
         command = [sys.executable, "-m", "bench.bare_loop", settings.kafka_bootstrap, settings.topic_prefix, how]
-        done = subprocess.run([*command, str(_CHUNKS)], cwd=_PROJECT, stdout=subprocess.PIPE, check=True)
+        done = subprocess.run([*command, str(_CHUNKS)], cwd=pipeline.PROJECT, stdout=subprocess.PIPE, check=True)
         found = json.loads(done.stdout)
         return float(found["flows"] / found["cpu_seconds"])
 
-    async def _fresh(self) -> KafkaSettings:
-        prefix = f"bench-{uuid.uuid4().hex[:8]}."
-        settings = KafkaSettings(kafka_bootstrap=self._broker.bootstrap, topic_prefix=prefix, partitions=1)
-        async with topic_admin.admin_client(settings) as admin:
-            await topic_admin.apply(
-                admin, await topic_admin.describe(admin, topic_specs(settings.topics, partitions=1))
-            )
-        producer = kafka.new_producer(settings)
-        await producer.start()
-        for chunk in self._chunks:
-            await producer.send(
-                settings.topics.raw, chunk.value, key=chunk.node.encode(), partition=0, timestamp_ms=chunk.end_ms
-            )
-        await producer.flush()
-        await kafka.close(producer)
-        return settings
-
-    async def _watch(self, settings: KafkaSettings, pid: int) -> float:
-        """Read the process's CPU when a tenth of the chunks is done and when all are: a ledger record is one chunk."""
-        consumer = kafka.new_consumer(settings)
-        await consumer.start()
-        try:
-            first, begun = await _reached(consumer, settings, _FIRST, pid)
-            last, spent = await _reached(consumer, settings, _CHUNKS, pid)
-        finally:
-            await kafka.close(consumer)
-        self.resident.append(resident_bytes(pid, peak=True) / 1e6)
-        return (last - first) * cluster.ROWS / (spent - begun)
+    def _fresh(self) -> KafkaSettings:
+        return asyncio.run(pipeline.fresh(self._broker.bootstrap, 1, self._chunks))
 
 
-async def _reached(consumer: AIOKafkaConsumer, settings: KafkaSettings, chunks: int, pid: int) -> tuple[int, float]:
-    where = TopicPartition(settings.topics.ledger, 0)
-    deadline = time.monotonic() + _DEADLINE_SECONDS
-    while True:
-        done = (await consumer.end_offsets([where]))[where]
-        if done >= chunks:
-            return done, cpu_seconds(pid)
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{done} of {chunks} chunks within {_DEADLINE_SECONDS} s")
-        await asyncio.sleep(0.01)
+def enricher_flags(directory: Path, states: list[TopologyState] | None = None) -> list[str]:
+    """Write the bench cluster's files; return the flags of an enricher that joins with them."""
+    (directory / "topology.json").write_bytes(encode_topology_file(states or cluster.states()))
+    (directory / "cidrs.json").write_text(json.dumps({"cidr": [{"cidr": RULE.cidr, **_facts()}]}))
+    flags = ["--topology", str(directory / "topology.json"), "--cluster", cluster.CLUSTER]
+    return [*flags, "--cidr-map", str(directory / "cidrs.json")]
+
+
+async def joined(settings: KafkaSettings, pids: Sequence[int], chunks: int) -> pipeline.Work:
+    """Wait until all chunks are joined, and return what that took: a ledger record is one chunk."""
+    consumer = kafka.new_consumer(settings)
+    await consumer.start()
+    ledger = pipeline.places(settings.topics.ledger, settings)
+
+    async def done() -> int:
+        return sum((await consumer.end_offsets(ledger)).values())
+
+    try:
+        return await pipeline.work(pids, done, chunks)
+    finally:
+        await kafka.close(consumer)
 
 
 def measure(rounds: int) -> Sequence[Table]:
