@@ -26,7 +26,7 @@ from schemas.topology import TopologyState, decode_topology
 
 log = logging.getLogger(__name__)
 
-_POLL_MS = 1000
+_POLL_SECONDS = 1.0
 _MAX_RECORDS = 2_000
 _RETRY_SECONDS = 1.0
 _MINUTE_MS = 60_000
@@ -70,8 +70,7 @@ class Auditor:
         await self._assign(consumer)
         due = time.monotonic() + self._settings.check_seconds
         while not self._service.stopping.is_set():
-            async with asyncio.timeout(self._settings.kafka_deadline_seconds):
-                fetched = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_MAX_RECORDS)
+            fetched = await kafka.fetch(consumer, seconds=_POLL_SECONDS, max_records=_MAX_RECORDS)
             for place, records in fetched.items():
                 self._take(records)
                 self._positions[place] = records[-1].offset + 1

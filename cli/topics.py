@@ -5,11 +5,11 @@ import asyncio
 
 from pydantic import Field
 
+from common import topic_admin
 from common.errors import Refusal
 from common.flags import refuse
 from common.settings import KafkaSettings, load
 from common.topic_admin import TopicState, admin_client, describe
-from common.topic_admin import apply as apply_
 from replay.amounts import labelled
 from schemas.topics import HOUR_MS, TopicSpec, topic_specs
 
@@ -59,13 +59,12 @@ def apply(argv: list[str]) -> int:
 async def ensure(settings: TopicsSettings) -> list[TopicState]:
     """Make what is missing and return the topics as they are then; raise `Refusal` if Kafka says no."""
     async with admin_client(settings) as admin:
-        await apply_(admin, await describe(admin, settings.specs()))
-        async with asyncio.timeout(settings.kafka_deadline_seconds):
+        await topic_admin.apply(admin, await describe(admin, settings.specs()))
+        states = await describe(admin, settings.specs())
+        # A topic is made by the controller; this broker's metadata follows a moment later.
+        while any(state.partitions is None for state in states):
+            await asyncio.sleep(0.1)
             states = await describe(admin, settings.specs())
-            # A topic is made by the controller; this broker's metadata follows a moment later.
-            while any(state.partitions is None for state in states):
-                await asyncio.sleep(0.1)
-                states = await describe(admin, settings.specs())
         return states
 
 

@@ -13,11 +13,12 @@ import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaConnectionError, KafkaError, ProducerClosed
 from aiokafka.helpers import create_ssl_context
 from aiokafka.partitioner import murmur2
+from aiokafka.structs import ConsumerRecord
 
 from common.errors import Refusal
 from common.service import Service
@@ -34,6 +35,8 @@ MAX_BATCH_BYTES = 512 * 1024
 # How soon a topic that was made anew is noticed: a group whose topic is gone assigns nothing until somebody looks.
 # aiokafka looks every 5 minutes.
 METADATA_MS = 15_000
+# Beyond its own timeout, how long a fetch may wait for a group that shares its partitions out.
+_GROUP_SECONDS = 0.5
 
 
 def partition_for(node: str, partitions: int) -> int:
@@ -118,7 +121,9 @@ async def start(service: Service, settings: KafkaSettings, make: Callable[[], T]
         client: Any = make()
         try:
             async with asyncio.timeout(settings.kafka_deadline_seconds):
-                await client.start()
+                await service.unless_stopped(client.start())
+        except InterruptedError:
+            await close(client)
         except (KafkaError, OSError, TimeoutError) as error:
             await close(client)
             service.health.waiting("kafka", f"Kafka at {settings.kafka_bootstrap}: {reason(error)}; trying on")
@@ -128,6 +133,24 @@ async def start(service: Service, settings: KafkaSettings, make: Callable[[], T]
             service.health.ready("kafka")
             return client  # type: ignore[no-any-return]
     raise InterruptedError("told to stop before Kafka was reached")
+
+
+async def fetch(
+    consumer: AIOKafkaConsumer, *partitions: TopicPartition, seconds: float, max_records: int | None = None
+) -> dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]]:
+    """Return what there is, or comes within so long; nothing while a group shares its partitions out.
+
+    `getmany` itself waits for that without end, whatever its timeout: for as long as another member keeps the group
+    waiting. Nothing is lost when it is cancelled: it takes records out of its buffer at the very end.
+    """
+    try:
+        async with asyncio.timeout(seconds + _GROUP_SECONDS):
+            found: dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]] = await consumer.getmany(
+                *partitions, timeout_ms=int(seconds * 1000), max_records=max_records
+            )
+            return found
+    except TimeoutError:
+        return {}
 
 
 async def close(client: Any, seconds: float = 5.0) -> None:

@@ -11,9 +11,10 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Gauge, disable_created_metrics
 
@@ -24,6 +25,8 @@ from common.health import Health
 from common.settings import ServiceSettings
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # After the drain budget, for closing what can be closed; the two together are less than a pod's grace period.
 CLOSING_SECONDS = 5.0
@@ -45,6 +48,21 @@ class Service:
             await asyncio.wait_for(self.stopping.wait(), seconds)
         except TimeoutError:
             return
+
+    async def unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return what `work` returns; told to stop before, give it up at once and raise `InterruptedError`."""
+        task, stop = asyncio.ensure_future(work), asyncio.ensure_future(self.stopping.wait())
+        try:
+            await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            raise InterruptedError("told to stop")
+        finally:
+            stop.cancel()
+            if not task.done():
+                task.add_done_callback(lambda given_up: given_up.cancelled() or given_up.exception())
+                task.cancel()
+                await asyncio.wait({task}, timeout=1.0)
 
 
 Body = Callable[[Service], Awaitable[None]]

@@ -44,12 +44,12 @@ def _normal(value: str) -> tuple[str, ...]:
 
 @asynccontextmanager
 async def admin_client(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
-    """Give an admin client; raise `Refusal` where Kafka cannot be reached or refuses."""
+    """Give an admin client, for as long as Kafka's deadline; raise `Refusal` where it does not answer, or refuses."""
     admin = AIOKafkaAdminClient(**kafka.client_options(settings))
     try:
         async with asyncio.timeout(settings.kafka_deadline_seconds):
             await admin.start()
-        yield admin
+            yield admin
     except (KafkaError, OSError, TimeoutError) as error:
         raise Refusal(f"Kafka at {settings.kafka_bootstrap}: {kafka.reason(error)}") from error
     finally:

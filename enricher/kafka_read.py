@@ -17,6 +17,7 @@ Records: TypeAlias = Sequence[ConsumerRecord[bytes, bytes]]
 # A compacted partition may have nothing left just before its end: silence for so long, while the broker answers
 # otherwise, is the end.
 QUIET_SECONDS = 3.0
+_FETCH_SECONDS = 0.5
 
 
 @asynccontextmanager
@@ -43,8 +44,7 @@ async def stretch(
     consumer.seek(where, start)
     position, heard = start, loop.time()
     while position < end:
-        async with asyncio.timeout(deadline_seconds):
-            batches = await consumer.getmany(where, timeout_ms=500)
+        batches = await kafka.fetch(consumer, where, seconds=_FETCH_SECONDS)
         records = [record for record in batches.get(where, ()) if record.offset < end]
         if records:
             yield records

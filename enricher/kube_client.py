@@ -2,9 +2,11 @@
 """One client of the Kubernetes API server: where it is, who we are, and raw answers with every failure named.
 
 kubernetes_asyncio finds the server and signs the requests; its models are not used: they cost 15 times the
-decoding. Its requests have no deadline of their own, so each of ours brings one.
+decoding. Its requests have no deadline of their own, and neither has the command that a kubeconfig may name for
+credentials; so each of ours brings one.
 """
 
+import asyncio
 import contextlib
 import logging
 from pathlib import Path
@@ -19,6 +21,8 @@ from schemas.codec import UNREADABLE
 
 Where = Literal["auto", "in-cluster", "kubeconfig"]
 _CONNECT_SECONDS = 10.0
+# For a cloud's own command, which asks its servers for a token.
+CREDENTIALS_SECONDS = 30.0
 # What an error's body may take; it is shown in one line.
 _MAX_STATUS_BYTES = 64 * 1024
 
@@ -83,15 +87,17 @@ class KubeClient:
         """
         timeout = aiohttp.ClientTimeout(sock_connect=_CONNECT_SECONDS, sock_read=read_seconds)
         try:
-            answer: aiohttp.ClientResponse = await self._api.call_api(
-                path,
-                "GET",
-                query_params=list(query.items()),
-                header_params={"Accept": "application/json"},
-                auth_settings=["BearerToken"],
-                _preload_content=False,
-                _request_timeout=timeout,
-            )
+            # Looking up the server's name is in neither of the two.
+            async with asyncio.timeout(_CONNECT_SECONDS + read_seconds):
+                answer: aiohttp.ClientResponse = await self._api.call_api(
+                    path,
+                    "GET",
+                    query_params=list(query.items()),
+                    header_params={"Accept": "application/json"},
+                    auth_settings=["BearerToken"],
+                    _preload_content=False,
+                    _request_timeout=timeout,
+                )
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise KubeError(f"Kubernetes API at {self.server}: {_one_line(error)}") from error
         if answer.status != 200:
@@ -121,20 +127,26 @@ class KubeClient:
 
         config: Any = kubernetes_asyncio.config
         try:
-            if self._where == "in-cluster":
-                config.load_incluster_config(client_configuration=configuration)
-            elif self._where == "kubeconfig" or self._kubeconfig is not None:
-                await self._load_kubeconfig(config, configuration)
-            else:
-                try:
-                    config.load_incluster_config(client_configuration=configuration)
-                except config.ConfigException:
-                    await self._load_kubeconfig(config, configuration)
+            async with asyncio.timeout(CREDENTIALS_SECONDS):
+                await self._find(config, configuration)
         except (config.ConfigException, YAMLError, OSError, TypeError, KeyError) as error:
+            late = isinstance(error, TimeoutError)
+            said = f"no credentials within {CREDENTIALS_SECONDS:g} s" if late else _one_line(error)
             asked = self._kubeconfig or ("the pod's service account" if self._where == "in-cluster" else "kubeconfig")
             raise Refusal(
-                f"kube: {asked}: {_one_line(error)}; give --kubeconfig FILE, run in a pod, or use --topology FILE"
+                f"kube: {asked}: {said}; give --kubeconfig FILE, run in a pod, or use --topology FILE"
             ) from error
+
+    async def _find(self, config: Any, configuration: Any) -> None:
+        if self._where == "in-cluster":
+            config.load_incluster_config(client_configuration=configuration)
+        elif self._where == "kubeconfig" or self._kubeconfig is not None:
+            await self._load_kubeconfig(config, configuration)
+        else:
+            try:
+                config.load_incluster_config(client_configuration=configuration)
+            except config.ConfigException:
+                await self._load_kubeconfig(config, configuration)
 
     async def _load_kubeconfig(self, config: Any, configuration: Any) -> None:
         # What it warns of, a file that is not there, is refused here in words of our own.

@@ -59,7 +59,7 @@ class Pipeline:
                 service.health.ready("pipeline")
                 while not service.stopping.is_set():
                     # The group's own errors surface only here, and without a partition nobody else would ask.
-                    await consumer.getmany(_NOBODYS, timeout_ms=0)
+                    await kafka.fetch(consumer, _NOBODYS, seconds=0)
                     await service.pause(_WATCH_SECONDS)
                 await self.stop_workers()
         finally:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from common import kafka
 from common.errors import PublishError, Refusal
 from common.publish import Publisher, Record
 from common.service import Service
@@ -27,6 +28,7 @@ from schemas.topology import TopologyState, decode_topology, decode_topology_fil
 log = logging.getLogger(__name__)
 
 _WRITE_SECONDS = 0.25
+_FETCH_SECONDS = 1.0
 _RETRY_SECONDS = 1.0
 _PRUNE_SECONDS = 60.0
 _MAX_WRITE = 5000
@@ -81,7 +83,7 @@ class TopologyTopic:
                     await self._catch_up(consumer)
                     consumer.seek(self._where, self._position)
                     while True:
-                        batches = await consumer.getmany(self._where, timeout_ms=1000)
+                        batches = await kafka.fetch(consumer, self._where, seconds=_FETCH_SECONDS)
                         self._take(batches.get(self._where, ()))
             except (KafkaError, OSError, TimeoutError) as error:
                 log.warning("%s: %s; trying on", self._where.topic, error or type(error).__name__)

@@ -14,6 +14,7 @@ from typing import TypeAlias
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata
 
+from common import kafka
 from common.errors import PublishError
 from common.publish import Publisher, Record
 from common.service import Service
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 RawRecord: TypeAlias = ConsumerRecord[bytes, bytes]
 
 _FETCH_RECORDS = 64
-_FETCH_MS = 1000
+_FETCH_SECONDS = 1.0
 
 
 @dataclass(slots=True)
@@ -75,7 +76,7 @@ class Worker:
         await self._recover()
         while not self.stopping:
             self.idle = True
-            batches = await self._consumer.getmany(self._where, timeout_ms=_FETCH_MS, max_records=_FETCH_RECORDS)
+            batches = await kafka.fetch(self._consumer, self._where, seconds=_FETCH_SECONDS, max_records=_FETCH_RECORDS)
             self.idle = False
             records = batches.get(self._where, [])
             if records:

@@ -172,11 +172,12 @@ async def _lag(settings: KafkaSettings, topic: str, committed: dict[int, int], o
     places = [TopicPartition(topic, number) for number in await partitions_of(settings, topic)]
     consumer = kafka.new_consumer(settings)
     try:
-        await consumer.start()
-        ends = await consumer.end_offsets(places)
-        begins = await consumer.beginning_offsets(places)
-        # The first record that is young enough to be under way.
-        young = await consumer.offsets_for_times(dict.fromkeys(places, overdue_ms))
+        async with asyncio.timeout(settings.kafka_deadline_seconds):
+            await consumer.start()
+            ends = await consumer.end_offsets(places)
+            begins = await consumer.beginning_offsets(places)
+            # The first record that is young enough to be under way.
+            young = await consumer.offsets_for_times(dict.fromkeys(places, overdue_ms))
     finally:
         await kafka.close(consumer)
     records = overdue = 0

@@ -26,7 +26,7 @@ from schemas.flow import FlowHead, decode_endpoint, decode_head
 # A window is not given before this long after its end, and not later than patience after it, once all is read.
 SETTLE_MS = 1_000
 PATIENCE_MS = 4_000
-_POLL_MS = 250
+_POLL_SECONDS = 0.25
 _MAX_CACHED_ENDS = 100_000
 
 Wanted = Callable[[FlowHead], bool]
@@ -160,11 +160,12 @@ async def follow(
             raise Refusal(f"Kafka at {settings.kafka_bootstrap} cannot be read: {kafka.reason(error)}") from error
         while not stopping.is_set():
             try:
-                batches = await consumer.getmany(timeout_ms=_POLL_MS)
+                batches = await kafka.fetch(consumer, seconds=_POLL_SECONDS)
                 for record in (record for records in batches.values() for record in records):
                     windows.add(record.value, _now_ms())
-                behind = await _behind(consumer)
-            except KafkaError as error:
+                async with asyncio.timeout(settings.kafka_deadline_seconds):
+                    behind = await _behind(consumer)
+            except (KafkaError, TimeoutError) as error:
                 raise Refusal(f"Kafka at {settings.kafka_bootstrap}: {kafka.reason(error)}") from error
             # What is still to be read may belong to any window.
             ready = [] if behind else windows.ready(_now_ms())

@@ -15,7 +15,7 @@ from common.errors import Refusal
 from common.settings import KafkaSettings
 from common.topic_admin import admin_client
 
-POLL_MS = 1000
+POLL_SECONDS = 1.0
 # Records held at a time.
 MAX_RECORDS = 10_000
 
@@ -61,21 +61,16 @@ async def read_topic(
         except (KafkaError, OSError, TimeoutError) as error:
             raise Refusal(f"Kafka at {settings.kafka_bootstrap} cannot be read: {kafka.reason(error)}") from error
         heard, left = time.monotonic(), None
-        while open_ := {
-            partition: at for partition, end in ends.items() if (at := await consumer.position(partition)) < end
-        }:
+        while open_ := await _open(settings, consumer, ends):
             if open_ != left:
                 heard, left = time.monotonic(), open_
             elif time.monotonic() - heard > deadline:
                 raise Refusal(f"Kafka at {settings.kafka_bootstrap} stopped answering for {deadline:.0f} s")
             consumer.pause(*(partition for partition in ends if partition not in open_))
             try:
-                # Not wait_for: in Python 3.11 it may swallow a cancellation, that is a Ctrl-C (bpo-37658).
-                async with asyncio.timeout(deadline):
-                    batches = await consumer.getmany(timeout_ms=POLL_MS, max_records=MAX_RECORDS)
-            except (KafkaError, TimeoutError) as error:
-                line = f"Kafka at {settings.kafka_bootstrap} stopped answering: {kafka.reason(error)}"
-                raise Refusal(line) from error
+                batches = await kafka.fetch(consumer, seconds=POLL_SECONDS, max_records=MAX_RECORDS)
+            except KafkaError as error:
+                raise _silent(settings, error) from error
             for partition, records in batches.items():
                 wanted = [record for record in records if record.offset < ends[partition]]
                 if wanted:
@@ -107,6 +102,23 @@ async def _assign(
         consumer.seek(partition, start)
         reading.records += ends[partition] - start
     return ends
+
+
+async def _open(
+    settings: KafkaSettings, consumer: AIOKafkaConsumer, ends: Mapping[TopicPartition, int]
+) -> dict[TopicPartition, int]:
+    """Return the partitions that are not read to their ends yet, and where in them reading is."""
+    try:
+        # Not wait_for: in Python 3.11 it may swallow a cancellation, that is a Ctrl-C (bpo-37658).
+        async with asyncio.timeout(settings.kafka_deadline_seconds):
+            positions = {partition: await consumer.position(partition) for partition in ends}
+    except (KafkaError, TimeoutError) as error:
+        raise _silent(settings, error) from error
+    return {partition: at for partition, at in positions.items() if at < ends[partition]}
+
+
+def _silent(settings: KafkaSettings, error: Exception) -> Refusal:
+    return Refusal(f"Kafka at {settings.kafka_bootstrap} stopped answering: {kafka.reason(error)}")
 
 
 async def partitions_of(settings: KafkaSettings, topic: str) -> list[int]:

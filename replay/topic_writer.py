@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Replays flows into another topic: the same JSON, ids and Kafka timestamps as the live ones, keyed by node."""
 
+import asyncio
 import time
 from collections import defaultdict
 
@@ -8,6 +9,7 @@ import msgspec
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import for_code
 
+from common import kafka
 from common.errors import PublishError, Refusal
 from common.kafka import partition_for
 from common.publish import Publisher, Run
@@ -30,6 +32,7 @@ class TopicWriter:
         self._topic = topic
         self._partitions = partitions
         self._publisher = Publisher(Service("replay"), settings)
+        self._deadline_seconds = TRIES * settings.kafka_deadline_seconds
         self._known = Known()
         self._written = 0
 
@@ -71,16 +74,25 @@ class TopicWriter:
         await self._publisher.close()
 
     async def _publish(self, runs: list[Run]) -> None:
+        try:
+            # A publisher that lost its broker looks for it as long as its service lives, and ours is told to stop by
+            # nobody.
+            async with asyncio.timeout(self._deadline_seconds):
+                await self._insist(runs)
+        except (PublishError, TimeoutError) as error:
+            raise Refusal(
+                f"topic {self._topic}: {kafka.reason(error)}; {self._written:,} flows are there; run it again, "
+                "readers know repeats by their ids"
+            ) from error
+
+    async def _insist(self, runs: list[Run]) -> None:
         for left in reversed(range(TRIES)):
             try:
                 await self._publisher.publish(runs)
-            except PublishError as error:
+            except PublishError:
                 # What did arrive comes again with the same ids: a reader that keeps marks skips it.
                 if not left:
-                    raise Refusal(
-                        f"topic {self._topic}: {error}; {self._written:,} flows are there; run it again, "
-                        "readers know repeats by their ids"
-                    ) from error
+                    raise
             else:
                 return
 

@@ -107,7 +107,7 @@ class FlowlogSink:
 
     async def _take(self, consumer: AIOKafkaConsumer) -> None:
         while not self._service.stopping.is_set():
-            fetched = await consumer.getmany(timeout_ms=int(POLL_SECONDS * 1000), max_records=kafka_io.MAX_RECORDS)
+            fetched = await kafka.fetch(consumer, seconds=POLL_SECONDS, max_records=kafka_io.MAX_RECORDS)
             if self._changes.seen:
                 self._changes.seen = False
                 await self._adopt(consumer)

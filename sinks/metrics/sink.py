@@ -101,7 +101,7 @@ class MetricsSink:
     async def _take(self, consumer: AIOKafkaConsumer) -> None:
         due = 0.0
         while not self._service.stopping.is_set():
-            fetched = await consumer.getmany(timeout_ms=self._patience_ms(due), max_records=kafka_io.MAX_RECORDS)
+            fetched = await kafka.fetch(consumer, seconds=self._patience(due), max_records=kafka_io.MAX_RECORDS)
             for partition, records in fetched.items():
                 self._take_records(self._lanes[partition.partition], records)
             full = sum(map(len, self._refused.values())) >= kafka_io.MAX_RECORDS
@@ -111,9 +111,9 @@ class MetricsSink:
         if self._pending:
             await self._checkpoint(consumer)
 
-    def _patience_ms(self, due: float) -> int:
+    def _patience(self, due: float) -> float:
         left = max(due - time.monotonic(), 0.0) if self._pending else POLL_SECONDS
-        return int(min(left, POLL_SECONDS) * 1000)
+        return min(left, POLL_SECONDS)
 
     @property
     def _pending(self) -> bool:

@@ -2,6 +2,7 @@
 """`zonemeter run collector` as a process, with a real broker: away, without topics, killed, killed itself; reboots."""
 
 import contextlib
+import os
 import signal
 from itertools import pairwise
 
@@ -178,6 +179,27 @@ def test_stopped_while_the_broker_is_away(broker: Broker, collector: Process) ->
     assert "windows stay in the spool; the next collector publishes them" in collector.lines()
     send_udp("pod11", "pod12", B, count=2, size=72)
     start(broker)
+    collector.start()
+    assert wait_until(lambda: collector.ready() and collector.metric("zonemeter_collector_windows_total") >= 2, 60)
+    assert collector.signal(signal.SIGTERM) == 0
+    check(collector, 5)
+
+
+def test_stopped_while_the_broker_answers_nothing(broker: Broker, collector: Process) -> None:
+    """Its connections stay open and it takes what it is sent: SIGTERM ends the collector within its budget."""
+    start(broker)
+    topics_apply(collector)
+    collector.start()
+    assert wait_until(lambda: collector.ready() and collector.metric("zonemeter_collector_windows_total") >= 1, 60)
+    assert broker.process is not None
+    os.kill(broker.process.pid, signal.SIGSTOP)
+    try:
+        send_udp("pod11", "pod12", B, count=3, size=72)
+        assert collector.signal(signal.SIGTERM) == 0, collector.log.read_text()
+    finally:
+        os.kill(broker.process.pid, signal.SIGCONT)
+    assert "stopped" in collector.lines()
+    send_udp("pod11", "pod12", B, count=2, size=72)
     collector.start()
     assert wait_until(lambda: collector.ready() and collector.metric("zonemeter_collector_windows_total") >= 2, 60)
     assert collector.signal(signal.SIGTERM) == 0

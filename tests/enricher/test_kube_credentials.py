@@ -18,7 +18,8 @@ import msgspec
 import pytest
 import yaml
 
-from enricher import kube_watch
+from common.errors import Refusal
+from enricher import kube_client, kube_watch
 from lab.broker import free_port
 from lab.kube_api import ApiSettings, ApiStart, KubeApi, serve
 from lab.kube_objects import objects
@@ -147,6 +148,22 @@ def test_in_a_pod_the_role_is_enough_and_all_of_it_is_used_also_after_everything
             mount("two", second)
             eventually(lambda: api.asked() >= {("watch", name) for name in ("pods", "nodes", "services")})
             assert found.terminate() == 0
+
+
+def test_a_command_for_credentials_that_never_ends_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kube_client, "CREDENTIALS_SECONDS", 0.5)
+    file = tmp_path / "kubeconfig"
+    write_kubeconfig(file, "http://127.0.0.1:1")
+    config = json.loads(file.read_bytes())
+    asking = {"apiVersion": "client.authentication.k8s.io/v1", "command": "sleep", "args": ["600"]}
+    config["users"][0]["user"] = {"exec": asking}
+    file.write_text(json.dumps(config))
+
+    async def run() -> None:
+        with pytest.raises(Refusal, match=r"no credentials within 0\.5 s"):
+            await kube_client.KubeClient("auto", file).open()
+
+    asyncio.run(run())
 
 
 def test_without_a_right_the_line_says_which_and_where_to_get_it(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ctrl-C, a reader that has enough, and Kafka going away, in the middle of a replay as a process of its own."""
 
+import asyncio
 import contextlib
 import os
 import pty
@@ -11,10 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import Refusal
+from common.settings import KafkaSettings
 from lab.broker import Broker
+from replay.batch import Batch
+from replay.read import read_topic
+from replay.topic_writer import TopicWriter
+from sinks.flowlog.columns import FlatEnd, flatten
+from sinks.intake import Intake, Lane
 from tests.replay.lived import Lived
 from tests.services import ROOT, eventually
-from tests.sinks.flows import window
+from tests.sinks.flows import END_MS, StoredRecord, encoded, window
 from tests.sinks.topics import Topics
 
 
@@ -104,8 +112,6 @@ def test_a_pipe_takes_parquet_and_csv(history: Lived, tmp_path: Path) -> None:
 
 
 def test_kafka_that_falls_silent_ends_it_with_one_line(tmp_path: Path) -> None:
-    import asyncio
-
     broker = Broker(tmp_path / "kafka")
     asyncio.run(broker.start())
     try:
@@ -124,12 +130,27 @@ def test_kafka_that_falls_silent_ends_it_with_one_line(tmp_path: Path) -> None:
     assert file.exists() == (replay.returncode == 0)
 
 
+def test_kafka_that_goes_away_under_a_replay_to_a_topic_ends_it(tmp_path: Path) -> None:
+    records = [StoredRecord(offset, encoded(each)) for offset, each in enumerate(window(1, 10))]
+    batch = Batch(Intake[FlatEnd](flatten).take(Lane(0), records, END_MS).rows)
+
+    async def write() -> None:
+        broker = Broker(tmp_path / "kafka")
+        await broker.start()
+        settings = KafkaSettings(kafka_bootstrap=broker.bootstrap, kafka_deadline_seconds=1.0)
+        try:
+            async with contextlib.aclosing(await TopicWriter.open(settings, "again")) as writer:
+                await writer.write(batch)
+                broker.kill()
+                with pytest.raises(Refusal, match=r"topic again: .*; 10 flows are there; run it again"):
+                    await writer.write(batch)
+        finally:
+            broker.kill()
+
+    asyncio.run(write())
+
+
 def _records(topics: Topics, topic: str) -> int:
-    import asyncio
-
-    from common.errors import Refusal
-    from replay.read import read_topic
-
     async def count() -> int:
         try:
             return sum([len(batch) async for batch in read_topic(topics.settings, topic)])
