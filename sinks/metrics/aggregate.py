@@ -116,7 +116,7 @@ class Aggregate:
     def restore(self, number: int, family: str, labels: tuple[str, ...], value: int) -> None:
         """Take one series back from a checkpoint; of a family that is switched off, only its number is kept."""
         self._last_number = max(self._last_number, number)
-        if family in self.families and len(labels) == len(self.families[family].spec.labels):
+        if family in self.families:
             self.families[family].restore(Series(number, family, labels, value))
 
     def _next_number(self) -> int:

@@ -6,11 +6,14 @@ survives the loss of power, not only of the process.
 """
 
 import fcntl
+import logging
 import os
 import secrets
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, NamedTuple, TypeVar
 
 import msgspec
 import orjson
@@ -19,7 +22,9 @@ from common.errors import Refusal
 from schemas.ids import Origin
 from schemas.ledger import LedgerRecord, decode_ledger, encode_ledger
 from sinks.intake import Lane, Mark
-from sinks.metrics.families import Sample
+from sinks.metrics.families import SPECS, Sample
+
+log = logging.getLogger(__name__)
 
 FILE_NAME = "metrics.sqlite3"
 VERSION = 1
@@ -41,6 +46,52 @@ SET_VALUE = "UPDATE series SET value = ? WHERE number = ?"
 PUT_LANE = "INSERT OR REPLACE INTO lanes VALUES (?, ?)"
 PUT_MARK = "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 DROP_MARK = "DELETE FROM marks WHERE partition = ? AND cluster = ? AND node = ? AND boot_id = ?"
+
+# Rows as they are written. What SQLite gives back is looked at: any column holds anything, and a file may rot.
+_Whole = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _LaneRow(NamedTuple):
+    partition: _Whole
+    position: _Whole
+
+
+class _MarkRow(NamedTuple):
+    partition: _Whole
+    cluster: str
+    node: str
+    boot_id: str
+    generation: _Whole
+    sequence: _Whole
+    chunk: _Whole
+    row: Annotated[int, msgspec.Meta(ge=-1)]
+    end_ms: _Whole
+    taken_ms: _Whole
+
+
+class _SeriesRow(NamedTuple):
+    number: _Whole
+    family: str
+    labels: str
+    value: Annotated[str, msgspec.Meta(pattern="^[0-9]{1,300}$")]  # Prometheus knows no greater number
+
+
+class _LedgerRow(NamedTuple):
+    record: bytes
+
+
+class _AboutRow(NamedTuple):
+    name: str
+    value: str
+
+
+R = TypeVar("R", _LaneRow, _MarkRow, _SeriesRow, _LedgerRow, _AboutRow)
+
+
+class _About(msgspec.Struct):
+    topic: str
+    life: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{12}$")]
+    sequence: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,18}$")]
 
 
 @dataclass(slots=True)
@@ -75,26 +126,36 @@ class State:
         try:
             self._db = _connect(self._path)
             self._prepare(topic)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, ValueError, msgspec.MsgspecError) as error:
             os.close(self._lock)
-            raise Refusal(
-                f"state_dir: {self._path}: {error}; move it away to begin anew from the positions committed to Kafka"
-            ) from error
+            raise _refusal(self._path, error) from error
 
     def load(self) -> Restored:
-        """Read the last checkpoint."""
-        about = dict(self._db.execute("SELECT name, value FROM about"))
-        series = [
-            (number, family, tuple(orjson.loads(labels)), int(value))
-            for number, family, labels, value in self._db.execute("SELECT number, family, labels, value FROM series")
-        ]
-        lanes = {p: Lane(p, position) for p, position in self._db.execute("SELECT partition, position FROM lanes")}
-        for partition, cluster, node, boot_id, *mark in self._db.execute("SELECT * FROM marks"):
+        """Read the last checkpoint; raise `Refusal` if the file holds what no checkpoint does."""
+        try:
+            return self._load()
+        except (sqlite3.Error, ValueError, msgspec.MsgspecError) as error:
+            raise _refusal(self._path, error) from error
+
+    def _load(self) -> Restored:
+        about = self._about()
+        lanes = {lane.partition: Lane(*lane) for lane in self._rows("lanes", "partition, position", _LaneRow)}
+        for partition, cluster, node, boot_id, *mark in self._rows("marks", "*", _MarkRow):
             lanes.setdefault(partition, Lane(partition)).marks[Origin(cluster, node, boot_id)] = Mark(*mark)
-        records = self._db.execute("SELECT record FROM ledger ORDER BY number")
-        return Restored(
-            about["life"], int(about["sequence"]), series, lanes, [decode_ledger(record) for (record,) in records]
-        )
+        series = [_sample(row) for row in self._rows("series", "number, family, labels, value", _SeriesRow)]
+        ledger = [decode_ledger(row.record) for row in self._rows("ledger", "record", _LedgerRow, "number")]
+        return Restored(about.life, int(about.sequence), series, lanes, ledger)
+
+    def _about(self) -> "_About":
+        return msgspec.convert(dict(self._rows("about", "name, value", _AboutRow)), _About)
+
+    def _rows(self, table: str, columns: str, kind: type[R], order: str = "1") -> Iterator[R]:
+        """Yield a table's rows; raise ValueError for what is none."""
+        for row in self._db.execute(f"SELECT {columns} FROM {table} ORDER BY {order}"):  # noqa: S608 - our own names
+            try:
+                yield msgspec.convert(row, kind)
+            except msgspec.ValidationError as error:
+                raise ValueError(f"table {table}: {str(row)[:100]} is no row of it: {error}") from error
 
     def commit(self, checkpoint: Checkpoint) -> None:
         """Make a checkpoint durable; raise `sqlite3.Error` with nothing changed, so that it can be tried again.
@@ -148,11 +209,25 @@ class State:
                 about = [("topic", topic), ("life", life), ("sequence", "0")]
                 self._db.executemany("INSERT INTO about VALUES (?, ?)", about)
                 self._db.execute(f"PRAGMA user_version = {VERSION}")
+            log.info("nothing is there yet: counters begin at 0", extra={"state": str(self._path)})
         elif version != VERSION:
             raise Refusal(f"state_dir: {self._path} is of version {version}, this program writes version {VERSION}")
-        (found,) = self._db.execute("SELECT value FROM about WHERE name = 'topic'").fetchone()
+        found = self._about().topic
         if found != topic:
             raise Refusal(f"state_dir: {self._path} holds the counters of topic {found}, not {topic}; use another")
+
+
+def _sample(row: _SeriesRow) -> Sample:
+    labels: tuple[str, ...] = msgspec.json.decode(row.labels, type=tuple[str, ...])
+    # A family that is not known is a newer version's: it is kept for that.
+    if row.family in SPECS and len(labels) != len(SPECS[row.family].labels):
+        raise ValueError(f"table series: {row.labels[:100]} are not the labels of {row.family}")
+    return row.number, row.family, labels, int(row.value)
+
+
+def _refusal(path: Path, error: Exception) -> Refusal:
+    line = " ".join(str(error).split())
+    return Refusal(f"state_dir: {path}: {line}; move it away to begin anew from the positions committed to Kafka")
 
 
 def _connect(path: Path) -> sqlite3.Connection:

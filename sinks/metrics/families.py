@@ -85,6 +85,15 @@ KUBEZONNET_BYTES = Spec(
     ("namespace", "pod"),
 )
 
+# All families, also those that may be switched off.
+SPECS = {
+    spec.name: spec
+    for spec in (
+        *(ZONE_BYTES, ZONE_PACKETS, ZONE_COST, WORKLOAD_BYTES, WORKLOAD_COST),
+        *(UNKNOWN_BYTES, ENCAPSULATION_BYTES, KUBEZONNET_BYTES),
+    )
+}
+
 
 @dataclass(slots=True, eq=False)
 class Series:
