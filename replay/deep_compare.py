@@ -21,6 +21,7 @@ def compare(facts: Facts) -> list[Finding]:
         found += _copy(facts, chunk, copy)
     for chunk, entry in facts.entries.items():
         found += _flows(facts, chunk, entry)
+    found += _again(facts)
     for source, of_source in (("enriched", facts.enriched), ("archive", facts.archive or {})):
         for chunk, flows in of_source.items():
             found += _untold(facts, source, chunk, flows)
@@ -91,6 +92,26 @@ def _rows_given_singly(facts: Facts, chunk: str, entry: LedgerRecord) -> int | N
     raw = facts.raw.get(chunk)
     rows = entry.taken.rows if raw is None else raw.amount.rows
     return rows if entry.given.rows == rows and not entry.aside and entry.rolled_up is None else None
+
+
+def _again(facts: Facts) -> Iterator[Finding]:
+    """Look that each sink that read beyond a flow that stands there once more says that it put such flows aside.
+
+    Which ones it does not say: only how many.
+    """
+    silent = {
+        sink: read_to
+        for sink, read_to in facts.read_to.items()
+        if facts.put_aside[sink] < sum(offset < read_to for offset, _ in facts.again)
+    }
+    for offset, flow_id in facts.again:
+        sinks = sorted(sink for sink, read_to in silent.items() if offset < read_to and facts.is_whole("ledger"))
+        at = f"partition {facts.partition} offset {offset} is {flow_id} again"
+        if sinks:
+            told = ", ".join(f"{sink} says so of {facts.put_aside[sink]} of {len(facts.again)}" for sink in sinks)
+            yield Finding("enriched", f"{at}, and not every such flow was put aside: {told}")
+        else:
+            yield Finding("enriched", f"{at}: readers skip it by its id", is_fault=False)
 
 
 def _untold(facts: Facts, source: str, chunk: str, flows: Flows) -> Iterator[Finding]:

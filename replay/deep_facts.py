@@ -75,6 +75,9 @@ class Flows:
 class Facts:
     """One partition. `repeats`: how often the enricher put a chunk aside.
 
+    `again`: offset and id of flows that stand in the enriched topic once more. By sink: `put_aside`, how many flows it
+    says it put aside as repeats; `read_to`, an offset of the enriched topic that it has surely read beyond.
+
     `kept_since_ms`: of a topic from whose beginning records were deleted, the time of the first that is left.
     """
 
@@ -87,6 +90,9 @@ class Facts:
     reached: dict[str, dict[Origin, Place]] = field(default_factory=dict)
     raw: dict[str, Copy] = field(default_factory=dict)
     enriched: dict[str, Flows] = field(default_factory=dict)
+    again: list[tuple[int, str]] = field(default_factory=list)
+    put_aside: dict[str, int] = field(default_factory=dict)
+    read_to: dict[str, int] = field(default_factory=dict)
     archive: dict[str, Flows] | None = None
     kept_since_ms: dict[str, int] = field(default_factory=dict)
     read: dict[str, Amount] = field(default_factory=dict)
@@ -104,6 +110,10 @@ class Facts:
     def is_kept(self, source: str, end_ms: int) -> bool:
         """Tell whether what ended then would still be in a topic."""
         return end_ms >= self.kept_since_ms.get(source, 0)
+
+    def is_whole(self, source: str) -> bool:
+        """Tell whether nothing that was wanted has been deleted from a topic."""
+        return source not in self.kept_since_ms
 
     def count(self, source: str, amount: Amount) -> None:
         """Add to what stands in a source."""

@@ -11,7 +11,7 @@ from common.settings import KafkaSettings
 from replay.deep_facts import Copy, Facts, Flows, Letter, flow_place
 from replay.read import Reading, read_topic
 from replay.time_range import TimeRange
-from schemas.amount import Amount
+from schemas.amount import NOTHING, Amount
 from schemas.codec import Count, Milliseconds, decode
 from schemas.dead_letter import decode_dead_letter
 from schemas.errors import DecodeError
@@ -91,6 +91,16 @@ def _take_entry(facts: Facts, record: RawRecord) -> None:
             facts.windows[entry.id] = entry
     elif entry.hop == "enricher":
         _take_enricher_entry(facts, entry)
+    else:
+        _take_sink_entry(facts, entry)
+
+
+def _take_sink_entry(facts: Facts, entry: LedgerRecord) -> None:
+    for chunk in entry.parts:
+        origin, position = parse_chunk_id(chunk)
+        facts.reach(entry.hop, origin, position[:3])
+    repeats = entry.aside.get("repeat", NOTHING).rows
+    facts.put_aside[entry.hop] = facts.put_aside.get(entry.hop, 0) + repeats
 
 
 def _take_enricher_entry(facts: Facts, entry: LedgerRecord) -> None:
@@ -123,11 +133,15 @@ def _take_chunk(facts: Facts, record: RawRecord) -> None:
 
 def _take_flow(facts: Facts, record: RawRecord) -> None:
     flow = decode(_flow_decoder, record.value, MAX_READ_BYTES)
-    chunk, number, origin, _ = flow_place(flow.id)
+    chunk, number, origin, position = flow_place(flow.id)
     if not facts.wanted.holds(origin, flow.start_ms):
         return
-    if facts.enriched.setdefault(chunk, Flows()).add(number, flow.bytes, flow.packets):
+    if chunk not in facts.enriched:
+        facts.enriched[chunk] = Flows()
+        for sink in facts.put_aside:
+            if facts.is_past(sink, origin, position[:3]):
+                facts.read_to[sink] = record.offset
+    if facts.enriched[chunk].add(number, flow.bytes, flow.packets):
         facts.count("enriched", Amount(flow.bytes, flow.packets, 1))
     else:
-        what = f"partition {record.partition} offset {record.offset} is {flow.id} again: readers skip it by its id"
-        facts.find("enriched", what, is_fault=False)
+        facts.again.append((record.offset, flow.id))
