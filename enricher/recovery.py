@@ -85,7 +85,15 @@ async def committed(service: Service, settings: EnricherSettings, partition: int
         await kafka.close(admin)
     if found is None or found.offset < 0:
         return Committed(None, None)
-    return Committed(found.offset, parse_metadata(found.metadata or ""))
+    enriched_offset = parse_metadata(found.metadata or "")
+    if enriched_offset is None:
+        said = (found.metadata or "")[:100]
+        log.warning(
+            "partition %s: its offset was committed by somebody else, who says %r of the output; "
+            "what is already out is looked for from the output's beginning",
+            *(partition, said),
+        )
+    return Committed(found.offset, enriched_offset)
 
 
 async def read_tail(service: Service, settings: EnricherSettings, partition: int, start: int | None) -> Tail:

@@ -149,6 +149,24 @@ def test_rubbish_that_is_met_again_when_looking_back_does_no_harm(topics: Topics
     check_books(topics, [1, 2, 3], 3)
 
 
+@pytest.mark.parametrize("said", ["", "?", "enriched=-1", "enriched=" + "9" * 40, "enriched=999999999"])
+def test_what_somebody_else_committed_is_known_for_what_it_is(topics: Topics, tmp_path: Path, said: str) -> None:
+    """An operator set the offset back, or rubbish stands beside it: all is read back, and no flow is out twice."""
+    flags = [*topics.flags, "--topology", str(topology_file(tmp_path))]
+    topics.produce([window(1), window(2), window(3)])
+    with running(flags, tmp_path / "log") as enricher:
+        eventually(lambda: len(topics.ledger()) == 3)
+        assert enricher.terminate() == 0
+    topics.commit(0, 1, said)
+    topics.produce([window(4)])
+    with running(flags, tmp_path / "log") as enricher:
+        eventually(lambda: enricher.metric("chunks_total", "enriched") == 3)
+        assert enricher.terminate() == 0
+    check_books(topics, [1, 2, 3, 4], 3)
+    told = "was committed by somebody else" in (tmp_path / "log").read_text()
+    assert told == (said != "enriched=999999999")
+
+
 def test_a_repeat_split_over_two_chunks_after_a_restart(topics: Topics, tmp_path: Path) -> None:
     flags = flags_of(topics, tmp_path)
     chunks = [window(1, chunk=0, chunks=2), window(1, chunk=1, chunks=2)]

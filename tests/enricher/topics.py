@@ -9,7 +9,7 @@ from typing import Any
 
 from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
-from aiokafka.structs import ConsumerRecord
+from aiokafka.structs import ConsumerRecord, OffsetAndMetadata
 
 from common import kafka, topic_admin
 from common.settings import KafkaSettings
@@ -92,6 +92,21 @@ class Topics:
                 await admin.delete_records({where: RecordsToDelete(before_offset=offset)})
 
         asyncio.run(delete())
+
+    def commit(self, partition: int, offset: int, metadata: str) -> None:
+        """Commit an offset of the raw topic to the enricher's group, which has no members, as an operator does."""
+
+        async def commit() -> None:
+            where = TopicPartition(self.settings.topics.raw, partition)
+            consumer = kafka.new_consumer(self.settings, group_id=f"{self.settings.topic_prefix}enricher")
+            await consumer.start()
+            try:
+                consumer.assign([where])
+                await consumer.commit({where: OffsetAndMetadata(offset, metadata)})
+            finally:
+                await consumer.stop()
+
+        asyncio.run(commit())
 
     def flows(self) -> list[Flow]:
         """Return all enriched flows, partition by partition, in order."""
