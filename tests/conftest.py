@@ -3,37 +3,21 @@
 
 import asyncio
 import logging
-import socket
 from collections.abc import Iterator
 
 import pytest
 
 from common.log import JsonLines
-from lab import cluster
 from lab.broker import Broker
 from lab.plan import Plan
-from lab.stories import shop
-
-_SLOTS = 8
+from tests.labs import own_plan
 
 
 @pytest.fixture(scope="session")
 def plan() -> Iterator[Plan]:
-    """A plan that no other test run on this machine uses; what a killed run left of it is removed first."""
-    for slot in range(_SLOTS):
-        taken = socket.socket(socket.AF_UNIX)
-        try:
-            taken.bind(f"\0zonemeter-tests/{slot}")
-        except OSError:
-            taken.close()
-            continue
-        with taken:
-            made = shop(f"zmt{slot}", 200 + slot)
-            asyncio.run(cluster.down(made.prefix))
-            yield made
-            asyncio.run(cluster.down(made.prefix))
-        return
-    pytest.fail("eight test runs at once")
+    """A plan that no other test run on this machine uses."""
+    with own_plan() as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

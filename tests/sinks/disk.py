@@ -10,7 +10,7 @@ from pathlib import Path
 @contextmanager
 def small_disk(path: Path, size: str) -> Iterator[Path]:
     """Mount a tmpfs of `size` (mount's notation) at `path` while the context lasts."""
-    path.mkdir()
+    path.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "zonemeter-test", str(path)], check=True)
     try:
         yield path

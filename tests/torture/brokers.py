@@ -207,9 +207,9 @@ def fill(directory: Callable[[World], Path]) -> Callable[[World, int], None]:
         for _ in range(times):
             world.nap(0.5, 2.0)
             filler = directory(world) / "filler"
-            _fill(filler)
+            fill_up(filler)
             time.sleep(world.rng.uniform(3.0, 6.0))
-            _fill(filler)
+            fill_up(filler)
             filler.unlink()
             for broker in world.kafka.members:
                 if not broker.alive:  # Kafka halts when its only log directory fails
@@ -226,7 +226,8 @@ def data_directory(world: World) -> Path:
     return world.kafka.disk
 
 
-def _fill(path: Path) -> None:
+def fill_up(path: Path) -> None:
+    """Append to a file until its disk takes not one byte more."""
     with path.open("ab", buffering=0) as file:
         for size in (1 << 20, 1 << 12, 1):
             try:

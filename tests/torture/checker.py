@@ -2,10 +2,12 @@
 """What must hold whatever was done: one check for all scenarios, over the whole run.
 
 Every id exactly once in the flow log and in what a reader of the enriched topic takes; the counters exact; the dead
-letters exactly the rubbish; the audit closed, or, where an operator has thrown records away, naming each of them.
+letters exactly the rubbish; the audit closed, or, where an operator has thrown records away, naming each of them, and
+naming whatever numbers were left out and whichever node has two boots side by side.
 """
 
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -25,6 +27,7 @@ from tests.torture.content import Expected, totals
 from tests.torture.world import World
 
 SERVED_SECONDS = 60.0
+_REASON = re.compile(r"(\w+) ([\d,]+)(?=[,;])")  # of the last line of zonemeter dead-letters list
 Zones = tuple[str, str, str]
 
 
@@ -139,21 +142,35 @@ def _dead_letters(world: World) -> None:
     # By place: a crash between the letter and the commit writes it again under the same key.
     found = Counter({(x["topic"], x["partition"], x["offset"]): x["reason"] for x in letters}.values())
     assert found == Counter(world.dead_letters), f"dead letters: {found}, sent {world.dead_letters}"
+    _, listed = _command(world, "dead-letters", "list")
+    last = listed.splitlines()[-1]
+    shown = {reason: int(count.replace(",", "")) for reason, count in _REASON.findall(last)}
+    assert shown == Counter(x["reason"] for x in letters), f"zonemeter dead-letters list: {last}"
 
 
 def _audit(world: World) -> None:
     begin = datetime.fromtimestamp(world.content.start_ms / 1000 - 86_400, UTC).isoformat()
     end = datetime.fromtimestamp(world.content.start_ms / 1000 + 10 * 86_400, UTC).isoformat()
-    command = [sys.executable, "-m", "cli", "audit", "--kafka-bootstrap", world.direct, "-o", "json"]
-    command += ["--topic-prefix", world.settings.topic_prefix, "--settle-seconds", "0", "--from", begin, "--to", end]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode in (0, 1), done.stderr
-    audit = json.loads(done.stdout)
+    status, told = _command(world, "audit", "-o", "json", "--settle-seconds", "0", "--from", begin, "--to", end)
+    audit = json.loads(told)
+    gaps = {(gap["node"], gap["why"]) for gap in audit["gaps"] if gap["why"].startswith("sequence")}
+    assert gaps == world.feeder.gaps, f"the audit names {gaps}, left out are {world.feeder.gaps}"
+    assert audit["interleaved_boots"].keys() == world.interleaved, audit["interleaved_boots"]
     named = {short["window"] for short in audit["shortfalls"]}
     lost = {chunk.rpartition("/")[0] for chunk in world.lost}
     assert {_window(name) for name in named} == lost, f"the audit names {named}, lost is {lost}"
     assert audit["closes"] is not bool(lost), audit["ratio"]
+    assert status == bool(lost or world.interleaved), f"exit status {status}"
     assert audit["windows"] == len(world.feeder.windows), f"{audit['windows']} of {len(world.feeder.windows)} windows"
+
+
+def _command(world: World, *words: str) -> tuple[int, str]:
+    """Run a command of zonemeter's against the world's topics; return its exit status, 0 or 1, and what it says."""
+    where = ("--kafka-bootstrap", world.direct, "--topic-prefix", world.settings.topic_prefix)
+    command = [sys.executable, "-m", "cli", *words, *where]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode in (0, 1), done.stderr
+    return done.returncode, done.stdout
 
 
 def _window(id_: str) -> str:

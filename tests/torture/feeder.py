@@ -2,12 +2,12 @@
 """Plays the collectors of all nodes: publishes windows of known content, all the while, and keeps the truth.
 
 It uses librdkafka, not the client under test. Like a collector it goes on with a node's next window only when the one
-before is acknowledged, and sends a window that may have arrived again, marked `maybe_repeat`.
+before is acknowledged, sends a window that may have arrived again, marked `maybe_repeat`, and sends without a timestamp
+what the broker refuses for its timestamp.
 """
 
 import logging
 import threading
-import time
 from collections.abc import Iterator
 from itertools import cycle
 from typing import Any
@@ -20,7 +20,8 @@ from schemas.ledger import encode_ledger
 from schemas.topics import TopicNames
 from tests.torture.content import NODES, Content, Expected, Window
 
-AHEAD_MS = 50 * 60_000
+# What a record's timestamp is that has none; a broker takes it whatever its clock says.
+NO_TIMESTAMP = -1
 # The last window that was acknowledged, by life of a node.
 Sent = dict[Origin, int]
 
@@ -39,6 +40,9 @@ class Feeder:
         self.sent: Sent = {}
         self.windows: set[str] = set()
         self.repeats = 0
+        self.untimed = 0  # windows
+        self.gaps: set[tuple[str, str]] = set()  # node, and in the audit's words what is missing
+        self._furthest: Sent = {}
         self.pause_seconds = pause_seconds
         self._topics = topics
         self._options = {"bootstrap.servers": bootstrap, "linger.ms": 0, "message.timeout.ms": 0, "acks": "all"}
@@ -90,14 +94,21 @@ class Feeder:
 
     def publish(self, window: Window, *, maybe_repeat: bool = False) -> None:
         """Publish a window until all of it is acknowledged, then note what must come of it."""
-        while not self._try(window, maybe_repeat):
+        timestamp_ms = window.end_ms
+        while errors := self._try(window, maybe_repeat, timestamp_ms):
             maybe_repeat = True
             self.repeats += 1
+            # As a collector whose clock is ahead must: the broker takes nothing that is more than an hour ahead.
+            if any(error.code() == confluent_kafka.KafkaError.INVALID_TIMESTAMP for error in errors):
+                timestamp_ms = NO_TIMESTAMP
             if self._stopping.is_set():
                 return
+        origin = self.content.origin(window.node)
+        self._note_gap(origin, window.sequence)
         with self._lock:
+            self.untimed += timestamp_ms == NO_TIMESTAMP
             self.truth |= window.flows
-            self.sent[self.content.origin(window.node)] = window.sequence
+            self.sent[origin] = window.sequence
             self.windows.add(window.ledger.id)
 
     def skip(self, node: str, windows: int) -> None:
@@ -113,7 +124,14 @@ class Feeder:
         assert producer.flush(30) == 0
         assert errors == [None], errors
 
-    def _try(self, window: Window, maybe_repeat: bool) -> bool:
+    def _note_gap(self, origin: Origin, sequence: int) -> None:
+        first, last = self._furthest.get(origin, sequence) + 1, sequence - 1
+        self._furthest[origin] = max(first - 1, sequence)
+        if first <= last:
+            numbers = f"{first} to {last}" if first < last else str(first)
+            self.gaps.add((origin.node, f"sequence {numbers} missing (boot {origin.boot_id}, generation 1)"))
+
+    def _try(self, window: Window, maybe_repeat: bool, timestamp_ms: int) -> list[Any]:
         errors: list[Any] = []
         partition = self.content.partition(window.node)
         for topic, key, value in _records(window, self._topics, maybe_repeat):
@@ -123,14 +141,13 @@ class Feeder:
                 key,
                 partition,
                 on_delivery=lambda error, _: errors.append(error) if error else None,
-                # As a collector whose clock is ahead must: the broker takes nothing that is more than an hour ahead.
-                timestamp=min(window.end_ms, time.time_ns() // 1_000_000 + AHEAD_MS),
+                timestamp=timestamp_ms,
             )
         self._producer.flush()
         if errors:
             # After an error of one record an idempotent producer may have sent what followed it.
             self._producer = confluent_kafka.Producer(self._options, logger=_quiet)
-        return not errors
+        return errors
 
     def _run(self) -> None:
         nodes: Iterator[str] = cycle(NODES)

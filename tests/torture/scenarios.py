@@ -13,6 +13,7 @@ PACKETS: dict[str, tuple[packets.Nemesis, int]] = {
     "kill -9 collector": (packets.kill_collector, 30),
     "SIGSTOP collector": (packets.pause_collector, 4),
     "broker and collector kill -9, windows spooled": (packets.kill_kafka, 6),
+    "disk full at spool, broker kill -9": (packets.fill_spool, 4),
 }
 
 SCENARIOS = [

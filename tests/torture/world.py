@@ -49,6 +49,8 @@ class World:
     # Chunks that an operator threw away before they were read, and flows that stand in the enriched topic no more.
     lost: set[str] = field(default_factory=set)
     deleted: set[str] = field(default_factory=set)
+    # Nodes that had two boots side by side.
+    interleaved: set[str] = field(default_factory=set)
     # What replicas served last that are no more: to Prometheus their counters are not undone.
     retired: dict[str, Samples] = field(default_factory=dict)
     # Waits until Prometheus, where there is one, has what every metrics replica serves by now.
