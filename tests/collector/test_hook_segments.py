@@ -14,7 +14,7 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.packet import Packet, Raw
 
-from tests.collector import netlab
+from tests.collector import netlab, super_packets
 from tests.collector.metered import Metered
 from tests.collector.netlab import (
     node_address,
@@ -31,7 +31,6 @@ Meters = dict[int, Metered]
 A4, B4, A6, B6 = pod_address(1, 1), pod_address(2, 1), pod_address6(1, 1), pod_address6(2, 1)
 HOST4, HOST6 = node_address(1), node_address6(1)
 BOTH = pytest.mark.parametrize(("a", "b"), [pytest.param(A4, B4, id="ipv4"), pytest.param(A6, B6, id="ipv6")])
-RTM_NEWLINK, NLM_F_REQUEST_ACK, IFLA_GSO_MAX_SIZE, IFLA_GSO_IPV4_MAX_SIZE = 16, 5, 41, 63
 
 
 def _offloads(name: str, device: str, *, on: bool) -> None:
@@ -159,48 +158,10 @@ def test_what_a_queue_drops_behind_the_hook_is_counted_as_sent(meters: Meters) -
         netlab.run("node1", "tc", "qdisc", "del", "dev", "eth0", "root")
 
 
-def _count_longer_than(name: str, octets: int) -> None:
-    """Prove that there were super-packets; the table is to be deleted."""
-    chain = f"type filter hook postrouting priority 0; meta length > {octets} counter name big;"
-    netlab.run(name, "nft", "-f", "-", stdin=f"table inet big {{\ncounter big {{ }}\nchain c {{ {chain} }}\n}}\n")
-
-
-def _longer(name: str) -> int:
-    told = netlab.run(name, "nft", "list", "counters", "table", "inet", "big")
-    return int(re.findall(r"packets (\d+)", told)[0])
-
-
-def _set_gso_sizes(name: str, device: str, octets: int) -> None:
-    """By rtnetlink itself: iproute2 learned of IPv4's attribute in 6.3 only."""
-
-    def send() -> None:
-        attributes = struct.pack("=HHIHHI", 8, IFLA_GSO_MAX_SIZE, octets, 8, IFLA_GSO_IPV4_MAX_SIZE, octets)
-        body = struct.pack("=BxHiII", 0, 0, socket.if_nametoindex(device), 0, 0) + attributes
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW) as netlink:
-            netlink.send(struct.pack("=IHHII", 16 + len(body), RTM_NEWLINK, NLM_F_REQUEST_ACK, 1, 0) + body)
-            assert struct.unpack_from("=i", netlink.recv(4096), 16) == (0,)
-
-    netlab.inside(name, send)
-
-
 @pytest.fixture
 def big_tcp(nodes: None) -> Iterator[None]:
-    """Super-packets beyond 64 KiB from the first node and its pod, and a counter that proves them.
-
-    A pod's segments must be smaller than the way out: the kernel takes IPv6's jumbo header, which it will remove, for
-    part of them when it looks whether they fit.
-    """
-    for name, device in (("node1", "eth0"), ("pod11", "eth0"), ("node1", "veth1")):
-        _set_gso_sizes(name, device, 150_000)
-    for default in ("0.0.0.0/0 via 169.254.1.1 dev eth0", "::/0 via fe80::1 dev eth0"):
-        netlab.ip("pod11", f"route change {default} mtu 1400")
-    _count_longer_than("node1", 65_575)
-    yield
-    netlab.run("node1", "nft", "delete", "table", "inet", "big")
-    for default in ("0.0.0.0/0 via 169.254.1.1 dev eth0", "::/0 via fe80::1 dev eth0"):
-        netlab.ip("pod11", f"route change {default}")
-    for name, device in (("node1", "eth0"), ("pod11", "eth0"), ("node1", "veth1")):
-        _set_gso_sizes(name, device, 65_536)
+    with super_packets.beyond_64_kib():
+        yield
 
 
 @pytest.mark.parametrize(
@@ -215,7 +176,7 @@ def big_tcp(nodes: None) -> Iterator[None]:
 def test_big_tcp(meters: Meters, big_tcp: None, sender: str, receiver: str, a: str, b: str) -> None:
     netlab.count_on_fabric([(a, b), (b, a)])
     send_tcp(sender, receiver, b, at=b, port=8080, at_port=8080, size=20_000_000)
-    assert _longer("node1") > 10
+    assert super_packets.longer("node1") > 10
     assert _expect(meters, "fabric", a, b)[0] > 20_000_000
 
 
@@ -243,7 +204,7 @@ def test_what_the_receiver_puts_together(meters: Meters, features: dict[str, str
     on = [word for pair in ({"gro": "on"} | features).items() for word in pair]
     netlab.run("node2", "ethtool", "-K", "eth0", *on)
     _offloads("fabric", "n2", on=False)  # a veth pair polls, and so collects, only where its other end does not segment
-    _count_longer_than("node2", 1500)
+    super_packets.count_longer_than("node2", 1500)
     try:
         send_tcp("pod11", "pod21", b, at=b, port=8080, at_port=8080, size=3_000_000)
         with netlab.udp_server("pod21", b, 5353) as server, netlab.new_socket("pod11", b, socket.SOCK_DGRAM) as client:
@@ -252,7 +213,7 @@ def test_what_the_receiver_puts_together(meters: Meters, features: dict[str, str
                 client.sendto(bytes(20_000), (b, 5353))
             assert sum(len(server.recv(65536)) for _ in range(10 * 29)) == 200_000
         assert _expect(meters, "fabric", a, b)[1] > 2000
-        assert _longer("node2") > 10
+        assert super_packets.longer("node2") > 10
     finally:
         netlab.run("node2", "nft", "delete", "table", "inet", "big")
         _offloads("fabric", "n2", on=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.collector import metered, netlab
+from tests.collector import metered, netlab, super_packets
 from tests.collector.metered import Metered
 from tests.collector.netlab import (
     node_address,
@@ -55,11 +55,10 @@ def test_udp_is_counted_to_the_byte_at_sender_and_receiver(meters: Meters, a: st
     assert {chunk_hook(meter) for meter in meters.values()} == {"tc"}
 
 
-@pytest.mark.parametrize(("a", "b"), [pytest.param(A4, B4, id="ipv4"), pytest.param(A6, B6, id="ipv6")])
-def test_tcp_super_packets_count_what_the_fabric_saw(meters: Meters, a: str, b: str) -> None:
+def _send_tcp_and_compare(meters: Meters, sender: str, receiver: str, a: str, b: str, size: int) -> None:
     flows = [(a, b), (b, a)]
     netlab.count_on_fabric(flows)
-    send_tcp("pod11", "pod21", b, at=b, port=8080, at_port=8080, size=5_000_000)
+    send_tcp(sender, receiver, b, at=b, port=8080, at_port=8080, size=size)
 
     def same() -> bool:
         truth = netlab.fabric_counts(flows)
@@ -71,9 +70,29 @@ def test_tcp_super_packets_count_what_the_fabric_saw(meters: Meters, a: str, b: 
             meters[2].sum(src=b, dst=a, protocol=TCP, direction="egress", src_port=8080),
             meters[1].sum(src=b, dst=a, protocol=TCP, direction="ingress", src_port=8080),
         ]
-        return forward == [truth[a, b]] * 2 and back == [truth[b, a]] * 2 and truth[a, b][0] > 5_000_000
+        return forward == [truth[a, b]] * 2 and back == [truth[b, a]] * 2 and truth[a, b][0] > size
 
     assert wait_until(same), (netlab.fabric_counts(flows), meters[1].flows, meters[2].flows)
+
+
+@pytest.mark.parametrize(("a", "b"), [pytest.param(A4, B4, id="ipv4"), pytest.param(A6, B6, id="ipv6")])
+def test_tcp_super_packets_count_what_the_fabric_saw(meters: Meters, a: str, b: str) -> None:
+    _send_tcp_and_compare(meters, "pod11", "pod21", a, b, 5_000_000)
+
+
+@pytest.mark.parametrize(
+    ("sender", "receiver", "a", "b"),
+    [
+        pytest.param("node1", "node2", node_address(1), node_address(2), id="host-ipv4"),
+        pytest.param("node1", "node2", node_address6(1), node_address6(2), id="host-ipv6"),
+        pytest.param("pod11", "pod21", A4, B4, id="forwarded-ipv4"),
+        pytest.param("pod11", "pod21", A6, B6, id="forwarded-ipv6"),
+    ],
+)
+def test_big_tcp(meters: Meters, sender: str, receiver: str, a: str, b: str) -> None:
+    with super_packets.beyond_64_kib():
+        _send_tcp_and_compare(meters, sender, receiver, a, b, 20_000_000)
+        assert super_packets.longer("node1") > 10
 
 
 @pytest.mark.parametrize(("a", "b"), [pytest.param(A4, B4, id="ipv4"), pytest.param(A6, B6, id="ipv6")])
