@@ -3,6 +3,8 @@
 
 Unknown things are absent, never null or empty. Nested names are OpenTelemetry's where they exist
 (`k8s.pod.name`, `cloud.availability_zone`, `network.transport`); `flow.v1.schema.json` marks which are ours.
+
+A record is a tree and made by the million: `gc=False` spares the garbage collector a look at what has no cycles.
 """
 
 from typing import Literal
@@ -32,20 +34,20 @@ UNKNOWN_REASONS = (
 )
 
 
-class Named(msgspec.Struct, frozen=True, omit_defaults=True):
+class Named(msgspec.Struct, gc=False, frozen=True, omit_defaults=True):
     """An object with a name, as OpenTelemetry nests them: `k8s.pod.name`."""
 
     name: str
 
 
-class Workload(msgspec.Struct, frozen=True):
+class Workload(msgspec.Struct, gc=False, frozen=True):
     """The controller that owns the pod, at the top: Deployment rather than ReplicaSet."""
 
     kind: str
     name: str
 
 
-class Kubernetes(msgspec.Struct, frozen=True, omit_defaults=True):
+class Kubernetes(msgspec.Struct, gc=False, frozen=True, omit_defaults=True):
     """Where an end point lives in the cluster."""
 
     namespace: Named | UnsetType = UNSET
@@ -55,7 +57,7 @@ class Kubernetes(msgspec.Struct, frozen=True, omit_defaults=True):
     node: Named | UnsetType = UNSET
 
 
-class Cloud(msgspec.Struct, frozen=True, omit_defaults=True):
+class Cloud(msgspec.Struct, gc=False, frozen=True, omit_defaults=True):
     """Where an end point lives in the cloud. `zone_id` is the account-independent id (AWS), where known."""
 
     availability_zone: str | UnsetType = UNSET
@@ -63,7 +65,7 @@ class Cloud(msgspec.Struct, frozen=True, omit_defaults=True):
     zone_id: str | UnsetType = UNSET
 
 
-class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class Endpoint(msgspec.Struct, gc=False, frozen=True, omit_defaults=True, kw_only=True):
     """One side of a flow as of its window. `name`: of `cidr` its rule's; `reason` only for what is not known.
 
     `address` is absent of a workload whose pods' flows were summed up, and where the node folded addresses of the
@@ -79,34 +81,34 @@ class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     cloud: Cloud | UnsetType = UNSET
 
 
-class Network(msgspec.Struct, frozen=True):
+class Network(msgspec.Struct, gc=False, frozen=True):
     """`transport`: tcp, udp, sctp, icmp, or the IP protocol's number as text. `type`: ipv4 or ipv6."""
 
     transport: str
     type: Literal["ipv4", "ipv6"]
 
 
-class Observer(msgspec.Struct, frozen=True, omit_defaults=True):
+class Observer(msgspec.Struct, gc=False, frozen=True, omit_defaults=True):
     """The node that counted."""
 
     node: str
     cloud: Cloud | UnsetType = UNSET
 
 
-class Cluster(msgspec.Struct, frozen=True):
+class Cluster(msgspec.Struct, gc=False, frozen=True):
     """`k8s.cluster.name`."""
 
     cluster: Named
 
 
-class RawPosition(msgspec.Struct, frozen=True):
+class RawPosition(msgspec.Struct, gc=False, frozen=True):
     """Where the raw chunk of this flow stands."""
 
     partition: Count
     offset: Count
 
 
-class _FlowFields(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class _FlowFields(msgspec.Struct, gc=False, frozen=True, omit_defaults=True, kw_only=True):
     """What both ways of reading a flow share."""
 
     id: str
@@ -124,7 +126,7 @@ class _FlowFields(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     rows: list[Count] | UnsetType = UNSET  # of a flow that sums up rows of its chunk: their numbers
 
 
-class FlowHead(_FlowFields, frozen=True, omit_defaults=True, kw_only=True):
+class FlowHead(_FlowFields, gc=False, frozen=True, omit_defaults=True, kw_only=True):
     """A flow whose two ends stay bytes: what repeats is known by its bytes, which is what makes reading cheap."""
 
     source: msgspec.Raw
@@ -132,7 +134,7 @@ class FlowHead(_FlowFields, frozen=True, omit_defaults=True, kw_only=True):
     observer: msgspec.Raw
 
 
-class Flow(_FlowFields, frozen=True, omit_defaults=True, kw_only=True):
+class Flow(_FlowFields, gc=False, frozen=True, omit_defaults=True, kw_only=True):
     """A flow read whole."""
 
     source: Endpoint

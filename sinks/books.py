@@ -32,9 +32,14 @@ class Tally:
         self.packets += packets
         self.rows += 1
 
-    def has_room_for(self, octets: int, packets: int) -> bool:
-        """Tell whether it would still be a number that the ledger can hold."""
-        return self.bytes + octets <= MAX_INTEGER and self.packets + packets <= MAX_INTEGER
+    def add_if_it_fits(self, octets: int, packets: int) -> bool:
+        """Add one flow, unless it would be no number that the ledger can hold any more; return whether it was."""
+        if self.bytes + octets > MAX_INTEGER or self.packets + packets > MAX_INTEGER:
+            return False
+        self.bytes += octets
+        self.packets += packets
+        self.rows += 1
+        return True
 
     @property
     def amount(self) -> Amount:

@@ -132,12 +132,11 @@ class Intake(Generic[E]):
                 batch.repeats += 1
                 continue
             part = part or lane.books.part(chunk)
-            if not part.has_room_for(flow.bytes, flow.packets):
+            if not part.add_if_it_fits(flow.bytes, flow.packets):
                 lane.books.refuse("inconsistent")
                 batch.refused.append(Refused(record, "inconsistent", "the flows of its chunk come to more than 2^53"))
                 continue
             run.floor = run.mark.row = row
-            part.add(flow.bytes, flow.packets)
             batch.rows.append(Row(flow, source, destination, observer))
 
     def _known(self, flow: FlowHead) -> tuple[E, E, Observer]:

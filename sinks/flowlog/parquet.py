@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Flows as columns, and the columns as a Parquet file. Pure; `encode` is long work for a thread.
 
-Of an end point a row keeps a number; what the number stands for is decoded, and written, once.
+Of an end point a row keeps a number; what the number stands for is decoded, and written, once. So it is with the
+observer, and with what few values share: scope, direction, protocol and the like, as one.
 """
 
 from array import array
@@ -9,9 +10,9 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
-from schemas.flow import Observer
+from schemas.flow import Cluster, Network, Observer
 from sinks.flowlog.columns import COLUMNS, END_COLUMNS, FlatEnd, text
 from sinks.intake import Row
 
@@ -23,6 +24,9 @@ ENCODINGS = {"id": "DELTA_BYTE_ARRAY", "bytes": "DELTA_BINARY_PACKED", "packets"
 COMPRESSION_LEVEL = 3
 MILLISECONDS = pa.timestamp("ms", tz="UTC")
 
+# Scope, direction, encapsulation, DNAT, network and cluster of a flow.
+Kind = tuple[str, str, str | UnsetType, bool | UnsetType, Network, Cluster]
+
 
 class ParquetRows:
     """The rows of one file that is to be."""
@@ -31,13 +35,14 @@ class ParquetRows:
         self.rows = 0
         self._ids: list[str] = []
         self._numbers = {name: array("q") for name in ("start", "end", "bytes", "packets", "partition", "offset")}
-        self._texts: dict[str, list[str | None]] = {
-            name: [] for name in ("scope", "direction", "encapsulation", "transport", "network_type", "cluster")
-        }
-        self._dnat: list[bool | None] = []
+        self._kinds: dict[Kind, int] = {}
+        self._rows_kinds = array("i")
         self._ends: dict[FlatEnd, int] = {}
         self._sources, self._destinations = array("i"), array("i")
-        self._observers: list[Observer] = []
+        # By identity: who takes the rows in makes one object of what repeats.
+        self._observers: dict[int, int] = {}
+        self._distinct_observers: list[Observer] = []
+        self._rows_observers = array("i")
 
     @property
     def size_bytes(self) -> int:
@@ -47,7 +52,7 @@ class ParquetRows:
     def add(self, rows: Sequence[Row[FlatEnd]]) -> None:
         """Take flows."""
         flows = [row[0] for row in rows]
-        ends, numbers, texts = self._ends, self._numbers, self._texts
+        ends, numbers, kinds = self._ends, self._numbers, self._kinds
         self._ids += [flow.id for flow in flows]
         numbers["start"].extend([flow.start_ms for flow in flows])
         numbers["end"].extend([flow.end_ms for flow in flows])
@@ -55,17 +60,18 @@ class ParquetRows:
         numbers["packets"].extend([flow.packets for flow in flows])
         numbers["partition"].extend([flow.raw.partition for flow in flows])
         numbers["offset"].extend([flow.raw.offset for flow in flows])
-        texts["scope"] += [flow.scope for flow in flows]
-        texts["direction"] += [flow.direction for flow in flows]
-        texts["encapsulation"] += [None if flow.encapsulation is UNSET else flow.encapsulation for flow in flows]
-        texts["transport"] += [flow.network.transport for flow in flows]
-        texts["network_type"] += [flow.network.type for flow in flows]
-        texts["cluster"] += [flow.k8s.cluster.name for flow in flows]
-        self._dnat += [None if flow.dnat is UNSET else flow.dnat for flow in flows]
+        of_rows = [(f.scope, f.direction, f.encapsulation, f.dnat, f.network, f.k8s) for f in flows]
+        self._rows_kinds.extend([kinds.setdefault(kind, len(kinds)) for kind in of_rows])
         self._sources.extend([ends.setdefault(source, len(ends)) for _, source, _, _ in rows])
         self._destinations.extend([ends.setdefault(destination, len(ends)) for _, _, destination, _ in rows])
-        self._observers += [observer for _, _, _, observer in rows]
+        self._add_observers([observer for _, _, _, observer in rows])
         self.rows += len(rows)
+
+    def _add_observers(self, observers: Sequence[Observer]) -> None:
+        known, distinct = self._observers, self._distinct_observers
+        self._rows_observers.extend([known.setdefault(id(observer), len(known)) for observer in observers])
+        if len(known) > len(distinct):
+            distinct.extend({id(each): each for each in observers if known[id(each)] >= len(distinct)}.values())
 
     def encode(self) -> list[pa.Buffer]:
         """Return the file, in one part."""
@@ -90,8 +96,7 @@ class ParquetRows:
             "window_end": numbers["end"].cast(MILLISECONDS),
             "bytes": numbers["bytes"],
             "packets": numbers["packets"],
-            "dnat": pa.array(self._dnat, pa.bool_()),
-            **{name: pa.array(values, pa.string()).dictionary_encode() for name, values in self._texts.items()},
+            **self._kind_columns(),
             **self._end_columns("src_", self._sources),
             **self._end_columns("dst_", self._destinations),
             "observer_node": nodes,
@@ -108,11 +113,24 @@ class ParquetRows:
             for number, name in enumerate(END_COLUMNS)
         }
 
+    def _kind_columns(self) -> dict[str, pa.Array]:
+        rows, kinds = pa.array(memoryview(self._rows_kinds), pa.int32()), list(self._kinds)
+        texts: dict[str, list[str | None]] = {
+            "scope": [scope for scope, *_ in kinds],
+            "direction": [direction for _, direction, *_ in kinds],
+            "encapsulation": [text(encapsulation) for _, _, encapsulation, *_ in kinds],
+            "transport": [network.transport for *_, network, _ in kinds],
+            "network_type": [network.type for *_, network, _ in kinds],
+            "cluster": [k8s.cluster.name for *_, k8s in kinds],
+        }
+        dnat = [None if dnat is UNSET else dnat for _, _, _, dnat, _, _ in kinds]
+        return {
+            "dnat": pa.array(dnat, pa.bool_()).take(rows),
+            **{name: _spread(values, rows, name) for name, values in texts.items()},
+        }
+
     def _observer_columns(self) -> tuple[pa.Array, pa.Array]:
-        known: dict[int, int] = {}
-        rows = pa.array([known.setdefault(id(each), len(known)) for each in self._observers], pa.int32())
-        by_id = {id(each): each for each in self._observers}
-        distinct = [by_id[identity] for identity in known]
+        rows, distinct = pa.array(memoryview(self._rows_observers), pa.int32()), self._distinct_observers
         zones = [None if each.cloud is UNSET else text(each.cloud.availability_zone) for each in distinct]
         return _spread([each.node for each in distinct], rows, "node"), _spread(zones, rows, "zone")
 
