@@ -24,7 +24,7 @@ from lab.broker import free_port
 from schemas.topics import topic_specs
 
 PROJECT = Path(__file__).resolve().parent.parent
-_DEADLINE_SECONDS = 300.0
+DEADLINE_SECONDS = 300.0
 
 # How far the work is, in any unit that grows evenly with it.
 Done = Callable[[], Awaitable[int]]
@@ -86,10 +86,10 @@ async def work(pids: Sequence[int], done: Done, total: int) -> Work:
 
 
 async def _reached(pids: Sequence[int], done: Done, wanted: int) -> tuple[int, float, float]:
-    deadline = time.monotonic() + _DEADLINE_SECONDS
+    deadline = time.monotonic() + DEADLINE_SECONDS
     while (reached := await done()) < wanted:
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{reached} of {wanted} within {_DEADLINE_SECONDS} s")
+            raise TimeoutError(f"{reached} of {wanted} within {DEADLINE_SECONDS} s")
         await asyncio.sleep(0.01)
     return reached, sum(map(cpu_seconds, pids)), time.monotonic()
 

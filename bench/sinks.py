@@ -95,7 +95,8 @@ class Rig:
         group = f"{self._settings.topic_prefix}{room}-{self._runs}"
 
         async def consumed(pids: Sequence[int]) -> Work:
-            async with topic_admin.admin_client(self._settings) as admin:
+            patient = self._settings.model_copy(update={"kafka_deadline_seconds": pipeline.DEADLINE_SECONDS})
+            async with topic_admin.admin_client(patient) as admin:
 
                 async def done() -> int:
                     return sum(at.offset for at in (await admin.list_consumer_group_offsets(group)).values())

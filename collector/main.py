@@ -10,10 +10,10 @@ import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from collector import locks, memory, preflight, privileges
+from collector import locks, preflight, privileges
 from collector.collect import Collector
 from collector.settings import CollectorSettings
-from common import kafka
+from common import kafka, memory
 from common import service as service_
 from common.errors import Refusal
 from common.publish import Publisher

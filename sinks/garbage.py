@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Python's garbage collector, set for a process that makes millions of short-lived records and no cycles."""
+"""Python's garbage collector, set for a process that makes millions of short-lived records and hardly a cycle."""
 
 import gc
 

@@ -117,36 +117,6 @@ def test_a_long_life_is_not_spent_with_what_is_not_needed() -> None:
     assert not loaded & {"bcc", "pyroute2.ndb", "kubernetes_asyncio", "pyarrow", "duckdb", "rich", "enricher", "lab"}
 
 
-BLOCKS = """
-import sys
-from pathlib import Path
-from collector import memory
-
-def resident():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-
-if sys.argv[1] == "mapped":
-    memory.map_large_blocks()
-first = bytearray(30 << 20)
-del first  # from now on glibc maps none of up to 30 MiB
-before = resident()
-blocks, kept = [], []
-for _ in range(24):
-    blocks.append(bytearray(1 << 20))
-    kept.append(bytearray(10_000))
-del blocks
-print(resident() - before - sum(map(len, kept)))
-"""
-
-
-def test_large_blocks_leave_nothing_behind() -> None:
-    left = {
-        how: int(subprocess.run([sys.executable, "-c", BLOCKS, how], capture_output=True, cwd=ROOT, check=True).stdout)
-        for how in ("mapped", "as-usual")
-    }
-    assert left["mapped"] < 2 << 20 < 20 << 20 < left["as-usual"]
-
-
 CHECK = "import sys; from pathlib import Path; from collector import preflight as p; p.check_bpffs(Path(sys.argv[1]))"
 HIDE = "mount -t tmpfs none /sys/fs && mkdir /sys/fs/bpf && "
 

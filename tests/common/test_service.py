@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The end of a service: within its budget, whatever hangs."""
+"""The life of a service: what it clears away meanwhile, and its end, within its budget, whatever hangs."""
 
 from pathlib import Path
 
@@ -8,11 +8,12 @@ import pytest
 from tests.services import ServiceProcess, eventually, while_running
 
 SERVICE = """
-import asyncio, sys, threading
+import asyncio, gc, logging, sys, threading, weakref
 from common import service
 from common.settings import ServiceSettings, load
 
 service.CLOSING_SECONDS = 0.5
+service.COLLECT_SECONDS = 0.05
 
 async def drains(running):
     await running.stopping.wait()
@@ -29,6 +30,15 @@ async def will_not_be_cancelled(running):
 
 async def hangs_in_a_thread(running):
     await asyncio.to_thread(threading.Event().wait)
+
+class Cycle:
+    def __init__(self):
+        self.itself = self
+
+async def leaves_a_cycle(running):
+    gc.disable()
+    weakref.finalize(Cycle(), logging.warning, "collected")
+    await running.stopping.wait()
 
 settings = load(ServiceSettings, "test", sys.argv[1:])
 sys.exit(service.run("test", settings, BODY))
@@ -54,3 +64,12 @@ def test_it_ends_after_sigterm(
         eventually(service.ready)
         assert service.terminate() == status
     assert says in service.log.read_text()
+
+
+def test_cycles_are_collected_though_hardly_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a_service.py").write_text(SERVICE.replace("BODY", "leaves_a_cycle"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    service = ServiceProcess(["a_service"], [], tmp_path / "log")
+    with while_running(service):
+        eventually(lambda: "collected" in service.log.read_text())
+        assert service.terminate() == 0
