@@ -19,6 +19,7 @@ from common.errors import Refusal
 from common.publish import Publisher
 from common.service import Service
 from common.settings import load
+from common.task_group import TaskGroup
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ async def run(settings: CollectorSettings, service: Service) -> None:
                 await publisher.start()
                 service.health.ready("publish")
 
-            async with asyncio.TaskGroup() as tasks:
+            async with TaskGroup() as tasks:
                 helpers = [
                     tasks.create_task(collector.watch_devices(), name="watch-devices"),
                     tasks.create_task(collector.follow_devices(), name="follow-devices"),

@@ -18,6 +18,7 @@ from common import kafka
 from common.errors import PublishError, leaves
 from common.service import Service
 from common.settings import KafkaSettings
+from common.task_group import TaskGroup
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ class Publisher:
         for record in records:
             by_partition.setdefault((record.topic, record.partition), []).append(record)
         try:
-            async with asyncio.timeout(self._settings.kafka_deadline_seconds), asyncio.TaskGroup() as tasks:
+            async with asyncio.timeout(self._settings.kafka_deadline_seconds), TaskGroup() as tasks:
                 sent = {
                     (topic, partition): tasks.create_task(
                         _send(producer, topic, partition, part, self._size()), name=f"publish-{topic}-{partition}"

@@ -8,6 +8,7 @@ import asyncio
 import logging
 
 from common.service import Service
+from common.task_group import TaskGroup
 from enricher.cluster import Cluster
 from enricher.kube_client import KubeClient
 from enricher.kube_watch import NODES, PODS, SERVICES, Reflector, Resource
@@ -44,7 +45,7 @@ class Follower:
     async def run(self) -> None:
         """Follow for ever. A resource is begun when the one before it is listed."""
         self._cluster.begin()
-        async with asyncio.TaskGroup() as tasks:
+        async with TaskGroup() as tasks:
             for resource in self._resources:
                 tasks.create_task(self._reflector(resource).run(), name=f"watch-{resource.name}")
                 await self._lists[resource.name].wait()

@@ -5,7 +5,6 @@ In order: topics, history, the API's lists (services before nodes before pods, s
 with it), then the consumer group. What follows the topics and the API runs beside it until the group has stopped.
 """
 
-import asyncio
 import gc
 import logging
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from common.errors import Refusal
 from common.publish import Publisher
 from common.service import Service
 from common.settings import load
+from common.task_group import TaskGroup
 from enricher.cidr_check import findings
 from enricher.cidrs import CidrMap, read_cidr_map
 from enricher.cluster import Cluster
@@ -86,7 +86,7 @@ async def _run_live(
     question: Callable[[], None],
 ) -> None:
     await topic.read_history()
-    async with asyncio.TaskGroup() as tasks:
+    async with TaskGroup() as tasks:
         beside = [
             tasks.create_task(follower.run(), name="kube-watch"),
             tasks.create_task(topic.follow(), name="topology-follow"),

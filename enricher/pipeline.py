@@ -13,6 +13,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from common import kafka
 from common.errors import leaves
+from common.task_group import TaskGroup
 from enricher.worker import Deps, Worker
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class Pipeline:
         settings, service = self._deps.settings, self._deps.service
         consumer = await kafka.start(service, settings, self._new_consumer)
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with TaskGroup() as tasks:
                 consumer.subscribe([settings.topics.raw], listener=_Listener(self, consumer, tasks))
                 service.health.ready("pipeline")
                 while not service.stopping.is_set():
@@ -77,7 +78,7 @@ class Pipeline:
             heartbeat_interval_ms=int(settings.session_seconds * 300),
         )
 
-    def start_worker(self, consumer: AIOKafkaConsumer, tasks: asyncio.TaskGroup, partition: int) -> None:
+    def start_worker(self, consumer: AIOKafkaConsumer, tasks: TaskGroup, partition: int) -> None:
         """Begin to work on a partition."""
         worker = Worker(self._deps, consumer, partition)
         task = tasks.create_task(self._live(worker, partition), name=f"partition-{partition}")
@@ -112,7 +113,7 @@ class Pipeline:
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types
     """Called by aiokafka between two assignments."""
 
-    def __init__(self, pipeline: Pipeline, consumer: AIOKafkaConsumer, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, pipeline: Pipeline, consumer: AIOKafkaConsumer, tasks: TaskGroup) -> None:
         self._pipeline = pipeline
         self._consumer = consumer
         self._tasks = tasks

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from common.task_group import TaskGroup
 from lab import network_script as script
 from lab import stories
 from lab.namespaces import make_socket
@@ -43,7 +44,7 @@ class Traffic:
 
     async def run(self, streams: Iterable[Stream]) -> None:
         """Send what the streams say until cancelled; what fails is counted and tried again."""
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             for stream in streams:
                 for pod in self.plan.pods_of(stream.source):
                     group.create_task(self._stream(pod, stream), name=f"{pod.key} -> {stream.target}")

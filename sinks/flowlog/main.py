@@ -9,6 +9,7 @@ from common import service
 from common.publish import Publisher
 from common.service import Service
 from common.settings import load
+from common.task_group import TaskGroup
 from sinks import garbage
 from sinks.flowlog import jsonl, parquet
 from sinks.flowlog.archive import Archive
@@ -44,7 +45,7 @@ async def write(running: Service, settings: FlowlogSettings) -> None:
     sink = FlowlogSink(running, settings, output, new_buffer, publisher)
     garbage.settle()
     try:
-        async with asyncio.TaskGroup() as tasks:
+        async with TaskGroup() as tasks:
             watching = tasks.create_task(sink.watch.run(), name="watch-lag")
             try:
                 await sink.run()

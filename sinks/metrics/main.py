@@ -10,6 +10,7 @@ from common.prices import PriceBook
 from common.publish import Publisher
 from common.service import Service
 from common.settings import load
+from common.task_group import TaskGroup
 from sinks import garbage
 from sinks.metrics.checkpoint import State
 from sinks.metrics.settings import MetricsSettings
@@ -35,7 +36,7 @@ async def serve(running: Service, settings: MetricsSettings) -> None:
         sink = MetricsSink(running, settings, state, publisher, prices)
         await sink.restore()
         garbage.settle()
-        async with asyncio.TaskGroup() as tasks:
+        async with TaskGroup() as tasks:
             watching = tasks.create_task(sink.watch.run(), name="watch-lag")
             try:
                 await sink.run()

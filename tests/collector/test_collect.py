@@ -14,6 +14,7 @@ from collector.settings import CollectorSettings
 from common.errors import PublishError
 from common.publish import Record
 from common.service import Service
+from common.task_group import TaskGroup
 from schemas.ledger import decode_ledger
 from schemas.raw import RawChunk, decode_chunk
 from tests.collector import metered, netlab
@@ -72,7 +73,7 @@ def live(settings: CollectorSettings, recorder: Recorder, script: Script, at: st
         collector = Collector(settings, service, recorder)
         try:
             await collector.attach(BOOT_ID)
-            async with asyncio.TaskGroup() as tasks:
+            async with TaskGroup() as tasks:
                 helpers = [
                     tasks.create_task(collector.watch_devices()),
                     tasks.create_task(collector.follow_devices()),

@@ -19,6 +19,7 @@ from collector.settings import CollectorSettings
 from common.errors import PublishError
 from common.publish import Record
 from common.service import Service
+from common.task_group import TaskGroup
 from schemas.ledger import decode_ledger
 from tests.collector import metered, netlab
 from tests.collector.test_windows import Killed, Node, check_node
@@ -64,7 +65,7 @@ class Lives(Node):
         collector = Collector(self.settings, Service("collector"), self)
         try:
             await collector.attach(BOOT_ID)
-            async with asyncio.TaskGroup() as tasks:
+            async with TaskGroup() as tasks:
                 sending = tasks.create_task(collector.send(_at_once))
                 await collector.close_windows()
                 sending.cancel()

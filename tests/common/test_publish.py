@@ -79,6 +79,27 @@ def test_what_was_given_up_does_not_arrive_behind_what_took_its_place(behind: tu
     asyncio.run(inside())
 
 
+def test_a_silence_after_a_refusal_is_a_failure_like_any_other(behind: tuple[Broker, Proxy]) -> None:
+    broker, proxy = behind
+
+    async def inside() -> None:
+        await make_topic(broker.port, max_message_bytes="1000")
+        publisher = Publisher(Service("test"), settings(proxy.port))
+        noise = random.Random(7).randbytes(5_000)  # zstd finds nothing in it
+        with pytest.raises(PublishError, match="MessageSizeTooLarge"):
+            await publisher.publish([record(noise)])
+        await publisher.publish([record(b"a")])
+        proxy.cut()
+        with pytest.raises(PublishError, match="no answer within the deadline"):
+            await publisher.publish([record(b"b")])
+        proxy.heal()
+        await publisher.publish([record(b"b")])
+        assert [value for value, _ in await stored(broker.port)] == [b"a", b"b"]
+        await publisher.close()
+
+    asyncio.run(inside())
+
+
 def test_a_topic_that_takes_less_gets_smaller_batches(broker: Broker) -> None:
     async def inside() -> None:
         await make_topic(broker.port, "small", max_message_bytes="20000")
