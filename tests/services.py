@@ -87,8 +87,9 @@ class ServiceProcess:
         return self.wait()
 
     def kill(self) -> None:
-        """Kill it, wherever it is."""
-        os.kill(self.process.pid, signal.SIGKILL)
+        """Kill it, wherever it is; one that has ended by itself is left."""
+        if self.process.poll() is None:
+            os.kill(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 

@@ -39,13 +39,11 @@ def main() -> int:
     directory = Path(tempfile.mkdtemp(prefix="zonemeter-torture-"))
     print(f"seed {asked.seed}, files in {directory}", file=sys.stderr)
     results = []
-    try:
-        for result in _each(chosen, lab, directory, asked):
-            results.append(result)
-            print(result.line(), file=sys.stderr, flush=True)
-    finally:
-        if not asked.keep and all(result.fault is None for result in results):
-            shutil.rmtree(directory, ignore_errors=True)
+    for result in _each(chosen, lab, directory, asked):
+        results.append(result)
+        print(result.line(), file=sys.stderr, flush=True)
+    if not asked.keep and all(result.fault is None for result in results):
+        shutil.rmtree(directory, ignore_errors=True)
     print(f"seed {asked.seed}", HEAD, *(result.line() for result in results), sep="\n")
     return 0 if all(result.fault is None for result in results) else 1
 
