@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -39,6 +40,8 @@ _ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 _PREPARE_SECONDS = 30.0
 _STOP_SECONDS = 20.0
 _CLEAR_SECONDS = 5.0  # after a crash nothing is worth waiting for
+# What a process killed between fork and exec had just started still holds its lock, until it becomes another program.
+_RELEASE_SECONDS = 2.0
 _STOP_FIRST = ("traffic", "collector", "enricher", "metrics", "flowlog", "audit", "kube-api", "kafka")
 
 Say = Callable[[str], None]
@@ -290,8 +293,17 @@ def _lock(prefix: str) -> Iterator[None]:
     if os.geteuid() != 0:
         raise LabError("the lab must run as root: it makes network namespaces; try: sudo")
     with socket.socket(socket.AF_UNIX) as held:
-        try:
-            held.bind(f"\0zonemeter-lab/{prefix}")
-        except OSError as error:
-            raise LabError(f"lab {prefix}: another process is bringing it up or down") from error
+        deadline = time.monotonic() + _RELEASE_SECONDS
+        while not _bound(held, f"\0zonemeter-lab/{prefix}"):
+            if time.monotonic() > deadline:
+                raise LabError(f"lab {prefix}: another process is bringing it up or down")
+            time.sleep(_RELEASE_SECONDS / 40)
         yield
+
+
+def _bound(held: socket.socket, name: str) -> bool:
+    try:
+        held.bind(name)
+    except OSError:
+        return False
+    return True

@@ -47,6 +47,8 @@ class Copy:
         try:
             for source, target in zip(theirs.topics.all, ours.topics.all, strict=True):
                 records = [record async for batch in read_topic(theirs, source) for record in batch]
+                # However the partitions took turns, an edit finds the same record in the same place.
+                records.sort(key=lambda record: (record.partition, record.offset))
                 for record in edit(target.removeprefix(ours.topic_prefix), records):
                     where = {"partition": record.partition, "timestamp_ms": record.timestamp}
                     value = record.value

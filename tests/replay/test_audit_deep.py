@@ -146,8 +146,10 @@ def test_a_chunk_that_stands_twice_in_the_raw_topic_is_named(copy: Copy, audited
     def edit(topic: str, records: Records) -> Records:
         if topic != "flows.raw.v1":
             return records
-        again.append(chunk_of(records[20]))
-        return [*records[:21], *records[20:]]
+        # One that does not come again as it is, and is no rubbish.
+        number = next(n for n, record in enumerate(records) if b'"sequence":7,' in record.value)
+        again.append(chunk_of(records[number]))
+        return [*records[: number + 1], *records[number:]]
 
     copy.publish(edit)
     (what,) = faults(audited(1))
