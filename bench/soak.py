@@ -94,7 +94,8 @@ def _ends(values: Sequence[float]) -> tuple[float, float]:
 async def run(minutes: float) -> tuple[list[Course], bool]:
     """Run the lab for so long; return every service's course, and whether the ledger closed over all of it."""
     plan, ports = found("zmsoak", 218), Ports.free()
-    tuning = Tuning(window_seconds=2, cut_seconds=10)
+    # The audit keeps each window for its span: it must be full before anything can be flat.
+    tuning = Tuning(window_seconds=2, cut_seconds=10, audit_minutes=5)
     try:
         files = await cluster.up(plan, ports, tuning=tuning, say=lambda line: print(line, file=sys.stderr))
         watched = {command.role: command for command in commands(plan, ports, files, tuning)}

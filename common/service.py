@@ -32,8 +32,8 @@ T = TypeVar("T")
 
 # After the drain budget, for closing what can be closed; the two together are less than a pod's grace period.
 CLOSING_SECONDS = 5.0
-# Cycles, such as a scrape's connection leaves, are looked for so often: of themselves Python's collections are counted
-# in new objects, and a service with little to do would gather them for hours.
+# Cycles, such as a scrape's connection leaves, are looked for so often, and what is free given back: of themselves
+# Python's collections are counted in new objects, and a service with little to do would gather them for hours.
 COLLECT_SECONDS = 60.0
 
 
@@ -132,6 +132,7 @@ async def _collect(service: Service) -> None:
     while not service.stopping.is_set():
         await service.pause(COLLECT_SECONDS)
         gc.collect()
+        memory.trim()
 
 
 def _end_at_once(ended: threading.Event, seconds: float) -> None:

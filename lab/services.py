@@ -65,10 +65,11 @@ class Files:
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """What a demo or a test may want shorter: the window, and how long the flow log holds a row back."""
+    """What a demo or a test may want shorter: the window, how long a row waits for its file, how far an audit looks."""
 
     window_seconds: int = 10
     cut_seconds: int = 10
+    audit_minutes: int = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ def commands(plan: Plan, ports: Ports, files: Files, tuning: Tuning) -> list[Com
         _in_root(
             "flowlog", ports.flowlog, *common, "--output", str(files.logs), "--cut-seconds", str(tuning.cut_seconds)
         ),
-        _in_root("audit", ports.audit, *common, "--check-seconds", "2"),
+        _in_root("audit", ports.audit, *common, "--check-seconds", "2", "--span-minutes", str(tuning.audit_minutes)),
     ]
 
 

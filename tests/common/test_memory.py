@@ -28,6 +28,23 @@ del blocks
 print(resident() - before - sum(map(len, kept)))
 """
 
+HOLES = """
+import sys
+from pathlib import Path
+from common import memory
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+before = resident()
+blocks = [bytearray(20_000) for _ in range(2_000)]
+kept = blocks[::10]  # the last one among them
+blocks = blocks[-1:]
+if sys.argv[1] == "asked":
+    memory.trim()
+print(resident() - before - sum(map(len, kept)))
+"""
+
 THREADS = """
 import ctypes, sys, threading
 from common import memory
@@ -57,6 +74,11 @@ def run(script: str, how: str) -> subprocess.CompletedProcess[str]:
 def test_large_blocks_leave_nothing_behind() -> None:
     left = {how: int(run(LARGE, how).stdout) for how in ("asked", "as-usual")}
     assert left["asked"] < 2 << 20 < 20 << 20 < left["as-usual"]
+
+
+def test_what_is_free_between_blocks_goes_back() -> None:
+    left = {how: int(run(HOLES, how).stdout) for how in ("asked", "as-usual")}
+    assert left["asked"] < 10 << 20 < 30 << 20 < left["as-usual"]
 
 
 def test_threads_share_one_heap() -> None:
