@@ -42,7 +42,7 @@ def measure(rounds: int) -> list[Table]:
     """Return the hook's tables."""
     with crossing.built() as out, run_stats.enabled(), accepting() as yardstick:
         tables = [cost(rounds, out, yardstick), features(rounds, out, yardstick)]
-        tables += [hook_map.sharing(rounds, out, yardstick), hook_map.memory(), hook_map.full(rounds, out)]
+        tables += [hook_map.sharing(rounds, out, yardstick), hook_map.full(rounds, out)]
     return tables
 
 
