@@ -2,7 +2,7 @@
 """`make torture`: every nemesis many times, a table at the end; exit status 1 if anything did not hold.
 
 --seed N does the same again as far as the machine lets it; --only NAME (part of a scenario's name) and --share 0.1
-(of the times) make it shorter.
+(of the times) make it shorter; whole, it writes its section of docs/benchmarks.md.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.torture import packets
+from tests.torture import packets, page
 from tests.torture.scenario import HEAD, Result, Scenario, run
 from tests.torture.scenarios import PACKETS, SCENARIOS
 from tests.torture.world import World
@@ -44,6 +44,8 @@ def main() -> int:
         print(result.line(), file=sys.stderr, flush=True)
     if not asked.keep and all(result.fault is None for result in results):
         shutil.rmtree(directory, ignore_errors=True)
+    if not asked.only and asked.share == 1:
+        page.write(results, asked.seed)
     print(f"seed {asked.seed}", HEAD, *(result.line() for result in results), sep="\n")
     return 0 if all(result.fault is None for result in results) else 1
 
