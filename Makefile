@@ -23,7 +23,7 @@ test: ## all tests: tables, the hook in a real kernel, Kafka, one run end to end
 	@scripts/setup test
 	@$(BIN)/pytest $(PYTEST_ARGS)
 
-torture: ## every fault many times, then the books: an hour and a half; SEED=1 ONLY="broker kill" SHARE=0.1
+torture: ## every fault many times, then the books: three quarters of an hour; SEED=1 ONLY="broker kill" SHARE=0.1
 	@scripts/setup test
 	@$(BIN)/python -m tests.torture $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only "$(ONLY)") $(if $(SHARE),--share $(SHARE))
 
