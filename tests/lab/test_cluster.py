@@ -42,7 +42,7 @@ run_interruptible(main())
 
 @pytest.fixture
 def ports() -> Ports:
-    return Ports(*(free_port() for _ in range(6)))
+    return Ports.free()
 
 
 @pytest.fixture(autouse=True)
