@@ -15,7 +15,8 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from common.errors import Refusal
-from replay.archive import Chapter, FlowArchive
+from replay.archive import FlowArchive
+from replay.chapter import Chapter, find_chapter
 from replay.ends import FIELDS, End, Ends
 from replay.present import Present
 from replay.selection import Selection
@@ -40,7 +41,7 @@ class ArchiveQuery:
     _database: duckdb.DuckDBPyConnection = field(init=False)
 
     def __post_init__(self) -> None:
-        self.chapter = self.archive.chapter(self.span)
+        self.chapter = find_chapter(self.archive, self.span)
         self._database = duckdb.connect()
         self._database.execute("SET enable_progress_bar = false")
         self._database.execute("SET TimeZone = 'UTC'")

@@ -75,6 +75,7 @@ class Replay:
         self._memory = Memory(selection)
         self._flows = 0
         self._unlisted = 0
+        self._deleted = ""
         self._archive = None if settings.archive is None else FlowArchive(settings.archive)
 
     async def run(self) -> None:
@@ -133,7 +134,7 @@ class Replay:
 
     def _archived(self, archive: FlowArchive) -> Iterator[Batch]:
         with ArchiveQuery(archive, self._span) as query:
-            self._unlisted = query.chapter.unlisted
+            self._unlisted, self._deleted = query.chapter.unlisted, query.chapter.deleted
             for table in query.tables(self._selection):
                 yield Batch(table=table)
             if not self._flows and query.chapter.rows:
@@ -153,7 +154,8 @@ class Replay:
             return why_nothing(self._selection, self._memory.present)
         if self._archive is not None:
             until = timestamp(self._archive.until_ms) if self._archive.until_ms else "nothing"
-            return f"no flow in {self._span} is in {self._source()}, which reaches to {until} UTC"
+            deleted = f"; of the range, {self._deleted} was deleted" if self._deleted else ""
+            return f"no flow in {self._span} is in {self._source()}, which reaches to {until} UTC{deleted}"
         gone = " (its oldest records are gone: is there an --archive?)" if self._taken.reading.cut_off else ""
         return f"no flow in {self._span} is in {self._source()}{gone}; try a longer --since"
 
@@ -169,6 +171,8 @@ class Replay:
             notes.append("the topic's oldest records are gone, perhaps some of this range: is there an --archive?")
         if self._unlisted:
             notes.append(f"left out: {counted(self._unlisted, 'file')} that no manifest lists")
+        if self._deleted:
+            notes.append(f"of this range, {self._deleted} was deleted from the archive, and perhaps what is older")
         if settings.from_raw and settings.cidr_map is None:
             notes.append("joined without --cidr-map: what only the enricher's map names is external or unknown here")
         return notes

@@ -68,16 +68,20 @@ class Gatherer:
 
     def _read_archive(self, archive: FlowArchive) -> None:
         selection = Selection(clusters=self._settings.cluster, namespaces=self._settings.namespace)
-        unlisted = 0
-        for span, summary in zip(self._spans, self.gathered.summaries, strict=True):
+        unlisted, deleted = 0, ""
+        for number, (span, summary) in enumerate(zip(self._spans, self.gathered.summaries, strict=True)):
             with ArchiveQuery(archive, span) as query:
                 query.summarise(self._summariser.ends, summary, selection)
                 unlisted += query.chapter.unlisted
+                self.gathered.whole[number] &= not query.chapter.deleted
+                deleted = deleted if number else query.chapter.deleted
                 if not summary.flows:
                     self.gathered.namespaces |= query.present(selection).namespaces
         until = timestamp(archive.until_ms) if archive.until_ms else "the beginning"
         left_out = f" ({counted(unlisted, 'file')} that no manifest lists left out)" if unlisted else ""
         self._source(f"archive {self._settings.archive} to {until}{left_out}")
+        if deleted:
+            self._source(f"of this range, {deleted} was deleted from it, and perhaps what is older")
 
     async def _read_topic(self, lanes: dict[int, Lane], tell: Tell) -> None:
         taken = Taken()

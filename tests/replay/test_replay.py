@@ -7,6 +7,7 @@ import io
 import ipaddress
 import shutil
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -310,14 +311,43 @@ def test_an_archive_that_has_lost_something_is_not_passed_off_as_whole(history: 
         assert "is damaged" in err
 
 
-def test_a_listed_file_that_is_gone_is_missed(history: Lived, run: Run, archive: Path) -> None:
+def test_whichever_listed_file_is_gone_it_is_missed(history: Lived, run: Run, archive: Path) -> None:
+    flags = [*history.flags, *history.span, "--archive", str(archive), "-o", "jsonl"]
     files = sorted(archive.glob("date=*/hour=*/*.parquet"))
-    by_manifest: dict[str, list[Path]] = {}
-    for path in files:
-        by_manifest.setdefault(path.name, []).append(path)
-    twice = next((paths for paths in by_manifest.values() if len(paths) > 1), None)
-    lost = twice[0] if twice else files[len(files) // 2]
-    lost.unlink()
-    status, out, err = run(*history.flags, *history.span, "--archive", str(archive), "-o", "jsonl")
-    assert (status, out) == (2, "")
-    assert f"{lost.name} is missing" in err
+    assert len(files) > 4
+    for lost in files:
+        content = lost.read_bytes()
+        lost.unlink()
+        status, out, err = run(*flags)
+        assert (status, out) == (2, "")
+        assert f"{lost.name} is missing" in err
+        lost.write_bytes(content)
+    partition = files[0].name[: len("flows-p0-")]
+    for lost in files:
+        if lost.name.startswith(partition):
+            lost.unlink()
+    status, out, err = run(*flags)
+    assert (status, out, len(err.splitlines())) == (2, "", 1)
+    assert f"/{partition}" in err, "no file of it is there to tell which manifests are the range's"
+
+
+def test_hours_that_were_deleted_are_named_and_no_fault(history: Lived, run: Run, archive: Path) -> None:
+    flags = [*history.flags, *history.span, "--archive", str(archive), "-o", "jsonl"]
+    older, newer = sorted(archive.glob("date=*/hour=*"))
+    shutil.rmtree(older)
+    status, out, err = run(*flags)
+    names = [str(hour.relative_to(archive)) for hour in (older, newer)]
+    assert (status, err) == (
+        0,
+        f"zonemeter replay: of this range, {names[0]} was deleted from the archive, and perhaps what is older\n",
+    )
+    assert lines(out).keys() == {id_ for id_, flow in history.flows.items() if flow["start_ms"] >= hour_ms(newer)}
+    shutil.rmtree(newer)
+    status, out, err = run(*flags)
+    assert (status, out, len(err.splitlines())) == (1, "", 1)
+    assert f"of the range, {names[1]} was deleted" in err
+
+
+def hour_ms(directory: Path) -> int:
+    moment = f"{directory.parent.name[5:]}T{directory.name[5:]}:00:00Z"
+    return int(datetime.fromisoformat(moment).timestamp()) * 1000

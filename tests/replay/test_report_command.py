@@ -86,6 +86,21 @@ def test_what_is_not_archived_yet_comes_from_the_topic(history: Lived, run: Run,
     assert found == whole
 
 
+def test_hours_that_were_deleted_from_the_archive_are_named(history: Lived, run: Run, tmp_path: Path) -> None:
+    archive = Path(shutil.copytree(history.archive, tmp_path / "flows"))
+    older, newer = sorted(archive.glob("date=*/hour=*"))
+    shutil.rmtree(older)
+    found = document(run, *history.flags, *history.span, "--archive", str(archive))
+    assert f"of this range, {older.relative_to(archive)} was deleted from it, and perhaps what is older" in (
+        found["sources"]
+    )
+    assert 0 < found["flows"] < len(inner(history))
+    next(newer.glob("*.parquet")).unlink()
+    status, out, err = run(*history.flags, *history.span, "--archive", str(archive))
+    assert (status, out, len(err.splitlines())) == (2, "", 1)
+    assert " is missing, _manifests/" in err
+
+
 def test_an_archive_is_enough_without_kafka(history: Lived, run: Run) -> None:
     flags = ["--kafka-bootstrap", "127.0.0.1:1", "--kafka-deadline-seconds", "3", *history.flags[2:]]
     status, out, _ = run(*flags, *history.span, "--archive", str(history.archive))
