@@ -74,12 +74,19 @@ class CsvWriter:
         self._stream.flush()
 
 
+class _Unclosed(pq.ParquetWriter):  # type: ignore[misc] # pyarrow has no types
+    """Ends a file when it is told to, and not when it is forgotten: an interrupted run's stream is closed by then."""
+
+    def __del__(self) -> None:
+        """Do nothing."""
+
+
 class ParquetWriter:
     """A Parquet file, compressed like the flow log's."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
-        self._writer = pq.ParquetWriter(stream, SCHEMA, compression="zstd", compression_level=COMPRESSION_LEVEL)
+        self._writer = _Unclosed(stream, SCHEMA, compression="zstd", compression_level=COMPRESSION_LEVEL)
         self._held: list[pa.Table] = []
         self._rows = 0
 

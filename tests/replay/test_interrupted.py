@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import pty
 import signal
@@ -18,6 +19,7 @@ from lab.broker import Broker
 from replay.batch import Batch
 from replay.read import read_topic
 from replay.topic_writer import TopicWriter
+from replay.writers import ParquetWriter
 from sinks.flowlog.columns import FlatEnd, flatten
 from sinks.intake import Intake, Lane
 from tests.replay.lived import Lived
@@ -43,9 +45,10 @@ def long(broker: Broker) -> Topics:
 SPAN = ["--from", "2026-11-22T00:00:00Z", "--to", "2026-11-24T00:00:00Z"]
 
 
-def test_ctrl_c_leaves_no_half_file(long: Topics, tmp_path: Path) -> None:
-    file = tmp_path / "flows.jsonl"
-    replay = start("replay", *long.flags, *SPAN, "-o", "jsonl", "--file", str(file))
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_ctrl_c_leaves_no_half_file(long: Topics, tmp_path: Path, form: str) -> None:
+    file = tmp_path / f"flows.{form}"
+    replay = start("replay", *long.flags, *SPAN, "-o", form, "--file", str(file))
     eventually(lambda: any(path.stat().st_size for path in tmp_path.iterdir()))
     replay.send_signal(signal.SIGINT)
     out, err = replay.communicate(timeout=30)
@@ -53,6 +56,16 @@ def test_ctrl_c_leaves_no_half_file(long: Topics, tmp_path: Path) -> None:
     assert out == b""
     assert err.decode() == f"zonemeter replay: interrupted: {file} was not written\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_parquet_file_is_dropped_without_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    complaints: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+    with (tmp_path / "flows.parquet").open("wb") as stream:
+        writer = ParquetWriter(stream)
+    del writer
+    gc.collect()
+    assert complaints == []
 
 
 def test_ctrl_c_says_what_is_in_a_topic_and_again_completes_it(long: Topics) -> None:
