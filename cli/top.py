@@ -33,8 +33,8 @@ class TopSettings(KafkaSettings):
     model_config = SettingsConfigDict(cli_shortcuts={"namespace": "n", "output": "o"})
 
     once: bool = Field(False, description="show one window and end; exit status 1 if none comes")
-    namespace: str | None = Field(None, description="only flows with an end in this namespace")
-    cluster: str | None = Field(None, description="only this cluster's flows")
+    namespace: str | None = Field(None, min_length=1, description="only flows with an end in this namespace")
+    cluster: str | None = Field(None, min_length=1, description="only this cluster's flows")
     output: Literal["table", "json"] = Field("table", description="how to show a window; json: one object a line")
     window_seconds: int = Field(10, ge=1, le=60, description="the collectors' --window-seconds")
     quiet_seconds: float = Field(

@@ -19,7 +19,10 @@ SHORTCUTS = {
 
 def _split(value: Any) -> Any:
     texts = [value] if isinstance(value, str) else value
-    return [part.strip() for text in texts for part in (text.split(",") if isinstance(text, str) else [text])]
+    parts = [part.strip() for text in texts for part in (text.split(",") if isinstance(text, str) else [text])]
+    if "" in parts:  # -n "$NAMESPACE" where that is not set: it would mean what is in no namespace
+        raise ValueError("an empty name; expected NAME[,NAME...]")
+    return parts
 
 
 Words = Annotated[list[str], NoDecode, BeforeValidator(_split)]

@@ -236,6 +236,7 @@ def test_on_a_terminal_ctrl_c_ends_it_and_gives_the_cursor_back(topics: Topics) 
         (["--kafka-bootstrap", "127.0.0.1:1"], b"127.0.0.1:1"),
         (["--topic-prefix", "nothere."], b"does not exist"),
         (["--window-seconds", "0"], b"window_seconds"),
+        (["-n", ""], b"namespace"),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_2(topics: Topics, more: list[str], says: bytes) -> None:

@@ -237,6 +237,8 @@ def test_a_filter_that_finds_nothing_says_what_is_there(
         (["--from", "2026-01-01T00:00:00Z", "--to", "2026-01-02T00:00:00Z"], 1, "no flow in 2026-01-01 00:00:00"),
         (["--from", "2126-01-01T00:00:00Z", "--to", "2126-01-02T00:00:00Z"], 2, "lies in the future"),
         (["--from", "now", "--to", "now-1h"], 2, "the range is empty"),
+        (["-n", ""], 2, "an empty name"),
+        (["--workload", "api,"], 2, "an empty name"),
         (["--since", "1 hour"], 2, "'1 hour' is no duration"),
         (["--since", "1h", "--from", "now-2h"], 2, "give one"),
         (["--archive", "/nonexistent"], 2, "archive /nonexistent does not exist"),

@@ -91,8 +91,9 @@ def test_hours_that_were_deleted_from_the_archive_are_named(history: Lived, run:
     older, newer = sorted(archive.glob("date=*/hour=*"))
     shutil.rmtree(older)
     found = document(run, *history.flags, *history.span, "--archive", str(archive))
-    assert f"of this range, {older.relative_to(archive)} was deleted from it, and perhaps what is older" in (
-        found["sources"]
+    assert (
+        f"of this range, {older.relative_to(archive)} was deleted from it, and perhaps what is older"
+        in (found["sources"])
     )
     assert 0 < found["flows"] < len(inner(history))
     next(newer.glob("*.parquet")).unlink()
@@ -160,6 +161,7 @@ async def _publish(history: Lived, entry: Any, flow: bytes, timestamp_ms: int) -
     ("flags", "status", "said"),
     [
         (["-n", "shpo"], 1, 'no flow of namespace "shpo" in this range; did you mean shop?'),
+        (["-n", ""], 2, "an empty name"),
         (["--cluster", "nowhere"], 1, "no flow of cluster nowhere"),
         (["--from", "2026-01-01T00:00:00Z", "--to", "2026-01-02T00:00:00Z"], 1, "no flow in 2026-01-01"),
         (["--from", "2126-01-01", "--to", "2126-01-02"], 2, "lies in the future"),
