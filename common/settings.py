@@ -34,6 +34,10 @@ _EPILOG = (
     f"Each flag is also a variable, {ENV_PREFIX}NAME, and a key of the file that --config FILE names; "
     "--print-config shows what is in force."
 )
+_COMMANDS_EPILOG = (
+    f"Each flag is also a variable, {ENV_PREFIX}NAME; of the file that --config FILE names, only what all services "
+    "share is read; --print-config shows what is in force."
+)
 
 S = TypeVar("S", bound="Settings")
 
@@ -144,6 +148,7 @@ def load(cls: type[S], service: str, argv: list[str]) -> S:
     shared = {name for base in (KafkaSettings, ServiceSettings) for name in base.model_fields} & {
         name for name in cls.model_fields if name not in cls.__annotations__
     }
+    epilog = _EPILOG if issubclass(cls, ServiceSettings) else _COMMANDS_EPILOG
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--config", type=Path)
     early.add_argument("--print-config", action="store_true")
@@ -151,7 +156,7 @@ def load(cls: type[S], service: str, argv: list[str]) -> S:
     try:
         from_file = _read_file(cls, service, known.config)
         flags: CliSettingsSource[Any] = CliSettingsSource(
-            cls, root_parser=FlagParser(prog, cls.__doc__, shared, _EPILOG), cli_parse_args=rest
+            cls, root_parser=FlagParser(prog, cls.__doc__, shared, epilog), cli_parse_args=rest
         )
         sources: dict[str, Any] = {"_cli_settings_source": flags}
         settings = cls(**sources, **from_file)
@@ -188,7 +193,8 @@ def _read_file(cls: type[Settings], service: str, path: Path | None) -> dict[str
     for key in tables.keys() - set(SERVICES):
         raise ValueError(f"{path}: table [{key}]: expected one of {', '.join(SERVICES)}")
     for key in shared.keys() - set(ServiceSettings.model_fields):
-        raise ValueError(f"{path}: {key}: no setting that all services share; put it under [{service}]?")
+        instead = f"put it under [{service}]?" if issubclass(cls, ServiceSettings) else "give a command's own as flags"
+        raise ValueError(f"{path}: {key}: no setting that all services share; {instead}")
     own = tables.get(service, {}) if issubclass(cls, ServiceSettings) else {}
     for key in own.keys() - set(cls.model_fields):
         raise ValueError(f"{path}: [{service}] {key}: no such setting")

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from common.settings import ServiceSettings, load
+from common.settings import KafkaSettings, ServiceSettings, load
 
 
 @pytest.mark.parametrize(
@@ -61,6 +61,18 @@ def test_a_file_with_an_error_is_one_line(
         load(ServiceSettings, "collector", ["--config", str(file)])
     assert caught.value.code == 2
     assert says in capsys.readouterr().err
+
+
+def test_what_a_command_does_not_take_from_a_file_is_a_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "zonemeter.toml"
+    file.write_text('since = "2m"\n')
+    with pytest.raises(SystemExit):
+        load(KafkaSettings, "report", ["--config", str(file)])
+    assert capsys.readouterr().err.endswith("no setting that all services share; give a command's own as flags\n")
+    for cls, says in ((KafkaSettings, "only what all services share is read"), (ServiceSettings, "and a key of the")):
+        with pytest.raises(SystemExit):
+            load(cls, "audit", ["--help"])
+        assert says in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
