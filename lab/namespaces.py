@@ -25,7 +25,8 @@ def run(argv: Iterable[str], stdin: str = "") -> str:
     """Run a command to its end and return its output; raises `LabError` with its first line of complaint."""
     command = list(argv)
     try:
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+        # Of a group of its own: Ctrl-C is for whoever makes the lab, who ends when what is half done is done.
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, process_group=0)
     except FileNotFoundError as error:
         raise LabError(f"{command[0]}: command not found; scripts/setup installs what the lab needs") from error
     if done.returncode != 0:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lab.errors import LabError
+from lab.namespaces import run
 from lab.processes import Process, Processes
 
 
@@ -16,6 +17,12 @@ def until(condition: Callable[[], bool], seconds: float = 10) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not come true"
         time.sleep(0.01)
+
+
+def test_ctrl_c_is_not_for_the_commands_that_make_a_lab() -> None:
+    fields = run(["cat", "/proc/self/stat"]).split()
+    pid, group = fields[0], fields[4]
+    assert group == pid != str(os.getpgrp())
 
 
 def started(processes: Processes, script: str, ready: Path) -> Process:
