@@ -165,7 +165,8 @@ class Demo:
         start, end = (datetime.fromtimestamp(at / 1000, UTC) for at in (span.from_ms, span.to_ms + 1000))
         between = f"--from {start:%Y-%m-%dT%H:%M:%SZ} --to {end:%Y-%m-%dT%H:%M:%SZ}"
         self._print("the flow log is kept; the same report from it, now or next week:")
-        for row in command(f".venv/bin/zonemeter report --archive {kept} {between} --prices aws", 3):
+        flags = f"--archive {kept} {between} --prices aws {' '.join(self._own())}"
+        for row in command(f".venv/bin/zonemeter report {flags}", 3):
             self._print(f"   {row}")
         return audit
 

@@ -79,6 +79,8 @@ class Story:
     def lines(self) -> list[str]:
         """Return what was saved beside what was forecast; nothing if an act had no whole window."""
         one, two = self.acts
+        if one.windows and self._changed_ms is None:
+            return ["act two did not begin: nothing to compare"]
         if not one.windows or not two.windows:
             return ["an act had no whole window of 10 s: nothing to compare"] if one.windows else []
         before, after = self._monthly(one.crossing, one.windows), self._monthly(two.crossing, two.windows)

@@ -61,4 +61,6 @@ def test_an_act_without_a_whole_window_is_not_compared() -> None:
     assert story.lines() == []
     story.act_one_begins(START_MS)
     story.take(window(0, {(DATABASE, READERS): MB}))
+    assert story.lines() == ["act two did not begin: nothing to compare"]
+    story.act_two_begins(START_MS + WINDOW_MS)
     assert story.lines() == ["an act had no whole window of 10 s: nothing to compare"]
