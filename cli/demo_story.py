@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from common.prices import PriceBook, money, per_month
+from replay.amounts import counted
 from replay.live import LiveWindow
 from replay.summary import Pair
 
@@ -89,7 +90,7 @@ class Story:
         return [
             f"cross-zone {self._rate(one):.1f} -> {self._rate(two):.1f} MB/s, "
             f"${before:,.0f} -> ${after:,.0f} a month; forecast ${forecast:,.0f}, error {error:.1f} %",
-            f"  measured over {one.windows} windows of act 1 and {two.windows} of act 2; "
+            f"  measured over {counted(one.windows, 'window')} of act 1 and {two.windows} of act 2; "
             f"{self.prices.title} list price as of {self.prices.as_of}, 730 h",
             "",
         ]

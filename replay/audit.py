@@ -48,8 +48,8 @@ class AuditSettings(KafkaSettings):
     since: str | None = Field(None, description="how far back, such as 15m or 1h (the default)")
     from_time: str | None = Field(None, description="start: RFC 3339 or now-1h")
     to_time: str | None = Field(None, description="end: RFC 3339, now-5m or now (the default)")
-    cluster: str | None = Field(None, description="only this cluster's windows")
-    node: str | None = Field(None, description="only this node's windows")
+    cluster: str | None = Field(None, min_length=1, description="only this cluster's windows")
+    node: str | None = Field(None, min_length=1, description="only this node's windows")
     by: Literal["hop", "node"] = Field("hop", description="what the table's rows are")
     output: Literal["table", "json"] = Field("table", description="how to print the answer")
     settle_seconds: float = Field(
@@ -69,20 +69,51 @@ def main(argv: list[str]) -> int:
         if settings.archive is not None and not settings.deep:
             raise ValueError("--archive is read with --deep only")
         span = parse_range(settings.since, settings.from_time, settings.to_time, now_ms)
-        audit, explained, found = asyncio.run(_look(settings, span, now_ms))
+        asked = _Asked(settings, span)
+        audit, explained, found = asyncio.run(_look(asked, now_ms))
     except (ValueError, Refusal) as error:
         refuse("zonemeter audit", str(error))
     if settings.output == "json":
         answer = audit_view.as_dict(audit, explained, found)
         sys.stdout.write(orjson.dumps(answer, option=orjson.OPT_INDENT_2).decode() + "\n")
+    elif asked.nothing(audit) and (found is None or not found.findings):
+        sys.stderr.write(f"zonemeter audit: {asked.why_nothing()}\n")
     else:
         lines = audit_view.lines(audit, span, by=settings.by, explained=explained, deep=found)
         sys.stdout.write("\n".join(lines) + "\n")
     return 0 if audit.closes and not audit.is_forged and (found is None or not found.faults) else 1
 
 
-async def _look(settings: AuditSettings, span: TimeRange, now_ms: int) -> tuple[Audit, list[str], deep.Deep | None]:
-    audit = await audit_range(settings, span, now_ms)
+class _Asked:
+    """Which windows are asked for, and whose others there are in the range, for the hint if there is none."""
+
+    def __init__(self, settings: AuditSettings, span: TimeRange) -> None:
+        self.settings, self.span = settings, span
+        self._others: set[str] = set()
+
+    def holds(self, origin: Origin, start_ms: int) -> bool:
+        if not self.span.holds(start_ms):
+            return False
+        mine = self.settings.cluster in (None, origin.cluster) and self.settings.node in (None, origin.node)
+        if not mine:
+            self._others.add(f"{origin.cluster}/{origin.node}")
+        return mine
+
+    def nothing(self, audit: Audit) -> bool:
+        return not (audit.windows or audit.in_flight or audit.seen.bytes or audit.refused or audit.gaps)
+
+    def why_nothing(self) -> str:
+        if not self._others:
+            return f"no window in {self.span}: is a collector running? try a longer --since"
+        wanted = [f"{name} {value}" for name in ("cluster", "node") if (value := getattr(self.settings, name))]
+        shown = sorted(self._others)[: audit_view.LONGEST_LIST]
+        more = f" and {len(self._others) - len(shown)} more" if len(self._others) > len(shown) else ""
+        return f"no window of {', '.join(wanted)} in {self.span}; there are {', '.join(shown)}{more}"
+
+
+async def _look(asked: _Asked, now_ms: int) -> tuple[Audit, list[str], deep.Deep | None]:
+    settings, span = asked.settings, asked.span
+    audit = await _reconcile(asked, now_ms)
     explained = await audit_explain.explain(settings, span, audit)
     if not settings.deep:
         return audit, explained, None
@@ -92,9 +123,14 @@ async def _look(settings: AuditSettings, span: TimeRange, now_ms: int) -> tuple[
 
 async def audit_range(settings: AuditSettings, span: TimeRange, now_ms: int) -> Audit:
     """Read ledger and topology and reconcile the windows that start in `span`; raise `Refusal` if that cannot be."""
+    return await _reconcile(_Asked(settings, span), now_ms)
+
+
+async def _reconcile(asked: _Asked, now_ms: int) -> Audit:
+    settings, span = asked.settings, asked.span
     audit = Audit()
     group = f"{settings.topic_prefix}flowlog"
-    books = Books(audit.of, lambda origin, start_ms: _wanted(settings, span, origin, start_ms), group)
+    books = Books(audit.of, asked.holds, group)
     async for batch in read_topic(settings, settings.topics.ledger, span.from_ms):
         for message in batch:
             if message.value is not None:
@@ -129,11 +165,6 @@ def _naming(message: ConsumerRecord[bytes, bytes], audit: Audit) -> Iterator[Non
     except DecodeError as error:
         if len(audit.refused) < MAX_LISTED:
             audit.refused.append(f"{message.topic} partition {message.partition} offset {message.offset}: {error}")
-
-
-def _wanted(settings: AuditSettings, span: TimeRange, origin: Origin, start_ms: int) -> bool:
-    mine = settings.cluster in (None, origin.cluster) and settings.node in (None, origin.node)
-    return mine and span.holds(start_ms)
 
 
 def _within(state: TopologyState, settings: AuditSettings, span: TimeRange) -> bool:

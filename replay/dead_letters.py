@@ -43,9 +43,11 @@ class DeadLettersSettings(KafkaSettings):
     from_time: str | None = Field(None, description="start: RFC 3339 or now-1h")
     to_time: str | None = Field(None, description="end: RFC 3339, now-5m or now (the default)")
     output: Literal["table", "json"] = Field("table", description="how to print the list; json: one object a line")
-    node: str | None = Field(None, description="only records of this node: those whose key it is")
-    reason: str | None = Field(None, description="only those refused for this reason, such as not_json")
-    refused_by: str | None = Field(None, description="only those refused by this service, such as enricher")
+    node: str | None = Field(None, min_length=1, description="only records of this node: those whose key it is")
+    reason: str | None = Field(None, min_length=1, description="only those refused for this reason, such as not_json")
+    refused_by: str | None = Field(
+        None, min_length=1, description="only those refused by this service, such as enricher"
+    )
     show: int | None = Field(None, ge=0, description="print the value of the letter with this number, byte by byte")
 
 

@@ -43,6 +43,13 @@ class Present:
         if values.get("port") is not None:
             self.ports.add(str(values["port"]))
 
+    def merge(self, other: "Present") -> None:
+        """Note what there is elsewhere too."""
+        for name in ("clusters", "namespaces", "workloads", "pods", "zones", "scopes", "ports"):
+            getattr(self, name).update(getattr(other, name))
+        self.addressed |= other.addressed
+        self.largest = max(self.largest, other.largest)
+
     def has_workload(self, text: str) -> bool:
         """Tell whether some workload goes by that text."""
         return any(_goes_by(full, text) for full in self.workloads)

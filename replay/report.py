@@ -114,7 +114,7 @@ async def _report(settings: ReportSettings, spans: list[TimeRange], now_ms: int)
         refused=gathered.refused,
     )
     if not summary.flows:
-        return report, _why_nothing(settings, report, gathered.namespaces)
+        return report, _why_nothing(settings, report, gathered.present)
     report.audit, report.trust_note = await _audit(settings, spans[0], now_ms, summary)
     return report, ""
 
@@ -144,12 +144,10 @@ def _prices(which: str | None, summary: Summary) -> tuple[PriceBook | None, str]
     return None, f"none: {f'zones such as {zones[0]} are of no one cloud known here' if zones else 'no zone is known'}"
 
 
-def _why_nothing(settings: ReportSettings, report: Report, namespaces: set[str]) -> str:
-    if settings.namespace and namespaces:
-        present = Present(namespaces=namespaces)
-        return why_nothing(Selection(namespaces=settings.namespace), present)
-    if settings.cluster:
-        return f"no flow of cluster {', '.join(settings.cluster)} in {report.now.span} ({'; '.join(report.sources)})"
+def _why_nothing(settings: ReportSettings, report: Report, present: Present) -> str:
+    selection = Selection(clusters=settings.cluster, namespaces=settings.namespace)
+    if present.clusters and (settings.cluster or settings.namespace):
+        return why_nothing(selection, present)
     return f"no flow in {report.now.span} ({'; '.join(report.sources)}); try a longer --since"
 
 

@@ -15,6 +15,7 @@ from replay.archive import FlowArchive
 from replay.archive_query import ArchiveQuery
 from replay.ends import End, Ends
 from replay.joining import Taken
+from replay.present import Present
 from replay.progress import Tell
 from replay.range_settings import RangeSettings
 from replay.rows import enriched_rows
@@ -28,13 +29,14 @@ from sinks.intake import Intake, Lane, Row
 class Gathered:
     """What was read: a summary for each range, and from where, in words.
 
-    `namespaces`: those that there are, where none that was wanted was found. `refused`: records not to be decoded.
+    `present`: clusters and namespaces that there are, where none that was wanted was found. `refused`: records that
+    cannot be decoded.
     """
 
     summaries: list[Summary]
     whole: list[bool]
     sources: list[str] = field(default_factory=list)
-    namespaces: set[str] = field(default_factory=set)
+    present: Present = field(default_factory=Present)
     refused: int = 0
 
 
@@ -76,7 +78,7 @@ class Gatherer:
                 self.gathered.whole[number] &= not query.chapter.deleted
                 deleted = deleted if number else query.chapter.deleted
                 if not summary.flows:
-                    self.gathered.namespaces |= query.present(selection).namespaces
+                    self.gathered.present.merge(query.present(selection))
         until = timestamp(archive.until_ms) if archive.until_ms else "the beginning"
         left_out = f" ({counted(unlisted, 'file')} that no manifest lists left out)" if unlisted else ""
         self._source(f"archive {self._settings.archive} to {until}{left_out}")
@@ -95,7 +97,7 @@ class Gatherer:
                 for row in rows:
                     self._add(row)
         self.gathered.refused = taken.refused.total()
-        self.gathered.namespaces |= self._summariser.ends.namespaces
+        self.gathered.present.namespaces |= self._summariser.ends.namespaces
         topic = self._settings.topics.enriched
         if not lanes:
             self._source(f"topic {topic}")
@@ -106,6 +108,7 @@ class Gatherer:
 
     def _add(self, row: Row[End]) -> None:
         flow = row.flow
+        self.gathered.present.clusters.add(flow.k8s.cluster.name)
         if self._clusters and flow.k8s.cluster.name not in self._clusters:
             return
         wanted = not self._namespaces or not self._namespaces.isdisjoint(

@@ -2,6 +2,7 @@
 """`zonemeter audit` over a ledger made by hand: what it says first, what it names, how it explains."""
 
 import itertools
+import re
 import time
 from typing import Any
 
@@ -162,6 +163,21 @@ def test_windows_under_way_are_told_apart_from_what_is_late(ledger: Ledger, comm
     assert status == 1
     assert "nor anything later of this node" in out
     assert "wait in Kafka" in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--node", "node-z9"], f"no window of node node-z9 in .*; there are {ORIGIN.cluster}/node-a1\n"),
+        (["--cluster", "nowhere"], f"no window of cluster nowhere in .*; there are {ORIGIN.cluster}/node-a1\n"),
+        (["--from", "2026-01-01T00:00:00Z", "--to", "2026-01-02T00:00:00Z"], "no window in 2026-01-01 .*: is a coll"),
+    ],
+)
+def test_a_range_that_holds_nothing_is_one_line(ledger: Ledger, command: Command, flags: list[str], says: str) -> None:
+    ledger.put(*whole(1, 2))
+    status, out, err = command(audit.main, *ledger.topics.flags, *flags)
+    assert (status, out, len(err.splitlines())) == (1, "", 1)
+    assert re.match(f"zonemeter audit: {says}", err)
 
 
 def test_an_archive_without_deep_is_wrong_use(ledger: Ledger, command: Command) -> None:

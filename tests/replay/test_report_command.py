@@ -162,7 +162,7 @@ async def _publish(history: Lived, entry: Any, flow: bytes, timestamp_ms: int) -
     [
         (["-n", "shpo"], 1, 'no flow of namespace "shpo" in this range; did you mean shop?'),
         (["-n", ""], 2, "an empty name"),
-        (["--cluster", "nowhere"], 1, "no flow of cluster nowhere"),
+        (["--cluster", "nowhere"], 1, 'no flow of cluster "nowhere" in this range; there are prod-eu'),
         (["--from", "2026-01-01T00:00:00Z", "--to", "2026-01-02T00:00:00Z"], 1, "no flow in 2026-01-01"),
         (["--from", "2126-01-01", "--to", "2126-01-02"], 2, "lies in the future"),
         (["--since", "0s"], 2, "no time at all"),
