@@ -3,8 +3,10 @@
 
 import asyncio
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import astuple
 from pathlib import Path
@@ -183,6 +185,15 @@ def test_a_service_that_ends_takes_the_lab_down_with_its_last_words(
     with pytest.raises(LabError, match="enricher: ended: no index"):
         asyncio.run(cluster.up(plan, ports))
     assert left_of(plan) == []
+
+
+def test_a_lock_that_a_killed_ones_child_still_holds_is_waited_for(plan: Plan) -> None:
+    with socket.socket(socket.AF_UNIX) as held:
+        held.bind(f"\0zonemeter-lab/{plan.prefix}")
+        released = threading.Timer(0.3, held.close)
+        released.start()
+        assert asyncio.run(cluster.down(plan.prefix)) == []
+        released.join()
 
 
 def test_two_at_once_are_refused(plan: Plan, ports: Ports) -> None:
