@@ -210,8 +210,9 @@ def test_what_the_receiver_puts_together(meters: Meters, features: dict[str, str
         with netlab.udp_server("pod21", b, 5353) as server, netlab.new_socket("pod11", b, socket.SOCK_DGRAM) as client:
             client.setsockopt(socket.IPPROTO_UDP, 103, 700)  # UDP_SEGMENT
             for _ in range(10):
+                # All ten at once are more than a receive buffer holds, if nothing is put together.
                 client.sendto(bytes(20_000), (b, 5353))
-            assert sum(len(server.recv(65536)) for _ in range(10 * 29)) == 200_000
+                assert sum(len(server.recv(65536)) for _ in range(29)) == 20_000
         assert _expect(meters, "fabric", a, b)[1] > 2000
         assert super_packets.longer("node2") > 10
     finally:
