@@ -53,6 +53,7 @@ class Auditor:
     async def run(self) -> None:
         """Follow and reconcile until told to stop."""
         settings, topics = self._settings, self._settings.topics
+        self._service.health.starting("ledger", "not read yet")
         await kafka.wait_for_topics(self._service, settings, {topics.ledger: settings.partitions, topics.topology: 1})
         self._rolling.move(now_ms())
         while not self._service.stopping.is_set():

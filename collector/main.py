@@ -30,6 +30,7 @@ _CLOSING_SECONDS = 5.0
 
 async def run(settings: CollectorSettings, service: Service) -> None:
     """Count and publish until told to stop; raise `Refusal` where nothing can be done."""
+    service.health.starting("publish", "not connected to Kafka yet")
     preflight.check_host()
     preflight.check_bpffs(settings.pin_dir)
     boot_id = preflight.read_boot_id(settings.boot_id_file)
@@ -44,7 +45,6 @@ async def run(settings: CollectorSettings, service: Service) -> None:
                 hook = await collector.attach(boot_id)
             privileges.keep_only(privileges.needed_to_stay(hook, privileges.effective()))
             wanted = dict.fromkeys((names.raw, names.ledger), settings.partitions)
-            service.health.starting("publish", "not connected to Kafka yet")
 
             async def reached() -> None:
                 # Connected now, not with the first window: told to stop before that one ends, it must still get away.

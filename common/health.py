@@ -24,6 +24,7 @@ class Health:
 
     def __init__(self) -> None:
         self._reasons: dict[str, str] = {"start": "starting"}
+        self._logged: set[str] = set()
 
     def starting(self, part: str, reason: str) -> None:
         """Say what `part` does first. Not logged: every start is so, and a refused one shall say one line only."""
@@ -33,11 +34,14 @@ class Health:
         """Say that `part` is not ready and why; logged once when it begins or changes."""
         if self._reasons.get(part) != reason:
             self._reasons[part] = reason
+            self._logged.add(part)
             log.warning("not ready: %s", reason, extra={"part": part})
 
     def ready(self, part: str) -> None:
-        """Take back what was said against `part`."""
-        if self._reasons.pop(part, None) is not None and part != "start":
+        """Take back what was said against `part`; logged if that was."""
+        self._reasons.pop(part, None)
+        if part in self._logged:
+            self._logged.remove(part)
             log.info("ready again: %s", part)
 
     @property

@@ -220,6 +220,7 @@ async def wait_for_topics(service: Service, settings: KafkaSettings, wanted: dic
 
     Raises `InterruptedError` if the service is told to stop before.
     """
+    service.health.starting("topics", "not looked at yet")
     admin = await start(service, settings, lambda: AIOKafkaAdminClient(**client_options(settings)))
     try:
         backoff = FIRST_BACKOFF_SECONDS

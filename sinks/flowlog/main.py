@@ -39,8 +39,10 @@ def main(argv: list[str]) -> int:
 
 async def write(running: Service, settings: FlowlogSettings) -> None:
     """Run one replica within a service."""
+    running.health.starting("output", "not opened yet")
     suffix, new_buffer = FORMATS[settings.format]
     output = await asyncio.to_thread(_open, settings, suffix)
+    running.health.ready("output")
     publisher = Publisher(running, settings)
     sink = FlowlogSink(running, settings, output, new_buffer, publisher)
     garbage.settle()

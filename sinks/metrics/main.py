@@ -29,12 +29,14 @@ def main(argv: list[str]) -> int:
 
 async def serve(running: Service, settings: MetricsSettings) -> None:
     """Run one replica within a service."""
+    running.health.starting("state", "reading what was counted before")
     prices = _prices(settings.prices)
     state = await asyncio.to_thread(State, settings.state_dir, settings.topics.enriched)
     publisher = Publisher(running, settings)
     try:
         sink = MetricsSink(running, settings, state, publisher, prices)
         await sink.restore()
+        running.health.ready("state")
         garbage.settle()
         async with TaskGroup() as tasks:
             watching = tasks.create_task(sink.watch.run(), name="watch-lag")
