@@ -115,6 +115,11 @@ def _lossy(percent: int) -> Iterator[None]:
         yield
     finally:
         netlab.run("fabric", "nft", "delete", "table", "netdev", "loss")
+    assert wait_until(lambda: not _open_connections("pod11")), "what closes it may have been lost, and comes again"
+
+
+def _open_connections(pod: str) -> str:
+    return netlab.run(pod, "ss", "-Htn", "state", "connected", "exclude", "time-wait")
 
 
 @BOTH
