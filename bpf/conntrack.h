@@ -25,12 +25,13 @@ static __always_inline void restore_source(struct packet *p, struct flow_key *ke
 
 static __always_inline void set_dnat(struct packet *p, struct flow_key *key) {
 #ifdef K_CT_STATUS
-    u64 nfct = LOAD(u64, p->skb, K_SKB_NFCT), conntrack = nfct & ~NFCT_INFOMASK, status = 0;
+    u64 nfct = LOAD(u64, p->skb, K_SKB_NFCT), conntrack = nfct & ~NFCT_INFOMASK, status;
     u32 info = nfct & NFCT_INFOMASK;
     bool reply = info >= IP_CT_IS_REPLY;
     key->dnat = DNAT_NO_CONNTRACK;
-    if (!conntrack || read_kernel(&status, sizeof(status), (void *)(conntrack + K_CT_STATUS)))
+    if (!conntrack)
         return;
+    status = READ(u64, conntrack + K_CT_STATUS);
     key->dnat = status & K_IPS_DST_NAT && !reply ? DNAT_YES : DNAT_NO;
     if (!p->nat_done || !(status & (K_IPS_SRC_NAT | K_IPS_DST_NAT)))
         return;

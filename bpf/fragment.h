@@ -18,18 +18,15 @@
 
 // ip_dst_mtu_maybe_forward(): what the path was found to take, the route was told to, else the device takes.
 static __always_inline u32 route_mtu(struct packet *p) {
-    u64 dst = LOAD(u64, p->skb, K_SKB_REFDST) & SKB_DST_PTRMASK, metrics = 0, expires = 0;
-    u32 mtu = 0;
+    u64 dst = LOAD(u64, p->skb, K_SKB_REFDST) & SKB_DST_PTRMASK, metrics;
+    u32 mtu;
     if (p->ipv4 && !p->iif) { // what is forwarded does not go by what the path was found to take
-        read_kernel(&mtu, sizeof(mtu), (void *)(dst + K_RTABLE_PMTU));
-        read_kernel(&expires, sizeof(expires), (void *)(dst + K_DST_EXPIRES));
-        mtu >>= K_RTABLE_PMTU_SHIFT;
-        if (mtu && (s64)(bpf_jiffies64() - expires) < 0)
+        mtu = READ(u32, dst + K_RTABLE_PMTU) >> K_RTABLE_PMTU_SHIFT;
+        if (mtu && (s64)(bpf_jiffies64() - READ(u64, dst + K_DST_EXPIRES)) < 0)
             return mtu;
     }
-    mtu = 0;
-    read_kernel(&metrics, sizeof(metrics), (void *)(dst + K_DST_METRICS));
-    read_kernel(&mtu, sizeof(mtu), (void *)((metrics & ~DST_METRICS_FLAGS) + (RTAX_MTU - 1) * sizeof(u32)));
+    metrics = READ(u64, dst + K_DST_METRICS) & ~DST_METRICS_FLAGS;
+    mtu = READ(u32, metrics + (RTAX_MTU - 1) * sizeof(u32));
     return mtu ? mtu : p->mtu;
 }
 

@@ -11,4 +11,19 @@ static long (*read_kernel)(void *to, u32 bytes, const void *from) = (void *)BPF_
 // What skb->head points into: by direct loads where the verifier takes them (DIRECT_LOADS, Linux 6.17: memory that it
 // does not trust may be read, a fault reads 0), else by read_kernel, 8 ns a call and more for many bytes.
 
+// What lies at an address that is but a number to the verifier; 0 if it cannot be read.
+#ifdef DIRECT_LOADS
+// bpf_rdonly_cast() of kernel/bpf/helpers.c, with type 0: memory as above.  It costs nothing, the verifier puts a move
+// in its place.  A kfunc, known by its BTF id: bcc has no word for that, so the loader marks the calls of this number.
+static u64 (*untrusted)(u64 address, u32 type) = (void *)K_RDONLY_CAST;
+#define READ(type, address) (*(type *)untrusted(address, 0))
+#else
+#define READ(type, address)                                                                                            \
+    ({                                                                                                                 \
+        type value_ = 0;                                                                                               \
+        read_kernel(&value_, sizeof(value_), (void *)(address));                                                       \
+        value_;                                                                                                        \
+    })
+#endif
+
 static __always_inline u16 be16(const u8 *at) { return (u16)at[0] << 8 | at[1]; }

@@ -23,7 +23,6 @@ static __always_inline long read_packet(struct packet *p, void *to, u32 bytes, u
 // says so itself; at POST_ROUTING it is a clone and has lost its socket (ip_mc_output(), ip6_finish_output2()).
 static __always_inline bool is_looped_back(struct packet *p, const struct flow_key *key) {
     u8 type = LOAD(u8, p->skb, K_SKB_PKT_TYPE) >> K_SKB_PKT_TYPE_SHIFT & 7;
-    u32 flags = 0;
     u64 dst;
     if (p->local_in)
         return type == PACKET_LOOPBACK;
@@ -33,8 +32,7 @@ static __always_inline bool is_looped_back(struct packet *p, const struct flow_k
     if (!p->ipv4)
         return key->dst[0] == 0xff;
     dst = LOAD(u64, p->skb, K_SKB_REFDST) & SKB_DST_PTRMASK;
-    read_kernel(&flags, sizeof(flags), (void *)(dst + K_RTABLE_FLAGS));
-    return flags & RTCF_BROADCAST_OR_MULTICAST;
+    return READ(u32, dst + K_RTABLE_FLAGS) & RTCF_BROADCAST_OR_MULTICAST;
 }
 
 // What a bridge forwards has the bridge as its output device, which may be an uplink, and a port as the device that it

@@ -27,6 +27,12 @@ PROG_TYPE_NETFILTER = 32
 
 _BPF_F_BEFORE = 1 << 3
 
+# struct bpf_insn: code, registers (destination, source << 4), offset, immediate.  Of a call, the source register says
+# what the immediate numbers: a helper (0) or a kernel function (BPF_PSEUDO_KFUNC_CALL).
+INSTRUCTION = struct.Struct("=BBhi")
+CALL = 0x85
+PSEUDO_KFUNC_CALL = 2
+
 
 class MapType(IntEnum):
     """enum bpf_map_type."""

@@ -23,7 +23,7 @@ Types = dict[int, dict[str, Any]]
 def kernel_flags(hook: Hook) -> dict[str, int]:
     """Return the K_* macros of bpf/ for a hook; raise `LoadError` if the kernel does not tell or lacks a field."""
     types = _dump("vmlinux")
-    flags = _sk_buff(types) | _others(types) | _gso(types) | _fragments(types) | _conntrack(types)
+    flags = _sk_buff(types) | _others(types) | _gso(types) | _fragments(types) | _conntrack(types) | _cast(types)
     return flags | _tc(types) if hook == "tc" else flags
 
 
@@ -86,6 +86,12 @@ def _sk_buff(types: Types) -> dict[str, int]:
         "K_SKB_PKT_TYPE": pkt_type // 8,
         "K_SKB_PKT_TYPE_SHIFT": pkt_type % 8,
     }
+
+
+def _cast(types: Types) -> dict[str, int]:
+    """Return the number by which a program calls bpf_rdonly_cast(), or nothing on a kernel before 6.2."""
+    found = [id_ for id_, entry in types.items() if entry["kind"] == "FUNC" and entry["name"] == "bpf_rdonly_cast"]
+    return {"K_RDONLY_CAST": found[0]} if found else {}
 
 
 def _tc(types: Types) -> dict[str, int]:

@@ -9,6 +9,7 @@ where the kernel or the pin directory does not allow it.
 """
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import os
@@ -107,14 +108,25 @@ def _check_namespace(root: Path) -> None:
 
 
 def _make_generation(root: Path, request: Request, flags: dict[str, int], meta: pins.Meta) -> None:
+    """Make it by direct loads where the kernel should take them, else by the helper, which all of them take."""
+    may_load = request.hook == "netfilter" and request.direct_loads and "K_RDONLY_CAST" in flags
+    if may_load and takes_direct_loads(platform.release()):
+        try:
+            _try_generation(root, request, {**flags, "DIRECT_LOADS": 1}, meta)
+            return
+        except LoadError as error:
+            sys.stderr.write(f"{error}; by direct loads, that is: trying without\n")
+            pins.remove_generation(root, meta.generation)
+    _try_generation(root, request, flags, meta)
+
+
+def _try_generation(root: Path, request: Request, flags: dict[str, int], meta: pins.Meta) -> None:
     directory = pins.generation_dir(root, meta.generation)
     directory.mkdir(mode=0o700)
     defines: dict[str, int | str] = {**flags, "PIN_GENERATION": f'"{directory}"'}
     defines["FLOW_ENTRIES"] = layout.entries_for(request.map_memory)
     if request.ports == "full":
         defines["PORTS_FULL"] = 1
-    if request.hook == "netfilter" and request.direct_loads and takes_direct_loads(platform.release()):
-        defines["DIRECT_LOADS"] = 1
     asked = _networks(request)
     if asked:
         defines["NETWORK_ENTRIES"] = len(asked)
@@ -129,6 +141,8 @@ def _make_generation(root: Path, request: Request, flags: dict[str, int], meta: 
         sys_bpf.map_update(program[b"networks"].map_fd, length.to_bytes(4, "little") + address, bytes([bits]))
     with pins.closing_fd(sys_bpf.map_create(MapType.ARRAY, 4, records.RECORD_BYTES, 2, "zm_records")) as fd:
         sys_bpf.obj_pin(fd, str(directory / "records"))
+    if "DIRECT_LOADS" in flags:
+        _mark_kfunc(program, b"flows", flags["K_RDONLY_CAST"])
     sys_bpf.obj_pin(_load_program(program, b"flows", request.hook), str(directory / "program"))
     pins.pin_meta(root, meta)
 
@@ -182,6 +196,22 @@ def _compile(source: str, defines: Mapping[str, int | str]) -> Any:
         return BPF(text=bpf_source.read(source), cflags=cflags)
     except Exception as error:  # bcc raises nothing more special
         raise LoadError(f"bcc cannot compile {source} or make its maps: {error}; its own words stand above") from error
+
+
+def _mark_kfunc(program: Any, name: bytes, number: int) -> None:
+    """Tell the verifier that calls of this number are of a kernel function with that BTF id, not of a helper.
+
+    bcc cannot: its compiler writes a call of a number only as a helper's. No helper's number is as high.
+    """
+    from bcc.libbcc import lib
+
+    start, size = lib.bpf_function_start(program.module, name), lib.bpf_function_size(program.module, name)
+    code = bytearray(ctypes.string_at(start, size))
+    for at in range(0, size, sys_bpf.INSTRUCTION.size):
+        opcode, _, offset, immediate = sys_bpf.INSTRUCTION.unpack_from(code, at)
+        if opcode == sys_bpf.CALL and immediate == number:
+            sys_bpf.INSTRUCTION.pack_into(code, at, opcode, sys_bpf.PSEUDO_KFUNC_CALL << 4, offset, immediate)
+    ctypes.memmove(start, bytes(code), size)
 
 
 def _load_program(program: Any, name: bytes, hook: Hook) -> int:

@@ -67,4 +67,6 @@ async def load(request: Request) -> Answer:
         for line in lines[:-1]:
             log.error("loader: %s", line)
         raise LoadError(lines[-1] if lines else f"the loader ended with status {process.returncode}")
+    if lines:
+        log.warning("loader: %s", lines[-1])
     return msgspec.json.decode(answer, type=Answer)

@@ -53,14 +53,15 @@ def request(root: Path, **overrides: Any) -> Request:
 
 def load(name: str, wanted: Request, *prefix: str, module: tuple[str, ...] = ("collector.loader",)) -> Answer:
     """Run the loader in a node's namespace, as the collector does; `prefix` may take rights away from it."""
-    done = subprocess.run(
-        ["nsenter", f"--net=/run/netns/{netlab.ns(name)}", *prefix, sys.executable, "-m", *module],
-        input=msgspec.json.encode(wanted),
-        capture_output=True,
-        cwd=ROOT,
-    )
+    return loaded(name, wanted, *prefix, sys.executable, "-m", *module)[0]
+
+
+def loaded(name: str, wanted: Request, *command: str) -> tuple[Answer, str]:
+    """Run what stands for the loader; return its answer and what it said besides."""
+    enter = ["nsenter", f"--net=/run/netns/{netlab.ns(name)}"]
+    done = subprocess.run([*enter, *command], input=msgspec.json.encode(wanted), capture_output=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr.decode()
-    return msgspec.json.decode(done.stdout, type=Answer)
+    return msgspec.json.decode(done.stdout, type=Answer), done.stderr.decode()
 
 
 def devices(name: str) -> Devices:

@@ -6,6 +6,7 @@ What it follows differs between kernels, and one branch more in a loop can multi
 
 import ctypes
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,19 @@ import pytest
 
 from collector import bpf_syscall as sys_bpf
 from collector import pins
+from collector.loading import Answer
 from tests.collector import metered, netlab
 
 BOUND = 1_000_000  # BPF_COMPLEXITY_LIMIT_INSNS
+LOADER = (sys.executable, "-m", "collector.loader")
+# The loader of a kernel that knows the call no more.
+UNKNOWN_KFUNC = """
+import sys
+from collector import btf, loader
+flags = btf.kernel_flags
+btf.kernel_flags = lambda hook: flags(hook) | {"K_RDONLY_CAST": 1_000_000_000}
+sys.exit(loader.main())
+"""
 VERIFIED_AT = 216  # offset of verified_insns in struct bpf_prog_info (include/uapi/linux/bpf.h), since 5.16
 
 
@@ -29,6 +40,12 @@ def root() -> Iterator[Path]:
     finally:
         pins.detach(made)
         netlab.tear_down()
+
+
+def verified(root: Path, answer: Answer) -> int:
+    path = pins.generation_dir(root, answer.generation) / "program"
+    with pins.closing_fd(sys_bpf.obj_get(str(path))) as program:
+        return verified_instructions(program)
 
 
 def verified_instructions(program: int) -> int:
@@ -48,7 +65,13 @@ def verified_instructions(program: int) -> int:
     ],
 )
 def test_there_is_room(root: Path, wanted: dict[str, Any]) -> None:
-    answer = metered.load("verifier", metered.request(root, **wanted))
-    path = pins.generation_dir(root, answer.generation) / "program"
-    with pins.closing_fd(sys_bpf.obj_get(str(path))) as program:
-        assert 1_000 < verified_instructions(program) < BOUND / 3
+    answer, said = metered.loaded("verifier", metered.request(root, **wanted), *LOADER)
+    assert 1_000 < verified(root, answer) < BOUND / 3
+    assert said == ""
+
+
+def test_a_kernel_that_refuses_direct_loads_gets_the_helper(root: Path) -> None:
+    by_helper = verified(root, metered.load("verifier", metered.request(root, direct_loads=False)))
+    answer, said = metered.loaded("verifier", metered.request(root), sys.executable, "-c", UNKNOWN_KFUNC)
+    assert verified(root, answer) == by_helper
+    assert said.splitlines()[-1].endswith("Invalid argument; by direct loads, that is: trying without")
