@@ -47,10 +47,7 @@ def measure(rounds: int) -> list[Table]:
 
 
 def cost(rounds: int, out: socket.socket, yardstick: int) -> Table:
-    """Measure TCP and small UDP, one flow and many; at tc too, which has no target of its own.
-
-    It reads through a helper what netfilter's program reads by itself.
-    """
+    """Measure TCP and small UDP, one flow and many; at tc too, which has no target of its own."""
     one, many = "one flow", "10,000 flows in turn"
     kinds = {
         f"UDP, 64 bytes, {one}": (crossing.frames(UDP, 1), _TARGET_ONE),

@@ -12,15 +12,14 @@
 // The sender as it really is, where the hook comes behind translation: what gives a pod's packet the node's address, or
 // a reply the Service's.  `man`: the source of the connection's tuple that goes the packet's way.
 static __always_inline void restore_source(struct packet *p, struct flow_key *key, u64 man) {
-    u8 port[2] = {};
-    if (p->ipv4)
-        read_kernel(key->src + 12, 4, (void *)(man + K_CT_MAN_ADDRESS));
-    else
-        read_kernel(key->src, 16, (void *)(man + K_CT_MAN_ADDRESS));
-    if (key->src_port) {
-        read_kernel(port, 2, (void *)(man + K_CT_MAN_PORT));
-        key->src_port = be16(port);
+    if (p->ipv4) {
+        *(u32 *)(key->src + 12) = READ(u32, man + K_CT_MAN_ADDRESS);
+    } else {
+        *(u64 *)key->src = READ(u64, man + K_CT_MAN_ADDRESS);
+        *(u64 *)(key->src + 8) = READ(u64, man + K_CT_MAN_ADDRESS + 8);
     }
+    if (key->src_port)
+        key->src_port = __builtin_bswap16(READ(u16, man + K_CT_MAN_PORT));
 }
 
 static __always_inline void set_dnat(struct packet *p, struct flow_key *key) {

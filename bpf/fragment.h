@@ -36,7 +36,8 @@ static __always_inline u32 pieces_of(u32 data, u32 room) {
     return data <= room || !each ? 1 : 1 + (data - room + each - 1) / each;
 }
 
-// How many fragments hang on the packet, which then go out as they came; 0 if there are none or they do not fit.
+// How many fragments hang on the packet, which then go out as they came; 0 if there are none or they do not fit.  By
+// calls: with READ the loop is seven times the work for the verifier.
 static __always_inline u32 pieces_as_they_came(struct packet *p, u32 data, u32 room) {
     u64 shared = LOAD(u64, p->skb, K_SKB_HEAD) + LOAD(u32, p->skb, K_SKB_END), piece = 0, next = 0;
     u32 length = 0;

@@ -58,17 +58,6 @@ static __always_inline u16 largest_fragment(struct packet *p) {
     return (u16)high << 8 | low;
 }
 
-static __always_inline void read_header(struct packet *p) {
-#ifdef DIRECT_LOADS
-    u64 from = LOAD(u64, p->skb, K_SKB_HEAD), *to = (u64 *)p->header;
-    from += LOAD(u16, p->skb, K_SKB_NETWORK_HEADER); // anew: the verifier forgets what p->network is once it is stored
-    for (int i = 0; i < HEADER_BYTES / 8; i++)
-        to[i] = LOAD(u64, from, 8 * i);
-#else
-    read_kernel(p->header, HEADER_BYTES, (void *)p->network);
-#endif
-}
-
 int flows(struct nf_ctx *ctx) {
     u8 header[HEADER_BYTES] __attribute__((aligned(8)));
     struct packet p = {.skb = ctx->skb, .state = ctx->state, .header = header, .maybe_gso = 1};

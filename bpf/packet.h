@@ -42,6 +42,17 @@ struct packet {
     u8 *header; // a copy of the first HEADER_BYTES, kept outside: this struct is zeroed for every packet
 };
 
+// The first HEADER_BYTES from the IP header on, out of the linear part; what lies behind its end may be anything.
+static __always_inline void read_header(struct packet *p) {
+#ifdef DIRECT_LOADS
+    u64 from = untrusted(p->network, 0), *to = (u64 *)p->header;
+    for (int i = 0; i < HEADER_BYTES / 8; i++)
+        to[i] = *(u64 *)(from + 8 * i);
+#else
+    read_kernel(p->header, HEADER_BYTES, (void *)p->network);
+#endif
+}
+
 // What a hook that includes these headers defines for itself, besides LOAD(type, base, offset), a field of a kernel
 // struct:
 

@@ -6,8 +6,8 @@
 #include "tc.h"
 #include "kernel.h"
 
-// The context is no BTF pointer to these kernels' verifiers, but its address is the sk_buff's: what is read of it lies
-// close together and is copied in one call.
+// The context is no BTF pointer to the verifier, but its address is the sk_buff's.  Without direct loads what is read
+// of it, which lies close together, is copied in one call.
 #define LOAD(type, base, offset) (*(type *)((base) + (offset)))
 
 #include "account.h"
@@ -35,6 +35,19 @@ static __always_inline u32 way_out(struct packet *p) { return p->oif; }
 // Loopback is no uplink, and what is looped back turns round above the devices.
 static __always_inline int aside_of(struct packet *p, const struct flow_key *key) { return -1; }
 
+// Most packets' headers are in the linear part, also of those that come in: no call is needed then.  What is used of
+// the copy is the IP header and 16 bytes more.
+static __always_inline long find_header(struct packet *p) {
+#ifdef DIRECT_LOADS
+    u32 elsewhere = LOAD(u32, p->skb, K_SKB_DATA_LEN), used = (p->ipv4 ? 20 : 40) + 16;
+    if (p->length && (!elsewhere || elsewhere + used <= p->length)) {
+        read_header(p);
+        return 0;
+    }
+#endif
+    return read_packet(p, p->header, HEADER_BYTES, 0);
+}
+
 // What comes in short has been padded to Ethernet's 60 bytes; the IP layer, which cuts that off, is yet to come.
 static __always_inline void cut_padding(struct packet *p) {
     u32 total = be16(p->header + 2), payload = be16(p->header + 4), said = total;
@@ -45,15 +58,20 @@ static __always_inline void cut_padding(struct packet *p) {
 }
 
 int flows(struct __sk_buff *ctx) {
-    u8 header[HEADER_BYTES] __attribute__((aligned(8))), fields[K_SKB_COPY_BYTES] __attribute__((aligned(8)));
+    u8 header[HEADER_BYTES] __attribute__((aligned(8)));
     struct packet p = {.context = (u64)ctx, .header = header, .ipv4 = ctx->protocol == BE16(ETH_P_IP)};
     u32 zero = 0;
     struct control *settings = control.lookup(&zero);
     // Tagged: a VLAN device on top of this one counts it, or has.
     if (!settings || ctx->vlan_present || (!p.ipv4 && ctx->protocol != BE16(ETH_P_IPV6)) || is_stopped())
         return NEXT;
+#ifdef DIRECT_LOADS
+    p.skb = untrusted((u64)ctx, 0);
+#else
+    u8 fields[K_SKB_COPY_BYTES] __attribute__((aligned(8)));
     read_kernel(fields, sizeof(fields), (void *)((u64)ctx + K_SKB_COPY_FROM));
     p.skb = (u64)fields - K_SKB_COPY_FROM;
+#endif
     p.local_in = LOAD(u8, p.skb, K_SKB_TC_AT_INGRESS) & K_SKB_TC_AT_INGRESS_MASK;
     p.iif = ctx->ingress_ifindex;
     p.oif = p.local_in ? 0 : ctx->ifindex;
@@ -64,7 +82,7 @@ int flows(struct __sk_buff *ctx) {
     p.linear = p.length;
     p.maybe_gso = ctx->gso_size != 0;
     p.nat_done = !p.local_in;
-    if (read_packet(&p, header, sizeof(header), 0))
+    if (find_header(&p))
         p.linear = 0;
     else if (p.local_in && !p.maybe_gso)
         cut_padding(&p);

@@ -17,7 +17,7 @@ static __always_inline void segment(struct packet *p, struct tally *wire, const 
         u64 head = LOAD(u64, p->skb, K_SKB_HEAD);
         u16 inner = LOAD(u16, p->skb, K_SKB_INNER_TRANSPORT_HEADER);
         headers = inner - (u32)(p->network - head);
-        read_kernel(&offset_byte, 1, (void *)(head + inner + 12));
+        offset_byte = READ(u8, head + inner + 12);
     } else if (p->phantom) {
         length -= p->phantom;
         headers -= p->phantom;
@@ -51,10 +51,10 @@ struct gso {
 static __always_inline void read_gso(struct packet *p, struct gso *gso) {
     u64 shared = LOAD(u64, p->skb, K_SKB_HEAD) + LOAD(u32, p->skb, K_SKB_END);
 #ifdef DIRECT_LOADS
-    gso->size = LOAD(u16, shared, K_SHINFO_GSO_SIZE);
+    gso->size = READ(u16, shared + K_SHINFO_GSO_SIZE);
     if (gso->size) {
-        gso->segs = LOAD(u16, shared, K_SHINFO_GSO_SIZE + 2);
-        gso->type = LOAD(u32, shared, K_SHINFO_GSO_TYPE);
+        gso->segs = READ(u16, shared + K_SHINFO_GSO_SIZE + 2);
+        gso->type = READ(u32, shared + K_SHINFO_GSO_TYPE);
     }
 #else
     // One read: a second costs a super-packet 22 ns.

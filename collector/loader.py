@@ -109,8 +109,7 @@ def _check_namespace(root: Path) -> None:
 
 def _make_generation(root: Path, request: Request, flags: dict[str, int], meta: pins.Meta) -> None:
     """Make it by direct loads where the kernel should take them, else by the helper, which all of them take."""
-    may_load = request.hook == "netfilter" and request.direct_loads and "K_RDONLY_CAST" in flags
-    if may_load and takes_direct_loads(platform.release()):
+    if request.direct_loads and "K_RDONLY_CAST" in flags and takes_direct_loads(platform.release()):
         try:
             _try_generation(root, request, {**flags, "DIRECT_LOADS": 1}, meta)
             return

@@ -60,6 +60,7 @@ def verified_instructions(program: int) -> int:
         pytest.param({}, id="netfilter"),
         pytest.param({"direct_loads": False}, id="netfilter-by-helper"),
         pytest.param({"hook": "tc"}, id="tc"),
+        pytest.param({"hook": "tc", "direct_loads": False}, id="tc-by-helper"),
         pytest.param({"ports": "full"}, id="both-ports"),
         pytest.param({"cluster_cidrs": ["10.0.0.0/8"], "external_addresses": "prefix"}, id="folded-addresses"),
     ],
