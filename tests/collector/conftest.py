@@ -32,12 +32,13 @@ def nodes() -> Iterator[None]:
         netlab.tear_down()
 
 
-@pytest.fixture(scope="module")
-def _meters(nodes: None) -> Iterator[dict[int, Metered]]:
+@pytest.fixture(scope="module", params=metered.BOTH_PROGRAMS, ids=metered.PROGRAM_NAMES)
+def _meters(nodes: None, request: pytest.FixtureRequest) -> Iterator[dict[int, Metered]]:
     made: dict[int, Metered] = {}
     try:
         for node in (1, 2):
-            wanted = metered.request(metered.pin_dir(f"node{node}"), node=f"node{node}")
+            root = metered.pin_dir(f"node{node}")
+            wanted = metered.request(root, node=f"node{node}", direct_loads=request.param)
             made[node] = Metered(f"node{node}", wanted)
         yield made
     finally:

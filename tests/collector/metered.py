@@ -34,6 +34,11 @@ class Flow(NamedTuple):
     encapsulation: int
 
 
+# Of a fixture: with the program of newer kernels, and with that of older ones, which reads by a helper.
+BOTH_PROGRAMS = (True, False)
+PROGRAM_NAMES = ("direct-loads", "by-helper")
+
+
 def pin_dir(name: str) -> Path:
     return Path("/sys/fs/bpf") / f"{netlab.PREFIX}-{name}"
 

@@ -59,6 +59,10 @@ def add_namespace(name: str) -> None:
     ip(name, "link set lo up")
 
 
+def del_namespace(name: str) -> None:
+    subprocess.run(["ip", "netns", "del", ns(name)], check=True)
+
+
 def run(name: str, *command: str, stdin: str | None = None) -> str:
     done = subprocess.run(
         ["nsenter", f"--net=/run/netns/{ns(name)}", *command], input=stdin, text=True, capture_output=True

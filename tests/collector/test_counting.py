@@ -67,7 +67,8 @@ def cluster() -> Iterator[None]:
 class Pair:
     """Both nodes' meters, at one hook at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, direct_loads: bool) -> None:
+        self._direct_loads = direct_loads
         self.hook: Hook | None = None
         self.meters: dict[str, Metered] = {}
 
@@ -77,7 +78,8 @@ class Pair:
             self.detach()
             self.hook = hook
             for name, node in (("A", "node1"), ("B", "node2")):
-                wanted = metered.request(metered.pin_dir(f"counting-{node}"), node=node, hook=hook)
+                changed = {"node": node, "hook": hook, "direct_loads": self._direct_loads}
+                wanted = metered.request(metered.pin_dir(f"counting-{node}"), **changed)
                 self.meters[name] = Metered(node, wanted)
         for meter in self.meters.values():
             meter.forget()
@@ -89,9 +91,9 @@ class Pair:
         self.meters.clear()
 
 
-@pytest.fixture(scope="module")
-def pair(cluster: None) -> Iterator[Pair]:
-    made = Pair()
+@pytest.fixture(scope="module", params=metered.BOTH_PROGRAMS, ids=metered.PROGRAM_NAMES)
+def pair(cluster: None, request: pytest.FixtureRequest) -> Iterator[Pair]:
+    made = Pair(direct_loads=request.param)
     try:
         yield made
     finally:

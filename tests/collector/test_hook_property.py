@@ -44,12 +44,12 @@ class Program:
 
 
 @contextmanager
-def _loaded(hook: Hook) -> Iterator[Program]:
+def _loaded(hook: Hook, *, direct_loads: bool) -> Iterator[Program]:
     name = f"alone-{hook}"
     root = metered.pin_dir(name)
     netlab.add_namespace(name)
     try:
-        meter = Metered(name, metered.request(root, node="alone", hook=hook))
+        meter = Metered(name, metered.request(root, node="alone", hook=hook, direct_loads=direct_loads))
         meter.meter.set_devices(Devices({}, TUNNELS))
         assert meter.meter.current
         path = pins.generation_dir(root, meter.meter.current.meta.generation) / "program"
@@ -58,18 +58,18 @@ def _loaded(hook: Hook) -> Iterator[Program]:
         meter.meter.close()
     finally:
         pins.detach(root)
-        netlab.tear_down()
+        netlab.del_namespace(name)
 
 
-@pytest.fixture(scope="module")
-def program() -> Iterator[Program]:
-    with _loaded("netfilter") as program:
+@pytest.fixture(scope="module", params=metered.BOTH_PROGRAMS, ids=metered.PROGRAM_NAMES)
+def program(request: pytest.FixtureRequest) -> Iterator[Program]:
+    with _loaded("netfilter", direct_loads=request.param) as program:
         yield program
 
 
-@pytest.fixture(scope="module")
-def classifier() -> Iterator[Program]:
-    with _loaded("tc") as program:
+@pytest.fixture(scope="module", params=metered.BOTH_PROGRAMS, ids=metered.PROGRAM_NAMES)
+def classifier(request: pytest.FixtureRequest) -> Iterator[Program]:
+    with _loaded("tc", direct_loads=request.param) as program:
         yield program
 
 

@@ -60,7 +60,7 @@ def deaf_pods(nodes: None) -> Iterator[None]:
         netlab.run(pod, "nft", "delete", "table", "ip", "deaf")
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["direct-loads", "helper"])
+@pytest.fixture(scope="module", params=metered.BOTH_PROGRAMS, ids=metered.PROGRAM_NAMES)
 def metered_both(request: pytest.FixtureRequest, deaf_pods: None) -> Iterator[dict[int, Metered]]:
     made = {}
     try:

@@ -24,13 +24,16 @@ B4, B6 = pod_address(2, 1), pod_address6(2, 1)
 Meters = dict[int, Metered]
 
 
-@pytest.fixture(scope="module", params=["tcx", "clsact"])
+@pytest.fixture(scope="module", params=["tcx", "clsact", "clsact-by-helper"])
 def _meters_at_tc(nodes: None, request: pytest.FixtureRequest) -> Iterator[Meters]:
     made: Meters = {}
+    by: str = request.param
     try:
         for node in (1, 2):
-            wanted = metered.request(metered.pin_dir(f"tc{node}"), node=f"node{node}", hook="tc")
-            made[node] = Metered(f"node{node}", wanted, use_tcx=request.param == "tcx")
+            wanted = metered.request(
+                metered.pin_dir(f"tc{node}"), node=f"node{node}", hook="tc", direct_loads=by != "clsact-by-helper"
+            )
+            made[node] = Metered(f"node{node}", wanted, use_tcx=by == "tcx")
         yield made
     finally:
         for meter in made.values():

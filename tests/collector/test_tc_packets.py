@@ -22,9 +22,10 @@ ETH_IPV4, ETH_IPV6, ETH_ARP, ETH_VLAN = 0x0800, 0x86DD, 0x0806, 0x8100
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 
 
-@pytest.fixture(scope="module")
-def _meter(nodes: None) -> Iterator[Metered]:
-    made = Metered("node1", metered.request(metered.pin_dir("tcpackets"), hook="tc"))
+@pytest.fixture(scope="module", params=metered.BOTH_PROGRAMS, ids=metered.PROGRAM_NAMES)
+def _meter(nodes: None, request: pytest.FixtureRequest) -> Iterator[Metered]:
+    wanted = metered.request(metered.pin_dir("tcpackets"), hook="tc", direct_loads=request.param)
+    made = Metered("node1", wanted)
     try:
         yield made
     finally:
