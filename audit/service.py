@@ -79,9 +79,11 @@ class Auditor:
             self._bound()
             if await self._has_caught_up(consumer) and time.monotonic() >= due:
                 began = time.monotonic()
-                await self._check(consumer)
-                # Where a sink is far behind there is much to look at: not all the time, then.
+                await self._check()
+                # Where a sink is far behind there is much to look at: not all the time, then.  Waiting for Kafka does
+                # not count, or the figures would stand still five times as long as it was away.
                 due = time.monotonic() + max(self._settings.check_seconds, 5 * (time.monotonic() - began))
+                await self._watch_lag(consumer)
             await asyncio.sleep(0)
 
     async def _assign(self, consumer: AIOKafkaConsumer) -> None:
@@ -136,7 +138,7 @@ class Auditor:
         else:
             self._nodes[key] = state
 
-    async def _check(self, consumer: AIOKafkaConsumer) -> None:
+    async def _check(self) -> None:
         """Reconcile, and serve what it comes to."""
         now = now_ms()
         self._rolling.move(now)
@@ -150,7 +152,6 @@ class Auditor:
         self._nodes = {key: state for key, state in self._nodes.items() if state.to_ms is None or state.to_ms >= floor}
         nodes = {self._settings.cluster: {state.name for state in self._nodes.values()}} if self._nodes else {}
         self._metrics.show(recent, self._books, nodes)
-        await self._watch_lag(consumer)
 
     def _bound(self) -> None:
         """Keep memory in bounds: let go of what fits, and beyond --max-open-windows of the oldest that do not."""

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The audit's service on a real broker: what it serves is what was put into the ledger, faults and all."""
 
+import asyncio
+import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,3 +130,22 @@ def test_killed_and_started_again_it_says_the_same(ledger: Ledger) -> None:
         assert sums(service) == before
         assert service.terminate() == 0
     assert before[str(("zonemeter_audit_unaccounted_bytes", ("lab", "metrics")))] == 100
+
+
+def test_a_broker_that_was_silent_does_not_make_the_figures_stand_still(tmp_path: Path) -> None:
+    """What there is to look at is spread out by how long it takes, and waiting for Kafka is no part of that."""
+    own = Broker(tmp_path / "kafka")
+    try:
+        asyncio.run(own.start())
+        ledger = Ledger(Topics.make(own.bootstrap), tmp_path)
+        ledger.windows(0)
+        with while_running(ledger.service()) as service:
+            eventually(lambda: shown(service, "seen_bytes") == 1_000)
+            assert own.process is not None
+            os.kill(own.process.pid, signal.SIGSTOP)
+            time.sleep(8)  # five times as long is longer than the wait below
+            os.kill(own.process.pid, signal.SIGCONT)
+            ledger.windows(1)
+            eventually(lambda: shown(service, "seen_bytes") == 2_000)
+    finally:
+        own.kill()
