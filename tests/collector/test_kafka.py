@@ -27,9 +27,15 @@ from tests.collector.netlab import send_udp, wait_until
 
 def test_it_waits_for_kafka_and_its_topics_and_counts_meanwhile(broker: Broker, collector: Process) -> None:
     collector.start()
-    assert collector.says("not ready: Kafka at 192.168.50.99:9094")
+    was_ready = set()
+
+    def waits() -> bool:
+        was_ready.add(collector.ready())
+        return any("not ready: Kafka at 192.168.50.99:9094" in line for line in collector.lines())
+
+    assert wait_until(waits, 60)
     send_udp("pod11", "pod12", B, count=3, size=72)
-    assert not collector.ready()
+    assert was_ready == {collector.ready()} == {False}
     assert wait_until(lambda: collector.metric("zonemeter_collector_spool_windows") >= 3, 60)
     start(broker)
     assert collector.says("does not exist: zonemeter topics apply")
