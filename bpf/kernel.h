@@ -9,7 +9,7 @@
 static long (*read_kernel)(void *to, u32 bytes, const void *from) = (void *)BPF_FUNC_probe_read_kernel;
 
 // What skb->head points into: by direct loads where the verifier takes them (DIRECT_LOADS, Linux 6.17: memory that it
-// does not trust may be read, a fault reads 0), else by read_kernel, 8 ns a call and more for many bytes.
+// does not trust may be read, a fault reads 0), else by read_kernel, 8 to 40 ns a call by the kind of CPU.
 
 // What lies at an address that is but a number to the verifier; 0 if it cannot be read.
 #ifdef DIRECT_LOADS
