@@ -4,7 +4,6 @@
 import contextlib
 import os
 import socket
-import struct
 import subprocess
 import sys
 import time
@@ -26,7 +25,7 @@ from lab import namespaces
 _PROJECT = Path(__file__).resolve().parent.parent
 _BPFFS = Path("/sys/fs/bpf")
 # r0 = NF_ACCEPT; exit
-_ACCEPT = struct.pack("<BBhi", 0xB7, 0, 0, 1) + struct.pack("<BBhi", 0x95, 0, 0, 0)
+_ACCEPT = sys_bpf.INSTRUCTION.pack(0xB7, 0, 0, 1) + sys_bpf.INSTRUCTION.pack(0x95, 0, 0, 0)
 _IPV4, _POST_ROUTING, _FIRST = 2, 4, -50  # well before the hook's own priority
 _SLICES, _PACKETS = 20, 10_000
 

@@ -5,7 +5,6 @@ import itertools
 import json
 import os
 import socket
-import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ A, B = pod_address(1, 1), pod_address(2, 1)
 OUTER = (node_address(1), node_address(2))
 VXLAN = ENCAPSULATIONS.index("vxlan")
 # r0 = TC_ACT_SHOT; exit
-_DROP = struct.pack("<BBhi", 0xB7, 0, 0, 2) + struct.pack("<BBhi", 0x95, 0, 0, 0)
+_DROP = sys_bpf.INSTRUCTION.pack(0xB7, 0, 0, 2) + sys_bpf.INSTRUCTION.pack(0x95, 0, 0, 0)
 Start = Callable[..., Metered]
 
 
