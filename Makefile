@@ -65,4 +65,5 @@ lock: setup ## write requirements.lock, and the images' part of it, anew from py
 
 clean: ## take down the lab and delete what setup and the demo made
 	@[ ! -x $(BIN)/zonemeter ] || $(BIN)/zonemeter lab down
-	@rm -rf .venv .cache demo *.egg-info build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf .venv .cache demo/flows-2*Z* *.egg-info build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@[ ! -d demo ] || rmdir --ignore-fail-on-non-empty demo

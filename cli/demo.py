@@ -8,6 +8,7 @@ had promised. Then the audit. Exit status 0 only if the ledger closes over packe
 
 import asyncio
 import contextlib
+import itertools
 import platform
 import shutil
 import sys
@@ -161,7 +162,11 @@ class Demo:
         for line in self._story.lines():
             self._print(line)
         self._print("\n".join(audit_view.lines(audit, span)))
-        kept = _keep(files.logs)
+        try:
+            kept = keep(files.logs, Path("demo"), self._begun_ms)
+        except OSError as error:
+            self._print(f"the flow log could not be kept: {error}")
+            return audit
         start, end = (datetime.fromtimestamp(at / 1000, UTC) for at in (span.from_ms, span.to_ms + 1000))
         between = f"--from {start:%Y-%m-%dT%H:%M:%SZ} --to {end:%Y-%m-%dT%H:%M:%SZ}"
         self._print("the flow log is kept; the same report from it, now or next week:")
@@ -217,12 +222,21 @@ def title_of(window: LiveWindow, nodes: int, act: str) -> str:
     )
 
 
-def _keep(logs: Path) -> Path:
-    """Copy the flow log out of the lab, which is about to go, in place of an earlier demo's."""
-    kept = Path("demo/flows")
-    shutil.rmtree(kept, ignore_errors=True)
+def keep(logs: Path, into: Path, begun_ms: int) -> Path:
+    """Copy the flow log out of the lab, which is about to go, into a directory of this demo's own; return that.
+
+    Never over what is there: the command that an earlier demo printed shall find what it was printed for.
+    """
+    name = f"flows-{datetime.fromtimestamp(begun_ms / 1000, UTC):%Y%m%dT%H%M%SZ}"
+    into.mkdir(exist_ok=True)
+    kept = into / name
+    for number in itertools.count(2):
+        with contextlib.suppress(FileExistsError):
+            kept.mkdir()
+            break
+        kept = into / f"{name}-{number}"
     if logs.exists():
-        shutil.copytree(logs, kept)
+        shutil.copytree(logs, kept, dirs_exist_ok=True)
     return kept
 
 

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`zonemeter detach`: remove every link, program and map of ours from this node."""
+"""`zonemeter detach`: remove every link, program and map of zonemeter's from this node, and nothing else."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
-from collector import locks, pins, tc
+from collector import locks, pins, preflight, tc
 from collector.errors import LoadError
 from collector.settings import CollectorSettings
 from common.errors import Refusal
@@ -15,6 +16,24 @@ def remove_all(root: Path) -> None:
     """Remove everything of ours, tc filters too; raise `LoadError` if those are in another network namespace."""
     tc.detach(root)
     pins.detach(root)
+
+
+def check_ours(root: Path) -> None:
+    """Raise `Refusal` unless there is nothing there, or a pin directory with what zonemeter pins and no more."""
+    if not os.path.lexists(root):
+        return
+    if not root.is_dir():
+        raise Refusal(f"pin_dir = {str(root)!r}: not a directory; nothing was removed")
+    if not preflight.is_bpffs(root):  # nor is the root of one beneath itself
+        raise Refusal(
+            f"pin_dir = {str(root)!r}: expected a directory on a bpffs, such as {preflight.BPFFS}/zonemeter; "
+            "nothing was removed"
+        )
+    if strangers := pins.strangers(root):
+        raise Refusal(
+            f"pin_dir = {str(root)!r}: {', '.join(map(repr, strangers[:3]))} in it is not zonemeter's; is it the "
+            "directory that the collector was given? Nothing was removed"
+        )
 
 
 def main(argv: list[str]) -> int:
@@ -27,8 +46,9 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--pin-dir", type=Path, default=fields["pin_dir"].default, help="as the collector was given")
     wanted = parser.parse_args(argv)
-    pinned = sum(1 for path in wanted.pin_dir.rglob("*") if not path.is_dir())
     try:
+        check_ours(wanted.pin_dir)
+        pinned = sum(1 for path in wanted.pin_dir.rglob("*") if not path.is_dir())
         with locks.pin_directory(wanted.pin_dir, make=False):
             remove_all(wanted.pin_dir)
     except (Refusal, LoadError, OSError) as error:

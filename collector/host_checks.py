@@ -7,7 +7,7 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
-from collector import hook, netlink, preflight, uplinks
+from collector import hook, netlink, ownership, preflight, uplinks
 from collector.records import MAX_UPLINKS
 from collector.uplinks import Link
 from common.findings import Check, Finding, fault, ok, unclear
@@ -83,8 +83,10 @@ def check_netfilter() -> list[Finding]:
 
 
 def check_bpffs(pin_dir: Path) -> list[Finding]:
-    """Tell whether the pin directory is on a bpffs."""
+    """Tell whether the pin directory is on a bpffs; raise `Refusal` if others can write there."""
     if preflight.is_bpffs(pin_dir):
+        if pin_dir.is_dir():
+            ownership.check(pin_dir, pin_dir.stat())
         return ok("bpffs", str(pin_dir))
     if pin_dir.is_relative_to(preflight.BPFFS):
         todo = f"the collector mounts it if it may (SYS_ADMIN); else: mount -t bpf bpf {preflight.BPFFS}"

@@ -4,10 +4,14 @@
 The lock is on the directory itself, wherever it is mounted; the name is an abstract Unix socket, which is the network
 namespace's own. Both die with their holder and leave nothing. Two under one name would give the same ids to different
 windows, also with pin directories of their own.
+
+Any user may take an abstract name. So a node's name is several of them: what another user holds is passed over, and
+what this one holds is a collector.
 """
 
 import fcntl
 import hashlib
+import logging
 import os
 import socket
 import struct
@@ -15,14 +19,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from collector import ownership
 from common.errors import Refusal
 
+log = logging.getLogger(__name__)
+
+_NAMES = 8
 _UCRED = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
 
 
 @contextmanager
 def pin_directory(pin_dir: Path, *, make: bool = True) -> Iterator[None]:
-    """Hold the pin directory; raise `Refusal` naming the process that has it. Not there and not to `make`: nothing."""
+    """Hold the pin directory; raise `Refusal` naming the process that has it, or if others can write there.
+
+    Not there and not to `make`: nothing.
+    """
     if not make and not pin_dir.is_dir():
         yield
         return
@@ -43,8 +54,8 @@ def pin_directory(pin_dir: Path, *, make: bool = True) -> Iterator[None]:
 
 def _open(pin_dir: Path) -> int:
     try:
-        pin_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return os.open(pin_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        ownership.make(pin_dir)
+        return ownership.open_closed(pin_dir)
     except OSError as error:
         raise Refusal(f"pin_dir = {str(pin_dir)!r}: {error.strerror}") from error
 
@@ -61,26 +72,46 @@ def _holder(locks: str, device: int, inode: int) -> str:
 
 @contextmanager
 def node_name(cluster: str, node: str) -> Iterator[None]:
-    """Hold a node's name in this network namespace; raise `Refusal` naming the process that has it."""
-    address = b"\0zonemeter/collector/" + hashlib.sha256(f"{cluster}/{node}".encode()).hexdigest().encode()
+    """Hold a node's name in this network namespace; raise `Refusal` naming the process of this user that has it.
+
+    Where other users hold all of it nobody can tell. That is logged: they must not keep a node from being metered.
+    """
+    whole = b"zonemeter/collector/" + hashlib.sha256(f"{cluster}/{node}".encode()).hexdigest().encode()
+    addresses = [b"\0" + whole + (f"/{number}".encode() if number else b"") for number in range(_NAMES)]
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as held:
-        try:
-            held.bind(address)
-        except OSError as error:
-            raise Refusal(
-                f"node = {node!r}: {_peer(address)} counts for this node of cluster {cluster!r} already; another needs "
-                "another --node or --cluster"
-            ) from error
-        held.listen(1)
+        own = next((address for address in addresses if _bind(held, address)), None)
+        # Bound first, then asked who else is there: of two that start at once, at least one sees the other.
+        for address in addresses:
+            pid, uid = _holder_of(address) if address != own else (0, None)
+            if uid == os.geteuid():
+                who = f"the collector with pid {pid}" if pid else "a collector in another container"
+                raise Refusal(
+                    f"node = {node!r}: {who} counts for this node of cluster {cluster!r} already; another needs "
+                    "another --node or --cluster"
+                )
+            if uid is not None:
+                log.warning("uid %d (pid %d) holds the name of a collector's lock; it is passed over", uid, pid)
+        if own is None:
+            log.warning("no lock: whether another collector counts for this node cannot be told", extra={"node": node})
         yield
 
 
-def _peer(address: bytes) -> str:
+def _bind(held: socket.socket, address: bytes) -> bool:
+    try:
+        held.bind(address)
+    except OSError:
+        return False
+    held.listen(socket.SOMAXCONN)  # nobody ever accepts: room for many who ask
+    return True
+
+
+def _holder_of(address: bytes) -> tuple[int, int | None]:
+    """Return pid (0: in another pid namespace) and uid of the process that listens there; uid None if none does."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
         asking.setblocking(False)
         try:
             asking.connect(address)
-            pid, _, _ = _UCRED.unpack(asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+            pid, uid, _ = _UCRED.unpack(asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
         except OSError:
-            pid = 0
-    return f"the collector with pid {pid}" if pid else "a collector in another container"
+            return 0, None
+    return pid, uid

@@ -15,6 +15,7 @@ bpffs takes no "." in names. This module knows no clock, no Kafka and no bcc.
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -31,6 +32,11 @@ META_BYTES = 4096
 DISPATCH: dict[Hook, str] = {"netfilter": "dispatch", "tc": "dispatch_tc"}
 DISPATCHER: dict[Hook, str] = {"netfilter": "dispatcher", "tc": "dispatcher_tc"}
 LINKS: dict[Hook, str] = {"netfilter": "link_ipv*", "tc": "link_tcx_*"}
+_GENERATION = re.compile(r"gen_[0-9]{1,15}")
+_NAMES = re.compile(
+    r"dispatch(er)?(_tc)?|link_ipv[46]_(post_routing|local_in)|link_tcx_[0-9]+_(ingress|egress)|clsact|namespace"
+    r"|barrier(_element)?"
+)
 _FIRST = bytes(4)  # key 0 of an array
 _NAMESPACE_BYTES = 16
 _BARRIER_BYTES = 8  # for ever: an array of maps takes elements of one shape
@@ -62,7 +68,17 @@ def generation_dir(root: Path, generation: int) -> Path:
 
 def generations(root: Path) -> list[int]:
     """Return the numbers of all generations, half-made ones too, in order."""
-    return sorted(int(path.name.removeprefix("gen_")) for path in root.glob("gen_*"))
+    return sorted(int(path.name.removeprefix("gen_")) for path in root.glob("gen_*") if is_generation(path))
+
+
+def is_generation(path: Path) -> bool:
+    """Tell whether this is a generation's directory, by its name."""
+    return _GENERATION.fullmatch(path.name) is not None and path.is_dir()
+
+
+def strangers(root: Path) -> list[str]:
+    """Return the names of what is in the directory and is not zonemeter's: this version or another pins no such."""
+    return sorted(path.name for path in root.iterdir() if not is_generation(path) and not _NAMES.fullmatch(path.name))
 
 
 def read_meta(root: Path, generation: int) -> Meta | None:

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the demo says of its windows and its two acts; the demo itself is run by `make demo`."""
 
-from cli.demo import title_of
+from pathlib import Path
+
+import pytest
+
+from cli.demo import keep, title_of
 from cli.demo_story import DATABASE, READERS, SECOND_STACK, Story
 from common.price_file import shipped
 from replay.ends import Ends
@@ -64,3 +68,24 @@ def test_an_act_without_a_whole_window_is_not_compared() -> None:
     assert story.lines() == ["act two did not begin: nothing to compare"]
     story.act_two_begins(START_MS + WINDOW_MS)
     assert story.lines() == ["an act had no whole window of 10 s: nothing to compare"]
+
+
+def test_the_flow_log_of_a_demo_is_kept_beside_what_is_there(tmp_path: Path) -> None:
+    """Also beside somebody's own demo/flows, and that of a demo begun in the same second."""
+    logs, into = tmp_path / "lab", tmp_path / "demo"
+    (into / "flows").mkdir(parents=True)
+    (into / "flows" / "mine").write_text("mine")
+    logs.mkdir()
+    kept = []
+    for number in range(2):
+        (logs / "rows").write_text(str(number))
+        kept.append(keep(logs, into, 1_767_225_600_000))
+    assert [path.name for path in kept] == ["flows-20260101T000000Z", "flows-20260101T000000Z-2"]
+    assert [(path / "rows").read_text() for path in kept] == ["0", "1"]
+    assert (into / "flows" / "mine").read_text() == "mine"
+
+
+def test_where_it_cannot_be_kept_it_says_so(tmp_path: Path) -> None:
+    (tmp_path / "demo").write_text("a file")
+    with pytest.raises(OSError, match="demo"):
+        keep(tmp_path / "lab", tmp_path / "demo", START_MS)
