@@ -44,6 +44,7 @@ async def run(settings: CollectorSettings, service: Service) -> None:
             with _threads_of_its_own():
                 hook = await collector.attach(boot_id)
             privileges.keep_only(privileges.needed_to_stay(hook, privileges.effective()))
+            service.renew_thread()
             wanted = dict.fromkeys((names.raw, names.ledger), settings.partitions)
 
             async def reached() -> None:

@@ -9,9 +9,6 @@ crash (an orchestrator restarts us), 2 where only a person can help.
 import asyncio
 import gc
 import logging
-import os
-import signal
-import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -20,8 +17,8 @@ from typing import Any, TypeVar
 from prometheus_client import CollectorRegistry, Gauge, disable_created_metrics
 
 from common import health as health_
+from common import last_resort, memory
 from common import log as log_
-from common import memory
 from common.errors import Refusal, leaves
 from common.health import Health
 from common.settings import ServiceSettings
@@ -39,13 +36,17 @@ COLLECT_SECONDS = 60.0
 
 @dataclass
 class Service:
-    """What a service's body gets to work with. `render` may be set to serve further metrics (see health.serve)."""
+    """What a service's body gets to work with. `render` may be set to serve further metrics (see health.serve).
+
+    `renew_thread`: to be called once the process has given up rights, which the thread for signals would keep.
+    """
 
     name: str
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     health: Health = field(default_factory=Health)
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     render: Callable[[], bytes] | None = None
+    renew_thread: Callable[[], None] = lambda: None
 
     async def pause(self, seconds: float) -> None:
         """Sleep, or less when asked to stop."""
@@ -77,9 +78,10 @@ def run(name: str, settings: ServiceSettings, body: Body) -> int:
     """Run `body` until it returns or is told to stop; return the exit status."""
     memory.use_one_arena()
     log_.configure(settings.log_level)
-    ended = threading.Event()
+    # Also while the event loop does not come to an end of what it does: see last_resort.py.
+    signals = last_resort.Signals(settings.drain_seconds + CLOSING_SECONDS)
     try:
-        asyncio.run(_live(name, settings, body, ended))
+        asyncio.run(_live(name, settings, body, signals))
     except TimeoutError:
         log.exception("did not drain within %s s of being told to stop", settings.drain_seconds)
         return 1
@@ -91,13 +93,13 @@ def run(name: str, settings: ServiceSettings, body: Body) -> int:
             log.exception("crashed")
         return 2 if refusals else 1
     finally:
-        ended.set()
+        signals.close()
     return 0
 
 
-async def _live(name: str, settings: ServiceSettings, body: Body, ended: threading.Event) -> None:
+async def _live(name: str, settings: ServiceSettings, body: Body, signals: last_resort.Signals) -> None:
     disable_created_metrics()  # type: ignore[no-untyped-call]
-    service = Service(name)
+    service = Service(name, renew_thread=signals.renew_thread)
     build = Gauge(
         "zonemeter_build_info", "1; the version as a label.", ["service", "version"], registry=service.registry
     )
@@ -107,16 +109,12 @@ async def _live(name: str, settings: ServiceSettings, body: Body, ended: threadi
     tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
     async with asyncio.timeout(None) as budget:
 
-        def stop(number: int) -> None:
-            if not service.stopping.is_set():
-                log.info("stopping", extra={"signal": signal.Signals(number).name})
-                service.stopping.set()
-                budget.reschedule(loop.time() + settings.drain_seconds)
-                seconds = settings.drain_seconds + CLOSING_SECONDS
-                threading.Thread(target=_end_at_once, args=(ended, seconds), name="last", daemon=True).start()
+        def stop(heard: str) -> None:
+            log.info("stopping", extra={"signal": heard})
+            service.stopping.set()
+            budget.reschedule(loop.time() + settings.drain_seconds)
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop, number)
+        signals.call(loop, stop)
         extra = lambda: service.render() if service.render else b""  # noqa: E731 - set by the body later
         async with health_.serve(settings.listen, service.health, service.registry, extra):
             service.health.ready("start")
@@ -133,13 +131,3 @@ async def _collect(service: Service) -> None:
         await service.pause(COLLECT_SECONDS)
         gc.collect()
         memory.trim()
-
-
-def _end_at_once(ended: threading.Event, seconds: float) -> None:
-    """End the process after so long, whatever hangs: a thread on a dead disk, a task that will not be cancelled.
-
-    What is durable is whole at any moment, so this costs no more than the SIGKILL that would come otherwise.
-    """
-    if not ended.wait(seconds):
-        log.error("did not end within %.0f s of being told to stop: ending at once", seconds)
-        os._exit(1)
