@@ -88,7 +88,7 @@ def main() -> None:
     bootstrap, prefix, how, chunks = sys.argv[1:]
     settings = KafkaSettings(kafka_bootstrap=bootstrap, topic_prefix=prefix, partitions=1)
     flows, spent = asyncio.run(run(settings, how, int(chunks)))
-    sys.stdout.write(json.dumps({"flows": flows, "cpu_seconds": spent}) + "\n")
+    print(json.dumps({"flows": flows, "cpu_seconds": spent}))
 
 
 if __name__ == "__main__":

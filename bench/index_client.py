@@ -163,7 +163,7 @@ def main() -> None:
     server = f"http://127.0.0.1:{port}"
     made = {"read": lambda: read(server), "sync": lambda: sync(Path(kubeconfig))}
     made["joins"] = lambda: joins(server, Path(kubeconfig))
-    sys.stdout.write(json.dumps(asyncio.run(made[what]())) + "\n")
+    print(json.dumps(asyncio.run(made[what]())))
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def main() -> None:
     """Run it as the command line says."""
     bootstrap, prefix, partitions = sys.argv[1:]
     settings = KafkaSettings(kafka_bootstrap=bootstrap, topic_prefix=prefix, partitions=int(partitions))
-    sys.stdout.write(f"{asyncio.run(run(settings))}\n")
+    print(asyncio.run(run(settings)))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import datetime
 import os
 import platform
 import re
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +43,7 @@ def main(name: str, title: str, measure: Measure, argv: Sequence[str] | None = N
     wanted = parser.parse_args(argv)
     tables = measure(wanted.rounds)
     body = section(f"make bench-{name}", title, tables, wanted.rounds)
-    sys.stdout.write(body)
+    print(body, end="")
     if not wanted.no_write:
         PAGE.write_text(replaced(PAGE.read_text(), name, body))
     return int(any(figure.met() is False for table in tables for figure in table.figures))

@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import platform
 import shutil
-import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +24,7 @@ from common.errors import Refusal
 from common.flags import refuse
 from common.price_file import shipped
 from common.settings import KafkaSettings, Settings, load
+from common.terminal import complain, say
 from lab import cluster, stories
 from lab.errors import LabError
 from lab.interrupts import run_interruptible
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> int:
     except (LabError, Refusal) as error:
         refuse("zonemeter demo", str(error))
     except KeyboardInterrupt:
-        print("interrupted; cleaned up: no namespace, process or pin is left", file=sys.stderr)
+        complain("interrupted; cleaned up: no namespace, process or pin is left")
         return 130
 
 
@@ -106,7 +106,7 @@ class Demo:
         return 0 if audit.closes else 1
 
     async def _show(self, plan: Plan, files: Files) -> None:
-        self._print(f"First window closes in {(WINDOW_MS - _now_ms() % WINDOW_MS) / 1000:.0f} s ...\n")
+        self._print(f"First window closes in {(WINDOW_MS - _now_ms() % WINDOW_MS) / 1000:.0f} s ...", "")
         self._hint(files)
         duration = self._settings.duration
         stopping = asyncio.Event()
@@ -128,7 +128,7 @@ class Demo:
         self._story.act_one_begins(_now_ms())
         await asyncio.sleep(act)
         self._story.act_one_ends(_now_ms())
-        self._print("act 2 of 2: stopping prometheus-b; reading postgres from a replica in the caller's zone ...\n")
+        self._print("act 2 of 2: stopping prometheus-b; reading postgres from a replica in the caller's zone ...", "")
         await asyncio.to_thread(cluster.stop, self._found.prefix, "traffic")
         await cluster.change(self._found, self._mended)
         cluster.start_traffic(self._mended)
@@ -143,11 +143,11 @@ class Demo:
         self._story.take(window)
         self._print(title_of(window, len(self._found.nodes), self._story.act_of(window)))
         summary = window.summary
-        self._print("\n".join(summary_lines(summary, WINDOW_MS / 1000, self._prices)) + "\n")
+        self._print(*summary_lines(summary, WINDOW_MS / 1000, self._prices), "")
 
     async def _close(self, plan: Plan, files: Files) -> Audit:
         """Stop traffic and collectors, let the rest drain, say what was saved, and close the books."""
-        self._print("stopping traffic and collectors; the last windows drain ...\n")
+        self._print("stopping traffic and collectors; the last windows drain ...", "")
         await asyncio.to_thread(cluster.stop, plan.prefix, "traffic")
         await asyncio.to_thread(cluster.stop, plan.prefix, "collector")
         settings = AuditSettings(kafka_bootstrap=self._kafka.kafka_bootstrap, settle_seconds=0)
@@ -159,9 +159,7 @@ class Demo:
                 break
             await asyncio.sleep(1)
         await self._report(span)
-        for line in self._story.lines():
-            self._print(line)
-        self._print("\n".join(audit_view.lines(audit, span)))
+        self._print(*self._story.lines(), *audit_view.lines(audit, span))
         try:
             kept = keep(files.logs, Path("demo"), self._begun_ms)
         except OSError as error:
@@ -181,7 +179,7 @@ class Demo:
         flags = ("--from", start, "--prices", "aws", *self._own(), "--kafka-bootstrap", self._kafka.kafka_bootstrap)
         process = await asyncio.create_subprocess_exec(*zonemeter("report", *flags), stdout=asyncio.subprocess.PIPE)
         said, _ = await process.communicate()
-        self._print(said.decode().partition("\nnext ")[0])
+        self._print(*said.decode().partition("\nnext ")[0].split("\n"))
 
     def _hint(self, files: Files) -> None:
         ports, topics = self._ports, self._kafka.topics
@@ -198,7 +196,7 @@ class Demo:
         ):
             self._print(f"   {line}")
         self._print(f" flow logs   {files.logs}")
-        self._print(f" act 1 of 2: as found; act 2 in {act:.0f} s\n")
+        self._print(f" act 1 of 2: as found; act 2 in {act:.0f} s", "")
 
     def _own(self) -> tuple[str, str]:
         """Return the flag that says where the collectors reach Kafka, so that the meter's own traffic is told."""
@@ -207,8 +205,8 @@ class Demo:
     def _ok(self, line: str) -> None:
         self._print(f"  ok  {line:<76} {(_now_ms() - self._begun_ms) / 1000:6.1f} s")
 
-    def _print(self, line: str = "") -> None:
-        print(line, flush=True)
+    def _print(self, *lines: str) -> None:
+        say(*lines, flush=True)
 
 
 def title_of(window: LiveWindow, nodes: int, act: str) -> str:

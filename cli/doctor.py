@@ -2,14 +2,12 @@
 """`zonemeter doctor`: runs the node's and the pipeline's checks side by side and shows what they found."""
 
 import platform
-import sys
 import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
 
-import orjson
 from pydantic import ByteSize, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
@@ -19,6 +17,7 @@ from common.durations import parse_duration
 from common.findings import Check, Finding, run_checks
 from common.flags import refuse
 from common.settings import KafkaSettings, load
+from common.terminal import say, write_json
 from enricher.settings import EnricherSettings
 from replay.amounts import WIDTH
 from replay.doctor import Group, pipeline_checks
@@ -87,7 +86,7 @@ def main(argv: list[str]) -> int:
         parts["pipeline"] = pipeline_checks(settings, settings.groups(), span, settings.lag_seconds)
     found = _look(parts, settings.kafka_deadline_seconds + _CLOSING_SECONDS)
     if settings.output == "json":
-        sys.stdout.buffer.write(orjson.dumps(_as_dict(found, now_ms), option=orjson.OPT_INDENT_2) + b"\n")
+        write_json(_as_dict(found, now_ms))
     else:
         _print(found, now_ms)
     return 1 if _count(found, "no") else 0
@@ -108,14 +107,14 @@ def _count(found: dict[str, list[Finding]], status: str) -> int:
 
 
 def _print(found: dict[str, list[Finding]], now_ms: int) -> None:
-    print(f"zonemeter doctor   {platform.node()}   {timestamp(now_ms)} UTC")
+    say(f"zonemeter doctor   {platform.node()}   {timestamp(now_ms)} UTC")
     for part, findings in found.items():
-        print(part)
+        say(part)
         width = max(len(finding.check) for finding in findings)
         for finding in findings:
-            print("\n".join(_lines(finding, width)))
+            say(*_lines(finding, width))
     faults, unclear = _count(found, "no"), _count(found, "??")
-    print(f"{faults} fault{'s' if faults != 1 else ''}, {unclear} that cannot be told from here")
+    say(f"{faults} fault{'s' if faults != 1 else ''}, {unclear} that cannot be told from here")
 
 
 def _lines(finding: Finding, width: int) -> list[str]:

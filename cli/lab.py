@@ -2,7 +2,6 @@
 """`zonemeter lab up|down|status|traffic`."""
 
 import asyncio
-import sys
 import time
 from typing import Literal
 
@@ -10,6 +9,7 @@ from pydantic import Field
 
 from common.flags import refuse
 from common.settings import Settings, load
+from common.terminal import complain, say
 from lab import cluster, stories
 from lab.errors import LabError
 from lab.interrupts import run_interruptible
@@ -39,14 +39,14 @@ def up(argv: list[str]) -> int:
     settings = load(UpSettings, "lab up", argv)
     begun = time.monotonic()
 
-    def say(line: str) -> None:
-        print(f"{time.monotonic() - begun:5.1f} s  {line}")
+    def report(line: str) -> None:
+        say(f"{time.monotonic() - begun:5.1f} s  {line}")
 
     plan = _plan(settings)
     ports = Ports.free() if settings.free_ports else Ports()
     tuning = Tuning(window_seconds=settings.window_seconds)
     try:
-        files = run_interruptible(cluster.up(plan, ports, tuning=tuning, with_services=settings.services, say=say))
+        files = run_interruptible(cluster.up(plan, ports, tuning=tuning, with_services=settings.services, say=report))
     except LabError as error:
         refuse("zonemeter lab up", str(error))
     usual = LabSettings.model_construct()
@@ -55,8 +55,12 @@ def up(argv: list[str]) -> int:
         for name in ("prefix", "fabric", "story")
         if (value := getattr(settings, name)) != getattr(usual, name)
     )
-    print(f"up. kubeconfig {files.kubeconfig}\n    flow log   {files.logs}\n    Kafka      127.0.0.1:{ports.kafka}")
-    print(f"zonemeter lab traffic{named} sends packets; zonemeter lab down{named} takes it down")
+    say(
+        f"up. kubeconfig {files.kubeconfig}",
+        f"    flow log   {files.logs}",
+        f"    Kafka      127.0.0.1:{ports.kafka}",
+        f"zonemeter lab traffic{named} sends packets; zonemeter lab down{named} takes it down",
+    )
     return 0
 
 
@@ -68,8 +72,8 @@ def down(argv: list[str]) -> int:
     except (LabError, ValueError) as error:
         refuse("zonemeter lab down", str(error))
     for role in killed:
-        print(f"{role} did not end in time and was killed", file=sys.stderr)
-    print(f"lab {settings.prefix} is down; nothing of it is left")
+        complain(f"{role} did not end in time and was killed")
+    say(f"lab {settings.prefix} is down; nothing of it is left")
     return 1 if killed else 0
 
 
@@ -81,11 +85,11 @@ def status(argv: list[str]) -> int:
     except (LabError, ValueError) as error:
         refuse("zonemeter lab status", str(error))
     if not state.exists:
-        print(f"lab {settings.prefix} is not up")
+        say(f"lab {settings.prefix} is not up")
         return 1
-    print(f"lab {settings.prefix}: {len(state.namespaces)} namespaces, {state.pins} pins")
+    say(f"lab {settings.prefix}: {len(state.namespaces)} namespaces, {state.pins} pins")
     for process in state.processes:
-        print(f"  {'runs' if process.alive else 'ENDED':<6} {process.role} (pid {process.pid})")
+        say(f"  {'runs' if process.alive else 'ENDED':<6} {process.role} (pid {process.pid})")
     return 0 if state.whole else 1
 
 
@@ -94,10 +98,10 @@ def traffic(argv: list[str]) -> int:
     settings = load(LabSettings, "lab traffic", argv)
     if not cluster.status(settings.prefix).namespaces:
         refuse("zonemeter lab traffic", f"lab {settings.prefix} is not up; run zonemeter lab up")
-    print("sending until Ctrl-C", file=sys.stderr)
+    complain("sending until Ctrl-C")
     requests = asyncio.run(run_until_signal(_plan(settings)))
     for name, count in sorted(requests.items()):
-        print(f"{count:>8} requests  {name}")
+        say(f"{count:>8} requests  {name}")
     return 0
 
 

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
+from common.terminal import complain, say
+
 
 class Command(NamedTuple):
     """Where a command lives (`module:function`, taking the rest of the arguments) and what it does."""
@@ -74,7 +76,7 @@ def main() -> int:
             return _guarded("" if words[0] == "run" else f"zonemeter {' '.join(words)}", call)
     if len(arguments) == 2 and arguments[1] in ASKS_HELP and any(words[0] == arguments[0] for words in COMMANDS):
         return _guarded("zonemeter", lambda: _show_help(arguments[0], 0))
-    print(f"zonemeter: {_unknown(arguments)}", file=sys.stderr)
+    complain(f"zonemeter: {_unknown(arguments)}")
     return WRONG_USE
 
 
@@ -92,7 +94,7 @@ def _guarded(prog: str, call: Callable[[], int]) -> int:
         if not prog or error.errno not in UNWRITABLE:
             raise
         _mute()
-        print(f"{prog}: the output cannot be written: {error.strerror}", file=sys.stderr)
+        complain(f"{prog}: the output cannot be written: {error.strerror}")
         return WRONG_USE
     return status
 
@@ -112,7 +114,7 @@ def _run(command: Command, rest: list[str]) -> int:
 
 
 def _show_help(group: str | None, status: int) -> int:
-    print(_help(group))
+    say(*_help(group))
     return status
 
 
@@ -129,18 +131,17 @@ def _loading() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _help(group: str | None) -> str:
+def _help(group: str | None) -> list[str]:
     """List the commands; with a group, such as `run`, its commands."""
     shown = {" ".join(words): each.summary for words, each in COMMANDS.items() if group in (None, words[0])}
     width = max(map(len, shown))
-    lines = [
+    return [
         "zonemeter: which workloads pay for traffic between availability zones, why, and what to change",
         "",
         *(f"  zonemeter {words:<{width}}  {summary}" for words, summary in shown.items()),
         "",
         "zonemeter COMMAND --help shows a command's flags.",
     ]
-    return "\n".join(lines)
 
 
 def _unknown(arguments: list[str]) -> str:

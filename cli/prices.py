@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """`zonemeter prices list|check|explain`."""
 
-import sys
 import textwrap
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import orjson
 from pydantic import Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
@@ -25,6 +23,7 @@ from common.price_file import (
 )
 from common.prices import UNIT_BYTES, Price, PriceBook, Side, money
 from common.settings import Settings, load
+from common.terminal import say, write_json
 from schemas.flow import Scope
 
 EXAMPLE_BYTES = 10**12
@@ -65,16 +64,16 @@ def list_(argv: list[str]) -> int:
     settings = load(PricesListSettings, "prices list", argv)
     books = [shipped(name) for name in SHIPPED]
     if settings.output == "json":
-        _print_json([_book(book) for book in books])
+        write_json([_book(book) for book in books])
         return 0
-    print(f"{'file':<6} {'cloud':<13} {'as of':<11} {'zone crossing':<21} billed")
+    say(f"{'file':<6} {'cloud':<13} {'as of':<11} {'zone crossing':<21} billed")
     for book in books:
         price = book.find("cross_zone")
         if price is not None:
             amount = f"{_amount(price.total)} {book.currency} per {book.unit}"
-            print(f"{book.name:<6} {book.title:<13} {book.as_of!s:<11} {amount:<21} {price.billed}")
-            print(f"       {price.url}")
-    print("list prices; for your own: zonemeter prices check FILE, then --prices FILE")
+            say(f"{book.name:<6} {book.title:<13} {book.as_of!s:<11} {amount:<21} {price.billed}")
+            say(f"       {price.url}")
+    say("list prices; for your own: zonemeter prices check FILE, then --prices FILE")
     return 0
 
 
@@ -86,14 +85,14 @@ def check(argv: list[str]) -> int:
     except OSError as error:
         refuse("zonemeter prices check", f"{settings.file}: {error.strerror}")
     except PriceFileError as error:
-        print("\n".join(error.problems))
+        say(*error.problems)
         return 1
-    print(f"{book.name}: {book.title}, {len(book.prices)} prices per {book.unit} in {book.currency} as of {book.as_of}")
+    say(f"{book.name}: {book.title}, {len(book.prices)} prices per {book.unit} in {book.currency} as of {book.as_of}")
     for price in book.prices:
-        print(f"  {_describe(price, book)}")
+        say(f"  {_describe(price, book)}")
     for scope in PRICED_SCOPES:
         if book.find(scope) is None:
-            print(f"  {scope}: no general price; what no price matches is reported in bytes only")
+            say(f"  {scope}: no general price; what no price matches is reported in bytes only")
     return 0
 
 
@@ -108,26 +107,27 @@ def explain(argv: list[str]) -> int:
         refuse("zonemeter prices explain", str(error))
     price = book.find(scope, source, destination)
     if settings.output == "json":
-        _print_json({"scope": scope, "file": book.name, "price": price and _price(price, book)})
+        write_json({"scope": scope, "file": book.name, "price": price and _price(price, book)})
     else:
         _print_explanation(settings, book, scope, price)
     return 0 if price is not None else 1
 
 
 def _print_explanation(settings: PricesExplainSettings, book: PriceBook, scope: Scope, price: Price | None) -> None:
-    print(f"{settings.source_zone} -> {settings.destination_zone}: {scope}")
+    say(f"{settings.source_zone} -> {settings.destination_zone}: {scope}")
     if price is None:
-        print(f"{book.name} has no price for it: reported in bytes, never as free; a file of your own can price it")
+        say(f"{book.name} has no price for it: reported in bytes, never as free; a file of your own can price it")
         return
     number = book.prices.index(price) + 1
-    print(f"price {number} of {book.name} ({book.title}, as of {book.as_of}):")
-    print(f"  {_describe(price, book)}")
+    say(f"price {number} of {book.name} ({book.title}, as of {book.as_of}):")
+    say(f"  {_describe(price, book)}")
     each = money(EXAMPLE_BYTES * price.rate)
     unit = "" if book.unit == "GB" else f" = {Decimal(EXAMPLE_BYTES) / UNIT_BYTES[book.unit]:.2f} {book.unit}"
-    print(f"1 TB (10^12 bytes{unit}) costs {each:.2f} {book.currency}; billed: {price.billed}")
-    print(f"source {price.url}")
+    say(f"1 TB (10^12 bytes{unit}) costs {each:.2f} {book.currency}; billed: {price.billed}")
+    say(f"source {price.url}")
     if price.note:
-        print(textwrap.fill(price.note, 98, initial_indent=" " * 7, subsequent_indent=" " * 7, break_on_hyphens=False))
+        indent = " " * 7
+        say(*textwrap.wrap(price.note, 98, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False))
 
 
 def _book_for(settings: PricesExplainSettings) -> PriceBook:
@@ -191,7 +191,3 @@ def _price(price: Price, book: PriceBook) -> dict[str, Any]:
         "url": price.url,
         "note": price.note,
     }
-
-
-def _print_json(document: Any) -> None:
-    sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Literal
 
-import orjson
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 from rich.console import Console
@@ -19,8 +18,9 @@ from rich.text import Text
 from common.errors import Refusal
 from common.flags import refuse
 from common.settings import KafkaSettings, load
+from common.terminal import complain, plain, say, write_json
 from replay.live import LiveWindow, Only, follow
-from replay.live_view import as_dict, as_text
+from replay.live_view import as_dict, as_lines
 
 NO_FLOWS = "no flows for {:.0f} s: zonemeter doctor says what is wrong"
 
@@ -68,7 +68,7 @@ async def _run(settings: TopSettings, show: Show) -> int:
                 quiet_since = time.monotonic()
             elif time.monotonic() - quiet_since > settings.quiet_seconds:
                 why = wanted.why_nothing() or NO_FLOWS.format(settings.quiet_seconds)
-                print(f"zonemeter top: {why}", file=sys.stderr)
+                complain(f"zonemeter top: {why}")
                 if settings.once:
                     return 1
                 quiet_since = time.monotonic()
@@ -79,14 +79,9 @@ async def _run(settings: TopSettings, show: Show) -> int:
 def _shown(output: str) -> Iterator[Show]:
     """Give what shows a window: in place on a terminal, else one after the other."""
     if output == "json":
-        yield lambda window: _write(orjson.dumps(as_dict(window)).decode() + "\n")
+        yield lambda window: write_json(as_dict(window), indent=False, flush=True)
     elif sys.stdout.isatty():
         with Live(console=Console(highlight=False), auto_refresh=False, vertical_overflow="visible") as live:
-            yield lambda window: live.update(Text(as_text(window)), refresh=True)
+            yield lambda window: live.update(Text("\n".join(map(plain, as_lines(window)))), refresh=True)
     else:
-        yield lambda window: _write(as_text(window) + "\n")
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+        yield lambda window: say(*as_lines(window), "", flush=True)

@@ -9,6 +9,7 @@ from common import topic_admin
 from common.errors import Refusal
 from common.flags import refuse
 from common.settings import KafkaSettings, load
+from common.terminal import say
 from common.topic_admin import TopicState, admin_client, describe
 from replay.amounts import labelled
 from schemas.topics import HOUR_MS, TopicSpec, topic_specs
@@ -37,7 +38,7 @@ class TopicsSettings(KafkaSettings):
 def list_(argv: list[str]) -> int:
     """Print each topic, its partitions and its settings."""
     settings = load(TopicsSettings, "topics list", argv)
-    print("\n".join(_table(_states(settings, "topics list"))))
+    say(*_table(_states(settings, "topics list")))
     return 0
 
 
@@ -93,5 +94,5 @@ def _states(settings: TopicsSettings, command: str) -> list[TopicState]:
 
 def _print_differences(states: list[TopicState]) -> int:
     lines = [f"{state.spec.name}: {difference}" for state in states for difference in state.differences]
-    print("\n".join(lines) or f"{len(states)} topics are as they should be")
+    say(*lines or [f"{len(states)} topics are as they should be"])
     return 1 if lines else 0

@@ -3,13 +3,13 @@
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 from collector import locks, pins, preflight, tc
 from collector.errors import LoadError
 from collector.settings import CollectorSettings
 from common.errors import Refusal
+from common.terminal import complain, say
 
 
 def remove_all(root: Path) -> None:
@@ -52,8 +52,8 @@ def main(argv: list[str]) -> int:
         with locks.pin_directory(wanted.pin_dir, make=False):
             remove_all(wanted.pin_dir)
     except (Refusal, LoadError, OSError) as error:
-        print(f"zonemeter detach: {error}", file=sys.stderr)  # noqa: T201 - a command, not a service
+        complain(f"zonemeter detach: {error}")
         return 2
     said = f"removed {pinned} links, programs and maps" if pinned else "nothing of zonemeter was there"
-    print(f"{wanted.pin_dir}: {said}")  # noqa: T201 - as above
+    say(f"{wanted.pin_dir}: {said}")
     return 0

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Collection
 from typing import NoReturn
 
+from common.terminal import complain
+
 # What is shown in the place of a Python type's name.
 _VALUES = {
     "str": "TEXT",
@@ -60,5 +62,5 @@ class FlagParser(argparse.ArgumentParser):
 
 def refuse(prog: str, line: str) -> NoReturn:
     """End with exit status 2 and one line."""
-    print(f"{prog}: {line}".replace("\n", " "), file=sys.stderr)  # noqa: T201 - logging is configured by what failed here
+    complain(f"{prog}: {line}")
     sys.exit(2)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Logging as JSON lines on stderr: one object a line, keys rather than prose."""
+"""Logging as JSON lines on stderr: one object a line, keys rather than prose, nothing that a terminal obeys."""
 
 import logging
 import sys
@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import orjson
+
+from common.terminal import escaped
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -28,7 +30,7 @@ class JsonLines(logging.Formatter):
         line.update((key, value) for key, value in vars(record).items() if key not in _STANDARD)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+        return escaped(orjson.dumps(line, default=str).decode())
 
 
 class Sparing(logging.Filter):

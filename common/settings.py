@@ -14,7 +14,6 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import orjson
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
@@ -24,6 +23,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from common import terminal
 from common.flags import FlagParser, refuse
 from schemas.topics import TopicNames
 
@@ -162,7 +162,7 @@ def load(cls: type[S], service: str, argv: list[str]) -> S:
         settings = cls(**sources, **from_file)
     except ValidationError as error:
         for line in _explain(error):
-            print(f"{prog}: {line}", file=sys.stderr)  # noqa: T201 - logging is configured by what failed here
+            terminal.complain(f"{prog}: {line}")
         sys.exit(2)
     except OSError as error:
         if error.filename is None:
@@ -171,7 +171,7 @@ def load(cls: type[S], service: str, argv: list[str]) -> S:
     except (SettingsError, tomllib.TOMLDecodeError, ValueError) as error:
         refuse(prog, str(error))
     if known.print_config:
-        sys.stdout.write(orjson.dumps(settings.model_dump(mode="json"), option=orjson.OPT_INDENT_2).decode() + "\n")
+        terminal.write_json(settings.model_dump(mode="json"))
         sys.exit(0)
     return settings
 

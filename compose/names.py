@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ipaddress import ip_interface
 from pathlib import Path
 
+from common.terminal import say
 from schemas.flow import Workload
 from schemas.topology import TopologyState, encode_topology_file
 
@@ -102,7 +103,7 @@ def main() -> int:
     path = Path(sys.argv[1])
     path.write_bytes(encode_topology_file(host + demo_states(region, pod_net)))
     containers = ", ".join(host[0].pod_cidrs) or "no network"
-    sys.stdout.write(f"{path}: {', '.join(host[0].addresses)}; containers in {containers}\n")
+    say(f"{path}: {', '.join(host[0].addresses)}; containers in {containers}")
     return 0
 
 

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 
 from pyroute2 import IPRoute
 
+from common.terminal import say
 from lab.traffic_server import request, serve_tcp
 
 PORT = 8080
@@ -38,7 +39,7 @@ async def talk(address: str, response_bytes: int) -> None:
         async for size in answers(address, response_bytes):
             answered += size
     finally:
-        sys.stdout.write(f"answered by {address}: {answered} bytes\n")
+        say(f"answered by {address}: {answered} bytes")
 
 
 async def answers(address: str, response_bytes: int) -> AsyncIterator[int]:

@@ -6,13 +6,11 @@ abused, or what was read back by --deep is not what the ledger says), 2 for wron
 """
 
 import asyncio
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-import orjson
 from aiokafka.structs import ConsumerRecord
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
@@ -22,6 +20,7 @@ from audit.result import MAX_LISTED, Audit
 from common.errors import Refusal
 from common.flags import refuse
 from common.settings import KafkaSettings, load
+from common.terminal import complain, say, write_json
 from replay import audit_explain, audit_view, deep
 from replay.read import read_topic
 from replay.time_range import TimeRange, parse_range
@@ -75,12 +74,11 @@ def main(argv: list[str]) -> int:
         refuse("zonemeter audit", str(error))
     if settings.output == "json":
         answer = audit_view.as_dict(audit, explained, found)
-        sys.stdout.write(orjson.dumps(answer, option=orjson.OPT_INDENT_2).decode() + "\n")
+        write_json(answer)
     elif asked.nothing(audit) and (found is None or not found.findings):
-        sys.stderr.write(f"zonemeter audit: {asked.why_nothing()}\n")
+        complain(f"zonemeter audit: {asked.why_nothing()}")
     else:
-        lines = audit_view.lines(audit, span, by=settings.by, explained=explained, deep=found)
-        sys.stdout.write("\n".join(lines) + "\n")
+        say(*audit_view.lines(audit, span, by=settings.by, explained=explained, deep=found))
     return 0 if audit.closes and not audit.is_forged and (found is None or not found.faults) else 1
 
 

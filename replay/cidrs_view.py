@@ -2,15 +2,14 @@
 """How the answers of `zonemeter cidrs` are shown: tables for people, JSON and CSV for programs, TOML to go on with."""
 
 import csv
+import io
 import ipaddress
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
+from common import terminal
 from enricher.addresses import Prefix
 from enricher.cidr_check import Finding
 from enricher.cidrs import Cidr
@@ -79,7 +78,7 @@ class Suggested:
 def print_checked(checked: Checked, output: str) -> None:
     """Print the answer of `check`."""
     if output == "json":
-        _print_json(_checked(checked))
+        terminal.write_json(_checked(checked))
         return
     run = checked.run
     lines = [f"zonemeter cidrs check   {checked.span}   {shorten(checked.source, 24)}", ""]
@@ -96,23 +95,30 @@ def print_checked(checked: Checked, output: str) -> None:
             body.append((scope, human(before), human(after)))
     lines += fitted(body, "<>>") if run.chunks else [_nothing(checked.span, checked.taken)]
     lines += [f"{'wrong' if finding.wrong else 'note'}   {finding}" for finding in checked.findings]
-    _print(lines)
+    terminal.say(*lines)
 
 
 def print_suggested(suggested: Suggested, output: str, top: int) -> None:
     """Print the answer of `suggest`."""
     shown = suggested.networks[:top]
     if output == "json":
-        _print_json([_network(*each) for each in shown])
+        terminal.write_json([_network(*each) for each in shown])
     elif output == "csv":
-        rows = [_network(*each) for each in shown]
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(_network(Unmapped(Prefix(32, 24, 0)), ()).keys())
-        writer.writerows([" ".join(map(str, v)) if isinstance(v, list) else v for v in row.values()] for row in rows)
+        terminal.data().write(_csv(shown).encode())
     elif output == "toml":
-        _print([line for each in shown for line in _toml(*each, suggested.span)])
+        terminal.say(*(line for each in shown for line in _toml(*each, suggested.span)))
     else:
         _print_table(suggested, shown)
+
+
+def _csv(shown: Sequence[tuple[Unmapped, Sequence[TopologyState]]]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(_network(Unmapped(Prefix(32, 24, 0)), ()).keys())
+    for each in shown:
+        values = _network(*each).values()
+        writer.writerow([terminal.cell(" ".join(map(str, v))) if isinstance(v, list) else v for v in values])
+    return stream.getvalue()
 
 
 def _print_table(suggested: Suggested, shown: Sequence[tuple[Unmapped, Sequence[TopologyState]]]) -> None:
@@ -139,7 +145,7 @@ def _print_table(suggested: Suggested, shown: Sequence[tuple[Unmapped, Sequence[
         ]
     if shown and not suggested.with_map:
         lines.append("no --cidr-map was given: what a map in force names is listed too")
-    _print(lines)
+    terminal.say(*lines)
 
 
 def _facts(network: Unmapped, nodes: Sequence[TopologyState]) -> list[str]:
@@ -221,11 +227,3 @@ def _checked(checked: Checked) -> dict[str, Any]:
 def _nothing(span: TimeRange, taken: Taken) -> str:
     gone = " (the topic's oldest records are gone)" if taken.reading.cut_off else ""
     return f"no raw window in {span}{gone}; try a longer --since"
-
-
-def _print_json(document: Any) -> None:
-    sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")
-
-
-def _print(lines: Sequence[str]) -> None:
-    sys.stdout.write("\n".join(lines) + "\n")

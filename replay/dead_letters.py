@@ -4,14 +4,12 @@
 import asyncio
 import base64
 import binascii
-import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal
 
-import orjson
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
@@ -19,7 +17,7 @@ from msgspec.structs import asdict, replace
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from common import kafka
+from common import kafka, terminal
 from common.errors import Refusal
 from common.flags import refuse
 from common.settings import KafkaSettings, load
@@ -66,7 +64,7 @@ def main(argv: list[str]) -> int:
     now_ms = time.time_ns() // 1_000_000
     try:
         if settings.show is not None:
-            sys.stdout.buffer.write(value_of(asyncio.run(read_one(settings, settings.show))))
+            terminal.data().write(value_of(asyncio.run(read_one(settings, settings.show))))
             return 0
         since = settings.since if settings.since or settings.from_time else DEFAULT_SINCE
         span = parse_range(since, settings.from_time, settings.to_time, now_ms)
@@ -82,17 +80,17 @@ async def _list(settings: DeadLettersSettings, span: TimeRange) -> None:
     async for each in read_range(settings, span):
         reasons[each.letter.reason] += 1
         if settings.output == "json":
-            sys.stdout.buffer.write(orjson.dumps(_as_dict(each)) + b"\n")
+            terminal.write_json(_as_dict(each), indent=False)
         else:
             _print(each)
     if settings.output == "json":
         return
     if not reasons:
-        sys.stdout.write(f"no dead letters{_filters(settings)}   {span}\n")
+        terminal.say(f"no dead letters{_filters(settings)}   {span}")
         return
     by_reason = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())
     many = f"{reasons.total():,} dead letter{'s' if reasons.total() != 1 else ''}"
-    sys.stdout.write(f"{many}: {_printable(by_reason)}; --show NUMBER prints the value of one\n")
+    terminal.say(f"{many}: {by_reason}; --show NUMBER prints the value of one")
 
 
 def _filters(settings: DeadLettersSettings) -> str:
@@ -183,12 +181,7 @@ def _print(each: Letter) -> None:
     place = f"{letter.topic} {letter.partition}@{letter.offset}  {letter.value_size:,} bytes"
     whose = f"  {letter.key}" if letter.key else ""
     words = f"{timestamp(each.refused_ms)}  {letter.refused_by}  {letter.reason}{whose}  {place}"
-    sys.stdout.write(f"{each.number:>6}  {_printable(words)}\n{'':8}{_printable(letter.detail)}\n")
-
-
-def _printable(text: str) -> str:
-    """Return a text without what a terminal would obey: it may quote a stranger's record."""
-    return "".join(character if character.isprintable() else "?" for character in text)
+    terminal.say(f"{each.number:>6}  {words}", f"{'':8}{letter.detail}")
 
 
 def _as_dict(each: Letter) -> dict[str, object]:

@@ -6,6 +6,7 @@ from collections import Counter
 
 from msgspec import UNSET
 
+from common.terminal import say
 from replay.amounts import fitted, human, labelled, short_zones, shorten
 from replay.batch import Batch, Known
 from replay.time_range import TimeRange, timestamp
@@ -43,7 +44,7 @@ class FlowTable:
 
     async def finish(self) -> None:
         """Print."""
-        print("\n".join(self.lines()))  # noqa: T201 - this is what the command is for
+        say(*self.lines())
 
     def lines(self) -> list[str]:
         """Return the table's lines."""

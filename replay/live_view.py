@@ -8,8 +8,8 @@ from replay.summary_view import summary_lines
 from replay.time_range import timestamp
 
 
-def as_text(window: LiveWindow) -> str:
-    """Return the window as plain text of several lines."""
+def as_lines(window: LiveWindow) -> list[str]:
+    """Return the window as lines of text."""
     summary = window.summary
     unknown = 100 * summary.scopes.get("unknown", 0) / summary.bytes if summary.bytes else 0.0
     lines = [
@@ -19,8 +19,7 @@ def as_text(window: LiveWindow) -> str:
     ]
     if window.late or window.refused:
         lines.append(f" {window.late:,} flows came too late to be shown, {window.refused:,} were not understood")
-    lines += summary_lines(summary, (window.end_ms - window.start_ms) / 1000)
-    return "\n".join(lines) + "\n"
+    return lines + summary_lines(summary, (window.end_ms - window.start_ms) / 1000)
 
 
 def lag_of(window: LiveWindow) -> str:

@@ -15,6 +15,7 @@ from typing import BinaryIO
 from common.errors import Refusal
 from common.flags import refuse
 from common.settings import load
+from common.terminal import complain
 from enricher.policy import policy_of
 from replay import interrupts
 from replay.amounts import counted
@@ -179,4 +180,4 @@ class Replay:
 
 
 def _say(line: str) -> None:
-    print(f"{PROG}: {line}", file=sys.stderr)  # noqa: T201 - it is what the command says
+    complain(f"{PROG}: {line}")

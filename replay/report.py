@@ -5,15 +5,14 @@ Exit status 0 for a report, 1 if there is nothing to report or the ledger does n
 """
 
 import gc
-import sys
 import time
 from typing import Literal
 
-import orjson
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from audit.result import Audit
+from common import terminal
 from common.durations import parse_duration
 from common.errors import Refusal
 from common.flags import refuse
@@ -179,12 +178,12 @@ def _unless_default(settings: ReportSettings, name: str) -> str:
 
 def _print(report: Report, output: str) -> None:
     if output == "json":
-        sys.stdout.write(orjson.dumps(report_tables.as_dict(report), option=orjson.OPT_INDENT_2).decode() + "\n")
+        terminal.write_json(report_tables.as_dict(report))
     elif output == "csv":
-        report_tables.write_csv(report, sys.stdout)
+        terminal.data().write(report_tables.as_csv(report).encode())
     else:
-        sys.stdout.write("\n".join(report_view.lines(report)) + "\n")
+        terminal.say(*report_view.lines(report))
 
 
 def _say(line: str) -> None:
-    print(f"{PROG}: {line}", file=sys.stderr)  # noqa: T201 - it is what the command says
+    terminal.complain(f"{PROG}: {line}")

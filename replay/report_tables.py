@@ -2,11 +2,13 @@
 """A report for programs: one JSON document, or one CSV row for each kind of traffic. Bytes are exact integers."""
 
 import csv
-from typing import Any, TextIO
+import io
+from typing import Any
 
 from audit.result import covered
 from common.price_file import is_shipped
 from common.prices import MONTH_HOURS, money, per_month
+from common.terminal import cell
 from replay.bill import Bill, Cost
 from replay.report_data import PairLine, Range, Report
 from replay.summary import Summary
@@ -43,8 +45,9 @@ def as_dict(report: Report) -> dict[str, Any]:
     return document
 
 
-def write_csv(report: Report, stream: TextIO) -> None:
-    """Write a row for each kind of traffic, the greatest first; a cost is empty where there is no price."""
+def as_csv(report: Report) -> str:
+    """Return a row for each kind of traffic, the greatest first; a cost is empty where there is no price."""
+    stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     bill = report.now.bill
@@ -56,13 +59,14 @@ def write_csv(report: Report, stream: TextIO) -> None:
         writer.writerow(
             (
                 traffic.scope,
-                *(source.label, source.zone, destination.label, destination.zone),
+                *map(cell, (source.label, source.zone, destination.label, destination.zone)),
                 *(str(flag).lower() for flag in (traffic.received, report.own.tells(source, destination))),
                 size,
                 *(("", "") if cost is None else (_exact(cost.source), _exact(cost.destination))),
                 currency,
             )
         )
+    return stream.getvalue()
 
 
 def _range(part: Range) -> dict[str, Any]:

@@ -6,7 +6,6 @@ The columns are the flow log's own (sinks/flowlog/columns.py), in all three.
 
 import contextlib
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -17,6 +16,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from common.errors import Refusal
+from common.terminal import FORMULA, data
 from replay.batch import SCHEMA, Batch, Known
 from sinks.flowlog.jsonl import JsonLines
 from sinks.flowlog.parquet import COMPRESSION_LEVEL
@@ -55,7 +55,7 @@ class JsonLinesWriter:
 
 
 class CsvWriter:
-    """CSV (RFC 4180) with a header; times as RFC 3339, what is not known empty."""
+    """CSV (RFC 4180) with a header; times as RFC 3339, what is not known empty, no text that is a formula."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -116,7 +116,7 @@ def stream_to(path: Path | None) -> Iterator[BinaryIO]:
     Raises `Refusal` where there is such a file, or none can be made.
     """
     if path is None:
-        yield sys.stdout.buffer
+        yield data()
         return
     if path.exists():
         raise Refusal(f"file = '{path}' exists; delete it or name another")
@@ -140,4 +140,9 @@ def _csv_type(kind: pa.DataType) -> pa.DataType:
 def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_timestamp(column.type):
         return pc.strftime(column, format="%Y-%m-%dT%H:%M:%SZ")
-    return column.cast(pa.string()) if pa.types.is_boolean(column.type) else column
+    if not pa.types.is_string(column.type):
+        return column.cast(pa.string()) if pa.types.is_boolean(column.type) else column
+    formula = pc.match_substring_regex(column, f"^[{FORMULA}]")
+    return (
+        pc.if_else(formula, pc.binary_join_element_wise("'", column, ""), column) if pc.any(formula).as_py() else column
+    )

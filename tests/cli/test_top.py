@@ -17,7 +17,7 @@ import pytest
 from common.publish import Record
 from lab.broker import Broker
 from replay.live import PATIENCE_MS, SETTLE_MS, LiveWindow, Only, Windows
-from replay.live_view import as_dict, as_text
+from replay.live_view import as_dict, as_lines
 from schemas.flow import Flow, Observer
 from tests.cli.records import publish
 from tests.sinks.flows import API, EXTERNAL, START_MS, cloud, encoded, flow, pod, window
@@ -68,7 +68,7 @@ def test_windows_come_in_order_and_what_is_late_is_counted_not_shown() -> None:
     add(live, of("node-b1") + of("node-a1", 2))
     (given,) = live.ready(END + 60_000)
     assert (given.start_ms, given.late, given.summary.bytes) == (END + WINDOW_MS, 2, 201)
-    assert "2 flows came too late" in as_text(given)
+    assert "2 flows came too late" in "\n".join(as_lines(given))
 
 
 def test_rubbish_is_counted() -> None:
@@ -85,7 +85,7 @@ def test_a_window_that_was_over_before_we_looked_has_no_lag() -> None:
     add(live, of("node-a1"), END + 3_500)
     (given,) = live.ready(END + PATIENCE_MS)
     assert given.lag_seconds is None
-    assert "lag -" in as_text(given)
+    assert "lag -" in "\n".join(as_lines(given))
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_json_adds_up() -> None:
 
 
 def test_an_empty_window_can_be_shown() -> None:
-    assert "flows 0" in as_text(LiveWindow(START_MS, END))
+    assert "flows 0" in as_lines(LiveWindow(START_MS, END))[0]
 
 
 def recent_flows(count: int) -> list[Flow]:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
+import json
 import logging
 
 import pytest
 
-from common.log import Sparing
+from common.log import JsonLines, Sparing
 
 
 def record(name: str, template: str, at: float) -> logging.LogRecord:
@@ -27,3 +28,9 @@ def test_a_librarys_complaint_is_logged_once_a_minute(second: logging.LogRecord,
     assert sparing.filter(record("aiokafka.fetcher", "failed: %s", 0.0))
     sparing.filter(record("enricher.worker", "failed: %s", 0.0))
     assert sparing.filter(second) is logged
+
+
+def test_nothing_that_a_terminal_obeys_gets_into_a_line() -> None:
+    line = JsonLines().format(logging.LogRecord("x", logging.INFO, "", 0, "of %s", ("\x1b[2J\x9b\u202e",), None))
+    assert line.isascii()
+    assert json.loads(line)["message"] == "of \x1b[2J\x9b\u202e"
