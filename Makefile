@@ -8,7 +8,7 @@ PYTEST_ARGS ?= -n 2 --dist loadfile
 # A name here is a module bench.NAME, `make bench-NAME` and a section of docs/benchmarks.md.
 BENCHES := hook collector enricher sinks index freshness
 
-.PHONY: help setup demo test torture soak flips bench compose-test check format docs lock clean
+.PHONY: help setup demo test quick torture soak flips bench compose-test check format docs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,10 @@ demo: setup ## a cluster of namespaces, real packets, real Kafka, live tables; D
 test: ## all tests: tables, the hook in a real kernel, Kafka, one run end to end
 	@scripts/setup test
 	@$(BIN)/pytest $(PYTEST_ARGS)
+
+quick: ## the tests that need no root, no Kafka, no kernel and no processes
+	@scripts/setup test
+	@$(BIN)/pytest $(PYTEST_ARGS) -q -m quick
 
 torture: ## every fault many times, then the books: three quarters of an hour; SEED=1 ONLY="broker kill" SHARE=0.1
 	@scripts/setup test

@@ -12,6 +12,30 @@ from lab.broker import Broker
 from lab.plan import Plan
 from tests.labs import own_plan
 
+# What a test needs beside Python, told by its fixtures and by what its module imports. Without any it is `quick`: no
+# root, no network, no process (`make quick`).
+_FIXTURES = {
+    "kafka": {"broker", "own_broker", "brokers", "topics"},
+    "kernel": {"nodes", "node", "meters", "meter", "program", "bpffs", "pin_dir", "network_plan"},
+    "cluster": {"plan"},
+}
+_MODULES = {
+    "kafka": {"Broker", "brokers"},
+    "kernel": {"netlab", "metered", "prog_test_run", "namespaces"},
+    "process": {"subprocess", "multiprocessing", "ServiceProcess", "while_running"},
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test by what it needs."""
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        names = set(vars(getattr(item, "module", None) or object))
+        marks = {mark for mark, which in _FIXTURES.items() if which & fixtures}
+        marks |= {mark for mark, which in _MODULES.items() if which & names}
+        for mark in sorted(marks) or ["quick"]:
+            item.add_marker(mark)
+
 
 @pytest.fixture(scope="session")
 def plan() -> Iterator[Plan]:
