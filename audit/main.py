@@ -6,6 +6,7 @@ import contextlib
 from audit.service import Auditor
 from audit.settings import AuditServiceSettings
 from common import service
+from common.errors import Stopped
 from common.service import Service
 from common.settings import load
 
@@ -15,7 +16,7 @@ def main(argv: list[str]) -> int:
     settings = load(AuditServiceSettings, "audit", argv)
 
     async def body(running: Service) -> None:
-        with contextlib.suppress(InterruptedError):
+        with contextlib.suppress(Stopped):
             await Auditor(running, settings).run()
 
     return service.run("audit", settings, body)

@@ -15,7 +15,7 @@ from collector.collect import Collector
 from collector.settings import CollectorSettings
 from common import kafka, memory
 from common import service as service_
-from common.errors import Refusal
+from common.errors import Refusal, Stopped
 from common.publish import Publisher
 from common.service import Service
 from common.settings import load
@@ -63,7 +63,7 @@ async def run(settings: CollectorSettings, service: Service) -> None:
                 await collector.close_windows()
                 for helper in helpers:
                     helper.cancel()
-        except* InterruptedError:
+        except* Stopped:
             log.info("the drain budget is gone")
         finally:
             await collector.close()
@@ -95,7 +95,7 @@ async def _give_up(service: Service, drain_seconds: float) -> None:
     """End what is still being published before the drain budget is gone; the records know how far it is."""
     await service.stopping.wait()
     await asyncio.sleep(max(drain_seconds - _CLOSING_SECONDS, drain_seconds / 2))
-    raise InterruptedError("the drain budget is gone")
+    raise Stopped("the drain budget is gone")
 
 
 def main(argv: list[str]) -> int:

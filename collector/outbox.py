@@ -21,7 +21,7 @@ from collector.metrics import Metrics
 from collector.publish import WindowPublisher
 from collector.spool import Entry, Spool, SpoolError
 from collector.spool_file import DamagedError, EncodedWindow, read, read_head
-from common.errors import PublishError
+from common.errors import PublishError, Stopped
 from common.service import Service
 from schemas.amount import NOTHING
 
@@ -99,7 +99,7 @@ class Outbox:
             await ready()
             while True:
                 await self._send_next()
-        except InterruptedError:
+        except Stopped:
             log.info("told to stop while Kafka is away")
         finally:
             self._sends = False
@@ -183,8 +183,6 @@ class Outbox:
             repeat = window.maybe_repeat or entry.found or entry == self._attempted
             self._attempted = entry
             await self._publisher.publish(window, maybe_repeat=repeat)
-        except InterruptedError:  # an OSError too: told to stop
-            raise
         except (DamagedError, OSError) as error:
             if isinstance(error, OSError) and error.errno in _OUT_OF_RESOURCES:
                 raise PublishError(str(error)) from error

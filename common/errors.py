@@ -3,11 +3,16 @@
 
 Refusal        nothing can be done until somebody changes something: one line, exit 2
 PublishError   some records are not known to be in Kafka: publish them again, as a repeat
+Stopped        the service was told to stop, and what was asked for will not be done
 """
 
 
 class Refusal(Exception):  # noqa: N818 - it is what the service says, not what went wrong inside it
     """Wrong use or settings; its text is one line that says what, where and what to do. Exit status 2."""
+
+
+class Stopped(Exception):  # noqa: N818 - no error: it is what was wanted
+    """Told to stop before it was done. Not an `OSError`, so nothing that retries after a failure retries after this."""
 
 
 class PublishError(Exception):

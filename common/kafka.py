@@ -20,7 +20,7 @@ from aiokafka.helpers import create_ssl_context
 from aiokafka.partitioner import murmur2
 from aiokafka.structs import ConsumerRecord
 
-from common.errors import Refusal
+from common.errors import Refusal, Stopped
 from common.service import Service
 from common.settings import KafkaSettings
 
@@ -114,7 +114,7 @@ def new_consumer(settings: KafkaSettings, **overrides: Any) -> AIOKafkaConsumer:
 async def start(service: Service, settings: KafkaSettings, make: Callable[[], T]) -> T:
     """Make and start a client, again and again with back-off until it works; the service is not ready meanwhile.
 
-    Raises `asyncio.CancelledError` as usual, and `InterruptedError` if the service is told to stop before.
+    Raises `asyncio.CancelledError` as usual, and `Stopped` if the service is told to stop before.
     """
     backoff = FIRST_BACKOFF_SECONDS
     while not service.stopping.is_set():
@@ -122,7 +122,7 @@ async def start(service: Service, settings: KafkaSettings, make: Callable[[], T]
         try:
             async with asyncio.timeout(settings.kafka_deadline_seconds):
                 await service.unless_stopped(client.start())
-        except InterruptedError:
+        except Stopped:
             await close(client)
         except (KafkaError, OSError, TimeoutError) as error:
             await close(client)
@@ -132,7 +132,7 @@ async def start(service: Service, settings: KafkaSettings, make: Callable[[], T]
         else:
             service.health.ready("kafka")
             return client  # type: ignore[no-any-return]
-    raise InterruptedError("told to stop before Kafka was reached")
+    raise Stopped("told to stop before Kafka was reached")
 
 
 async def fetch(
@@ -218,7 +218,7 @@ async def _ends(stopping: Awaitable[None], seconds: float) -> bool:
 async def wait_for_topics(service: Service, settings: KafkaSettings, wanted: dict[str, int]) -> None:
     """Wait until every topic of `wanted` exists with that number of partitions; not ready meanwhile, with one line.
 
-    Raises `InterruptedError` if the service is told to stop before.
+    Raises `Stopped` if the service is told to stop before.
     """
     service.health.starting("topics", "not looked at yet")
     admin = await start(service, settings, lambda: AIOKafkaAdminClient(**client_options(settings)))
@@ -234,7 +234,7 @@ async def wait_for_topics(service: Service, settings: KafkaSettings, wanted: dic
             backoff = min(backoff * 2, 5.0)
     finally:
         await close(admin)
-    raise InterruptedError("told to stop before the topics were there")
+    raise Stopped("told to stop before the topics were there")
 
 
 async def _topic_problem(admin: AIOKafkaAdminClient, settings: KafkaSettings, wanted: dict[str, int]) -> str | None:

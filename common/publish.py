@@ -86,7 +86,7 @@ class Publisher:
         )
 
     async def start(self) -> None:
-        """Connect, however long it takes; `InterruptedError` if told to stop before."""
+        """Connect, however long it takes; `Stopped` if told to stop before."""
         await self._ready()
 
     async def publish(self, records: Sequence[Record | Run]) -> dict[tuple[str, int], int]:

@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry, Gauge, disable_created_metrics
 from common import health as health_
 from common import last_resort, memory
 from common import log as log_
-from common.errors import Refusal, leaves
+from common.errors import Refusal, Stopped, leaves
 from common.health import Health
 from common.settings import ServiceSettings
 
@@ -56,13 +56,13 @@ class Service:
             return
 
     async def unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
-        """Return what `work` returns; told to stop before, give it up at once and raise `InterruptedError`."""
+        """Return what `work` returns; told to stop before, give it up at once and raise `Stopped`."""
         task, stop = asyncio.ensure_future(work), asyncio.ensure_future(self.stopping.wait())
         try:
             await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 return task.result()
-            raise InterruptedError("told to stop")
+            raise Stopped("told to stop")
         finally:
             stop.cancel()
             if not task.done():

@@ -22,7 +22,7 @@ _FETCH_SECONDS = 0.5
 
 @asynccontextmanager
 async def reader(service: Service, settings: KafkaSettings, where: TopicPartition) -> AsyncIterator[AIOKafkaConsumer]:
-    """Give a consumer of one partition; raises `InterruptedError` if told to stop before Kafka was reached."""
+    """Give a consumer of one partition; raises `Stopped` if told to stop before Kafka was reached."""
     consumer = await kafka.start(service, settings, lambda: kafka.new_consumer(settings))
     try:
         consumer.assign([where])

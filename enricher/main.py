@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 
 from common import kafka, service
-from common.errors import Refusal
+from common.errors import Refusal, Stopped
 from common.publish import Publisher
 from common.service import Service
 from common.settings import load
@@ -69,7 +69,7 @@ async def run(running: Service, settings: EnricherSettings) -> None:
         else:
             topic = TopologyTopic(running, settings, cluster, metrics)
             await _run_live(running, follower, topic, pipeline, publisher, lambda: _question(cidrs, cluster))
-    except InterruptedError:
+    except Stopped:
         return
     finally:
         await publisher.close()

@@ -12,7 +12,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from common import kafka
-from common.errors import leaves
+from common.errors import Stopped, leaves
 from common.task_group import TaskGroup
 from enricher.worker import Deps, Worker
 
@@ -44,7 +44,7 @@ class Pipeline:
         while not service.stopping.is_set():
             try:
                 await self._session()
-            except* InterruptedError:
+            except* Stopped:
                 log.info("stopped before Kafka took what was under way: it stays uncommitted")
             except* (KafkaError, OSError, TimeoutError) as failure:
                 line = "; ".join(f"{type(leaf).__name__}: {leaf}" for leaf in leaves(failure))

@@ -8,6 +8,7 @@ it dies, whoever takes over writes the rest. Two writers for a moment do no harm
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 
@@ -15,7 +16,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from common import kafka
-from common.errors import PublishError, Refusal
+from common.errors import PublishError, Refusal, Stopped
 from common.publish import Publisher, Record
 from common.service import Service
 from enricher.cluster import Cluster
@@ -76,7 +77,7 @@ class TopologyTopic:
                 return
 
     async def follow(self) -> None:
-        """Take in what is written from now on, for ever."""
+        """Take in what is written from now on, until told to stop while Kafka is away."""
         while True:
             try:
                 async with reader(self._service, self._settings, self._where) as consumer:
@@ -85,12 +86,21 @@ class TopologyTopic:
                     while True:
                         batches = await kafka.fetch(consumer, self._where, seconds=_FETCH_SECONDS)
                         self._take(batches.get(self._where, ()))
+            except Stopped:
+                return
             except (KafkaError, OSError, TimeoutError) as error:
-                log.warning("%s: %s; trying on", self._where.topic, error or type(error).__name__)
+                log.warning("%s: %s; retrying", self._where.topic, error or type(error).__name__)
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def write(self, publisher: Publisher, is_writer: Callable[[], bool]) -> None:
-        """Write what changed while `is_writer` says so, and forget what is too old to matter, for ever."""
+        """Write what changed while `is_writer` says so, and forget what is too old to matter.
+
+        Returns when told to stop while Kafka is away: whoever writes next sees in the topic what is missing.
+        """
+        with contextlib.suppress(Stopped):
+            await self._write_on(publisher, is_writer)
+
+    async def _write_on(self, publisher: Publisher, is_writer: Callable[[], bool]) -> None:
         loop = asyncio.get_running_loop()
         begun, pruned = loop.time(), 0.0
         while True:

@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from common import kafka
-from common.errors import PublishError
+from common.errors import PublishError, Stopped
 from common.publish import Publisher, Record
 from common.service import Service
 from common.settings import KafkaSettings
@@ -67,14 +67,14 @@ def ledger_records(settings: KafkaSettings, entries: Iterable[LedgerRecord]) -> 
 
 
 async def deliver(service: Service, publisher: Publisher, part: str, records: Sequence[Record]) -> None:
-    """Publish until all records are acknowledged; raise `InterruptedError` if told to stop before that."""
+    """Publish until all records are acknowledged; raise `Stopped` if told to stop before that."""
     while True:
         try:
             await publisher.publish(records)
         except PublishError as error:
             service.health.waiting(part, f"cannot publish to Kafka: {error}; trying on")
             if service.stopping.is_set():
-                raise InterruptedError("told to stop before everything was published") from error
+                raise Stopped("told to stop before everything was published") from error
             await service.pause(RETRY_SECONDS)
         else:
             service.health.ready(part)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 
 from common import service
+from common.errors import Stopped
 from common.publish import Publisher
 from common.service import Service
 from common.settings import load
@@ -51,7 +52,7 @@ async def write(running: Service, settings: FlowlogSettings) -> None:
             watching = tasks.create_task(sink.watch.run(), name="watch-lag")
             try:
                 await sink.run()
-            except InterruptedError as error:
+            except Stopped as error:
                 # What is in no manifest will be read again.
                 log.info("%s", error)
             finally:

@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import IllegalStateError
 
 from common import kafka
+from common.errors import Stopped
 from common.publish import Publisher
 from common.service import Service
 from sinks import kafka_io
@@ -188,13 +189,13 @@ class FlowlogSink:
             try:
                 result = await asyncio.to_thread(step)
             except BrokenPipeError as error:
-                raise InterruptedError("nobody reads stdout any more") from error
+                raise Stopped("nobody reads stdout any more") from error
             except OSError as error:
                 self._metrics.failures.inc()
                 reason = error.strerror or kafka.reason(error)
                 self._service.health.waiting("output", f"output = {self._settings.output!r}: {reason}; trying on")
                 if self._service.stopping.is_set():
-                    raise InterruptedError("told to stop before everything was written") from error
+                    raise Stopped("told to stop before everything was written") from error
                 await self._service.pause(kafka_io.RETRY_SECONDS)
             else:
                 self._service.health.ready("output")

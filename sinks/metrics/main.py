@@ -4,7 +4,7 @@
 import asyncio
 
 from common import service
-from common.errors import Refusal
+from common.errors import Refusal, Stopped
 from common.price_file import load_prices
 from common.prices import PriceBook
 from common.publish import Publisher
@@ -42,7 +42,7 @@ async def serve(running: Service, settings: MetricsSettings) -> None:
             watching = tasks.create_task(sink.watch.run(), name="watch-lag")
             try:
                 await sink.run()
-            except InterruptedError:
+            except Stopped:
                 # What is not in a checkpoint will be read again.
                 return
             finally:

@@ -16,6 +16,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from prometheus_client import Gauge
 
 from common import kafka
+from common.errors import Stopped
 from common.prices import PriceBook
 from common.publish import Publisher
 from common.service import Service
@@ -170,7 +171,7 @@ class MetricsSink:
                 self._metrics.failures.inc()
                 self._service.health.waiting("state", f"state_dir = '{self._settings.state_dir}': {error}; trying on")
                 if self._service.stopping.is_set():
-                    raise InterruptedError("told to stop before the checkpoint was written") from error
+                    raise Stopped("told to stop before the checkpoint was written") from error
                 await self._service.pause(kafka_io.RETRY_SECONDS)
             else:
                 self._service.health.ready("state")
