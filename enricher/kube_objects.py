@@ -20,6 +20,13 @@ ZONE_ID_LABEL = "topology.k8s.aws/zone-id"
 # The label that carries a ReplicaSet's template hash, by whose it is. Argo Rollouts has ReplicaSets too, and a label
 # of its own (https://argo-rollouts.readthedocs.io/en/stable/features/specification/).
 TEMPLATE_HASH_LABELS = {"Deployment": "pod-template-hash", "Rollout": "rollouts-pod-template-hash"}
+# OpenShift writes the DeploymentConfig into the pods of its ReplicationController, named config-version, and into the
+# pods that roll it out, which carry the label (github.com/openshift/api, apps/v1/consts.go).
+DEPLOYMENT_CONFIG_ANNOTATION = "openshift.io/deployment-config.name"
+DEPLOYER_LABEL = "openshift.io/deployer-pod-for.name"
+# A CronJob's Job is named after its scheduled minute. A pod of it comes no sooner (but for whole seconds), and may come
+# this much later: Jobs wait for a quota or a start deadline, run on for days, and try again.
+CRON_JOB_DAYS = 31
 # The kubelet puts it on the API's copy of a static pod, which it runs from a file.
 MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
 # Addresses that a CNI says are the node's own, inside the range it gives to pods: what the host sends to pods comes
@@ -143,6 +150,7 @@ class NodeSpec(_Part, frozen=True):
 
     pod_cidr: str | None = msgspec.field(name="podCIDR", default=None)
     pod_cidrs: list[str] | None = msgspec.field(name="podCIDRs", default=None)
+    provider_id: str | None = msgspec.field(name="providerID", default=None)
 
 
 class NodeAddress(_Part, frozen=True):
@@ -232,7 +240,7 @@ def node_state(node: Node, seen_ms: int) -> TopologyState:
         name=sys.intern(meta.name),
         addresses=list(dict.fromkeys(addresses)),
         from_ms=milliseconds(meta.creation_timestamp) or seen_ms,
-        zone=_intern(labels.get(ZONE_LABEL)),
+        zone=_intern(_zone(node)),
         region=_intern(labels.get(REGION_LABEL)),
         zone_id=_intern(labels.get(ZONE_ID_LABEL)),
         pod_cidrs=cidrs,
@@ -258,14 +266,17 @@ def workload_of(pod: Pod) -> Workload:
     """Return the controller at the top, as far as the pod itself tells: no further objects are read.
 
     A ReplicaSet whose name ends in the pod's template hash belongs to the Deployment or Rollout named before it
-    (controller `deployment`: name-hash). A Job of a CronJob ends in its scheduled minute (controller `cronjob`:
-    name-minutes since the epoch, eight digits since 1989). A pod without a controller is its own; so is a static
-    pod, named as in its file: the kubelet appends the node's name.
+    (controller `deployment`: name-hash). A Job of a CronJob ends in its scheduled minute (controller `cronjob`,
+    `getTimeHashInMinutes`: name-minutes since the epoch); one that ends in another number, a date for instance, does
+    not, and is its own. A pod without a controller is its own; so is a static pod, named as in its file: the kubelet
+    appends the node's name.
     """
     meta = pod.metadata
     if MIRROR_ANNOTATION in (meta.annotations or {}):
         return _workload("Pod", meta.name.removesuffix(f"-{pod.spec.node_name}"))
     owner = next((o for o in meta.owner_references or () if o.controller), None)
+    if (config := _deployment_config(meta, owner)) is not None:
+        return _workload("DeploymentConfig", config)
     if owner is None:
         return _workload("Pod", meta.name)
     if owner.kind == "ReplicaSet":
@@ -273,8 +284,8 @@ def workload_of(pod: Pod) -> Workload:
             hash_ = (meta.labels or {}).get(label)
             if hash_ and owner.name.endswith(f"-{hash_}"):
                 return _workload(kind, owner.name.removesuffix(f"-{hash_}"))
-    if owner.kind == "Job" and (scheduled := re.fullmatch(r"(.+)-\d{8,10}", owner.name)):
-        return _workload("CronJob", scheduled[1])
+    if owner.kind == "Job" and (cron_job := _cron_job(pod, owner.name)) is not None:
+        return _workload("CronJob", cron_job)
     return _workload(owner.kind, owner.name)
 
 
@@ -339,6 +350,38 @@ def _latest(stamp: str | None) -> int | None:
     """Return the latest time that a stamp may mean, in ms: metav1.Time cuts off what is less than a second."""
     time = milliseconds(stamp)
     return None if time is None else time if time % 1000 else time + 1000
+
+
+def _deployment_config(meta: Metadata, owner: Owner | None) -> str | None:
+    config = (meta.annotations or {}).get(DEPLOYMENT_CONFIG_ANNOTATION)
+    if not config:
+        return None
+    if owner is None:
+        deployment = (meta.labels or {}).get(DEPLOYER_LABEL, "")
+    else:
+        deployment = owner.name if owner.kind == "ReplicationController" else ""
+    name, _, version = deployment.rpartition("-")
+    return config if name == config and version.isdecimal() else None
+
+
+def _cron_job(pod: Pod, job: str) -> str | None:
+    named = re.fullmatch(r"(.+)-([0-9]{8})", job)
+    created_ms = milliseconds(pod.metadata.creation_timestamp) or milliseconds(pod.status.start_time)
+    if named is None or created_ms is None:
+        return None
+    late = created_ms // 60_000 - int(named[2])
+    return named[1] if -1 <= late <= CRON_JOB_DAYS * 24 * 60 else None
+
+
+def _zone(node: Node) -> str | None:
+    """Return a node's zone; None for what Azure writes there of a machine outside all zones: its fault domain.
+
+    Zones are region-number, fault domains 0, 1, 2 (https://kubernetes-sigs.github.io/cloud-provider-azure/topics/
+    availability-zones/). Such a machine may be in any zone of its region. Others call their zones 1 and 2 in earnest.
+    """
+    zone = (node.metadata.labels or {}).get(ZONE_LABEL)
+    fault_domain = zone is not None and zone.isdecimal() and (node.spec.provider_id or "").startswith("azure:")
+    return None if fault_domain else zone
 
 
 def _workload(kind: str, name: str) -> Workload:

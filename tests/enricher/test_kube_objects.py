@@ -82,7 +82,26 @@ def owner(kind: str, name: str, *, controller: bool = True) -> list[dict[str, An
             Workload("ReplicaSet", "api-7d9f8b6c5"),
             id="bare replica set",
         ),
-        pytest.param({"owners": owner("Job", "backup-29123456")}, Workload("CronJob", "backup"), id="cron job"),
+        pytest.param({"owners": owner("Job", "backup-29922826")}, Workload("CronJob", "backup"), id="cron job"),
+        pytest.param(
+            {"owners": owner("Job", "backup-29921386")},
+            Workload("CronJob", "backup"),
+            id="retry of yesterday's cron job",
+        ),
+        pytest.param(
+            {"owners": owner("Job", "db-migrate-20261128")},
+            Workload("Job", "db-migrate-20261128"),
+            id="job named by date",
+        ),
+        pytest.param(
+            {"owners": owner("Job", "load-1795369599")}, Workload("Job", "load-1795369599"), id="job named by seconds"
+        ),
+        pytest.param(
+            {"owners": owner("Job", "backup-29922829")}, Workload("Job", "backup-29922829"), id="minutes yet to come"
+        ),
+        pytest.param(
+            {"owners": owner("Job", "order-29102030")}, Workload("Job", "order-29102030"), id="minutes of another year"
+        ),
         pytest.param({"owners": owner("Job", "backup-7")}, Workload("Job", "backup-7"), id="job"),
         pytest.param(
             {"owners": owner("StatefulSet", "postgres")}, Workload("StatefulSet", "postgres"), id="stateful set"
@@ -100,6 +119,42 @@ def owner(kind: str, name: str, *, controller: bool = True) -> list[dict[str, An
             {"owners": owner("Backup", "b", controller=False) + owner("ReplicationController", "old")},
             Workload("ReplicationController", "old"),
             id="the controller among several owners",
+        ),
+        pytest.param(
+            {
+                "owners": owner("ReplicationController", "frontend-7"),
+                "labels": {"deploymentconfig": "frontend", "deployment": "frontend-7"},
+                "annotations": {"openshift.io/deployment-config.name": "frontend"},
+            },
+            Workload("DeploymentConfig", "frontend"),
+            id="deployment config",
+        ),
+        pytest.param(
+            {
+                "name": "frontend-7-deploy",
+                "owners": owner("ReplicationController", "frontend-7", controller=False),
+                "labels": {"openshift.io/deployer-pod-for.name": "frontend-7"},
+                "annotations": {"openshift.io/deployment-config.name": "frontend"},
+            },
+            Workload("DeploymentConfig", "frontend"),
+            id="deployer of a deployment config",
+        ),
+        pytest.param(
+            {
+                "owners": owner("ReplicationController", "mine-7"),
+                "annotations": {"openshift.io/deployment-config.name": "frontend"},
+            },
+            Workload("ReplicationController", "mine-7"),
+            id="another deployment config's controller",
+        ),
+        pytest.param(
+            {
+                "owners": owner("ReplicaSet", "api-7d9f8b6c5"),
+                "labels": {"pod-template-hash": "7d9f8b6c5"},
+                "annotations": {"openshift.io/deployment-config.name": "frontend"},
+            },
+            Workload("Deployment", "api"),
+            id="a template copied from a deployment config",
         ),
         pytest.param({}, Workload("Pod", "api-7d9f8b6c5-x2x9q"), id="no owner"),
         pytest.param(
@@ -271,6 +326,26 @@ def test_node_without_labels_and_spec_has_no_zone() -> None:
     found = {"metadata": {"name": "n", "uid": "n1", "resourceVersion": "7", "labels": None}}
     state = node_state(msgspec.json.decode(orjson.dumps(found), type=Node), NOW)
     assert (state.zone, state.addresses, state.from_ms) == (None, [], NOW)
+
+
+@pytest.mark.parametrize(
+    ("provider", "label", "zone"),
+    [
+        pytest.param("azure:///subscriptions/s/resourceGroups/g/virtualMachines/vm", "0", None, id="fault domain 0"),
+        pytest.param("azure:///subscriptions/s/resourceGroups/g/virtualMachines/vm", "1", None, id="fault domain 1"),
+        pytest.param("azure:///subscriptions/s/resourceGroups/g/virtualMachines/vm", "eastus-1", "eastus-1", id="zone"),
+        pytest.param(None, "1", "1", id="a label of one's own"),
+        pytest.param("kind://docker/kind/kind-worker", "0", "0", id="another provider's"),
+    ],
+)
+def test_an_azure_fault_domain_is_no_zone(provider: str | None, label: str, zone: str | None) -> None:
+    labels = {"topology.kubernetes.io/zone": label, "topology.kubernetes.io/region": "eastus"}
+    found = {
+        "metadata": {"name": "n", "uid": "n1", "resourceVersion": "7", "labels": labels},
+        "spec": {"providerID": provider},
+    }
+    state = node_state(msgspec.json.decode(orjson.dumps(found), type=Node), NOW)
+    assert (state.zone, state.region) == (zone, "eastus")
 
 
 @pytest.mark.parametrize(
