@@ -18,6 +18,7 @@ from schemas.ledger import LedgerRecord
 
 # Of one node's lives the latest are kept: whoever forges boots must not fill the memory.
 MAX_LIVES = 16
+DETACHED = "somebody had detached what counts: since some moment in this window and until its end or shortly before"
 
 
 @dataclass(slots=True)
@@ -41,6 +42,12 @@ class Life:
         if why:
             self.gaps.append(Gap(self.origin.node, self.last_ms, record.start_ms, why))
         self.last, self.last_ms, self.ended_by = place, max(self.last_ms, record.end_ms), record.ended_by
+        self.note_detached(record)
+
+    def note_detached(self, record: LedgerRecord) -> None:
+        """Note that the program was found detached in that window, if it was."""
+        if record.detached:
+            self.gaps.append(Gap(self.origin.node, record.start_ms, record.end_ms, DETACHED))
 
     def note_clock(self, record: LedgerRecord) -> None:
         """Note that the clock was set in that window, if it was."""
@@ -64,6 +71,7 @@ class Lives:
         if own is None:
             lives.append(Life(key.origin, record.start_ms, record.end_ms, place, record.ended_by))
             lives[-1].note_clock(record)
+            lives[-1].note_detached(record)
             del lives[:-MAX_LIVES]
             return
         younger = [life for life in lives[lives.index(own) + 1 :] if record.start_ms >= life.first_ms]

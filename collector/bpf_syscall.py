@@ -59,6 +59,7 @@ class Command(IntEnum):
     MAP_DELETE_BATCH = 27
     LINK_CREATE = 28
     ENABLE_STATS = 32
+    LINK_DETACH = 34
 
 
 def bpf(command: Command, attributes: bytes) -> int:
@@ -213,6 +214,13 @@ def netfilter_link_create(prog_fd: int, family: int, hook: int, priority: int) -
     return bpf(Command.LINK_CREATE, struct.pack("<4I IIiI", prog_fd, 0, BPF_NETFILTER, 0, family, hook, priority, 0))
 
 
+def netfilter_link_place(fd: int) -> tuple[int, int, int]:
+    """Return family, hook and priority of a netfilter link, as `netfilter_link_create` takes them."""
+    info = _link_info(fd)
+    family, hook, priority = struct.unpack_from("<IIi", info, 16)
+    return family, hook, priority
+
+
 def tcx_link_create(prog_fd: int, ifindex: int, attach_type: int) -> int:
     """Attach a classifier to a device, before all programs that are there; return the link's file descriptor.
 
@@ -223,7 +231,17 @@ def tcx_link_create(prog_fd: int, ifindex: int, attach_type: int) -> int:
 
 
 def tcx_link_ifindex(fd: int) -> int:
-    """Return the device of a TCX link (struct bpf_link_info), 0 if it is gone."""
+    """Return the device of a TCX link, 0 if it is gone or the link was detached."""
+    return int(struct.unpack_from("<I", _link_info(fd), 16)[0])
+
+
+def link_detach(fd: int) -> None:
+    """Detach a link for good; it stays pinned."""
+    bpf(Command.LINK_DETACH, struct.pack("<I", fd))
+
+
+def _link_info(fd: int) -> bytes:
+    """Return struct bpf_link_info; what is of its kind begins at 16."""
     info = ctypes.create_string_buffer(256)
     bpf(Command.OBJ_GET_INFO_BY_FD, struct.pack("<IIQ", fd, len(info), _address(info)))
-    return int(struct.unpack_from("<I", info.raw, 16)[0])
+    return info.raw

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar
 
 from collector import hook, layout, netlink, uplinks
+from collector.attachment import Missing
 from collector.coverage import Coverage, of_window
 from collector.loading import Request, load
 from collector.meter import Devices, Meter, Window
@@ -34,6 +35,7 @@ T = TypeVar("T")
 
 _DEVICES_SETTLE_SECONDS = 0.5
 _DEVICES_EVERY_SECONDS = 60.0
+_LISTED = 5
 # Of a window's length, how long Kafka has for it before it is spooled: what is left is for writing it.
 _PATIENCE = 0.5
 
@@ -82,6 +84,7 @@ class Collector:
         self._devices = await asyncio.to_thread(self._read_devices)
         await self._call(self._meter.start, answer, self._devices)
         self._say_devices(self._devices)
+        self._say_missing(self._meter.take_missing())
         await self._outbox.open()
         log.info("counting", extra={"hook": choice.hook, "generation": answer.generation, "reused": answer.active})
         self._service.health.ready("attach")
@@ -101,7 +104,9 @@ class Collector:
             else:
                 await self._hand_over(window)
         while (end_ms := await self._next_end_ms()) is not None:
-            await self._hand_over(await self._call(self._meter.flip, end_ms))
+            window = await self._call(self._meter.flip, end_ms)
+            self._say_missing(self._meter.take_missing())
+            await self._hand_over(window)
         await self._hand_over(await self._call(lambda: self._meter.flip(now_ms(), short=True)))
         await self._outbox.drain()
 
@@ -188,6 +193,22 @@ class Collector:
             frozenset(uplinks.contained(chosen)),
             frozenset(uplinks.outer_ports(links)),
         )
+
+    def _say_missing(self, missing: Missing) -> None:
+        self._metrics.removed.labels("pin").inc(len(missing.pins))
+        self._metrics.removed.labels("attachment").inc(len(missing.detached))
+        if missing.pins:
+            where = {"dir": str(self._settings.pin_dir), "pins": missing.pins[:_LISTED]}
+            log.warning("somebody removed %d pins; they are back, nothing was missed", len(missing.pins), extra=where)
+        if missing.detached:
+            log.error(
+                "somebody detached what counts; it is attached again, and the window's time counts as unmeasured",
+                extra={"detached": missing.detached[:_LISTED]},
+            )
+        if missing.wrong:
+            self._service.health.waiting("attached", missing.wrong)
+        else:
+            self._service.health.ready("attached")
 
     def _say_devices(self, devices: Devices) -> None:
         self._metrics.uplinks.set(len(devices.uplinks))

@@ -91,6 +91,7 @@ def ledger_record(meta: Meta, record: Record, rows: Rows, partition: int) -> Led
         received=received(rows) + books.aside.get("sender_in_cluster", NOTHING),
         ended_by="deadman" if record.deadman else None,
         clock_step_ms=record.clock_step_ms or None,
+        detached=record.detached,
     )
 
 

@@ -44,6 +44,7 @@ _MAPS = (
     "deadline",
     "deadman",
 )
+_BARRIER = ("barrier", "barrier_element")
 _FIRST = bytes(4)
 _BATCH = 16_384
 _TRY_AGAIN = (errno.EBUSY, errno.EDEADLK, errno.ETIMEDOUT, errno.EAGAIN)
@@ -59,7 +60,8 @@ class Generation:
         self.meta = meta
         directory = pins.generation_dir(root, meta.generation)
         # An earlier version's generation lacks the sets that this one asks; only its windows are of interest then.
-        self._fds = {name: sys_bpf.obj_get(str(directory / name)) for name in _MAPS if (directory / name).exists()}
+        paths = [directory / name for name in _MAPS] + [root / name for name in _BARRIER]
+        self._fds = {path.name: sys_bpf.obj_get(str(path)) for path in paths if path.exists()}
         self._key = dtype_of(meta.layout["key"]) if meta.layout else KEY
         self._record = dtype_of(meta.layout["record"]) if meta.layout else records.RECORD
         self._cpus = possible_cpus(Path("/sys/devices/system/cpu/possible").read_text())
@@ -104,8 +106,9 @@ class Generation:
         sys_bpf.map_update(self._fds["deadman"], _FIRST, bytes(DEADMAN.itemsize))
 
     def barrier(self) -> None:
-        """Wait until no program that began before this call is running."""
-        pins.barrier(self.root)
+        """Wait until no program that began before this call is running (maybe_wait_bpf_programs() in syscall.c)."""
+        outer, element = (self._fds[name] for name in _BARRIER)
+        sys_bpf.map_update(outer, _FIRST, element.to_bytes(4, "little"))
 
     def read(self, epoch: int) -> Record:
         """Return an epoch's pinned record."""
@@ -172,10 +175,14 @@ class Generation:
         while done < len(keys):
             done += sys_bpf.delete_batch(self._fds[f"flows{epoch}"], keys[done:].ctypes.data, len(keys) - done)
 
+    def uplinks(self) -> set[int]:
+        """Return the uplinks that the program knows, by index."""
+        return {int.from_bytes(key, "little") for key in sys_bpf.map_keys(self._fds["uplinks"], 4)}
+
     def set_uplinks(self, wanted: set[int]) -> None:
         """Make the set of uplinks these ifindexes, adding before removing."""
         fd = self._fds["uplinks"]
-        present = {int.from_bytes(key, "little") for key in sys_bpf.map_keys(fd, 4)}
+        present = self.uplinks()
         for ifindex in wanted - present:
             sys_bpf.map_update(fd, ifindex.to_bytes(4, "little"), b"\1")
         for slot, ifindex in enumerate(uplink_slots(wanted)):

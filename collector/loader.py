@@ -50,8 +50,9 @@ def load(request: Request) -> Answer:
     _check_namespace(root)
     flags = btf.kernel_flags(request.hook) | layout.compile_flags()
     digest = digest_of(request, flags)
+    _remove_broken_dispatcher(root, request.hook)
     active = pins.active_generation(root)
-    meta = None if active is None else pins.read_meta(root, active)
+    before = meta = None if active is None else pins.read_meta(root, active)
     if active is None or meta is None or meta.digest != digest:
         _remove_never_activated(root, active)
         number = next_generation(max(pins.generations(root), default=None))
@@ -60,9 +61,9 @@ def load(request: Request) -> Answer:
         _make_generation(root, request, flags, meta)
     pins.pin_barrier(root)
     _make_dispatcher(root, request.hook, flags)
-    if request.hook == "netfilter":
-        _make_links(root)
-    return Answer(meta.generation, active=meta.generation == active)
+    made = _make_links(root) if request.hook == "netfilter" else []
+    counted = before is not None and before.hook == request.hook
+    return Answer(meta.generation, active=meta.generation == active, attached_again=made if counted else [])
 
 
 def next_generation(last: int | None) -> int:
@@ -161,6 +162,17 @@ def takes_direct_loads(release: str) -> bool:
     return found is not None and (int(found[1]), int(found[2])) >= _DIRECT_LOADS_FROM
 
 
+def _remove_broken_dispatcher(root: Path, hook: Hook) -> None:
+    """Remove what is left of a dispatcher whose program or array somebody unpinned, and the links to it.
+
+    They would run a program that nobody can tell any more what to count with.
+    """
+    both = (root / pins.DISPATCHER[hook], root / pins.DISPATCH[hook])
+    if not all(path.exists() for path in both):
+        for path in (*root.glob(pins.LINKS[hook]), *both):
+            path.unlink(missing_ok=True)
+
+
 def _make_dispatcher(root: Path, hook: Hook, flags: dict[str, int]) -> None:
     """Make a hook's dispatcher if it is missing.
 
@@ -168,20 +180,20 @@ def _make_dispatcher(root: Path, hook: Hook, flags: dict[str, int]) -> None:
     """
     dispatcher = root / pins.DISPATCHER[hook]
     if not dispatcher.exists():
-        (root / pins.DISPATCH[hook]).unlink(missing_ok=True)
         program = _compile(_DISPATCHERS[hook], flags | {"PIN_ROOT": f'"{root}"'})
         sys_bpf.obj_pin(_load_program(program, b"dispatcher", hook), str(dispatcher))
     if pins.pinned_namespace(root) is None:
         pins.pin_namespace(root)
 
 
-def _make_links(root: Path) -> None:
-    """Make what is missing of netfilter's links; tc's are the collector's to make, as devices come and go."""
+def _make_links(root: Path) -> list[str]:
+    """Make what is missing of netfilter's links, and say what was; tc's are the collector's, as devices come and go."""
     paths = {root / f"link_{family}_{hook}": (family, hook) for family in _NFPROTO for hook in _HOOKS}
+    missing = {path: place for path, place in paths.items() if not path.exists()}
     with pins.closing_fd(sys_bpf.obj_get(str(root / pins.DISPATCHER["netfilter"]))) as fd:
-        for path, (family, hook) in paths.items():
-            if not path.exists():
-                sys_bpf.obj_pin(_attach(fd, family, hook), str(path))
+        for path, (family, hook) in missing.items():
+            sys_bpf.obj_pin(_attach(fd, family, hook), str(path))
+    return [path.name for path in missing]
 
 
 def _compile(source: str, defines: Mapping[str, int | str]) -> Any:

@@ -6,6 +6,7 @@ can go on from. Nothing here waits for Kafka: a window is handed out, and handed
 block for milliseconds: call them from a thread, one at a time.
 """
 
+import contextlib
 import logging
 import math
 import time
@@ -14,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from collector import pins, records, tc
+from collector.attachment import Attachment, Missing
 from collector.errors import RecordError
 from collector.generation import Generation, Tunnel
 from collector.layout import Rows
@@ -91,6 +93,9 @@ class Meter:
         self._counters = counters
         self._clock_ms = clock_ms
         self._uplinks: list[str] = []
+        self._attached_to: set[int] = set()
+        self._attachment: Attachment | None = None
+        self._missing = Missing()
         self.current: Generation | None = None
 
     def start(self, answer: Answer, devices: Devices) -> None:
@@ -99,11 +104,17 @@ class Meter:
         Unless that one counted at the other hook: then it is stopped a moment before, never a moment after.
         """
         self.current = self._open(answer.generation)
+        if answer.active and self.current.meta.hook == "tc":
+            known = self.current.uplinks() & set(devices.uplinks)
+            answer.attached_again.extend(f"tc on device {ifindex}" for ifindex in tc.missing(self._root, known))
         self.set_devices(devices)
         self.renew()
+        if answer.attached_again:
+            self._note(Missing(detached=tuple(answer.attached_again)))
         if not answer.active:
             self._activate(self.current)
         self._remove_other_hook(self.current.meta.hook)
+        self._attachment = Attachment(self._root, answer.generation, self.current.meta.hook, use_tcx=self._use_tcx)
 
     def set_devices(self, devices: Devices) -> None:
         """Hand the uplinks and the tunnels to the program; for hook tc, attach it to the uplinks and only to them.
@@ -111,6 +122,7 @@ class Meter:
         In this order: a device that it is attached to is always known to be an uplink.
         """
         wanted, at_tc = set(devices.uplinks), self._counting.meta.hook == "tc"
+        self.look()
         self._uplinks = devices.beside[: records.MAX_UPLINKS]
         if at_tc:
             tc.detach(self._root, but=wanted)
@@ -118,6 +130,19 @@ class Meter:
         self._counting.set_tunnels(devices.tunnels)
         if at_tc:
             tc.attach(self._root, wanted, use_tcx=self._use_tcx)
+            self._attached_to = wanted - set(tc.missing(self._root, wanted))
+        if self._attachment is not None:
+            self._attachment.hold()
+
+    def look(self) -> None:
+        """Look whether everything is still attached and pinned, and put back what is not; see `take_missing`."""
+        if self._attachment is not None:
+            self._note(self._attachment.look(self._attached_to))
+
+    def take_missing(self) -> Missing:
+        """Return what was found missing since the last call."""
+        missing, self._missing = self._missing, Missing()
+        return missing
 
     def renew(self) -> None:
         """Give the kernel a sign of life. What has stopped goes on with the next flip only."""
@@ -136,6 +161,7 @@ class Meter:
         The other epoch must be clear. If the dead-man has stopped the program the window ended then, and counting goes
         on with the next.
         """
+        self.look()
         generation = self._counting
         epoch = generation.epoch()
         now = self._now()
@@ -162,9 +188,21 @@ class Meter:
 
     def close(self) -> None:
         """Close what is open; the kernel counts on."""
+        if self._attachment is not None:
+            self._attachment.close()
+            self._attachment = None
         if self.current is not None:
             self.current.close()
             self.current = None
+
+    def _note(self, missing: Missing) -> None:
+        """Keep what was missing for `take_missing`, and mark the open window if something did not count in it."""
+        self._missing += missing
+        active = pins.active_generation(self._root) if missing.detached else None
+        if active is not None and pins.read_meta(self._root, active):
+            with contextlib.closing(self._open(active)) as generation:
+                record = generation.read(generation.epoch())
+                generation.write(generation.epoch(), replace(record, detached=True))
 
     @property
     def _counting(self) -> Generation:
@@ -213,17 +251,30 @@ class Meter:
         readings = self._readings()
         now = self._now()
         active = pins.active_generation(self._root)
-        if active is not None:
-            before = self._open(active)
+        for before in self._whole(active) or self._abandoned(generation.meta.generation):
             epoch = before.epoch()
             record, now = self._ending(before.read(epoch), now)
             stopped_ms = self._stopped_ms(before)
+            record = replace(record, detached=record.detached or active is None)
             before.write(epoch, records.prepared(record, now.wall_ms, readings, short=True, stopped_ms=stopped_ms))
-            before.close()
-            if before.meta.hook != generation.meta.hook:
+            if active is not None and before.meta.hook != generation.meta.hook:
                 pins.deactivate(self._root, before.meta.hook)
+            before.close()
         generation.write(generation.epoch(), records.following(1, now, readings))
         pins.activate(self._root, generation.meta.generation, generation.meta.hook)
+
+    def _whole(self, active: int | None) -> list[Generation]:
+        return [self._open(active)] if active is not None and pins.read_meta(self._root, active) else []
+
+    def _abandoned(self, before: int) -> list[Generation]:
+        """Return the generation that counted until somebody removed its program from its slot, if one did."""
+        for number in reversed(pins.generations(self._root)):
+            for generation in self._whole(number) if number < before else ():
+                record = generation.read(generation.epoch())
+                if record.phase is Phase.COUNTING and not record.end_ms:
+                    return [generation]
+                generation.close()
+        return []
 
     def _remove_other_hook(self, hook: Hook) -> None:
         if hook == "tc":

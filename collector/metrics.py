@@ -60,7 +60,15 @@ class Metrics:
             ["way"],
             registry=registry,
         )
+        self.removed = Counter(
+            "zonemeter_collector_removed",
+            "Pins, and attachments that count, which somebody removed and the collector put back.",
+            ["what"],
+            registry=registry,
+        )
         self.uplinks = Gauge("zonemeter_collector_uplinks", "Devices taken for uplinks.", registry=registry)
+        for what in ("pin", "attachment"):
+            self.removed.labels(what)
         self.map_entries.set(map_entries)
         self.spool_limit.set(spool_limit)
 

@@ -29,6 +29,8 @@ from schemas.ids import Origin
 from schemas.raw import Hook
 
 META_BYTES = 4096
+# What every version's generation has: without one of them it can be neither counted with nor drained.
+WHOLE = ("flows0", "flows1", "counters", "control", "records", "program")
 DISPATCH: dict[Hook, str] = {"netfilter": "dispatch", "tc": "dispatch_tc"}
 DISPATCHER: dict[Hook, str] = {"netfilter": "dispatcher", "tc": "dispatcher_tc"}
 LINKS: dict[Hook, str] = {"netfilter": "link_ipv*", "tc": "link_tcx_*"}
@@ -83,6 +85,8 @@ def strangers(root: Path) -> list[str]:
 
 def read_meta(root: Path, generation: int) -> Meta | None:
     """Return what a generation is; None if it is half made or half removed."""
+    if not all((generation_dir(root, generation) / name).exists() for name in WHOLE):
+        return None
     try:
         fd = sys_bpf.obj_get(str(generation_dir(root, generation) / "meta"))
     except FileNotFoundError:
@@ -103,17 +107,18 @@ def pin_meta(root: Path, meta: Meta) -> None:
 
 def active_generation(root: Path) -> int | None:
     """Return the generation whose program stands in slot 0, None if none counts; of two hooks', the younger."""
-    standing = {_standing(root / name) for name in DISPATCH.values()}
+    standing_ = {standing(root / name) for name in DISPATCH.values()}
     for generation in reversed(generations(root)):
         path = generation_dir(root, generation) / "program"
         if path.exists():
             with closing_fd(sys_bpf.obj_get(str(path))) as program:
-                if sys_bpf.prog_id(program) in standing:
+                if sys_bpf.prog_id(program) in standing_:
                     return generation
     return None
 
 
-def _standing(dispatch: Path) -> int | None:
+def standing(dispatch: Path) -> int | None:
+    """Return the id of the program in a dispatcher's slot, None if there is none."""
     try:
         fd = sys_bpf.obj_get(str(dispatch))
     except FileNotFoundError:
@@ -143,6 +148,8 @@ def deactivate(root: Path, hook: Hook) -> None:
 def remove_generation(root: Path, generation: int) -> None:
     """Unpin a generation; `meta` first, so that one half removed is not taken for whole."""
     directory = generation_dir(root, generation)
+    if not directory.is_dir():  # somebody removed it meanwhile
+        return
     (directory / "meta").unlink(missing_ok=True)
     for path in directory.iterdir():
         path.unlink()
@@ -182,15 +189,6 @@ def pin_barrier(root: Path) -> None:
             closing_fd(sys_bpf.map_create(MapType.ARRAY_OF_MAPS, 4, 4, 1, "zm_barrier", inner)) as fd,
         ):
             sys_bpf.obj_pin(fd, str(outer))
-
-
-def barrier(root: Path) -> None:
-    """Return when every program that was running has ended (kernel/bpf/syscall.c, maybe_wait_bpf_programs)."""
-    with (
-        closing_fd(sys_bpf.obj_get(str(root / "barrier"))) as fd,
-        closing_fd(sys_bpf.obj_get(str(root / "barrier_element"))) as element,
-    ):
-        sys_bpf.map_update(fd, _FIRST, element.to_bytes(4, "little"))
 
 
 def network_namespace() -> bytes:

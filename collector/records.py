@@ -26,7 +26,7 @@ from collector.layout import COUNTER_ROOM, COUNTERS, TALLY
 LAYOUT_VERSION = 1
 ROWS_PER_CHUNK = 3000  # at most 153 bytes a row: 459 kB, under schemas.raw.MAX_ENCODED_BYTES with the ledger
 MAX_UPLINKS = 64  # whose own counters a record holds, for the coverage; nodes with 15 interfaces and more are sold
-_SHORT, _DEADMAN = 1, 2
+_SHORT, _DEADMAN, _DETACHED = 1, 2, 4
 # A clock that was set by less is not noticed: a flip may be so late, and a reading of two clocks so far apart.
 _STEP_MS = 1000
 
@@ -106,6 +106,7 @@ class Record:
     rows_per_chunk: int = ROWS_PER_CHUNK
     short: bool = False
     deadman: bool = False  # counting stopped at its end, because no collector had been there for long
+    detached: bool = False  # of some of it nothing was counted: somebody had detached the program
     counters: tuple[Tally, ...] = ((0, 0),) * COUNTERS
     uplinks: tuple[Uplink, ...] = field(default=())
     start_boot_ms: int = 0
@@ -124,7 +125,7 @@ def encode(record: Record, layout: np.dtype[Any] = RECORD) -> bytes:
         raw[name] = getattr(record, name)
     for name in _known(layout):
         raw[name] = getattr(record, name)
-    raw["flags"] = _SHORT * record.short | _DEADMAN * record.deadman
+    raw["flags"] = _SHORT * record.short | _DEADMAN * record.deadman | _DETACHED * record.detached
     raw["counters"][: len(record.counters)] = np.array(list(record.counters), TALLY)
     uplinks = record.uplinks[: len(raw["uplinks"])]
     raw["uplink_count"] = len(uplinks)
@@ -158,6 +159,7 @@ def decode(pinned: bytes, layout: np.dtype[Any] = RECORD) -> Record:
         rows_per_chunk=int(raw["rows_per_chunk"]),
         short=bool(raw["flags"] & _SHORT),
         deadman=bool(raw["flags"] & _DEADMAN),
+        detached=bool(raw["flags"] & _DETACHED),
         counters=tuple(raw["counters"][:COUNTERS].tolist()),
         uplinks=uplinks,
         **{name: int(raw[name]) for name in _known(layout)},

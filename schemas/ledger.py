@@ -33,7 +33,9 @@ class LedgerRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
 
     Of the collector: `uplinks` are their own counters over the window, and `received` what of `given` the hook saw come
     in over one of them; so a wrong choice of uplinks shows. `ended_by` is "deadman" if counting stopped at `end_ms`,
-    because no collector had been there for long; the time until the next window is unmeasured. `clock_step_ms` is how
+    because no collector had been there for long; the time until the next window is unmeasured. `detached`: the program
+    had been taken off its hook, or a part of it, and was put back before the window ended; since when is not known, so
+    any of the window's time may be unmeasured. `clock_step_ms` is how
     far the node's clock was set while the window was open, forward or back (negative), if by more than a second:
     `start_ms` and `end_ms` are by the clock as it was set at the end, and the window before is by the clock as it was.
 
@@ -64,6 +66,7 @@ class LedgerRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     rolled_up: Amount | None = None
     foreign_source: dict[str, Amount] = {}
     ended_by: Literal["deadman"] | None = None
+    detached: bool = False
     clock_step_ms: Annotated[int, msgspec.Meta(ge=-MAX_INTEGER, le=MAX_INTEGER)] | None = None
 
     @property

@@ -2,6 +2,7 @@
 """The loop with a publisher that only records, or refuses: windows, retries, stopping, uplinks that come and go."""
 
 import asyncio
+import shutil
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -127,6 +128,38 @@ def test_windows_are_aligned_contiguous_and_the_last_is_short(settings: Collecto
     assert _sample(service, "zonemeter_collector_windows_total") == len(chunks)
     assert _sample(service, "zonemeter_collector_unbalanced_windows_total") == 0
     assert service.health.reasons == {"start": "starting"}  # which the service itself takes back
+
+
+def _removed(service: Service) -> list[float | None]:
+    whats = ("pin", "attachment")
+    return [service.registry.get_sample_value("zonemeter_collector_removed_total", {"what": what}) for what in whats]
+
+
+def test_what_somebody_removes_is_said_at_once(settings: CollectorSettings, caplog: pytest.LogCaptureFixture) -> None:
+    recorder = Recorder()
+
+    async def script(service: Service, _: Collector) -> None:
+        await until(lambda: len(recorder.chunks(settings)) >= 1)
+        assert _removed(service) == [0, 0]
+        (settings.pin_dir / "link_ipv4_local_in").unlink()
+        await until(lambda: _removed(service) == [1, 0])
+        pins.deactivate(settings.pin_dir, "netfilter")
+        await until(lambda: _removed(service) == [1, 1])
+        shutil.rmtree(settings.pin_dir)
+        settings.pin_dir.mkdir()
+        settings.pin_dir.chmod(0o770)
+        await until(lambda: "attached" in service.health.reasons)
+        settings.pin_dir.rmdir()
+        await until(lambda: "attached" not in service.health.reasons)
+        service.stopping.set()
+
+    live(settings, recorder, script)
+    said = [record.getMessage() for record in caplog.records]
+    assert "somebody removed 1 pins; they are back, nothing was missed" in said
+    assert any(line.startswith("somebody detached what counts; it is attached again") for line in said)
+    assert any("others can write there (mode 0770)" in line for line in said)
+    ledger = [decode_ledger(record.value) for record in recorder.taken if record.topic == settings.topics.ledger]
+    assert [entry.detached for entry in ledger].count(True) == 1
 
 
 def test_records_have_the_nodes_key_partition_and_time(settings: CollectorSettings) -> None:

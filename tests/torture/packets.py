@@ -61,6 +61,17 @@ async def pause_collector(plan: Plan, _: Ports, rng: random.Random) -> float:
     return time.monotonic() - begun
 
 
+async def remove_pins(plan: Plan, _: Ports, rng: random.Random) -> float:
+    """Remove all that a collector has pinned, or some of it; return how long until it is back."""
+    root = Files(cluster.BASE / plan.prefix, cluster.PINS / plan.prefix).pins / _collector(plan, rng).partition("-")[2]
+    pinned = [path for path in root.rglob("*") if not path.is_dir()]
+    for path in pinned if rng.random() < 0.5 else rng.sample(pinned, rng.randint(1, len(pinned))):
+        path.unlink(missing_ok=True)
+    begun = time.monotonic()
+    await _eventually(lambda: all(path.exists() for path in pinned))
+    return time.monotonic() - begun
+
+
 async def kill_kafka(plan: Plan, ports: Ports, rng: random.Random) -> float:
     """SIGKILL the broker and keep it away for several windows, which go to the spool; kill a collector meanwhile.
 

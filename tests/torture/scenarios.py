@@ -12,6 +12,7 @@ _SMALL_DISKS = kafka.beside_small_disks
 PACKETS: dict[str, tuple[packets.Nemesis, int]] = {
     "kill -9 collector": (packets.kill_collector, 30),
     "SIGSTOP collector": (packets.pause_collector, 4),
+    "pins removed under the collector": (packets.remove_pins, 10),
     "broker and collector kill -9, windows spooled": (packets.kill_kafka, 6),
     "disk full at spool, broker kill -9": (packets.fill_spool, 4),
 }
