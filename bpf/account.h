@@ -70,8 +70,7 @@ static __always_inline void account(struct packet *p, u32 epoch, bool tunnels_he
     key.direction = direction_of(p);
     set_ports(p, &key, transport);
     set_dnat(p, &key);
-    if (tunnels_here)
-        key.encapsulation = encapsulation_of(p, &key);
+    key.encapsulation = encapsulation_of(p, &key, tunnels_here);
     if (is_metered_by_sender(&key)) {
         count(epoch, COUNTER_ASIDE_SENDER_IN_CLUSTER, wire.bytes, wire.packets);
         return;

@@ -13,6 +13,10 @@
 #define NFPROTO_IPV4 2
 #define LOOPBACK_IFINDEX 1 // include/net/flow.h: the same in every network namespace
 #define PACKET_LOOPBACK 5  // include/uapi/linux/if_packet.h
+#define ESP 50
+#define NAT_TRAVERSAL 4500
+#define IPSKB_XFRM_TRANSFORMED 4  // include/net/ip.h
+#define IP6SKB_XFRM_TRANSFORMED 1 // include/linux/ipv6.h
 #define RTCF_BROADCAST_OR_MULTICAST 0x30000000
 
 static __always_inline long read_packet(struct packet *p, void *to, u32 bytes, u32 offset) {
@@ -56,6 +60,32 @@ static __always_inline u16 largest_fragment(struct packet *p) {
     u8 low = p->ipv4 ? LOAD(u8, p->skb, K_CB_INET_FRAGMENT) : LOAD(u8, p->skb, K_CB_INET6_FRAGMENT);
     u8 high = p->ipv4 ? LOAD(u8, p->skb, K_CB_INET_FRAGMENT + 1) : LOAD(u8, p->skb, K_CB_INET6_FRAGMENT + 1);
     return (u16)high << 8 | low;
+}
+
+// The node's IPsec goes in UDP by NAT traversal's port, so what comes to that port does, too (RFC 3948).  The
+// collector, which knows of no policies, forgets that with the next change of devices; the next packet brings it back.
+static __always_inline void learn_nat_traversal(void) {
+    struct tunnel_key tunnel = {.protocol = UDP, .port = NAT_TRAVERSAL, .local = 1};
+    u8 esp = ENCAPSULATION_ESP;
+    u32 zero = 0;
+    struct control *settings = control.lookup(&zero);
+    if (!tunnels.lookup(&tunnel))
+        tunnels.update(&tunnel, &esp);
+    if (settings && !settings->tunnels)
+        settings->tunnels = 1;
+}
+
+// Of a packet that it made xfrm says so (xfrm_output() in net/xfrm/xfrm_output.c); what it made it of passed this hook
+// before.  What comes in nobody has looked at yet: ESP that ends here is unpacked here, and is seen again.
+static __always_inline bool is_outside_of_ipsec(struct packet *p, const struct flow_key *key) {
+    u8 flags = p->ipv4 ? LOAD(u8, p->skb, K_CB_INET_FLAGS) : LOAD(u8, p->skb, K_CB_INET6_FLAGS);
+    if (p->local_in)
+        return key->protocol == ESP;
+    if (!(flags & (p->ipv4 ? IPSKB_XFRM_TRANSFORMED : IP6SKB_XFRM_TRANSFORMED)))
+        return false;
+    if (key->protocol == UDP && key->src_port == NAT_TRAVERSAL)
+        learn_nat_traversal();
+    return true;
 }
 
 int flows(struct nf_ctx *ctx) {

@@ -35,6 +35,9 @@ static __always_inline u32 way_out(struct packet *p) { return p->oif; }
 // Loopback is no uplink, and what is looped back turns round above the devices.
 static __always_inline int aside_of(struct packet *p, const struct flow_key *key) { return -1; }
 
+// What policies encrypt passes the uplink in one piece: nothing has been seen of what is inside.
+static __always_inline bool is_outside_of_ipsec(struct packet *p, const struct flow_key *key) { return false; }
+
 // Most packets' headers are in the linear part, also of those that come in: no call is needed then.  What is used of
 // the copy is the IP header and 16 bytes more.
 static __always_inline long find_header(struct packet *p) {

@@ -156,14 +156,17 @@ def _gso(types: Types) -> dict[str, int]:
 
 def _fragments(types: Types) -> dict[str, int]:
     control_block, ignore_df = _offsets(types, "sk_buff", "cb", "ignore_df")
-    (inet,) = _offsets(types, "inet_skb_parm", "frag_max_size")
-    (inet6,) = _offsets(types, "inet6_skb_parm", "frag_max_size")
+    inet, inet_flags = _offsets(types, "inet_skb_parm", "frag_max_size", "flags")
+    inet6, inet6_flags = _offsets(types, "inet6_skb_parm", "frag_max_size", "flags")
     (path_mtu,) = _offsets(types, "rtable", "rt_pmtu")  # a bit field that ends with its 32-bit word
     return {
         "K_SKB_IGNORE_DF": ignore_df // 8,
         "K_SKB_IGNORE_DF_MASK": 1 << ignore_df % 8,
         "K_CB_INET_FRAGMENT": (control_block + inet) // 8,
         "K_CB_INET6_FRAGMENT": (control_block + inet6) // 8,
+        # Of two bytes the lower, which comes first on all machines that this runs on.
+        "K_CB_INET_FLAGS": (control_block + inet_flags) // 8,
+        "K_CB_INET6_FLAGS": (control_block + inet6_flags) // 8,
         "K_RTABLE_PMTU": path_mtu // 8,
         "K_RTABLE_PMTU_SHIFT": path_mtu % 8,
     }

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.raw import ENCAPSULATIONS
+
 # Addresses in network byte order, IPv4 as ::ffff:a.b.c.d; ports in host byte order.
 KEY = np.dtype(
     [
@@ -91,6 +93,7 @@ def compile_flags() -> dict[str, int]:
         "LAYOUT_UPLINK_SLOTS": UPLINK_SLOTS,
         "LAYOUT_NETWORK_CLUSTER": NETWORK_CLUSTER,
         "LAYOUT_NETWORK_KEPT": NETWORK_KEPT,
+        "LAYOUT_ENCAPSULATION_ESP": ENCAPSULATIONS.index("esp"),
     }
 
 

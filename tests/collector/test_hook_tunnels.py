@@ -188,3 +188,12 @@ def test_a_pods_own_tunnel_is_the_pods_traffic(
 def test_without_the_device_it_is_no_tunnel(meters: Meters) -> None:
     amount = _send_raw("node1", OUTER[4], UDP(sport=40000, dport=6081) / INSIDE, 17)
     assert meters[1].sum(src=OUTER[4][0], dst=OUTER[4][1], dst_port=6081, encapsulation=0) == amount
+
+
+def test_esp_that_ends_on_a_node_is_outside_of_something_with_or_without_a_device(meters: Meters) -> None:
+    """What a program of the host sends as ESP is its own affair: the kernel did not make it of anything."""
+    amount = _send_raw("node1", OUTER[4], Raw(bytes(96)), 50)
+    wanted = {"src": OUTER[4][0], "dst": OUTER[4][1], "protocol": 50}
+    assert wait_until(lambda: meters[2].sum(**wanted) == amount)
+    assert meters[2].sum(**wanted, direction="ingress", encapsulation=ENCAPSULATIONS.index("esp")) == amount
+    assert meters[1].sum(**wanted, direction="egress", encapsulation=0) == amount
