@@ -12,7 +12,7 @@ from pydantic import ByteSize, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from collector.doctor import node_checks
-from collector.settings import CollectorSettings, PinDir
+from collector.settings import CollectorSettings, PinDir, Ports, parse_ports
 from common.durations import parse_duration
 from common.findings import Check, Finding, run_checks
 from common.flags import refuse
@@ -52,6 +52,8 @@ class DoctorSettings(KafkaSettings):
     )
     uplinks: str = Field("", description="as the collector has it; empty: found over rtnetlink")
 
+    tunnel_ports: Ports = Field("", description="as the collector has it")
+
     @model_validator(mode="after")
     def _something_to_look_at(self) -> Self:
         if self.node_only and self.pipeline_only:
@@ -81,7 +83,8 @@ def main(argv: list[str]) -> int:
     parts: dict[str, Sequence[Check]] = {}
     if not settings.pipeline_only:
         patterns = [pattern.strip() for pattern in settings.uplinks.split(",") if pattern.strip()]
-        parts["node"] = node_checks(settings.pin_dir, patterns, settings.spool_dir, settings.spool_size)
+        ports = parse_ports(settings.tunnel_ports)
+        parts["node"] = node_checks(settings.pin_dir, patterns, settings.spool_dir, settings.spool_size, ports)
     if not settings.node_only:
         parts["pipeline"] = pipeline_checks(settings, settings.groups(), span, settings.lag_seconds)
     found = _look(parts, settings.kafka_deadline_seconds + _CLOSING_SECONDS)

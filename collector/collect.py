@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar
 
-from collector import hook, layout, netlink, uplinks
+from collector import devices, hook, layout, netlink
 from collector.attachment import Missing
 from collector.coverage import Coverage, of_window
 from collector.loading import Request, load
@@ -137,11 +137,11 @@ class Collector:
                 log.debug("reading the devices afresh")
             self._devices_changed.clear()
             await self._call(self._meter.renew)
-            devices = await asyncio.to_thread(self._read_devices)
-            if devices != self._devices:
-                self._devices = devices
-                await self._call(self._meter.set_devices, devices)
-                self._say_devices(devices)
+            found = await asyncio.to_thread(self._read_devices)
+            if found != self._devices:
+                self._devices = found
+                await self._call(self._meter.set_devices, found)
+                self._say_devices(found)
 
     async def _call(self, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Take one step of the meter in a thread; a step goes on to its end also when this coroutine is cancelled."""
@@ -184,15 +184,8 @@ class Collector:
         self._covered_badly = problem is not None
 
     def _read_devices(self) -> Devices:
-        links, routes = netlink.read()
         patterns = [pattern.strip() for pattern in self._settings.uplinks.split(",") if pattern.strip()]
-        chosen = uplinks.choose(links, routes, patterns)
-        return Devices(
-            {link.index: link.name for link in chosen},
-            uplinks.outer_packets(links),
-            frozenset(uplinks.contained(chosen)),
-            frozenset(uplinks.outer_ports(links)),
-        )
+        return devices.read(patterns, parse_ports(self._settings.tunnel_ports))
 
     def _say_missing(self, missing: Missing) -> None:
         self._metrics.removed.labels("pin").inc(len(missing.pins))
@@ -210,11 +203,17 @@ class Collector:
         else:
             self._service.health.ready("attached")
 
-    def _say_devices(self, devices: Devices) -> None:
-        self._metrics.uplinks.set(len(devices.uplinks))
-        if devices.uplinks:
-            log.info("uplinks", extra={"names": sorted(devices.uplinks.values())})
+    def _say_devices(self, found: Devices) -> None:
+        self._metrics.uplinks.set(len(found.uplinks))
+        if found.uplinks:
+            log.info("uplinks", extra={"names": sorted(found.uplinks.values())})
         else:
             log.warning("no uplink found: all traffic counts as sent from here; --uplinks names them")
-        if unwatched := devices.beside[MAX_UPLINKS:]:
+        if found.unexplained:
+            log.warning(
+                "what carries the packets of these TUN devices is not known, and counts beside them as the host's: "
+                "name its UDP ports (--tunnel-ports)",
+                extra={"names": found.unexplained},
+            )
+        if unwatched := found.beside[MAX_UPLINKS:]:
             log.warning("too many uplinks: the coverage does not look at these", extra={"names": unwatched})

@@ -7,7 +7,7 @@ It reads the maps as the collector does, beside it; whether what was published a
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from collector import bpf_syscall as sys_bpf
@@ -29,11 +29,13 @@ _TIGHT_RATIO = 0.7
 _WINDOW_BYTES = 1 << 20
 
 
-def node_checks(pin_dir: Path, patterns: Sequence[str], spool_dir: Path, spool_size: int) -> list[Check]:
+def node_checks(
+    pin_dir: Path, patterns: Sequence[str], spool_dir: Path, spool_size: int, tunnel_ports: Collection[int] = ()
+) -> list[Check]:
     """Return all checks of this node, for processes in its own network namespace."""
     spool = directory_for(spool_dir, pin_dir)
     return [
-        *host_checks(pin_dir, patterns),
+        *host_checks(pin_dir, patterns, tunnel_ports),
         Check("links", lambda: check_links(pin_dir, patterns)),
         Check("window", lambda: check_window(pin_dir, time.time())),
         Check("map", lambda: check_map(pin_dir)),

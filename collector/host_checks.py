@@ -4,7 +4,7 @@
 import ctypes
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from collector import hook, netlink, ownership, preflight, uplinks
@@ -35,8 +35,8 @@ class _Timex(ctypes.Structure):
     )
 
 
-def host_checks(pin_dir: Path, patterns: Sequence[str]) -> list[Check]:
-    """Return the checks; `patterns` are the uplinks as the collector's setting names them."""
+def host_checks(pin_dir: Path, patterns: Sequence[str], tunnel_ports: Collection[int] = ()) -> list[Check]:
+    """Return the checks; `patterns` are the uplinks as the collector's setting names them, `tunnel_ports` likewise."""
     return [
         Check("kernel", lambda: check_kernel(platform.release(), platform.machine())),
         Check("btf", lambda: check_btf(BTF)),
@@ -44,6 +44,7 @@ def host_checks(pin_dir: Path, patterns: Sequence[str]) -> list[Check]:
         Check("netfilter programs", check_netfilter),
         Check("bpffs", lambda: check_bpffs(pin_dir)),
         Check("uplinks", lambda: check_uplinks(patterns)),
+        Check("overlays", lambda: check_overlays(tunnel_ports)),
         Check("network plugin", lambda: check_plugin(netlink.read()[0], hook.CILIUM_CONFIG)),
         Check("bridges", lambda: check_bridges(netlink.read()[0], BRIDGE_CALL)),
         Check("conntrack", lambda: check_conntrack(CONNTRACK)),
@@ -109,6 +110,15 @@ def uplinks_finding(chosen: Sequence[Link]) -> list[Finding]:
     if not names:
         return fault("uplinks", "none: all traffic would count as sent from here", "name them: --uplinks eth0,ens*")
     return ok("uplinks", ", ".join(names))
+
+
+def check_overlays(tunnel_ports: Collection[int]) -> list[Finding]:
+    """Tell whether it is known what carries the packets of TUN devices."""
+    names = uplinks.unexplained(netlink.read()[0], netlink.bound_ports(), tunnel_ports)
+    if names:
+        found = f"what carries the packets of {', '.join(names)} is not known: it counts beside them, as the host's"
+        return unclear("overlays", found, "name the UDP ports that its program is bound to: --tunnel-ports 1194")
+    return ok("overlays", "none with outer packets that are not known")
 
 
 def check_plugin(links: Sequence[Link], cilium: Path) -> list[Finding]:

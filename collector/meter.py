@@ -38,6 +38,7 @@ class Devices:
     tunnels: dict[Tunnel, int]
     contained: frozenset[str] = frozenset()  # uplinks whose packets another uplink counts too
     outer_ports: frozenset[int] = frozenset()  # ports of bridges that lead out, by index; no uplinks themselves
+    unexplained: tuple[str, ...] = ()  # TUN devices that nobody knows the outer packets of
 
     @property
     def beside(self) -> list[str]:

@@ -13,6 +13,7 @@ from collector.rtnetlink import RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE, RTMGRP_LIN
 from collector.uplinks import Link, Route
 
 _DEVICES = Path("/proc/thread-self/net/dev")
+_SOCKETS = (Path("/proc/thread-self/net/udp"), Path("/proc/thread-self/net/udp6"))
 _PORT_ATTRIBUTES = {"vxlan": "IFLA_VXLAN_PORT", "geneve": "IFLA_GENEVE_PORT"}
 
 
@@ -67,6 +68,16 @@ async def changes() -> AsyncIterator[None]:
             async for message in socket.get():
                 if "LINK" in message["event"] or message.get("dst_len") == 0:
                     yield
+
+
+def bound_ports() -> set[int]:
+    """Return the ports that UDP sockets of this network namespace are bound to."""
+    return {port for path in _SOCKETS if path.exists() for port in parse_sockets(path.read_text())}
+
+
+def parse_sockets(text: str) -> set[int]:
+    """Read /proc/net/udp or udp6 (net/ipv4/udp.c): the second column is the local address, ":", the port in hex."""
+    return {int(line.split()[1].rpartition(":")[2], 16) for line in text.splitlines()[1:]}
 
 
 def device_counters() -> dict[str, DeviceCounters]:

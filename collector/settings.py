@@ -56,6 +56,7 @@ def _pin_dir(value: Path) -> Path:
     return value
 
 
+Ports = Annotated[str, AfterValidator(_ports)]
 PinDir = Annotated[Path, AfterValidator(_pin_dir)]
 
 
@@ -75,7 +76,7 @@ class CollectorSettings(ServiceSettings):
     ports: Literal["service", "full"] = Field(
         "service", description="service: the client's port is folded to 0; full: both are kept, many more flows"
     )
-    service_ports: Annotated[str, AfterValidator(_ports)] = Field(
+    service_ports: Ports = Field(
         "", description="ports above 32767 that are services too, such as 50051,40000-40100; all below are"
     )
     hook: Literal["auto", "netfilter", "tc"] = Field(
@@ -98,6 +99,11 @@ class CollectorSettings(ServiceSettings):
     )
     uplinks: str = Field(
         "", description="devices that lead out of the node, such as eth0,ens*; empty: found over rtnetlink"
+    )
+    tunnel_ports: Ports = Field(
+        "",
+        description="UDP ports that programs of this node carry tunnels by, such as 1194,4242: their packets are outer "
+        "ones; Tailscale's, NetBird's, Nebula's and flannel's usual ones are known",
     )
     pin_dir: PinDir = Field(
         Path("/sys/fs/bpf/zonemeter"), description="where maps, programs and links stay when the collector is away"

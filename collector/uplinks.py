@@ -8,13 +8,14 @@ for a bridge, except for what it forwards from port to port.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from schemas.raw import ENCAPSULATIONS
 
 IFF_UP = 1
+ARPHRD_NONE = 65534
 ARPHRD_ETHER = 1
 ARPHRD_INFINIBAND = 32
 RTN_UNICAST = 1
@@ -39,6 +40,15 @@ _TUNNELS: dict[str, tuple[str, int]] = {
 # A device tells its own over generic netlink only, together with its private key. These are what is used: the default
 # (Calico, flannel), the same for IPv6 (flannel's ListenPortV6, Calico's wireguardListeningPortV6), Cilium's.
 WIREGUARD_PORTS = (51820, 51821, 51871)
+# Programs that carry IP through a TUN device of such a name: the encapsulation, and the UDP ports that they take unless
+# told otherwise. Each is believed only while a socket is bound to it.
+_OVERLAYS: tuple[tuple[str, str, tuple[int, ...]], ...] = (
+    ("tailscale*", "wireguard", (41641,)),
+    ("wt*", "wireguard", (51820,)),  # NetBird
+    ("wg*", "wireguard", WIREGUARD_PORTS),  # wireguard-go
+    ("flannel*", "udp", (8285,)),
+    ("nebula*", "udp", (4242,)),
+)
 # Kinds that stand for a physical device, or several.
 _STACKED = frozenset({"bond", "team", "vlan"})
 # A virtual function's or a subfunction's other end on the host (devlink): it leads to a pod, not out.
@@ -76,9 +86,10 @@ class Route:
 def choose(links: Iterable[Link], routes: Iterable[Route], patterns: Iterable[str] = ()) -> list[Link]:
     """Return the uplinks by index. `patterns` (as file names are matched) replace all rules if there are any.
 
-    Else: devices of default routes of any table; physical ones and bonds, teams and VLANs; tunnels; each if it is up
-    and not inside another. Tunnels also before they are up, since the kernel sends through one (neighbour discovery)
-    the moment it is. A device no rule names may have a gateway route: it is none (cilium_host has one).
+    Else: devices of default routes of any table; physical ones and bonds, teams and VLANs; tunnels, TUN devices too;
+    each if it is up and not inside another. Tunnels also before they are up, since the kernel sends through one
+    (neighbour discovery) the moment it is. A device no rule names may have a gateway route: it is none (cilium_host has
+    one).
     """
     wanted = list(patterns)
     if wanted:
@@ -90,9 +101,14 @@ def choose(links: Iterable[Link], routes: Iterable[Route], patterns: Iterable[st
 def _leads_out(link: Link, default: set[int]) -> bool:
     if link.name == "lo" or link.master_kind not in ("", "vrf"):
         return False
-    if link.kind in _TUNNELS:
+    if link.kind in _TUNNELS or _is_tun(link):
         return True
     return bool(link.flags & IFF_UP) and (link.index in default or link.kind in _STACKED or _is_physical(link))
+
+
+def _is_tun(link: Link) -> bool:
+    """Tell whether a program takes IP packets from this device: an overlay's. A TAP device is a virtual machine's."""
+    return link.kind == "tun" and link.arphrd == ARPHRD_NONE
 
 
 def _is_physical(link: Link) -> bool:
@@ -127,10 +143,18 @@ def contained(chosen: Iterable[Link]) -> set[str]:
     return {link.name for link in links if link.lower in indexes and link.kind not in _TUNNELS}
 
 
-def outer_packets(links: Iterable[Link]) -> dict[tuple[int, int, int], int]:
-    """Return how the outer packets of this node's tunnels look: (protocol, port, port is ours) to encapsulation."""
-    found = {}
+def outer_packets(
+    links: Iterable[Link], bound: Collection[int] = (), ports: Iterable[int] = ()
+) -> dict[tuple[int, int, int], int]:
+    """Return how the outer packets of this node's tunnels look: (protocol, port, port is ours) to encapsulation.
+
+    `bound`: UDP ports that sockets of this node are bound to; `ports`: those of programs that carry tunnels, as the
+    settings name them, which need no such proof.
+    """
+    found = {(17, port, 1): ENCAPSULATIONS.index("udp") for port in ports}
     for link in links:
+        if _is_tun(link):
+            found |= {(17, port, 1): ENCAPSULATIONS.index(name) for name, port in _carried_by(link, bound)}
         if link.kind not in _TUNNELS:
             continue
         name, protocol = _TUNNELS[link.kind]
@@ -138,3 +162,18 @@ def outer_packets(links: Iterable[Link]) -> dict[tuple[int, int, int], int]:
         for port in WIREGUARD_PORTS if is_wireguard else (link.port,):
             found[protocol, port if protocol == 17 else 0, int(is_wireguard)] = ENCAPSULATIONS.index(name)
     return found
+
+
+def unexplained(links: Iterable[Link], bound: Collection[int], ports: Collection[int]) -> list[str]:
+    """Return the TUN devices of which it is not known what carries their packets: these count, and so does that."""
+    return [] if ports else sorted(link.name for link in links if _is_tun(link) and not _carried_by(link, bound))
+
+
+def _carried_by(link: Link, bound: Collection[int]) -> list[tuple[str, int]]:
+    return [
+        (name, port)
+        for pattern, name, usual in _OVERLAYS
+        if fnmatchcase(link.name, pattern)
+        for port in usual
+        if port in bound
+    ]

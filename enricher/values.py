@@ -13,10 +13,12 @@ import numpy as np
 from enricher.columns import Columns, Ints, Rows
 from enricher.endpoints import Resolved, Watcher
 from schemas.flow import SCOPES, Cluster, Named
-from schemas.raw import DIRECTIONS, ENCAPSULATIONS, RawChunk
+from schemas.raw import DIRECTIONS, ENCAPSULATIONS, OTHER_ENCAPSULATION, RawChunk
 
 # IANA protocol numbers; ICMP and ICMPv6 are told apart by `network.type`. The others are named by their number.
 _TRANSPORTS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmp", 132: "sctp"}
+_OTHER = len(ENCAPSULATIONS)
+_ENCAPSULATIONS = (*ENCAPSULATIONS, OTHER_ENCAPSULATION)
 _NO_DNAT = 2
 # Of an end point, by port; 0 is a folded one, and absent.
 _PORTS = np.array(["", *(f',"port":{port}' for port in range(1, 65536))], dtype=object)
@@ -92,7 +94,7 @@ class Values:
         code = self._columns.direction
         for column, size in (
             (dnat, _NO_DNAT + 1),
-            (np.array(chunk.encapsulation, np.int64), len(ENCAPSULATIONS)),
+            (np.minimum(np.array(chunk.encapsulation, np.int64), _OTHER), len(_ENCAPSULATIONS)),
             (version_6, 2),
             (np.array(chunk.protocol, np.int64), 256),
         ):
@@ -114,9 +116,9 @@ def _pick(made: list[str], numbers: Ints) -> list[str]:
 def _kind(code: int) -> str:
     code, protocol = divmod(code, 256)
     code, version_6 = divmod(code, 2)
-    code, encapsulation = divmod(code, len(ENCAPSULATIONS))
+    code, encapsulation = divmod(code, len(_ENCAPSULATIONS))
     direction, dnat = divmod(code, _NO_DNAT + 1)
     translated = "" if dnat == _NO_DNAT else f',"dnat":{"true" if dnat else "false"}'
-    outer = f',"encapsulation":"{ENCAPSULATIONS[encapsulation]}"' if encapsulation else ""
+    outer = f',"encapsulation":"{_ENCAPSULATIONS[encapsulation]}"' if encapsulation else ""
     network = f'{{"transport":"{_TRANSPORTS.get(protocol, protocol)}","type":"{"ipv6" if version_6 else "ipv4"}"}}'
     return f',"direction":"{DIRECTIONS[direction]}"{translated}{outer},"network":{network},"source":'

@@ -27,10 +27,11 @@ Hook = Literal["netfilter", "tc"]
 MAX_CHUNKS = 65_536
 
 DIRECTIONS = ("egress", "ingress", "relay")
-ENCAPSULATIONS = ("none", "vxlan", "geneve", "ipip", "gre", "wireguard", "esp")
+ENCAPSULATIONS = ("none", "vxlan", "geneve", "ipip", "gre", "wireguard", "esp", "udp")
+# What a later version may have more of: an outer packet all the same.
+OTHER_ENCAPSULATION = "other"
 
 Direction = Annotated[int, msgspec.Meta(ge=0, le=len(DIRECTIONS) - 1)]
-Encapsulation = Annotated[int, msgspec.Meta(ge=0, le=len(ENCAPSULATIONS) - 1)]
 Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
 Flag = Annotated[int, msgspec.Meta(ge=0, le=1)]
 # INET6_ADDRSTRLEN without its NUL. An address is written out once per flow: a long one would multiply.
@@ -84,7 +85,7 @@ class RawChunk(msgspec.Struct, frozen=True, kw_only=True):
     dnat: list[Flag | None]
     bytes: list[Count]
     packets: list[Count]
-    encapsulation: list[Encapsulation]
+    encapsulation: list[Byte]
     ledger: WindowLedger | None = None
     short: bool = False
     maybe_repeat: bool = False

@@ -16,7 +16,7 @@ from msgspec import UNSET
 from common.prices import PriceBook
 from schemas.flow import FlowHead, Observer, Scope
 from schemas.ids import split_flow_id
-from schemas.raw import ENCAPSULATIONS
+from schemas.raw import ENCAPSULATIONS, OTHER_ENCAPSULATION
 from sinks.books import Books
 from sinks.intake import Row
 from sinks.metrics.ends import End, region_of
@@ -181,7 +181,7 @@ def _rare_key(flow: FlowHead, source: End, destination: End, observer: Observer,
         chunk, _ = split_flow_id(flow.id)
         books.put_aside("encapsulation", chunk, flow.bytes, flow.packets)
         # A label must not take whatever a record says: it would make series without end.
-        known = flow.encapsulation if flow.encapsulation in ENCAPSULATIONS else "other"
+        known = flow.encapsulation if flow.encapsulation in ENCAPSULATIONS else OTHER_ENCAPSULATION
         return source, destination, flow.scope, cluster, None, known
     zone = UNSET if observer.cloud is UNSET else observer.cloud.availability_zone
     relay = ("" if zone is UNSET else zone, region_of(observer.cloud))

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from collector import netlink, uplinks
+from collector import devices as devices_
+from collector import netlink
 from collector.detach import remove_all
 from collector.encode import address_text, window_ledger
 from collector.layout import Rows
@@ -69,9 +70,8 @@ def loaded(name: str, wanted: Request, *command: str) -> tuple[Answer, str]:
     return msgspec.json.decode(done.stdout, type=Answer), done.stderr.decode()
 
 
-def devices(name: str) -> Devices:
-    links, routes = netlab.inside(name, netlink.read)
-    return Devices({link.index: link.name for link in uplinks.choose(links, routes)}, uplinks.outer_packets(links))
+def devices(name: str, tunnel_ports: tuple[int, ...] = ()) -> Devices:
+    return netlab.inside(name, lambda: devices_.read([], tunnel_ports))
 
 
 def now_ms() -> int:
@@ -132,9 +132,9 @@ class Metered:
         self.meter.close()
         netlab.inside(self.name, lambda: remove_all(self.root))
 
-    def follow(self) -> None:
+    def follow(self, *tunnel_ports: int) -> None:
         """Read the node's devices afresh, as the collector does when they change."""
-        found = devices(self.name)
+        found = devices(self.name, tunnel_ports)
         netlab.inside(self.name, lambda: self.meter.set_devices(found))
 
 

@@ -199,7 +199,8 @@ def test_a_link_that_is_missing(meters: dict[int, Metered]) -> None:
 
 
 CHECKS = [
-    *("kernel", "btf", "capabilities", "netfilter programs", "bpffs", "uplinks", "network plugin", "bridges"),
+    *("kernel", "btf", "capabilities", "netfilter programs", "bpffs", "uplinks", "overlays"),
+    *("network plugin", "bridges"),
     *("conntrack", "clock", "links", "window", "map", "spool", "coverage"),
 ]
 LINE = re.compile(r"  (ok|no|\?\?)  (.+?)  +(\S.*)")

@@ -3,12 +3,13 @@
 
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
 from collector import netlink
-from collector.uplinks import Link, Route, choose, contained, outer_packets, outer_ports
+from collector.uplinks import Link, Route, choose, contained, outer_packets, outer_ports, unexplained
 from tests.collector import netlab
 
 NIC = Link(2, "eth0")
@@ -40,6 +41,8 @@ DEFAULT = Route(2, 0, gateway=True)
         pytest.param([Link(2, "eth0", master_kind="vrf")], [], ["eth0"], id="nic-in-a-vrf"),
         pytest.param([NIC, Link(5, "flannel.1", kind="vxlan")], [DEFAULT], ["eth0", "flannel.1"], id="overlay"),
         pytest.param([NIC, Link(5, "wg0", kind="wireguard", arphrd=65534)], [DEFAULT], ["eth0", "wg0"], id="wireguard"),
+        pytest.param([NIC, Link(5, "tun0", kind="tun", arphrd=65534)], [DEFAULT], ["eth0", "tun0"], id="overlays-tun"),
+        pytest.param([NIC, Link(5, "tap0", kind="tun")], [DEFAULT], ["eth0"], id="virtual-machines-tap"),
         pytest.param(
             [NIC, Link(5, "pf0vf3", phys_port="pf0vf3")], [DEFAULT], ["eth0"], id="representor-leads-to-a-pod"
         ),
@@ -93,6 +96,34 @@ def test_outer_packets_of_tunnels() -> None:
         (17, 4789, 0): 1,
     }
     assert [link.name for link in choose(links, [])] == [link.name for link in links]
+
+
+TUN: dict[str, Any] = {"kind": "tun", "arphrd": 65534}
+
+
+@pytest.mark.parametrize(
+    ("name", "bound", "ports", "outer", "is_known"),
+    [
+        pytest.param("tailscale0", {41641, 53}, (), {(17, 41641, 1): 5}, True, id="tailscale"),
+        pytest.param("tailscale0", {53}, (), {}, False, id="tailscale-by-another-port"),
+        pytest.param("flannel0", {8285}, (), {(17, 8285, 1): 7}, True, id="flannel-udp"),
+        pytest.param("wt0", {51820}, (), {(17, 51820, 1): 5}, True, id="netbird"),
+        pytest.param("tun0", {1194, 41641, 8285}, (), {}, False, id="any"),
+        pytest.param("tun0", set(), (1194, 1195), {(17, 1194, 1): 7, (17, 1195, 1): 7}, True, id="by-setting"),
+    ],
+)
+def test_outer_packets_of_a_program_with_a_tun_device(
+    name: str, bound: set[int], ports: tuple[int, ...], outer: dict[tuple[int, int, int], int], is_known: bool
+) -> None:
+    links = [NIC, Link(9, name, **TUN), Link(10, "tap0", kind="tun")]
+    assert outer_packets(links, bound, ports) == outer
+    assert unexplained(links, bound, ports) == ([] if is_known else [name])
+
+
+def test_bound_ports_are_the_namespaces_own(nodes: None) -> None:
+    with netlab.udp_server("pod21", "0.0.0.0", 4242), netlab.udp_server("pod21", "::", 8285):
+        assert netlab.inside("pod21", netlink.bound_ports) == {4242, 8285}
+    assert netlab.inside("pod21", netlink.bound_ports) == set()
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from enricher.unit import ChunkRun, Writer, not_out
 from schemas.amount import NOTHING, Amount, total
 from schemas.flow import Flow, decode_flow
 from schemas.ledger import decode_ledger
+from schemas.raw import ENCAPSULATIONS
 from schemas.topics import TopicNames
 from tests.enricher.build import END, START, chunk, node, pod, row
 
@@ -161,6 +162,12 @@ def test_ports_dnat_and_encapsulation() -> None:
     )
     assert (one.source.port, one.destination.port, one.dnat) == (40000, 443, False)
     assert other.encapsulation == "vxlan"
+
+
+@pytest.mark.parametrize("number", [len(ENCAPSULATIONS), 255])
+def test_an_encapsulation_of_a_later_version_is_an_outer_packet_all_the_same(number: int) -> None:
+    [flow] = flows([row(A1, HOST_B, encapsulation=number)])
+    assert flow.encapsulation == "other"
 
 
 def test_an_empty_window_is_nothing() -> None:
@@ -313,7 +320,7 @@ ADDRESSES = [A1, A2, B1, HOST_B, RDS, INTERNET, "10.42.2.77", "fd00:42::17", "2a
                 "dnat": st.sampled_from([None, 0, 1]),
                 "bytes": st.integers(0, 2**40),
                 "packets": st.integers(0, 2**40),
-                "encapsulation": st.integers(0, 6),
+                "encapsulation": st.integers(0, 255),
             }
         ),
         max_size=30,
