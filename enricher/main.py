@@ -21,6 +21,7 @@ from enricher.cluster import Cluster
 from enricher.follower import Follower
 from enricher.index import Index
 from enricher.metrics import Metrics
+from enricher.nodes import Nodes
 from enricher.pipeline import Pipeline
 from enricher.resolve import Resolver
 from enricher.settings import EnricherSettings
@@ -51,7 +52,7 @@ async def run(running: Service, settings: EnricherSettings) -> None:
     metrics.expect(cidrs)
     patience = Patience(cluster, Resolver(index, cidrs), metrics, settings.late_seconds)
     publisher = Publisher(running, settings)
-    deps = Deps(running, settings, settings.policy, cluster, patience, publisher, metrics)
+    deps = Deps(running, settings, settings.policy, cluster, patience, publisher, metrics, Nodes(index))
     pipeline = Pipeline(deps)
     follower = None
     if settings.topology is not None:

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The enricher's own metrics: what came in, what went out, what was put aside and why, and how fresh the index is."""
 
+import contextlib
 import time
+from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -9,6 +11,7 @@ from enricher.cidrs import CidrMap
 from enricher.index import Index
 from enricher.join import Joined
 from schemas.amount import Amount
+from schemas.ledger import UNANNOUNCED_REPEAT
 from schemas.raw import RawChunk
 
 
@@ -45,6 +48,13 @@ class Metrics:
         self.unknown_bytes = counter("unknown_bytes", "Traffic bytes of unknown scope, by reason.", "reason")
         self.late_bytes = counter("late_bytes", "Traffic bytes given out with an end that never became known in time.")
         self.late_flows = counter("late_flows", "Flows given out with an end that never became known in time.")
+        self.unannounced = counter(
+            "unannounced_repeats", "Raw chunks that came again and did not say that they might: two wrote them."
+        )
+        self.renumbered = counter(
+            "renumbered_chunks",
+            "Raw chunks numbered below the one before though of a later time: somebody made one up.",
+        )
         self.freshness = Histogram(
             "zonemeter_enricher_freshness_seconds",
             "From a window's end to its flows being in Kafka, by whether the chunk waited for the index.",
@@ -70,6 +80,12 @@ class Metrics:
         gauge("index_states", "States of objects in the index.").set_function(lambda: index.states)
         gauge("index_slots", "Addresses, node names and podCIDRs in the index.").set_function(lambda: index.slots)
         self._rules: dict[str, Counter] = {}
+        self._of_nodes = NodeSeries(
+            {
+                **dict.fromkeys((self.node_window, self.foreign_source, self.contradicted), ((),)),
+                self.node_bytes: (("sender",), ("receiver",)),
+            }
+        )
         self._heard: dict[str, float] = {}
 
     def heard(self, resource: str) -> None:
@@ -85,6 +101,7 @@ class Metrics:
 
     def enriched(self, chunk: RawChunk, joined: Joined) -> None:
         """Count one chunk given out."""
+        self._of_nodes.heard(chunk.node, *joined.senders, *joined.unmetered)
         self.chunks.labels("enriched").inc()
         self.node_window.labels(chunk.node).set(chunk.end_ms / 1000)
         for counted_by, nodes in (("sender", joined.senders), ("receiver", joined.unmetered)):
@@ -111,11 +128,13 @@ class Metrics:
         for end_ms, waited in windows:
             self.freshness.labels("yes" if waited else "no").observe(max(now_ms - end_ms, 0) / 1000)
 
-    def repeated(self, taken: Amount) -> None:
-        """Count one chunk that had come before."""
+    def repeated(self, taken: Amount, *, announced: bool) -> None:
+        """Count one chunk that had come before, and whether it said that it might have."""
         self.chunks.labels("repeat").inc()
         self._taken(taken)
-        self.aside_bytes.labels("repeat").inc(taken.bytes)
+        self.aside_bytes.labels("repeat" if announced else UNANNOUNCED_REPEAT).inc(taken.bytes)
+        if not announced:
+            self.unannounced.inc()
 
     def refused(self, reason: str) -> None:
         """Count one record that could not be decoded."""
@@ -127,6 +146,37 @@ class Metrics:
         self.raw_flows.inc(taken.rows)
 
 
+class NodeSeries:
+    """The series with a label `node`: those of nodes not heard of for a day leave, and of too many the oldest."""
+
+    def __init__(self, families: Mapping[Counter | Gauge, Iterable[tuple[str, ...]]]) -> None:
+        """`families`: by family the values of its labels behind `node`."""
+        self._families = families
+        # In the order in which they were heard of last, by the monotonic clock in seconds.
+        self._heard: dict[str, float] = {}
+
+    def heard(self, *nodes: str) -> None:
+        """Note that nodes have sent, or have been received from."""
+        now = time.monotonic()
+        for node in nodes:
+            self._heard.pop(node, None)
+            self._heard[node] = now
+        while self._heard and (len(self._heard) > MAX_NODES or self._oldest() < now - NODE_KEPT_SECONDS):
+            self._forget(next(iter(self._heard)))
+
+    def _oldest(self) -> float:
+        return next(iter(self._heard.values()))
+
+    def _forget(self, node: str) -> None:
+        del self._heard[node]
+        for family, rests in self._families.items():
+            for rest in rests:
+                with contextlib.suppress(KeyError):
+                    family.remove(node, *rest)
+
+
+MAX_NODES = 10_000
+NODE_KEPT_SECONDS = 86_400.0
 # Dense up to what is promised (2 s, and 4 s where a chunk waits); the rest tells a moment's lag from an hour's.
 _FRESHNESS_SECONDS = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 2.5, 3, 4, 6, 10, 30, 60, 300, 3600)
 _KUBE = ("resource", "reason")

@@ -1,115 +1,123 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tells a raw chunk that came before. A collector that crashed publishes a window again, and says so.
+"""Tells a raw chunk that came before, and one that cannot be. A collector that crashed publishes a window again.
 
-What this process has read it remembers by one mark per life of a node. The first copy may stand further back: it is
-looked for there if the chunk says `maybe_repeat`, and once for each node when a partition is taken over, because a
-copy that was sent first and held up on its way does not know that it is not the first to arrive.
+What this process has read it remembers by boots of nodes: which chunks, how far, until when. What stands further back
+is looked for there (earlier.py) if the chunk says `maybe_repeat`, and once for each boot when a partition is taken
+over, because a copy that was sent first and held up on its way does not know that it is not the first to arrive.
+
+All collectors may write to the topic, so a chunk may be somebody else's, in a node's name. A number made up must not
+turn the true ones below it into repeats: a repeat is a chunk that was taken, or one of a time that its node has been
+seen in. And one so far ahead that no node can have come to it is refused.
 """
 
-import asyncio
-import logging
+from dataclasses import dataclass, field
 
-import msgspec
 from aiokafka import TopicPartition
 
+from common.places import Place, seen_end_ms, why_not_then
 from common.service import Service
-from enricher.cluster import now_ms
-from enricher.kafka_read import Records, reader, stretch
+from enricher.cluster import Clock, now_ms
+from enricher.earlier import Earlier, Life
 from enricher.settings import EnricherSettings
-from schemas.codec import decode
+from enricher.taken import Mark
 from schemas.errors import DecodeError
 from schemas.ids import Origin
-from schemas.raw import MAX_READ_BYTES, RawChunk
+from schemas.raw import RawChunk
 
-log = logging.getLogger(__name__)
+# Boots of nodes known at a time, and of one node. Beyond it, who was silent for longest is forgotten.
+MAX_BOOTS = 10_000
+MAX_BOOTS_OF_NODE = 16
 
-# Read at once beyond what is asked for: other nodes' windows of the same time end a little earlier.
-MORE_MS = 60_000
 
-Mark = tuple[int, int, int]
+@dataclass(slots=True)
+class Memory:
+    """What was read of one partition, by boots of nodes. Pure."""
+
+    _nodes: dict[str, dict[Origin, Life]] = field(default_factory=dict)
+    _size: int = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def life(self, origin: Origin) -> Life | None:
+        """Return what is known of a boot."""
+        return self._nodes.get(origin.node, {}).get(origin)
+
+    def note(self, chunk: RawChunk, at_ms: int, before: Life | None = None) -> None:
+        """Remember a chunk that came at that time; `before` is what looking back told of its boot."""
+        boots = self._nodes.pop(chunk.node, {})
+        life = boots.pop(chunk.origin, None)
+        if life is None:
+            life = Life() if before is None else Life(before.furthest, before.end_ms)
+            self._size += 1
+        life.note(mark_of(chunk), seen_end_ms(chunk.end_ms, at_ms))
+        # In the order in which they were heard of, so that the first is who was silent for longest.
+        boots[chunk.origin] = life
+        self._nodes[chunk.node] = boots
+        if len(boots) > MAX_BOOTS_OF_NODE:
+            del boots[next(iter(boots))]
+            self._size -= 1
+        while self._size > MAX_BOOTS:
+            self._size -= len(self._nodes.pop(next(iter(self._nodes))))
+
+
+def why_not(chunk: RawChunk, life: Life | None, at_ms: int) -> str | None:
+    """Say why a chunk cannot be, given what is known of its boot; None if it can."""
+    found = why_not_then(chunk.start_ms, chunk.end_ms, at_ms)
+    return found or (None if life is None else life.why_not(Place(chunk.generation, chunk.sequence), at_ms))
+
+
+def came_before(chunk: RawChunk, life: Life) -> bool:
+    """Tell whether a chunk was taken, or is of a time that its boot has been seen in."""
+    mark = mark_of(chunk)
+    if life.taken.holds(mark):
+        return True
+    if life.furthest is None or mark > life.furthest or life.taken.within(mark):
+        return False
+    return chunk.start_ms < life.end_ms
 
 
 class Repeats:
     """The memory of one raw partition; `first` is the offset from which on it was read."""
 
-    def __init__(self, service: Service, settings: EnricherSettings, partition: int, first: int) -> None:
-        self._marks: dict[Origin, tuple[Mark, int]] = {}
-        self._earlier = _Earlier(service, settings, TopicPartition(settings.topics.raw, partition), first)
+    def __init__(
+        self, service: Service, settings: EnricherSettings, partition: int, first: int, clock: Clock = now_ms
+    ) -> None:
+        self._memory = Memory()
+        self._clock = clock
+        self._earlier = Earlier(service, settings, TopicPartition(settings.topics.raw, partition), first)
 
     async def has(self, chunk: RawChunk) -> bool:
-        """Return whether this chunk came before. Raises what Kafka's client raises."""
-        last = self._marks.get(chunk.origin)
-        if last is not None and _mark(chunk) <= last[0]:
-            if chunk.start_ms >= last[1]:
-                log.warning("%s numbers a later window as an earlier one: it is taken for a repeat", chunk.id)
-            return True
-        return (chunk.maybe_repeat or last is None) and await self._earlier.holds(chunk)
+        """Return whether this chunk came before; raise `DecodeError` if it cannot be.
 
-    def note(self, chunk: RawChunk) -> None:
-        """Remember a chunk."""
-        last = self._marks.get(chunk.origin)
-        if last is None or _mark(chunk) > last[0]:
-            self._marks[chunk.origin] = (_mark(chunk), chunk.end_ms)
+        Raises what Kafka's client raises.
+        """
+        now = self._clock()
+        life = self._memory.life(chunk.origin)
+        _refuse(why_not(chunk, life, now))
+        if life is not None:
+            if came_before(chunk, life):
+                return True
+            if not chunk.maybe_repeat:
+                return False
+        found = await self._earlier.look(chunk, now)
+        if life is None:
+            _refuse(why_not(chunk, self._earlier.life(chunk.origin), now))
+        return found
 
-
-class _RawId(msgspec.Struct):
-    cluster: str
-    node: str
-    boot_id: str
-    generation: int
-    sequence: int
-    chunk: int
-
-
-_decoder = msgspec.json.Decoder(_RawId)
+    def note(self, chunk: RawChunk) -> bool:
+        """Remember a chunk; return whether its number is lower than that of the one before."""
+        life = self._memory.life(chunk.origin)
+        back = life is not None and life.latest is not None and mark_of(chunk) < life.latest
+        self._memory.note(chunk, self._clock(), None if life else self._earlier.life(chunk.origin))
+        return back
 
 
-def read_id(value: bytes | None) -> _RawId:
-    """Decode what is needed of a chunk to know it again; raises `DecodeError`."""
-    return decode(_decoder, value, MAX_READ_BYTES)
+def mark_of(chunk: RawChunk) -> Mark:
+    """Return which chunk of its boot it is."""
+    return Mark(chunk.generation, chunk.sequence, chunk.chunk)
 
 
-class _Earlier:
-    """The chunks that stand before the offset from which on the partition was read, as far back as was asked."""
-
-    def __init__(self, service: Service, settings: EnricherSettings, where: TopicPartition, before: int) -> None:
-        self._service = service
-        self._settings = settings
-        self._where = where
-        self._before = before
-        self._read_from = before
-        self._earliest_ms: int | None = None
-        self._marks: dict[Origin, set[Mark]] = {}
-
-    async def holds(self, chunk: RawChunk) -> bool:
-        # A raw record's Kafka timestamp is its window's end, or less where that is too far ahead for Kafka: the first
-        # copy cannot stand before that time's first. A spool brings many windows in a row, each later than the one
-        # before: what is read for the first is enough.
-        to_ms = min(chunk.end_ms, now_ms())
-        if self._before and (self._earliest_ms is None or to_ms < self._earliest_ms):
-            await self._read_back(to_ms - MORE_MS)
-        return _mark(chunk) in self._marks.get(chunk.origin, ())
-
-    async def _read_back(self, to_ms: int) -> None:
-        deadline = self._settings.kafka_deadline_seconds
-        async with reader(self._service, self._settings, self._where) as consumer:
-            async with asyncio.timeout(deadline):
-                found = (await consumer.offsets_for_times({self._where: to_ms}))[self._where]
-            start = self._before if found is None else found.offset
-            async for records in stretch(consumer, self._where, start, self._read_from, deadline):
-                self._note(records)
-        self._read_from = min(self._read_from, start)
-        self._earliest_ms = to_ms
-
-    def _note(self, records: Records) -> None:
-        for record in records:
-            try:
-                raw = read_id(record.value)
-            except DecodeError:
-                continue  # a dead letter
-            origin = Origin(raw.cluster, raw.node, raw.boot_id)
-            self._marks.setdefault(origin, set()).add((raw.generation, raw.sequence, raw.chunk))
-
-
-def _mark(chunk: RawChunk) -> Mark:
-    return chunk.generation, chunk.sequence, chunk.chunk
+def _refuse(why: str | None) -> None:
+    if why is not None:
+        raise DecodeError("implausible", why)

@@ -13,7 +13,7 @@ from common.publish import Record, Run
 from enricher.join import Joined, Out
 from schemas.amount import NOTHING, Amount
 from schemas.flow import HEADERS
-from schemas.ledger import LedgerRecord, encode_ledger
+from schemas.ledger import UNANNOUNCED_REPEAT, LedgerRecord, encode_ledger
 from schemas.raw import RawChunk
 from schemas.topics import TopicNames
 
@@ -80,10 +80,14 @@ class Writer:
         )
 
     def repeat(self, chunk: RawChunk, offset: int, now_ms: int) -> Record:
-        """Return the ledger's entry of a chunk that came before, under a key of its own."""
+        """Return the ledger's entry of a chunk that came before, under a key of its own.
+
+        One that does not say that it may be a repeat has a reason of its own: collectors say so.
+        """
         taken = taken_of(chunk)
         id_ = f"{chunk.id}@{offset}"
-        return self._entry(chunk, id_, now_ms, taken=taken, given=NOTHING, aside={"repeat": taken})
+        reason = "repeat" if chunk.maybe_repeat else UNANNOUNCED_REPEAT
+        return self._entry(chunk, id_, now_ms, taken=taken, given=NOTHING, aside={reason: taken})
 
     def _entry(self, chunk: RawChunk, id_: str, now_ms: int, **amounts: Any) -> Record:
         entry = LedgerRecord(

@@ -22,6 +22,7 @@ from enricher import recovery
 from enricher.cluster import Cluster
 from enricher.join import Out, join
 from enricher.metrics import Metrics
+from enricher.nodes import MAX_STRANGERS, Nodes
 from enricher.policy import Policy
 from enricher.repeats import Repeats
 from enricher.settings import EnricherSettings
@@ -50,6 +51,7 @@ class Deps:
     patience: Patience
     publisher: Publisher
     metrics: Metrics
+    nodes: Nodes
 
 
 class Worker:
@@ -111,16 +113,20 @@ class Worker:
         repeats = self._note_position(record)
         try:
             chunk = self._decode(record)
+            self._deps.nodes.admit(chunk.node, self._deps.cluster.clock())
+            out = self._resumed.pop(chunk.id, None)
+            is_repeat = out is None and await repeats.has(chunk)
         except DecodeError as error:
             self._refuse(record, error, unit)
         else:
-            out = self._resumed.pop(chunk.id, None)
-            if out is None and await repeats.has(chunk):
+            if is_repeat:
                 unit.books.append(self._writer.repeat(chunk, record.offset, self._deps.cluster.clock()))
-                self._metrics.repeated(taken_of(chunk))
+                self._repeated(chunk, record.offset)
             else:
                 unit = await self._enrich(chunk, record.offset, out, unit)
-            repeats.note(chunk)
+                if repeats.note(chunk):
+                    self._metrics.renumbered.inc()
+                    log.warning("%s is numbered below the window before it, of an earlier time: it is taken", chunk.id)
             self._metrics.behind.labels(self._partition).set((self._deps.cluster.clock() - chunk.end_ms) / 1000)
         unit.end = self._next = record.offset + 1
         return unit
@@ -146,9 +152,17 @@ class Worker:
             self._contradicted(chunk)
         return unit
 
+    def _repeated(self, chunk: RawChunk, offset: int) -> None:
+        self._metrics.repeated(taken_of(chunk), announced=chunk.maybe_repeat)
+        if not chunk.maybe_repeat:
+            line = "%s at raw offset %s is a repeat and does not say that it may be one: two wrote it, or a mirror did"
+            log.warning(line, chunk.id, offset)
+
     def _contradicted(self, chunk: RawChunk) -> None:
         """Say that a node counts what it sends although the settings say that it does not: that is counted twice."""
         if chunk.node not in self._contradictions:
+            if len(self._contradictions) >= MAX_STRANGERS:
+                self._contradictions.clear()
             self._contradictions.add(chunk.node)
             log.error("%s has a collector, and unmetered_nodes says it has none: it is counted twice", chunk.node)
         self._metrics.contradicted.labels(chunk.node).inc()
@@ -192,7 +206,9 @@ class Worker:
             self._metrics.gap_records.inc(gone)
             log.error("%s-%s: %s raw records were gone before they were read", *self._where, gone)
         if self._repeats is None:
-            self._repeats = Repeats(self._deps.service, self._settings, self._partition, record.offset)
+            self._repeats = Repeats(
+                *(self._deps.service, self._settings, self._partition, record.offset), self._deps.cluster.clock
+            )
         return self._repeats
 
     def _decode(self, record: RawRecord) -> RawChunk:

@@ -6,7 +6,8 @@ class DecodeError(ValueError):
     """A record that cannot be taken; `reason` is from a closed set, fit for a metric label.
 
     Reasons: `too_large`, `not_json`, `schema_mismatch` (a field missing, of a wrong type or out of range),
-    `inconsistent` (each field is fine alone, but they contradict each other), `unsupported_version`.
+    `inconsistent` (each field is fine alone, but they contradict each other), `unsupported_version`, `implausible` (no
+    node can have got there by then), `too_many_names` (no room for one more name).
     """
 
     def __init__(self, reason: str, detail: str) -> None:

@@ -15,10 +15,14 @@ import msgspec
 
 from schemas.amount import Amount
 from schemas.codec import MAX_INTEGER, Count, Milliseconds, decode
+from schemas.errors import DecodeError
 from schemas.raw import MAX_CHUNKS, UplinkCounters
 
 SCHEMA_VERSION = 1
 MAX_READ_BYTES = 1024 * 1024
+
+# Of the enricher, what is aside because it came again and did not say that it might.
+UNANNOUNCED_REPEAT = "unannounced_repeat"
 
 Hop = Literal["collector", "enricher", "metrics", "flowlog"]
 
@@ -27,7 +31,8 @@ class LedgerRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     """One entry of one hop.
 
     `id` is the last part of the key. Of the collector: one window, `chunks` of it published. Of the enricher:
-    one chunk; of a chunk that came again, `<chunk id>@<raw offset>`, so that it does not overwrite the first. Of a
+    one chunk; of a chunk that came again, `<chunk id>@<raw offset>`, so that it does not overwrite the first (aside as
+    `repeat`, or as `unannounced_repeat` where the chunk does not say `maybe_repeat`, as a collector would). Of a
     sink: one checkpoint or manifest, which may hold parts of many chunks: `parts` gives the amount taken out of each
     chunk, by chunk id, so that an audit can say which window is short.
 
@@ -92,3 +97,13 @@ def encode_ledger(record: LedgerRecord) -> bytes:
 def decode_ledger(value: bytes | None) -> LedgerRecord:
     """Decode a ledger record; raises `DecodeError`."""
     return decode(_decoder, value, MAX_READ_BYTES)
+
+
+def read_ledger(value: bytes | None, key: bytes | None, partition: int) -> LedgerRecord:
+    """Decode a record of the ledger that stands in that partition under that key; raises `DecodeError`."""
+    record = decode_ledger(value)
+    if record.key != key:
+        raise DecodeError("inconsistent", f"the key is {(key or b'')[:100]!r}, not {record.key[:100]!r}")
+    if record.partition != partition:
+        raise DecodeError("inconsistent", f"it says partition {record.partition} and stands in {partition}")
+    return record

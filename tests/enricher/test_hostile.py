@@ -7,11 +7,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from enricher.cidrs import CidrMap
+from enricher.earlier import read_id
 from enricher.index import Index
 from enricher.join import join, resolve
 from enricher.policy import NodeNames, Policy
 from enricher.recovery import Tail, read_back
-from enricher.repeats import read_id
 from enricher.resolve import Resolver
 from enricher.unit import Writer
 from schemas.errors import DecodeError

@@ -187,7 +187,7 @@ def test_the_history_names_a_pod_that_went_before_the_enricher_came(topics: Topi
         api.start()
         with running([*topics.flags, "--kubeconfig", str(api.kubeconfig)], tmp_path / "log") as enricher:
             eventually(enricher.ready)
-            times = {"start_ms": 100_000, "end_ms": 110_000, "node": POSTGRES.node}
+            times = {"start_ms": 1_600_000_000_000, "end_ms": 1_600_000_010_000, "node": POSTGRES.node}
             topics.produce([window(1, POSTGRES.address_v4, **times)], key=POSTGRES.node.encode())
             eventually(lambda: len(topics.flows()) == 1)
     assert topics.flows()[0].source.k8s.pod.name == "gone"  # type: ignore[union-attr]
