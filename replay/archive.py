@@ -76,7 +76,7 @@ class FlowArchive:
     def until_ms(self) -> int:
         """The end of the last window in it; 0 if it holds none."""
         return max(
-            (mark.end_ms for manifest in self._newest.values() for mark in manifest.known_marks().values()), default=0
+            (mark.seen_ms for manifest in self._newest.values() for mark in manifest.known_marks().values()), default=0
         )
 
     def lanes(self) -> dict[int, Lane]:

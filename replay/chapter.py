@@ -136,7 +136,7 @@ class _Search:
 
         def newest_ms(number: int) -> int:
             marks = self._archive.manifest(partition, number).marks
-            return max((marked.mark.end_ms for marked in marks), default=0)
+            return max((marked.mark.seen_ms for marked in marks), default=0)
 
         return bisect_right(known, begin_ms, key=newest_ms)
 

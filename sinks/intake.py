@@ -6,12 +6,14 @@ lane stores both in one step with what it made of the flows (a checkpoint, a man
 loses nothing and doubles nothing. No Kafka client here: records come in, rows come out.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
+from common.places import CLOCK_SLACK_MS, Place, seen_end_ms, why_not_then, why_not_there
 from schemas.errors import DecodeError
 from schemas.flow import Endpoint, FlowHead, Observer, decode_endpoint, decode_head, decode_observer
 from schemas.ids import Origin, parse_chunk_id, split_flow_id
@@ -21,8 +23,10 @@ from sinks.books import Books
 MAX_KNOWN_ENDS = 100_000
 # A node's life that brought nothing for so long cannot come again: the raw topic keeps 7 days.
 MARK_KEPT_MS = 8 * 24 * 3_600_000
-# 10000-01-01: no calendar goes further.
-END_OF_TIME_MS = 253_402_300_800_000
+# Marks of one partition. Kubernetes has no cluster of so many nodes, and a partition holds a part of them.
+MAX_MARKS = 10_000
+# Beyond it a life makes room that brought nothing for so long; what is published twice is so within moments.
+MARK_IDLE_MS = 3_600_000
 # Greater than any row's number (schemas.ids.MAX_DIGITS).
 EVERY_ROW = 2**63
 
@@ -39,7 +43,7 @@ class SourceRecord(Protocol):
 
 
 class Mark(msgspec.Struct):
-    """The last flow taken of one life of a node, when its window ended and when it was taken (Unix time)."""
+    """The last flow taken of one life of a node, until when that life was seen and when it was taken (Unix time)."""
 
     generation: int
     sequence: int
@@ -47,6 +51,11 @@ class Mark(msgspec.Struct):
     row: int
     end_ms: int = 0
     taken_ms: int = 0
+
+    @property
+    def seen_ms(self) -> int:
+        """Until when the node was seen, and no later than when that was taken: its clock may be ahead."""
+        return min(self.end_ms, self.taken_ms) if self.taken_ms else self.end_ms
 
 
 class Refused(NamedTuple):
@@ -68,30 +77,58 @@ class Row(NamedTuple, Generic[E]):
 
 @dataclass(slots=True)
 class Batch(Generic[E]):
-    """What came of one batch of records; `missed` offsets were deleted before they could be read."""
+    """What came of one batch of records; `missed` offsets were deleted before they could be read.
+
+    `renumbered` chunks were taken although they are numbered below the one before.
+    """
 
     rows: list[Row[E]] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
     repeats: int = 0
     missed: int = 0
+    renumbered: int = 0
 
 
 @dataclass(slots=True)
 class Lane:
-    """One partition. `position` is the offset to read next, None before the first record of an empty state."""
+    """One partition. `position` is the offset to read next, None before the first record of an empty state.
+
+    `marks` stand in the order in which their nodes were heard of. `pushed_out` made room for others.
+    """
 
     partition: int
     position: int | None = None
     marks: dict[Origin, Mark] = field(default_factory=dict)
     touched: set[Origin] = field(default_factory=set)
     books: Books = field(default_factory=Books)
+    pushed_out: list[Origin] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.marks = dict(sorted(self.marks.items(), key=lambda item: item[1].taken_ms))
 
     def forget_old_marks(self, now_ms: int) -> list[Origin]:
-        """Drop and return the lives of nodes that brought nothing for `MARK_KEPT_MS`."""
-        old = [origin for origin, mark in self.marks.items() if mark.taken_ms < now_ms - MARK_KEPT_MS]
-        for origin in old:
-            del self.marks[origin]
-        return old
+        """Drop the lives that brought nothing for `MARK_KEPT_MS`; return all that have gone since the last time."""
+        while self._silent_since() < now_ms - MARK_KEPT_MS:
+            self._drop_oldest()
+        gone = [origin for origin in self.pushed_out if origin not in self.marks]
+        self.pushed_out.clear()
+        return gone
+
+    def make_room(self, origin: Origin, now_ms: int) -> None:
+        """See that there is room for one life more; raise `DecodeError` if nobody makes any."""
+        if len(self.marks) < MAX_MARKS:
+            return
+        if self._silent_since() >= now_ms - MARK_IDLE_MS:
+            raise DecodeError("too_many_names", f"{MAX_MARKS} boots of nodes have sent, and none of {origin.node!r}")
+        self._drop_oldest()
+
+    def _silent_since(self) -> float:
+        return next((mark.taken_ms for mark in self.marks.values()), math.inf)
+
+    def _drop_oldest(self) -> None:
+        origin = next(iter(self.marks))
+        del self.marks[origin]
+        self.pushed_out.append(origin)
 
 
 class Intake(Generic[E]):
@@ -122,6 +159,7 @@ class Intake(Generic[E]):
                 source, destination, observer = self._known(flow)
                 if chunk != run.chunk or flow.start_ms != run.start_ms or flow.end_ms != run.end_ms:
                     run = _begin(lane, flow, chunk, now_ms)
+                    batch.renumbered += run.is_renumbered
                     part = None
             except DecodeError as error:
                 lane.books.refuse(error.reason)
@@ -171,34 +209,53 @@ class Intake(Generic[E]):
 
 @dataclass(slots=True)
 class _Run:
-    """Flows of one chunk in a row; those up to row `floor` were taken before."""
+    """Flows of one chunk in a row; those up to row `floor` were taken before.
+
+    `is_renumbered`: its number is below that of the chunk before, and it is of a later time.
+    """
 
     chunk: str
     start_ms: int
     end_ms: int
     floor: int
     mark: Mark
+    is_renumbered: bool = False
 
 
 def _begin(lane: Lane, flow: FlowHead, chunk: str, now_ms: int) -> _Run:
-    if not flow.start_ms <= flow.end_ms < END_OF_TIME_MS:
+    if flow.start_ms > flow.end_ms:
         raise DecodeError("inconsistent", f"a window from {flow.start_ms} to {flow.end_ms}")
     origin, position = parse_chunk_id(chunk)
-    at = position[:3]
     mark = lane.marks.get(origin)
+    _check_plausible(flow, Place(*position[:2]), mark, now_ms)
     if mark is None:
-        mark = lane.marks[origin] = Mark(*at, row=-1)
-    before = (mark.generation, mark.sequence, mark.chunk)
+        lane.make_room(origin, now_ms)
+        mark = Mark(*position[:3], row=-1)
+    # To the end: who was heard of last.
+    lane.marks.pop(origin, None)
+    lane.marks[origin] = mark
     lane.books.cover(flow.start_ms, flow.end_ms)
     lane.touched.add(origin)
     mark.taken_ms = now_ms
-    if at < before:
+    at, before = position[:3], (mark.generation, mark.sequence, mark.chunk)
+    # A number that somebody made up must not turn the true ones below it into repeats.  Those are of a time that the
+    # node has been seen in; as long as its clock is ahead, no time is proof of anything.
+    is_later = flow.start_ms >= mark.end_ms and flow.end_ms <= now_ms + CLOCK_SLACK_MS
+    if at < before and not is_later:
         return _Run(chunk, flow.start_ms, flow.end_ms, EVERY_ROW, mark)
-    if at > before:
+    if at != before:
         mark.generation, mark.sequence, mark.chunk = at
         mark.row = -1
-    mark.end_ms = max(mark.end_ms, min(flow.end_ms, now_ms))
-    return _Run(chunk, flow.start_ms, flow.end_ms, mark.row, mark)
+    mark.end_ms = max(mark.end_ms, seen_end_ms(flow.end_ms, now_ms))
+    return _Run(chunk, flow.start_ms, flow.end_ms, mark.row, mark, is_renumbered=at < before)
+
+
+def _check_plausible(flow: FlowHead, place: Place, mark: Mark | None, now_ms: int) -> None:
+    why = why_not_then(flow.start_ms, flow.end_ms, now_ms)
+    if why is None and mark is not None:
+        why = why_not_there(Place(mark.generation, mark.sequence), mark.end_ms, place, now_ms)
+    if why is not None:
+        raise DecodeError("implausible", why)
 
 
 def _missed(position: int | None, records: Sequence[SourceRecord]) -> int:

@@ -27,6 +27,11 @@ class SelfMetrics:
         self.repeats = Counter(
             "zonemeter_flows_repeated", "Flows left out because they were taken before.", registry=registry
         )
+        self.renumbered = Counter(
+            "zonemeter_chunks_renumbered",
+            "Chunks taken though numbered below the one before, because they are of a later time.",
+            registry=registry,
+        )
         self.refused = Counter(
             "zonemeter_records_refused",
             "Records that could not be decoded and went to the dead-letter topic.",
@@ -54,6 +59,7 @@ class SelfMetrics:
         """Count what one batch of records of a partition came to."""
         self.taken.inc(len(batch.rows))
         self.repeats.inc(batch.repeats)
+        self.renumbered.inc(batch.renumbered)
         for refused in batch.refused:
             self.refused.labels(refused.reason).inc()
         if batch.missed:

@@ -14,6 +14,8 @@ from sinks.metrics.families import Sample, Spec
 
 # Enough digits for any counter of money; the default context rounds to 28.
 EXACT = Context(prec=100)
+# Of which is known when they sent last.
+MAX_NODES = 20_000
 NODES_HELP = "Nodes by whether flows of theirs have come lately."
 
 
@@ -61,7 +63,10 @@ class Exposition:
                     self._values[family][number] = value
             for origin, mark in marks:
                 node = origin.cluster, origin.node
-                self._nodes[node] = max(self._nodes.get(node, 0), mark.end_ms)
+                # To the end: who was heard of last.
+                self._nodes[node] = max(self._nodes.pop(node, 0), mark.seen_ms)
+            while len(self._nodes) > MAX_NODES:
+                del self._nodes[next(iter(self._nodes))]
             self._body = None
 
     def series_counts(self) -> dict[str, int]:

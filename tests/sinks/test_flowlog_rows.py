@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.places import EARLIEST_MS, LATEST_AHEAD_MS
 from schemas.flow import Cloud, Cluster, Flow, Kubernetes, Named, Network, Observer, RawPosition, Workload
 from sinks.flowlog.columns import COLUMNS, END_COLUMNS, flatten
 from sinks.flowlog.jsonl import JsonLines
@@ -37,7 +38,8 @@ FLOWS = [
     pytest.param({"observer": Observer(AWKWARD, Cloud(AWKWARD)), "network": Network(AWKWARD, "ipv6")}, id="observer"),
     pytest.param({"bytes": 2**53 - 1, "packets": 0, "raw": RawPosition(0, 2**53 - 1)}, id="largest-numbers"),
     pytest.param({"start_ms": START_MS + 1, "end_ms": END_MS + 999}, id="a-short-window"),
-    pytest.param({"start_ms": 0, "end_ms": 253_402_300_799_999}, id="first-and-last-moment"),
+    pytest.param({"start_ms": EARLIEST_MS, "end_ms": EARLIEST_MS + 1}, id="first-moment"),
+    pytest.param({"start_ms": END_MS, "end_ms": END_MS + LATEST_AHEAD_MS}, id="last-moment"),
 ]
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

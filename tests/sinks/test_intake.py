@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Taking flows: repeats are skipped, rubbish is refused with a reason, the books always balance."""
 
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -11,7 +13,7 @@ from schemas.flow import Endpoint
 from schemas.ids import Origin, chunk_id
 from schemas.ledger import encode_ledger
 from sinks.books import Books
-from sinks.intake import MARK_KEPT_MS, Intake, Lane, Mark
+from sinks.intake import MARK_IDLE_MS, MARK_KEPT_MS, Intake, Lane, Mark
 from tests.sinks.flows import BOOT, END_MS, START_MS, encoded, flow, flow_id, records, window
 
 NOW_MS = END_MS + 1_000
@@ -48,7 +50,7 @@ def ids(values: list[str]) -> list[bytes]:
 def test_takes_what_is_greater_than_the_mark(
     mark: tuple[int, int, int, int] | None, given_ids: list[str], taken: list[str]
 ) -> None:
-    lane = Lane(0, 0, {} if mark is None else {ORIGIN: Mark(*mark)})
+    lane = Lane(0, 0, {} if mark is None else {ORIGIN: Mark(*mark, end_ms=END_MS)})
     batch = intake().take(lane, records(ids(given_ids)), NOW_MS)
     assert [flow.id for flow, *_ in batch.rows] == taken
     assert batch.repeats == len(given_ids) - len(taken)
@@ -75,7 +77,7 @@ def test_takes_what_is_greater_than_the_mark(
         pytest.param(encoded(flow()).replace(b'"kind":"pod"', b'"kind":"cat"', 1), "schema_mismatch", id="source"),
         pytest.param(encoded(flow()).replace(b'"node":"node-a1"', b'"node":1', 1), "schema_mismatch", id="observer"),
         pytest.param(encoded(flow(start_ms=END_MS, end_ms=START_MS)), "inconsistent", id="ends-before-it-starts"),
-        pytest.param(encoded(flow(end_ms=2**53 - 1)), "inconsistent", id="year-287396"),
+        pytest.param(encoded(flow(end_ms=2**53 - 1)), "implausible", id="year-287396"),
         pytest.param(encoded(flow()).replace(b'"bytes":1000', b'"bytes":1e300', 1), "schema_mismatch", id="bytes-huge"),
     ],
 )
@@ -148,7 +150,7 @@ def test_marks_of_lives_long_over_are_forgotten() -> None:
 def test_a_clock_ahead_does_not_make_a_node_fresh_for_ever() -> None:
     lane = Lane(0)
     intake().take(lane, records([encoded(flow(end_ms=NOW_MS + 10**9))]), NOW_MS)
-    assert lane.marks[ORIGIN].end_ms == NOW_MS
+    assert lane.marks[ORIGIN].seen_ms == NOW_MS
 
 
 def test_large_books_are_split_and_add_up() -> None:
@@ -172,3 +174,61 @@ def test_large_books_are_split_and_add_up() -> None:
 
 def test_empty_books_make_no_record() -> None:
     assert Books().records("metrics", "1", 0, NOW_MS) == []
+
+
+def at(sequence: int, later: int = 0, **overrides: Any) -> bytes:
+    """Return a flow of a window so many windows after the first, and numbered anyhow."""
+    start = START_MS + 10_000 * later
+    fields = {"id": flow_id(sequence, 0), "start_ms": start, "end_ms": start + 10_000} | overrides
+    return encoded(flow(**fields))
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        pytest.param(at(2**53 - 1), id="the greatest sequence"),
+        pytest.param(encoded(flow(id=flow_id(0, 0, generation=2**40))), id="a generation far ahead"),
+        pytest.param(at(2, start_ms=0), id="1970"),
+        pytest.param(at(2, end_ms=END_MS + 10**11), id="years ahead"),
+    ],
+)
+def test_what_no_node_can_have_come_to_is_refused(forged: bytes) -> None:
+    lane, source = Lane(0), intake()
+    source.take(lane, records([at(1)]), NOW_MS)
+    batch = source.take(lane, records([forged, at(2, 1)], offset=1), NOW_MS + 10_000)
+    assert [each.reason for each in batch.refused] == ["implausible"]
+    assert [row.flow.id for row in batch.rows] == [flow_id(2, 0)]
+
+
+def test_a_number_made_up_within_bounds_turns_no_later_window_into_a_repeat() -> None:
+    lane, source = Lane(0), intake()
+    source.take(lane, records([at(1)]), NOW_MS)
+    source.take(lane, records([at(900)], offset=1), NOW_MS)
+    values = [at(2 + n, 1 + n) for n in range(20)]
+    batch = source.take(lane, records(values, offset=2), NOW_MS + 300_000)
+    assert [row.flow.id for row in batch.rows] == [flow_id(2 + n, 0) for n in range(20)]
+    assert batch.renumbered == 1
+    # What is published again is still known.
+    again = source.take(lane, records(values[-3:], offset=30), NOW_MS + 300_000)
+    assert (again.rows, again.repeats) == ([], 3)
+
+
+def test_a_node_whose_clock_is_ahead_is_taken_once() -> None:
+    ahead = 40 * 360
+    lane, source = Lane(0), intake()
+    values = [at(n, n + ahead) for n in range(5)]
+    assert len(source.take(lane, records(values), NOW_MS).rows) == 5
+    assert source.take(lane, records(values, offset=5), NOW_MS + 1_000).repeats == 5
+
+
+def test_marks_are_bounded_and_who_is_silent_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sinks.intake.MAX_MARKS", 3)
+    lane, source = Lane(0), intake()
+    source.take(lane, records(ids([flow_id(1, 0, f"node-{n}") for n in range(3)])), NOW_MS)
+    batch = source.take(lane, records(ids([flow_id(1, 0, "node-3"), flow_id(1, 1, "node-0")])), NOW_MS)
+    assert [each.reason for each in batch.refused] == ["too_many_names"]
+    assert len(batch.rows) == 1
+    batch = source.take(lane, records(ids([flow_id(1, 0, "node-3")])), NOW_MS + MARK_IDLE_MS + 1)
+    assert len(batch.rows) == 1
+    assert [origin.node for origin in lane.forget_old_marks(NOW_MS)] == ["node-1"]
+    assert len(lane.marks) == 3
