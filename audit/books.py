@@ -11,17 +11,30 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import msgspec
+
 from audit.intervals import Intervals
+from audit.known import OTHERS, Known
 from audit.lives import Lives
-from audit.result import MAX_LISTED, Audit, Repeat, Shortfall, Sums
+from audit.result import MAX_LISTED, Audit, Contradiction, Repeat, Shortfall, Sums
 from audit.window import Key, OpenWindow
-from schemas.amount import Amount
-from schemas.ids import Origin, parse_chunk_id, parse_window_id
-from schemas.ledger import LedgerRecord
+from schemas.amount import NOTHING, Amount
+from schemas.errors import DecodeError
+from schemas.ids import MAX_DIGITS, Origin, parse_chunk_id, parse_window_id
+from schemas.ledger import UNANNOUNCED_REPEAT, LedgerRecord
 from schemas.topology import TopologyState
 
 TWICE = "taken more than once"
 SINKS = ("metrics", "flowlog")
+NOT_RECONCILED = "not reconciled: more clusters or nodes send than there is room for"
+# Sinks that are told apart: two, and flow logs of other groups.
+MAX_SINKS = 16
+# Clusters, and nodes that Kubernetes does not know, where nothing else is said.
+MAX_CLUSTERS, MAX_NODES = 1_000, 100_000
+# Intervals of numbers that were closed, in all.
+MAX_CLOSED = 300_000
+# Entries of closed windows that are remembered by what they said, to tell another that says something else.
+MAX_SAID = 100_000
 # What a sink published again after a crash is its last checkpoint or manifest, in one entry or some.
 _REMEMBERED_ENTRIES = 32
 
@@ -35,7 +48,8 @@ class Books:
     """The open windows of one ledger topic. `wanted` tells of a window's origin and start whether it is of interest.
 
     `sums_of` gives the sums that a window's amounts are added to once it is closed. `flowlog_group`: a flow log of
-    another group is a sink of its own, named "flowlog GROUP", because it takes everything once more.
+    another group is a sink of its own, named "flowlog GROUP", because it takes everything once more. `known` says of
+    whom the books are kept. Of two entries under one key the first counts.
     """
 
     def __init__(
@@ -43,14 +57,19 @@ class Books:
         sums_of: SumsOf,
         wanted: Wanted = lambda origin, start_ms: True,
         flowlog_group: str = "zonemeter.flowlog",
+        known: Known | None = None,
     ) -> None:
         self._sums_of = sums_of
+        self._known_nodes = known or Known(MAX_CLUSTERS, MAX_NODES)
         self._flowlog_group = flowlog_group
         self._wanted = wanted
         self.lives = Lives()
         self.sinks: dict[str, dict[Origin, tuple[int, int]]] = {}
         self.repeated: deque[Repeat] = deque(maxlen=MAX_LISTED)
+        self.contradicted: deque[Contradiction] = deque(maxlen=MAX_LISTED)
+        self._said: dict[tuple[Key, int | None], int] = {}
         self._open: dict[Key, OpenWindow] = {}
+        self._open_of: dict[Origin, set[Key]] = {}
         self._fitted: dict[Origin, Intervals] = {}
         self._dropped: dict[Origin, Intervals] = {}
         self._known: set[Origin] = set()
@@ -105,12 +124,20 @@ class Books:
         for key in [key for key, window in self._open.items() if window.end_ms < before_ms]:
             yield self.drop(key)
         self.lives.forget(before_ms)
-        living = self.lives.origins() | {key.origin for key in self._open}
+        living = self.lives.origins() | self._open_of.keys()
         tables: list[dict[Origin, Any]] = [self._fitted, self._dropped, *self._reached.values(), *self.sinks.values()]
         for table in tables:
             for origin in table.keys() - living:
                 del table[origin]
         self._known &= living
+        self._known_nodes.keep({origin[:2] for origin in living})
+        self._bound_closed()
+
+    def _bound_closed(self) -> None:
+        for kind in (self._fitted, self._dropped):
+            if sum(map(len, kind.values())) > MAX_CLOSED:
+                for closed in kind.values():
+                    closed.shrink(max(MAX_CLOSED // len(kind), 1))
 
     def drop(self, key: Key | None = None) -> tuple[OpenWindow, list[Shortfall]]:
         """Let go of a window (None: the one open for longest), take nothing of it any more, and return it."""
@@ -123,35 +150,68 @@ class Books:
         origin, position = parse_window_id(record.id)
         key = Key(origin, position.generation, position.sequence)
         self._heard_ms[record.partition] = max(self._heard_ms.get(record.partition, 0), record.end_ms)
+        if not self._known_nodes.admits(origin):
+            if self._wanted(OTHERS, record.start_ms):
+                self._count_only(record)
+            return
         if not self._wanted(origin, record.start_ms):
             self._let_go(self._dropped, key)
             return
         if origin not in self._known:
             # What comes before the first window known of a life was closed before the range began.
             self._known.add(origin)
-            for early in [other for other in self._open if other.origin == origin and other < key]:
+            for early in [other for other in self._open_of.get(origin, ()) if other < key]:
                 self._let_go(self._dropped, early)
-        self.lives.take(key, record)
         window = self._window(key, record.end_ms)
+        if self._contradicts(key, None, record, None if window is None else window.record):
+            return
+        self.lives.take(key, record)
         if window is not None:
-            window.record = record
+            window.record = window.record or record
+
+    def _count_only(self, record: LedgerRecord) -> None:
+        """Count a window of a node that there is no room for: what is not reconciled is not accounted for."""
+        sums = self._sums_of(OTHERS, record.start_ms)
+        sums.windows += 1
+        sums.hop("collector").add(record, sums.room)
+        sums.miss(Shortfall("collector", record.id, record.taken.bytes, record.taken.packets, NOT_RECONCILED))
+
+    def _contradicts(self, key: Key, chunk: int | None, record: LedgerRecord, first: LedgerRecord | None) -> bool:
+        """Tell whether an entry says something else than the first one of its key, and note it if it does."""
+        said = self._said.get((key, chunk)) if first is None else _what(first)
+        if said is None or said == _what(record):
+            return False
+        before = None if first is None else (first.taken, first.given)
+        self.contradicted.append(Contradiction(record.hop, record.id, before, (record.taken, record.given)))
+        self._sums_of(key.origin, record.start_ms).contradictions += 1
+        return True
 
     def _take_chunk(self, record: LedgerRecord) -> None:
         chunk, again, offset = record.id.partition("@")
         origin, position = parse_chunk_id(chunk)
-        if not self._wanted(origin, record.start_ms):
+        if not self._known_nodes.admits(origin) or not self._wanted(origin, record.start_ms):
             return
         if again:
-            self._sums_of(origin, record.start_ms).repeats += record.taken
-            self.repeated.append(Repeat(chunk, int(offset) if offset.isdecimal() else -1, record.taken))
+            unannounced = record.aside.get(UNANNOUNCED_REPEAT, NOTHING)
+            sums = self._sums_of(origin, record.start_ms)
+            sums.repeats += record.taken
+            sums.unannounced += unannounced
+            number = int(offset) if offset.isdecimal() and len(offset) <= MAX_DIGITS else -1
+            self.repeated.append(Repeat(chunk, number, record.taken, announced=UNANNOUNCED_REPEAT not in record.aside))
+            return
+        key = Key(origin, position.generation, position.sequence)
+        window = self._window(key, record.end_ms)
+        first = None if window is None else window.enriched.get(position.chunk)
+        if self._contradicts(key, position.chunk, record, first):
             return
         self._reach("enricher", origin, position[:3])
-        window = self._window(Key(origin, position.generation, position.sequence), record.end_ms)
         if window is not None:
-            window.enriched[position.chunk] = record
+            window.enriched.setdefault(position.chunk, record)
 
     def _take_checkpoint(self, record: LedgerRecord) -> None:
         sink = self._sink_of(record)
+        if sink not in self.sinks and len(self.sinks) >= MAX_SINKS:
+            raise DecodeError("too_many_names", f"{sink!r}: there are {MAX_SINKS} sinks already")
         entries = self._entries.setdefault((sink, record.partition), deque(maxlen=_REMEMBERED_ENTRIES))
         if record.id in entries:
             return
@@ -161,6 +221,8 @@ class Books:
             self.sinks[sink] = {origin: closed.last for origin, closed in self._fitted.items()}
         for chunk, amount in record.parts.items():
             origin, position = parse_chunk_id(chunk)
+            if not self._known_nodes.admits(origin):
+                continue
             self._reach(sink, origin, position[:3])
             self._take_part(sink, record, Key(origin, position.generation, position.sequence), position.chunk, amount)
 
@@ -184,12 +246,27 @@ class Books:
             if _holds(self._fitted, key) or _holds(self._dropped, key):
                 return None
             window = self._open[key] = OpenWindow(key)
+            self._open_of.setdefault(key.origin, set()).add(key)
         window.last_ms = max(window.last_ms, end_ms)
         return window
 
     def _let_go(self, kind: dict[Origin, Intervals], key: Key) -> None:
-        self._open.pop(key, None)
+        window = self._open.pop(key, None)
+        if window is not None:
+            self._open_of[key.origin].discard(key)
+            if not self._open_of[key.origin]:
+                del self._open_of[key.origin]
+            self._remember(window)
         kind.setdefault(key.origin, Intervals()).add(key.generation, key.sequence)
+
+    def _remember(self, window: OpenWindow) -> None:
+        """Remember what the entries of a window said that is let go of."""
+        if window.record is not None:
+            self._said[window.key, None] = _what(window.record)
+        for chunk, entry in window.enriched.items():
+            self._said[window.key, chunk] = _what(entry)
+        while len(self._said) > MAX_SAID:
+            del self._said[next(iter(self._said))]
 
     def _sinks_for(self, key: Key) -> list[str]:
         return [sink for sink, before in self.sinks.items() if key[1:] > before.get(key.origin, (-1, -1))]
@@ -234,9 +311,19 @@ def conclude(books: Books, audit: Audit, settled_before_ms: int, nodes: Iterable
     audit.clock_steps = books.lives.clock_steps()
     audit.interleaved = books.lives.interleaved()
     audit.repeated = list(books.repeated)
+    audit.contradicted = list(books.contradicted)
     audit.absent = [sink for sink in SINKS if sink not in books.sinks]
     return audit
 
 
 def _holds(closed: dict[Origin, Intervals], key: Key) -> bool:
     return key.origin in closed and closed[key.origin].holds(key.generation, key.sequence)
+
+
+def _what(record: LedgerRecord) -> int:
+    """Return what an entry says, in short. Made anew after a crash it says the same of what went in and came of it."""
+    window = (record.chunks, record.start_ms, record.end_ms) if record.hop == "collector" else ()
+    reasons = sorted(record.aside), sorted(record.lost)
+    amounts = [of[name] for of, names in zip((record.aside, record.lost), reasons, strict=True) for name in names]
+    # Of bytes, because Python salts their hashes: none can be made to fit.
+    return hash(msgspec.json.encode((record.taken, record.given, reasons, amounts, window)))

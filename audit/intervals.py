@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 # Of one generation. Beyond it the two lowest become one: whoever writes numbers at random must not fill the memory.
 MAX_INTERVALS = 4096
+# Beyond it the lowest is forgotten.
+MAX_GENERATIONS = 64
 
 
 @dataclass(slots=True)
@@ -31,8 +33,12 @@ class _Run:
         else:
             self.starts.insert(at, number)
             self.ends.insert(at, number)
-            if len(self.starts) > MAX_INTERVALS:
-                del self.starts[1], self.ends[0]
+            self.shrink(MAX_INTERVALS)
+
+    def shrink(self, most: int) -> None:
+        """Make the lowest intervals one, until at most so many are left."""
+        if (beyond := len(self.starts) - most) > 0:
+            del self.starts[1 : beyond + 1], self.ends[:beyond]
 
 
 class Intervals:
@@ -43,7 +49,17 @@ class Intervals:
 
     def add(self, generation: int, sequence: int) -> None:
         """Put one in."""
-        self._runs.setdefault(generation, _Run()).add(sequence)
+        run = self._runs.get(generation)
+        if run is None:
+            run = self._runs[generation] = _Run()
+            if len(self._runs) > MAX_GENERATIONS:
+                del self._runs[min(self._runs)]
+        run.add(sequence)
+
+    def shrink(self, most: int) -> None:
+        """Cost no more than so many intervals in each generation."""
+        for run in self._runs.values():
+            run.shrink(most)
 
     def holds(self, generation: int, sequence: int) -> bool:
         """Tell whether it is in."""

@@ -19,6 +19,8 @@ from schemas.ledger import LedgerRecord
 # Of one node's lives the latest are kept: whoever forges boots must not fill the memory.
 MAX_LIVES = 16
 DETACHED = "somebody had detached what counts: since some moment in this window and until its end or shortly before"
+# Gaps and steps of a clock in all; the number of gaps goes on.
+MAX_TOLD = 50_000
 
 
 @dataclass(slots=True)
@@ -33,16 +35,23 @@ class Life:
     gaps: deque[Gap] = field(default_factory=lambda: deque(maxlen=MAX_LISTED))
     clock_steps: deque[ClockStep] = field(default_factory=lambda: deque(maxlen=MAX_LISTED))
 
-    def go_on(self, place: tuple[int, int], record: LedgerRecord) -> None:
-        """Take its next window."""
-        self.note_clock(record)
+    @property
+    def told(self) -> int:
+        """How much there is to tell of it: what it costs."""
+        return len(self.gaps) + len(self.clock_steps)
+
+    def go_on(self, place: tuple[int, int], record: LedgerRecord, *, tell: bool) -> None:
+        """Take its next window; `tell`: there is room to note what is odd about it."""
+        if tell:
+            self.note_clock(record)
         self.first_ms += record.clock_step_ms or 0
         self.last_ms += record.clock_step_ms or 0
         why = _why_gap(self, place, record)
-        if why:
+        if why and tell:
             self.gaps.append(Gap(self.origin.node, self.last_ms, record.start_ms, why))
         self.last, self.last_ms, self.ended_by = place, max(self.last_ms, record.end_ms), record.ended_by
-        self.note_detached(record)
+        if tell:
+            self.note_detached(record)
 
     def note_detached(self, record: LedgerRecord) -> None:
         """Note that the program was found detached in that window, if it was."""
@@ -56,86 +65,102 @@ class Life:
 
 
 class Lives:
-    """All nodes, by (cluster, node)."""
+    """All nodes, by cluster and name, so that what is asked of one cluster costs nothing for the others."""
 
     def __init__(self) -> None:
-        self._nodes: dict[tuple[str, str], list[Life]] = {}
-        self._interleaved: dict[tuple[str, str], dict[str, int]] = {}
+        self._nodes: dict[str, dict[str, list[Life]]] = {}
+        self._interleaved: dict[str, dict[str, dict[str, int]]] = {}
+        self._told = 0
 
     def take(self, key: Key, record: LedgerRecord) -> None:
         """Take a collector's entry, in the order of the ledger."""
-        node = key.origin[:2]
-        lives = self._nodes.setdefault(node, [])
+        cluster, node, _ = key.origin
+        lives = self._nodes.setdefault(cluster, {}).setdefault(node, [])
         own = next((life for life in lives if life.origin == key.origin), None)
         place = (key.generation, key.sequence)
         if own is None:
             lives.append(Life(key.origin, record.start_ms, record.end_ms, place, record.ended_by))
-            lives[-1].note_clock(record)
-            lives[-1].note_detached(record)
+            if self._told < MAX_TOLD:
+                lives[-1].note_clock(record)
+                lives[-1].note_detached(record)
+                self._told += lives[-1].told
+            for gone in lives[:-MAX_LIVES]:
+                self._told -= gone.told
             del lives[:-MAX_LIVES]
             return
         younger = [life for life in lives[lives.index(own) + 1 :] if record.start_ms >= life.first_ms]
         if younger:
-            boots = self._interleaved.setdefault(node, {})
+            boots = self._interleaved.setdefault(cluster, {}).setdefault(node, {})
             boots |= {life.origin.boot_id: record.end_ms for life in (own, *younger)}
+            while len(boots) > MAX_LIVES:
+                del boots[next(iter(boots))]
         if place > own.last:
-            own.go_on(place, record)
+            before = own.told
+            own.go_on(place, record, tell=self._told < MAX_TOLD)
+            self._told += own.told - before
 
     def is_past(self, origin: Origin, place: tuple[int, int]) -> bool:
         """Tell whether the collector of this life has closed a later window."""
-        return any(life.origin == origin and life.last > place for life in self._nodes.get(origin[:2], ()))
+        lives = self._nodes.get(origin.cluster, {}).get(origin.node, ())
+        return any(life.origin == origin and life.last > place for life in lives)
+
+    def _of(self, cluster: str | None) -> Iterator[tuple[str, list[Life]]]:
+        """Yield the nodes of a cluster (None: of all of them, one after the other) by name, with their lives."""
+        for each in sorted(self._nodes) if cluster is None else (cluster,):
+            yield from sorted(self._nodes.get(each, {}).items(), key=lambda item: item[0])
 
     def gaps(self, cluster: str | None = None) -> list[Gap]:
         """Return unmeasured time, by node and in order."""
-        found = itertools.chain.from_iterable(
-            self._of_node(lives) for node, lives in sorted(self._nodes.items()) if cluster in (None, node[0])
-        )
+        found = itertools.chain.from_iterable(self._of_node(lives) for _, lives in self._of(cluster))
         return list(itertools.islice(found, MAX_LISTED))
 
     def clock_steps(self, cluster: str | None = None) -> list[ClockStep]:
         """Return when nodes' clocks were set, by node and in order."""
-        found = (
-            step
-            for node, lives in sorted(self._nodes.items())
-            if cluster in (None, node[0])
-            for life in lives
-            for step in life.clock_steps
-        )
+        found = (step for _, lives in self._of(cluster) for life in lives for step in life.clock_steps)
         return list(itertools.islice(found, MAX_LISTED))
 
     def metered(self, cluster: str | None = None) -> set[str]:
         """Return the nodes that closed a window."""
-        return {node for (of, node), lives in self._nodes.items() if lives and cluster in (None, of)}
+        return {node for node, lives in self._of(cluster) if lives}
 
     def clusters(self) -> set[str]:
         """Return the clusters that have nodes."""
-        return {cluster for (cluster, _), lives in self._nodes.items() if lives}
+        return {cluster for cluster, nodes in self._nodes.items() if nodes}
 
     def origins(self) -> set[Origin]:
         """Return the lives that are known."""
-        return {life.origin for lives in self._nodes.values() for life in lives}
+        return {life.origin for _, lives in self._of(None) for life in lives}
 
     def interleaved(self, cluster: str | None = None) -> dict[str, list[str]]:
         """Return, by node, the boots of it that went on side by side."""
+        clusters = sorted(self._interleaved) if cluster is None else (cluster,)
         return {
             node: sorted(boots)
-            for (of, node), boots in sorted(self._interleaved.items())
-            if boots and cluster in (None, of)
+            for each in clusters
+            for node, boots in sorted(self._interleaved.get(each, {}).items())
+            if boots
         }
 
     def forget(self, before_ms: int) -> None:
         """Forget what ended before that time."""
-        for lives in self._nodes.values():
-            lives[:] = [life for life in lives if life.last_ms >= before_ms]
-            for life in lives:
-                for told in (life.gaps, life.clock_steps):
-                    while told and told[0].to_ms < before_ms:
-                        told.popleft()
-        for boots in self._interleaved.values():
-            for boot in [boot for boot, at_ms in boots.items() if at_ms < before_ms]:
-                del boots[boot]
-        self._nodes = {node: lives for node, lives in self._nodes.items() if lives}
-        self._interleaved = {node: boots for node, boots in self._interleaved.items() if boots}
+        self._told = 0
+        for nodes in self._nodes.values():
+            for node in list(nodes):
+                nodes[node] = [life for life in nodes[node] if life.last_ms >= before_ms]
+                for life in nodes[node]:
+                    for told in (life.gaps, life.clock_steps):
+                        while told and told[0].to_ms < before_ms:
+                            told.popleft()
+                    self._told += life.told
+                if not nodes[node]:
+                    del nodes[node]
+        for boots_of in self._interleaved.values():
+            for node, boots in list(boots_of.items()):
+                boots_of[node] = {boot: at_ms for boot, at_ms in boots.items() if at_ms >= before_ms}
+                if not boots_of[node]:
+                    del boots_of[node]
+        self._nodes = {cluster: nodes for cluster, nodes in self._nodes.items() if nodes}
+        self._interleaved = {cluster: nodes for cluster, nodes in self._interleaved.items() if nodes}
 
     @staticmethod
     def _of_node(lives: list[Life]) -> Iterator[Gap]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from audit.books import Books
+from audit.known import OTHER
 from audit.result import covered
 from audit.rolling import Recent
 
@@ -34,6 +35,12 @@ class Metrics:
         self._unmeasured = gauge("unmeasured_seconds", "Time of nodes that nobody metered.", "cluster")
         self._clock_steps = gauge("clock_steps", "Times that a node's clock was set, over the span.", "cluster")
         self._repeated = gauge("repeated_bytes", "Chunks that came again and were put aside.", "cluster")
+        self._unannounced = gauge(
+            "unannounced_repeat_bytes", "Of those, chunks that did not say that they might come again.", "cluster"
+        )
+        self._contradicted = gauge(
+            "contradicted_entries", "Entries that came again and said something else; the first count.", "cluster"
+        )
         self._interleaved = gauge("interleaved_nodes", "Nodes of which two boots go on side by side.", "cluster")
         self._foreign = gauge("foreign_source_bytes", "Sent, as a node says, from addresses of another.", "cluster")
         self._unmetered = gauge("unmetered_sender_bytes", "Received from nodes that closed no window.", "cluster")
@@ -52,8 +59,8 @@ class Metrics:
         for cluster in recent.keys() | nodes.keys():
             self._show_nodes(cluster, books, nodes)
         for cluster, of in recent.items():
-            metered = books.lives.metered(cluster)
-            silent = (amount.bytes for node, amount in of.sums.senders.items() if node not in {*metered, "?"})
+            told = books.lives.metered(cluster) | {"?", OTHER}
+            silent = (amount.bytes for node, amount in of.sums.senders.items() if node not in told)
             self._unmetered.labels(cluster).set(sum(silent))
         self.kept.set(len(books))
 
@@ -63,6 +70,8 @@ class Metrics:
             self._ratio.labels(cluster).set(sums.ratio)
         self._seen.labels(cluster).set(sums.seen.bytes)
         self._repeated.labels(cluster).set(sums.repeats.bytes)
+        self._unannounced.labels(cluster).set(sums.unannounced.bytes)
+        self._contradicted.labels(cluster).set(sums.contradictions)
         self._foreign.labels(cluster).set(sum(amount.bytes for amount in sums.foreign.values()))
         counts = (sums.windows - sums.open_windows, sums.open_windows, of.late_windows, of.in_flight)
         for state, count in zip(_STATES, counts, strict=True):

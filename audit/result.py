@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from audit.known import OTHER
 from schemas.amount import NOTHING, Amount
 from schemas.ids import Origin
 from schemas.ledger import LedgerRecord
@@ -61,6 +62,38 @@ class Repeat:
     chunk: str
     offset: int
     amount: Amount
+    announced: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """A second entry under the key of another, that says something else: the first counts."""
+
+    hop: str
+    id: str
+    first: tuple[Amount, Amount] | None
+    later: tuple[Amount, Amount]
+
+
+@dataclass(slots=True)
+class Room:
+    """How many more names there is room for, in many sums together; None: for any number."""
+
+    left: int | None = None
+
+    def take(self) -> bool:
+        """Take room for one, if there is any."""
+        if self.left is None:
+            return True
+        if not self.left:
+            return False
+        self.left -= 1
+        return True
+
+    def give_back(self, names: int) -> None:
+        """Give room back."""
+        if self.left is not None:
+            self.left += names
 
 
 @dataclass(slots=True)
@@ -106,23 +139,24 @@ class HopTotal:
     aside: dict[str, Amount] = field(default_factory=dict)
     lost: dict[str, Amount] = field(default_factory=dict)
 
-    def add(self, record: LedgerRecord) -> None:
+    def add(self, record: LedgerRecord, room: Room) -> None:
         """Add one entry."""
         self.taken += record.taken
         self.given += record.given
-        self.add_reasons(record)
+        _merge(self.aside, record.aside, room, OTHER)
+        _merge(self.lost, record.lost, room, OTHER)
 
-    def add_reasons(self, record: LedgerRecord) -> None:
-        """Add what an entry put aside and lost."""
-        _merge(self.aside, record.aside)
-        _merge(self.lost, record.lost)
+    @property
+    def names(self) -> int:
+        """How many reasons it names."""
+        return len(self.aside) + len(self.lost)
 
     def merge(self, other: "HopTotal") -> None:
         """Add another total of the same hop."""
         self.taken += other.taken
         self.given += other.given
-        _merge(self.aside, other.aside)
-        _merge(self.lost, other.lost)
+        _merge(self.aside, other.aside, Room(), OTHER)
+        _merge(self.lost, other.lost, Room(), OTHER)
 
 
 @dataclass
@@ -131,7 +165,9 @@ class Sums:
 
     `senders` splits what the enricher put aside as `sender_in_cluster` by the node that should have counted it.
     `foreign` is what a node says it sent from addresses of another, by (node, owner). `shortfalls`, unless None, is the
-    list of what does not fit, cut at `MAX_LISTED`.
+    list of what does not fit, cut at `MAX_LISTED`. `unannounced` is what of `repeats` did not say that it might be one.
+    `contradictions`: entries that came again and said something else. `room` bounds the names of nodes and reasons:
+    what finds none is `_other_`.
     """
 
     hops: dict[str, HopTotal] = field(default_factory=dict)
@@ -140,10 +176,18 @@ class Sums:
     unaccounted: dict[str, int] = field(default_factory=dict)
     mismatches: int = 0
     repeats: Amount = NOTHING
+    unannounced: Amount = NOTHING
+    contradictions: int = 0
     coverage: dict[str, Coverage] = field(default_factory=dict)
     senders: dict[str, Amount] = field(default_factory=dict)
     foreign: dict[tuple[str, str], Amount] = field(default_factory=dict)
     shortfalls: list[Shortfall] | None = None
+    room: Room = field(default_factory=Room)
+
+    @property
+    def names(self) -> int:
+        """How many names it holds."""
+        return len(self.coverage) + len(self.senders) + len(self.foreign) + sum(hop.names for hop in self.hops.values())
 
     @property
     def seen(self) -> Amount:
@@ -181,27 +225,34 @@ class Sums:
 
     def cover(self, record: LedgerRecord) -> None:
         """Add one window to its node's coverage."""
-        own = self.coverage.setdefault(record.id.split("/")[1], Coverage())
+        node = record.id.split("/")[1]
+        if node not in self.coverage:
+            node = node if self.room.take() else OTHER
+        own = self.coverage.setdefault(node, Coverage())
         sent = sum(uplink.tx_bytes for uplink in record.uplinks.values())
         got = sum(uplink.rx_bytes for uplink in record.uplinks.values()) if record.received else 0
         own.add(Coverage(record.taken.bytes, sent, record.received.bytes if record.received else 0, got))
 
     def add_enriched(self, record: LedgerRecord) -> None:
         """Add an enricher's entry."""
-        self.hop("enricher").add(record)
-        _merge(self.senders, record.senders)
-        _merge(self.foreign, {(record.id.split("/")[1], owner): size for owner, size in record.foreign_source.items()})
+        self.hop("enricher").add(record, self.room)
+        _merge(self.senders, record.senders, self.room, OTHER)
+        node = record.id.split("/")[1]
+        foreign = {(node, owner): size for owner, size in record.foreign_source.items()}
+        _merge(self.foreign, foreign, self.room, (OTHER, OTHER))
 
     def merge(self, other: "Sums") -> None:
         """Add other sums."""
-        _merge(self.senders, other.senders)
-        _merge(self.foreign, other.foreign)
+        _merge(self.senders, other.senders, Room(), OTHER)
+        _merge(self.foreign, other.foreign, Room(), (OTHER, OTHER))
         for name, total in other.hops.items():
             self.hop(name).merge(total)
         self.windows += other.windows
         self.open_windows += other.open_windows
         self.mismatches += other.mismatches
         self.repeats += other.repeats
+        self.unannounced += other.unannounced
+        self.contradictions += other.contradictions
         for hop, size in other.unaccounted.items():
             self.unaccounted[hop] = self.unaccounted.get(hop, 0) + size
         for node, coverage in other.coverage.items():
@@ -224,6 +275,7 @@ class Audit(Sums):
     shortfalls: list[Shortfall] = field(default_factory=list)
     nodes: dict[tuple[str, str], Sums] = field(default_factory=dict)
     repeated: list[Repeat] = field(default_factory=list)
+    contradicted: list[Contradiction] = field(default_factory=list)
     interleaved: dict[str, list[str]] = field(default_factory=dict)
     absent: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
@@ -245,13 +297,16 @@ class Audit(Sums):
     @property
     def is_forged(self) -> bool:
         """Whether somebody may write in a node's name."""
-        return bool(self.interleaved or self.foreign)
+        return bool(self.interleaved or self.foreign or self.contradictions)
 
     def unmetered_senders(self) -> dict[str, Amount]:
         """Return what receivers put aside of nodes that closed no window: nobody counted it."""
-        return {node: amount for node, amount in self.senders.items() if node not in {*self.nodes_metered, "?"}}
+        told = {*self.nodes_metered, "?", OTHER}
+        return {node: amount for node, amount in self.senders.items() if node not in told}
 
 
-def _merge(own: dict[K, Amount], other: Mapping[K, Amount]) -> None:
-    for reason, amount in other.items():
-        own[reason] = own.get(reason, NOTHING) + amount
+def _merge(own: dict[K, Amount], other: Mapping[K, Amount], room: Room, rest: K) -> None:
+    """Add amounts by name; where there is no room for one more name, to `rest`."""
+    for name, amount in other.items():
+        key = name if name in own or room.take() else rest
+        own[key] = own.get(key, NOTHING) + amount

@@ -8,13 +8,15 @@ What has been passed over counts as unaccounted for as long as it is open; shoul
 from dataclasses import dataclass, field
 
 from audit.books import Books
-from audit.result import Shortfall, Sums
+from audit.result import Room, Shortfall, Sums
 from audit.window import OpenWindow
 from schemas.ids import Origin
 
 MINUTE_MS = 60_000
 # A window that ends later than this from now has a node's wrong clock; the topic's own bound is an hour.
 MAX_AHEAD_MS = 3_600_000
+# Of nodes and reasons in the sums of all minutes; about 200 bytes each. Enough for 4,000 nodes and an hour.
+MAX_NAMES = 500_000
 
 
 @dataclass(slots=True)
@@ -51,6 +53,7 @@ class Rolling:
         self._span_ms = span_ms
         self._now_ms = 0
         self._minutes: dict[tuple[str, int], Sums] = {}
+        self._room = Room(MAX_NAMES)
 
     @property
     def floor_ms(self) -> int:
@@ -61,7 +64,7 @@ class Rolling:
         """Move the span to end now, and forget the minutes before it."""
         self._now_ms = now_ms
         for key in [key for key in self._minutes if (key[1] + 1) * MINUTE_MS <= self.floor_ms]:
-            del self._minutes[key]
+            self._room.give_back(self._minutes.pop(key).names)
 
     def wants(self, _: Origin, start_ms: int) -> bool:
         """Tell whether a window that starts then is in the span."""
@@ -70,7 +73,10 @@ class Rolling:
     def sums_of(self, origin: Origin, start_ms: int) -> Sums:
         """Return the sums of a window's minute; of one out of the span, those of the nearest in it."""
         start_ms = max(self.floor_ms, min(start_ms, self._now_ms + MAX_AHEAD_MS))
-        return self._minutes.setdefault((origin.cluster, start_ms // MINUTE_MS), Sums())
+        key = (origin.cluster, start_ms // MINUTE_MS)
+        if (sums := self._minutes.get(key)) is None:
+            sums = self._minutes[key] = Sums(room=self._room)
+        return sums
 
     def closed(self) -> dict[str, Recent]:
         """Return each cluster's closed windows."""

@@ -15,13 +15,14 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
 from audit.books import Books
+from audit.known import Known
 from audit.metrics import Metrics
 from audit.rolling import Rolling
 from audit.settings import AuditServiceSettings
 from common import kafka
 from common.service import Service
 from schemas.errors import DecodeError
-from schemas.ledger import decode_ledger
+from schemas.ledger import read_ledger
 from schemas.topology import TopologyState, decode_topology
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,10 @@ class Auditor:
         self._settings = settings
         self._metrics = Metrics(service.registry)
         self._rolling = Rolling(settings.span_minutes * _MINUTE_MS)
-        self._books = Books(self._rolling.sums_of, self._rolling.wants, f"{settings.topic_prefix}flowlog")
+        known = Known(settings.max_clusters, settings.max_strangers, settings.cluster, lambda name: name in self._names)
+        group = f"{settings.topic_prefix}flowlog"
+        self._books = Books(self._rolling.sums_of, self._rolling.wants, group, known)
+        self._names: set[str] = set()
         self._nodes: dict[bytes, TopologyState] = {}
         self._positions: dict[TopicPartition, int] = {}
         self._catching_up: dict[TopicPartition, int] | None = None
@@ -103,6 +107,9 @@ class Auditor:
         for place, offset in self._positions.items():
             # Beyond the end: the topic was made anew, and begins at 0 again.
             consumer.seek(place, offset if offset <= ends[place] else 0)
+        if topology in self._catching_up:
+            # First whose names they are: nodes of the cluster find room in the books whoever else writes there.
+            consumer.pause(*ledger)
 
     async def _has_caught_up(self, consumer: AIOKafkaConsumer) -> bool:
         """Tell whether what stood in the topics at the start has been read."""
@@ -111,6 +118,8 @@ class Auditor:
             async with asyncio.timeout(self._settings.kafka_deadline_seconds):
                 if await consumer.position(place) >= end:
                     del waiting[place]
+                    if place.topic == self._settings.topics.topology:
+                        consumer.resume(*consumer.paused())
         if not waiting:
             self._service.health.ready("ledger")
         return not waiting
@@ -122,7 +131,7 @@ class Auditor:
                 if not is_ledger:
                     self._take_state(record)
                 elif record.value is not None:
-                    self._books.take(decode_ledger(record.value))
+                    self._books.take(read_ledger(record.value, record.key, record.partition))
             except DecodeError as error:
                 self._metrics.refused.labels(error.reason).inc()
                 log.warning("%s-%s@%s is not ours: %s", record.topic, record.partition, record.offset, error)
@@ -137,6 +146,7 @@ class Auditor:
             self._nodes.pop(key, None)
         else:
             self._nodes[key] = state
+            self._names.add(state.name)
 
     async def _check(self) -> None:
         """Reconcile, and serve what it comes to."""
@@ -150,8 +160,8 @@ class Auditor:
         recent = await asyncio.to_thread(self._rolling.recent, self._books, settled_before)
         floor = self._rolling.floor_ms
         self._nodes = {key: state for key, state in self._nodes.items() if state.to_ms is None or state.to_ms >= floor}
-        nodes = {self._settings.cluster: {state.name for state in self._nodes.values()}} if self._nodes else {}
-        self._metrics.show(recent, self._books, nodes)
+        self._names = {state.name for state in self._nodes.values()}
+        self._metrics.show(recent, self._books, {self._settings.cluster: self._names} if self._names else {})
 
     def _bound(self) -> None:
         """Keep memory in bounds: let go of what fits, and beyond --max-open-windows of the oldest that do not."""

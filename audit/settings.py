@@ -23,4 +23,12 @@ class AuditServiceSettings(ServiceSettings):
         ge=1000,
         description="windows kept because they are not closed; beyond it the oldest is given up",
     )
+    max_clusters: int = Field(
+        100, ge=1, description="clusters whose books are kept; what others send is counted as cluster _other_"
+    )
+    max_strangers: int = Field(
+        2_000,
+        ge=0,
+        description="nodes, of all clusters, whose books are kept though Kubernetes does not know them",
+    )
     check_seconds: float = Field(10.0, gt=0, le=600, description="time between two reconciliations")

@@ -6,6 +6,7 @@ enricher    in = rows read from raw      out = flows published to enriched
 a sink      parts = rows taken, first time, of each chunk
 """
 
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -15,6 +16,8 @@ from schemas.amount import NOTHING, Amount
 from schemas.ids import Origin, chunk_id, window_id
 from schemas.ledger import LedgerRecord
 
+# Of a window's chunks that are missing.
+_NAMED = 10
 # A hop, a life of a node, and a place in its stream (generation, sequence, chunk): whether the hop is past it.
 IsPast = Callable[[str, Origin, tuple[int, int, int]], bool]
 
@@ -74,7 +77,7 @@ class OpenWindow:
         """Add the window to the sums of a range."""
         sums.windows += 1
         if self.record is not None:
-            sums.hop("collector").add(self.record)
+            sums.hop("collector").add(self.record, sums.room)
             sums.cover(self.record)
         for record in self.enriched.values():
             sums.add_enriched(record)
@@ -86,18 +89,24 @@ class OpenWindow:
     def _judge_enricher(self, record: LedgerRecord, is_past: IsPast) -> list[Shortfall]:
         found = [short for entry in self.enriched.values() for short in _own_balance(self.key.id, entry)]
         chunks = record.chunks or 0
-        missing = [chunk for chunk in range(chunks) if chunk not in self.enriched]
-        late = bool(missing) and not any(self._is_past("enricher", chunk, is_past) for chunk in missing)
+        missing = self._missing(chunks)
+        # Chunks are taken in order: who is past any that is missing is past the first.
+        late = bool(missing) and not self._is_past("enricher", missing[0], is_past)
         given = sum((entry.taken for entry in self.enriched.values()), NOTHING)
         why = "rows differ"
         if missing:
-            names = ", ".join(map(str, missing[:10])) + (" ..." if len(missing) > 10 else "")
+            names = ", ".join(map(str, missing[:_NAMED])) + (" ..." if len(missing) > _NAMED else "")
             why = f"chunk {names} of {chunks} not enriched"
             why += ", nor anything later of this node" if late else ", though later ones were: passed over"
         beyond = [chunk for chunk in self.enriched if chunk >= chunks]
         if beyond:
             why = f"chunk {beyond[0]} was enriched, the collector published {chunks}"
         return found + _difference("enricher", self.key.id, record.given, given, why, late=late)
+
+    def _missing(self, chunks: int) -> list[int]:
+        """Return the first chunks that no enricher tells of: how many there should be only the entry says."""
+        absent = (chunk for chunk in range(chunks) if chunk not in self.enriched)
+        return list(itertools.islice(absent, _NAMED + 1))
 
     def _judge_sink(self, sink: str, is_past: IsPast) -> list[Shortfall]:
         found = []

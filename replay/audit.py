@@ -26,7 +26,7 @@ from replay.read import read_topic
 from replay.time_range import TimeRange, parse_range
 from schemas.errors import DecodeError
 from schemas.ids import Origin
-from schemas.ledger import decode_ledger
+from schemas.ledger import read_ledger
 from schemas.topology import TopologyState, decode_topology
 
 # The latest that a window may arrive at the last hop and still be called in flight: the window itself is over;
@@ -93,7 +93,7 @@ class _Asked:
         if not self.span.holds(start_ms):
             return False
         mine = self.settings.cluster in (None, origin.cluster) and self.settings.node in (None, origin.node)
-        if not mine:
+        if not mine and len(self._others) < MAX_LISTED:
             self._others.add(f"{origin.cluster}/{origin.node}")
         return mine
 
@@ -133,7 +133,7 @@ async def _reconcile(asked: _Asked, now_ms: int) -> Audit:
         for message in batch:
             if message.value is not None:
                 with _naming(message, audit):
-                    books.take(decode_ledger(message.value))
+                    books.take(read_ledger(message.value, message.key, message.partition))
         books.trim(_SETTLE_MARGIN_MS, _SETTLE_WHEN_OPEN)
     nodes = [state async for state in _nodes(settings, audit) if _within(state, settings, span)]
     conclude(books, audit, now_ms - int(settings.settle_seconds * 1000), nodes or None)

@@ -59,7 +59,8 @@ def why(
     if all(short.bytes < 0 for short in shorts):
         return [f"{size:,} bytes too many: {_too_many(hop)}"]
     if all(short.late for short in shorts):
-        return [f"{size:,} bytes wait in Kafka: it is behind or stopped; zonemeter doctor --pipeline-only has the lag"]
+        line = "taken: it is behind, or stopped; zonemeter doctor --pipeline-only has the lag"
+        return [f"{size:,} bytes are not taken yet, and nothing later of this node was {line}"]
     said = []
     topic = _source(topics, hop)
     # A flow log with a group of its own is a hop of its own, but refuses under its service's name.
@@ -69,22 +70,22 @@ def why(
         reasons = ", ".join(sorted({letter.reason for letter in own}))
         numbers = ", ".join(str(letter.number) for letter in own[:_NAMED])
         said.append(
-            f"it refused {len(own)} records of this node ({reasons}), dead letters {numbers}: zonemeter dead-letters "
-            f"list --show {own[0].number}"
+            f"it refused {len(own)} records of this node in the range ({reasons}), dead letters {numbers}, which may "
+            f"be these: zonemeter dead-letters list --show {own[0].number}"
         )
     if topic in kept_ms and kept_ms[topic] > span.from_ms:
         said.append(f"{topic} has nothing from before {timestamp(kept_ms[topic])} UTC: retention may have deleted it")
     if any(not short.late for short in shorts) and not said:
-        said.append("no dead letter tells of it: gone from the topic before it was read; --deep says what is there")
+        said.append("why is not known: no dead letter tells of it, and the topic goes back that far; try --deep")
     if any(short.why.startswith("its own entry") for short in shorts):
-        said.append("an entry that does not add up is a fault of ours: please open an issue")
+        said.append("an entry that does not add up is a fault of ours, please open an issue, or somebody else's entry")
     return said
 
 
 def _too_many(hop: str) -> str:
     if hop == "collector":
-        return "the window was metered and enriched, only its entry in the ledger is gone"
-    return "its positions went back and its marks with them, or two of its kind have state of their own"
+        return "enriched, and the ledger has no entry of a collector for it: that is gone, or there never was one"
+    return "why is not known: its positions may have gone back without its marks, or two have state of their own"
 
 
 def _source(topics: TopicNames, hop: str) -> str:

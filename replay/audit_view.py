@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
-from audit.result import Audit, HopTotal, Sums, covered
+from audit.result import Audit, Contradiction, HopTotal, Sums, covered
 from replay.amounts import columns, fitted, labelled
 from replay.deep import Deep
 from replay.time_range import TimeRange, timestamp
@@ -78,7 +78,19 @@ def as_dict(audit: Audit, explained: Sequence[str] = (), deep: Deep | None = Non
         ],
         "explained": list(explained),
         "refused": audit.refused,
-        "repeats": [{"chunk": r.chunk, "offset": r.offset, **_amount(r.amount)} for r in audit.repeated],
+        "repeats": [
+            {"chunk": r.chunk, "offset": r.offset, "announced": r.announced, **_amount(r.amount)}
+            for r in audit.repeated
+        ],
+        "contradicted": [
+            {
+                "hop": c.hop,
+                "id": c.id,
+                "first": None if c.first is None else [_amount(amount) for amount in c.first],
+                "later": [_amount(amount) for amount in c.later],
+            }
+            for c in audit.contradicted
+        ],
         "interleaved_boots": audit.interleaved,
         "foreign_source": [
             {"node": node, "owner": owner, **_amount(amount)} for (node, owner), amount in sorted(audit.foreign.items())
@@ -157,9 +169,12 @@ def _node_table(audit: Audit) -> list[str]:
     rows: list[tuple[str, ...]] = [
         ("node", "windows", "seen (bytes)", "coverage", "unmeasured s", "lost", "unaccounted"),
     ]
+    unmeasured_ms: dict[str, int] = {}
+    for gap in audit.gaps:
+        unmeasured_ms[gap.node] = unmeasured_ms.get(gap.node, 0) + max(gap.to_ms - gap.from_ms, 0)
     for (_, node), sums in sorted(audit.nodes.items()):
         ratios = sums.coverage[node].ratios() if node in sums.coverage else {}
-        unmeasured = sum(max(gap.to_ms - gap.from_ms, 0) for gap in audit.gaps if gap.node == node) / 1000
+        unmeasured = unmeasured_ms.get(node, 0) / 1000
         lost = sum(amount.bytes for total in sums.hops.values() for amount in total.lost.values())
         rows.append(
             (
@@ -198,6 +213,7 @@ def _repeats(audit: Audit) -> list[str]:
     return [
         f"{each.chunk} came again at raw offset {each.offset}: {each.amount.bytes:,} bytes put aside"
         for each in audit.repeated
+        if each.announced
     ]
 
 
@@ -210,7 +226,24 @@ def _forged(audit: Audit) -> list[str]:
         f"foreign_source  {node} says it sent {amount.bytes:,} bytes from addresses of {owner}"
         for (node, owner), amount in sorted(audit.foreign.items())
     ]
-    return boots + foreign
+    return boots + foreign + [_contradicted(each) for each in audit.contradicted] + _unannounced(audit)
+
+
+def _contradicted(each: Contradiction) -> str:
+    first = "something else" if each.first is None else _in_and_out(*each.first)
+    return f"contradicted  {each.id}: {each.hop} said {first}, then {_in_and_out(*each.later)}; the first counts"
+
+
+def _in_and_out(taken: Amount, given: Amount) -> str:
+    return f"{taken.bytes:,} bytes in, {given.bytes:,} out"
+
+
+def _unannounced(audit: Audit) -> list[str]:
+    return [
+        f"{each.chunk} came again at raw offset {each.offset} and does not say that it might: two wrote it, or a mirror"
+        for each in audit.repeated
+        if not each.announced
+    ]
 
 
 def _unmetered(audit: Audit) -> list[str]:

@@ -316,3 +316,51 @@ def test_intervals_hold_what_was_put_in(numbers: list[int]) -> None:
             assert {n for n in range(200) if closed.holds(1, n)} == set(numbers[:100])
     assert len(closed) == 1
     assert closed.last == (1, 199)
+
+
+@pytest.mark.parametrize(
+    ("later", "hop"),
+    [
+        pytest.param(collector_entry(1, 0), "collector", id="a window of nothing"),
+        pytest.param(collector_entry(1, 1_000, chunks=0), "collector", id="a window of no chunks"),
+        pytest.param(enricher_entry(1, 0), "enricher", id="a chunk of nothing"),
+        pytest.param(enricher_entry(1, 1_000, given=amount(0, 0), lost={"x": amount(1_000)}), "enricher", id="lost"),
+    ],
+)
+@pytest.mark.parametrize("closed", [False, True])
+def test_of_two_entries_under_one_key_the_first_counts_and_the_other_is_named(
+    later: LedgerRecord, hop: str, closed: bool
+) -> None:
+    long = Long()
+    long.run(range(100 if closed else 4))
+    long.books.take(later)
+    long.run(range(100, 200))
+    (told,) = long.books.contradicted
+    assert (told.hop, told.id) == (hop, later.id)
+    assert told.later == (later.taken, later.given)
+    assert long.sums.contradictions == 1
+    assert long.sums.closes
+
+
+def test_a_contradiction_cannot_hide_what_is_missing() -> None:
+    """Somebody made true windows into repeats, and says afterwards that there was nothing in them."""
+    taken = [record for record in whole() if not (record.hop == "enricher" and record.id.endswith("1/1/0"))]
+    books = audit([*taken, collector_entry(1, 0, chunks=0)])
+    assert not books.closes
+    assert books.is_forged
+    assert [(short.hop, short.bytes) for short in books.shortfalls if short.hop == "enricher"] == [("enricher", 1_000)]
+
+
+def test_an_entry_made_anew_after_a_crash_is_no_contradiction() -> None:
+    books = audit([*whole(), *whole()[:6], enricher_entry(1, 1_000, senders={"node-b1": amount(5)})])
+    assert not books.contradicted
+    assert not books.is_forged
+
+
+def test_a_repeat_that_did_not_say_so_is_told_apart() -> None:
+    fields: dict[str, Any] = {"given": amount(0, rows=0), "aside": {"unannounced_repeat": amount(1_000)}}
+    entry = replace(enricher_entry(1, 1_000, **fields), id="lab/node-a1/5be6c2f0a91d/1/1/0@77")
+    books = audit([*whole(), entry])
+    assert books.closes
+    assert (books.repeats.bytes, books.unannounced.bytes) == (1_000, 1_000)
+    assert [each.announced for each in books.repeated] == [False]

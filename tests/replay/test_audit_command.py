@@ -121,7 +121,7 @@ def test_what_is_missing_is_explained_by_its_dead_letter(ledger: Ledger, command
     assert status == 1
     explained = [line for line in out.splitlines() if line.startswith("explained  enricher, node-a1")]
     assert len(explained) == 1
-    assert "it refused 1 records of this node (not_json), dead letters 0" in explained[0]
+    assert "it refused 1 records of this node in the range (not_json), dead letters 0" in explained[0]
     assert "unaccounted  enricher  lab/node-a1/5be6c2f0a91d/1/1  1,000 bytes" in out
 
 
@@ -162,7 +162,7 @@ def test_windows_under_way_are_told_apart_from_what_is_late(ledger: Ledger, comm
     status, out, _ = command(audit.main, *ledger.topics.flags)
     assert status == 1
     assert "nor anything later of this node" in out
-    assert "wait in Kafka" in out
+    assert "are not taken yet" in out
 
 
 @pytest.mark.parametrize(
