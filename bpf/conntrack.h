@@ -8,6 +8,7 @@
 #define IP_CT_RELATED 1
 #define IP_CT_IS_REPLY 3
 #define IP_CT_RELATED_REPLY (IP_CT_RELATED + IP_CT_IS_REPLY)
+#define IP_CT_UNTRACKED 7
 
 // The sender as it really is, where the hook comes behind translation: what gives a pod's packet the node's address, or
 // a reply the Service's.  `man`: the source of the connection's tuple that goes the packet's way.

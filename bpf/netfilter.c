@@ -17,6 +17,8 @@
 #define NAT_TRAVERSAL 4500
 #define IPSKB_XFRM_TRANSFORMED 4  // include/net/ip.h
 #define IP6SKB_XFRM_TRANSFORMED 1 // include/linux/ipv6.h
+#define NEIGHBOUR_DISCOVERY 133   // RFC 4861: ICMPv6 types from here, which have no extension headers
+#define NEIGHBOUR_DISCOVERY_LAST 137
 #define RTCF_BROADCAST_OR_MULTICAST 0x30000000
 
 static __always_inline long read_packet(struct packet *p, void *to, u32 bytes, u32 offset) {
@@ -39,6 +41,22 @@ static __always_inline bool is_looped_back(struct packet *p, const struct flow_k
     return READ(u32, dst + K_RTABLE_FLAGS) & RTCF_BROADCAST_OR_MULTICAST;
 }
 
+// A copy that nft's dup or iptables' TEE sends to somebody else: from the sender, to the receiver of the original,
+// which it does not go to (nf_dup_ipv4(), nf_dup_ipv6()).  Copies are untracked, as little else is; and while one is
+// sent, the task that is interrupted says so, from Linux 6.16 on: also of the question for the copy's next hop.
+static __always_inline bool is_copy(struct packet *p, const struct flow_key *key) {
+#if defined(K_TASK_IN_NF_DUPLICATE) && defined(K_SKB_NFCT)
+    u8 type = p->header[40]; // if it is neighbour discovery, which has no extension headers
+    if (p->local_in || LOAD(u64, p->skb, K_SKB_NFCT) != IP_CT_UNTRACKED)
+        return false;
+    if (key->protocol == ICMPV6 && type >= NEIGHBOUR_DISCOVERY && type <= NEIGHBOUR_DISCOVERY_LAST)
+        return false;
+    return READ(u8, bpf_get_current_task() + K_TASK_IN_NF_DUPLICATE) & K_TASK_IN_NF_DUPLICATE_MASK;
+#else
+    return false;
+#endif
+}
+
 // What a bridge forwards has the bridge as its output device, which may be an uplink, and a port as the device that it
 // goes to, which may lead to a pod (br_nf_post_routing()).
 static __always_inline u32 way_out(struct packet *p) {
@@ -51,6 +69,8 @@ static __always_inline int aside_of(struct packet *p, const struct flow_key *key
         return COUNTER_ASIDE_LOOPBACK;
     if (is_looped_back(p, key))
         return COUNTER_ASIDE_LOOPED_BACK;
+    if (is_copy(p, key))
+        return COUNTER_ASIDE_COPIED;
     return -1;
 }
 

@@ -24,7 +24,7 @@ def kernel_flags(hook: Hook) -> dict[str, int]:
     """Return the K_* macros of bpf/ for a hook; raise `LoadError` if the kernel does not tell or lacks a field."""
     types = _dump("vmlinux")
     flags = _sk_buff(types) | _others(types) | _gso(types) | _fragments(types) | _conntrack(types) | _cast(types)
-    return flags | _tc(types) if hook == "tc" else flags
+    return flags | (_tc(types) if hook == "tc" else _task(types))
 
 
 def _dump(module: str) -> Types:
@@ -86,6 +86,12 @@ def _sk_buff(types: Types) -> dict[str, int]:
         "K_SKB_PKT_TYPE": pkt_type // 8,
         "K_SKB_PKT_TYPE_SHIFT": pkt_type % 8,
     }
+
+
+def _task(types: Types) -> dict[str, int]:
+    """Return byte and mask of a task's flag that it sends a copy of a packet, or nothing on a kernel before 6.16."""
+    bit = dict(_members(types, _struct(types, "task_struct"))).get("in_nf_duplicate")
+    return {} if bit is None else {"K_TASK_IN_NF_DUPLICATE": bit // 8, "K_TASK_IN_NF_DUPLICATE_MASK": 1 << bit % 8}
 
 
 def _cast(types: Types) -> dict[str, int]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from collector.encode import address_text, chunk_count, ledger_record, raw_chunks
 from collector.generation import possible_cpus, sort_rows
-from collector.layout import ROW, Rows
+from collector.layout import COUNTERS, ROW, Rows
 from collector.pins import Meta
 from collector.records import MAX_UPLINKS, Phase, Record, Uplink
 from schemas.amount import Amount
@@ -24,7 +24,7 @@ FROZEN = Record(
     8121,
     1_795_384_000_000,
     1_795_384_010_000,
-    counters=((1700, 17), (200, 2), (0, 0), (0, 0), (0, 0), (0, 0), (0, 0)),
+    counters=((1700, 17), (200, 2), *((0, 0),) * (COUNTERS - 2)),
     uplinks=(Uplink("eth0", (0, 0, 0, 0), (4, 3, 2, 1)),),
 )
 V4 = b"\0" * 10 + b"\xff\xff"
