@@ -61,12 +61,14 @@ def _documented() -> str:
     return shown[0]
 
 
-def find(overlay: str, kind: str, name: str) -> Object:
-    """Return one object; a generated name may end in a hash."""
+def find(overlay: str, kind: str, name: str, namespace: str | None = None) -> Object:
+    """Return one object, of any namespace or of this one; a generated name may end in a hash."""
     found = [
         each
         for each in render(overlay)
-        if each["kind"] == kind and re.fullmatch(rf"{name}(-[a-z0-9]{{10}})?", each["metadata"]["name"])
+        if each["kind"] == kind
+        and re.fullmatch(rf"{name}(-[a-z0-9]{{10}})?", each["metadata"]["name"])
+        and namespace in (None, each["metadata"].get("namespace"))
     ]
     assert len(found) == 1, (overlay, kind, name, found)
     return found[0]

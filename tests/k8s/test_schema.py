@@ -32,30 +32,38 @@ def test_the_schemas_are_strict() -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_names_are_unique_and_in_one_namespace(overlay: str) -> None:
-    names = [(each["kind"], each["metadata"]["name"]) for each in render(overlay)]
+def test_names_are_unique_and_only_what_runs_on_nodes_is_in_its_namespace(overlay: str) -> None:
+    names = [key(each) for each in render(overlay)]
     assert len(set(names)) == len(names)
-    for each in render(overlay):
-        if each["kind"] not in ("Namespace", "ClusterRole", "ClusterRoleBinding"):
-            assert each["metadata"]["namespace"] == "zonemeter"
+    on_nodes = {name for _, name, namespace in names if namespace == "zonemeter-node"}
+    assert all(name.startswith(("zonemeter-collector", "zonemeter-settings")) for name in on_nodes)
+    without = {kind for kind, _, namespace in names if namespace is None}
+    assert without <= {"Namespace", "ClusterRole", "ClusterRoleBinding"}
+    assert {namespace for _, _, namespace in names} <= {"zonemeter", "zonemeter-node", None}
+
+
+def key(each: Any) -> tuple[str, str, str | None]:
+    """Return what tells one object from all others."""
+    return each["kind"], each["metadata"]["name"], each["metadata"].get("namespace")
 
 
 @pytest.mark.parametrize("overlay", ["base", "trial", "production"])
 def test_what_a_pod_refers_to_is_there(overlay: str) -> None:
-    there = {(each["kind"], each["metadata"]["name"]) for each in render(overlay)}
+    there = {key(each) for each in render(overlay)}
     for where, workload in workloads():
         if where != overlay:
             continue
+        namespace = workload["metadata"]["namespace"]
         pod = workload["spec"]["template"]["spec"]
-        assert ("ServiceAccount", pod["serviceAccountName"]) in there
+        assert ("ServiceAccount", pod["serviceAccountName"], namespace) in there
         volumes = {volume["name"]: volume for volume in pod.get("volumes", [])}
         claims = {claim["metadata"]["name"] for claim in workload["spec"].get("volumeClaimTemplates", [])}
         for volume in volumes.values():
             if "configMap" in volume:
-                assert ("ConfigMap", volume["configMap"]["name"]) in there
+                assert ("ConfigMap", volume["configMap"]["name"], namespace) in there
         for container in pod["containers"]:
             for source in container.get("envFrom", []):
-                assert ("ConfigMap", source["configMapRef"]["name"]) in there
+                assert ("ConfigMap", source["configMapRef"]["name"], namespace) in there
             for mount in container["volumeMounts"]:
                 assert mount["name"] in volumes.keys() | claims
 

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """No pod can do more than its work needs."""
 
-import pytest
+from collections.abc import Iterator
 
-from tests.k8s.rendered import OVERLAYS, Container, containers, find, render, workloads
+import pytest
+import yaml
+
+from tests.k8s.rendered import K8S, OVERLAYS, Container, Object, containers, find, render, workloads
 
 ALL = [pytest.param(each, id=each.title) for each in containers()]
 PINS, SPOOL = "/sys/fs/bpf/zonemeter", "/var/lib/zonemeter"
@@ -86,11 +89,76 @@ def test_the_one_role_reads_pods_nodes_and_services(overlay: str) -> None:
 def test_everything_is_denied_first(overlay: str) -> None:
     policy = find(overlay, "NetworkPolicy", "zonemeter-default-deny")["spec"]
     assert policy == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    # What is allowed names its ports, and where to; but for what has no address that a manifest could name.
+    nowhere_in_particular = {("zonemeter-to-api", 443), ("zonemeter-prometheus", 9460)}
+    for name, rule, way in rules(overlay):
+        assert rule["ports"], name
+        peer = rule.get("to" if way == "egress" else "from")
+        if not peer and way == "egress":
+            assert (name, rule["ports"][0]["port"]) in nowhere_in_particular
+        assert peer or way == "egress" or name == "zonemeter-kafka", name
+
+
+def rules(overlay: str) -> Iterator[tuple[str, Object, str]]:
+    """Yield every rule of every network policy, with the policy's name and the way that traffic goes."""
     for each in render(overlay):
         if each["kind"] == "NetworkPolicy":
-            # What is allowed names its ports.
-            spec = each["spec"]
-            assert all(rule.get("ports") for rule in [*spec.get("ingress", []), *spec.get("egress", [])])
+            for way in ("ingress", "egress"):
+                for rule in each["spec"].get(way, []):
+                    yield each["metadata"]["name"], rule, way
+
+
+def test_the_flow_log_may_reach_an_object_store_where_the_documentation_says_so() -> None:
+    (policy,) = yaml.safe_load_all((K8S / "object-store/network-policy.yaml").read_text())
+    flowlog = find("base", "StatefulSet", "zonemeter-flowlog")["spec"]["template"]["metadata"]["labels"]
+    assert policy["spec"]["podSelector"]["matchLabels"].items() <= flowlog.items()
+    assert {"protocol": "TCP", "port": 443} in [port for rule in policy["spec"]["egress"] for port in rule["ports"]]
+    assert policy["metadata"]["namespace"] == "zonemeter"
+
+
+@pytest.mark.parametrize("port", [443, 6443, 8443, 16443])
+def test_the_enricher_reaches_the_api_server_wherever_it_listens(port: int) -> None:
+    policy = find("base", "NetworkPolicy", "zonemeter-to-api")["spec"]
+    assert {"protocol": "TCP", "port": port} in policy["egress"][0]["ports"]
+
+
+@pytest.mark.parametrize("overlay", ["base", "trial", "production"])
+def test_only_the_collectors_namespace_allows_more_than_restricted(overlay: str) -> None:
+    """As the API server enforces it: kubernetes.io/docs/concepts/security/pod-security-standards."""
+    enforce = "pod-security.kubernetes.io/enforce"
+    levels = {
+        e["metadata"]["name"]: e["metadata"]["labels"][enforce] for e in render(overlay) if e["kind"] == "Namespace"
+    }
+    assert levels == {"zonemeter": "restricted", "zonemeter-node": "privileged"}
+    placed = {w["metadata"]["name"]: w["metadata"]["namespace"] for o, w in workloads() if o == overlay}
+    assert {name for name, namespace in placed.items() if namespace != "zonemeter"} == {"zonemeter-collector"}
+    allowed = {
+        "configMap",
+        "csi",
+        "downwardAPI",
+        "emptyDir",
+        "ephemeral",
+        "persistentVolumeClaim",
+        "projected",
+        "secret",
+    }
+    for container in containers():
+        if container.overlay == overlay and container.workload["metadata"]["namespace"] == "zonemeter":
+            kinds = {key for volume in container.pod.get("volumes", []) for key in volume if key != "name"}
+            assert kinds <= allowed
+            assert not {"hostNetwork", "hostPID", "hostIPC"} & container.pod.keys()
+            assert not any("hostPort" in port for port in container.spec.get("ports", []))
+
+
+def test_each_service_has_a_certificate_of_its_own() -> None:
+    secrets: dict[str, str] = {}
+    for container in containers():
+        if container.overlay == "production":
+            (volume,) = (each for each in container.pod["volumes"] if each["name"] == "kafka-tls")
+            assert volume["secret"]["defaultMode"] == 0o440
+            secrets[container.workload["metadata"]["name"]] = volume["secret"]["secretName"]
+    assert secrets == {name: f"{name}-kafka-tls" for name in secrets}
+    assert len(secrets) == 6
 
 
 def test_nothing_secret_is_in_a_variable() -> None:

@@ -15,7 +15,7 @@ from common.settings import KafkaSettings, ServiceSettings, Settings, load
 from enricher.settings import EnricherSettings
 from sinks.flowlog.settings import FlowlogSettings
 from sinks.metrics.settings import MetricsSettings
-from tests.k8s.rendered import Container, containers, find, render
+from tests.k8s.rendered import Container, Object, containers, find, render
 
 CLASSES: dict[str, type[Settings]] = {
     "run collector": CollectorSettings,
@@ -46,10 +46,16 @@ def arguments(container: Container) -> list[str]:
     return [re.sub(r"\$\((\w+)\)", lambda found: variables[found[1]], word) for word in container.spec["args"]]
 
 
+def shared(overlay: str, namespace: str = "zonemeter") -> Object:
+    """Return the ConfigMap of a namespace that all its services read."""
+    return find(overlay, "ConfigMap", "zonemeter-settings", namespace)
+
+
 def loaded(container: Container, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return the settings that the container's program would work with."""
     for source in container.spec["envFrom"]:
-        settings = find(container.overlay, "ConfigMap", re.sub(r"-[a-z0-9]{10}$", "", source["configMapRef"]["name"]))
+        settings = shared(container.overlay, container.workload["metadata"]["namespace"])
+        assert settings["metadata"]["name"] == source["configMapRef"]["name"]
         for name, value in settings["data"].items():
             monkeypatch.setenv(name, value)
     words = arguments(container)
@@ -61,8 +67,7 @@ def loaded(container: Container, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_every_flag_and_value_is_understood(container: Container, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = loaded(container, monkeypatch)
     assert isinstance(settings, KafkaSettings)
-    shared = find(container.overlay, "ConfigMap", "zonemeter-settings")["data"]
-    assert settings.kafka_bootstrap == shared["ZONEMETER_KAFKA_BOOTSTRAP"]
+    assert settings.kafka_bootstrap == shared(container.overlay)["data"]["ZONEMETER_KAFKA_BOOTSTRAP"]
     if container.overlay == "production":
         assert settings.kafka_security_protocol == "SSL"
         mounts = {mount["mountPath"] for mount in container.spec["volumeMounts"]}
@@ -72,7 +77,8 @@ def test_every_flag_and_value_is_understood(container: Container, monkeypatch: p
 
 @pytest.mark.parametrize("overlay", ["base", "trial", "production"])
 def test_every_shared_variable_is_a_setting_of_every_service(overlay: str) -> None:
-    for name in find(overlay, "ConfigMap", "zonemeter-settings")["data"]:
+    assert shared(overlay)["data"] == shared(overlay, "zonemeter-node")["data"]
+    for name in shared(overlay)["data"]:
         assert name.removeprefix("ZONEMETER_").lower() in ServiceSettings.model_fields
 
 
@@ -140,7 +146,7 @@ def test_detach_understands_its_flags(tmp_path: Any, monkeypatch: pytest.MonkeyP
 
 
 def test_a_broker_of_the_trial_is_where_the_services_look() -> None:
-    bootstrap = find("trial", "ConfigMap", "zonemeter-settings")["data"]["ZONEMETER_KAFKA_BOOTSTRAP"]
+    bootstrap = shared("trial")["data"]["ZONEMETER_KAFKA_BOOTSTRAP"]
     host, _, port = bootstrap.partition(":")
     service = find("trial", "Service", host.split(".")[0])
     assert host == f"{service['metadata']['name']}.{service['metadata']['namespace']}.svc"
@@ -157,4 +163,5 @@ def test_the_trials_prometheus_scrapes_every_service() -> None:
         if each["kind"] == "Service" and each["spec"]["ports"][0]["name"] == "metrics":
             name, port = each["metadata"]["name"], each["spec"]["ports"][0]["port"]
             assert f"job_name: {name}\n" in settings
-            assert f"names: [{name}.zonemeter.svc], type: A, port: {port}," in settings
+            namespace = each["metadata"]["namespace"]
+            assert f"names: [{name}.{namespace}.svc], type: A, port: {port}," in settings
