@@ -23,7 +23,6 @@ _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 class Capability(IntEnum):
     """include/uapi/linux/capability.h."""
 
-    CAP_DAC_OVERRIDE = 1
     CAP_DAC_READ_SEARCH = 2
     CAP_NET_ADMIN = 12
     CAP_SYS_ADMIN = 21
@@ -41,10 +40,10 @@ def needed_to_load(effective: int) -> set[Capability]:
 def needed_to_stay(hook: Hook, effective: int) -> set[Capability]:
     """Return what draining takes: bpf(2) on pinned maps, which below Linux 5.19 asks for a capability at all.
 
-    tc is attached to uplinks that come later. File access is kept where it was given (outside of containers), because
-    Kafka's passwords and keys are read again with every new client, whoever they belong to.
+    tc is attached to uplinks that come later. Reading files is kept where it was given (outside of containers), because
+    Kafka's passwords and keys are read again with every new client, whoever they belong to; what is written is root's.
     """
-    kept = {Capability.CAP_DAC_OVERRIDE, Capability.CAP_DAC_READ_SEARCH}
+    kept = {Capability.CAP_DAC_READ_SEARCH}
     kept.add(Capability.CAP_BPF if effective >> Capability.CAP_BPF & 1 else Capability.CAP_SYS_ADMIN)
     if hook == "tc":
         kept.add(Capability.CAP_NET_ADMIN)

@@ -9,6 +9,7 @@ crash (an orchestrator restarts us), 2 where only a person can help.
 import asyncio
 import gc
 import logging
+import os
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -32,6 +33,8 @@ CLOSING_SECONDS = 5.0
 # Cycles, such as a scrape's connection leaves, are looked for so often, and what is free given back: of themselves
 # Python's collections are counted in new objects, and a service with little to do would gather them for hours.
 COLLECT_SECONDS = 60.0
+# What a service writes says who talks to whom (docs/security.md): files 0640, directories 0750.
+_UMASK = 0o027
 
 
 @dataclass
@@ -76,6 +79,7 @@ Body = Callable[[Service], Awaitable[None]]
 
 def run(name: str, settings: ServiceSettings, body: Body) -> int:
     """Run `body` until it returns or is told to stop; return the exit status."""
+    os.umask(_UMASK)
     memory.use_one_arena()
     log_.configure(settings.log_level)
     # Also while the event loop does not come to an end of what it does: see last_resort.py.

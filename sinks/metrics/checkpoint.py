@@ -245,7 +245,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _lock(directory: Path) -> int:
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        handle = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        handle = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except OSError as error:
         raise Refusal(f"state_dir = '{directory}': {error.strerror}; expected a directory to write to") from error
     try:

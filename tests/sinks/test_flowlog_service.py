@@ -3,6 +3,7 @@
 
 import os
 import signal
+import stat
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -122,6 +123,8 @@ def test_killed_at_any_step_it_loses_and_doubles_nothing(topics: Topics, tmp_pat
     assert {(letter.partition, letter.offset) for letter in topics.dead_letters()} == {(0, 60), (0, 121)}
     leftovers = [path.name for path in output.rglob("*") if path.name.endswith((".tmp", ".intent"))]
     assert leftovers == []
+    others = [path for path in output.rglob("*") if path.stat().st_mode & stat.S_IRWXO]
+    assert others == [], "nobody else may read who talks to whom"
 
 
 def test_what_is_held_back_is_written_when_it_is_told_to_stop(topics: Topics, tmp_path: Path) -> None:
