@@ -3,12 +3,13 @@
 
 from pydantic import Field
 
-from common.settings import ServiceSettings
+from common.settings import HostPort, ServiceSettings, listen_on
 
 
 class AuditServiceSettings(ServiceSettings):
     """Reconciles the ledger all the time and serves what it comes to as metrics; keeps nothing on disk."""
 
+    listen: HostPort = listen_on(9466)
     span_minutes: int = Field(
         60, ge=2, le=10_080, description="how far back what is served looks; read again from Kafka after a restart"
     )

@@ -19,6 +19,7 @@ from pydantic import Field
 
 from audit.result import Audit
 from cli import demo_story
+from cli.lab import LabPrefix
 from collector.preflight import check_host
 from common.errors import Refusal
 from common.flags import refuse
@@ -51,7 +52,7 @@ class DemoSettings(Settings):
     duration: int | None = Field(
         None, ge=30, description="seconds of traffic, half of them for each act, then end; else until Ctrl-C"
     )
-    prefix: str = Field("zm", description="what everything that the demo makes begins with")
+    prefix: LabPrefix = Field("zm", description="what everything that the demo makes begins with")
     free_ports: bool = Field(False, description="listen on ports that are free now, not on the usual ones")
 
 

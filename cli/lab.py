@@ -3,9 +3,9 @@
 
 import asyncio
 import time
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from common.flags import refuse
 from common.settings import Settings, load
@@ -13,16 +13,24 @@ from common.terminal import complain, say
 from lab import cluster, stories
 from lab.errors import LabError
 from lab.interrupts import run_interruptible
-from lab.plan import Plan
+from lab.plan import Plan, check_prefix
 from lab.services import Ports, Tuning
 from lab.traffic import run_until_signal
+
+
+def _prefix(value: str) -> str:
+    check_prefix(value)
+    return value
+
+
+LabPrefix = Annotated[str, AfterValidator(_prefix)]
 
 
 class LabSettings(Settings):
     """A cluster of network namespaces on this machine, with real packets, a Kubernetes API and Apache Kafka."""
 
     story: Literal["shop", "found", "mended"] = Field("shop", description="which cluster it is: see lab/stories.py")
-    prefix: str = Field("zm", description="what every namespace, process record and pin of this lab begins with")
+    prefix: LabPrefix = Field("zm", description="what every namespace, process record and pin of this lab begins with")
     fabric: int = Field(50, ge=0, le=255, description="the lab's network is 192.168.FABRIC.0/24")
 
 

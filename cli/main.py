@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib.metadata import version
 from typing import NamedTuple
 
 from common.terminal import complain, say
@@ -56,6 +57,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
 
 WRONG_USE = 2
 ASKS_HELP = ("-h", "--help", "help")
+ASKS_VERSION = ("-V", "--version")
 
 
 # What a disk says that takes no more.
@@ -65,6 +67,11 @@ UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 def main() -> int:
     """Run the command line; return its exit status."""
     arguments = sys.argv[1:]
+    if _stand_in_for_closed() and arguments[:1] != ["run"]:
+        complain("zonemeter: the output cannot be written: stdout is closed")
+        return WRONG_USE
+    if len(arguments) == 1 and arguments[0] in ASKS_VERSION:
+        return _guarded("zonemeter", _say_version)
     if not arguments or arguments[0] in ASKS_HELP:
         return _guarded("zonemeter", lambda: _show_help(None, 0 if arguments else WRONG_USE))
     for length in (2, 1):
@@ -97,6 +104,31 @@ def _guarded(prog: str, call: Callable[[], int]) -> int:
         complain(f"{prog}: the output cannot be written: {error.strerror}")
         return WRONG_USE
     return status
+
+
+def _stand_in_for_closed() -> bool:
+    """Open what of stdin, stdout and stderr was closed (`>&-`), so that no socket gets its number; tell of stdout."""
+    closed = [number for number in range(3) if not _is_open(number)]
+    for _ in closed:
+        os.open(os.devnull, os.O_RDWR)  # POSIX: the lowest number that is free
+    if 1 in closed:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - it lives as long as the process
+    if 2 in closed:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - as above
+    return 1 in closed
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
+
+
+def _say_version() -> int:
+    say(f"zonemeter {version('zonemeter')}")
+    return 0
 
 
 def _mute() -> None:
@@ -140,7 +172,7 @@ def _help(group: str | None) -> list[str]:
         "",
         *(f"  zonemeter {words:<{width}}  {summary}" for words, summary in shown.items()),
         "",
-        "zonemeter COMMAND --help shows a command's flags.",
+        "zonemeter COMMAND --help shows a command's flags; zonemeter --version the version.",
     ]
 
 

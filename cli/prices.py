@@ -83,7 +83,7 @@ def check(argv: list[str]) -> int:
     try:
         book = parse_prices(settings.file.read_bytes(), str(settings.file))
     except OSError as error:
-        refuse("zonemeter prices check", f"{settings.file}: {error.strerror}")
+        refuse("zonemeter prices check", f"file = '{settings.file}': {error.strerror}")
     except PriceFileError as error:
         say(*error.problems)
         return 1

@@ -22,6 +22,7 @@ from pydantic_settings import CliSettingsSource
 
 from cli.main import COMMANDS, Command
 from common import settings as settings_
+from common.flags import size_text
 from common.settings import ENV_PREFIX, KafkaSettings, ServiceSettings, Settings
 
 HEAD = """# Settings
@@ -41,6 +42,9 @@ A setting is looked for in this order, and the first place that has it counts:
 `--print-config` prints what is in force, as JSON, and ends. A value that makes no sense, a flag or a key that does not
 exist: one line that names it, and exit status 2. Secrets are files, never values: `kafka_sasl_password_file`,
 `kafka_ssl_key_file`.
+
+Sizes are bytes, with a unit or without: `1MB` is 10^6, `1MiB` 2^20. Each service serves its metrics on a port of its
+own, so that all can run on one host.
 
 A variable is read by every command that has a setting of that name. Set those of one service in its own unit or pod,
 not for a whole shell: `ZONEMETER_OUTPUT`, say, is a directory to the flow log and a format to `zonemeter audit`.
@@ -71,18 +75,18 @@ _TITLES = ("flag", "variable", "default", "unit or values", "what it is, and why
 
 @dataclass(frozen=True, slots=True)
 class Reads:
-    """What a command reads: a settings class, or where it has none, its parser."""
+    """What a command reads."""
 
     command: tuple[str, ...]
     summary: str
-    settings: type[Settings] | None
+    settings: type[Settings]
     parser: argparse.ArgumentParser
 
 
 class _Stopped(BaseException):
     """Raised in place of going on; no handler of a command catches it."""
 
-    def __init__(self, settings: type[Settings] | None, parser: argparse.ArgumentParser) -> None:
+    def __init__(self, settings: type[Settings], parser: argparse.ArgumentParser) -> None:
         super().__init__()
         self.settings = settings
         self.parser = parser
@@ -105,7 +109,8 @@ def what_it_reads(words: tuple[str, ...], command: Command, argv: Sequence[str] 
     def stop(parser: argparse.ArgumentParser, *arguments: Any, **options: Any) -> None:
         if argv is not None:
             parse(parser, *arguments, **options)
-        raise _Stopped(cls[-1] if cls else None, parser)
+        if cls:
+            raise _Stopped(cls[-1], parser)
 
     with (
         patch.object(settings_, "CliSettingsSource", source),
@@ -124,10 +129,10 @@ def reference() -> str:
     parts = [HEAD]
     parts.append("## Kafka\n\nRead by every service, and by every command that reads Kafka.\n")
     parts.append(_table(KafkaSettings, KafkaSettings.model_fields))
-    own = [name for name in ServiceSettings.model_fields if name not in KafkaSettings.model_fields]
+    own = [name for name in ServiceSettings.model_fields if name not in (*KafkaSettings.model_fields, "listen")]
     parts.append("## Services\n\nRead by the five services, besides those for Kafka.\n")
     parts.append(_table(ServiceSettings, own))
-    for _, alike in itertools.groupby(all_reads, lambda reads: reads.settings or reads.command):
+    for _, alike in itertools.groupby(all_reads, lambda reads: reads.settings):
         parts += _section(list(alike))
     return "\n".join(parts)
 
@@ -142,17 +147,19 @@ def _section(alike: list[Reads]) -> Iterator[str]:
         yield f"{_sentence(reads.summary)}\n"
     else:
         yield "".join(f"- `{each.command[-1]}`: {each.summary}\n" for each in alike)
-    if reads.settings is None:
-        rows = [row for action in reads.parser._actions if (row := _action_row(action))]  # noqa: SLF001
-        yield _rows(rows) if rows else "No settings.\n"
-        return
     base = next((c for c in (ServiceSettings, KafkaSettings) if issubclass(reads.settings, c)), None)
     if base is not None:
         more = "*Kafka* and *Services*" if base is ServiceSettings else "*Kafka*"
         yield f"Also reads what stands under {more}.\n"
     inherited = base.model_fields if base else {}
     fields = reads.settings.model_fields
-    own = [name for name in fields if name not in inherited or not _same(fields[name], inherited[name])]
+    own = [
+        name
+        for name in fields
+        if name not in inherited
+        or not _same(fields[name], inherited[name])
+        or (base is ServiceSettings and name == "listen")
+    ]
     yield _table(reads.settings, own) if own else "Nothing of its own.\n"
 
 
@@ -184,15 +191,6 @@ def _row(name: str, field: FieldInfo, flags: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def _action_row(action: argparse.Action) -> tuple[str, ...] | None:
-    if action.dest == "help":
-        return None
-    names = ", ".join(f"`{flag}`" for flag in action.option_strings) or f"`{name_of(action)}`"
-    default = "" if action.default in (None, False, argparse.SUPPRESS) else f"`{action.default}`"
-    values = ", ".join(f"`{choice}`" for choice in action.choices or ())
-    return names, "", default, values, action.help or ""
-
-
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "must be given"
@@ -203,7 +201,7 @@ def _default(field: FieldInfo) -> str:
     if value is None:
         return "none"
     if isinstance(value, ByteSize):
-        return f"`{value.human_readable().replace('.0', '')}`"
+        return f"`{size_text(value)}`"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     return f"`{value}`" if str(value) else "empty"

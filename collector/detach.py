@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """`zonemeter detach`: remove every link, program and map of zonemeter's from this node, and nothing else."""
 
-import argparse
 import os
 from pathlib import Path
+
+from pydantic import Field
 
 from collector import locks, pins, preflight, tc
 from collector.errors import LoadError
 from collector.settings import CollectorSettings
 from common.errors import Refusal
+from common.settings import Settings, load
 from common.terminal import complain, say
 
 
@@ -36,16 +38,18 @@ def check_ours(root: Path) -> None:
         )
 
 
+class DetachSettings(Settings):
+    """Stop counting on this node and remove every link, program and map of zonemeter's.
+
+    What the kernel holds and no collector has published is given up.
+    """
+
+    pin_dir: Path = Field(CollectorSettings.model_fields["pin_dir"].default, description="as the collector was given")
+
+
 def main(argv: list[str]) -> int:
     """Detach; exit status 2 if a collector is at work there or it cannot be done."""
-    fields = CollectorSettings.model_fields
-    parser = argparse.ArgumentParser(
-        prog="zonemeter detach",
-        description="Stop counting on this node and remove every link, program and map of zonemeter's. "
-        "What the kernel holds and no collector has published is given up.",
-    )
-    parser.add_argument("--pin-dir", type=Path, default=fields["pin_dir"].default, help="as the collector was given")
-    wanted = parser.parse_args(argv)
+    wanted = load(DetachSettings, "detach", argv)
     try:
         check_ours(wanted.pin_dir)
         pinned = sum(1 for path in wanted.pin_dir.rglob("*") if not path.is_dir())

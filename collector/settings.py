@@ -8,7 +8,7 @@ from pydantic import AfterValidator, ByteSize, Field
 
 from collector.networks import ExternalAddresses, parse_networks
 from common.durations import parse_duration
-from common.settings import IdPart, ServiceSettings, default_node_name
+from common.settings import HostPort, IdPart, ServiceSettings, default_node_name, listen_on
 
 _LOWEST_PORT, _HIGHEST_PORT = 1, 65535
 _SHORTEST_DEADMAN_MS = 300_000
@@ -63,6 +63,7 @@ PinDir = Annotated[Path, AfterValidator(_pin_dir)]
 class CollectorSettings(ServiceSettings):
     """Count this node's packets in the kernel and publish them to Kafka, a window at a time."""
 
+    listen: HostPort = listen_on(9460)
     node: IdPart = Field(default_factory=default_node_name, description="this node's name, as Kubernetes has it")
     window_seconds: Annotated[int, AfterValidator(_window)] = Field(
         10, ge=1, le=60, description="length of a window; divides 60, so that all nodes' windows agree"

@@ -2,10 +2,13 @@
 """How a command's flags are shown (`--help`), and how wrong ones are refused: in one line."""
 
 import argparse
+import difflib
 import re
 import sys
 from collections.abc import Collection
-from typing import NoReturn
+from typing import Any, NoReturn
+
+from pydantic import ByteSize
 
 from common.terminal import complain
 
@@ -24,23 +27,40 @@ _NO_DEFAULT = re.compile(r"\s*\(default( factory)?: (None|False|\[\]|default_\w+
 _BYTES = re.compile(r"\(default: (\d+)\)$")
 
 
+_UNKNOWN_FLAG = re.compile(r"unrecognized arguments: (--[^\s=]+)")
+# Taken before a command's own flags are looked at.
+_OF_EACH = ("--config", "--print-config")
+
+
 class FlagParser(argparse.ArgumentParser):
     """Shows a command's own flags before those that all commands share; says what is wrong without the usage."""
 
-    def __init__(self, prog: str, description: str | None, shared: Collection[str], epilog: str) -> None:
-        super().__init__(prog=prog, description=description, allow_abbrev=False, epilog=epilog)
+    def __init__(self, prog: str, *, shared: Collection[str] = (), **options: Any) -> None:
+        super().__init__(prog=prog, allow_abbrev=False, **options)
         self._shared = shared
 
     def error(self, message: str) -> NoReturn:
         """End with exit status 2 and one line."""
-        refuse(self.prog, f"{message}; {self.prog} --help lists the flags")
+        refuse(self.prog, f"{message}; {self._meant(message)}{self.prog} --help lists the flags")
+
+    def _meant(self, message: str) -> str:
+        """Return a hint at the flag whose name is nearest to one that does not exist, if any is near."""
+        unknown = _UNKNOWN_FLAG.match(message)
+        near = unknown and difflib.get_close_matches(unknown[1], [*self._option_string_actions, *_OF_EACH], n=1)
+        return f"did you mean {near[0]}? " if near else ""
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """Refuse "--" as a flag's value: argparse takes it for the end of the flags and hands on an empty list."""
+        if action.option_strings and arg_strings == ["--"]:
+            raise argparse.ArgumentError(action, "expected a value, not --")
+        return super()._get_values(action, arg_strings)
 
     def format_help(self) -> str:
         """Return the text of --help."""
         for action in self._actions:
             action.help = _NO_DEFAULT.sub("", action.help or "")
             if action.metavar == "ByteSize":
-                action.help = _BYTES.sub(lambda found: f"(default: {int(found[1]) >> 20}MiB)", action.help)
+                action.help = _BYTES.sub(lambda found: f"(default: {size_text(int(found[1]))})", action.help)
             action.metavar = _VALUES.get(str(action.metavar), action.metavar)
         places = [action for action in self._actions if not action.option_strings]
         flags = [action for action in self._actions if action.option_strings]
@@ -58,6 +78,11 @@ class FlagParser(argparse.ArgumentParser):
             formatter.end_section()
         formatter.add_text(self.epilog)
         return formatter.format_help()
+
+
+def size_text(size: int) -> str:
+    """Return bytes as a setting takes them: 64MiB, 0B."""
+    return ByteSize(size).human_readable().replace(".0", "")
 
 
 def refuse(prog: str, line: str) -> NoReturn:

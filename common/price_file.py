@@ -6,7 +6,6 @@ name. docs/prices.md describes the format.
 """
 
 import re
-import tomllib
 from collections.abc import Iterable
 from datetime import date
 from decimal import Decimal
@@ -14,6 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
+from common import toml
 from common.errors import Refusal
 from common.prices import MAX_DECIMALS, UNIT_BYTES, Price, PriceBook
 from schemas.flow import Scope
@@ -38,11 +38,10 @@ class PriceFileError(ValueError):
 def parse_prices(content: bytes, name: str) -> PriceBook:
     """Read a price file; raise `PriceFileError` with all that is wrong with it."""
     try:
-        text = content.decode()
-        document = tomllib.loads(text, parse_float=Decimal)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise PriceFileError([f"{name}: not TOML: {' '.join(str(error).split())}"]) from error
-    reader = _Reader(name, text)
+        document = toml.parse(content, parse_float=Decimal)
+    except ValueError as error:
+        raise PriceFileError([f"{name}: {error}"]) from error
+    reader = _Reader(name, content.decode())
     book = reader.book(document)
     if reader.problems:
         raise PriceFileError([line for _, line in sorted(reader.problems)])

@@ -6,15 +6,13 @@ In the TOML file, top-level keys are the settings that all services share, and a
 holds its own. A value that makes no sense ends the process with exit status 2 and one line that names it.
 """
 
-import argparse
 import re
 import socket
 import sys
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -23,7 +21,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from common import terminal
+from common import terminal, toml
 from common.flags import FlagParser, refuse
 from schemas.topics import TopicNames
 
@@ -63,6 +61,12 @@ def _no_slash(value: str) -> str:
     return value
 
 
+def check_text(value: str) -> None:
+    """Raise `ValueError` for text that can be neither a name nor a path: with a NUL, or bytes that are not UTF-8."""
+    if "\x00" in value or (not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value)):
+        raise ValueError("expected UTF-8 text without NUL")
+
+
 HostPort = Annotated[str, AfterValidator(_host_port)]
 HostPorts = Annotated[str, AfterValidator(_host_ports)]
 IdPart = Annotated[str, Field(min_length=1, max_length=253), AfterValidator(_no_slash)]
@@ -80,6 +84,14 @@ class Settings(BaseSettings):
         cli_hide_none_type=True,
         cli_avoid_json=True,
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_text(cls, value: Any) -> Any:
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, str):
+                check_text(each)
+        return value
 
     @classmethod
     def settings_customise_sources(
@@ -130,11 +142,16 @@ class KafkaSettings(Settings):
         return TopicNames(self.topic_prefix)
 
 
+def listen_on(port: int) -> Any:
+    """Return the field `listen` of a service: each has a port of its own, so that all can run on one host."""
+    return Field(f"127.0.0.1:{port}", description=f"where /metrics, /healthz and /readyz are served: port {port}")
+
+
 class ServiceSettings(KafkaSettings):
     """What every service has."""
 
     cluster: IdPart = Field("default", description="the cluster's name; the first part of every flow id")
-    listen: HostPort = Field("127.0.0.1:9464", description="where /metrics, /healthz and /readyz are served")
+    listen: HostPort = listen_on(9464)
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     drain_seconds: float = Field(
         20.0, gt=0, le=600, description="the budget for ending after SIGTERM; less than the pod's grace period"
@@ -149,14 +166,16 @@ def load(cls: type[S], service: str, argv: list[str]) -> S:
         name for name in cls.model_fields if name not in cls.__annotations__
     }
     epilog = _EPILOG if issubclass(cls, ServiceSettings) else _COMMANDS_EPILOG
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early = FlagParser(prog, add_help=False)
     early.add_argument("--config", type=Path)
     early.add_argument("--print-config", action="store_true")
     known, rest = early.parse_known_args(argv)
     try:
         from_file = _read_file(cls, service, known.config)
         flags: CliSettingsSource[Any] = CliSettingsSource(
-            cls, root_parser=FlagParser(prog, cls.__doc__, shared, epilog), cli_parse_args=rest
+            cls,
+            root_parser=FlagParser(prog, description=cls.__doc__, shared=shared, epilog=epilog),
+            cli_parse_args=rest,
         )
         sources: dict[str, Any] = {"_cli_settings_source": flags}
         settings = cls(**sources, **from_file)
@@ -168,7 +187,7 @@ def load(cls: type[S], service: str, argv: list[str]) -> S:
         if error.filename is None:
             raise  # --help that cannot be written
         refuse(prog, f"config = {str(error.filename)!r}: {error.strerror}")
-    except (SettingsError, tomllib.TOMLDecodeError, ValueError) as error:
+    except (SettingsError, ValueError) as error:
         refuse(prog, str(error))
     if known.print_config:
         terminal.write_json(settings.model_dump(mode="json"))
@@ -184,10 +203,11 @@ def default_node_name() -> str:
 def _read_file(cls: type[Settings], service: str, path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
+    check_text(str(path))
     try:
-        document = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path}: not TOML: {error}") from error
+        document = toml.parse(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"config = '{path}': {error}") from error
     tables = {key: value for key, value in document.items() if isinstance(value, dict)}
     shared = {key: value for key, value in document.items() if key not in tables}
     for key in tables.keys() - set(SERVICES):

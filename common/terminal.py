@@ -20,6 +20,8 @@ _UNSEEN = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
 _UNUSUAL = re.compile(r"[^\x20-\x7e]")
+# Of a complaint: it may quote what was given, and must stay one that a person reads.
+_LONGEST = 1_000
 # What OWASP (CSV Injection) lists, with the full-width forms that spreadsheets take for the same.
 FORMULA = "=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20"
 _FORMULA = re.compile(f"[{FORMULA}]")
@@ -50,9 +52,12 @@ def say(*lines: str, flush: bool = False) -> None:
 
 
 def complain(line: str) -> None:
-    """Write one line for people to stderr, if that takes anything."""
+    """Write one line for people to stderr, if that takes anything; what is too long loses its middle."""
+    text = plain(" ".join(line.splitlines()))
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} .. {text[-_LONGEST // 2 :]}"
     with contextlib.suppress(OSError):
-        sys.stderr.write(plain(" ".join(line.splitlines())) + "\n")
+        sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
 
 

@@ -6,14 +6,15 @@ mislead (a typing error in a field's name, host bits, a network named twice) is 
 """
 
 import ipaddress
-import tomllib
 from functools import lru_cache
 from pathlib import PurePath
 
 import msgspec
 
+from common import toml
 from common.errors import Refusal
 from enricher.addresses import Prefix, parse_prefix, prefix_of
+from schemas.codec import UNREADABLE
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
@@ -79,8 +80,8 @@ def read_cidr_map(content: bytes, source: str) -> CidrMap:
         if PurePath(source).suffix == ".json":
             document = msgspec.json.decode(content, type=_Document)
         else:
-            document = msgspec.convert(tomllib.loads(content.decode()), _Document)
-    except (msgspec.MsgspecError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            document = msgspec.convert(toml.parse(content), _Document)
+    except (*UNREADABLE, ValueError) as error:
         raise Refusal(
             f"{source}: {error}; expected [[cidr]] tables with cidr, name, and zone, region, zone_id where known"
         ) from error

@@ -6,13 +6,14 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from common.settings import ServiceSettings
+from common.settings import HostPort, ServiceSettings, listen_on
 from enricher.policy import UNMETERED, Policy, policy_of
 
 
 class EnricherSettings(ServiceSettings):
     """Names both ends of every flow, as of its own time."""
 
+    listen: HostPort = listen_on(9461)
     group: str | None = Field(
         None, min_length=1, description="the Kafka consumer group; default: topic prefix + enricher"
     )

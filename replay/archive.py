@@ -40,7 +40,7 @@ class FlowArchive:
         self._manifests = {partition: self._numbers(partition) for partition in self._partitions()}
         if not any(self._manifests.values()):
             raise Refusal(
-                f"archive {location}: no flow log is there (no manifest in {DIRECTORY}/); expected what "
+                f"archive = {location!r}: no flow log is there (no manifest in {DIRECTORY}/); expected what "
                 "zonemeter run flowlog --output wrote"
             )
         self._newest = {
@@ -118,18 +118,20 @@ def _open(location: str) -> tuple[Store, fs.FileSystem, str]:
         if "://" not in location:
             return _open_local(location, location)
         filesystem, root = fs.FileSystem.from_uri(location)
+        if not root.strip("/"):
+            raise Refusal(f"archive = {location!r}: names no bucket; expected such as s3://BUCKET/PATH")
         if isinstance(filesystem, fs.LocalFileSystem):
             return _open_local(root, location)
         return ObjectStore(filesystem, root), filesystem, root.rstrip("/")
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise Refusal(f"archive {location}: {' '.join(str(error).split())}") from error
+        raise Refusal(f"archive = {location!r}: {' '.join(str(error).split())}") from error
 
 
 def _open_local(root: str, location: str) -> tuple[Store, fs.FileSystem, str]:
     path = Path(root)
     if not path.is_dir():
         what = "is no directory" if path.exists() else "does not exist"
-        raise Refusal(f"archive {location} {what}; expected what zonemeter run flowlog --output wrote")
+        raise Refusal(f"archive = {location!r} {what}; expected what zonemeter run flowlog --output wrote")
     return LocalStore(path), fs.LocalFileSystem(), str(path)
 
 

@@ -22,8 +22,9 @@ from common.flags import refuse
 from common.settings import KafkaSettings, load
 from common.terminal import complain, say, write_json
 from replay import audit_explain, audit_view, deep
+from replay.range_settings import SPAN_SHORTCUTS, SpanSettings
 from replay.read import read_topic
-from replay.time_range import TimeRange, parse_range
+from replay.time_range import TimeRange
 from schemas.errors import DecodeError
 from schemas.ids import Origin
 from schemas.ledger import read_ledger
@@ -37,16 +38,11 @@ _SETTLE_WHEN_OPEN = 20_000
 _SETTLE_MARGIN_MS = 300_000
 
 
-class AuditSettings(KafkaSettings):
+class AuditSettings(SpanSettings):
     """Reconcile, window by window, what the hook saw with what every later hop took."""
 
-    model_config = SettingsConfigDict(
-        cli_shortcuts={"from-time": "from", "to-time": "to", "output": "o"},
-    )
+    model_config = SettingsConfigDict(cli_shortcuts=SPAN_SHORTCUTS)
 
-    since: str | None = Field(None, description="how far back, such as 15m or 1h (the default)")
-    from_time: str | None = Field(None, description="start: RFC 3339 or now-1h")
-    to_time: str | None = Field(None, description="end: RFC 3339, now-5m or now (the default)")
     cluster: str | None = Field(None, min_length=1, description="only this cluster's windows")
     node: str | None = Field(None, min_length=1, description="only this node's windows")
     by: Literal["hop", "node"] = Field("hop", description="what the table's rows are")
@@ -67,7 +63,7 @@ def main(argv: list[str]) -> int:
     try:
         if settings.archive is not None and not settings.deep:
             raise ValueError("--archive is read with --deep only")
-        span = parse_range(settings.since, settings.from_time, settings.to_time, now_ms)
+        span = settings.span("zonemeter audit", now_ms)
         asked = _Asked(settings, span)
         audit, explained, found = asyncio.run(_look(asked, now_ms))
     except (ValueError, Refusal) as error:

@@ -14,39 +14,33 @@ from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from common.errors import Refusal
 from common.flags import refuse
-from common.settings import KafkaSettings, load
+from common.settings import load
 from enricher.cidr_check import findings
 from enricher.policy import UNMETERED, policy_of
 from replay import cidrs_view, interrupts
 from replay.cidr_history import dry_run, nodes_within, unmapped
 from replay.cidrs_view import Checked, Suggested
 from replay.joining import Joiner, Taken, cidr_map_of, known_states, resolver_of
-from replay.range_settings import Words
-from replay.time_range import TimeRange, parse_range
+from replay.range_settings import SPAN_SHORTCUTS, SpanSettings, Words
+from replay.time_range import Since, TimeRange
 from schemas.topology import TopologyState
 
 _DEFAULT_SINCE = "24h"
-_SHORTCUTS = {"from-time": "from", "to-time": "to", "output": "o"}
 
 
-class CidrsSettings(KafkaSettings):
+class CidrsSettings(SpanSettings):
     """What both commands read."""
 
-    model_config = SettingsConfigDict(cli_shortcuts=_SHORTCUTS)
+    model_config = SettingsConfigDict(cli_shortcuts=SPAN_SHORTCUTS)
 
-    since: str | None = Field(None, description="how far back, such as 1h or 24h (the default)")
-    from_time: str | None = Field(None, description="start: RFC 3339 or now-1h")
-    to_time: str | None = Field(None, description="end: RFC 3339, now-5m or now (the default)")
+    since: Since | None = Field(
+        None, description="how far back, such as 1h, or since when, such as yesterday (default: 24h)"
+    )
     cluster: Words = Field([], description="only these clusters, comma-separated")
     topology: Path | None = Field(None, description="a file of states instead of the topology topic")
     unmetered_nodes: str = Field(
         UNMETERED, description="names of nodes that have no collector, as the enricher was told"
     )
-
-    def span(self) -> TimeRange:
-        """Return the time range; raises `ValueError`."""
-        since = self.since if self.since or self.from_time else _DEFAULT_SINCE
-        return parse_range(since, self.from_time, self.to_time, time.time_ns() // 1_000_000)
 
 
 class CidrsCheckSettings(CidrsSettings):
@@ -71,7 +65,7 @@ def check(argv: list[str]) -> int:
     """Check a map; return the exit status."""
     settings = load(CidrsCheckSettings, "cidrs check", argv)
     try:
-        checked = interrupts.run(_check(settings))
+        checked = interrupts.run(_check(settings, _span(settings, "zonemeter cidrs check")))
     except (ValueError, Refusal) as error:
         refuse("zonemeter cidrs check", str(error))
     cidrs_view.print_checked(checked, settings.output)
@@ -82,15 +76,15 @@ def suggest(argv: list[str]) -> int:
     """List what no entry names; return the exit status."""
     settings = load(CidrsSuggestSettings, "cidrs suggest", argv)
     try:
-        suggested = interrupts.run(_suggest(settings))
+        suggested = interrupts.run(_suggest(settings, _span(settings, "zonemeter cidrs suggest")))
     except (ValueError, Refusal) as error:
         refuse("zonemeter cidrs suggest", str(error))
     cidrs_view.print_suggested(suggested, settings.output, settings.top)
     return 0
 
 
-async def _check(settings: CidrsCheckSettings) -> Checked:
-    span, taken = settings.span(), Taken()
+async def _check(settings: CidrsCheckSettings, span: TimeRange) -> Checked:
+    taken = Taken()
     wanted, current = cidr_map_of(settings.file, "file"), cidr_map_of(settings.current, "current")
     states = await known_states(settings, settings.topology, taken)
     policy = policy_of(settings.unmetered_nodes)
@@ -100,14 +94,18 @@ async def _check(settings: CidrsCheckSettings) -> Checked:
     return Checked(span, str(settings.file), wanted.entries, run, said, taken, settings.current is not None)
 
 
-async def _suggest(settings: CidrsSuggestSettings) -> Suggested:
-    span, taken = settings.span(), Taken()
+async def _suggest(settings: CidrsSuggestSettings, span: TimeRange) -> Suggested:
+    taken = Taken()
     states = await known_states(settings, settings.topology, taken)
     joiner = Joiner(resolver_of(states, cidr_map_of(settings.cidr_map)), policy_of(settings.unmetered_nodes))
     read, found = await unmapped(settings, span, settings.cluster, joiner, taken)
     nodes = _nodes(states, span)
     networks = [(network, nodes_within(network.network, nodes)) for network in found]
     return Suggested(span, networks, read, taken, settings.cidr_map is not None)
+
+
+def _span(settings: CidrsSettings, prog: str) -> TimeRange:
+    return settings.span(prog, time.time_ns() // 1_000_000, _DEFAULT_SINCE)
 
 
 def _nodes(states: Sequence[TopologyState], span: TimeRange) -> list[TopologyState]:

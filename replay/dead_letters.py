@@ -21,8 +21,9 @@ from common import kafka, terminal
 from common.errors import Refusal
 from common.flags import refuse
 from common.settings import KafkaSettings, load
+from replay.range_settings import SPAN_SHORTCUTS, SpanSettings
 from replay.read import read_topic
-from replay.time_range import TimeRange, parse_range, timestamp
+from replay.time_range import Since, TimeRange, timestamp
 from schemas.dead_letter import DeadLetter, decode_dead_letter
 from schemas.errors import DecodeError
 
@@ -30,16 +31,14 @@ PROG = "zonemeter dead-letters list"
 DEFAULT_SINCE = "24h"
 
 
-class DeadLettersSettings(KafkaSettings):
+class DeadLettersSettings(SpanSettings):
     """List the records that could not be decoded, with the reason, or print one of them as it was."""
 
-    model_config = SettingsConfigDict(
-        cli_shortcuts={"from-time": "from", "to-time": "to", "output": "o"},
-    )
+    model_config = SettingsConfigDict(cli_shortcuts=SPAN_SHORTCUTS)
 
-    since: str | None = Field(None, description="how far back, such as 1h or 24h (the default)")
-    from_time: str | None = Field(None, description="start: RFC 3339 or now-1h")
-    to_time: str | None = Field(None, description="end: RFC 3339, now-5m or now (the default)")
+    since: Since | None = Field(
+        None, description="how far back, such as 1h, or since when, such as yesterday (default: 24h)"
+    )
     output: Literal["table", "json"] = Field("table", description="how to print the list; json: one object a line")
     node: str | None = Field(None, min_length=1, description="only records of this node: those whose key it is")
     reason: str | None = Field(None, min_length=1, description="only those refused for this reason, such as not_json")
@@ -66,9 +65,7 @@ def main(argv: list[str]) -> int:
         if settings.show is not None:
             terminal.data().write(value_of(asyncio.run(read_one(settings, settings.show))))
             return 0
-        since = settings.since if settings.since or settings.from_time else DEFAULT_SINCE
-        span = parse_range(since, settings.from_time, settings.to_time, now_ms)
-        asyncio.run(_list(settings, span))
+        asyncio.run(_list(settings, settings.span(PROG, now_ms, DEFAULT_SINCE)))
     except (ValueError, Refusal) as error:
         refuse(PROG, str(error))
     return 0

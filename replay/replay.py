@@ -29,7 +29,7 @@ from replay.progress import Tell, progress
 from replay.replay_settings import ReplaySettings
 from replay.rows import enriched_rows, rejoined_rows
 from replay.selection import Selection
-from replay.time_range import TimeRange, parse_range, timestamp
+from replay.time_range import TimeRange, timestamp
 from replay.topic_writer import TopicWriter
 from replay.writers import CsvWriter, JsonLinesWriter, ParquetWriter, Writer, stream_to
 from sinks.flowlog.columns import FlatEnd, flatten
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
     settings = load(ReplaySettings, "replay", argv)
     replay = None
     try:
-        span = parse_range(settings.since, settings.from_time, settings.to_time, time.time_ns() // 1_000_000)
+        span = settings.span(PROG, time.time_ns() // 1_000_000)
         if settings.output == "parquet" and settings.file is None and sys.stdout.isatty():
             raise Refusal("output = parquet is nothing to read on a terminal; add --file NAME.parquet")
         replay = Replay(settings, span, settings.selection())

@@ -4,7 +4,7 @@
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ByteSize, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from enricher.policy import UNMETERED
@@ -23,7 +23,9 @@ class ReplaySettings(RangeSettings):
     zone: Words = Field([], description="only from or to these zones")
     scope: Words = Field([], description="same_node, same_zone, cross_zone, cross_region, external, unknown")
     port: Numbers = Field([], description="only with one of these ports on either side")
-    min_bytes: int = Field(0, ge=0, description="only flows of at least so many bytes in their window")
+    min_bytes: ByteSize = Field(
+        ByteSize(0), ge=0, le=2**63 - 1, description="only flows of at least so many bytes in their window, such as 1MB"
+    )
     from_raw: bool = Field(False, description="read the raw topic and join it anew with who owned what then")
     cidr_map: Path | None = Field(None, description="with --from-raw: the CIDR map to join with, TOML or JSON")
     topology: Path | None = Field(None, description="with --from-raw: a file of states instead of the topology topic")

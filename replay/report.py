@@ -13,7 +13,7 @@ from pydantic_settings import SettingsConfigDict
 
 from audit.result import Audit
 from common import terminal
-from common.durations import parse_duration
+from common.durations import Duration, parse_duration
 from common.errors import Refusal
 from common.flags import refuse
 from common.price_file import SHIPPED, load_prices, recognise
@@ -31,7 +31,7 @@ from replay.report_data import Range, Report
 from replay.report_sources import Gatherer
 from replay.selection import Selection
 from replay.summary import Summary
-from replay.time_range import TimeRange, parse_range
+from replay.time_range import TimeRange
 from sinks.garbage import THRESHOLDS
 
 PROG = "zonemeter report"
@@ -46,7 +46,7 @@ class ReportSettings(RangeSettings):
     prices: str | None = Field(
         None, description="aws, azure, gcp, a file, or none; else the cloud that names its zones as these are named"
     )
-    compare: str | None = Field(None, description="set against the same span so long before, such as 7d")
+    compare: Duration | None = Field(None, description="set against the same span so long before, such as 7d")
     top: int = Field(5, ge=1, le=10_000, description="how many pairs to show")
     output: Literal["table", "json", "csv"] = Field("table", description="how to print the answer")
     own_namespace: str = Field("zonemeter", description="the namespace whose traffic is the meter's own")
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
     settings = load(ReportSettings, "report", argv)
     try:
         now_ms = time.time_ns() // 1_000_000
-        span = parse_range(settings.since, settings.from_time, settings.to_time, now_ms)
+        span = settings.span(PROG, now_ms)
         spans = [span, *_earlier(span, settings.compare)]
         if settings.prices not in (None, NO_PRICES, *SHIPPED):
             load_prices(str(settings.prices))  # what is wrong with it, before anything is read

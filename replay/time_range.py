@@ -1,10 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time ranges as people say them: `--since 1h`, `--from 2026-11-22T09:00:00Z --to now-5m`. Pure."""
+"""Time ranges as people say them: `--since 1h`, `--since yesterday`, `--from 2026-11-22T09:00Z --to now-5m`. Pure.
 
+Own code and no library for dates in words: those guess the order of day and month and the zone, and a guess would be
+sold as a fact. What is not one of the few forms here is refused, and a time without a zone is UTC and said to be.
+"""
+
+import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 from common.durations import parse_duration
+
+_EXPECTED = "expected now-1h, 2 hours ago, yesterday, or a time such as 2026-11-22T09:00:00Z"
+_AGO = re.compile(r"(.*[^ ]) +ago")
+_DAYS = {"today": 0, "yesterday": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +40,52 @@ def timestamp(at_ms: int) -> str:
 
 
 def parse_instant(text: str, now_ms: int) -> int:
-    """Return Unix milliseconds for `now`, `now-1h` or an RFC 3339 time (UTC where it names no zone)."""
+    """Return Unix milliseconds for `now`, `now-1h`, `2 hours ago`, `yesterday` (its 00:00 UTC) or an RFC 3339 time.
+
+    A time that names no zone is UTC. Raises ValueError, also for times before 1970 and after 9999.
+    """
+    at_ms = _instant(text, now_ms)
+    if not 0 <= at_ms < 253_402_300_800_000:
+        raise ValueError(f"{text!r} lies before 1970 or after 9999; {_EXPECTED}")
+    return at_ms
+
+
+def _instant(text: str, now_ms: int) -> int:
     if text == "now":
         return now_ms
-    if text.startswith("now-"):
-        return now_ms - parse_duration(text.removeprefix("now-"))
+    if text in _DAYS:
+        today = datetime.fromtimestamp(now_ms / 1000, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        return int((today - timedelta(days=_DAYS[text])).timestamp() * 1000)
+    ago = text.removeprefix("now-") if text.startswith("now-") else (found := _AGO.fullmatch(text)) and found[1]
+    if ago:
+        return now_ms - parse_duration(ago)
     try:
         moment = datetime.fromisoformat(text)
+        return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        raise ValueError(f"{text!r} is not a time; {_EXPECTED}") from None
+
+
+def parse_since(text: str, now_ms: int) -> int:
+    """Return when a range begins that goes back so far (`1h`), or to a time (`yesterday`); raises ValueError."""
+    try:
+        return parse_instant(f"now-{text}", now_ms)
     except ValueError:
-        raise ValueError(f"{text!r} is no time; expected RFC 3339 such as 2026-11-22T09:00:00Z, or now-1h") from None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+        pass
+    try:
+        return parse_instant(text, now_ms)
+    except ValueError:
+        raise ValueError(f"{text!r} is neither a duration such as 90s, 1h30m or 7d, nor a time; {_EXPECTED}") from None
+
+
+def names_no_zone(text: str) -> bool:
+    """Return whether a time is read as UTC only because it does not say in which zone it is."""
+    if text in _DAYS:
+        return True
+    try:
+        return datetime.fromisoformat(text).tzinfo is None
+    except ValueError:
+        return False
 
 
 def parse_range(since: str | None, from_time: str | None, to_time: str | None, now_ms: int) -> TimeRange:
@@ -45,9 +93,27 @@ def parse_range(since: str | None, from_time: str | None, to_time: str | None, n
     if since is not None and from_time is not None:
         raise ValueError("--since and --from both name the start; give one")
     to_ms = parse_instant(to_time or "now", now_ms)
-    from_ms = parse_instant(from_time, now_ms) if from_time else now_ms - parse_duration(since or "1h")
+    from_ms = parse_instant(from_time, now_ms) if from_time else parse_since(since or "1h", now_ms)
     if from_ms > now_ms:
-        raise ValueError(f"the range lies in the future: it starts {timestamp(from_ms)} UTC")
+        raise ValueError(f"the range lies in the future: --since or --from is {timestamp(from_ms)} UTC")
     if from_ms >= to_ms:
-        raise ValueError(f"the range is empty: it starts {timestamp(from_ms)} and ends {timestamp(to_ms)} UTC")
+        start = f"--since or --from is {timestamp(from_ms)}"
+        raise ValueError(f"the range is empty: {start}, --to is {timestamp(to_ms)} UTC")
     return TimeRange(from_ms, to_ms)
+
+
+def _checked_since(text: str) -> str:
+    parse_since(text, _SOME_TIME_MS)
+    return text
+
+
+def _checked_instant(text: str) -> str:
+    parse_instant(text, _SOME_TIME_MS)
+    return text
+
+
+# What `now` stands for while a setting is only checked: any time does, and this one is not before what is asked for.
+_SOME_TIME_MS = 4_102_444_800_000
+# As settings, kept as they were written: the time is reckoned from when the command runs.
+Since = Annotated[str, AfterValidator(_checked_since)]
+Instant = Annotated[str, AfterValidator(_checked_instant)]

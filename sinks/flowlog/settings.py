@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from common.settings import IdPart, ServiceSettings
+from common.settings import HostPort, IdPart, ServiceSettings, listen_on
 
 STDOUT = "-"
 
@@ -13,6 +13,7 @@ STDOUT = "-"
 class FlowlogSettings(ServiceSettings):
     """Writes enriched flows, one row each, as JSON lines or Parquet; no row twice, none missing."""
 
+    listen: HostPort = listen_on(9465)
     output: str = Field(
         "/var/lib/zonemeter/flowlog",
         min_length=1,
@@ -43,5 +44,5 @@ class FlowlogSettings(ServiceSettings):
     @model_validator(mode="after")
     def _stdout_takes_lines(self) -> Self:
         if self.output == STDOUT and self.format != "jsonl":
-            raise ValueError(f"format = {self.format!r}: stdout takes only --format jsonl")
+            raise ValueError(f"output = '-' and format = {self.format!r}: stdout takes only --format jsonl")
         return self

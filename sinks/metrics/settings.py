@@ -6,12 +6,13 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from common.settings import IdPart, ServiceSettings
+from common.settings import HostPort, IdPart, ServiceSettings, listen_on
 
 
 class MetricsSettings(ServiceSettings):
     """Counts enriched flows by zones and by workloads and serves the counters to Prometheus."""
 
+    listen: HostPort = listen_on(9464)
     state_dir: Path = Field(
         Path("/var/lib/zonemeter/metrics"),
         description="directory of the checkpoint: counters and positions; lost, counters begin at 0 again",

@@ -2,13 +2,16 @@
 """`zonemeter` without a whole command: what it lists, and with which exit status."""
 
 import os
+import shlex
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from cli.main import COMMANDS, main
+from cli.settings_reference import what_it_reads
 
 
 def said(
@@ -87,3 +90,38 @@ def test_a_reader_that_has_enough_is_no_fault(arguments: list[str]) -> None:
     done = subprocess.run(ZONEMETER + arguments, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+def test_the_version_is_said(flag: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said([flag], monkeypatch, capsys) == (0, f"zonemeter {version('zonemeter')}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("redirections", "arguments", "status", "says"),
+    [
+        (">&-", "prices list", 2, "zonemeter: the output cannot be written: stdout is closed\n"),
+        (">&- 2>&-", "prices list", 2, ""),
+        ("<&- 2>&-", "prices list", 0, ""),
+        (">&-", "run audit --listen x", 2, "zonemeter run audit: listen (--listen, ZONEMETER_LISTEN) = 'x': expected"),
+    ],
+)
+def test_what_a_shell_closed_is_no_traceback(redirections: str, arguments: str, status: int, says: str) -> None:
+    command = f"exec {shlex.join(ZONEMETER)} {arguments} {redirections}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr[: len(says)], bool(done.stderr)) == (status, says, bool(says))
+
+
+def test_a_name_beyond_the_terminals_encoding_is_shown() -> None:
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [*ZONEMETER, "prices", "explain", "caf\u00e9", "caf\u00e9", "--prices", "aws"], env=env, capture_output=True
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"caf\\xe9 -> caf\\xe9: same_zone\nprice ")
+
+
+def test_each_service_has_a_port_of_its_own() -> None:
+    services = [what_it_reads(words, COMMANDS[words]).settings for words in COMMANDS if words[0] == "run"]
+    listens = {service.model_fields["listen"].default for service in services}
+    assert len(listens) == len(services) == 5

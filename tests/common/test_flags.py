@@ -7,7 +7,7 @@ import pytest
 
 from cli.main import COMMANDS, main
 
-LOADED = sorted(" ".join(words) for words in COMMANDS if words != ("detach",))
+LOADED = sorted(" ".join(words) for words in COMMANDS)
 
 
 def help_of(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
