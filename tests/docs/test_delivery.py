@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/delivery.md names tests and scenarios that exist."""
+"""docs/delivery.md names tests and scenarios that exist, and docs/security.md one for all that a node can do."""
 
 import ast
 import re
@@ -10,13 +10,21 @@ from tests.services import ROOT
 from tests.torture.scenarios import PACKETS, SCENARIOS
 
 PAGE = (ROOT / "docs/delivery.md").read_text()
-NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py(?:::\w+)?)`", PAGE)))
+SECURITY = (ROOT / "docs/security.md").read_text()
+NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py(?:::\w+)?)`", PAGE + SECURITY)))
 
 
 def test_every_hop_names_some() -> None:
     tables = PAGE.partition("## What is lost")[0].split("\n## ")[1:]
     assert len(tables) == 6
     assert all("`tests/" in table for table in tables)
+
+
+def test_each_thing_that_a_node_can_do_has_a_test() -> None:
+    table = SECURITY.partition("## What a node that was taken over can do")[2].partition("\nWhat remains")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) >= 10
+    assert all("`tests/" in row for row in rows)
 
 
 @pytest.mark.parametrize("name", NAMED)

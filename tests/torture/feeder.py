@@ -8,13 +8,15 @@ what the broker refuses for its timestamp.
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import cycle
 from typing import Any
 
 import confluent_kafka
 import orjson
+from msgspec.structs import replace
 
+from schemas.amount import NOTHING
 from schemas.ids import Origin
 from schemas.ledger import encode_ledger
 from schemas.topics import TopicNames
@@ -48,6 +50,7 @@ class Feeder:
         self._options = {"bootstrap.servers": bootstrap, "linger.ms": 0, "message.timeout.ms": 0, "acks": "all"}
         self._options |= {"enable.idempotence": True, "compression.type": "zstd", "reconnect.backoff.max.ms": 500}
         self._producer = confluent_kafka.Producer(self._options, logger=_quiet)
+        self._appending: Any = None
         self._next = dict.fromkeys(NODES, 1)
         self._lock = threading.Lock()
         self._stopping, self._going = threading.Event(), threading.Event()
@@ -115,14 +118,36 @@ class Feeder:
         """Leave out some of a node's numbers, as if their windows had been lost before they were published."""
         self._next[node] += windows
 
+    def forge(self, window: Window) -> None:
+        """Publish a window that somebody made up in a node's name, and that nobody can tell from a true one."""
+        assert not self._try(window, maybe_repeat=False, timestamp_ms=window.end_ms)
+        origin = self.content.origin(window.node)
+        furthest = self._furthest[origin]
+        self._note_gap(origin, window.sequence)
+        self._furthest[origin] = furthest
+        with self._lock:
+            self.truth |= window.flows
+            self.windows.add(window.ledger.id)
+
+    def contradict(self, window: Window) -> None:
+        """Say that there was nothing in a window, under the key that its collector's entry has."""
+        entry = replace(window.ledger, taken=NOTHING, given=NOTHING, chunks=0)
+        self.append(self._topics.ledger, entry.partition, [(entry.key, encode_ledger(entry))])
+
     def raw(self, value: bytes | None, key: bytes, partition: int) -> None:
         """Append anything at all to the raw topic."""
-        producer = confluent_kafka.Producer(self._options | {"message.max.bytes": 20_000_000})
+        self.append(self._topics.raw, partition, [(key, value)])
+
+    def append(self, topic: str, partition: int, records: Sequence[tuple[bytes, bytes | None]]) -> None:
+        """Append keys and values of any kind to a topic."""
+        if self._appending is None:
+            self._appending = confluent_kafka.Producer(self._options | {"message.max.bytes": 20_000_000}, logger=_quiet)
+        producer = self._appending
         errors: list[Any] = []
-        topic = self._topics.raw
-        producer.produce(topic, value, key, partition, on_delivery=lambda error, _: errors.append(error))
+        for key, value in records:
+            producer.produce(topic, value, key, partition, on_delivery=lambda error, _: errors.append(error))
         assert producer.flush(30) == 0
-        assert errors == [None], errors
+        assert errors == [None] * len(records), errors
 
     def _note_gap(self, origin: Origin, sequence: int) -> None:
         first, last = self._furthest.get(origin, sequence) + 1, sequence - 1

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Nemeses of content: rubbish of every kind in the raw topic, repeats, gaps, late windows, clocks that step."""
 
+import dataclasses
 from collections import Counter
 from typing import Any
 
 import orjson
+from msgspec.structs import replace
 
-from tests.torture.content import NODES, WINDOW_MS
+from schemas.ledger import encode_ledger
+from schemas.raw import COLUMNS
+from tests.torture.content import NODES, WINDOW_MS, Window
 from tests.torture.world import World
 
 _MEBIBYTE = 1024 * 1024
@@ -55,7 +59,7 @@ def rubbish(world: World, times: int) -> None:
         world.feeder.raw(chunk, b"somebody-else", world.content.partition(node))
         sent["inconsistent"] += 1
         world.recover()
-    world.dead_letters = {reason: world.dead_letters.get(reason, 0) + n for reason, n in sent.items()}
+    world.dead_letters = dict(Counter(world.dead_letters) + sent)
 
 
 def repeats(world: World, times: int) -> None:
@@ -113,6 +117,84 @@ def two_boots(world: World, times: int) -> None:
         world.content.boots.pop(node)
     world.interleaved.add(node)
     world.recover()
+
+
+def made_up(world: World, times: int) -> None:
+    """Numbers, times and ledger entries that somebody makes up in a node's name, with the collectors' rights."""
+    for number in range(times):
+        with world.still():
+            node = world.rng.choice(NODES)
+            true = world.feeder.feed(node)
+            for claimed in IMPLAUSIBLE:
+                world.feeder.raw(claiming(true.chunks[0], claimed), node.encode(), world.content.partition(node))
+                world.dead_letters["implausible"] = world.dead_letters.get("implausible", 0) + 1
+            world.feeder.forge(renumbered(true, true.sequence + 500 + number))
+            world.feeder.contradict(true)
+            world.contradicted.add(true.ledger.id)
+            # The true ones go on, below the number that was made up.
+            world.feeder.feed(node)
+            world.feeder.feed(node)
+        world.recover()
+        with world.still():
+            world.content.boots[node] = f"{world.rng.getrandbits(40):012x}"
+
+
+# What no node can have come to; a window's own fields but for these.
+IMPLAUSIBLE: list[dict[str, int]] = [
+    {"sequence": 2**53 - 1},
+    {"generation": 2**53 - 1},
+    {"generation": 2, "sequence": 2**50},
+    {"start_ms": 0, "end_ms": 1},
+    {"end_ms": 2**53 - 1},
+]
+
+
+def claiming(chunk: bytes, fields: dict[str, Any]) -> bytes:
+    """Return a chunk that claims something else."""
+    return orjson.dumps(orjson.loads(chunk) | fields)
+
+
+def renumbered(window: Window, sequence: int) -> Window:
+    """Return a window under another number, of the same time."""
+    old, new = f"/{window.sequence}", f"/{sequence}"
+
+    def renamed(id_: str) -> str:
+        head, _, tail = id_.partition(f"/1{old}")
+        return f"{head}/1{new}{tail}"
+
+    return dataclasses.replace(
+        window,
+        sequence=sequence,
+        chunks=[claiming(chunk, {"sequence": sequence}) for chunk in window.chunks],
+        ledger=replace(window.ledger, id=renamed(window.ledger.id)),
+        flows={renamed(id_): flow for id_, flow in window.flows.items()},
+    )
+
+
+def names(world: World, times: int) -> None:
+    """Nodes that nobody knows, each of an earlier time than the one before, and clusters without end in the ledger."""
+    empty: dict[str, Any] = {name: [] for name in COLUMNS} | {"addresses": [], "chunk": 0, "chunks": 1}
+    for number in range(times):
+        with world.still():
+            node = world.rng.choice(NODES)
+            like = world.feeder.feed(node)
+            partition = world.content.partition(node)
+            raw: list[tuple[bytes, bytes]] = []
+            ledger: list[tuple[bytes, bytes]] = []
+            for back in range(60):
+                start = world.content.start_ms - (48 + back) * 360 * WINDOW_MS
+                ghost, nothing = f"ghost-{number}-{back}", {"bytes": 0, "packets": 0}
+                fields = empty | {"node": ghost, "start_ms": start, "end_ms": start + WINDOW_MS}
+                fields |= {"ledger": {"hook": nothing, "map": nothing}}
+                raw.append((ghost.encode(), claiming(like.chunks[0], fields)))
+            for cluster in range(200):
+                start = world.content.start_ms - 48 * 360 * WINDOW_MS
+                id_ = like.ledger.id.replace("/", f"-{number}-{cluster}/", 1)
+                entry = replace(like.ledger, id=id_, start_ms=start, end_ms=start + WINDOW_MS)
+                ledger.append((entry.key, encode_ledger(entry)))
+            world.feeder.append(world.settings.topics.raw, partition, raw)
+            world.feeder.append(world.settings.topics.ledger, partition, ledger)
+        world.recover()
 
 
 def clocks(world: World, times: int) -> None:

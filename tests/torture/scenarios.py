@@ -41,5 +41,7 @@ SCENARIOS = [
     Scenario("windows behind later ones", rubbish.late, 6),
     Scenario("sequence gaps, new boots", rubbish.gaps, 10),
     Scenario("two boots of a node interleaved", rubbish.two_boots, 10),
+    Scenario("numbers and ledger entries made up", rubbish.made_up, 6),
+    Scenario("names and times made up", rubbish.names, 4),
     Scenario("clock steps on a node", rubbish.clocks, 8),
 ]

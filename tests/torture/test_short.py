@@ -26,7 +26,7 @@ def test_everything_at_once_and_nothing_is_lost_or_doubled(broker: Broker, tmp_p
         world.open()
         acts: list[tuple[Act, int]] = [(partial(processes.kill, room), 1) for room in world.counts]
         acts += [(rubbish.rubbish, 1), (rubbish.repeats, 1), (rubbish.gaps, 1), (rubbish.clocks, 2)]
-        acts += [(rubbish.two_boots, 1)]
+        acts += [(rubbish.two_boots, 1), (rubbish.made_up, 1), (rubbish.names, 1)]
         world.rng.shuffle(acts)
         for act, times in acts:
             act(world, times)
