@@ -67,7 +67,7 @@ lock: setup ## write requirements.lock, and the images' part of it, anew from py
 	@$(BIN)/uv pip compile -q --upgrade --all-extras --generate-hashes --python-version 3.11 --no-header --no-annotate pyproject.toml -o requirements.lock
 	@$(BIN)/uv pip compile -q --generate-hashes --python-version 3.11 --no-header --no-annotate -c requirements.lock pyproject.toml -o images/requirements.lock
 
-clean: ## take down the lab and delete what setup and the demo made
-	@[ ! -x $(BIN)/zonemeter ] || $(BIN)/zonemeter lab down
+clean: ## take down the lab of this checkout and delete what setup and the demo made
+	@[ ! -x $(BIN)/zonemeter ] || $(BIN)/zonemeter lab down --of-this-checkout
 	@rm -rf .venv .cache demo/flows-2*Z* *.egg-info build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@[ ! -d demo ] || rmdir --ignore-fail-on-non-empty demo

@@ -190,6 +190,7 @@ class Demo:
         for line in (
             f".venv/bin/zonemeter top{where}",
             f".venv/bin/zonemeter report --since 2m --prices aws {' '.join(self._own())}{where}",
+            "   (--own-kafka: where the collectors reach Kafka, so that the meter's own traffic is told apart)",
             f".venv/bin/zonemeter replay --since 2m -n monitoring --scope cross_zone{where}",
             f".venv/bin/zonemeter audit --since 5m{where}",
             f"curl -s 127.0.0.1:{ports.metrics}/metrics | grep zone_bytes",

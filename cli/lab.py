@@ -42,6 +42,12 @@ class UpSettings(LabSettings):
     window_seconds: int = Field(10, ge=1, le=60, description="length of a window; divides 60")
 
 
+class DownSettings(LabSettings):
+    """Take a lab down, whoever brought it up, and leave nothing of it behind."""
+
+    of_this_checkout: bool = Field(False, description="only if this directory's own code brought it up")
+
+
 def up(argv: list[str]) -> int:
     """Bring a lab up and leave it running."""
     settings = load(UpSettings, "lab up", argv)
@@ -74,8 +80,12 @@ def up(argv: list[str]) -> int:
 
 def down(argv: list[str]) -> int:
     """Take a lab down; return 1 if a process had to be killed because it did not end by itself."""
-    settings = load(LabSettings, "lab down", argv)
+    settings = load(DownSettings, "lab down", argv)
     try:
+        other = cluster.other_checkout(settings.prefix)
+        if settings.of_this_checkout and other:
+            say(f"lab {settings.prefix} belongs to {other}; it was left as it is")
+            return 0
         killed = asyncio.run(cluster.down(settings.prefix))
     except (LabError, ValueError) as error:
         refuse("zonemeter lab down", str(error))

@@ -37,6 +37,7 @@ PINS = Path("/sys/fs/bpf/zonemeter-lab")
 ROOT = Path(__file__).resolve().parent.parent
 
 _ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+_CHECKOUT = "checkout"  # the file that says whose code brought a lab up
 _PREPARE_SECONDS = 30.0
 _STOP_SECONDS = 20.0
 _CLEAR_SECONDS = 5.0  # after a crash nothing is worth waiting for
@@ -169,6 +170,16 @@ def _is_one_of(process: Process, roles: Iterable[str]) -> bool:
     return any(f"{process.role}-".startswith(f"{role}-") for role in roles)
 
 
+def other_checkout(prefix: str) -> str:
+    """Return the directory of the code that brought a lab up, if it is not this one; "" for a lab of one's own."""
+    _check(prefix)
+    try:
+        made_by = (BASE / prefix / _CHECKOUT).read_text()
+    except FileNotFoundError:
+        return ""
+    return "" if made_by == str(ROOT) else made_by
+
+
 def _files(prefix: str) -> Files:
     return Files(BASE / prefix, PINS / prefix)
 
@@ -197,6 +208,7 @@ async def _make(plan: Plan, ports: Ports, commands: list[Command], say: Say) -> 
     processes = Processes(files.directory / "processes")
     _check_ports(plan, ports)
     files.directory.mkdir(parents=True)
+    (files.directory / _CHECKOUT).write_text(str(ROOT))
     network.create(plan)
     say(f"network: {len(plan.nodes)} nodes, {len(plan.pods)} pods")
     api = _start_api(plan, ports, files, processes)
