@@ -2,7 +2,7 @@
 """What can go wrong on the way to the Kubernetes API; the rest is in common/errors.py and schemas/errors.py.
 
 KubeError          the API did not give what was asked for; waiting may help
-  GoneError        what was asked for is too old (410): only a new list helps
+  GoneError        what was asked for is too old (410), or not to be believed any more: only a new list helps
 """
 
 
@@ -11,7 +11,7 @@ class KubeError(Exception):
 
     `status` is the HTTP status, None without one. `why` is one of a closed set, for metrics: the status, or `network`
     (no answer, or the connection broke off), `malformed` (text where JSON was due), `too_long` (a line beyond all
-    bounds), `ended` (a watch over at once), `gone` (410).
+    bounds), `ended` (a watch over at once), `gone` (410), `silent` (nothing came), `restored` (versions went back).
     """
 
     def __init__(
@@ -24,4 +24,4 @@ class KubeError(Exception):
 
 
 class GoneError(KubeError):
-    """A resourceVersion or a continue token that the API no longer keeps."""
+    """What was heard so far no longer leads to what is true now."""

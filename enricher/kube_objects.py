@@ -292,6 +292,20 @@ def workload_of(pod: Pod) -> Workload:
 Object = Pod | Node | Service
 
 
+def list_version(version: str) -> str:
+    """Return the name of what only a list showed; no object's own resourceVersion is like it."""
+    return f"list-{version}"
+
+
+def is_older(version: str, other: str) -> bool:
+    """Return whether a version is before another; of versions that are no numbers nothing is known.
+
+    They grow: https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions.
+    """
+    one, two = version.removeprefix("list-"), other.removeprefix("list-")
+    return one.isdecimal() and two.isdecimal() and int(one) < int(two)
+
+
 def changed_ms(found: Object, seen_ms: int) -> int:
     """Return when an object last changed, as its newest condition or managed field tells, else when we saw it.
 

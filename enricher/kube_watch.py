@@ -2,8 +2,12 @@
 """A reflector: lists the objects of one resource, then watches them, and never believes that all is well.
 
 After client-go's tools/cache/reflector.go: list in pages, watch from the list's version with bookmarks, take up
-again from the last version after a clean end or silence, list anew after a 410. kubernetes_asyncio's own Watch
-does none of that: it has no deadline, no back-off, and takes an error's text for an event.
+again from the last version after an end, list anew after a 410. kubernetes_asyncio's own Watch does none of that: it
+has no deadline, no back-off, and takes an error's text for an event.
+
+Beyond client-go: a watch from a version that does not exist yet hears nothing until it does. That is what is left when
+etcd was restored from a backup, and what happened meanwhile nobody tells. So versions must never go back, which is
+looked at whenever a watch is taken up again, and silence, too, ends in a new list.
 """
 
 import asyncio
@@ -19,7 +23,7 @@ import msgspec
 from common.errors import Refusal
 from enricher.errors import GoneError, KubeError
 from enricher.kube_client import KubeClient, Status
-from enricher.kube_objects import Metadata, Node, Object, Pod, Service
+from enricher.kube_objects import Metadata, Node, Object, Pod, Service, is_older, list_version
 from schemas.codec import UNREADABLE
 
 log = logging.getLogger(__name__)
@@ -129,6 +133,8 @@ class Reflector:
                 if self._version is None:
                     self._version = await self._list()
                     self._progress.listed(self._resource.name)
+                else:
+                    await self._compare()
                 await self._watch()
             except KubeError as error:
                 await self._recover(error)
@@ -148,6 +154,20 @@ class Reflector:
         except Refusal as error:
             self._progress.failed(self._resource.name, "credentials", f"{error}; going on with the old ones")
 
+    async def _compare(self) -> None:
+        """Raise `GoneError` if the API's present is older than what was heard of it."""
+        page = await self._page({"limit": "1"})
+        self._progress.heard(self._resource.name)
+        self._not_back(page.metadata.resource_version)
+
+    def _not_back(self, version: str) -> None:
+        if is_older(version, self._version or ""):
+            raise GoneError(
+                f"{self._place}: it went back from version {self._version} to {version}, as after etcd is restored "
+                "from a backup; listing anew",
+                why="restored",
+            )
+
     async def _list(self) -> str:
         """Take in every object, page by page; return the list's version."""
         query = {"limit": str(PAGE_OBJECTS)}
@@ -156,12 +176,12 @@ class Reflector:
             page = await self._page(query)
             self._progress.heard(self._resource.name)
             for item in page.items or ():
-                uids |= self._take_listed(item, page.metadata.resource_version)
+                uids |= self._take_listed(item, list_version(page.metadata.resource_version))
             if not page.metadata.continue_:
                 break
             query["continue"] = page.metadata.continue_
             await asyncio.sleep(0)
-        self._sink.retain(self._resource.kind, uids, page.metadata.resource_version)
+        self._sink.retain(self._resource.kind, uids, list_version(page.metadata.resource_version))
         return page.metadata.resource_version
 
     async def _page(self, query: dict[str, str]) -> _Page:
@@ -202,9 +222,10 @@ class Reflector:
             async for line in lines(answer.content, MAX_LINE_BYTES):
                 self._event(line)
                 events += 1
-        except TimeoutError:
-            # Nothing, not even a bookmark: a dead link looks like this, and so does a quiet cluster.
-            self._progress.failed(self._resource.name, "silent", f"{self._place}: the watch fell silent")
+        except TimeoutError as error:
+            # Not even a bookmark, which comes about every minute: a dead link looks like this, a version that does not
+            # exist yet, and a resource of which nothing changed. Only a list tells them apart.
+            raise GoneError(f"{self._place}: the watch fell silent; listing anew", why="silent") from error
         except (aiohttp.ClientError, OSError) as error:
             raise KubeError(f"{self._place}: the watch broke off: {error or type(error).__name__}") from error
         finally:
@@ -218,14 +239,17 @@ class Reflector:
             if event.type == "ERROR":
                 raise self._status(event.object)
             if event.type == "BOOKMARK":
-                self._version = msgspec.json.decode(event.object, type=_Bookmark).metadata.resource_version
+                version = msgspec.json.decode(event.object, type=_Bookmark).metadata.resource_version
+                self._not_back(version)
             else:
                 found = msgspec.json.decode(event.object, type=self._resource.type)
+                version = found.metadata.resource_version
+                self._not_back(version)
                 if event.type == "DELETED":
                     self._sink.drop(found)
                 else:
-                    self._sink.take(found, found.metadata.resource_version)
-                self._version = found.metadata.resource_version
+                    self._sink.take(found, version)
+            self._version = version
         except UNREADABLE as error:
             # What it said is not known: only a list tells what is true now.
             raise GoneError(f"{self._place}: an event cannot be read: {error}", why="malformed") from error

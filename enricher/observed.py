@@ -6,11 +6,11 @@ that the topology topic holds, a list after a restart yields only what happened 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
-from enricher.kube_objects import Node, Object, Pod, Service, changed_ms, node_state, pod_state, service_state
+from enricher.kube_objects import Node, Object, Pod, Service, changed_ms, is_older, node_state, pod_state, service_state
 from enricher.tenancy import acquired
 from schemas.topology import TopologyState
 
@@ -24,7 +24,9 @@ Labels = frozenset[tuple[str, str]]
 class Observed:
     """The last state of each object, and which services select which pods."""
 
-    def __init__(self) -> None:
+    def __init__(self, recall: Callable[[str], TopologyState | None] = lambda _: None) -> None:
+        """`recall` returns what is on record of an object that is gone: etcd may bring it back from a backup."""
+        self._recall = recall
         self._last: dict[str, TopologyState] = {}
         self._labels: dict[str, Labels] = {}
         # Pods of one template carry equal labels: one set for all of them.
@@ -38,10 +40,14 @@ class Observed:
     def take(self, found: Object, list_version: str, now_ms: int) -> list[TopologyState]:
         """Take in an object as it is now; return the states that this closes and opens.
 
-        `list_version` names a state that differs though its object's own resourceVersion does not.
+        `list_version` names a state that differs though its object's own resourceVersion is not new: what selects the
+        pod changed while nobody looked, or etcd was restored from a backup. It holds from now on.
         """
         if isinstance(found, Service):
-            return self._put(found, service_state(found, now_ms), list_version, now_ms) + self._select(found, now_ms)
+            return [
+                *self._put(found, service_state(found, now_ms), list_version, now_ms),
+                *self._select(found, list_version, now_ms),
+            ]
         if isinstance(found, Node):
             return self._put(found, node_state(found, now_ms), list_version, now_ms)
         state = pod_state(found, now_ms)
@@ -64,8 +70,10 @@ class Observed:
 
     def _put(self, found: Object, state: TopologyState | None, list_version: str, now_ms: int) -> list[TopologyState]:
         key = _key(found)
-        last = self._last.get(key)
-        if last is None:
+        last = self._last.get(key) or self._recall(key)
+        if last is not None:
+            self._last[key] = last
+        else:
             if state is not None:
                 self._last[key] = state
             return [] if state is None else [state]
@@ -75,9 +83,11 @@ class Observed:
             return self._close(key, state.to_ms, state.released_from_ms)
         if last.to_ms is None and _same(last, state):
             return []
-        moved = last.resource_version != state.resource_version
+        own = state.resource_version
+        back = list_version != own and is_older(own, last.resource_version)
+        moved = own != last.resource_version and not back
         at = changed_ms(found, now_ms) if moved else now_ms
-        version = state.resource_version if moved else list_version
+        version = own if moved else list_version
         return self._follow(key, msgspec.structs.replace(state, resource_version=version), at)
 
     def _follow(self, key: str, state: TopologyState, at_ms: int) -> list[TopologyState]:
@@ -126,7 +136,7 @@ class Observed:
         labels = self._labels.get(pod.uid, frozenset())
         return sorted(name for name, wanted in self._selectors[pod.namespace or ""].items() if wanted <= labels)
 
-    def _select(self, service: Service, now_ms: int) -> list[TopologyState]:
+    def _select(self, service: Service, list_version: str, now_ms: int) -> list[TopologyState]:
         """Take in a service's selector; return the pods' states that it changes."""
         meta = service.metadata
         # A service without a selector selects nothing, not everything (core/v1, ServiceSpec.selector).
@@ -137,15 +147,20 @@ class Observed:
         own.pop(meta.name, None)
         if wanted is not None:
             own[meta.name] = wanted
-        return self._select_anew(meta.namespace, meta.resource_version, changed_ms(service, now_ms))
+        return self._select_anew(meta.namespace, meta.resource_version, changed_ms(service, now_ms), list_version)
 
-    def _select_anew(self, namespace: str | None, version: str, at_ms: int) -> list[TopologyState]:
+    def _select_anew(
+        self, namespace: str | None, version: str, at_ms: int, list_version: str | None = None
+    ) -> list[TopologyState]:
         changes: list[TopologyState] = []
         for key, last in list(self._last.items()):
             if last.kind != "pod" or last.namespace != namespace or last.to_ms is not None:
                 continue
             if last.uid in self._labels and (services := self._services_of(last)) != last.services:
-                state = msgspec.structs.replace(last, services=services, resource_version=version)
+                # As in `_put`: an older version must not name a state again.
+                back = list_version not in (None, version) and is_older(version, last.resource_version)
+                name = list_version if back else version
+                state = msgspec.structs.replace(last, services=services, resource_version=name)
                 changes += self._follow(key, state, at_ms)
         return changes
 

@@ -34,7 +34,11 @@ class EnricherSettings(ServiceSettings):
         True, description="watch services too: names of ClusterIPs, and which services select a pod"
     )
     kube_silence_seconds: float = Field(
-        120.0, ge=1, le=3600, description="a watch that says nothing for so long, not even a bookmark, is taken up anew"
+        120.0,
+        ge=1,
+        le=3600,
+        description="after so long without a word from a watch, not even a bookmark, all is listed again; "
+        "the API server sends a bookmark about every minute",
     )
     cidr_map: Path | None = Field(
         None, description="TOML or JSON file of networks outside the cluster with their names and zones"

@@ -6,6 +6,7 @@ another zone, a service selects other pods.
 """
 
 import asyncio
+import copy
 import dataclasses
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from enricher.kube_watch import LONGEST_BACKOFF_SECONDS, PODS, Backoff
 from lab.kube_api import serve
 from lab.kube_faults import NAMES
 from lab.kube_objects import pod_object
+from lab.kube_store import Store
 from tests.enricher.followed import PLAN, Followed, api_with_everything, following
 
 POSTGRES = next(pod for pod in PLAN.pods if pod.name == "postgres-0")
@@ -41,7 +43,7 @@ COUNTED_AS = {
     "watch-ends": ("ended", False),
     "reset": ("network", False),
     "unanswered": ("network", False),
-    "silence": ("silent", False),
+    "silence": ("silent", True),
 }
 LISTS = ("list-410", "continue-410")
 
@@ -151,6 +153,50 @@ def test_what_went_while_versions_expired_is_gone(run: Callable[..., None]) -> N
         assert made.failures("pods", "gone")
 
     run(test)
+
+
+def restored(backup: Store) -> Store:
+    """Return a store of which the kubelet has started again what it finds in it."""
+    backup.put("pods", backup.get("pods", (POSTGRES.namespace, "postgres-0")))
+    return backup
+
+
+def test_after_etcd_is_restored_what_was_deleted_is_there_again_and_what_was_new_is_not(
+    run: Callable[..., None],
+) -> None:
+    """The API is away, and comes back with an older state: a watch from where it was would hear nothing."""
+
+    async def test(made: Followed) -> None:
+        await made.agrees()
+        backup = copy.deepcopy(made.api.store)
+        await change(made, 0)
+        await made.agrees()
+        made.faults.begin("503")
+        made.faults.begin("cut")
+        await change(made, 1)
+        await made.until(lambda: all(made.failures(resource, "503") for resource in ("pods", "nodes", "services")))
+        made.api.store = restored(backup)
+        made.faults.heal()
+        await made.agrees()
+        assert all(made.failures(resource, "restored") for resource in ("pods", "nodes", "services"))
+        assert not made.failures("pods", "silent")
+
+    run(test)
+
+
+def test_a_watch_that_hears_nothing_of_a_restored_etcd_ends_in_a_list(run: Callable[..., None]) -> None:
+    """The connections outlive it: whatever is between us and the API server holds them."""
+
+    async def test(made: Followed) -> None:
+        await made.agrees()
+        backup = copy.deepcopy(made.api.store)
+        await change(made, 0)
+        await made.agrees()
+        made.api.store = restored(backup)
+        await made.agrees()
+        assert made.failures("pods", "silent")
+
+    run(test, silence=1.0)
 
 
 @pytest.mark.parametrize("fault", ["429", "watch-429"])

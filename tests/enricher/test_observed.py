@@ -7,8 +7,9 @@ import pytest
 
 from enricher.addresses import pack
 from enricher.index import Index
-from enricher.kube_objects import Service
+from enricher.kube_objects import Service, list_version
 from enricher.observed import LINGER_MS, Observed
+from schemas.topology import TopologyState
 from tests.enricher.test_kube_objects import NOW, STARTED_MS, pod_of
 
 
@@ -136,6 +137,44 @@ def test_a_service_without_selector_selects_nothing() -> None:
     observed = Observed()
     observed.take(pod_of(labels={"app": "api"}), "1", NOW)
     assert len(observed.take(service_of(None), "1", NOW)) == 1
+
+
+def test_what_selects_a_pod_and_changed_while_nobody_looked_holds_from_now_on() -> None:
+    """The pod's own version is older than the state that a service's change gave it: it must not name one again."""
+    first, second, index = Observed(), Observed(), Index()
+    first.take(service_of({"app": "web"}), "200", NOW)
+    for state in [
+        *first.take(pod_of(labels={"app": "api"}), "100", NOW),
+        *first.take(service_of({"app": "api"}, rv="300"), "300", NOW),
+    ]:
+        index.apply(state)
+    second.seed(index.current())
+    second.take(service_of({"app": "web"}, rv="500"), list_version("900"), NOW + 5)
+    for state in second.take(pod_of(labels={"app": "api"}), list_version("900"), NOW + 5):
+        index.apply(state)
+    slot = ("pod", pack("10.42.1.17"))
+    assert [s.services for s in index.owners(slot, NOW + 1, NOW + 2)] == [["api"]]  # type: ignore[arg-type]
+    assert [s.services for s in index.owners(slot, NOW + 6, NOW + 7)] == [[]]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_an_object_that_etcd_set_back_is_as_it_was_from_now_on(*, restarted: bool) -> None:
+    observed, index = Observed(), Index()
+
+    def write(states: list[TopologyState]) -> None:
+        for state in states:
+            index.apply(state)
+
+    write(observed.take(pod_of(rv="100", ready="False"), list_version("100"), NOW))
+    write(observed.take(pod_of(rv="200"), "200", NOW + 1))
+    if restarted:
+        observed = Observed()
+        observed.seed(index.current())
+    write(observed.take(pod_of(rv="100", ready="False"), list_version("100"), NOW + 50_000))
+    write(observed.take(pod_of(rv="101", changed="2026-11-22T21:49:10Z"), "101", NOW + 90_000))
+    slot = ("pod", pack("10.42.1.17"))
+    for at, ready in ((49_000, True), (51_000, False), (90_001, True)):
+        assert [s.ready for s in index.owners(slot, NOW + at, NOW + at + 1)] == [ready], at  # type: ignore[arg-type]
 
 
 def test_what_differs_at_the_same_version_gets_the_lists() -> None:
