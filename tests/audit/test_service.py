@@ -50,9 +50,18 @@ class Ledger:
         for sink in ("metrics", "flowlog"):
             self.entries(sink_entry(sink, sequences[0], dict.fromkeys(sequences, size)))
 
-    def service(self) -> ServiceProcess:
+    def service(self, *more: str) -> ServiceProcess:
         """Start an audit."""
-        flags = [*self.topics.flags, "--cluster", ORIGIN.cluster, "--check-seconds", "0.2", "--settle-seconds", "30"]
+        flags = [
+            *more,
+            *self.topics.flags,
+            "--cluster",
+            ORIGIN.cluster,
+            "--check-seconds",
+            "0.2",
+            "--settle-seconds",
+            "30",
+        ]
         return ServiceProcess(["cli", "run", "audit"], flags, self.directory / "audit.log")
 
 
@@ -149,3 +158,18 @@ def test_a_broker_that_was_silent_does_not_make_the_figures_stand_still(tmp_path
             eventually(lambda: shown(service, "seen_bytes") == 2_000)
     finally:
         own.kill()
+
+
+def test_clusters_made_up_are_one_series_and_it_still_ends_when_told(ledger: Ledger) -> None:
+    made_up = (Origin(f"made-up-{number}", "node", "0" * 12) for number in range(100))
+    ledger.entries(*(collector_entry(0, 10, origin=origin) for origin in made_up))
+    ledger.windows(0)
+    with while_running(ledger.service("--max-clusters", "10")) as service:
+        eventually(lambda: shown(service, "seen_bytes") == 1_000)
+        samples = service.samples()
+        other = samples["zonemeter_audit_seen_bytes", ("_other_",)]
+        assert other == samples["zonemeter_audit_unaccounted_bytes", ("_other_", "collector")]
+        clusters = {labels[0] for (name, labels) in samples if name == "zonemeter_audit_seen_bytes"}
+        assert len(clusters) <= 12
+        assert other == 10 * (100 - (len(clusters) - 2))
+        assert service.terminate() == 0
