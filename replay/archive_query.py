@@ -53,7 +53,9 @@ class ArchiveQuery:
                 files = self._database.read_parquet(paths, hive_partitioning=False)
             else:
                 # Every store that pyarrow knows, with no extension of DuckDB's to fetch.
-                files = self._database.from_arrow(ds.dataset(paths, self.archive.filesystem, format="parquet"))
+                files = self._database.from_arrow(
+                    ds.dataset(paths, filesystem=self.archive.filesystem, format="parquet")
+                )
             files.create_view("flows")
 
     def __enter__(self) -> "ArchiveQuery":

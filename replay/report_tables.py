@@ -11,7 +11,7 @@ from common.prices import MONTH_HOURS, money, per_month
 from common.terminal import cell
 from replay.bill import Bill, Cost
 from replay.report_data import PairLine, Range, Report
-from replay.summary import Summary
+from replay.summary import Summary, Traffic
 from replay.time_range import timestamp
 
 CSV_COLUMNS = (
@@ -52,8 +52,7 @@ def as_csv(report: Report) -> str:
     writer.writerow(CSV_COLUMNS)
     bill = report.now.bill
     currency = "" if bill.book is None else bill.book.currency
-    rows = sorted(report.summary.traffic.items(), key=lambda item: (-item[1], item[0].scope, item[0].source.label))
-    for traffic, size in rows:
+    for traffic, size in sorted(report.summary.traffic.items(), key=_greatest_first):
         cost = bill.costs.get(traffic)
         source, destination = traffic.source, traffic.destination
         writer.writerow(
@@ -67,6 +66,12 @@ def as_csv(report: Report) -> str:
             )
         )
     return stream.getvalue()
+
+
+def _greatest_first(row: tuple[Traffic, int]) -> tuple[object, ...]:
+    """Order rows the same way wherever they were read from."""
+    (scope, source, destination, received), size = row
+    return (-size, scope, source.label, source.zone, destination.label, destination.zone, received)
 
 
 def _range(part: Range) -> dict[str, Any]:
