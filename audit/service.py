@@ -21,6 +21,7 @@ from audit.rolling import Rolling
 from audit.settings import AuditServiceSettings
 from common import kafka
 from common.service import Service
+from schemas.codec import Unreadable
 from schemas.errors import DecodeError
 from schemas.ledger import read_ledger
 from schemas.topology import TopologyState, decode_topology
@@ -99,7 +100,7 @@ class Auditor:
         async with asyncio.timeout(settings.kafka_deadline_seconds):
             ends = await consumer.end_offsets([*ledger, topology])
             if self._catching_up is None:
-                found = await consumer.offsets_for_times(dict.fromkeys(ledger, self._rolling.floor_ms))
+                found = await kafka.offsets_for_times(consumer, dict.fromkeys(ledger, self._rolling.floor_ms))
                 self._positions = {place: at.offset if at else ends[place] for place, at in found.items()}
                 self._positions[topology] = (await consumer.beginning_offsets([topology]))[topology]
                 self._catching_up = dict(ends)
@@ -139,7 +140,7 @@ class Auditor:
     def _take_state(self, record: ConsumerRecord[bytes, bytes]) -> None:
         """Keep the states of nodes; most are of pods, and a key begins with its kind."""
         key = record.key or b""
-        if not key.startswith(b"node/"):
+        if not key.startswith(b"node/") and not isinstance(record.value, Unreadable):
             return
         state = None if record.value is None else decode_topology(record.value)
         if state is None or (state.to_ms is not None and state.to_ms < self._rolling.floor_ms):

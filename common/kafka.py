@@ -10,21 +10,24 @@ import asyncio
 import logging
 import random
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaConnectionError, KafkaError, ProducerClosed
+from aiokafka.errors import KafkaConnectionError, KafkaError, ProducerClosed, UnknownError
 from aiokafka.helpers import create_ssl_context
 from aiokafka.partitioner import murmur2
-from aiokafka.structs import ConsumerRecord
+from aiokafka.structs import ConsumerRecord, OffsetAndTimestamp
 
+from common import fetching
 from common.errors import Refusal, Stopped
 from common.service import Service
 from common.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
+
+fetching.install()
 
 T = TypeVar("T")
 
@@ -37,6 +40,8 @@ MAX_BATCH_BYTES = 512 * 1024
 METADATA_MS = 15_000
 # Beyond its own timeout, how long a fetch may wait for a group that shares its partitions out.
 _GROUP_SECONDS = 0.5
+# How much earlier a time is asked for where the broker cannot answer, which costs it a second each; then the beginning.
+_BACK_MS = (60_000, 3_600_000, 86_400_000)
 
 
 def partition_for(node: str, partitions: int) -> int:
@@ -140,17 +145,49 @@ async def fetch(
 ) -> dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]]:
     """Return what there is, or comes within so long; nothing while a group shares its partitions out.
 
-    `getmany` itself waits for that without end, whatever its timeout: for as long as another member keeps the group
-    waiting. Nothing is lost when it is cancelled: it takes records out of its buffer at the very end.
+    Of all there is about `fetching.MAX_FETCH_BYTES`; the rest comes with the next call. `getmany` itself waits for the
+    group without end, whatever its timeout: for as long as another member keeps it waiting. Nothing is lost when it is
+    cancelled: it takes records out of its buffer at the very end.
     """
     try:
-        async with asyncio.timeout(seconds + _GROUP_SECONDS):
-            found: dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]] = await consumer.getmany(
-                *partitions, timeout_ms=int(seconds * 1000), max_records=max_records
-            )
-            return found
+        with fetching.budget():
+            async with asyncio.timeout(seconds + _GROUP_SECONDS):
+                found: dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]] = await consumer.getmany(
+                    *partitions, timeout_ms=int(seconds * 1000), max_records=max_records
+                )
+                return found
     except TimeoutError:
         return {}
+
+
+async def offsets_for_times(
+    consumer: AIOKafkaConsumer, times_ms: Mapping[TopicPartition, int]
+) -> dict[TopicPartition, OffsetAndTimestamp | None]:
+    """Return for each partition the first offset with that time or a later one; None if there is none. In a deadline.
+
+    A broker unpacks the batch that is the answer, and fails if that is more than it has room for. Then the answer to
+    an earlier time is returned, which lies before it.
+    """
+    try:
+        found: dict[TopicPartition, OffsetAndTimestamp | None] = await consumer.offsets_for_times(dict(times_ms))
+    except UnknownError as error:
+        if len(times_ms) == 1:
+            return {where: await _offset_before(consumer, where, time_ms) for where, time_ms in times_ms.items()}
+        log.warning("the broker cannot say what stands where by time: %s; each partition is asked for", reason(error))
+        alone = [await offsets_for_times(consumer, {where: time_ms}) for where, time_ms in times_ms.items()]
+        return {where: at for each in alone for where, at in each.items()}
+    return found
+
+
+async def _offset_before(consumer: AIOKafkaConsumer, where: TopicPartition, time_ms: int) -> OffsetAndTimestamp:
+    for earlier_ms in (time_ms - back_ms for back_ms in _BACK_MS if back_ms < time_ms):
+        try:
+            at: OffsetAndTimestamp | None = (await consumer.offsets_for_times({where: earlier_ms}))[where]
+        except UnknownError:
+            continue
+        if at is not None:
+            return at
+    return OffsetAndTimestamp((await consumer.beginning_offsets([where]))[where], -1)
 
 
 async def close(client: Any, seconds: float = 5.0) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from common import kafka
 from common.places import Place, seen_end_ms, why_not_there
 from common.service import Service
 from enricher.kafka_read import Records, bounds, reader, stretch
@@ -152,7 +153,7 @@ class Earlier:
         deadline = self._settings.kafka_deadline_seconds
         async with reader(self._service, self._settings, self._where) as consumer:
             async with asyncio.timeout(deadline):
-                found = (await consumer.offsets_for_times({self._where: max(to_ms, 0)}))[self._where]
+                found = (await kafka.offsets_for_times(consumer, {self._where: max(to_ms, 0)}))[self._where]
             begin, _ = await bounds(consumer, self._where, deadline)
             start = self._reach.read_from if found is None else max(found.offset, begin)
             while part := self._reach.next_slice(start):

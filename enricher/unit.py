@@ -34,13 +34,15 @@ class ChunkRun:
 class Unit:
     """Chunks of one partition that are published and committed together. `end`: the raw offset to commit.
 
-    `windows`: the end of each chunk's window, in ms, and whether the chunk waited for the index.
+    `windows`: the end of each chunk's window, in ms, and whether the chunk waited for the index. `refused_bytes`: of
+    the dead letters among the books.
     """
 
     runs: list[ChunkRun] = field(default_factory=list)
     books: list[Record] = field(default_factory=list)
     windows: list[tuple[int, bool]] = field(default_factory=list)
     rows: int = 0
+    refused_bytes: int = 0
     end: int | None = None
 
 

@@ -28,6 +28,7 @@ from enricher.repeats import Repeats
 from enricher.settings import EnricherSettings
 from enricher.unit import Unit, Writer, kafka_time, not_out, taken_of
 from enricher.waiting import Patience
+from schemas.codec import offsets_of
 from schemas.dead_letter import dead_letter
 from schemas.errors import DecodeError
 from schemas.raw import RawChunk, decode_chunk
@@ -38,6 +39,8 @@ RawRecord: TypeAlias = ConsumerRecord[bytes, bytes]
 
 _FETCH_RECORDS = 64
 _FETCH_SECONDS = 1.0
+# Of the dead letters held in a unit; beyond it they go out.
+_MAX_REFUSED_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -99,7 +102,8 @@ class Worker:
         unit = Unit()
         for record in records:
             unit = await self._take(record, unit)
-            if unit.rows >= self._settings.batch_rows or self.stopping:
+            full = unit.rows >= self._settings.batch_rows or unit.refused_bytes >= _MAX_REFUSED_BYTES
+            if full or self.stopping:
                 await self._finish(unit)
                 unit = Unit()
             if self.stopping:
@@ -201,8 +205,9 @@ class Worker:
                 self._enriched_end = tail.end
 
     def _note_position(self, record: RawRecord) -> Repeats:
-        if self._next is not None and record.offset > self._next:
-            gone = record.offset - self._next
+        first = record.offset - offsets_of(record.value) + 1
+        if self._next is not None and first > self._next:
+            gone = first - self._next
             self._metrics.gap_records.inc(gone)
             log.error("%s-%s: %s raw records were gone before they were read", *self._where, gone)
         if self._repeats is None:
@@ -226,6 +231,7 @@ class Worker:
         value = dead_letter(error.reason, error.detail, "enricher", *place, record.timestamp, record.key, record.value)
         key = "/".join(map(str, place)).encode()
         unit.books.append(Record(self._settings.topics.dead_letter, 0, key, value, self._deps.cluster.clock()))
+        unit.refused_bytes += len(value)
         self._metrics.refused(error.reason)
         log.warning("%s-%s@%s goes to the dead letters: %s", *place, error)
 

@@ -25,6 +25,7 @@ from replay import audit_explain, audit_view, deep
 from replay.range_settings import SPAN_SHORTCUTS, SpanSettings
 from replay.read import read_topic
 from replay.time_range import TimeRange
+from schemas.codec import Unreadable
 from schemas.errors import DecodeError
 from schemas.ids import Origin
 from schemas.ledger import read_ledger
@@ -142,7 +143,8 @@ async def _nodes(settings: KafkaSettings, audit: Audit) -> AsyncIterator[Topolog
     async for batch in read_topic(settings, settings.topics.topology):
         for message in batch:
             # Most states are pods'; a key begins with its kind.
-            if message.value is None or not (message.key or b"").startswith(b"node/"):
+            is_node = (message.key or b"").startswith(b"node/") or isinstance(message.value, Unreadable)
+            if message.value is None or not is_node:
                 continue
             state = None
             with _naming(message, audit):

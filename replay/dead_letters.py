@@ -175,7 +175,8 @@ def _decode(settings: KafkaSettings, offset: int, value: bytes | None) -> DeadLe
 
 def _print(each: Letter) -> None:
     letter = each.letter
-    place = f"{letter.topic} {letter.partition}@{letter.offset}  {letter.value_size:,} bytes"
+    first = "" if letter.first_offset is None else f"{letter.first_offset}-"
+    place = f"{letter.topic} {letter.partition}@{first}{letter.offset}  {letter.value_size:,} bytes"
     whose = f"  {letter.key}" if letter.key else ""
     words = f"{timestamp(each.refused_ms)}  {letter.refused_by}  {letter.reason}{whose}  {place}"
     terminal.say(f"{each.number:>6}  {words}", f"{'':8}{letter.detail}")

@@ -177,7 +177,7 @@ async def _lag(settings: KafkaSettings, topic: str, committed: dict[int, int], o
             ends = await consumer.end_offsets(places)
             begins = await consumer.beginning_offsets(places)
             # The first record that is young enough to be under way.
-            young = await consumer.offsets_for_times(dict.fromkeys(places, overdue_ms))
+            young = await kafka.offsets_for_times(consumer, dict.fromkeys(places, overdue_ms))
     finally:
         await kafka.close(consumer)
     records = overdue = 0

@@ -180,7 +180,7 @@ async def follow(
 async def _seek(consumer: AIOKafkaConsumer, places: list[TopicPartition], end_ms: int) -> None:
     """Go to the first records of windows that ended at `end_ms` or later: the end is a record's Kafka timestamp."""
     consumer.assign(places)
-    found = await consumer.offsets_for_times(dict.fromkeys(places, end_ms))
+    found = await kafka.offsets_for_times(consumer, dict.fromkeys(places, end_ms))
     ends = await consumer.end_offsets(places)
     for place, at in found.items():
         consumer.seek(place, at.offset if at else ends[place])

@@ -92,7 +92,7 @@ async def _assign(
     begins: dict[TopicPartition, int] = await consumer.beginning_offsets(partitions)
     starts = dict(begins)
     if from_ms is not None:
-        found = await consumer.offsets_for_times(dict.fromkeys(partitions, from_ms))
+        found = await kafka.offsets_for_times(consumer, dict.fromkeys(partitions, from_ms))
         starts = {partition: at.offset if at else ends[partition] for partition, at in found.items()}
     for partition in partitions:
         wanted = not_before.get(partition.partition, 0)

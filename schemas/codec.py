@@ -19,10 +19,34 @@ UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 T = TypeVar("T")
 
 
+class Unreadable(bytes):
+    """In place of a record's value: a batch of `records` offsets that could not be unpacked, as it stood in Kafka.
+
+    `reason` is one of `DecodeError`'s, `detail` says which offsets and why. The record's offset is the batch's last.
+    """
+
+    reason: str
+    detail: str
+    records: int
+
+    def __new__(cls, packed: bytes | memoryview, reason: str, detail: str, records: int) -> "Unreadable":
+        """Make it of the batch's bytes."""
+        made = super().__new__(cls, packed)
+        made.reason, made.detail, made.records = reason, detail, records
+        return made
+
+
+def offsets_of(value: bytes | None) -> int:
+    """Return how many offsets a record with this value stands for, up to its own."""
+    return value.records if isinstance(value, Unreadable) else 1
+
+
 def decode(decoder: msgspec.json.Decoder[T], value: bytes | None, max_size: int) -> T:
     """Decode one record of at most `max_size` bytes; raise `DecodeError` for anything else than a valid one."""
     if value is None:
         raise DecodeError("not_json", "the record has no value")
+    if isinstance(value, Unreadable):
+        raise DecodeError(value.reason, value.detail)
     if len(value) > max_size:
         raise DecodeError("too_large", f"{len(value)} bytes, at most {max_size}")
     try:

@@ -5,7 +5,7 @@ import base64
 
 import msgspec
 
-from schemas.codec import Count, Milliseconds, decode
+from schemas.codec import Count, Milliseconds, decode, offsets_of
 
 SCHEMA_VERSION = 1
 MAX_READ_BYTES = 1024 * 1024
@@ -14,7 +14,11 @@ MAX_KEPT_BYTES = 640 * 1024
 
 
 class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """One refused record. `value` is base64 (RFC 4648) of its first 640 KiB; `value_size` its true size in bytes."""
+    """One refused record. `value` is base64 (RFC 4648) of its first 640 KiB; `value_size` its true size in bytes.
+
+    Of a batch that could not be unpacked there is one letter: `first_offset` to `offset`, and the batch as it stands in
+    Kafka as its value.
+    """
 
     schema_version: int = SCHEMA_VERSION
     reason: str
@@ -22,6 +26,7 @@ class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     topic: str
     partition: Count
     offset: Count
+    first_offset: Count | None = None
     timestamp_ms: Milliseconds
     refused_by: str
     key: str | None = None
@@ -49,6 +54,7 @@ def dead_letter(
             topic=topic,
             partition=partition,
             offset=offset,
+            first_offset=offset - offsets_of(value) + 1 if offsets_of(value) > 1 else None,
             timestamp_ms=max(timestamp_ms, 0),
             refused_by=refused_by,
             key=None if key is None else key[:500].decode("utf-8", "replace"),

@@ -7,7 +7,9 @@ class DecodeError(ValueError):
 
     Reasons: `too_large`, `not_json`, `schema_mismatch` (a field missing, of a wrong type or out of range),
     `inconsistent` (each field is fine alone, but they contradict each other), `unsupported_version`, `implausible` (no
-    node can have got there by then), `too_many_names` (no room for one more name).
+    node can have got there by then), `too_many_names` (no room for one more name); and of
+    a whole batch of records `batch_too_large` (it would unpack to more than is read) and `batch_unreadable` (its
+    checksum or its form is wrong).
     """
 
     def __init__(self, reason: str, detail: str) -> None:

@@ -14,13 +14,16 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from common.places import CLOCK_SLACK_MS, Place, seen_end_ms, why_not_then, why_not_there
+from schemas.codec import offsets_of
 from schemas.errors import DecodeError
 from schemas.flow import Endpoint, FlowHead, Observer, decode_endpoint, decode_head, decode_observer
 from schemas.ids import Origin, parse_chunk_id, split_flow_id
 from sinks.books import Books
 
-# Distinct end points known by their bytes; then all are forgotten and learnt anew. About 1 KiB each.
+# Distinct end points known by their bytes; then all are forgotten and learnt anew. About 1 KiB each, and where somebody
+# writes longer ones, fewer.
 MAX_KNOWN_ENDS = 100_000
+MAX_KNOWN_BYTES = 64 * 1024 * 1024
 # A node's life that brought nothing for so long cannot come again: the raw topic keeps 7 days.
 MARK_KEPT_MS = 8 * 24 * 3_600_000
 # Marks of one partition. Kubernetes has no cluster of so many nodes, and a partition holds a part of them.
@@ -64,6 +67,19 @@ class Refused(NamedTuple):
     record: SourceRecord
     reason: str
     detail: str
+
+
+@dataclass(slots=True)
+class Refusals:
+    """Refused records that wait until they are dead letters, and about what they take."""
+
+    records: list[Refused] = field(default_factory=list)
+    size_bytes: int = 0
+
+    def add(self, refused: Sequence[Refused]) -> None:
+        """Hold some more."""
+        self.records += refused
+        self.size_bytes += sum(len(each.record.value or b"") for each in refused)
 
 
 class Row(NamedTuple, Generic[E]):
@@ -139,6 +155,7 @@ class Intake(Generic[E]):
         self._max_known = max_known
         self._ends: dict[bytes, E] = {}
         self._observers: dict[bytes, Observer] = {}
+        self._known_bytes = 0
 
     def take(self, lane: Lane, records: Sequence[SourceRecord], now_ms: int) -> Batch[E]:
         """Take the records of one partition, in the order of their offsets, and move the lane behind them."""
@@ -191,8 +208,7 @@ class Intake(Generic[E]):
         end = self._ends.get(encoded)
         if end is None:
             end = self._make_end(decode_endpoint(encoded))
-            if len(self._ends) >= self._max_known:
-                self._ends.clear()
+            self._make_room(len(encoded))
             self._ends[encoded] = end
         return end
 
@@ -201,10 +217,16 @@ class Intake(Generic[E]):
         observer = self._observers.get(encoded)
         if observer is None:
             observer = decode_observer(encoded)
-            if len(self._observers) >= self._max_known:
-                self._observers.clear()
+            self._make_room(len(encoded))
             self._observers[encoded] = observer
         return observer
+
+    def _make_room(self, size: int) -> None:
+        self._known_bytes += size
+        if len(self._ends) + len(self._observers) >= self._max_known or self._known_bytes > MAX_KNOWN_BYTES:
+            self._ends.clear()
+            self._observers.clear()
+            self._known_bytes = size
 
 
 @dataclass(slots=True)
@@ -261,4 +283,8 @@ def _check_plausible(flow: FlowHead, place: Place, mark: Mark | None, now_ms: in
 def _missed(position: int | None, records: Sequence[SourceRecord]) -> int:
     first, last = records[0].offset, records[-1].offset
     holes = last - first + 1 - len(records)
+    if holes or first != position:
+        # A batch that could not be unpacked is one record.
+        first -= offsets_of(records[0].value) - 1
+        holes = last - first + 1 - sum(offsets_of(record.value) for record in records)
     return holes if position is None or first < position else holes + first - position

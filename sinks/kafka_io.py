@@ -16,13 +16,15 @@ from common.service import Service
 from common.settings import KafkaSettings
 from schemas.dead_letter import dead_letter
 from schemas.ledger import LedgerRecord, encode_ledger
-from sinks.intake import Lane, Refused
+from sinks.intake import Lane, Refusals
 from sinks.self_metrics import SelfMetrics
 
 log = logging.getLogger(__name__)
 
 # Records taken in one go: a few tens of milliseconds, so that heartbeats and scrapes go on.
 MAX_RECORDS = 5_000
+# Of records that wait until they are dead letters: so many, or so large, are not held back for a checkpoint or a cut.
+MAX_REFUSED_BYTES = 4 * 1024 * 1024
 RETRY_SECONDS = 1.0
 LAG_SECONDS = 5.0
 
@@ -39,9 +41,13 @@ async def wait_for_topics(service: Service, settings: KafkaSettings) -> None:
     await kafka.wait_for_topics(service, settings, wanted)
 
 
-def letter_records(
-    settings: KafkaSettings, partition: int, refused: Iterable[Refused], refused_by: str
-) -> list[Record]:
+def too_many(refusals: Sequence[Refusals]) -> bool:
+    """Tell whether so much was refused that it must become dead letters now."""
+    count, size = sum(len(each.records) for each in refusals), sum(each.size_bytes for each in refusals)
+    return count >= MAX_RECORDS or size >= MAX_REFUSED_BYTES
+
+
+def letter_records(settings: KafkaSettings, partition: int, refusals: Refusals, refused_by: str) -> list[Record]:
     """Return the dead letters of one partition's refused records."""
     topic = settings.topics.enriched
     return [
@@ -55,7 +61,7 @@ def letter_records(
             ),
             timestamp_ms=now_ms(),
         )
-        for record, reason, detail in refused
+        for record, reason, detail in refusals.records
     ]
 
 

@@ -77,6 +77,11 @@ class ServiceProcess:
         assert self.process.poll() is None, self.log.read_text()
         return self.get("/readyz")[0] == 200
 
+    def peak_bytes(self) -> int:
+        """Return the most memory that it ever held (VmHWM)."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
     def wait(self, seconds: float = DEADLINE_SECONDS) -> int:
         """Wait for its end and return its exit status."""
         return self.process.wait(seconds)

@@ -11,7 +11,7 @@ from sinks.books import Books
 from sinks.flowlog.archive import Cut, Rows
 from sinks.flowlog.columns import FlatEnd
 from sinks.flowlog.manifest import Manifest, Marked
-from sinks.intake import Batch, Lane, Refused, Row
+from sinks.intake import Batch, Lane, Refusals, Row
 
 HOUR_MS = 3_600_000
 
@@ -33,7 +33,7 @@ class Pending:
     first_offset: int | None = None
     since: float | None = None
     buffers: dict[int, Buffer] = field(default_factory=dict)
-    refused: list[Refused] = field(default_factory=list)
+    refused: Refusals = field(default_factory=Refusals)
 
     @classmethod
     def resume(cls, partition: int, newest: Manifest | None, new_buffer: Callable[[], Buffer]) -> "Pending":
@@ -58,7 +58,7 @@ class Pending:
         if self.since is None:
             self.since = now
             self.first_offset = first_offset
-        self.refused += batch.refused
+        self.refused.add(batch.refused)
         by_hour: dict[int, list[Row[FlatEnd]]] = {}
         for row in batch.rows:
             by_hour.setdefault(row[0].start_ms // HOUR_MS, []).append(row)
@@ -86,6 +86,6 @@ class Pending:
         )
         cut = Cut(manifest, self.buffers)
         lane.books, lane.touched = Books(), set()
-        self.buffers, self.refused, self.since = {}, [], None
+        self.buffers, self.refused, self.since = {}, Refusals(), None
         self.first_offset = lane.position
         return cut

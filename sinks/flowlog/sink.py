@@ -148,10 +148,9 @@ class FlowlogSink:
             return due
         rows = sum(pending.rows for pending in waiting)
         held_bytes = sum(pending.size_bytes for pending in waiting)
-        refused = sum(len(pending.refused) for pending in waiting)
         if rows >= self._settings.cut_rows or held_bytes >= MAX_HELD_BYTES:
             return [max(waiting, key=lambda pending: pending.size_bytes)]
-        return waiting if refused >= kafka_io.MAX_RECORDS else []
+        return waiting if kafka_io.too_many([pending.refused for pending in waiting]) else []
 
     async def _cut(self, consumer: AIOKafkaConsumer, due: Sequence[Pending]) -> None:
         if not due:

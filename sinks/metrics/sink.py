@@ -23,7 +23,7 @@ from common.service import Service
 from schemas.ledger import LedgerRecord
 from sinks import kafka_io
 from sinks.books import Books
-from sinks.intake import Intake, Lane, Refused, SourceRecord
+from sinks.intake import Intake, Lane, Refusals, SourceRecord
 from sinks.metrics.aggregate import Aggregate
 from sinks.metrics.checkpoint import Checkpoint, State
 from sinks.metrics.ends import End, Ends
@@ -62,7 +62,7 @@ class MetricsSink:
         self._intake: Intake[End] = Intake(Ends().make)
         self._owned = [p for p in range(settings.partitions) if p % settings.replicas == settings.replica_ordinal]
         self._lanes: dict[int, Lane] = {}
-        self._refused: dict[int, list[Refused]] = {}
+        self._refused: dict[int, Refusals] = {}
         self._pending_ledger: list[LedgerRecord] = []
         self._sequence = 0
         self._life = ""
@@ -105,7 +105,7 @@ class MetricsSink:
             fetched = await kafka.fetch(consumer, seconds=self._patience(due), max_records=kafka_io.MAX_RECORDS)
             for partition, records in fetched.items():
                 self._take_records(self._lanes[partition.partition], records)
-            full = sum(map(len, self._refused.values())) >= kafka_io.MAX_RECORDS
+            full = kafka_io.too_many(list(self._refused.values()))
             if self._pending and (full or time.monotonic() >= due):
                 due = time.monotonic() + self._settings.checkpoint_seconds
                 await self._checkpoint(consumer)
@@ -125,7 +125,7 @@ class MetricsSink:
         self._aggregate.add(batch.rows, lane.books)
         self._metrics.count(lane.partition, batch)
         if batch.refused:
-            self._refused.setdefault(lane.partition, []).extend(batch.refused)
+            self._refused.setdefault(lane.partition, Refusals()).add(batch.refused)
 
     async def _checkpoint(self, consumer: AIOKafkaConsumer) -> None:
         letters = [

@@ -13,11 +13,14 @@ import pytest
 from lab.broker import Broker, free_port
 from schemas.amount import NOTHING, Amount
 from schemas.ids import parse_flow_id
+from tests.batches import BOMBS, bomb_within_limits, publish
 from tests.enricher.build import END, encoded, row
 from tests.enricher.processes import running, topology_file
 from tests.enricher.topics import Topics, given
 from tests.services import eventually
 
+# Well under the manifest's limit (k8s/base/enricher.yaml).
+MOST_BYTES = 400 * 1024 * 1024
 POD, DATABASE = "10.42.1.17", "10.42.2.9"
 
 
@@ -116,6 +119,33 @@ def test_rubbish_goes_to_the_dead_letters_and_the_rest_goes_on(topics: Topics, t
         ("inconsistent", 5),
     ]
     check_books(topics, [3, 5], 3)
+
+
+def test_a_batch_that_cannot_be_unpacked_is_one_dead_letter_and_the_rest_goes_on(
+    topics: Topics, tmp_path: Path
+) -> None:
+    raw = topics.settings.topics.raw
+    sent = {codec: bomb_within_limits(codec) for codec in BOMBS}
+    for number, packed in enumerate(sent.values(), 1):
+        topics.produce([window(number)])
+        publish(topics.settings.kafka_bootstrap, raw, 0, packed)
+    flags = flags_of(topics, tmp_path)
+    with running(flags, tmp_path / "log") as enricher:
+        eventually(lambda: len(topics.ledger()) == len(sent) == len(topics.dead_letters()))
+        assert enricher.metric("dead_letters_total", "batch_too_large") == len(sent)
+        assert enricher.metric("raw_gap_records_total") == 0
+        assert enricher.peak_bytes() < MOST_BYTES
+    assert [(letter.reason, letter.first_offset, letter.offset) for letter in topics.dead_letters()] == [
+        ("batch_too_large", offset, offset + 15) for offset in range(1, 17 * len(sent), 17)
+    ]
+    assert [letter.value_size for letter in topics.dead_letters()] == list(map(len, sent.values()))
+    check_books(topics, range(1, len(sent) + 1), 3)
+    # Met again when the first copy is looked for, and when what is out is read back.
+    topics.produce([window(1, maybe_repeat=True)])
+    publish(topics.settings.kafka_bootstrap, topics.settings.topics.enriched, 0, sent["zstd"])
+    with running(flags, tmp_path / "log") as enricher:
+        eventually(lambda: enricher.metric("chunks_total", "repeat") == 1)
+        assert enricher.peak_bytes() < MOST_BYTES
 
 
 def test_a_repeat_is_put_aside_by_memory_and_by_looking_back(topics: Topics, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from sinks.flowlog.columns import FlatEnd, flatten
 from sinks.flowlog.jsonl import JsonLines
 from sinks.flowlog.manifest import DataFile, Manifest, Marked, decode_manifest, encode
 from sinks.flowlog.parquet import ParquetRows
-from sinks.intake import Intake, Lane
+from sinks.intake import Intake, Lane, Refusals
 from sinks.kafka_io import letter_records
 from sinks.metrics.aggregate import Aggregate
 from sinks.metrics.ends import End, Ends
@@ -69,7 +69,9 @@ def test_the_metrics_sink_serves_what_it_takes(values: list[bytes]) -> None:
 @given(BATCHES)
 def test_what_is_refused_becomes_a_dead_letter(values: list[bytes]) -> None:
     batch = Intake[FlatEnd](flatten).take(Lane(0), records(values), NOW_MS)
-    for letter in letter_records(KafkaSettings(), 0, batch.refused, "flowlog"):
+    refusals = Refusals()
+    refusals.add(batch.refused)
+    for letter in letter_records(KafkaSettings(), 0, refusals, "flowlog"):
         decode_dead_letter(letter.value)
 
 

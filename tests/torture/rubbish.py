@@ -40,7 +40,8 @@ def spoilt(chunk: bytes) -> dict[str, tuple[bytes | None, str]]:
         "ends before it begins": (but(end_ms=good["start_ms"]), "inconsistent"),
         "another cluster": (but(cluster="other"), "inconsistent"),
         "another version": (but(schema_version=2), "unsupported_version"),
-        "10 MiB": (b'{"schema_version":1,"pad":"' + b"x" * (10 * _MEBIBYTE) + b'"}', "too_large"),
+        "10 MiB": (b'{"schema_version":1,"pad":"' + b"x" * (10 * _MEBIBYTE) + b'"}', "batch_too_large"),
+        "2 MiB": (b'{"schema_version":1,"pad":"' + b"x" * (2 * _MEBIBYTE) + b'"}', "too_large"),
     }
 
 
