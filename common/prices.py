@@ -7,7 +7,7 @@ price has no price; it is never taken for free. Discounts, tiers and taxes are n
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
 from fnmatch import fnmatchcase
@@ -25,10 +25,14 @@ MONTH_HOURS = 730
 
 
 class Side(NamedTuple):
-    """What a price may depend on of one end of a flow; "" where it is not known. `name`: of an entry of a CIDR map."""
+    """What a price may depend on of one end of a flow; "" where it is not known. `name`: of an entry of a CIDR map.
+
+    `external`: it is somebody else's, on the internet, so whatever that side is billed is not on this bill.
+    """
 
     region: str = ""
     name: str = ""
+    external: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +96,16 @@ class PriceBook:
     zone_pattern: str | None = None
 
     def find(self, scope: Scope, source: Side = Side(), destination: Side = Side()) -> Price | None:  # noqa: B008
-        """Return the first price that matches; None: this file has no price for it."""
-        return next((price for price in self.prices if price.matches(scope, source, destination)), None)
+        """Return the first price that matches, an external side billed nothing; None: this file has no price for it."""
+        found = next((price for price in self.prices if price.matches(scope, source, destination)), None)
+        # In another scope an external sender is one whose packets a node of ours sent on: that leg is billed.
+        if found is None or scope != "external":
+            return found
+        return replace(
+            found,
+            source=Decimal(0) if source.external else found.source,
+            destination=Decimal(0) if destination.external else found.destination,
+        )
 
     def region_of(self, zone: str) -> str | None:
         """Return the region of a zone that is named as this cloud names them, else None."""
@@ -119,4 +131,5 @@ def per_month(subunits: int, milliseconds: int) -> int:
 
 
 def _fits(glob: str | None, value: str) -> bool:
-    return glob is None or fnmatchcase(value, glob)
+    # Not even "*" meets what is not known: that would be a guess.
+    return glob is None or (bool(value) and fnmatchcase(value, glob))

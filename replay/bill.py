@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from common.prices import Price, PriceBook, Side, subunits_per_byte
-from replay.summary import Summary, Traffic
+from replay.summary import EXTERNAL, Summary, Traffic
 from schemas.flow import Scope
 
 
@@ -43,6 +43,15 @@ class Bill:
         sums: dict[Scope, Cost] = {}
         for traffic, cost in self.costs.items():
             sums[traffic.scope] = sums.get(traffic.scope, NOTHING) + cost
+        return sums
+
+    @cached_property
+    def internet(self) -> dict[bool, Cost]:
+        """Cost of what is external by whether it came in."""
+        sums: dict[bool, Cost] = {}
+        for traffic, cost in self.costs.items():
+            if traffic.scope == EXTERNAL:
+                sums[traffic.comes_in] = sums.get(traffic.comes_in, NOTHING) + cost
         return sums
 
     @property

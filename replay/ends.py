@@ -46,7 +46,7 @@ class End:
     @property
     def side(self) -> Side:
         """What its price may depend on."""
-        return Side(self.region, self.name)
+        return Side(self.region, self.name, self.kind == "external")
 
 
 class Own(NamedTuple):

@@ -88,6 +88,10 @@ def _range(part: Range) -> dict[str, Any]:
             scope: {"bytes": size, **_cost(bill.by_scope.get(scope), summary, bill)}
             for scope, size in sorted(summary.scopes.items())
         },
+        "external": {
+            way: {"bytes": summary.internet.get(comes_in, 0), **_cost(bill.internet.get(comes_in), summary, bill)}
+            for way, comes_in in (("out", False), ("in", True))
+        },
         "zones": [
             {"from": source, "to": destination, "bytes": size}
             for (source, destination), size in sorted(summary.zones.items())

@@ -153,16 +153,20 @@ def _zone_list(matrix: dict[tuple[str, str], int], divisor: int, unit: str, top:
 
 
 def _other_traffic(report: Report, unit: str, divisor: int) -> list[str]:
-    scopes = report.summary.scopes
-    book = report.now.bill.book
+    summary, bill = report.summary, report.now.bill
+    found = [(name, summary.scopes.get(scope, 0), bill.by_scope.get(scope)) for scope, name in _OTHERS]
+    # What goes out to the internet is billed, what comes in mostly not: two sums.
+    found[-1:-1] = [
+        (name, summary.internet.get(comes_in, 0), bill.internet.get(comes_in))
+        for comes_in, name in ((False, "external out"), (True, "external in"))
+    ]
     rows = [("other traffic", unit, "")]
-    for scope, name in _OTHERS:
-        size = scopes.get(scope, 0)
-        if not size:
-            continue
-        cost = report.now.cost(scope)
-        priced = _dollars(cost.total, book) if book is not None and cost is not None and cost.total else ""
-        rows.append((name, three_digits(size / divisor), priced))
+    for name, size, cost in found:
+        if size:
+            priced = (
+                _dollars(cost.total, bill.book) if bill.book is not None and cost is not None and cost.total else ""
+            )
+            rows.append((name, three_digits(size / divisor), priced))
     return columns(rows, "<><")
 
 
@@ -170,7 +174,6 @@ _OTHERS: tuple[tuple[Scope, str], ...] = (
     ("same_node", "same node"),
     ("same_zone", "same zone"),
     ("cross_region", "cross-region"),
-    ("external", "external"),
     ("unknown", "unknown"),
 )
 

@@ -27,6 +27,11 @@ class Traffic(NamedTuple):
     destination: End
     received: bool
 
+    @property
+    def comes_in(self) -> bool:
+        """Whether it comes from outside."""
+        return self.source.kind == EXTERNAL
+
 
 class Pair(NamedTuple):
     """Who sends to whom, and between which zones."""
@@ -59,6 +64,15 @@ class Summary:
         sums: dict[Scope, int] = defaultdict(int)
         for key, size in self.traffic.items():
             sums[key.scope] += size
+        return sums
+
+    @property
+    def internet(self) -> dict[bool, int]:
+        """Bytes of scope external by whether they came in; the two add up to `scopes["external"]`."""
+        sums: dict[bool, int] = defaultdict(int)
+        for key, size in self.traffic.items():
+            if key.scope == EXTERNAL:
+                sums[key.comes_in] += size
         return sums
 
     @property

@@ -35,7 +35,7 @@ class End:
     @property
     def side(self) -> Side:
         """What the price of its traffic may depend on."""
-        return Side(self.region, self.workload if self.kind == "cidr" else "")
+        return Side(self.region, self.workload if self.kind == "cidr" else "", self.kind == "external")
 
 
 class Ends:

@@ -174,3 +174,39 @@ def test_sums_are_exact_in_any_order(sizes: list[int], millionths: int, unit: st
     rate = subunits_per_byte(Decimal(millionths).scaleb(-6), unit)
     assert sum(size * rate for size in sizes) == sum(sizes) * rate
     assert rate * {"GB": 10**9, "GiB": 2**30}[unit] == millionths * 10**30
+
+
+ANYWHERE = (
+    RIGHT
+    + """
+[[price]]
+scope = "external"
+source = 0.09
+destination = 0.01
+url = "https://example.com/internet"
+
+[[price]]
+scope = "cross_region"
+source_region = "*"
+source = 0.02
+destination = 0
+url = "https://example.com/regions"
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("scope", "source", "destination", "billed"),
+    [
+        pytest.param("cross_region", Side("eu-1"), Side(), ("0.02", "0"), id="any known region"),
+        pytest.param("cross_region", Side(), Side("eu-1"), None, id="an unknown region is not any region"),
+        pytest.param("external", Side("eu-1"), Side(external=True), ("0.09", "0"), id="out: the sender is ours"),
+        pytest.param("external", Side(external=True), Side("eu-1"), ("0", "0.01"), id="in: the receiver is ours"),
+        pytest.param("external", Side(external=True), Side(external=True), ("0", "0"), id="neither is ours"),
+    ],
+)
+def test_only_our_own_known_sides_are_billed(
+    scope: Scope, source: Side, destination: Side, billed: tuple[str, str] | None
+) -> None:
+    price = parse_prices(ANYWHERE.encode(), "mine").find(scope, source, destination)
+    assert (price and (price.source, price.destination)) == (billed and tuple(map(Decimal, billed)))

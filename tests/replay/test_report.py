@@ -124,7 +124,7 @@ TB from \ to  eu-west-1a  eu-west-1b  eu-west-1c  us-east-1a     other traffic  
 eu-west-1a          1.40        0.65        0.31           -     same node       0.30
 eu-west-1b          0.29           -           -       <0.01     same zone       1.10
 eu-west-1c          0.04           -           -           -     cross-region   <0.01
-us-east-1a             -           -           -           -     external        0.06
+us-east-1a             -           -           -           -     external out    0.06
                                                                  unknown        <0.01
 
 TOP PAIRS                                          zones       GB      $  $/month

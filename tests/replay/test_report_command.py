@@ -165,8 +165,8 @@ async def _publish(history: Lived, entry: Any, flow: bytes, timestamp_ms: int) -
         (["--cluster", "nowhere"], 1, 'no flow of cluster "nowhere" in this range; there are prod-eu'),
         (["--from", "2026-01-01T00:00:00Z", "--to", "2026-01-02T00:00:00Z"], 1, "no flow in 2026-01-01"),
         (["--from", "2126-01-01", "--to", "2126-01-02"], 2, "lies in the future"),
-        (["--since", "0s"], 2, "no time at all"),
-        (["--compare", "a week"], 2, "is no duration"),
+        (["--since", "0s"], 2, "is neither a duration"),
+        (["--compare", "a week"], 2, "is not a duration"),
         (["--prices", "/nonexistent"], 2, "expected aws, azure, gcp or a file"),
         (["--archive", "/nonexistent"], 2, "does not exist"),
         (["--topic-prefix", "none."], 2, "topic none.flows.enriched.v1 does not exist"),
@@ -204,5 +204,12 @@ def test_a_currency_of_ones_own(history: Lived, run: Run, tmp_path: Path) -> Non
     assert status == 0
     assert "EUR 0.50 per GB across zones" in out
     assert "$" not in out
-    external = next(line for line in out.splitlines() if "  external  " in line)
-    assert "EUR " in external
+    (sent,) = (line for line in out.splitlines() if "  external out  " in line)
+    assert "EUR " in sent
+    received = [line for line in out.splitlines() if "  external in  " in line]
+    assert not any("EUR " in line for line in received)
+    found = document(run, *history.flags, *history.span, "--prices", str(path))
+    ways = found["external"]
+    assert ways["out"]["bytes"] + ways["in"]["bytes"] == found["scopes"]["external"]["bytes"]
+    assert Decimal(ways["out"]["cost"]) == Decimal(found["scopes"]["external"]["cost"]) > 0
+    assert Decimal(ways["in"].get("cost", "0")) == 0
