@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from schemas.flow import Workload
-from schemas.topology import TopologyState
+from schemas.topology import MAX_ADDRESS, MAX_LISTED, TopologyState
 
 ZONE_LABEL = "topology.kubernetes.io/zone"
 REGION_LABEL = "topology.kubernetes.io/region"
@@ -43,6 +43,10 @@ OWN_ADDRESS_ANNOTATIONS = (
 FINISHED = ("Succeeded", "Failed")
 # Conditions that hold only once the pod's sandbox, and with it its address, is there (core/v1, PodConditionType).
 ADDRESSED = ("PodReadyToStartContainers", "ContainersReady", "Ready")
+
+
+# What names (RFC 1123 subdomains) and kinds can be: at most 253 characters, none that JSON would have to escape.
+_NAME = re.compile(r"[!#-\[\]-~]{1,253}")
 
 
 class _Part(msgspec.Struct, rename="camel", frozen=True, gc=False):
@@ -238,12 +242,12 @@ def node_state(node: Node, seen_ms: int) -> TopologyState:
         uid=meta.uid,
         resource_version=meta.resource_version,
         name=sys.intern(meta.name),
-        addresses=list(dict.fromkeys(addresses)),
+        addresses=[each for each in dict.fromkeys(addresses) if len(each) <= MAX_ADDRESS][:MAX_LISTED],
         from_ms=milliseconds(meta.creation_timestamp) or seen_ms,
         zone=_intern(_zone(node)),
         region=_intern(labels.get(REGION_LABEL)),
         zone_id=_intern(labels.get(ZONE_ID_LABEL)),
-        pod_cidrs=cidrs,
+        pod_cidrs=[each for each in cidrs if len(each) <= MAX_ADDRESS][:MAX_LISTED],
     )
 
 
@@ -269,12 +273,15 @@ def workload_of(pod: Pod) -> Workload:
     (controller `deployment`: name-hash). A Job of a CronJob ends in its scheduled minute (controller `cronjob`,
     `getTimeHashInMinutes`: name-minutes since the epoch); one that ends in another number, a date for instance, does
     not, and is its own. A pod without a controller is its own; so is a static pod, named as in its file: the kubelet
-    appends the node's name.
+    appends the node's name. Of an owner the API server asks only that its name is not empty: one that no object could
+    have (a name stands in every flow, and may be 200 kB) is none.
     """
     meta = pod.metadata
     if MIRROR_ANNOTATION in (meta.annotations or {}):
         return _workload("Pod", meta.name.removesuffix(f"-{pod.spec.node_name}"))
     owner = next((o for o in meta.owner_references or () if o.controller), None)
+    if owner is not None and not (_NAME.fullmatch(owner.name) and _NAME.fullmatch(owner.kind)):
+        return _workload("Pod", meta.name)
     if (config := _deployment_config(meta, owner)) is not None:
         return _workload("DeploymentConfig", config)
     if owner is None:

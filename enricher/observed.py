@@ -5,6 +5,7 @@ A change closes one state (`to_ms`) and opens another; what says nothing new say
 that the topology topic holds, a list after a restart yields only what happened meanwhile.
 """
 
+import heapq
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
@@ -12,7 +13,7 @@ import msgspec
 
 from enricher.kube_objects import Node, Object, Pod, Service, changed_ms, is_older, node_state, pod_state, service_state
 from enricher.tenancy import acquired
-from schemas.topology import TopologyState
+from schemas.topology import MAX_LISTED, TopologyState
 
 # A pod whose object goes while its containers run (a forced delete, one that nobody watched) runs on until its
 # kubelet hears of it.
@@ -134,7 +135,8 @@ class Observed:
 
     def _services_of(self, pod: TopologyState) -> list[str]:
         labels = self._labels.get(pod.uid, frozenset())
-        return sorted(name for name, wanted in self._selectors[pod.namespace or ""].items() if wanted <= labels)
+        selected = (name for name, wanted in self._selectors[pod.namespace or ""].items() if wanted <= labels)
+        return heapq.nsmallest(MAX_LISTED, selected)
 
     def _select(self, service: Service, list_version: str, now_ms: int) -> list[TopologyState]:
         """Take in a service's selector; return the pods' states that it changes."""

@@ -11,6 +11,8 @@ from schemas.errors import DecodeError
 MAX_INTEGER = 2**53 - 1
 Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
 Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
+# A Kubernetes name is at most an RFC 1123 subdomain; zones, regions and uids are shorter. Names stand in every flow.
+Name = Annotated[str, msgspec.Meta(max_length=253)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 # What msgspec raises for bytes that are no such JSON, also for text that is no UTF-8 and for brackets without end.

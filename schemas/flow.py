@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from schemas.codec import Count, Milliseconds, Port, decode
+from schemas.codec import Count, Milliseconds, Name, Port, decode
 
 SCHEMA_HEADER = "zonemeter.flow.v1"
 HEADERS = (("content-type", b"application/json"), ("schema", SCHEMA_HEADER.encode()))
@@ -37,14 +37,14 @@ UNKNOWN_REASONS = (
 class Named(msgspec.Struct, gc=False, frozen=True, omit_defaults=True):
     """An object with a name, as OpenTelemetry nests them: `k8s.pod.name`."""
 
-    name: str
+    name: Name
 
 
 class Workload(msgspec.Struct, gc=False, frozen=True):
     """The controller that owns the pod, at the top: Deployment rather than ReplicaSet."""
 
-    kind: str
-    name: str
+    kind: Name
+    name: Name
 
 
 class Kubernetes(msgspec.Struct, gc=False, frozen=True, omit_defaults=True):
@@ -60,9 +60,9 @@ class Kubernetes(msgspec.Struct, gc=False, frozen=True, omit_defaults=True):
 class Cloud(msgspec.Struct, gc=False, frozen=True, omit_defaults=True):
     """Where an end point lives in the cloud. `zone_id` is the account-independent id (AWS), where known."""
 
-    availability_zone: str | UnsetType = UNSET
-    region: str | UnsetType = UNSET
-    zone_id: str | UnsetType = UNSET
+    availability_zone: Name | UnsetType = UNSET
+    region: Name | UnsetType = UNSET
+    zone_id: Name | UnsetType = UNSET
 
 
 class Endpoint(msgspec.Struct, gc=False, frozen=True, omit_defaults=True, kw_only=True):

@@ -5,15 +5,23 @@ Key: `kind/uid/resourceVersion` of the object at which a state was first seen; a
 (`to_ms`) and opens another. A `--topology` file is a JSON array of the same records.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
-from schemas.codec import Milliseconds, decode
+from schemas.codec import Milliseconds, Name, decode
 from schemas.flow import Workload
 
 SCHEMA_VERSION = 1
 MAX_READ_BYTES = 1024 * 1024
+# Of one object: no node or pod has as many addresses, and of a pod's services no more are kept, the first by name.
+MAX_LISTED = 256
+# An IPv6 address in its longest form, with a prefix' length.
+MAX_ADDRESS = 49
+
+Address = Annotated[str, msgspec.Meta(max_length=MAX_ADDRESS)]
+Addresses = Annotated[list[Address], msgspec.Meta(max_length=MAX_LISTED)]
+Names = Annotated[list[Name], msgspec.Meta(max_length=MAX_LISTED)]
 
 
 class TopologyState(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -21,11 +29,11 @@ class TopologyState(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tru
 
     schema_version: int = SCHEMA_VERSION
     kind: Literal["pod", "node", "service"]
-    uid: str
-    resource_version: str
-    name: str
-    namespace: str | None = None
-    addresses: list[str] = []
+    uid: Name
+    resource_version: Name
+    name: Name
+    namespace: Name | None = None
+    addresses: Addresses = []
     from_ms: Milliseconds
     to_ms: Milliseconds | None = None
     # When its addresses changed hands is only known within bounds: acquired from .. by (absent: at `from_ms`), and
@@ -33,15 +41,15 @@ class TopologyState(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tru
     acquired_from_ms: Milliseconds | None = None
     acquired_by_ms: Milliseconds | None = None
     released_from_ms: Milliseconds | None = None
-    node: str | None = None  # of a pod
+    node: Name | None = None  # of a pod
     host_network: bool = False  # of a pod: its address is its node's
     workload: Workload | None = None  # of a pod
     ready: bool | None = None  # of a pod
-    services: list[str] = []  # of a pod: names, in its namespace, of the services that select it
-    zone: str | None = None  # of a node: topology.kubernetes.io/zone
-    region: str | None = None  # of a node: topology.kubernetes.io/region
-    zone_id: str | None = None  # of a node: topology.k8s.aws/zone-id
-    pod_cidrs: list[str] = []  # of a node
+    services: Names = []  # of a pod: names, in its namespace, of the services that select it
+    zone: Name | None = None  # of a node: topology.kubernetes.io/zone
+    region: Name | None = None  # of a node: topology.kubernetes.io/region
+    zone_id: Name | None = None  # of a node: topology.k8s.aws/zone-id
+    pod_cidrs: Addresses = []  # of a node
 
     @property
     def key(self) -> bytes:

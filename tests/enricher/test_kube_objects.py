@@ -7,6 +7,7 @@ import pytest
 
 from enricher.kube_objects import Node, Pod, Service, changed_ms, milliseconds, node_state, pod_state, service_state
 from schemas.flow import Workload
+from schemas.topology import decode_topology, encode_topology
 
 NOW = 1_795_384_060_000
 STARTED = "2026-11-22T17:46:40Z"
@@ -380,3 +381,34 @@ def test_changed_is_the_newest_stamp_but_never_after_it_was_seen() -> None:
 )
 def test_milliseconds(stamp: str | None, time: int | None) -> None:
     assert milliseconds(stamp) == time
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("ReplicaSet", "x" * 200_000),
+        ("ReplicaSet", "x" * 254),
+        ("K" * 254, "api"),
+        ("Job", "a b"),
+        ("Job", "\x00" * 200),
+    ],
+)
+def test_an_owner_that_no_object_can_be_is_none(kind: str, name: str) -> None:
+    """The API server asks only that an owner's name is not empty; it would stand in each of the pod's flows."""
+    state = pod_state(pod_of(owners=owner(kind, name)), NOW)
+    assert state is not None
+    assert state.workload == Workload("Pod", "api-7d9f8b6c5-x2x9q")
+
+
+def test_a_node_has_no_more_addresses_than_a_node_can_have() -> None:
+    found = [{"type": "InternalIP", "address": f"10.0.{n // 256}.{n % 256}"} for n in range(10_000)]
+    found.append({"type": "InternalIP", "address": "1" * 100_000})
+    value = {
+        "metadata": {"name": "n", "uid": "u", "resourceVersion": "1", "creationTimestamp": STARTED},
+        "spec": {"podCIDRs": ["10.0.0.0/24", "f" * 100_000]},
+        "status": {"addresses": found},
+    }
+    state = node_state(msgspec.json.decode(orjson.dumps(value), type=Node), NOW)
+    assert len(encode_topology(state)) < 16_384
+    assert decode_topology(encode_topology(state)) == state
+    assert state.pod_cidrs == ["10.0.0.0/24"]
