@@ -5,7 +5,6 @@ Ready means: no reason stands against it. A part of a service that is not ready 
 operator can act on, and takes the reason back when it is over.
 """
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,6 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from common.errors import Refusal
+from common.http_limits import BoundedServer, Rendered
 
 log = logging.getLogger(__name__)
 
@@ -57,23 +57,23 @@ async def serve(
     """Serve the three paths at HOST:PORT while the context lasts; raise `Refusal` if the port cannot be had.
 
     `extra` renders further metrics (Prometheus text format) before the registry's own. It runs in a thread, so
-    that a scrape of many series does not stall the pipeline.
+    that a scrape of many series does not stall the pipeline. What a client may cost: see http_limits.py.
     """
+    metrics = Rendered(lambda: (extra() if extra else b"") + generate_latest(registry))
 
-    async def metrics(_: web.Request) -> web.Response:
-        body = await asyncio.to_thread(lambda: (extra() if extra else b"") + generate_latest(registry))
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        if request.method not in ("GET", "HEAD"):
+            return web.Response(status=405, headers={"Allow": "GET, HEAD"})
+        if request.path == "/metrics":
+            return await metrics.answer(request, CONTENT_TYPE_PLAIN_0_0_4)
+        if request.path == "/healthz":
+            return web.Response(text="ok\n")
+        if request.path == "/readyz":
+            lines = [f"{part}: {reason}" for part, reason in health.reasons.items()]
+            return web.Response(status=503 if lines else 200, text="\n".join(lines or ["ok"]) + "\n")
+        return web.Response(status=404, text="not found: /metrics, /healthz and /readyz are here\n")
 
-    async def alive(_: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
-
-    async def ready(_: web.Request) -> web.Response:
-        lines = [f"{part}: {reason}" for part, reason in health.reasons.items()]
-        return web.Response(status=503 if lines else 200, text="\n".join(lines or ["ok"]) + "\n")
-
-    app = web.Application()
-    app.add_routes([web.get("/metrics", metrics), web.get("/healthz", alive), web.get("/readyz", ready)])
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    runner = web.ServerRunner(BoundedServer(answer), shutdown_timeout=1.0)
     await runner.setup()
     host, _, port = listen.rpartition(":")
     try:
@@ -84,4 +84,5 @@ async def serve(
     try:
         yield
     finally:
+        await metrics.close()
         await runner.cleanup()
