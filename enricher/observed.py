@@ -30,6 +30,8 @@ class Observed:
         self._recall = recall
         self._last: dict[str, TopologyState] = {}
         self._labels: dict[str, Labels] = {}
+        # The pods whose labels are known, by namespace: after a restart none, however many the history holds.
+        self._pods: defaultdict[str, dict[str, None]] = defaultdict(dict)
         # Pods of one template carry equal labels: one set for all of them.
         self._label_sets: dict[Labels, Labels] = {}
         self._selectors: defaultdict[str, dict[str, Labels]] = defaultdict(dict)
@@ -123,6 +125,7 @@ class Observed:
         closed = self._close(key, at_ms, released_ms)
         state = self._last.pop(key)
         self._labels.pop(state.uid, None)
+        self._pods[state.namespace or ""].pop(key, None)
         if state.kind != "service" or self._selectors[state.namespace or ""].pop(state.name, None) is None:
             return closed
         return closed + self._select_anew(state.namespace, version, at_ms)
@@ -130,6 +133,7 @@ class Observed:
     def _label(self, pod: Pod) -> None:
         if len(self._label_sets) > 2 * len(self._labels) + 1024:
             self._label_sets = {labels: labels for labels in self._labels.values()}
+        self._pods[pod.metadata.namespace or ""][_key(pod)] = None
         labels = frozenset((pod.metadata.labels or {}).items())
         self._labels[pod.metadata.uid] = self._label_sets.setdefault(labels, labels)
 
@@ -155,10 +159,11 @@ class Observed:
         self, namespace: str | None, version: str, at_ms: int, list_version: str | None = None
     ) -> list[TopologyState]:
         changes: list[TopologyState] = []
-        for key, last in list(self._last.items()):
-            if last.kind != "pod" or last.namespace != namespace or last.to_ms is not None:
+        for key in self._pods[namespace or ""]:
+            last = self._last.get(key)
+            if last is None or last.to_ms is not None:
                 continue
-            if last.uid in self._labels and (services := self._services_of(last)) != last.services:
+            if (services := self._services_of(last)) != last.services:
                 # As in `_put`: an older version must not name a state again.
                 back = list_version not in (None, version) and is_older(version, last.resource_version)
                 name = list_version if back else version

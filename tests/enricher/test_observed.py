@@ -133,6 +133,36 @@ def test_services_that_select_a_pod_are_named_whichever_came_first() -> None:
     assert (opened.services, opened.resource_version) == (["other"], "301")
 
 
+class Counting(dict[str, TopologyState]):
+    """Counts the states that are looked at one by one."""
+
+    looked_at = 0
+
+    def items(self) -> Any:
+        self.looked_at += len(self)
+        return super().items()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.looked_at += 1
+        return super().get(key, default)
+
+
+def looked_at_in_a_restart(count: int) -> int:
+    """Return how many states the list of so many services looks at, over a history of so many pods."""
+    before, observed, states = Observed(), Observed(), Counting()
+    for number in range(count):
+        before.take(pod_of(uid=f"u{number}", name=f"p{number}", labels={"app": f"a{number}"}), "1", NOW)
+    states.update(before._last)
+    observed._last = states
+    for number in range(count):
+        observed.take(service_of({"app": f"a{number}"}, name=f"a{number}"), list_version("9"), NOW)
+    return states.looked_at
+
+
+def test_services_listed_after_a_restart_are_not_each_compared_with_all_pods_of_the_history() -> None:
+    assert looked_at_in_a_restart(200) <= 2.2 * looked_at_in_a_restart(100)
+
+
 def test_a_service_without_selector_selects_nothing() -> None:
     observed = Observed()
     observed.take(pod_of(labels={"app": "api"}), "1", NOW)
