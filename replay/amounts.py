@@ -53,16 +53,20 @@ def number(amount: Decimal) -> str:
 
 
 def duration(milliseconds: int) -> str:
-    """Return a time span: 24 h, 1 h 05 m, 35 s."""
-    seconds = milliseconds // 1000
+    """Return a time span, rounded to what it shows: 24 h, 1 h 05 m, 35 s."""
+    seconds = (milliseconds + 500) // 1000
     if seconds < 120:
         return f"{seconds} s"
     if seconds < 7200:
         minutes, rest = divmod(seconds, 60)
         return f"{minutes} m" + (f" {rest:02} s" if rest else "")
-    hours, rest = divmod(seconds, 3600)
-    minutes = rest // 60
+    hours, minutes = divmod((seconds + 30) // 60, 60)
     return f"{hours} h" + (f" {minutes:02} m" if minutes else "")
+
+
+def per_hour(size: int, milliseconds: int) -> int:
+    """Return bytes per hour, rounded; 0 over no time."""
+    return (size * 3_600_000 + milliseconds // 2) // milliseconds if milliseconds else 0
 
 
 def percent(part: int, whole: int) -> str:

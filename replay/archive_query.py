@@ -27,7 +27,8 @@ from sinks.flowlog.columns import COLUMNS
 BATCH_ROWS = 50_000
 FETCH_ROWS = 5_000
 WANTED_ADDRESSES = "wanted_addresses"
-_IN_RANGE = "epoch_ms(window_start) >= ? AND epoch_ms(window_start) < ?"
+_IN_RANGE = "epoch_ms(window_start) >= ? AND epoch_ms(window_start) < ? AND epoch_ms(window_end) <= ?"
+_EVER_MS = 2**63 - 1
 _SIDES = ("src_", "dst_")
 
 
@@ -121,7 +122,7 @@ class ArchiveQuery:
         found = Present()
         if not self.chapter.paths:
             return found
-        bounds = [self.span.from_ms, self.span.to_ms]
+        bounds = self._bounds
         for side in _SIDES:
             names = ("namespace", "pod", "workload_kind", "workload", "zone", "port")
             columns = ", ".join(f"{side}{name}" for name in names)
@@ -141,7 +142,12 @@ class ArchiveQuery:
             wanted = pa.table({"address": pa.array(self._addresses(selection), pa.string())})
             self._database.register(WANTED_ADDRESSES, wanted)
         condition, parameters = selection.sql(WANTED_ADDRESSES)
-        return f"{_IN_RANGE} AND {condition}", [self.span.from_ms, self.span.to_ms, *parameters]
+        return f"{_IN_RANGE} AND {condition}", [*self._bounds, *parameters]
+
+    @property
+    def _bounds(self) -> list[int]:
+        by_ms = self.span.ended_by_ms
+        return [self.span.from_ms, self.span.to_ms, _EVER_MS if by_ms is None else by_ms]
 
     def _addresses(self, selection: Selection) -> list[str]:
         """Return the log's own addresses that a filter on addresses wants."""

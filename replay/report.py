@@ -6,6 +6,7 @@ Exit status 0 for a report, 1 if there is nothing to report or the ledger does n
 
 import gc
 import time
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import Field
@@ -36,6 +37,9 @@ from sinks.garbage import THRESHOLDS
 
 PROG = "zonemeter report"
 NO_PRICES = "none"
+# By so long after its end, a window of every node has come in as a rule.
+COMING_IN_MS = 30_000
+LONGEST_WINDOW_MS = 60_000
 
 
 class ReportSettings(RangeSettings):
@@ -46,7 +50,9 @@ class ReportSettings(RangeSettings):
     prices: str | None = Field(
         None, description="aws, azure, gcp, a file, or none; else the cloud that names its zones as these are named"
     )
-    compare: Duration | None = Field(None, description="set against the same span so long before, such as 7d")
+    compare: Duration | None = Field(
+        None, description="set its rates against those of the same span so long before, such as 7d"
+    )
     top: int = Field(5, ge=1, le=10_000, description="how many pairs to show")
     output: Literal["table", "json", "csv"] = Field("table", description="how to print the answer")
     own_namespace: str = Field("zonemeter", description="the namespace whose traffic is the meter's own")
@@ -61,7 +67,7 @@ def main(argv: list[str]) -> int:
     try:
         now_ms = time.time_ns() // 1_000_000
         span = settings.span(PROG, now_ms)
-        spans = [span, *_earlier(span, settings.compare)]
+        spans = [span] if settings.compare is None else compared(span, settings.compare, now_ms)
         if settings.prices not in (None, NO_PRICES, *SHIPPED):
             load_prices(str(settings.prices))  # what is wrong with it, before anything is read
         gc.set_threshold(*THRESHOLDS)
@@ -79,11 +85,13 @@ def main(argv: list[str]) -> int:
     return 0 if closes else 1
 
 
-def _earlier(span: TimeRange, compare: str | None) -> list[TimeRange]:
-    if compare is None:
-        return []
-    shift = parse_duration(compare)
-    return [TimeRange(span.from_ms - shift, span.to_ms - shift)]
+def compared(span: TimeRange, compare: str, now_ms: int) -> list[TimeRange]:
+    """Return the range and the one before it, both without what has not come in from every node yet."""
+    whole_by_ms = now_ms - COMING_IN_MS
+    # A window begins in the range and may end behind it, but by no more than the longest window there is.
+    recent = span.to_ms + LONGEST_WINDOW_MS > whole_by_ms
+    part = replace(span, ended_by_ms=whole_by_ms) if recent else span
+    return [part, part.earlier(parse_duration(compare))]
 
 
 async def _report(settings: ReportSettings, spans: list[TimeRange], now_ms: int) -> tuple[Report, str]:

@@ -76,6 +76,11 @@ class Report:
         scopes = self.summary.scopes
         return sum(scopes.get(scope, 0) for scope in IN_REGION)
 
+    @property
+    def metered_before_ms(self) -> int:
+        """How much of the range before was metered; 0 without one."""
+        return 0 if self.before is None else self.before.summary.metered_ms
+
     def own_traffic(self) -> tuple[int, int, Cost]:
         """Return the meter's own bytes, those of them across zones, and what they cost."""
         size = crossing = 0

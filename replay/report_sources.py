@@ -115,7 +115,7 @@ class Gatherer:
             (row.source.namespace, row.destination.namespace)
         )
         for span, summary in zip(self._spans, self.gathered.summaries, strict=True):
-            if not span.holds(flow.start_ms):
+            if not (span.holds(flow.start_ms) and span.has_ended(flow.end_ms)):
                 continue
             if wanted:
                 self._summariser.add_row(summary, *row)

@@ -9,6 +9,7 @@ from audit.result import covered
 from common.price_file import is_shipped
 from common.prices import MONTH_HOURS, money, per_month
 from common.terminal import cell
+from replay.amounts import per_hour
 from replay.bill import Bill, Cost
 from replay.report_data import PairLine, Range, Report
 from replay.summary import Summary, Traffic
@@ -79,13 +80,18 @@ def _range(part: Range) -> dict[str, Any]:
     return {
         "from": _rfc3339(part.span.from_ms),
         "to": _rfc3339(part.span.to_ms),
+        "windows_ended_by": None if part.span.ended_by_ms is None else _rfc3339(part.span.ended_by_ms),
         "clusters": sorted(summary.clusters),
         "metered_seconds": summary.metered_ms / 1000,
         "flows": summary.flows,
         "bytes": summary.bytes,
         "overlay_outer_bytes": summary.outer_bytes,
         "scopes": {
-            scope: {"bytes": size, **_cost(bill.by_scope.get(scope), summary, bill)}
+            scope: {
+                "bytes": size,
+                "bytes_per_hour": per_hour(size, summary.metered_ms),
+                **_cost(bill.by_scope.get(scope), summary, bill),
+            }
             for scope, size in sorted(summary.scopes.items())
         },
         "external": {
@@ -150,7 +156,11 @@ def _trust(report: Report) -> dict[str, Any]:
 
 
 def _pair(pair: PairLine, report: Report) -> dict[str, Any]:
-    before = {} if report.before is None else {"bytes_before": pair.before}
+    before: dict[str, int] = {}
+    if report.before is not None:
+        before["bytes_before"] = pair.before
+        before["bytes_per_hour"] = per_hour(pair.bytes, report.summary.metered_ms)
+        before["bytes_per_hour_before"] = per_hour(pair.before, report.metered_before_ms)
     return {
         "source": pair.source,
         "destination": pair.destination,

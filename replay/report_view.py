@@ -14,6 +14,7 @@ from replay.amounts import (
     human,
     labelled,
     number,
+    per_hour,
     percent,
     scale,
     short_zones,
@@ -22,6 +23,7 @@ from replay.amounts import (
 )
 from replay.audit_view import coverage
 from replay.report_data import PairLine, Range, Report
+from replay.time_range import timestamp
 from schemas.flow import Scope
 
 
@@ -40,6 +42,9 @@ def _head(report: Report) -> list[str]:
     long = duration(span.to_ms - span.from_ms)
     head = f"zonemeter report   {shorten(clusters, 26)}   {span} ({long})"
     found = [head, *labelled("source", [*report.sources, f"{report.summary.flows:,} flows"])]
+    if span.ended_by_ms is not None:
+        left_out = f"windows that ended after {timestamp(span.ended_by_ms)[11:]}: some nodes' may still be on their way"
+        found += labelled("left out", [left_out])
     if report.namespaces:
         found += labelled("only", [f"from or to namespace {', '.join(report.namespaces)}"])
     return found + labelled("prices", _prices(report))
@@ -113,11 +118,14 @@ def _change(report: Report) -> list[str]:
         return []
     if not before.summary.flows:
         return [f"nothing was metered {report.compare} before"]
-    size, earlier = (each.summary.scopes.get("cross_zone", 0) for each in (report.now, before))
-    change = [f"{_percent_change(size, earlier)} on {report.compare} before ({human(earlier)})"]
-    then, now = before.summary.metered_ms, report.summary.metered_ms
-    if not before.whole or abs(then - now) * 100 > now:
-        change.append(f"{report.compare} before, {duration(then)} were metered: the two do not compare like for like")
+    now, then = report.summary.metered_ms, before.summary.metered_ms
+    sizes = [each.summary.scopes.get("cross_zone", 0) for each in (report.now, before)]
+    rates = [f"{human(per_hour(size, metered))}/h" for size, metered in zip(sizes, (now, then), strict=True)]
+    change = [f"{_change_of_rate(sizes[0], sizes[1], report)} on {report.compare} before: {rates[0]}, was {rates[1]}"]
+    if duration(now) != duration(then):
+        change.append(f"rates: over {duration(now)} metered now, over {duration(then)} metered {report.compare} before")
+    if not before.whole:
+        change.append(f"some of what was metered {report.compare} before is gone: its rate is of what is left")
     return change
 
 
@@ -224,7 +232,7 @@ def _cost_cells(report: Report, pairs: list[PairLine]) -> list[str]:
         metered = report.summary.metered_ms
         cells += [number(money(sum(costs))), number(money(per_month(sum(costs), metered)))] if costs else ["?", "?"]
     if report.before is not None:
-        cells.append(_percent_change(sum(p.bytes for p in pairs), sum(p.before for p in pairs)))
+        cells.append(_change_of_rate(sum(p.bytes for p in pairs), sum(p.before for p in pairs), report))
     return cells
 
 
@@ -298,11 +306,13 @@ def _places(pair: PairLine, short: dict[str, str]) -> str:
     return f"{','.join(sources)} -> {','.join(destinations)}"
 
 
-def _percent_change(now: int, before: int) -> str:
+def _change_of_rate(now: int, before: int, report: Report) -> str:
+    """Return how bytes per metered hour changed: the two ranges need not have been metered for equally long."""
     if not before:
         return "new" if now else "-"
     if not now:
         return "gone"
+    now, before = now * report.metered_before_ms, before * report.summary.metered_ms
     change = 100 * (now - before) / before
     return f"{change:+.0f} %" if abs(change) < 1000 else f"x {now / before:,.0f}"
 

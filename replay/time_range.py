@@ -21,14 +21,27 @@ _DAYS = {"today": 0, "yesterday": 1}
 
 @dataclass(frozen=True, slots=True)
 class TimeRange:
-    """Unix milliseconds, `[from_ms, to_ms)`. A window belongs to the range that holds its start."""
+    """Unix milliseconds, `[from_ms, to_ms)`. A window belongs to the range that holds its start.
+
+    `ended_by_ms`: of these, only the windows that had ended by then; None: all of them.
+    """
 
     from_ms: int
     to_ms: int
+    ended_by_ms: int | None = None
 
     def holds(self, window_start_ms: int) -> bool:
         """Tell whether a window that starts then belongs here."""
         return self.from_ms <= window_start_ms < self.to_ms
+
+    def has_ended(self, window_end_ms: int) -> bool:
+        """Tell whether a window that ends then had ended when it had to."""
+        return self.ended_by_ms is None or window_end_ms <= self.ended_by_ms
+
+    def earlier(self, milliseconds: int) -> "TimeRange":
+        """Return the same range so much before, with the same windows left out at its end."""
+        by = None if self.ended_by_ms is None else self.ended_by_ms - milliseconds
+        return TimeRange(self.from_ms - milliseconds, self.to_ms - milliseconds, by)
 
     def __str__(self) -> str:
         return f"{timestamp(self.from_ms)} - {timestamp(self.to_ms)} UTC"

@@ -20,6 +20,7 @@ from common.prices import PriceBook, money
 from replay import report_tables, report_view
 from replay.bill import price_summary
 from replay.ends import Ends, Own
+from replay.report import compared
 from replay.report_data import Range, Report
 from replay.summary import Summariser, Summary
 from replay.time_range import TimeRange
@@ -201,19 +202,58 @@ def test_compared_with_a_week_before() -> None:
         flow(**week, source=pod("gone", "eu-west-1c"), destination=api, bytes=200 * GB),
     ]
     text = "\n".join(report_view.lines(report(a_day(), shipped("aws"), before=before, top=10)))
-    assert "+92 % on 7d before (675 GB)" in text
+    assert "+92 % on 7d before: 5.17 TB/h, was 2.70 TB/h" in text
     assert "vs 7d" in text
     rows = {line.split()[0] + line.split()[2]: line.split()[-2:] for line in text.splitlines() if " -> " in line}
     assert rows["shop/Deployment/postgresshop/Deployment/web"] == ["+100", "%"]
     assert rows["shop/Deployment/goneshop/Deployment/api"][-1] == "gone"
     assert rows["cidr/orders-db*shop/Deployment/api"][-1] == "new"
-    assert "do not compare" not in text
+    assert "rates:" not in text
 
 
-def test_a_comparison_with_half_a_span_says_so() -> None:
-    early = flow(start_ms=START_MS - 7 * DAY_MS, end_ms=START_MS - 7 * DAY_MS + 450_000)
-    text = "\n".join(report_view.lines(report(a_day(), before=[early])))
-    assert "7d before, 7 m 30 s were metered: the two do not compare like for like" in text
+def test_rates_are_compared_and_not_amounts_where_less_time_was_metered() -> None:
+    early = {"start_ms": START_MS - 7 * DAY_MS, "end_ms": START_MS - 7 * DAY_MS + 450_000}
+    made = report([flow(**WINDOW, bytes=GB)], before=[flow(**early, bytes=GB // 2)])
+    text = "\n".join(report_view.lines(made))
+    assert "+0 % on 7d before: 4.00 GB/h, was 4.00 GB/h" in text
+    assert "rates: over 15 m metered now, over 7 m 30 s metered 7d before" in text
+    assert next(line for line in text.splitlines() if " -> " in line).endswith("+0 %")
+    document = report_tables.as_dict(made)
+    assert document["scopes"]["cross_zone"]["bytes_per_hour"] == 4 * GB
+    (pair,) = document["top_pairs"]
+    assert (pair["bytes_per_hour"], pair["bytes_per_hour_before"]) == (4 * GB, 4 * GB)
+
+
+@pytest.mark.parametrize("more_ms", [0, 400, 3_000])
+def test_two_durations_are_only_said_where_they_read_differently(more_ms: int) -> None:
+    """240 s and 243 s were once called "4 m were metered of 4 m: not like for like"."""
+    early = {"start_ms": START_MS - 7 * DAY_MS, "end_ms": START_MS - 7 * DAY_MS + 240_000 + more_ms}
+    made = report([flow(start_ms=START_MS, end_ms=START_MS + 240_000)], before=[flow(**early)])
+    text = "\n".join(report_view.lines(made))
+    assert "like for like" not in text
+    assert ("rates: over 4 m metered now, over 4 m 03 s metered 7d before" in text) is (more_ms == 3_000)
+
+
+def test_what_is_gone_of_the_time_before_is_said() -> None:
+    made = report([flow(**WINDOW)], before=[flow(start_ms=START_MS - 7 * DAY_MS, end_ms=START_MS - 7 * DAY_MS + 9_000)])
+    assert made.before is not None
+    made.before = dataclasses.replace(made.before, whole=False)
+    assert "some of what was metered 7d before is gone" in "\n".join(report_view.lines(made))
+
+
+def test_a_comparison_leaves_out_at_both_ends_what_may_not_have_come_in_from_every_node() -> None:
+    now = START_MS + 240_000
+    part, before = compared(TimeRange(START_MS, now), "1h", now)
+    assert (part.from_ms, part.to_ms, part.ended_by_ms) == (START_MS, now, now - 30_000)
+    assert before == TimeRange(START_MS - 3_600_000, now - 3_600_000, now - 3_630_000)
+    assert [part.has_ended(now - late) for late in (30_001, 30_000, 29_999)] == [True, True, False]
+    past, _ = compared(TimeRange(START_MS, now), "1h", now + 90_000)
+    assert past.ended_by_ms is None, "all of a range that is over for long has come in"
+    text = "\n".join(report_view.lines(report([flow(**WINDOW)], now=dataclasses.replace(report([]).now, span=part))))
+    assert "left out windows that ended after 21:50:10" in text
+
+
+def test_nothing_before_is_said() -> None:
     nothing = "\n".join(report_view.lines(report(a_day(), before=[])))
     assert "nothing was metered 7d before" in nothing
 

@@ -5,6 +5,7 @@ import asyncio
 import csv
 import io
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable
 from decimal import Decimal
@@ -66,6 +67,22 @@ def test_topic_and_archive_say_the_same(history: Lived, run: Run) -> None:
         archive = document(run, *history.flags, *history.span, *flags, "--archive", str(history.archive))
         assert topic.pop("sources") != archive.pop("sources")
         assert topic == archive
+
+
+@pytest.mark.parametrize("source", ["topic", "archive"])
+def test_a_comparison_leaves_out_the_windows_that_are_still_coming_in(
+    history: Lived, run: Run, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole_by_ms = history.begin_ms + 100_000
+    monkeypatch.setattr(time, "time_ns", lambda: whole_by_ms * 1_000_000 + report.COMING_IN_MS * 1_000_000)
+    span = ["--from", history.span[1], "--to", rfc3339(history.begin_ms + 120_000), "--compare", "20s"]
+    where = ["--archive", str(history.archive)] if source == "archive" else []
+    found = document(run, *history.flags, *span, *where)
+    for part, by_ms in ((found, whole_by_ms), (found["before"], whole_by_ms - 20_000)):
+        flows = [flow for flow in inner(history) if flow["end_ms"] <= by_ms]
+        assert (part["flows"], part["bytes"]) == (len(flows), sum(flow["bytes"] for flow in flows))
+        assert part["windows_ended_by"] == rfc3339(by_ms)
+    assert found["metered_seconds"] == 100
 
 
 def test_what_is_not_archived_yet_comes_from_the_topic(history: Lived, run: Run, tmp_path: Path) -> None:
