@@ -11,6 +11,7 @@ import logging
 import random
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -31,6 +32,7 @@ fetching.install()
 
 T = TypeVar("T")
 
+_SSL_FILES = ("kafka_ssl_ca_file", "kafka_ssl_cert_file", "kafka_ssl_key_file", "kafka_ssl_key_password_file")
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 15.0
 # One Kafka batch; the broker's limit (message.max.bytes, 1 MiB by default) is on the compressed batch.
@@ -59,6 +61,12 @@ def client_options(settings: KafkaSettings) -> dict[str, Any]:
     }
     if settings.kafka_security_protocol.endswith("SSL"):
         options["ssl_context"] = _ssl_context(settings)
+    elif given := [name for name in _SSL_FILES if getattr(settings, name) is not None]:
+        protocol = settings.kafka_security_protocol
+        raise Refusal(
+            f"{given[0]} is given, and kafka_security_protocol = {protocol!r} does not encrypt; expected SSL or "
+            "SASL_SSL, or none of the kafka_ssl_*_file settings"
+        )
     if settings.kafka_security_protocol.startswith("SASL"):
         options |= {
             "sasl_mechanism": settings.kafka_sasl_mechanism,
@@ -74,20 +82,34 @@ def _ssl_context(settings: KafkaSettings) -> ssl.SSLContext:
         "certfile": settings.kafka_ssl_cert_file,
         "keyfile": settings.kafka_ssl_key_file,
     }
+    # Without any password OpenSSL would ask for that of an encrypted key on the terminal, and wait there.
+    password = _secret(settings, "kafka_ssl_key_password_file") if settings.kafka_ssl_key_password_file else ""
     try:
-        context: ssl.SSLContext = create_ssl_context(**{k: str(v) if v else None for k, v in files.items()})
+        context: ssl.SSLContext = create_ssl_context(
+            **{k: str(v) if v else None for k, v in files.items()}, password=password
+        )
     except (OSError, ssl.SSLError) as error:
-        raise Refusal(f"kafka_ssl_*_file: {error}; expected PEM files that this process may read") from error
+        raise Refusal(
+            f"kafka_ssl_*_file: {error}; expected PEM files that this process may read, a key that belongs to the "
+            "certificate, and its password in kafka_ssl_key_password_file if it is encrypted"
+        ) from error
     return context
 
 
 def _password(settings: KafkaSettings) -> str:
     if settings.kafka_sasl_password_file is None or settings.kafka_sasl_username is None:
         raise Refusal("kafka_sasl_username and kafka_sasl_password_file are needed when the protocol is SASL_*")
+    return _secret(settings, "kafka_sasl_password_file")
+
+
+def _secret(settings: KafkaSettings, name: str) -> str:
+    """Return the content of a file that a setting names; it is never part of a message."""
+    path: Path = getattr(settings, name)
     try:
-        return settings.kafka_sasl_password_file.read_text().strip()
-    except OSError as error:
-        raise Refusal(f"kafka_sasl_password_file: {error}") from error
+        return path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "is not text in UTF-8"
+        raise Refusal(f"{name} = {str(path)!r}: {why}; expected a file that holds the password") from error
 
 
 def new_producer(settings: KafkaSettings, **overrides: Any) -> AIOKafkaProducer:

@@ -116,6 +116,9 @@ class KafkaSettings(Settings):
     kafka_ssl_ca_file: Path | None = Field(None, description="PEM file of the authorities that sign the brokers")
     kafka_ssl_cert_file: Path | None = Field(None, description="PEM file of this client's certificate (mutual TLS)")
     kafka_ssl_key_file: Path | None = Field(None, description="PEM file of this client's private key")
+    kafka_ssl_key_password_file: Path | None = Field(
+        None, description="file that holds the password of the private key, where that is encrypted"
+    )
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
         "SCRAM-SHA-512", description="used when the protocol is SASL_*"
     )
