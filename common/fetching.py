@@ -63,7 +63,7 @@ class Batches(_MemoryRecordsPy):  # type: ignore[misc]  # aiokafka says it is fi
 
 
 class Records(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka ships no types
-    """The records of one answer, without their headers, which nobody reads."""
+    """The records of one answer."""
 
     next_fetch_offset: int
 
@@ -91,7 +91,9 @@ class Records(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka ships
             # Of a batch that is begun within, and of one that compaction has thinned out.
             if record.offset >= self.next_fetch_offset:
                 self.next_fetch_offset = record.offset + 1
-                yield _made(self._tp, record.offset, record.timestamp, record.timestamp_type, record.key, record.value)
+                headers = tuple(record.headers)
+                stamp = record.timestamp, record.timestamp_type
+                yield _made(self._tp, record.offset, *stamp, record.key, record.value, headers)
 
     def _unreadable(self, packed: memoryview, head: Head, error: BadBatch) -> ConsumerRecord[bytes, bytes]:
         """Return what stands for the rest of a batch; none of it is left where what follows its records is wrong."""
@@ -116,6 +118,7 @@ class Result(fetcher.FetchResult):  # type: ignore[misc]  # aiokafka ships no ty
         for record in self._partition_records or ():
             taken.append(record)
             budget.left -= RECORD_BYTES + len(record.key or b"") + len(record.value or b"")
+            budget.left -= len(record.headers) * RECORD_BYTES
             if budget.left <= 0 or len(taken) == max_records:
                 self._update_position()
                 break
@@ -137,7 +140,13 @@ def _next(records: Any) -> Any:
 
 
 def _made(
-    where: TopicPartition, offset: int, timestamp: int, timestamp_type: int, key: bytes | None, value: bytes | None
+    where: TopicPartition,
+    offset: int,
+    timestamp: int,
+    timestamp_type: int,
+    key: bytes | None,
+    value: bytes | None,
+    headers: tuple[tuple[str, bytes], ...] = (),
 ) -> ConsumerRecord[bytes, bytes]:
     sizes = [-1 if part is None else len(part) for part in (key, value)]
-    return ConsumerRecord(*where, offset, timestamp, timestamp_type, key, value, None, *sizes, ())
+    return ConsumerRecord(*where, offset, timestamp, timestamp_type, key, value, None, *sizes, headers)

@@ -177,7 +177,7 @@ def test_both_parts_as_a_table(topics: Topics, capsys: pytest.CaptureFixture[str
     ("argv", "says"),
     [
         (["--node-only", "--pipeline-only"], "leave nothing to look at"),
-        (["--since", "yesterday"], "no duration"),
+        (["--since", "yesterday"], "not a duration"),
         (["--pin-dir", "relative"], "absolute path"),
         (["--output", "html"], "Input should be"),
     ],
