@@ -132,15 +132,18 @@ class ArchiveQuery:
         for column, known in (("scope", found.scopes), ("cluster", found.clusters)):
             query = f"SELECT DISTINCT {column} FROM flows WHERE {_IN_RANGE}"  # noqa: S608
             known.update(value for (value,) in self._fetch(query, bounds))
-        found.addressed = bool(self._addresses(selection))
+        found.addressed = any(name == "address" for name, _ in self._held(selection))
+        for name, text, alone in selection.one_sided():
+            where, parameters = self._where(alone)
+            if self._fetch(f"SELECT 1 FROM flows WHERE {where} LIMIT 1", parameters):  # noqa: S608
+                found.met.add((name, text))
         query = f"SELECT coalesce(max(bytes), 0) FROM flows WHERE {_IN_RANGE}"  # noqa: S608
         found.largest = int(self._fetch(query, bounds)[0][0])
         return found
 
     def _where(self, selection: Selection) -> tuple[str, list[object]]:
-        if selection.addresses:
-            wanted = pa.table({"address": pa.array(self._addresses(selection), pa.string())})
-            self._database.register(WANTED_ADDRESSES, wanted)
+        if selection.on_addresses:
+            self._database.register(WANTED_ADDRESSES, wanted_addresses(self._held(selection)))
         condition, parameters = selection.sql(WANTED_ADDRESSES)
         return f"{_IN_RANGE} AND {condition}", [*self._bounds, *parameters]
 
@@ -149,12 +152,12 @@ class ArchiveQuery:
         by_ms = self.span.ended_by_ms
         return [self.span.from_ms, self.span.to_ms, _EVER_MS if by_ms is None else by_ms]
 
-    def _addresses(self, selection: Selection) -> list[str]:
-        """Return the log's own addresses that a filter on addresses wants."""
-        if not selection.addresses:
+    def _held(self, selection: Selection) -> list[tuple[str, str]]:
+        """Return the log's own addresses that filters on addresses want, with the filter's name."""
+        if not selection.on_addresses:
             return []
         query = "SELECT src_address FROM flows UNION SELECT dst_address FROM flows"
-        return [address for (address,) in self._fetch(query, []) if address and selection.holds(address)]
+        return selection.held([address for (address,) in self._fetch(query, []) if address])
 
     def _stream(self, query: str, parameters: Sequence[object]) -> Iterator[tuple[Any, ...]]:
         with _refusing(self.archive, self.chapter.paths):
@@ -193,6 +196,12 @@ class _refusing:  # noqa: N801 - it reads as what it is, a context
         except (pa.ArrowException, OSError) as error:
             return f"{path}: {' '.join(str(error).split())[:200]}"
         return ""
+
+
+def wanted_addresses(held: Sequence[tuple[str, str]]) -> pa.Table:
+    """Return the table that `Selection.sql` looks addresses up in."""
+    names, addresses = ([pair[place] for pair in held] for place in (0, 1))
+    return pa.table({"filter": pa.array(names, pa.string()), "address": pa.array(addresses, pa.string())})
 
 
 def _end_columns(side: str) -> str:

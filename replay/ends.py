@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from common.prices import Side
 from schemas.flow import Endpoint
-from sinks.flowlog.columns import END_COLUMNS, Value, flatten
+from sinks.flowlog.columns import END_COLUMNS, FlatEnd, Value, flatten
 
 # What an `End` is made of, among the flow log's columns; the address and the port are not.
 FIELDS = (
@@ -23,6 +23,8 @@ FIELDS = (
     "name",
     "reason",
 )
+# Flattened ends known; then all are forgotten and learnt anew.
+MAX_KNOWN = 200_000
 _PLACES = tuple(END_COLUMNS.index(name) for name in FIELDS)
 _ADDRESS, _PORT = END_COLUMNS.index("address"), END_COLUMNS.index("port")
 
@@ -71,16 +73,23 @@ class Ends:
     def __init__(self, brokers: Collection[tuple[str, int]] = ()) -> None:
         self.brokers = brokers
         self._known: dict[tuple[Value, ...], End] = {}
+        self._flat: dict[FlatEnd, End] = {}
         self._moved: dict[tuple[End, str, str], End] = {}
-
-    @property
-    def namespaces(self) -> set[str]:
-        """The namespaces of all ends made so far."""
-        return {end.namespace for end in self._known.values() if end.namespace}
 
     def make(self, endpoint: Endpoint) -> End:
         """Return the end point that stands in a flow."""
-        values = flatten(endpoint).values
+        return self._made(flatten(endpoint).values)
+
+    def of_flat(self, flat: FlatEnd) -> End:
+        """Return the end point that was flattened so; each is known by what it is made of."""
+        end = self._flat.get(flat)
+        if end is None:
+            if len(self._flat) >= MAX_KNOWN:
+                self._flat.clear()
+            end = self._flat[flat] = self._made(flat.values)
+        return end
+
+    def _made(self, values: tuple[Value, ...]) -> End:
         broker = bool(self.brokers) and (values[_ADDRESS], values[_PORT]) in self.brokers
         return self.of([values[place] for place in _PLACES], broker=broker)
 

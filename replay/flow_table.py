@@ -73,9 +73,9 @@ def _cells(flow: FlowHead, source: FlatEnd, destination: FlatEnd, short: dict[st
     places = [short.get(str(end["zone"]), "ext" if end["kind"] == "external" else "?") for end in (from_, to)]
     return (
         timestamp(flow.start_ms)[11:],
-        _name(from_),
+        name_of(from_),
         "->",
-        _name(to),
+        name_of(to),
         "" if port is None else str(port),
         f"{places[0]}>{places[1]}",
         human(flow.bytes),
@@ -86,7 +86,8 @@ def _facts(end: FlatEnd) -> dict[str, Value]:
     return dict(zip(END_COLUMNS, end.values, strict=True))
 
 
-def _name(end: dict[str, Value]) -> str:
+def name_of(end: dict[str, Value]) -> str:
+    """Return what the table calls an end; filters understand it."""
     if end["pod"]:
         return f"{end['namespace']}/{end['pod']}"
     if end["kind"] == "node":

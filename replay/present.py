@@ -5,7 +5,8 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from replay.selection import Selection, workload_columns
+from replay.end_names import workload_columns
+from replay.selection import Selection
 from sinks.flowlog.columns import END_COLUMNS, FlatEnd, Value
 from sinks.intake import Row
 
@@ -17,7 +18,8 @@ MAX_SEEN = 200_000
 class Present:
     """What values there are in a range. `workloads`: `namespace/Kind/name`; `pods`: `namespace/name`.
 
-    `addressed`: some end has one of the addresses wanted. `largest`: the greatest flow's bytes.
+    `addressed`: some end has one of the addresses wanted. `largest`: the greatest flow's bytes. `met`: what is asked of
+    one side or of the way, by the filter's name, and is met by some flow.
     """
 
     clusters: set[str] = field(default_factory=set)
@@ -29,6 +31,7 @@ class Present:
     ports: set[str] = field(default_factory=set)
     addressed: bool = False
     largest: int = 0
+    met: set[tuple[str, str]] = field(default_factory=set)
 
     def add_end(self, values: Mapping[str, Value]) -> None:
         """Note an end's values, by the names of `END_COLUMNS`."""
@@ -45,7 +48,7 @@ class Present:
 
     def merge(self, other: "Present") -> None:
         """Note what there is elsewhere too."""
-        for name in ("clusters", "namespaces", "workloads", "pods", "zones", "scopes", "ports"):
+        for name in ("clusters", "namespaces", "workloads", "pods", "zones", "scopes", "ports", "met"):
             getattr(self, name).update(getattr(other, name))
         self.addressed |= other.addressed
         self.largest = max(self.largest, other.largest)
@@ -66,6 +69,7 @@ class Memory:
         self.present = Present()
         self._selection = selection
         self._seen: set[FlatEnd] = set()
+        self._unmet = {(name, text): alone for name, text, alone in selection.one_sided()}
 
     def note(self, rows: Iterable[Row[FlatEnd]]) -> None:
         """Take in rows."""
@@ -74,6 +78,9 @@ class Memory:
             present.scopes.add(row.flow.scope)
             present.clusters.add(row.flow.k8s.cluster.name)
             present.largest = max(present.largest, row.flow.bytes)
+            for asked in [asked for asked, alone in self._unmet.items() if alone.wants(row)]:
+                present.met.add(asked)
+                del self._unmet[asked]
             for end in (row.source, row.destination):
                 if end not in self._seen:
                     self._note_end(end)
@@ -102,6 +109,9 @@ def why_nothing(selection: Selection, present: Present, where: str = "in this ra
         missing = [value for value in wanted if not has(value)]
         if missing:
             return f'no flow of {name} "{missing[0]}" {where}; {_suggest(name, missing[0], there)}'
+    for name, value, _ in selection.one_sided():
+        if (name, value) not in present.met:
+            return f'no flow of {name} "{value}" {where}'
     if selection.addresses and not present.addressed:
         return f"no flow from or to {', '.join(selection.addresses)} {where}"
     if selection.min_bytes > present.largest:

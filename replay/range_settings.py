@@ -3,11 +3,12 @@
 
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, ByteSize, Field, model_validator
 from pydantic_settings import NoDecode
 
 from common.settings import KafkaSettings
 from common.terminal import complain
+from replay.selection import Selection
 from replay.time_range import Instant, Since, TimeRange, names_no_zone, parse_range
 
 SPAN_SHORTCUTS = {"from-time": "from", "to-time": "to", "output": "o"}
@@ -50,11 +51,27 @@ class SpanSettings(KafkaSettings):
 
 
 class RangeSettings(SpanSettings):
-    """A time range of flows."""
+    """A time range of flows, and which of them are wanted."""
 
     cluster: Words = Field([], description="only these clusters, comma-separated")
     namespace: Words = Field([], description="only flows from or to these namespaces, comma-separated")
     all_namespaces: bool = Field(False, description="all namespaces, which is the default")
+    workload: Words = Field(
+        [],
+        description="only from or to: name, Kind/name, namespace/name or namespace/Kind/name, "
+        "or as a table prints it, such as node/node-a1 or cidr/orders-db",
+    )
+    pod: Words = Field([], description="only from or to: name or namespace/name")
+    address: Words = Field([], description="only from or to these addresses or CIDRs")
+    zone: Words = Field([], description="only from or to these zones")
+    source: Words = Field([], description="only from these: what --workload, --pod or --address takes")
+    destination: Words = Field([], description="only to these: what --workload, --pod or --address takes")
+    scope: Words = Field([], description="same_node, same_zone, cross_zone, cross_region, external, unknown")
+    direction: Words = Field([], description="egress, ingress, relay: as the node that counted saw it")
+    port: Numbers = Field([], description="only with one of these ports on either side")
+    min_bytes: ByteSize = Field(
+        ByteSize(0), ge=0, le=2**63 - 1, description="only flows of at least so many bytes in their window, such as 1MB"
+    )
     archive: str | None = Field(
         None,
         min_length=1,
@@ -66,3 +83,20 @@ class RangeSettings(SpanSettings):
         if self.all_namespaces and self.namespace:
             raise ValueError("namespace (-n) and all_namespaces (-A) contradict each other; give one")
         return self
+
+    def selection(self) -> Selection:
+        """Return the filters; raises `ValueError`."""
+        return Selection(
+            clusters=self.cluster,
+            namespaces=self.namespace,
+            workloads=self.workload,
+            pods=self.pod,
+            addresses=self.address,
+            zones=self.zone,
+            sources=self.source,
+            destinations=self.destination,
+            scopes=self.scope,
+            directions=self.direction,
+            ports=self.port,
+            min_bytes=self.min_bytes,
+        )

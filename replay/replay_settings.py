@@ -4,12 +4,11 @@
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import ByteSize, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from enricher.policy import UNMETERED
-from replay.range_settings import SHORTCUTS, Numbers, RangeSettings, Words
-from replay.selection import Selection
+from replay.range_settings import SHORTCUTS, RangeSettings
 
 
 class ReplaySettings(RangeSettings):
@@ -17,15 +16,6 @@ class ReplaySettings(RangeSettings):
 
     model_config = SettingsConfigDict(cli_shortcuts={**SHORTCUTS, "file": "f"})
 
-    workload: Words = Field([], description="only from or to: name, Kind/name, namespace/name or namespace/Kind/name")
-    pod: Words = Field([], description="only from or to: name or namespace/name")
-    address: Words = Field([], description="only from or to these addresses or CIDRs")
-    zone: Words = Field([], description="only from or to these zones")
-    scope: Words = Field([], description="same_node, same_zone, cross_zone, cross_region, external, unknown")
-    port: Numbers = Field([], description="only with one of these ports on either side")
-    min_bytes: ByteSize = Field(
-        ByteSize(0), ge=0, le=2**63 - 1, description="only flows of at least so many bytes in their window, such as 1MB"
-    )
     from_raw: bool = Field(False, description="read the raw topic and join it anew with who owned what then")
     cidr_map: Path | None = Field(None, description="with --from-raw: the CIDR map to join with, TOML or JSON")
     topology: Path | None = Field(None, description="with --from-raw: a file of states instead of the topology topic")
@@ -52,17 +42,3 @@ class ReplaySettings(RangeSettings):
         if self.to_topic in self.topics.all:
             raise ValueError(f"to_topic = {self.to_topic!r} is a topic of the pipeline: its readers would count twice")
         return self
-
-    def selection(self) -> Selection:
-        """Return the filters; raises `ValueError`."""
-        return Selection(
-            clusters=self.cluster,
-            namespaces=self.namespace,
-            workloads=self.workload,
-            pods=self.pod,
-            addresses=self.address,
-            zones=self.zone,
-            scopes=self.scope,
-            ports=self.port,
-            min_bytes=self.min_bytes,
-        )

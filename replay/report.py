@@ -7,6 +7,7 @@ Exit status 0 for a report, 1 if there is nothing to report or the ledger does n
 import gc
 import time
 from dataclasses import replace
+from shlex import quote
 from typing import Literal
 
 from pydantic import Field
@@ -30,7 +31,6 @@ from replay.progress import progress
 from replay.range_settings import SHORTCUTS, RangeSettings
 from replay.report_data import Range, Report
 from replay.report_sources import Gatherer
-from replay.selection import Selection
 from replay.summary import Summary
 from replay.time_range import TimeRange
 from sinks.garbage import THRESHOLDS
@@ -70,6 +70,7 @@ def main(argv: list[str]) -> int:
         spans = [span] if settings.compare is None else compared(span, settings.compare, now_ms)
         if settings.prices not in (None, NO_PRICES, *SHIPPED):
             load_prices(str(settings.prices))  # what is wrong with it, before anything is read
+        settings.selection()  # so is this
         gc.set_threshold(*THRESHOLDS)
         report, nothing = interrupts.run(_report(settings, spans, now_ms))
     except (ValueError, Refusal) as error:
@@ -114,7 +115,7 @@ async def _report(settings: ReportSettings, spans: list[TimeRange], now_ms: int)
         prices_why=why,
         own=own,
         top=settings.top,
-        namespaces=settings.namespace,
+        filters={name: list(map(str, values)) for name, values in settings.selection().given() if values},
         range_flags=_range_flags(settings),
         flags=_flags(settings),
         kafka_flags=_kafka_flags(settings),
@@ -152,8 +153,8 @@ def _prices(which: str | None, summary: Summary) -> tuple[PriceBook | None, str]
 
 
 def _why_nothing(settings: ReportSettings, report: Report, present: Present) -> str:
-    selection = Selection(clusters=settings.cluster, namespaces=settings.namespace)
-    if present.clusters and (settings.cluster or settings.namespace):
+    selection = settings.selection()
+    if present.scopes and not selection.is_any:
         return why_nothing(selection, present)
     return f"no flow in {report.now.span} ({'; '.join(report.sources)}); try a longer --since"
 
@@ -166,12 +167,13 @@ def _range_flags(settings: ReportSettings) -> str:
 
 def _flags(settings: ReportSettings) -> str:
     """Return the other flags that say what was read, as they were given."""
-    given = (
-        ("-n", ",".join(settings.namespace)),
-        ("--cluster", ",".join(settings.cluster)),
-        ("--archive", settings.archive),
+    filters = "".join(
+        f" {'-n' if name == 'namespace' else f'--{name}'} {quote(','.join(map(str, values)))}"
+        for name, values in settings.selection().given()
+        if values
     )
-    return "".join(f" {flag} {value}" for flag, value in given if value) + _kafka_flags(settings)
+    archive = "" if settings.archive is None else f" --archive {quote(settings.archive)}"
+    return filters + archive + _kafka_flags(settings)
 
 
 def _kafka_flags(settings: ReportSettings) -> str:

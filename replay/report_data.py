@@ -48,6 +48,7 @@ class Report:
     """A report. `sources`: what was read, in words. `prices_why`: why these prices, or why none.
 
     `audit` is None where the ledger could not be read; `trust_note` says why. `compare`: how long before, as given.
+    `filters`: what narrows it, by the setting's name.
     """
 
     now: Range
@@ -59,7 +60,7 @@ class Report:
     compare: str | None = None
     audit: Audit | None = None
     trust_note: str = ""
-    namespaces: list[str] = field(default_factory=list)
+    filters: dict[str, list[str]] = field(default_factory=dict)
     range_flags: str = ""
     flags: str = ""
     kafka_flags: str = ""

@@ -13,15 +13,16 @@ from common.errors import Refusal
 from replay.amounts import counted
 from replay.archive import FlowArchive
 from replay.archive_query import ArchiveQuery
-from replay.ends import End, Ends
+from replay.ends import Ends
 from replay.joining import Taken
-from replay.present import Present
+from replay.present import Memory, Present
 from replay.progress import Tell
 from replay.range_settings import RangeSettings
 from replay.rows import enriched_rows
 from replay.selection import Selection
 from replay.summary import Summariser, Summary, note
 from replay.time_range import TimeRange, timestamp
+from sinks.flowlog.columns import FlatEnd, flatten
 from sinks.intake import Intake, Lane, Row
 
 
@@ -29,8 +30,8 @@ from sinks.intake import Intake, Lane, Row
 class Gathered:
     """What was read: a summary for each range, and from where, in words.
 
-    `present`: clusters and namespaces that there are, where none that was wanted was found. `refused`: records that
-    cannot be decoded.
+    `present`: what there is in the first range, where nothing that was wanted was found. `refused`: records that cannot
+    be decoded.
     """
 
     summaries: list[Summary]
@@ -47,8 +48,9 @@ class Gatherer:
         self._settings = settings
         self._spans = spans
         self._summariser = Summariser(ends)
-        self._namespaces = set(settings.namespace)
-        self._clusters = set(settings.cluster)
+        self._selection = settings.selection()
+        self._metered = Selection(clusters=settings.cluster)
+        self._memory = Memory(self._selection)
         self.gathered = Gathered([Summary() for _ in spans], [True for _ in spans])
 
     async def gather(self, tell: Tell) -> Gathered:
@@ -69,15 +71,14 @@ class Gatherer:
         return self.gathered
 
     def _read_archive(self, archive: FlowArchive) -> None:
-        selection = Selection(clusters=self._settings.cluster, namespaces=self._settings.namespace)
-        unlisted, deleted = 0, ""
+        selection, unlisted, deleted = self._selection, 0, ""
         for number, (span, summary) in enumerate(zip(self._spans, self.gathered.summaries, strict=True)):
             with ArchiveQuery(archive, span) as query:
                 query.summarise(self._summariser.ends, summary, selection)
                 unlisted += query.chapter.unlisted
                 self.gathered.whole[number] &= not query.chapter.deleted
                 deleted = deleted if number else query.chapter.deleted
-                if not summary.flows:
+                if not number and not summary.flows:
                     self.gathered.present.merge(query.present(selection))
         until = timestamp(archive.until_ms) if archive.until_ms else "the beginning"
         left_out = f" ({counted(unlisted, 'file')} that no manifest lists left out)" if unlisted else ""
@@ -87,7 +88,7 @@ class Gatherer:
 
     async def _read_topic(self, lanes: dict[int, Lane], tell: Tell) -> None:
         taken = Taken()
-        intake: Intake[End] = Intake(self._summariser.ends.make)
+        intake: Intake[FlatEnd] = Intake(flatten)
         flows = enriched_rows(self._settings, intake, self._spans, taken, lanes)
         count = 0
         async with contextlib.aclosing(flows) as batches:
@@ -97,7 +98,7 @@ class Gatherer:
                 for row in rows:
                     self._add(row)
         self.gathered.refused = taken.refused.total()
-        self.gathered.present.namespaces |= self._summariser.ends.namespaces
+        self.gathered.present.merge(self._memory.present)
         topic = self._settings.topics.enriched
         if not lanes:
             self._source(f"topic {topic}")
@@ -106,21 +107,18 @@ class Gatherer:
         if taken.reading.cut_off:
             self._note_what_is_gone()
 
-    def _add(self, row: Row[End]) -> None:
-        flow = row.flow
-        self.gathered.present.clusters.add(flow.k8s.cluster.name)
-        if self._clusters and flow.k8s.cluster.name not in self._clusters:
-            return
-        wanted = not self._namespaces or not self._namespaces.isdisjoint(
-            (row.source.namespace, row.destination.namespace)
-        )
-        for span, summary in zip(self._spans, self.gathered.summaries, strict=True):
+    def _add(self, row: Row[FlatEnd]) -> None:
+        flow, source, destination, observer = row
+        for number, (span, summary) in enumerate(zip(self._spans, self.gathered.summaries, strict=True)):
             if not (span.holds(flow.start_ms) and span.has_ended(flow.end_ms)):
                 continue
-            if wanted:
-                self._summariser.add_row(summary, *row)
-            else:
-                note(summary, flow, row.observer)
+            if self._selection.wants(row):
+                ends = self._summariser.ends
+                self._summariser.add_row(summary, flow, ends.of_flat(source), ends.of_flat(destination), observer)
+            elif self._metered.wants(row):
+                note(summary, flow, observer)
+            if not number and not summary.flows:
+                self._memory.note([row])
 
     def _note_what_is_gone(self) -> None:
         """Say from when on the topic holds records, where the range begins before that."""

@@ -34,7 +34,8 @@ def as_dict(report: Report) -> dict[str, Any]:
     """Return the whole report as plain JSON types; money is text, exact, in the price file's currency."""
     document = _range(report.now)
     document |= {
-        "namespaces": report.namespaces,
+        "namespaces": report.filters.get("namespace", []),
+        "filters": report.filters,
         "sources": report.sources,
         "prices": _prices(report),
         "trust": _trust(report),

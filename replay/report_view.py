@@ -45,9 +45,20 @@ def _head(report: Report) -> list[str]:
     if span.ended_by_ms is not None:
         left_out = f"windows that ended after {timestamp(span.ended_by_ms)[11:]}: some nodes' may still be on their way"
         found += labelled("left out", [left_out])
-    if report.namespaces:
-        found += labelled("only", [f"from or to namespace {', '.join(report.namespaces)}"])
+    found += labelled("only", [_only(name, values) for name, values in report.filters.items()])
     return found + labelled("prices", _prices(report))
+
+
+def _only(name: str, values: list[str]) -> str:
+    listed = ", ".join(values)
+    if name == "min-bytes":
+        return f"flows of at least {human(int(listed))}"
+    if name in ("cluster", "scope", "direction", "port"):
+        return f"{name} {listed}"
+    return f"{_WAYS.get(name, f'from or to {name}')} {listed}"
+
+
+_WAYS = {"source": "from", "destination": "to"}
 
 
 def _prices(report: Report) -> list[str]:
@@ -259,7 +270,7 @@ def _own(report: Report) -> list[str]:
     if not size:
         brokers = ", ".join(f"{address}:{port}" for address, port in sorted(report.own.brokers)[:3])
         told = f"known by namespace {report.own.namespace} and Kafka at {brokers or 'an unknown address'} (--own-kafka)"
-        return [] if report.namespaces else ["none seen", told]
+        return [] if report.filters else ["none seen", told]
     facts = [human(size), f"{human(crossing)} of it across zones"]
     book, total = report.now.bill.book, report.now.cost("cross_zone")
     if book is not None and cost.total and total is not None and total.total:

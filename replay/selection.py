@@ -1,18 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which flows are wanted: the filters of a replay, on rows as they come in and as SQL over the archive. Pure.
 
-A flow is wanted if one of its two ends meets all filters on ends (namespace, workload, pod, address, zone) and the
-flow meets all others. Values of one filter are alternatives.
+A flow is wanted if one of its two ends meets all filters on ends (namespace, workload, pod, address, zone), its source
+and its destination meet those on them, and the flow meets all others. Values of one filter are alternatives.
 """
 
 import ipaddress
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-
-from msgspec import UNSET
+from typing import NamedTuple
 
 from enricher.addresses import pack, parse_prefix, prefix_of
-from schemas.flow import SCOPES
+from replay.end_names import (
+    Choice,
+    check_end,
+    check_network,
+    check_pod,
+    is_network,
+    pod_columns,
+    side_columns,
+    workload_columns,
+)
+from schemas.flow import DIRECTIONS, SCOPES
 from sinks.flowlog.columns import END_COLUMNS, FlatEnd, Value
 from sinks.intake import Row
 
@@ -21,12 +30,22 @@ _AT = {name: place for place, name in enumerate(END_COLUMNS)}
 Condition = tuple[str, list[Value]]
 
 
+class _Verdict(NamedTuple):
+    """What one end meets: the filters on either end, the one on ports, that on the source, that on the destination."""
+
+    either: bool
+    port: bool
+    source: bool
+    destination: bool
+
+
 @dataclass(frozen=True)
 class Selection:
     """The filters; an empty one lets everything through. Raises `ValueError` for values that could never match.
 
-    `workloads`: `name`, `Kind/name`, `namespace/name` or `namespace/Kind/name`. `pods`: `name` or `namespace/name`.
-    `addresses`: an address or a CIDR. `ports`: of either end.
+    `workloads`: `name`, `Kind/name`, `namespace/name` or `namespace/Kind/name`, also `node/name` and `cidr/name`, as
+    tables print them. `pods`: `name` or `namespace/name`. `addresses`: an address or a CIDR. `sources`,
+    `destinations`: any of these three. `ports`: of either end.
     """
 
     clusters: Collection[str] = ()
@@ -35,31 +54,61 @@ class Selection:
     pods: Collection[str] = ()
     addresses: Collection[str] = ()
     zones: Collection[str] = ()
+    sources: Collection[str] = ()
+    destinations: Collection[str] = ()
     scopes: Collection[str] = ()
+    directions: Collection[str] = ()
     ports: Collection[int] = ()
     min_bytes: int = 0
-    _verdicts: dict[FlatEnd, tuple[bool, bool]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _verdicts: dict[FlatEnd, _Verdict] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for scope in self.scopes:
-            if scope not in SCOPES:
-                raise ValueError(f"scope {scope!r}: expected one of {', '.join(SCOPES)}")
+        for name, given, known in (("scope", self.scopes, SCOPES), ("direction", self.directions, DIRECTIONS)):
+            for value in given:
+                if value not in known:
+                    raise ValueError(f"{name} {value!r}: expected one of {', '.join(known)}")
+        for port in self.ports:
+            if not 1 <= port <= 65535:
+                raise ValueError(f"port {port}: expected 1 to 65535")
         for text in self.addresses:
-            try:
-                ipaddress.ip_network(text)
-            except ValueError as error:
-                raise ValueError(f"address {text!r}: {error}; expected such as 10.42.1.17 or 10.42.0.0/16") from error
+            check_network(text)
         for text in self.workloads:
-            if not 1 <= len(text.split("/")) <= 3 or not all(text.split("/")):
-                raise ValueError(f"workload {text!r}: expected name, Kind/name, namespace/name or namespace/Kind/name")
+            check_end("workload", text)
         for text in self.pods:
-            if not 1 <= len(text.split("/")) <= 2 or not all(text.split("/")):
-                raise ValueError(f"pod {text!r}: expected name or namespace/name")
+            check_pod(text)
+        for name, texts in (("source", self.sources), ("destination", self.destinations)):
+            for text in texts:
+                if not is_network(text):
+                    check_end(name, text)
 
     @property
-    def on_ends(self) -> bool:
-        """Whether there is any filter on ends."""
-        return any((self.namespaces, self.workloads, self.pods, self.addresses, self.zones))
+    def is_any(self) -> bool:
+        """Whether it lets everything through."""
+        return not any(given for _, given in self.given())
+
+    def given(self) -> Iterator[tuple[str, Collection[str | int]]]:
+        """Yield each filter by the name of its setting, with its values, those that are empty too."""
+        yield "cluster", self.clusters
+        yield "namespace", self.namespaces
+        yield "workload", self.workloads
+        yield "pod", self.pods
+        yield "address", self.addresses
+        yield "zone", self.zones
+        yield "source", self.sources
+        yield "destination", self.destinations
+        yield "scope", self.scopes
+        yield "direction", self.directions
+        yield "port", self.ports
+        yield "min-bytes", (self.min_bytes,) if self.min_bytes else ()
+
+    def one_sided(self) -> Iterator[tuple[str, str, "Selection"]]:
+        """Yield the values of what is asked of one side or of the way, each with its filter's name and alone."""
+        for text in self.sources:
+            yield "source", text, Selection(sources=(text,))
+        for text in self.destinations:
+            yield "destination", text, Selection(destinations=(text,))
+        for text in self.directions:
+            yield "direction", text, Selection(directions=(text,))
 
     def wants(self, row: Row[FlatEnd]) -> bool:
         """Tell whether a flow is wanted."""
@@ -68,54 +117,72 @@ class Selection:
             return False
         if self.clusters and flow.k8s.cluster.name not in self.clusters:
             return False
-        if not (self.on_ends or self.ports):
-            return True
+        if self.directions and flow.direction not in self.directions:
+            return False
         source, destination = self._verdict(from_end), self._verdict(to_end)
-        return (source[0] or destination[0]) and (source[1] or destination[1])
+        return (
+            (source.either or destination.either)
+            and (source.port or destination.port)
+            and source.source
+            and destination.destination
+        )
 
-    def _verdict(self, end: FlatEnd) -> tuple[bool, bool]:
-        """Tell whether an end meets the filters on ends, and the one on ports."""
+    def _verdict(self, end: FlatEnd) -> _Verdict:
         verdict = self._verdicts.get(end)
         if verdict is None:
             if len(self._verdicts) > 200_000:
                 self._verdicts.clear()
-            verdict = self._verdicts[end] = (self._end_fits(end.values), self._port_fits(end.values))
+            values = end.values
+            verdict = self._verdicts[end] = _Verdict(
+                self._end_fits(values),
+                not self.ports or values[_AT["port"]] in self.ports,
+                _side_fits(values, self.sources),
+                _side_fits(values, self.destinations),
+            )
         return verdict
-
-    def _port_fits(self, values: tuple[Value, ...]) -> bool:
-        return not self.ports or values[_AT["port"]] in self.ports
 
     def _end_fits(self, values: tuple[Value, ...]) -> bool:
         return (
             (not self.namespaces or values[_AT["namespace"]] in self.namespaces)
             and (not self.zones or values[_AT["zone"]] in self.zones)
-            and (not self.workloads or _workload_fits(values, self.workloads))
-            and (not self.pods or _pod_fits(values, self.pods))
+            and (not self.workloads or _any_fits(values, self.workloads, workload_columns))
+            and (not self.pods or _any_fits(values, self.pods, pod_columns))
             and (not self.addresses or self.holds(str(values[_AT["address"]])))
         )
 
     def holds(self, address: str) -> bool:
-        """Tell whether an address is one of those wanted."""
-        packed = pack(address)
-        if packed is None:
-            return False
-        wanted = (parse_prefix(str(ipaddress.ip_network(text))) for text in self.addresses)
-        return any(w is not None and w.bits == 8 * len(packed) and prefix_of(packed, w.length) == w for w in wanted)
+        """Tell whether an address is one of those wanted of either end."""
+        return _holds(self.addresses, address)
+
+    def held(self, addresses: Iterable[str]) -> list[tuple[str, str]]:
+        """Return which of these addresses are wanted, each with the filter that wants it: what `sql` compares with."""
+        asked = (("address", self.addresses), ("source", self.sources), ("destination", self.destinations))
+        return [(name, each) for name, texts in asked if texts for each in addresses if _holds(texts, each)]
+
+    @property
+    def on_addresses(self) -> bool:
+        """Whether `sql` needs the addresses that are wanted."""
+        return any((self.addresses, self.sources, self.destinations))
 
     def sql(self, addresses: str) -> Condition:
         """Return the same as a condition over the flow log's columns, with its parameters in order.
 
-        `addresses` names a table with a column `address` that holds all addresses of the log that are wanted.
+        `addresses` names a table with columns `filter` and `address` that holds what `held` says of all of the log's.
         """
         parts: list[str] = ["bytes >= ?"]
         parameters: list[Value] = [self.min_bytes]
-        for column, wanted in (("scope", self.scopes), ("cluster", self.clusters)):
+        for column, wanted in (("scope", self.scopes), ("cluster", self.clusters), ("direction", self.directions)):
             _add_in(parts, parameters, column, wanted)
         for test in (self._end_sql, self._port_sql):
             source, destination = test("src_", addresses), test("dst_", addresses)
             if source[0]:
                 parts.append(f"(({source[0]}) OR ({destination[0]}))")
                 parameters += source[1] + destination[1]
+        for side, name, texts in (("src_", "source", self.sources), ("dst_", "destination", self.destinations)):
+            if texts:
+                condition, values = _choices_sql(side, side_columns(texts))
+                parts.append(f"({' OR '.join(filter(None, (condition, _held_sql(side, name, addresses))))})")
+                parameters += values
         return " AND ".join(parts), parameters
 
     def _port_sql(self, side: str, addresses: str) -> Condition:
@@ -130,56 +197,48 @@ class Selection:
         parameters: list[Value] = []
         _add_in(parts, parameters, f"{side}namespace", self.namespaces)
         _add_in(parts, parameters, f"{side}zone", self.zones)
-        for texts, expand in ((self.workloads, workload_columns), (self.pods, _pod_columns)):
-            choices = [choice for text in texts for choice in expand(text)]
-            if choices:
-                parts.append(f"({' OR '.join(_all_of(choice, side) for choice in choices)})")
-                parameters += [value for choice in choices for value in choice.values()]
+        for texts, expand in ((self.workloads, workload_columns), (self.pods, pod_columns)):
+            if texts:
+                condition, values = _choices_sql(side, [choice for text in texts for choice in expand(text)])
+                parts.append(f"({condition})")
+                parameters += values
         if self.addresses:
-            parts.append(f"{side}address IN (SELECT address FROM {addresses})")  # noqa: S608 - both names are ours
+            parts.append(_held_sql(side, "address", addresses))
         return " AND ".join(parts), parameters
 
 
-def workload_columns(text: str) -> list[dict[str, Value]]:
-    """Return what a workload's columns may be if it goes by that text."""
-    parts = text.split("/")
-    if len(parts) == 1:
-        return [{"workload": text}]
-    if len(parts) == 2:
-        return [
-            {"namespace": parts[0], "workload": parts[1]},
-            {"workload_kind": parts[0], "workload": parts[1]},
-        ]
-    return [dict(zip(("namespace", "workload_kind", "workload"), parts, strict=True))]
+def _holds(texts: Iterable[str], address: str) -> bool:
+    packed = pack(address)
+    if packed is None:
+        return False
+    wanted = (parse_prefix(str(ipaddress.ip_network(text))) for text in texts if is_network(text))
+    return any(w is not None and w.bits == 8 * len(packed) and prefix_of(packed, w.length) == w for w in wanted)
 
 
-def _pod_columns(text: str) -> list[dict[str, Value]]:
-    namespace, slash, name = text.partition("/")
-    return [{"namespace": namespace, "pod": name}] if slash else [{"pod": text}]
+def _side_fits(values: tuple[Value, ...], texts: Collection[str]) -> bool:
+    if not texts or any(_meets(values, choice) for choice in side_columns(texts)):
+        return True
+    return _holds(texts, str(values[_AT["address"]]))
 
 
-def _workload_fits(values: tuple[Value, ...], texts: Iterable[str]) -> bool:
-    return any(_meets(values, choice) for text in texts for choice in workload_columns(text))
-
-
-def _pod_fits(values: tuple[Value, ...], texts: Iterable[str]) -> bool:
-    return any(_meets(values, choice) for text in texts for choice in _pod_columns(text))
+def _any_fits(values: tuple[Value, ...], texts: Iterable[str], columns: Callable[[str], list[Choice]]) -> bool:
+    return any(_meets(values, choice) for text in texts for choice in columns(text))
 
 
 def _meets(values: tuple[Value, ...], wanted: Mapping[str, Value]) -> bool:
     return all(values[_AT[name]] == value for name, value in wanted.items())
 
 
-def _all_of(choice: Mapping[str, Value], side: str) -> str:
-    return f"({' AND '.join(f'{side}{name} = ?' for name in choice)})"
+def _choices_sql(side: str, choices: list[Choice]) -> Condition:
+    condition = " OR ".join(f"({' AND '.join(f'{side}{name} = ?' for name in choice)})" for choice in choices)
+    return condition, [value for choice in choices for value in choice.values()]
+
+
+def _held_sql(side: str, name: str, addresses: str) -> str:
+    return f"{side}address IN (SELECT address FROM {addresses} WHERE filter = '{name}')"  # noqa: S608 - all ours
 
 
 def _add_in(parts: list[str], parameters: list[Value], column: str, wanted: Collection[Value]) -> None:
     if wanted:
         parts.append(f"{column} IN ({', '.join('?' * len(wanted))})")
         parameters += wanted
-
-
-def is_outer(row: Row[FlatEnd]) -> bool:
-    """Tell whether a flow is the outer packets of an overlay, whose inner packets are flows of their own."""
-    return row.flow.encapsulation is not UNSET

@@ -7,7 +7,7 @@ Unknown things are absent, never null or empty. Nested names are OpenTelemetry's
 A record is a tree and made by the million: `gc=False` spares the garbage collector a look at what has no cycles.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -21,6 +21,9 @@ MAX_READ_BYTES = 64 * 1024
 Scope = Literal["same_node", "same_zone", "cross_zone", "cross_region", "external", "unknown"]
 SCOPES: tuple[Scope, ...] = ("same_node", "same_zone", "cross_zone", "cross_region", "external", "unknown")
 Kind = Literal["pod", "node", "service", "cidr", "external", "unknown"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+Direction = Literal["egress", "ingress", "relay"]
+DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 # Why an end point's kind or zone is not known. The set is closed: metrics label by it.
 UNKNOWN_REASONS = (
     "vpc_unmapped",  # a private address that no pod, node, podCIDR or CIDR rule holds
@@ -117,7 +120,7 @@ class _FlowFields(msgspec.Struct, gc=False, frozen=True, omit_defaults=True, kw_
     scope: Scope
     bytes: Count
     packets: Count
-    direction: Literal["egress", "ingress", "relay"]
+    direction: Direction
     dnat: bool | UnsetType = UNSET
     encapsulation: str | UnsetType = UNSET
     network: Network

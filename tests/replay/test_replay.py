@@ -73,6 +73,11 @@ def ends(flow: Flow) -> Iterator[Flow]:
             "zone": cloud.get("availability_zone"),
             "address": ipaddress.ip_address(end["address"]),
             "port": end.get("port"),
+            "label": {
+                "node": f"node/{k8s.get('node', {}).get('name')}",
+                "cidr": f"cidr/{end.get('name')}",
+                "pod": k8s.get("pod", {}).get("name"),
+            }.get(end["kind"], end["kind"]),
         }
 
 
@@ -87,6 +92,19 @@ FILTERS: list[tuple[list[str], Callable[[Flow], bool]]] = [
     (["--address", "10.42.2.0/24"], lambda f: any(str(e["address"]).startswith("10.42.2.") for e in ends(f))),
     (["--address", "2c0f:ff00::/32"], lambda f: any(str(e["address"]) == "2c0f:ff00::10" for e in ends(f))),
     (["--zone", "eu-west-1c"], lambda f: any(e["zone"] == "eu-west-1c" for e in ends(f))),
+    (["--workload", "cidr/orders-db"], lambda f: any(e["label"] == "cidr/orders-db" for e in ends(f))),
+    (["--source", "shop/Deployment/api"], lambda f: next(ends(f))["workload"].get("name") == "api"),
+    (
+        ["--destination", "cidr/orders-db,shop/web-1"],
+        lambda f: list(ends(f))[1]["label"] in ("cidr/orders-db", "web-1"),
+    ),
+    (["--source", "10.42.2.0/24"], lambda f: str(next(ends(f))["address"]).startswith("10.42.2.")),
+    (["--destination", "node/node-a1,external"], lambda f: list(ends(f))[1]["label"] in ("node/node-a1", "external")),
+    (
+        ["--source", "10.42.1.1", "--destination", "11.0.0.0/8,10.60.0.7"],
+        lambda f: [str(e["address"]) for e in ends(f)] in (["10.42.1.1", "11.0.0.10"], ["10.42.1.1", "10.60.0.7"]),
+    ),
+    (["--direction", "relay,ingress"], lambda f: f["direction"] in ("relay", "ingress")),
     (["--scope", "unknown,external"], lambda f: f["scope"] in ("unknown", "external")),
     (["--port", "5432,443"], lambda f: any(e["port"] in (5432, 443) for e in ends(f))),
     (["--min-bytes", "1000000"], lambda f: f["bytes"] >= 1_000_000),
@@ -208,6 +226,12 @@ def test_the_table_shows_the_greatest(history: Lived, run: Run) -> None:
         (["--zone", "zz"], 1, "there are eu-west-1a, eu-west-1b, eu-west-1c"),
         (["--port", "9"], 1, 'no flow of port "9" in this range'),
         (["--cluster", "prod"], 1, "did you mean prod-eu?"),
+        (["--source", "cidr/orders-dbs"], 1, 'no flow of source "cidr/orders-dbs" in this range'),
+        (["--destination", "192.0.2.1"], 1, 'no flow of destination "192.0.2.1" in this range'),
+        (["--source", "10.42.1.7/24"], 2, "has host bits set"),
+        (["--source", "a//b"], 2, "source 'a//b': expected name, Kind/name"),
+        (["--direction", "out"], 2, "direction 'out': expected one of egress, ingress, relay"),
+        (["--port", "70000"], 2, "port 70000: expected 1 to 65535"),
         (["--address", "192.0.2.0/24"], 1, "no flow from or to 192.0.2.0/24 in this range"),
         (["--min-bytes", "99999999999999"], 1, "the largest has 1,099,511,"),
         (["--pod", "web-1", "--zone", "eu-west-1c"], 1, "no flow meets all the filters"),

@@ -163,7 +163,7 @@ def test_what_is_long_goes_on_on_the_next_line_and_is_not_cut() -> None:
 def test_that_nothing_is_known_of_the_meters_own_traffic_is_said() -> None:
     text = "\n".join(report_view.lines(report([flow(**WINDOW)])))
     assert "METER'S OWN  none seen   known by namespace zonemeter and Kafka at 10.0.9.9:9092 (--own-kafka)" in text
-    text = "\n".join(report_view.lines(report([flow(**WINDOW)], namespaces=["shop"])))
+    text = "\n".join(report_view.lines(report([flow(**WINDOW)], filters={"namespace": ["shop"]})))
     assert "METER'S OWN" not in text
 
 
@@ -287,7 +287,14 @@ def test_it_fits_100_columns_whatever_the_names(zones: int) -> None:
         for two in names
     ]
     text = report_view.lines(
-        report(flows, shipped("gcp"), before=flows, namespaces=["n" * 150], sources=["archive /" + "x" * 200], top=50)
+        report(
+            flows,
+            shipped("gcp"),
+            before=flows,
+            filters={"namespace": ["n" * 150]},
+            sources=["archive /" + "x" * 200],
+            top=50,
+        )
     )
     assert max(map(len, text)) <= 100
     assert "shop/Deplo" in "\n".join(text) or zones == 1

@@ -62,7 +62,14 @@ def test_the_sums_are_those_of_the_flows(history: Lived, run: Run, source: str) 
 
 
 def test_topic_and_archive_say_the_same(history: Lived, run: Run) -> None:
-    for flags in ([], ["-n", "batch"], ["--prices", "gcp"], ["--compare", "2m"]):
+    filters = [["-n", "batch"], ["--source", "node/node-a1,api"], ["--destination", "10.42.1.0/24"], ["--port", "443"]]
+    for flags in (
+        *filters,
+        [],
+        ["--prices", "gcp"],
+        ["--compare", "2m"],
+        ["--direction", "ingress", "--min-bytes", "1MB"],
+    ):
         topic = document(run, *history.flags, *history.span, *flags)
         archive = document(run, *history.flags, *history.span, *flags, "--archive", str(history.archive))
         assert topic.pop("sources") != archive.pop("sources")
@@ -179,6 +186,8 @@ async def _publish(history: Lived, entry: Any, flow: bytes, timestamp_ms: int) -
     [
         (["-n", "shpo"], 1, 'no flow of namespace "shpo" in this range; did you mean shop?'),
         (["-n", ""], 2, "an empty name"),
+        (["--workload", "postgre"], 1, 'no flow of workload "postgre" in this range; did you mean postgres?'),
+        (["--scope", "crosszone"], 2, "scope 'crosszone': expected one of same_node"),
         (["--cluster", "nowhere"], 1, 'no flow of cluster "nowhere" in this range; there are prod-eu'),
         (["--from", "2026-01-01T00:00:00Z", "--to", "2026-01-02T00:00:00Z"], 1, "no flow in 2026-01-01"),
         (["--from", "2126-01-01", "--to", "2126-01-02"], 2, "lies in the future"),
