@@ -18,6 +18,7 @@ from common.errors import Refusal
 from replay.archive import FlowArchive
 from replay.chapter import Chapter, find_chapter
 from replay.ends import FIELDS, End, Ends
+from replay.grouping import By, groups_sql
 from replay.present import Present
 from replay.selection import Selection
 from replay.summary import Summary, Traffic
@@ -65,8 +66,8 @@ class ArchiveQuery:
     def __exit__(self, *_: object) -> None:
         self._database.close()
 
-    def summarise(self, ends: Ends, summary: Summary, selection: Selection) -> None:
-        """Add the sums of the flows that are wanted to a summary."""
+    def summarise(self, ends: Ends, summary: Summary, selection: Selection, by: By | None = None) -> None:
+        """Add the sums of the flows that are wanted to a summary, told apart by what they are to be summed up by."""
         if not self.chapter.paths:
             return
         where, parameters = self._where(selection)
@@ -74,18 +75,19 @@ class ArchiveQuery:
         pairs = [value for address in sorted(ends.brokers) for value in address]
         sides = [f"{_end_columns(side)}, ({brokers.replace('%s', side)})" for side in _SIDES]
         query = f"""
-            SELECT scope, direction, observer_zone, sum(bytes), count(*), {", ".join(sides)}
+            SELECT scope, direction, observer_zone, sum(bytes), count(*), {", ".join((*groups_sql(by), *sides))}
             FROM flows WHERE encapsulation IS NULL AND {where} GROUP BY ALL
         """  # noqa: S608 - every name in it is ours, every value a parameter
         regions = self._regions()
         for row in self._stream(query, [*pairs, *pairs, *parameters]):
-            scope, direction, observer_zone, size, rows, *values = row
+            scope, direction, observer_zone, size, rows, from_group, to_group, *values = row
             width = len(FIELDS) + 1
             source, destination = _end(ends, values[:width]), _end(ends, values[width:])
             if direction == "relay":
                 source = ends.at(source, observer_zone or "", regions.get(observer_zone, ""))
             summary.flows += rows
-            summary.traffic[Traffic(scope, source, destination, direction == "ingress")] += int(size)
+            traffic = Traffic(scope, source, destination, direction == "ingress", (from_group, to_group))
+            summary.traffic[traffic] += int(size)
         self._add_facts(summary, where, parameters, selection)
 
     def _regions(self) -> dict[str, str]:

@@ -29,6 +29,7 @@ from replay.progress import Tell, progress
 from replay.replay_settings import ReplaySettings
 from replay.rows import enriched_rows, rejoined_rows
 from replay.selection import Selection
+from replay.sum_writer import SumWriter
 from replay.time_range import TimeRange, timestamp
 from replay.topic_writer import TopicWriter
 from replay.writers import CsvWriter, JsonLinesWriter, ParquetWriter, Writer, stream_to
@@ -107,6 +108,8 @@ class Replay:
         if settings.to_topic is not None:
             writer = await TopicWriter.open(settings, settings.to_topic)
             return await stack.enter_async_context(contextlib.aclosing(writer))
+        if settings.sum:
+            return SumWriter(self._span, self._source(), settings.output, stream)
         if settings.output == "table":
             return FlowTable(self._span, self._source(), settings.top)
         if settings.output == "csv":

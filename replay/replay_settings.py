@@ -25,6 +25,7 @@ class ReplaySettings(RangeSettings):
     output: Literal["table", "json", "jsonl", "csv", "parquet"] = Field(
         "table", description="how to write the flows; json and jsonl are one object a line"
     )
+    sum: bool = Field(False, description="only what the flows come to, by scope; as table, json, jsonl or csv")
     file: Path | None = Field(None, description="write to this file instead of stdout; it appears when it is whole")
     to_topic: str | None = Field(None, min_length=1, description="publish to this topic instead; made if missing")
     top: int = Field(30, ge=1, description="of the table: how many of the greatest flows to show")
@@ -37,6 +38,8 @@ class ReplaySettings(RangeSettings):
             raise ValueError("cidr_map and topology only mean something with --from-raw")
         if self.to_topic is not None and (self.file is not None or self.output != "table"):
             raise ValueError("to_topic excludes file and output: a topic takes the flows' own JSON")
+        if self.sum and (self.to_topic is not None or self.file is not None or self.output == "parquet"):
+            raise ValueError("sum excludes to_topic, file and output = parquet: it prints a few lines")
         if self.output == "table" and self.file is not None:
             raise ValueError("file needs --output jsonl, csv or parquet")
         if self.to_topic in self.topics.all:

@@ -8,9 +8,9 @@ import gc
 import time
 from dataclasses import replace
 from shlex import quote
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from audit.result import Audit
@@ -25,6 +25,7 @@ from replay import interrupts, report_tables, report_view
 from replay.audit import AuditSettings, audit_range
 from replay.bill import price_summary
 from replay.ends import Ends
+from replay.grouping import OF_TIME, By
 from replay.own import find_own
 from replay.present import Present, why_nothing
 from replay.progress import progress
@@ -37,6 +38,7 @@ from sinks.garbage import THRESHOLDS
 
 PROG = "zonemeter report"
 NO_PRICES = "none"
+TOP_PAIRS, TOP_SUMS = 5, 30
 # By so long after its end, a window of every node has come in as a rule.
 COMING_IN_MS = 30_000
 LONGEST_WINDOW_MS = 60_000
@@ -53,12 +55,26 @@ class ReportSettings(RangeSettings):
     compare: Duration | None = Field(
         None, description="set its rates against those of the same span so long before, such as 7d"
     )
-    top: int = Field(5, ge=1, le=10_000, description="how many pairs to show")
+    by: By | None = Field(
+        None, description="sum up by namespace, workload, pod, node, zone, port, service, hour or day, instead of pairs"
+    )
+    top: int | None = Field(
+        None,
+        ge=1,
+        le=10_000,
+        description="how many pairs to show (default: 5), or with --by how many sums (default: 30)",
+    )
     output: Literal["table", "json", "csv"] = Field("table", description="how to print the answer")
     own_namespace: str = Field("zonemeter", description="the namespace whose traffic is the meter's own")
     own_kafka: HostPorts | None = Field(
         None, description="Kafka as the collectors reach it, to tell their traffic; else as Kafka calls itself"
     )
+
+    @model_validator(mode="after")
+    def _compares_what_can_be(self) -> Self:
+        if self.compare is not None and self.by in OF_TIME:
+            raise ValueError(f"compare and by = {self.by} contradict each other: no {self.by} is in both ranges")
+        return self
 
 
 def main(argv: list[str]) -> int:
@@ -100,7 +116,7 @@ async def _report(settings: ReportSettings, spans: list[TimeRange], now_ms: int)
     own = await find_own(settings, settings.own_namespace, settings.own_kafka)
     ends = Ends(own.brokers)
     with progress("reading flows") as tell:
-        gathered = await Gatherer(settings, spans, ends).gather(tell)
+        gathered = await Gatherer(settings, spans, ends, settings.by).gather(tell)
     summary = gathered.summaries[0]
     book, why = _prices(settings.prices, summary)
     ranges = [
@@ -114,7 +130,8 @@ async def _report(settings: ReportSettings, spans: list[TimeRange], now_ms: int)
         sources=gathered.sources,
         prices_why=why,
         own=own,
-        top=settings.top,
+        top=settings.top or (TOP_PAIRS if settings.by is None else TOP_SUMS),
+        by=settings.by,
         filters={name: list(map(str, values)) for name, values in settings.selection().given() if values},
         range_flags=_range_flags(settings),
         flags=_flags(settings),

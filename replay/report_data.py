@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from audit.result import Audit
 from replay.bill import NOTHING, Bill, Cost
 from replay.ends import End, Own
+from replay.grouping import By
 from replay.summary import Summary, Traffic
 from replay.time_range import TimeRange
 from schemas.flow import Scope
@@ -48,7 +49,7 @@ class Report:
     """A report. `sources`: what was read, in words. `prices_why`: why these prices, or why none.
 
     `audit` is None where the ledger could not be read; `trust_note` says why. `compare`: how long before, as given.
-    `filters`: what narrows it, by the setting's name.
+    `by`: what it is summed up by, beside what every report shows. `filters`: what narrows it, by the setting's name.
     """
 
     now: Range
@@ -60,6 +61,7 @@ class Report:
     compare: str | None = None
     audit: Audit | None = None
     trust_note: str = ""
+    by: By | None = None
     filters: dict[str, list[str]] = field(default_factory=dict)
     range_flags: str = ""
     flags: str = ""

@@ -14,6 +14,7 @@ from replay.amounts import counted
 from replay.archive import FlowArchive
 from replay.archive_query import ArchiveQuery
 from replay.ends import Ends
+from replay.grouping import By, groups_of
 from replay.joining import Taken
 from replay.present import Memory, Present
 from replay.progress import Tell
@@ -44,7 +45,8 @@ class Gathered:
 class Gatherer:
     """Reads several time ranges in one pass."""
 
-    def __init__(self, settings: RangeSettings, spans: Sequence[TimeRange], ends: Ends) -> None:
+    def __init__(self, settings: RangeSettings, spans: Sequence[TimeRange], ends: Ends, by: By | None = None) -> None:
+        self._by = by
         self._settings = settings
         self._spans = spans
         self._summariser = Summariser(ends)
@@ -74,7 +76,7 @@ class Gatherer:
         selection, unlisted, deleted = self._selection, 0, ""
         for number, (span, summary) in enumerate(zip(self._spans, self.gathered.summaries, strict=True)):
             with ArchiveQuery(archive, span) as query:
-                query.summarise(self._summariser.ends, summary, selection)
+                query.summarise(self._summariser.ends, summary, selection, self._by)
                 unlisted += query.chapter.unlisted
                 self.gathered.whole[number] &= not query.chapter.deleted
                 deleted = deleted if number else query.chapter.deleted
@@ -113,8 +115,9 @@ class Gatherer:
             if not (span.holds(flow.start_ms) and span.has_ended(flow.end_ms)):
                 continue
             if self._selection.wants(row):
-                ends = self._summariser.ends
-                self._summariser.add_row(summary, flow, ends.of_flat(source), ends.of_flat(destination), observer)
+                ends, groups = self._summariser.ends, groups_of(self._by, flow, source, destination)
+                named = ends.of_flat(source), ends.of_flat(destination)
+                self._summariser.add_row(summary, flow, *named, observer, groups)
             elif self._metered.wants(row):
                 note(summary, flow, observer)
             if not number and not summary.flows:

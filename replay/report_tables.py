@@ -3,6 +3,7 @@
 
 import csv
 import io
+from collections.abc import Iterator
 from typing import Any
 
 from audit.result import covered
@@ -11,8 +12,10 @@ from common.prices import MONTH_HOURS, money, per_month
 from common.terminal import cell
 from replay.amounts import per_hour
 from replay.bill import Bill, Cost
+from replay.grouping import OF_ENDS, By
 from replay.report_data import PairLine, Range, Report
 from replay.summary import Summary, Traffic
+from replay.sums import SumLine, sums
 from replay.time_range import timestamp
 
 CSV_COLUMNS = (
@@ -42,15 +45,20 @@ def as_dict(report: Report) -> dict[str, Any]:
         "top_pairs": [_pair(pair, report) for pair in report.pairs()[: report.top]],
         "meters_own": _own(report),
     }
+    if report.by is not None:
+        document["by"] = {"what": report.by, "sums": [_sum(line, report) for line in sums(report, report.by)]}
     if report.before is not None:
         document["before"] = _range(report.before) | {"how_long": report.compare, "whole": report.before.whole}
     return document
 
 
 def as_csv(report: Report) -> str:
-    """Return a row for each kind of traffic, the greatest first; a cost is empty where there is no price."""
+    """Return a row for each kind of traffic, or each sum, the greatest first; a cost is empty without a price."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
+    if report.by is not None:
+        writer.writerows(_sum_rows(report, report.by))
+        return stream.getvalue()
     writer.writerow(CSV_COLUMNS)
     bill = report.now.bill
     currency = "" if bill.book is None else bill.book.currency
@@ -72,8 +80,31 @@ def as_csv(report: Report) -> str:
 
 def _greatest_first(row: tuple[Traffic, int]) -> tuple[object, ...]:
     """Order rows the same way wherever they were read from."""
-    (scope, source, destination, received), size = row
+    (scope, source, destination, received, _), size = row
     return (-size, scope, source.label, source.zone, destination.label, destination.zone, received)
+
+
+def _sum_rows(report: Report, by: By) -> Iterator[tuple[str | int, ...]]:
+    of_ends = by in OF_ENDS
+    amounts = ("sent_bytes", "received_bytes", "cross_zone_sent_bytes", "cross_zone_received_bytes")
+    yield (by, *(amounts if of_ends else ("bytes", "cross_zone_bytes")), "cost", "currency")
+    book = report.now.bill.book
+    for line in sums(report, by):
+        sizes = (line.sent, line.received, line.sent_across, line.received_across)
+        cost = "" if line.cost is None else _exact(line.cost.total)
+        yield (cell(line.name), *(sizes if of_ends else sizes[::2]), cost, "" if book is None else book.currency)
+
+
+def _sum(line: SumLine, report: Report) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": line.name}
+    if report.by in OF_ENDS:
+        found |= {"sent_bytes": line.sent, "received_bytes": line.received}
+        found |= {"cross_zone_sent_bytes": line.sent_across, "cross_zone_received_bytes": line.received_across}
+    else:
+        found |= {"bytes": line.sent, "cross_zone_bytes": line.sent_across}
+    if report.before is not None:
+        found["bytes_before"] = line.before
+    return found if line.cost is None else found | {"cost": _exact(line.cost.total)}
 
 
 def _range(part: Range) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from replay.amounts import (
 )
 from replay.audit_view import coverage
 from replay.report_data import PairLine, Range, Report
+from replay.sums_view import change_of_rate, sum_lines
 from replay.time_range import timestamp
 from schemas.flow import Scope
 
@@ -30,7 +31,8 @@ from schemas.flow import Scope
 def lines(report: Report) -> list[str]:
     """Return the report's lines."""
     parts = [_head(report), _trust(report), "", *_answer(report), "", *_zones(report)]
-    parts += ["", *_pairs(report), "", *_small_print(report), *_next(report)]
+    table = _pairs(report) if report.by is None else sum_lines(report, report.by)
+    parts += ["", *table, "", *_small_print(report), *_next(report)]
     flat = [line for part in parts for line in ([part] if isinstance(part, str) else part)]
     return [line.rstrip() for line in flat]
 
@@ -132,7 +134,7 @@ def _change(report: Report) -> list[str]:
     now, then = report.summary.metered_ms, before.summary.metered_ms
     sizes = [each.summary.scopes.get("cross_zone", 0) for each in (report.now, before)]
     rates = [f"{human(per_hour(size, metered))}/h" for size, metered in zip(sizes, (now, then), strict=True)]
-    change = [f"{_change_of_rate(sizes[0], sizes[1], report)} on {report.compare} before: {rates[0]}, was {rates[1]}"]
+    change = [f"{change_of_rate(sizes[0], sizes[1], report)} on {report.compare} before: {rates[0]}, was {rates[1]}"]
     if duration(now) != duration(then):
         change.append(f"rates: over {duration(now)} metered now, over {duration(then)} metered {report.compare} before")
     if not before.whole:
@@ -243,7 +245,7 @@ def _cost_cells(report: Report, pairs: list[PairLine]) -> list[str]:
         metered = report.summary.metered_ms
         cells += [number(money(sum(costs))), number(money(per_month(sum(costs), metered)))] if costs else ["?", "?"]
     if report.before is not None:
-        cells.append(_change_of_rate(sum(p.bytes for p in pairs), sum(p.before for p in pairs), report))
+        cells.append(change_of_rate(sum(p.bytes for p in pairs), sum(p.before for p in pairs), report))
     return cells
 
 
@@ -315,17 +317,6 @@ def _places(pair: PairLine, short: dict[str, str]) -> str:
     if len(sources) * len(destinations) > 3:
         return f"{len(pair.zones)} pairs"
     return f"{','.join(sources)} -> {','.join(destinations)}"
-
-
-def _change_of_rate(now: int, before: int, report: Report) -> str:
-    """Return how bytes per metered hour changed: the two ranges need not have been metered for equally long."""
-    if not before:
-        return "new" if now else "-"
-    if not now:
-        return "gone"
-    now, before = now * report.metered_before_ms, before * report.summary.metered_ms
-    change = 100 * (now - before) / before
-    return f"{change:+.0f} %" if abs(change) < 1000 else f"x {now / before:,.0f}"
 
 
 def _dollars(subunits: int, book: PriceBook) -> str:

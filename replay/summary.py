@@ -20,12 +20,16 @@ EXTERNAL = "external"
 
 
 class Traffic(NamedTuple):
-    """One kind of traffic. `received`: counted where it arrived, because its sender has no collector."""
+    """One kind of traffic. `received`: counted where it arrived, because its sender has no collector.
+
+    `groups`: of its source and its destination, what it is to be told apart by beyond that (replay/grouping.py).
+    """
 
     scope: Scope
     source: End
     destination: End
     received: bool
+    groups: tuple[str, str] = ("", "")
 
     @property
     def comes_in(self) -> bool:
@@ -134,7 +138,15 @@ class Summariser:
         source, destination = self._end(bytes(flow.source)), self._end(bytes(flow.destination))
         self.add_row(summary, flow, source, destination, self._observer(bytes(flow.observer)))
 
-    def add_row(self, summary: Summary, flow: FlowHead, source: End, destination: End, observer: Observer) -> None:
+    def add_row(
+        self,
+        summary: Summary,
+        flow: FlowHead,
+        source: End,
+        destination: End,
+        observer: Observer,
+        groups: tuple[str, str] = ("", ""),
+    ) -> None:
         """Add one flow whose ends are known."""
         note(summary, flow, observer)
         if flow.encapsulation is not UNSET:
@@ -143,7 +155,8 @@ class Summariser:
         if flow.direction == "relay":
             source = self.relayed(source, observer)
         summary.flows += 1
-        summary.traffic[Traffic(flow.scope, source, destination, flow.direction == "ingress")] += flow.bytes
+        traffic = Traffic(flow.scope, source, destination, flow.direction == "ingress", groups)
+        summary.traffic[traffic] += flow.bytes
 
     def relayed(self, source: End, observer: Observer) -> End:
         """Return the sender of a relayed packet where it was sent on."""

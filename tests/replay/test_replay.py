@@ -192,6 +192,29 @@ def test_another_topic_takes_the_same_flows(history: Lived, run: Run, how: str) 
         assert flow == live
 
 
+@pytest.mark.parametrize("where", ["topic", "archive"])
+@pytest.mark.parametrize("flags", [[], ["-n", "batch", "--direction", "egress"]])
+def test_the_sums_are_of_what_would_be_listed(history: Lived, run: Run, where: str, flags: list[str]) -> None:
+    argv = [*history.flags, *history.span, *flags, *(["--archive", str(history.archive)] if where == "archive" else [])]
+    listed = lines(run(*argv, "-o", "jsonl")[1]).values()
+    inner = [row for row in listed if "encapsulation" not in row]
+    outer = [row for row in listed if "encapsulation" in row]
+    assert outer or flags
+    found = orjson.loads(run(*argv, "--sum", "-o", "json")[1])
+    for part, rows in ((found, inner), (found["overlay_outer"], outer)):
+        assert (part["flows"], part["bytes"]) == (len(rows), sum(row["bytes"] for row in rows))
+        assert part["packets"] == sum(row["packets"] for row in rows)
+    scopes = {row["scope"] for row in inner}
+    assert {scope: part["bytes"] for scope, part in found["scopes"].items()} == {
+        scope: sum(row["bytes"] for row in inner if row["scope"] == scope) for scope in scopes
+    }
+    table = run(*argv, "--sum")[1].splitlines()
+    total = [f"{len(inner):,}", f"{found['bytes']:,}", f"{found['packets']:,}"]
+    assert next(line for line in table if line.startswith("all ")).split()[1:] == total
+    written = list(csv.DictReader(io.StringIO(run(*argv, "--sum", "-o", "csv")[1])))
+    assert sum(int(row["bytes"]) for row in written) == sum(row["bytes"] for row in listed)
+
+
 def test_another_cidr_map_names_other_things(history: Lived, run: Run, tmp_path: Path) -> None:
     cidrs = tmp_path / "cidrs.toml"
     cidrs.write_text('[[cidr]]\ncidr = "10.99.0.0/16"\nname = "legacy"\nzone = "eu-west-1c"\nregion = "eu-west-1"\n')
@@ -275,6 +298,7 @@ def test_a_filter_that_finds_nothing_says_what_is_there(
         (["--to-topic", "zonemeter.flows.enriched.v1", "--topic-prefix", "zonemeter."], 2, "its readers would count"),
         (["--to-topic", "x y"], 2, "Kafka takes letters"),
         (["--to-topic", "x", "-o", "csv"], 2, "to_topic excludes file and output"),
+        (["--sum", "-o", "parquet"], 2, "sum excludes to_topic, file and output = parquet"),
         (["--file", "x"], 2, "file needs --output"),
         (["--topic-prefix", "none."], 2, "topic none.flows.enriched.v1 does not exist"),
         (["--kafka-bootstrap", "127.0.0.1:1", "--kafka-deadline-seconds", "3"], 2, "Kafka at 127.0.0.1:1"),

@@ -7,7 +7,7 @@ import io
 from collections import Counter
 from collections.abc import Iterable
 from fractions import Fraction
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -18,14 +18,17 @@ from audit.result import Audit, Coverage, Gap, HopTotal, Shortfall
 from common.price_file import shipped
 from common.prices import PriceBook, money
 from replay import report_tables, report_view
-from replay.bill import price_summary
+from replay.bill import NOTHING, price_summary
 from replay.ends import Ends, Own
+from replay.grouping import OF_ENDS, By, groups_of
 from replay.report import compared
 from replay.report_data import Range, Report
 from replay.summary import Summariser, Summary
+from replay.sums import sums
 from replay.time_range import TimeRange
 from schemas.amount import Amount
 from schemas.flow import SCOPES, Flow, Kubernetes, Named, Observer, decode_head
+from sinks.flowlog.columns import flatten
 from tests.sinks.flows import END_MS, START_MS, cloud, encoded, flow, node, other, pod
 
 GB = 10**9
@@ -36,10 +39,12 @@ OWN = Own("zonemeter", frozenset({KAFKA}))
 WINDOW = {"start_ms": START_MS, "end_ms": START_MS + 900_000}
 
 
-def summed(flows: Iterable[Flow], ends: Ends | None = None) -> Summary:
+def summed(flows: Iterable[Flow], ends: Ends | None = None, by: By | None = None) -> Summary:
     summary, summariser = Summary(), Summariser(ends or Ends(OWN.brokers))
     for one in flows:
-        summariser.add(summary, decode_head(encoded(one)))
+        head, sides = decode_head(encoded(one)), (flatten(one.source), flatten(one.destination))
+        source, destination = map(summariser.ends.of_flat, sides)
+        summariser.add_row(summary, head, source, destination, one.observer, groups_of(by, head, *sides))
     return summary
 
 
@@ -48,12 +53,12 @@ def report(flows: Iterable[Flow], book: PriceBook | None = None, **overrides: An
     ends = Ends(OWN.brokers)
     before = overrides.pop("before", None)
     if before is not None:
-        earlier = summed(before, ends)
+        earlier = summed(before, ends, overrides.get("by"))
         overrides["before"] = Range(
             TimeRange(span.from_ms - 7 * DAY_MS, span.to_ms - 7 * DAY_MS), earlier, price_summary(earlier, book)
         )
         overrides["compare"] = "7d"
-    summary = summed(flows, ends)
+    summary = summed(flows, ends, overrides.get("by"))
     fields: dict[str, Any] = {
         "now": Range(span, summary, price_summary(summary, book)),
         "sources": ["topic zonemeter.flows.enriched.v1"],
@@ -362,6 +367,34 @@ def test_everything_adds_up_to_the_flows(flows: list[Flow]) -> None:
     assert sum(pair.cost.total for pair in made.pairs() if pair.cost) == made.now.bill.total.total
     assert sum(made.now.bill.unpriced.values()) == sum(scopes[s] for s in ("cross_region", "external", "unknown"))
     assert max(map(len, report_view.lines(made))) <= 100
+
+
+@given(FLOWS, st.sampled_from(get_args(By)))
+def test_every_way_to_sum_up_adds_up_to_the_whole(flows: list[Flow], by: By) -> None:
+    made = report(flows, shipped("gcp"), by=by)
+    found = sums(made, by)
+    whole = made.summary.bytes
+    assert sum(line.sent for line in found) == whole
+    assert sum(line.received for line in found) == (whole if by in OF_ENDS else 0)
+    assert sum(line.sent_across for line in found) == made.summary.scopes.get("cross_zone", 0)
+    assert sum((line.cost or NOTHING for line in found), NOTHING) == made.now.bill.total
+    assert len({line.name for line in found}) == len(found)
+    assert max(map(len, report_view.lines(made))) <= 100
+
+
+def test_sums_by_namespace_to_the_letter() -> None:
+    text = report_view.lines(report(a_day(), shipped("aws"), by="namespace", before=a_day(), top=2))
+    at = next(number for number, line in enumerate(text) if line.startswith("BY "))
+    assert text[at : at + 5] == SUMS.strip().splitlines()
+
+
+SUMS = r"""
+BY NAMESPACE  TB sent  across zones  TB received  across zones      $  vs 7d
+shop             2.55          1.08         2.70          1.29  23.73   +0 %
+(cidr)           0.20          0.20            -             -   2.00   +0 %
+4 more           0.01          0.01         0.06             -   0.13   +0 %
+all              2.76          1.29         2.76          1.29  25.86   +0 %
+"""
 
 
 @given(FLOWS)

@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import orjson
 import pytest
 
 from common import kafka
 from replay import report
+from replay.grouping import OF_ENDS, By
 from schemas.ledger import encode_ledger
 from schemas.raw import decode_chunk
 from tests.enricher import build
@@ -90,6 +91,76 @@ def test_a_comparison_leaves_out_the_windows_that_are_still_coming_in(
         assert (part["flows"], part["bytes"]) == (len(flows), sum(flow["bytes"] for flow in flows))
         assert part["windows_ended_by"] == rfc3339(by_ms)
     assert found["metered_seconds"] == 100
+
+
+@pytest.mark.parametrize("by", get_args(By))
+def test_sums_by_anything_are_those_of_the_flows(history: Lived, run: Run, by: By) -> None:
+    expected = Counter[str]()
+    for one in inner(history):
+        expected.update(dict.fromkeys(set(told_apart(by, one)), one["bytes"]))
+    for where in ([], ["--archive", str(history.archive)]):
+        found = document(run, *history.flags, *history.span, *where, "--by", by)
+        sums = {line["name"]: line for line in found["by"]["sums"]}
+        for name, line in sums.items():
+            if by not in OF_ENDS:
+                assert line["bytes"] == expected[name], name
+        amounts = ("sent_bytes", "received_bytes") if by in OF_ENDS else ("bytes",)
+        for amount in amounts:
+            assert sum(line[amount] for line in sums.values()) == found["bytes"]
+        if by in OF_ENDS:
+            sent = Counter[str]()
+            for one in inner(history):
+                sent[told_apart(by, one)[0]] += one["bytes"]
+            assert {name: line["sent_bytes"] for name, line in sums.items() if line["sent_bytes"]} == dict(sent)
+        else:
+            assert sums.keys() == expected.keys()
+        cost = sum(Decimal(line.get("cost", 0)) for line in sums.values())
+        assert cost == sum(Decimal(scope.get("cost", 0)) for scope in found["scopes"].values())
+
+
+def told_apart(by: By, flow: dict[str, Any]) -> list[str]:
+    """Return what a flow's source and destination are summed up by, out of the flow's own JSON."""
+    if by in ("hour", "day"):
+        return [
+            rfc3339(flow["start_ms"]).replace("T", " ")[: 10 if by == "day" else 13] + (":00" if by == "hour" else "")
+        ]
+    ends = [flow["source"], flow["destination"]]
+    if by == "port":
+        return [str(next((end["port"] for end in reversed(ends) if "port" in end), "(no port)"))]
+    names = []
+    for end in ends:
+        k8s, kind = end.get("k8s", {}), end["kind"]
+        full = {key: value["name"] for key, value in k8s.items()}
+        zone = end.get("cloud", {}).get("availability_zone")
+        if by == "zone" and flow["direction"] == "relay" and end is ends[0]:
+            zone = flow["observer"]["cloud"]["availability_zone"]
+        label = {"pod": "", "node": f"node/{full.get('node')}", "cidr": f"cidr/{end.get('name')}"}.get(kind, kind)
+        if kind == "pod":
+            label = f"{full['namespace']}/{full['pod' if by == 'pod' else 'workload']}"
+            label = label if by == "pod" else f"{full['namespace']}/{k8s['workload']['kind']}/{k8s['workload']['name']}"
+        service = f"{full['namespace']}/{full['service']}" if "service" in full else ""
+        names.append(
+            {
+                "namespace": full.get("namespace", f"({kind})"),
+                "workload": label,
+                "pod": label,
+                "node": full.get("node", f"({kind})"),
+                "zone": zone or ("(external)" if kind == "external" else "(unknown)"),
+                "service": service,
+            }[by]
+        )
+    return [names[1] or names[0] or "(no service)"] if by == "service" else names
+
+
+def test_sums_as_a_table_and_as_csv(history: Lived, run: Run) -> None:
+    status, out, _ = run(*history.flags, *history.span, "--by", "namespace")
+    assert status == 0
+    assert "BY NAMESPACE" in out
+    assert "TOP PAIRS" not in out
+    status, out, _ = run(*history.flags, *history.span, "--by", "hour", "-o", "csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert list(rows[0]) == ["hour", "bytes", "cross_zone_bytes", "cost", "currency"]
+    assert sum(int(row["bytes"]) for row in rows) == sum(flow["bytes"] for flow in inner(history))
 
 
 def test_what_is_not_archived_yet_comes_from_the_topic(history: Lived, run: Run, tmp_path: Path) -> None:
@@ -193,6 +264,8 @@ async def _publish(history: Lived, entry: Any, flow: bytes, timestamp_ms: int) -
         (["--from", "2126-01-01", "--to", "2126-01-02"], 2, "lies in the future"),
         (["--since", "0s"], 2, "is neither a duration"),
         (["--compare", "a week"], 2, "is not a duration"),
+        (["--by", "colour"], 2, "by (--by, ZONEMETER_BY)"),
+        (["--by", "hour", "--compare", "7d"], 2, "contradict each other: no hour is in both ranges"),
         (["--prices", "/nonexistent"], 2, "expected aws, azure, gcp or a file"),
         (["--archive", "/nonexistent"], 2, "does not exist"),
         (["--topic-prefix", "none."], 2, "topic none.flows.enriched.v1 does not exist"),
