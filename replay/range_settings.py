@@ -17,7 +17,8 @@ SHORTCUTS = {**SPAN_SHORTCUTS, "namespace": "n", "all-namespaces": "A"}
 
 def _split(value: Any) -> Any:
     texts = value if isinstance(value, list) else [value]
-    parts = [part.strip() for text in texts for part in (text.split(",") if isinstance(text, str) else [text])]
+    words = [part for text in texts for part in (text.split(",") if isinstance(text, str) else [text])]
+    parts = [part.strip() if isinstance(part, str) else part for part in words]
     if "" in parts or None in parts:  # -n "$NAMESPACE" where that is not set: it would mean what is in no namespace
         raise ValueError("an empty name; expected NAME[,NAME...]")
     return parts
