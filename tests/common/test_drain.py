@@ -48,6 +48,7 @@ def silent(broker: Broker) -> Iterator[None]:
         yield
     finally:
         os.kill(broker.process.pid, signal.SIGCONT)
+        asyncio.run(broker.ready())  # the controller has taken it for dead, and gives it out to nobody for a moment
 
 
 def service(room: str, topics: Topics, directory: Path) -> ServiceProcess:

@@ -105,7 +105,7 @@ def test_a_kafka_that_falls_silent_under_way_brings_nothing_twice(
             proxy.cut()
         else:
             proxy.silence(fault)  # type: ignore[arg-type]
-        eventually(lambda: enricher.get("/readyz")[0] == 503)
+        eventually(lambda: enricher.get("/readyz")[0] == 503, 60)  # beyond Kafka's deadline, on a busy machine
         proxy.heal()
         eventually(lambda: len(topics.ledger()) == chunks, 60)
         eventually(enricher.ready)

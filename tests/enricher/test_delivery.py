@@ -19,7 +19,7 @@ from tests.enricher.processes import running, topology_file
 from tests.enricher.topics import Topics, given
 from tests.services import eventually
 
-# Well under the manifest's limit (k8s/base/enricher.yaml).
+# Well under the manifest's limit (k8s/base/services/enricher.yaml).
 MOST_BYTES = 400 * 1024 * 1024
 POD, DATABASE = "10.42.1.17", "10.42.2.9"
 

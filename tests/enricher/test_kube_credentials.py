@@ -29,7 +29,7 @@ from tests.enricher.processes import Enricher
 from tests.enricher.topics import Topics
 from tests.services import ROOT, eventually, while_running
 
-ROLE = ROOT / "k8s" / "base" / "enricher-role.yaml"
+ROLE = ROOT / "k8s" / "base" / "services" / "enricher-role.yaml"
 
 
 def rights() -> set[tuple[str, str]]:

@@ -89,8 +89,9 @@ def test_the_flow_log_writes_it(history: Lived, bucket: str, tmp_path: Path, com
     uri = bucket.format(path="/written")
     flags = [*history.flags, "--output", uri, "--cut-seconds", "1", "--group", "zonemeter.again"]
     with running("flowlog", flags, tmp_path / "log") as sink:
-        eventually(lambda: _rows(uri) == len(history.flows), 60)
+        eventually(lambda: sink.samples().get(("zonemeter_flows_taken_total", ())) == len(history.flows), 90)
         assert sink.terminate() == 0
+    assert _rows(uri) == len(history.flows)
     status, out, err = command(replay.main, *history.flags, *history.span, "-o", "jsonl", "--archive", uri)
     assert (status, err) == (0, "")
     assert {orjson.loads(line)["id"] for line in out.splitlines()} == history.flows.keys()

@@ -11,7 +11,7 @@ from tests.sinks.flows import encoded, window
 from tests.sinks.processes import running
 from tests.sinks.topics import Topics
 
-# A quarter of what the manifests allow (k8s/base/metrics.yaml, k8s/base/flowlog.yaml).
+# A quarter of what the manifests allow (k8s/base/services/metrics.yaml, flowlog.yaml).
 MOST_BYTES = 256 * 1024 * 1024
 
 
