@@ -22,6 +22,7 @@ from common.price_file import SHIPPED, load_prices, recognise
 from common.prices import PriceBook
 from common.settings import HostPorts, KafkaSettings, load
 from replay import interrupts, report_tables, report_view
+from replay.amounts import counted
 from replay.audit import AuditSettings, audit_range
 from replay.bill import price_summary
 from replay.ends import Ends
@@ -173,7 +174,10 @@ def _why_nothing(settings: ReportSettings, report: Report, present: Present) -> 
     selection = settings.selection()
     if present.scopes and not selection.is_any:
         return why_nothing(selection, present)
-    return f"no flow in {report.now.span} ({'; '.join(report.sources)}); try a longer --since"
+    sources = list(report.sources)
+    if report.refused:
+        sources.append(f"{counted(report.refused, 'record')} could not be decoded: zonemeter dead-letters list")
+    return f"no flow in {report.now.span} ({'; '.join(sources)}); try a longer --since"
 
 
 def _range_flags(settings: ReportSettings) -> str:

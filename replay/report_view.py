@@ -81,7 +81,8 @@ def _trust(report: Report) -> list[str]:
     share = f"unknown {percent(unknown, total)}" + (f" ({human(unknown)})" if unknown else "")
     audit = report.audit
     if audit is None:
-        return labelled("trust", [share, f"nodes {len(report.summary.observers)} metered", report.trust_note])
+        metered = f"nodes {len(report.summary.observers)} metered"
+        return labelled("trust", [share, metered, *_refused(report), report.trust_note])
     of = "" if audit.nodes_in_cluster is None else f" of {len(audit.nodes_in_cluster)}"
     facts = [f"nodes {len(audit.nodes_metered)}{of} metered", f"coverage {coverage(audit)}"]
     facts += [f"ledger {audit.ratio:.6f}", share]
@@ -98,9 +99,11 @@ def _trust(report: Report) -> list[str]:
         facts.append(f"{counted(audit.in_flight, 'window')} under way")
     if audit.mismatches:
         facts.append(f"THE LEDGER DOES NOT CLOSE: {human(audit.unaccounted_bytes)} unaccounted")
-    if report.refused:
-        facts.append(f"{counted(report.refused, 'record')} not to be decoded")
-    return labelled("trust", facts)
+    return labelled("trust", [*facts, *_refused(report)])
+
+
+def _refused(report: Report) -> list[str]:
+    return [f"{counted(report.refused, 'record')} not to be decoded"] if report.refused else []
 
 
 def _answer(report: Report) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from lab.broker import Broker
-from replay import audit, dead_letters, replay
+from replay import audit, dead_letters, replay, report
 from tests.batches import SMALL_BOMB, bomb, publish
 from tests.replay.conftest import Command
 from tests.sinks.flows import encoded, window
@@ -29,6 +29,8 @@ def topics(broker: Broker) -> Topics:
     [
         pytest.param(replay.main, ["--since", "7000d"], 0, "batch_too_large 1", id="replay"),
         pytest.param(replay.main, ["--since", "7000d", "--from-raw"], 2, "holds no node", id="replay from raw"),
+        pytest.param(report.main, ["--since", "7000d"], 0, "1 record not to be decoded", id="report"),
+        pytest.param(report.main, ["--since", "5m"], 1, "1 record could not be decoded", id="report of nothing"),
         pytest.param(audit.main, ["--since", "7000d"], 1, "batch_too_large: offsets 0 to 15", id="audit"),
         pytest.param(audit.main, ["--since", "7000d", "--deep"], 1, "batch_too_large: offsets 3 to 18", id="deep"),
         pytest.param(dead_letters.main, ["--since", "7000d"], 0, "offsets 0 to 15", id="dead letters"),

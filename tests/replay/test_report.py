@@ -278,6 +278,12 @@ def test_without_a_ledger_the_reason_is_said() -> None:
     assert "ledger 1" not in text
 
 
+@pytest.mark.parametrize("books", [None, audit()], ids=["no ledger", "a ledger"])
+def test_what_could_not_be_decoded_is_said_with_a_ledger_and_without(books: Audit | None) -> None:
+    text = "\n".join(report_view.lines(report(a_day(), audit=books, refused=2)))
+    assert "2 records not to be decoded" in text
+
+
 @pytest.mark.parametrize("zones", [1, 2, 6, 12, 40])
 def test_it_fits_100_columns_whatever_the_names(zones: int) -> None:
     names = [f"northamerica-northeast{number}-a" for number in range(zones)]
