@@ -29,7 +29,7 @@ class Cluster:
         self.live = live
         self.clock = clock
         self.pending: dict[bytes, TopologyState] = {}
-        self._observed = Observed(index.last)
+        self._observed = Observed(index.states_of)
         self._news = asyncio.Event()
 
     def load(self, states: Iterable[TopologyState]) -> None:

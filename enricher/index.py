@@ -9,7 +9,7 @@ is resolve.py's business.
 
 import bisect
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -101,10 +101,9 @@ class Index:
         """Return whether an IPv4 /24 holds an address of a pod, a node or a service on record."""
         return (prefix.bits, prefix.length) == (32, FOLDED_LENGTH) and prefix.network in self._folds
 
-    def last(self, object_key: str) -> TopologyState | None:
-        """Return the last state on record of an object, closed or not; its key is `kind/uid`."""
-        states = self._states.get(object_key)
-        return states[-1] if states else None
+    def states_of(self, object_key: str) -> Sequence[TopologyState]:
+        """Return the states on record of an object, oldest first; its key is `kind/uid`."""
+        return self._states.get(object_key, ())
 
     def current(self) -> Iterator[TopologyState]:
         """Yield the last state on record of each object, closed ones too."""

@@ -5,8 +5,10 @@ Only the fields named here are decoded; the rest of an object, nine tenths of it
 meanings: Kubernetes API reference v1.34, core/v1. Times come out as Unix milliseconds.
 """
 
+import itertools
 import re
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import msgspec
@@ -304,12 +306,18 @@ def list_version(version: str) -> str:
     return f"list-{version}"
 
 
+def versions_like(version: str) -> Iterator[str]:
+    """Yield a version and names that are like it, for states that it would not tell apart."""
+    yield version
+    yield from (f"{version}+{number}" for number in itertools.count(1))
+
+
 def is_older(version: str, other: str) -> bool:
     """Return whether a version is before another; of versions that are no numbers nothing is known.
 
     They grow: https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions.
     """
-    one, two = version.removeprefix("list-"), other.removeprefix("list-")
+    one, two = (each.removeprefix("list-").partition("+")[0] for each in (version, other))
     return one.isdecimal() and two.isdecimal() and int(one) < int(two)
 
 

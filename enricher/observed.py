@@ -7,11 +7,22 @@ that the topology topic holds, a list after a restart yields only what happened 
 
 import heapq
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from enricher.kube_objects import Node, Object, Pod, Service, changed_ms, is_older, node_state, pod_state, service_state
+from enricher.kube_objects import (
+    Node,
+    Object,
+    Pod,
+    Service,
+    changed_ms,
+    is_older,
+    node_state,
+    pod_state,
+    service_state,
+    versions_like,
+)
 from enricher.tenancy import acquired
 from schemas.topology import MAX_LISTED, TopologyState
 
@@ -25,8 +36,8 @@ Labels = frozenset[tuple[str, str]]
 class Observed:
     """The last state of each object, and which services select which pods."""
 
-    def __init__(self, recall: Callable[[str], TopologyState | None] = lambda _: None) -> None:
-        """`recall` returns what is on record of an object that is gone: etcd may bring it back from a backup."""
+    def __init__(self, recall: Callable[[str], Sequence[TopologyState]] = lambda _: ()) -> None:
+        """`recall` returns the states on record of an object, oldest first: etcd may bring back one that is gone."""
         self._recall = recall
         self._last: dict[str, TopologyState] = {}
         self._labels: dict[str, Labels] = {}
@@ -34,7 +45,8 @@ class Observed:
         self._pods: defaultdict[str, dict[str, None]] = defaultdict(dict)
         # Pods of one template carry equal labels: one set for all of them.
         self._label_sets: dict[Labels, Labels] = {}
-        self._selectors: defaultdict[str, dict[str, Labels]] = defaultdict(dict)
+        # By namespace and uid: a service deleted and made again while nobody looked has its old name.
+        self._selectors: defaultdict[str, dict[str, tuple[str, Labels]]] = defaultdict(dict)
 
     def seed(self, states: Iterable[TopologyState]) -> None:
         """Take what is known from before; the last state of each object."""
@@ -73,7 +85,7 @@ class Observed:
 
     def _put(self, found: Object, state: TopologyState | None, list_version: str, now_ms: int) -> list[TopologyState]:
         key = _key(found)
-        last = self._last.get(key) or self._recall(key)
+        last = self._last.get(key) or next(reversed(self._recall(key)), None)
         if last is not None:
             self._last[key] = last
         else:
@@ -104,12 +116,22 @@ class Observed:
         begin, by = acquired(before) if kept else (from_ms, from_ms + 1000)
         opened = msgspec.structs.replace(
             state,
+            resource_version=self._free(key, state.resource_version, before),
             from_ms=from_ms,
             acquired_from_ms=None if begin == from_ms else begin,
             acquired_by_ms=None if by == from_ms else by,
         )
         self._last[key] = opened
         return [*closed, opened]
+
+    def _free(self, key: str, version: str, before: TopologyState) -> str:
+        """Return `version`, or a name like it if that already names this object's last state or an older one.
+
+        One list can change a pod's state more than once, and after etcd is restored it gives versions out again.
+        """
+        taken = {state.resource_version for state in self._recall(key) if state.from_ms <= before.from_ms}
+        taken.add(before.resource_version)
+        return next(name for name in versions_like(version) if name not in taken)
 
     def _close(self, key: str, at_ms: int, released_ms: int | None = None) -> list[TopologyState]:
         last = self._last[key]
@@ -126,7 +148,7 @@ class Observed:
         state = self._last.pop(key)
         self._labels.pop(state.uid, None)
         self._pods[state.namespace or ""].pop(key, None)
-        if state.kind != "service" or self._selectors[state.namespace or ""].pop(state.name, None) is None:
+        if state.kind != "service" or self._selectors[state.namespace or ""].pop(state.uid, None) is None:
             return closed
         return closed + self._select_anew(state.namespace, version, at_ms)
 
@@ -139,20 +161,21 @@ class Observed:
 
     def _services_of(self, pod: TopologyState) -> list[str]:
         labels = self._labels.get(pod.uid, frozenset())
-        selected = (name for name, wanted in self._selectors[pod.namespace or ""].items() if wanted <= labels)
+        selected = {name for name, wanted in self._selectors[pod.namespace or ""].values() if wanted <= labels}
         return heapq.nsmallest(MAX_LISTED, selected)
 
     def _select(self, service: Service, list_version: str, now_ms: int) -> list[TopologyState]:
         """Take in a service's selector; return the pods' states that it changes."""
         meta = service.metadata
         # A service without a selector selects nothing, not everything (core/v1, ServiceSpec.selector).
-        wanted = frozenset((service.spec.selector or {}).items()) or None
+        labels = frozenset((service.spec.selector or {}).items())
+        wanted = (meta.name, labels) if labels else None
         own = self._selectors[meta.namespace or ""]
-        if own.get(meta.name) == wanted:
+        if own.get(meta.uid) == wanted:
             return []
-        own.pop(meta.name, None)
+        own.pop(meta.uid, None)
         if wanted is not None:
-            own[meta.name] = wanted
+            own[meta.uid] = wanted
         return self._select_anew(meta.namespace, meta.resource_version, changed_ms(service, now_ms), list_version)
 
     def _select_anew(

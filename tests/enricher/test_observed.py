@@ -13,9 +13,9 @@ from schemas.topology import TopologyState
 from tests.enricher.test_kube_objects import NOW, STARTED_MS, pod_of
 
 
-def service_of(selector: dict[str, str] | None, rv: str = "200", name: str = "api") -> Service:
+def service_of(selector: dict[str, str] | None, rv: str = "200", name: str = "api", uid: str | None = None) -> Service:
     found: dict[str, Any] = {
-        "metadata": {"name": name, "namespace": "shop", "uid": f"s-{name}", "resourceVersion": rv},
+        "metadata": {"name": name, "namespace": "shop", "uid": uid or f"s-{name}", "resourceVersion": rv},
         "spec": {"clusterIP": "10.96.0.9", "selector": selector},
     }
     return msgspec.json.decode(orjson.dumps(found), type=Service)
@@ -216,3 +216,66 @@ def test_what_differs_at_the_same_version_gets_the_lists() -> None:
     closed, opened = second.take(pod_of(labels={"app": "api"}), "900", NOW + 5)
     assert (closed.key, opened.key) == (b"pod/u1/100", b"pod/u1/900")
     assert opened.from_ms == NOW + 5
+
+
+class Recorded:
+    """What is observed, and the index that it goes into."""
+
+    def __init__(self) -> None:
+        self.index = Index()
+        self.observed = Observed(self.index.states_of)
+
+    def take(self, found: Any, version: str, at_ms: int) -> None:
+        self._write(self.observed.take(found, version, NOW + at_ms))
+
+    def retain(self, kind: str, uids: set[str], version: str, at_ms: int) -> None:
+        self._write(self.observed.retain(kind, uids, version, NOW + at_ms))
+
+    def owners(self, at_ms: int) -> list[TopologyState]:
+        return self.index.owners(("pod", pack("10.42.1.17")), NOW + at_ms, NOW + at_ms + 1)  # type: ignore[arg-type]
+
+    def _write(self, states: list[TopologyState]) -> None:
+        for state in states:
+            self.index.apply(state)
+
+
+def test_services_that_etcd_set_back_change_a_pod_one_after_the_other_and_it_lives_on() -> None:
+    """All their versions are older than the pod's, so that the list's names its states: each needs its own."""
+    made = Recorded()
+    made.take(service_of({"app": "x"}, rv="20", name="a"), "20", 0)
+    made.take(service_of({"app": "x"}, rv="21", name="b"), "21", 0)
+    made.take(pod_of(rv="100", labels={"app": "api"}), "100", 0)
+    made.take(service_of({"app": "api"}, rv="10", name="a"), list_version("50"), 1000)
+    made.take(service_of({"app": "api"}, rv="11", name="b"), list_version("50"), 2000)
+    for at, services in ((500, []), (1500, ["a"]), (2500, ["a", "b"])):
+        assert [state.services for state in made.owners(at)] == [services], at
+
+
+def test_services_that_went_while_nobody_looked_change_a_pod_one_after_the_other_and_it_lives_on() -> None:
+    made = Recorded()
+    for name in ("a", "b"):
+        made.take(service_of({"app": "api"}, name=name), "20", 0)
+    made.take(pod_of(rv="100", labels={"app": "api"}), "100", 0)
+    made.retain("service", set(), list_version("150"), 1000)
+    assert [state.services for state in made.owners(2000)] == [[]]
+
+
+def test_versions_that_a_restored_etcd_gives_out_again_name_other_states() -> None:
+    made = Recorded()
+    made.take(pod_of(rv="100", ready="False"), "100", 0)
+    for at, restored in ((10_000, False), (30_000, True), (50_000, True)):
+        if restored:
+            made.take(pod_of(rv="100", ready="False"), list_version("100"), at)
+        made.take(pod_of(rv="101", changed="2026-11-22T21:49:10Z"), "101", at + 10_000)
+        made.take(pod_of(rv="102", ready="False", changed="2026-11-22T21:49:10Z"), "102", at + 15_000)
+    for at, ready in ((65_500, False), (60_500, True), (50_500, False), (45_500, False), (40_500, True)):
+        assert [state.ready for state in made.owners(at)] == [ready], at
+
+
+def test_a_service_made_again_while_nobody_looked_still_selects() -> None:
+    made = Recorded()
+    made.take(service_of({"app": "api"}, rv="20", uid="old"), "20", 0)
+    made.take(pod_of(rv="100", labels={"app": "api"}), "100", 0)
+    made.take(service_of({"app": "api"}, rv="120", uid="new"), list_version("150"), 1000)
+    made.retain("service", {"new"}, list_version("150"), 1000)
+    assert [state.services for state in made.owners(2000)] == [["api"]]
