@@ -32,7 +32,7 @@ from lab.interrupts import run_interruptible
 from lab.plan import Plan
 from lab.services import Files, Ports, zonemeter
 from replay import audit_view
-from replay.amounts import command
+from replay.amounts import command, labelled
 from replay.audit import AuditSettings, audit_range
 from replay.live import LiveWindow, Only, follow
 from replay.live_view import lag_of
@@ -142,7 +142,7 @@ class Demo:
 
     def _window(self, window: LiveWindow) -> None:
         self._story.take(window)
-        self._print(title_of(window, len(self._found.nodes), self._story.act_of(window)))
+        self._print(*title_of(window, len(self._found.nodes), self._story.act_of(window)))
         summary = window.summary
         self._print(*summary_lines(summary, WINDOW_MS / 1000, self._prices), "")
 
@@ -196,7 +196,8 @@ class Demo:
             f"curl -s 127.0.0.1:{ports.metrics}/metrics | grep zone_bytes",
             f"kcat -b 127.0.0.1:{ports.kafka} -C -t {topics.enriched} -o end",
         ):
-            self._print(f"   {line}")
+            is_remark = line.startswith(" ")
+            self._print(*(f"   {row}" for row in ([line] if is_remark else command(line, 3))))
         self._print(f" flow logs   {files.logs}")
         self._print(f" act 1 of 2: as found; act 2 in {act:.0f} s", "")
 
@@ -205,21 +206,20 @@ class Demo:
         return "--own-kafka", f"{self._found.control_v4}:{self._ports.kafka_fabric}"
 
     def _ok(self, line: str) -> None:
-        self._print(f"  ok  {line:<76} {(_now_ms() - self._begun_ms) / 1000:6.1f} s")
+        head = f"  ok {(_now_ms() - self._begun_ms) / 1000:6.1f} s  "
+        self._print(*labelled(head, line.split("     "), len(head), "     "))
 
     def _print(self, *lines: str) -> None:
         say(*lines, flush=True)
 
 
-def title_of(window: LiveWindow, nodes: int, act: str) -> str:
+def title_of(window: LiveWindow, nodes: int, act: str) -> list[str]:
     """Return the line above a window's table; `nodes`: of the whole lab."""
     summary = window.summary
     unknown = 100 * summary.scopes.get("unknown", 0) / summary.bytes if summary.bytes else 0.0
     span = f"{timestamp(window.start_ms)[11:]}-{timestamp(window.end_ms)[11:]}"
-    return (
-        f"window {span} UTC   nodes {len(summary.observers)}/{nodes}   flows {summary.flows}   "
-        f"unknown {unknown:.1f} %   lag {lag_of(window)}   {act}"
-    )
+    facts = [f"window {span} UTC", f"nodes {len(summary.observers)}/{nodes}", f"flows {summary.flows}"]
+    return labelled("", [*facts, f"unknown {unknown:.1f} %", f"lag {lag_of(window)}", act], 0)
 
 
 def keep(logs: Path, into: Path, begun_ms: int) -> Path:

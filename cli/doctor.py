@@ -2,7 +2,6 @@
 """`zonemeter doctor`: runs the node's and the pipeline's checks side by side and shows what they found."""
 
 import platform
-import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from common.findings import Check, Finding, run_checks
 from common.settings import KafkaSettings, load
 from common.terminal import say, write_json
 from enricher.settings import EnricherSettings
-from replay.amounts import WIDTH
+from replay.amounts import wrapped
 from replay.doctor import Group, pipeline_checks
 from replay.time_range import TimeRange, timestamp
 from sinks.flowlog.settings import FlowlogSettings
@@ -117,16 +116,10 @@ def _print(found: dict[str, list[Finding]], now_ms: int) -> None:
 
 
 def _lines(finding: Finding, width: int) -> list[str]:
-    """Return a finding and what to do about it, in at most 100 columns where its words allow."""
+    """Return a finding and what to do about it, as wide as the page where its words allow."""
     indent = " " * (width + 8)
-    lines = _wrapped(f"  {finding.status}  {finding.check:<{width}}  ", indent, finding.found)
-    return lines + (_wrapped(f"{indent}-> ", f"{indent}   ", finding.todo) if finding.todo else [])
-
-
-def _wrapped(first: str, rest: str, text: str) -> list[str]:
-    return textwrap.wrap(
-        text, WIDTH, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
-    ) or [first.rstrip()]
+    lines = wrapped(finding.found, f"  {finding.status}  {finding.check:<{width}}  ", indent)
+    return lines + (wrapped(finding.todo, f"{indent}-> ", f"{indent}   ") if finding.todo else [])
 
 
 def _as_dict(found: dict[str, list[Finding]], now_ms: int) -> dict[str, object]:

@@ -17,6 +17,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import NamedTuple
 
+from common import page
 from common.terminal import complain, say
 
 
@@ -142,7 +143,8 @@ def _run(command: Command, rest: list[str]) -> int:
     logging.basicConfig(level=logging.CRITICAL)
     with _loading():
         function: Callable[[list[str]], int] = getattr(importlib.import_module(module), name)
-    return function(rest)
+    with page.laid_out(page.terminal_width()):
+        return function(rest)
 
 
 def _show_help(group: str | None, status: int) -> int:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`zonemeter prices list|check|explain`."""
 
-import textwrap
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,6 +23,7 @@ from common.price_file import (
 from common.prices import UNIT_BYTES, Price, PriceBook, Side, money
 from common.settings import Settings, load
 from common.terminal import say, write_json
+from replay.amounts import wrapped
 from schemas.flow import Scope
 
 EXAMPLE_BYTES = 10**12
@@ -126,8 +126,7 @@ def _print_explanation(settings: PricesExplainSettings, book: PriceBook, scope: 
     say(f"1 TB (10^12 bytes{unit}) costs {each:.2f} {book.currency}; billed: {price.billed}")
     say(f"source {price.url}")
     if price.note:
-        indent = " " * 7
-        say(*textwrap.wrap(price.note, 98, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False))
+        say(*wrapped(price.note, " " * 7, " " * 7))
 
 
 def _book_for(settings: PricesExplainSettings) -> PriceBook:

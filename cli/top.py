@@ -15,12 +15,15 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from common import page
 from common.errors import Refusal
 from common.flags import refuse
+from common.price_file import load_prices
 from common.settings import KafkaSettings, load
 from common.terminal import complain, plain, say, write_json
 from replay.live import LiveWindow, Only, follow
 from replay.live_view import as_dict, as_lines
+from replay.summary_view import TOP_PAIRS
 
 NO_FLOWS = "no flows for {:.0f} s: zonemeter doctor says what is wrong"
 
@@ -35,6 +38,8 @@ class TopSettings(KafkaSettings):
     once: bool = Field(False, description="show one window and end; exit status 1 if none comes")
     namespace: str | None = Field(None, min_length=1, description="only flows with an end in this namespace")
     cluster: str | None = Field(None, min_length=1, description="only this cluster's flows")
+    prices: str | None = Field(None, description="aws, azure, gcp or a file: what crossing zones costs at this rate")
+    top: int = Field(TOP_PAIRS, ge=1, le=10_000, description="how many pairs to show")
     output: Literal["table", "json"] = Field("table", description="how to show a window; json: one object a line")
     window_seconds: int = Field(10, ge=1, le=60, description="the collectors' --window-seconds")
     quiet_seconds: float = Field(
@@ -46,7 +51,8 @@ def main(argv: list[str]) -> int:
     """Run the command until Ctrl-C, or for one window."""
     settings = load(TopSettings, "top", argv)
     try:
-        with _shown(settings.output) as show:
+        prices = None if settings.prices is None else load_prices(settings.prices)
+        with shown(settings.output, lambda window: as_lines(window, prices, settings.top)) as show:
             return asyncio.run(_run(settings, show))
     except Refusal as error:
         refuse("zonemeter top", str(error))
@@ -76,12 +82,19 @@ async def _run(settings: TopSettings, show: Show) -> int:
 
 
 @contextlib.contextmanager
-def _shown(output: str) -> Iterator[Show]:
+def shown(output: str, lines_of: Callable[[LiveWindow], list[str]]) -> Iterator[Show]:
     """Give what shows a window: in place on a terminal, else one after the other."""
     if output == "json":
         yield lambda window: write_json(as_dict(window), indent=False, flush=True)
     elif sys.stdout.isatty():
-        with Live(console=Console(highlight=False), auto_refresh=False, vertical_overflow="visible") as live:
-            yield lambda window: live.update(Text("\n".join(map(plain, as_lines(window)))), refresh=True)
+        # What is higher than the terminal ends in "...": lines that have scrolled away cannot be written over.
+        with Live(console=Console(highlight=False), auto_refresh=False, vertical_overflow="ellipsis") as live:
+
+            def refresh(window: LiveWindow) -> None:
+                with page.laid_out(page.terminal_width()):  # it may have been made wider or narrower
+                    text = "\n".join(map(plain, lines_of(window)))
+                live.update(Text(text, no_wrap=True, overflow="crop"), refresh=True)
+
+            yield refresh
     else:
-        yield lambda window: say(*as_lines(window), "", flush=True)
+        yield lambda window: say(*lines_of(window), "", flush=True)

@@ -11,9 +11,12 @@ import contextlib
 import io
 import re
 import sys
+import textwrap
 from typing import Any, BinaryIO, cast
 
 import orjson
+
+from common import page
 
 # Not seen, and yet printable to Python (Unicode: Default_Ignorable_Code_Point): joiners, fillers, variation selectors.
 _UNSEEN = re.compile(
@@ -42,10 +45,23 @@ def cell(text: str) -> str:
     return f"'{text}" if _FORMULA.match(text) else text
 
 
+def folded(line: str, width: int) -> list[str]:
+    """Return a line in parts that fit a terminal, broken between words alone, so that numbers and names stay whole.
+
+    What is laid out for the page fits already: this is for the rest.
+    """
+    if len(line) <= width:
+        return [line]
+    indent = " " * min(len(line) - len(line.lstrip()) + 2, width // 4)
+    return textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
 def say(*lines: str, flush: bool = False) -> None:
     """Write lines for people to stdout; what its encoding does not have is spelt out, and loses no line."""
     encoding = sys.stdout.encoding or "utf-8"
-    text = "".join(f"{plain(line)}\n" for line in lines)
+    width = page.terminal_width()
+    shown = (part for line in lines for part in ([plain(line)] if width is None else folded(plain(line), width)))
+    text = "".join(f"{part}\n" for part in shown)
     sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
     if flush:
         sys.stdout.flush()

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes, money and time as people read them, and columns of text. Pure."""
+"""Bytes, money and time as people read them, and columns of text as wide as the page (common/page.py). Pure."""
 
 import os
 import textwrap
 from collections.abc import Sequence
 from decimal import Decimal
 
-WIDTH = 100
-# Of a workload's name in a table.
-MOST_NAME, LEAST_NAME = 40, 12
+from common import page
+
+# Of a name in a table that must be narrower: so far first; where the gaps have given way too, further.
+LEAST_NAME, LEAST_OF_ALL = 12, 6
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 
 
@@ -85,8 +86,11 @@ def counted(number: int, thing: str) -> str:
 
 
 def shorten(text: str, width: int) -> str:
-    """Return a text of at most so many characters: what is too long loses its middle, which tells least."""
-    if len(text) <= width:
+    """Return a text of at most so many characters: what is too long loses its middle, which tells least.
+
+    Where names are to be whole, that is the text itself.
+    """
+    if len(text) <= width or page.current().whole:
         return text
     head = (width - 2) // 2
     return f"{text[:head]}..{text[len(text) - (width - 2 - head) :]}" if width > 4 else text[:width]
@@ -99,24 +103,37 @@ def short_zones(zones: Sequence[str]) -> dict[str, str]:
 
 
 def labelled(label: str, facts: Sequence[str], indent: int = 9, gap: str = "   ") -> list[str]:
-    """Return facts behind a label, as many to a line as fit; one that fits on no line goes on on the next."""
+    """Return facts behind a label, as many to a line as fit; one that fits on no line goes on on the next.
+
+    Lines break between words alone: a number or a name stays whole, or loses its middle where it fits on no line.
+    """
+    width = page.current().prose
     rows: list[str] = []
     wrapped = False
     for fact in filter(None, facts):
-        if rows and not wrapped and len(rows[-1]) + len(gap) + len(fact) <= WIDTH:
+        if rows and not wrapped and len(rows[-1]) + len(gap) + len(fact) <= width:
             rows[-1] += gap + fact
             continue
-        parts = textwrap.wrap(fact, WIDTH - indent, break_on_hyphens=False)
+        words = " ".join(shorten(word, width - indent) for word in fact.split())
+        parts = textwrap.wrap(words, width - indent, break_long_words=False, break_on_hyphens=False)
         wrapped = len(parts) > 1
         rows += [f"{'' if rows or number else label:<{indent}}{part}" for number, part in enumerate(parts)]
     return rows
+
+
+def wrapped(text: str, first: str, rest: str) -> list[str]:
+    """Return a text as lines that begin so; what has no space to break at goes beyond the page rather than break."""
+    width = page.current().prose
+    return textwrap.wrap(
+        text, width, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
+    ) or [first.rstrip()]
 
 
 def command(words: str, indent: int) -> list[str]:
     """Return a command line as it can be pasted, continued where it is too long for one line."""
     rows = [""]
     for word in words.split(" "):
-        if rows[-1] and indent + len(rows[-1]) + 1 + len(word) > WIDTH - 2:
+        if rows[-1] and indent + len(rows[-1]) + 1 + len(word) > page.current().prose - 2:
             rows[-1] += " \\"
             rows.append("   ")
         rows[-1] += (" " if rows[-1].strip() else "") + word
@@ -133,11 +150,27 @@ def columns(rows: Sequence[Sequence[str]], align: str, gap: str = "  ") -> list[
 
 
 def fitted(rows: Sequence[Sequence[str]], align: str, names: Sequence[int] = (0, 2), gap: str = "  ") -> list[str]:
-    """Return rows as lines of at most 100 characters: the columns `names` give way alike where they must."""
-    width = MOST_NAME
-    while True:
-        cut = [[shorten(cell, width) if at in names else cell for at, cell in enumerate(row)] for row in rows]
-        table = columns(cut, align, gap)
-        if max(map(len, table)) <= WIDTH or width <= LEAST_NAME:
-            return table
-        width -= 1
+    """Return rows as lines that fit the page: the columns `names` give way alike where they must, then the gaps."""
+    longest = [max((len(row[place]) for row in rows), default=0) for place in range(len(align))]
+    if page.current().whole:
+        return columns(rows, align, gap)
+    width, gap = _name_width(longest, names, gap)
+    cut = [[shorten(cell, width) if at in names else cell for at, cell in enumerate(row)] for row in rows]
+    return columns(cut, align, gap)
+
+
+def _name_width(longest: Sequence[int], names: Sequence[int], gap: str) -> tuple[int, str]:
+    """Return how long names may be, and the gap between columns."""
+    whole = max(longest[place] for place in names)
+    for least, between in ((LEAST_NAME, gap), (LEAST_NAME, " "), (LEAST_OF_ALL, " ")):
+        width = whole
+        while width > least and _table_width(longest, names, width, between) > page.current().table:
+            width -= 1
+        if _table_width(longest, names, width, between) <= page.current().table:
+            return width, between
+    return LEAST_OF_ALL, " "
+
+
+def _table_width(longest: Sequence[int], names: Sequence[int], width: int, gap: str) -> int:
+    cells = (min(long, width) if place in names else long for place, long in enumerate(longest))
+    return sum(cells) + len(gap) * (len(longest) - 1)

@@ -32,8 +32,12 @@ def lines(
     explained: Sequence[str] = (),
     deep: Deep | None = None,
 ) -> list[str]:
-    """Return the answer, how far to trust it, and what is wrong with it; tables take at most 100 columns."""
-    found = [f"zonemeter audit   {span}", *_trust(audit), *(_node_table(audit) if by == "node" else _hop_table(audit))]
+    """Return the answer, how far to trust it, and what is wrong with it; tables are as wide as the page."""
+    found = [
+        *labelled("zonemeter audit", [str(span)], 18),
+        *_trust(audit),
+        *(_node_table(audit) if by == "node" else _hop_table(audit)),
+    ]
     for heading, entries in (
         ("unmeasured", _gaps(audit)),
         ("clock", _clock_steps(audit)),

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from common import terminal
+from common import page, terminal
 from enricher.addresses import Prefix
 from enricher.cidr_check import Finding
 from enricher.cidrs import Cidr
-from replay.amounts import WIDTH, duration, fitted, human, shorten
+from replay.amounts import duration, fitted, human, labelled, shorten
 from replay.cidr_history import DryRun, Unmapped
 from replay.joining import Taken
 from replay.time_range import TimeRange
@@ -81,7 +81,7 @@ def print_checked(checked: Checked, output: str) -> None:
         terminal.write_json(_checked(checked))
         return
     run = checked.run
-    lines = [f"zonemeter cidrs check   {checked.span}   {shorten(checked.source, 24)}", ""]
+    lines = [*labelled("zonemeter cidrs check", [str(checked.span), shorten(checked.source, 24)], 24), ""]
     body: list[Sequence[str]] = [("network", "name", "zone", "bytes", "flows")]
     for entry in checked.entries:
         amount = run.by_rule.get(entry.cidr)
@@ -134,7 +134,7 @@ def _print_table(suggested: Suggested, shown: Sequence[tuple[Unmapped, Sequence[
     table = fitted(body, "<>>>>") if shown else []
     lines += table[:1]
     for line, (network, nodes) in zip(table[1:], shown, strict=True):
-        lines += [line, *(f"    {shorten(fact, WIDTH - 4)}" for fact in _facts(network, nodes))]
+        lines += [line, *(f"    {shorten(fact, page.current().table - 4)}" for fact in _facts(network, nodes))]
     rest = suggested.networks[len(shown) :]
     if rest:
         lines.append(f"and {len(rest)} more, {human(sum(network.bytes for network, _ in rest))}")

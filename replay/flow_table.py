@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Replayed flows as a table for people: the greatest of them, and what all come to, in at most 100 columns."""
+"""Replayed flows as a table for people: the greatest of them, and what all come to, as wide as the page."""
 
 import heapq
 from collections import Counter
@@ -59,7 +59,7 @@ class FlowTable:
             parts.append(f"overlay's outer packets {human(self._outer)} (not in the total)")
         more = self._flows - len(rows)
         return [
-            f"zonemeter replay   {self._span}   {shorten(self._source, 33)}",
+            *labelled("zonemeter replay", [str(self._span), shorten(self._source, 33)], 19),
             *labelled("", [f"{self._flows:,} flows, {human(total)}:", *parts], 0),
             "",
             *fitted(body, "<<<<><>", (1, 3), gap=" "),

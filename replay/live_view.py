@@ -3,23 +3,23 @@
 
 from typing import Any
 
+from common.prices import PriceBook
+from replay.amounts import labelled
 from replay.live import LiveWindow
-from replay.summary_view import summary_lines
+from replay.summary_view import TOP_PAIRS, summary_lines
 from replay.time_range import timestamp
 
 
-def as_lines(window: LiveWindow) -> list[str]:
-    """Return the window as lines of text."""
+def as_lines(window: LiveWindow, prices: PriceBook | None = None, top: int = TOP_PAIRS) -> list[str]:
+    """Return the window as lines of text, with the `top` greatest pairs."""
     summary = window.summary
     unknown = 100 * summary.scopes.get("unknown", 0) / summary.bytes if summary.bytes else 0.0
-    lines = [
-        f"window {timestamp(window.start_ms)[11:]}-{timestamp(window.end_ms)[11:]} UTC   "
-        f"nodes {len(summary.observers)}   flows {summary.flows:,}   unknown {unknown:.1f} %   "
-        f"lag {lag_of(window)}"
-    ]
+    facts = [f"window {timestamp(window.start_ms)[11:]}-{timestamp(window.end_ms)[11:]} UTC"]
+    facts += [f"nodes {len(summary.observers)}", f"flows {summary.flows:,}", f"unknown {unknown:.1f} %"]
+    lines = labelled("", [*facts, f"lag {lag_of(window)}"], 0)
     if window.late or window.refused:
         lines.append(f" {window.late:,} flows came too late to be shown, {window.refused:,} were not understood")
-    return lines + summary_lines(summary, (window.end_ms - window.start_ms) / 1000)
+    return lines + summary_lines(summary, (window.end_ms - window.start_ms) / 1000, prices, top)
 
 
 def lag_of(window: LiveWindow) -> str:

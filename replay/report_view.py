@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A report laid out for people: the answer first, then how far to trust it, then what next; 100 columns. Pure."""
+"""A report laid out for people: the answer first, then how far to trust it, then what next. Pure."""
 
+from common import page
 from common.price_file import SHIPPED, is_shipped
 from common.prices import PriceBook, money, per_month
 from replay.amounts import (
-    WIDTH,
     columns,
     command,
     counted,
@@ -42,8 +42,8 @@ def _head(report: Report) -> list[str]:
     names = sorted(report.summary.clusters)
     clusters = f"cluster{'s' if len(names) > 1 else ''} {', '.join(names)}"
     long = duration(span.to_ms - span.from_ms)
-    head = f"zonemeter report   {shorten(clusters, 26)}   {span} ({long})"
-    found = [head, *labelled("source", [*report.sources, f"{report.summary.flows:,} flows"])]
+    head = labelled("zonemeter report", [shorten(clusters, 26), f"{span} ({long})"], 19)
+    found = [*head, *labelled("source", [*report.sources, f"{report.summary.flows:,} flows"])]
     if span.ended_by_ms is not None:
         left_out = f"windows that ended after {timestamp(span.ended_by_ms)[11:]}: some nodes' may still be on their way"
         found += labelled("left out", [left_out])
@@ -117,14 +117,12 @@ def _answer(report: Report) -> list[str]:
         facts.append(_dollars(cost.total, book))
         facts.append(f"= {_monthly(cost.total, metered, book)} a month at this rate")
     change = _change(report)
-    found = ["CROSS-ZONE   " + "   ".join(facts) + (f"   {change[0]}" if change else "")]
+    found = labelled("CROSS-ZONE", [*facts, *change[:1]], 13)
     basis = f"{duration(metered)} of {duration(report.now.span.to_ms - report.now.span.from_ms)} metered"
     kind = "list prices, no discounts" if book is not None and is_shipped(book) else "prices of your own file"
     notes = [basis if book is None or cost is None else f"over {basis}; a month is 730 h; {kind}"]
     notes += change[1:]
-    if len(found[0]) > WIDTH and change:
-        found[0], notes = found[0][: -len(change[0])].rstrip(), [change[0], *notes]
-    return found + [f"             {note}" for note in notes]
+    return found + [line for note in notes for line in labelled("", [note], 13)]
 
 
 def _change(report: Report) -> list[str]:
@@ -150,15 +148,18 @@ def _zones(report: Report) -> list[str]:
     zones = sorted({zone for pair in matrix for zone in pair})
     unit, divisor = scale(max([*matrix.values(), *report.summary.scopes.values()], default=0))
     side = _other_traffic(report, unit, divisor)
-    head = (f"{unit} from \\ to", *zones)
     body = [
         (source, *(three_digits(size / divisor) if (size := matrix.get((source, to), 0)) else "-" for to in zones))
         for source in zones
     ]
-    table = columns([head, *body], "<" + ">" * len(zones))
-    width = max(map(len, table)) + 5
-    if width + max(map(len, side)) > WIDTH:
-        if width > WIDTH:
+    most, short = page.current().table, short_zones(zones)
+    for names in (zones, [short[zone] for zone in zones]):
+        table = columns([(f"{unit} from \\ to", *names), *body], "<" + ">" * len(zones))
+        width = max(map(len, table)) + 5
+        if width + max(map(len, side)) <= most:
+            break
+    else:
+        if width > most:
             table = _zone_list(matrix, divisor, unit, report.top)
         return [*table, "", *side]
     rows = max(len(table), len(side))
@@ -173,7 +174,7 @@ def _zone_list(matrix: dict[tuple[str, str], int], divisor: int, unit: str, top:
     rows = [(source, "->", to, three_digits(size / divisor)) for (source, to), size in pairs[:top]]
     rest = sum(size for _, size in pairs[top:])
     more = [(f"{len(pairs) - top} more", "", "", three_digits(rest / divisor))] if len(pairs) > top else []
-    return columns([("zones", "", "", unit), *rows, *more], "<<<>")
+    return fitted([("zones", "", "", unit), *rows, *more], "<<<>")
 
 
 def _other_traffic(report: Report, unit: str, divisor: int) -> list[str]:
@@ -228,7 +229,8 @@ def _pairs(report: Report) -> list[str]:
         rows.append((f"{len(rest):,} more", "", "", "", three_digits(size / divisor), *_cost_cells(report, rest)))
     table = fitted(rows, "<<<<" + ">" * (len(rows[0]) - 4))
     if any(pair.received for pair in shown):
-        table.append("* counted on receipt: the sender has no collector; what it is billed is assumed, not verified")
+        note = "* counted on receipt: the sender has no collector; what it is billed is assumed, not verified"
+        table += labelled("", [note], 2 if len(note) > page.current().prose else 0)
     return table
 
 

@@ -52,7 +52,7 @@ class SumWriter:
         rows.append(_row("all", self._total()))
         if OUTER in self._sums:
             rows.append(_row("overlay's outer packets", self._sums[OUTER]))
-        head = labelled("", [f"zonemeter replay   {self._span}", self._source], 0)
+        head = labelled("zonemeter replay", [str(self._span), self._source], 19)
         return [*head, "", *columns(rows, "<>>>")]
 
     def as_dict(self) -> dict[str, Any]:

@@ -46,6 +46,12 @@ class Pair(NamedTuple):
     destination_zone: str
 
 
+def pair_of(traffic: Traffic) -> Pair:
+    """Return the pair that traffic belongs to."""
+    source, destination = traffic.source, traffic.destination
+    return Pair(source.label, destination.label, source.zone, destination.zone)
+
+
 @dataclass
 class Summary:
     """What a set of flows comes to, in IP-layer bytes. `windows`: [start, end) in Unix milliseconds, each once."""
@@ -104,8 +110,7 @@ class Summary:
         sums: dict[Pair, int] = defaultdict(int)
         for key, size in self.traffic.items():
             if key.scope == "cross_zone":
-                source, destination = key.source, key.destination
-                sums[Pair(source.label, destination.label, source.zone, destination.zone)] += size
+                sums[pair_of(key)] += size
         return sums
 
     @property

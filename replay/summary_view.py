@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a summary is shown: zones by zones, then the pairs that cross them, in at most 100 columns. Pure.
+"""How a summary is shown: zones by zones, then the pairs that cross them, as wide as the page. Pure.
 
 Lines of text and no markup: a name out of a record is shown as it is, whatever stands in it.
 """
 
-from common.prices import Price, PriceBook, money, per_month
-from replay.amounts import WIDTH, columns, counted, fitted, short_zones, shorten
-from replay.summary import EXTERNAL, Pair, Summary
+from collections.abc import Sequence
+
+from common import page
+from common.price_file import is_shipped
+from common.prices import PriceBook, money, per_month
+from replay.amounts import columns, counted, fitted, human, labelled, short_zones, shorten
+from replay.bill import NOTHING, Bill, Cost, price_summary
+from replay.summary import EXTERNAL, Pair, Summary, pair_of
 from schemas.flow import Scope
 
 TOP_PAIRS = 5
@@ -14,18 +19,26 @@ TOP_PAIRS = 5
 MOST_ZONES = 26
 
 
-def summary_lines(summary: Summary, seconds: float, prices: PriceBook | None = None) -> list[str]:
+def summary_lines(summary: Summary, seconds: float, prices: PriceBook | None = None, top: int = TOP_PAIRS) -> list[str]:
     """Return rates over `seconds`, in MB/s (10^6 bytes); with `prices`, what crossing zones costs at this rate."""
     rate = 1e6 * seconds
-    price = prices.find("cross_zone") if prices else None
-    crossing = summary.scopes.get("cross_zone", 0)
     lines = [*_zones(summary, rate), *_scopes(summary, rate)]
-    if prices and price:
-        lines.append(
-            f" at this rate ${_monthly(price, crossing, seconds):,.0f} a month "
-            f"({prices.title} list price as of {prices.as_of}, {price.total} $/{price.unit}, 730 h)"
-        )
-    return [*lines, *_pairs(summary, seconds, price)] if crossing else lines
+    if not summary.scopes.get("cross_zone"):
+        return lines
+    bill = price_summary(summary, prices)
+    if prices is not None:
+        lines += labelled("", [_cost(bill, prices, seconds)], 1)
+    return [*lines, *_pairs(summary, seconds, bill, top)]
+
+
+def _cost(bill: Bill, prices: PriceBook, seconds: float) -> str:
+    """Say what crossing zones costs a month, by which prices; what of it has no price is in no sum, and said."""
+    cost, general = bill.by_scope.get("cross_zone"), prices.find("cross_zone")
+    each = f", {general.total} {_sign(prices).strip()}/{general.unit}" if general else ""
+    kind = f"{prices.title} list price" if is_shipped(prices) else f"{prices.title}, prices of your own file,"
+    unpriced = bill.unpriced.get("cross_zone", 0)
+    rest = f"; {human(unpriced)} in this window has no price" if unpriced else ""
+    return f"at this rate {_monthly(cost, prices, seconds)} a month ({kind} as of {prices.as_of}{each}, 730 h){rest}"
 
 
 def _zones(summary: Summary, rate: float) -> list[str]:
@@ -40,7 +53,7 @@ def _zones(summary: Summary, rate: float) -> list[str]:
     short = short_zones(zones)
     for head in (names, [short.get(name, name) for name in names]):
         table = columns([(" MB/s from \\ to", *head), *rows], "<" + ">" * len(names))
-        if max(map(len, table)) <= WIDTH:
+        if max(map(len, table)) <= page.current().table:
             return table
     return [f" {len(zones)} zones, too many to lay out here: zonemeter report lists them"]
 
@@ -56,26 +69,30 @@ def _scopes(summary: Summary, rate: float) -> list[str]:
         for scope in others
         if (size := scopes.get(scope, 0)) / rate >= 0.005
     ]
-    return ["   ".join([f" cross-zone {crossing / rate:.2f} MB/s{share}", *rest])]
+    return labelled("", [f"cross-zone {crossing / rate:.2f} MB/s{share}", *rest], 1)
 
 
-def _pairs(summary: Summary, seconds: float, price: Price | None) -> list[str]:
+def _pairs(summary: Summary, seconds: float, bill: Bill, top: int) -> list[str]:
     ranked = sorted(summary.cross_zone_pairs.items(), key=lambda item: (-item[1], item[0]))
+    prices, costs = bill.book, _costs(bill)
 
-    def amounts(size: int) -> list[str]:
-        rate = f"{size / (1e6 * seconds):.2f}"
-        return [rate, f"{_monthly(price, size, seconds):,.0f}"] if price else [rate]
+    def amounts(pairs: Sequence[tuple[Pair, int]]) -> list[str]:
+        rate = f"{sum(size for _, size in pairs) / (1e6 * seconds):.2f}"
+        if prices is None:
+            return [rate]
+        known = [costs[pair] for pair, _ in pairs if pair in costs]
+        return [rate, _monthly(sum(known, NOTHING) if known else None, prices, seconds, sign="")]
 
-    titles = ["MB/s", "$/month"][: 2 if price else 1]
+    titles = ["MB/s"] if prices is None else ["MB/s", f"{_sign(prices).strip()}/month"]
     short = short_zones(sorted({zone for pair in summary.zones for zone in pair if zone != EXTERNAL}))
     rows = [(" top cross-zone pairs", "", "", "zones", *titles)]
     rows += [
-        (f" {pair.source}", "->", pair.destination, _places(pair, short), *amounts(size))
-        for pair, size in ranked[:TOP_PAIRS]
+        (f" {pair.source}", "->", pair.destination, _places(pair, short), *amounts([(pair, size)]))
+        for pair, size in ranked[:top]
     ]
-    rest = ranked[TOP_PAIRS:]
+    rest = ranked[top:]
     if rest:
-        rows.append((f" {counted(len(rest), 'more pair')}", "", "", "", *amounts(sum(size for _, size in rest))))
+        rows.append((f" {counted(len(rest), 'more pair')}", "", "", "", *amounts(rest)))
     return fitted(rows, "<<<<" + ">" * len(titles))
 
 
@@ -83,5 +100,21 @@ def _places(pair: Pair, short: dict[str, str]) -> str:
     return shorten(f"{short[pair.source_zone]} -> {short[pair.destination_zone]}", MOST_ZONES)
 
 
-def _monthly(price: Price, size: int, seconds: float) -> float:
-    return float(money(per_month(size * price.rate, int(seconds * 1000))))
+def _costs(bill: Bill) -> dict[Pair, Cost]:
+    costs: dict[Pair, Cost] = {}
+    for traffic, cost in bill.costs.items():
+        if traffic.scope == "cross_zone":
+            pair = pair_of(traffic)
+            costs[pair] = costs.get(pair, NOTHING) + cost
+    return costs
+
+
+def _sign(prices: PriceBook) -> str:
+    return "$" if prices.currency == "USD" else f"{prices.currency} "
+
+
+def _monthly(cost: Cost | None, prices: PriceBook, seconds: float, sign: str | None = None) -> str:
+    if cost is None:
+        return "?"
+    monthly = float(money(per_month(cost.total, int(seconds * 1000))))
+    return f"{_sign(prices) if sign is None else sign}{monthly:,.0f}"

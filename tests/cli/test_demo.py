@@ -36,8 +36,8 @@ def _parts(name: str) -> tuple[str, str, str, str]:
 
 
 def test_a_window_that_was_over_before_anybody_looked_has_a_title() -> None:
-    assert title_of(window(0, {}), 4, "act 1").endswith("nodes 0/4   flows 0   unknown 0.0 %   lag -   act 1")
-    assert "lag 0.2 s" in title_of(window(0, {}, START_MS + WINDOW_MS + 200), 4, "act 1")
+    assert title_of(window(0, {}), 4, "act 1")[0].endswith("nodes 0/4   flows 0   unknown 0.0 %   lag -   act 1")
+    assert "lag 0.2 s" in title_of(window(0, {}, START_MS + WINDOW_MS + 200), 4, "act 1")[0]
 
 
 def test_the_acts_are_compared_over_windows_that_lie_wholly_in_one() -> None:

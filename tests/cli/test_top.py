@@ -2,8 +2,10 @@
 """Windows as they come in: by tables of what arrives when, and `zonemeter top` as a process over a real broker."""
 
 import asyncio
+import io
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -14,6 +16,8 @@ from pathlib import Path
 import orjson
 import pytest
 
+from cli.top import shown
+from common.price_file import shipped
 from common.publish import Record
 from lab.broker import Broker
 from replay.live import PATIENCE_MS, SETTLE_MS, LiveWindow, Only, Windows
@@ -111,6 +115,68 @@ def test_json_adds_up() -> None:
 
 def test_an_empty_window_can_be_shown() -> None:
     assert "flows 0" in as_lines(LiveWindow(START_MS, END))[0]
+
+
+def test_prices_and_how_many_pairs() -> None:
+    live = windows()
+    add(live, [flow(destination=pod(f"p{number}", "b"), bytes=10**9) for number in range(9)])
+    (given,) = live.ready(END + PATIENCE_MS)
+    text = as_lines(given, shipped("aws"), top=7)
+    assert len([line for line in text if " -> " in line]) == 7
+    assert any("2 more pairs" in line for line in text)
+    assert any("at this rate $47,304 a month" in line for line in text), "0.9 GB/s x 730 h at 0.02 $/GB"
+
+
+class Terminal(io.StringIO):
+    """A terminal that notes what is written to it."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("height", ["8", "50"])
+def test_a_window_takes_the_place_of_the_one_before(monkeypatch: pytest.MonkeyPatch, height: str) -> None:
+    """Also where the terminal is lower than the table: what has scrolled away cannot be written over."""
+    terminal = Terminal()
+    for name, value in (("COLUMNS", "80"), ("LINES", height), ("TERM", "xterm")):
+        monkeypatch.setenv(name, value)
+    live = windows()
+    for sequence in range(3):
+        start = START_MS + sequence * WINDOW_MS
+        ends = [pod(f"w{number}-with-quite-a-long-name", "b") for number in range(9)]
+        add(live, [flow(destination=end, start_ms=start, end_ms=start + WINDOW_MS) for end in ends])
+    given = live.ready(END + 3 * WINDOW_MS + PATIENCE_MS)
+    assert len(given) == 3
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", terminal)
+        with shown("table", as_lines) as show:
+            for window in given:
+                show(window)
+            lines = screen(terminal.getvalue(), int(height))
+    assert [line[:22] for line in lines if line.startswith("window ")] == [as_lines(given[-1])[0][:22]]
+    assert max(map(len, lines)) <= 80
+
+
+def screen(written: str, height: int) -> list[str]:
+    """Return what a terminal of so many lines shows after that, with what has scrolled away above it."""
+    lines, row, column = [""], 0, 0
+    for control, text in re.findall(r"(\x1b\[[0-9;?]*[a-zA-Z]|\r|\n)|([^\x1b\r\n]+)", written):
+        if control == "\n":
+            row += 1
+            lines += [""] * (row + 1 - len(lines))
+            column = 0  # the line discipline's
+        elif control == "\r":
+            column = 0
+        elif control.endswith("A"):
+            row = max(row - int(control[2:-1] or 1), len(lines) - height, 0)
+        elif control.endswith("K"):
+            lines[row] = ""
+        elif text:
+            lines[row] = lines[row][:column].ljust(column) + text + lines[row][column + len(text) :]
+            column += len(text)
+    return [line.rstrip() for line in lines]
 
 
 def recent_flows(count: int) -> list[Flow]:
@@ -236,6 +302,8 @@ def test_on_a_terminal_ctrl_c_ends_it_and_gives_the_cursor_back(topics: Topics) 
         (["--kafka-bootstrap", "127.0.0.1:1"], b"127.0.0.1:1"),
         (["--topic-prefix", "nothere."], b"does not exist"),
         (["--window-seconds", "0"], b"window_seconds"),
+        (["--prices", "/nonexistent"], b"expected aws, azure, gcp or a file"),
+        (["--top", "0"], b"top (--top, ZONEMETER_TOP)"),
         (["-n", ""], b"namespace"),
     ],
 )

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit.result import Audit, Coverage, Gap, HopTotal, Shortfall
+from common import page
 from common.price_file import shipped
 from common.prices import PriceBook, money
 from replay import report_tables, report_view
@@ -320,6 +321,24 @@ def test_a_relayed_packet_leaves_the_observers_zone() -> None:
         bytes=7,
     )
     assert summed([relayed]).zones == {("a", "b"): 7}
+
+
+@pytest.mark.parametrize("columns", [80, 100, 140])
+@pytest.mark.parametrize("by", [None, "workload", "hour"])
+def test_nothing_breaks_within_a_number_or_a_name(columns: int, by: By | None) -> None:
+    before = None if by == "hour" else a_day()
+    flows = [*a_day(), flow(**WINDOW, source=pod("a-name-that-goes-on-" * 4, "eu-west-1a"), bytes=999 * GB)]
+    made = report(flows, shipped("aws"), by=by, before=before, sources=["archive /var/lib/" + "x" * 150])
+    with page.laid_out(None):
+        whole = report_view.lines(made)
+    with page.laid_out(columns):
+        text = report_view.lines(made)
+    assert max(map(len, text)) <= columns
+    words = {word for line in whole for word in line.split()}
+    shortened = {word for line in text for word in line.split()} - words - {"\\", "a", "b", "c"}
+    zones = {f"{one}," for one in "abc"}
+    assert all(".." in word or word in zones for word in shortened), shortened
+    assert by is not None or "a-name-that-goes-on-" * 4 in "\n".join(whole)
 
 
 ENDS = st.sampled_from(

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
+
 import msgspec
 import pytest
 
+from common import page
 from common.price_file import shipped
 from replay.summary import Pair, Summariser, Summary
 from replay.summary_view import summary_lines
@@ -68,6 +71,42 @@ def test_many_zones_and_long_names_do_not_make_it_wider(zones: int, shown: str) 
     lines = summary_lines(summary_of(*changes), seconds=1)
     assert_printable(lines)
     assert any(line.strip().startswith(shown.strip()) for line in lines), lines
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_a_window_fits_the_terminal(columns: int) -> None:
+    places = [place_of(f"lab-1{zone}", f"a-workload-with-a-long-name-{zone}" * 2) for zone in "abcd"]
+    changes: list[dict[str, object]] = [
+        {"source": one, "destination": two, "bytes": 123_456_789_012} for one in places for two in places
+    ]
+    changes += [{"scope": scope, "bytes": 5 * 10**9} for scope in ("same_zone", "same_node", "external", "unknown")]
+    with page.laid_out(columns):
+        lines = summary_lines(summary_of(*changes), 10, shipped("aws"), top=7)
+    assert max(map(len, lines)) <= columns
+    assert len([line for line in lines if " -> " in line]) == 7
+    text = " ".join(" ".join(lines).split())
+    assert "external 500.00 unknown 500.00" in text
+
+
+def test_prices_of_ones_own_are_called_that_and_what_has_none_is_said() -> None:
+    book = dataclasses.replace(
+        shipped("aws"),
+        name="mine.toml",
+        currency="EUR",
+        prices=tuple(
+            dataclasses.replace(price, source_region="eu-*")
+            for price in shipped("aws").prices
+            if price.scope == "cross_zone"
+        ),
+    )
+    nowhere = place_of("eu-west-1c", "nowhere")
+    text = "\n".join(summary_lines(summary_of({"bytes": 25_000_000}, {"source": nowhere, "bytes": 10**6}), 10, book))
+    assert "at this rate EUR 131 a month (AWS, prices of your own file, as of 2026-11-23, 730 h)" in " ".join(
+        text.split()
+    )
+    assert "1.00 MB in this window has no price" in " ".join(text.split())
+    assert "EUR/month" in text
+    assert "$" not in text
 
 
 def test_a_name_is_shown_as_it_is() -> None:
