@@ -5,12 +5,17 @@ import asyncio
 import logging
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from common.log import JsonLines
 from lab.broker import Broker
 from lab.plan import Plan
 from tests.labs import own_plan
+
+# No test depends on a wall time.
+hypothesis.settings.register_profile("zonemeter", deadline=None)
+hypothesis.settings.load_profile("zonemeter")
 
 # What a test needs beside Python, told by its fixtures and by what its module imports. Without any it is `quick`: no
 # root, no network, no process (`make quick`).

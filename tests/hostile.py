@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 # Enough to meet every field with every kind of value many times over a few runs; the seed is Hypothesis's own.
-EXAMPLES = settings(max_examples=80, deadline=None)
+EXAMPLES = settings(max_examples=80)
 
 INTEGERS = st.one_of(
     st.integers(-(2**70), 2**70),

@@ -212,7 +212,6 @@ def test_segments_that_do_not_fit_the_way_out(meters: Meters) -> None:
 
 @settings(
     max_examples=40,
-    deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

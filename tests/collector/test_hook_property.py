@@ -29,7 +29,6 @@ ESP = 50
 pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
 settle = settings(
     max_examples=60,
-    deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking takes minutes and says little more
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

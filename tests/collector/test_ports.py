@@ -76,7 +76,7 @@ def metered_both(request: pytest.FixtureRequest, deaf_pods: None) -> Iterator[di
             pins.detach(metered.pin_dir(f"ports{node}"))
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(pairs=st.lists(st.tuples(PORTS, PORTS, PROTOCOLS), min_size=1, max_size=100))
 def test_every_node_and_both_directions_agree_with_the_model(
     metered_both: dict[int, Metered], pairs: list[Pair]

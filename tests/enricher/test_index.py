@@ -86,7 +86,7 @@ def states(draw: st.DrawFn) -> TopologyState:
 
 
 @given(st.lists(states(), max_size=12), st.integers(0, 60), st.integers(1, 20))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_index_agrees_with_the_model(given_states: list[TopologyState], start: int, length: int) -> None:
     index = Index()
     for state in given_states:
@@ -99,7 +99,7 @@ def test_index_agrees_with_the_model(given_states: list[TopologyState], start: i
 
 
 @given(st.lists(states(), max_size=8), st.randoms(use_true_random=False))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_order_of_arrival_does_not_matter(given_states: list[TopologyState], random: Any) -> None:
     shuffled = [*given_states, *given_states[:3]]
     random.shuffle(shuffled)
@@ -121,7 +121,7 @@ _GOT_LATER = pod("x", ADDRESSES[0], "n", uid="a", from_ms=3, to_ms=4, acquired_f
 
 @given(st.lists(states(), max_size=12), st.integers(0, 60), st.lists(states(), max_size=3))
 @example([_GOT_LATER], 7, [pod("y", ADDRESSES[0], "n", uid="b", from_ms=2)])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_pruning_changes_no_answer_after_its_horizon(
     given_states: list[TopologyState], horizon: int, later: list[TopologyState]
 ) -> None:
@@ -173,7 +173,7 @@ def test_shrinking_forgets_what_ended_longest_ago_and_nothing_that_holds() -> No
 
 
 @given(st.lists(states(), max_size=20), st.integers(0, 20))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_shrunk_it_is_small_enough_unless_all_that_is_left_still_counts(
     given_states: list[TopologyState], most: int
 ) -> None:

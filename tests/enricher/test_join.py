@@ -326,7 +326,7 @@ ADDRESSES = [A1, A2, B1, HOST_B, RDS, INTERNET, "10.42.2.77", "fd00:42::17", "2a
         max_size=30,
     )
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_every_row_is_given_out_or_put_aside_and_says_what_the_row_said(rows: list[dict[str, Any]]) -> None:
     found = joined(rows)
     assert found.taken == total({"given": found.given, **found.aside})

@@ -52,7 +52,7 @@ STEPS = st.lists(STATES | st.tuples(TIMES, st.integers(1, 6)) | TIMES, min_size=
 
 
 @given(STEPS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_an_answer_remembered_is_the_one_found_anew(steps: list[TopologyState | tuple[int, int] | int]) -> None:
     """A state is taken in, a number prunes before it, a pair is a window that all addresses are asked of."""
     index = Index()

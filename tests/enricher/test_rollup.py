@@ -107,7 +107,7 @@ def other_world() -> Index:
 
 
 @given(ROWS, st.lists(st.tuples(st.integers(0, 30), st.booleans(), st.booleans()), min_size=1, max_size=4))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_killed_again_and_again_in_changing_worlds_each_row_is_out_or_aside_once(
     rows: list[dict[str, Any]], lives: list[tuple[int, bool, bool]]
 ) -> None:

@@ -50,7 +50,7 @@ def surely_apart(other: Life, start: int, end: int) -> bool:
 
 
 @given(lives(), st.integers(0, 90), st.integers(0, 60), st.integers(0, 8), st.booleans())
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 def test_who_is_named_is_who_sent(made: list[Life], begin: int, length: int, delay: int, restarted: bool) -> None:
     outage = (T0 + begin * 1000, T0 + (begin + length) * 1000)
     enricher = told(made, outage, delay * 250, restarted=restarted)
@@ -64,7 +64,7 @@ def test_who_is_named_is_who_sent(made: list[Life], begin: int, length: int, del
 
 
 @given(lives(), st.integers(0, 8))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_who_sent_is_named_unless_what_is_told_leaves_doubt(made: list[Life], delay: int) -> None:
     enricher = told(made, (T0 - 1000, T0 - 1000), delay * 250, restarted=False)
     for life in made:

@@ -87,7 +87,7 @@ FLOWS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(FLOWS, SELECTIONS)
 def test_rows_and_columns_are_filtered_alike(flows: list[Flow], selection: Selection) -> None:
     rows = [row_of(one) for one in flows]
