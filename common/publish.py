@@ -5,14 +5,14 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import InvalidTimestampError, KafkaError, MessageSizeTooLargeError
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.default_records import DefaultRecordBatch
-from prometheus_client import Counter
+from prometheus_client import CollectorRegistry, Counter
 
 from common import kafka
 from common.errors import PublishError, leaves
@@ -54,16 +54,42 @@ class Run:
     headers: Sequence[tuple[str, bytes]] = ()
 
 
+class PublishCounters:
+    """What the publishers of a service count together."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.failures = Counter(
+            "zonemeter_publish_failures",
+            "Publications that failed or timed out; the producer was rebuilt and the records are sent again.",
+            registry=registry,
+        )
+        self.untimed = Counter(
+            "zonemeter_publish_untimed_records",
+            "Records sent without a timestamp, because the broker refuses theirs: a clock is far ahead.",
+            registry=registry,
+        )
+
+
 class Publisher:
     """An idempotent producer behind one call. One at a time per partition: the caller keeps the order.
 
     After a failure the producer is ended and made anew, which is all that helps once a batch was refused (aiokafka
-    issue 1017), and the longer the failures go on the later. While they do, the service is not ready and says why.
+    issue 1017), and the longer the failures go on the later. While they do, the service is not ready and says why, or
+    `tell` is given the reason, and None when it is over. With the producer all that it has under way ends: partitions
+    that must not wait for each other have publishers of their own, with the same `counters`.
     """
 
-    def __init__(self, service: Service, settings: KafkaSettings) -> None:
+    def __init__(
+        self,
+        service: Service,
+        settings: KafkaSettings,
+        counters: PublishCounters | None = None,
+        tell: Callable[[str | None], None] | None = None,
+    ) -> None:
         self._service = service
         self._settings = settings
+        self._counters = counters or PublishCounters(service.registry)
+        self._tell = tell or self._tell_health
         self._producer: AIOKafkaProducer | None = None
         self._lock = asyncio.Lock()
         self._batch_bytes = kafka.MAX_BATCH_BYTES
@@ -74,16 +100,6 @@ class Publisher:
         # A clock that is more than an hour ahead of the broker's: times from which on it refused them, and until when
         # that is believed (monotonic).
         self._refused_from_ms, self._refused_until = 0, 0.0
-        self._failures = Counter(
-            "zonemeter_publish_failures",
-            "Publications that failed or timed out; the producer was rebuilt and the records are sent again.",
-            registry=service.registry,
-        )
-        self._untimed = Counter(
-            "zonemeter_publish_untimed_records",
-            "Records sent without a timestamp, because the broker refuses theirs: a clock is far ahead.",
-            registry=service.registry,
-        )
 
     async def start(self) -> None:
         """Connect, however long it takes; `Stopped` if told to stop before."""
@@ -153,7 +169,7 @@ class Publisher:
     def _without_time(self, record: Record | Run) -> Record | Run:
         if record.timestamp_ms < self._refused_from_ms:
             return record
-        self._untimed.inc(len(record.values) if isinstance(record, Run) else 1)
+        self._counters.untimed.inc(len(record.values) if isinstance(record, Run) else 1)
         return replace(record, timestamp_ms=NO_TIMESTAMP)
 
     def _backoff_seconds(self) -> float:
@@ -165,11 +181,17 @@ class Publisher:
         for topic in topics & self._failing.keys():
             del self._failing[topic]
         if not self._failing:
+            self._tell(None)
+
+    def _tell_health(self, reason: str | None) -> None:
+        if reason is None:
             self._service.health.ready("publish")
+        else:
+            self._service.health.waiting("publish", f"{reason}; trying on")
 
     async def _failed(self, producer: AIOKafkaProducer, error: Exception, topics: set[str], oldest_ms: int) -> None:
         """End a producer that failed; of several partitions that fail together, the first one's call does it."""
-        self._failures.inc()
+        self._counters.failures.inc()
         if self._producer is not producer:
             return
         self._producer = None
@@ -178,7 +200,7 @@ class Publisher:
             self._smaller()
         if any(isinstance(leaf, InvalidTimestampError) for leaf in leaves(error)):
             self._refused_from_ms, self._refused_until = oldest_ms, time.monotonic() + UNTIMED_SECONDS
-        self._service.health.waiting("publish", f"{', '.join(sorted(topics))}: {_why(error)}; trying on")
+        self._tell(f"{', '.join(sorted(topics))}: {_why(error)}")
         await kafka.abandon(producer)
 
 

@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 from common import kafka, service
 from common.errors import Refusal, Stopped
-from common.publish import Publisher
+from common.partitions import Partitions
+from common.publish import PublishCounters, Publisher
 from common.service import Service
 from common.settings import load
 from common.task_group import TaskGroup
@@ -51,8 +52,9 @@ async def run(running: Service, settings: EnricherSettings) -> None:
     cidrs = _cidrs(settings)
     metrics.expect(cidrs)
     patience = Patience(cluster, Resolver(index, cidrs), metrics, settings.late_seconds)
-    publisher = Publisher(running, settings)
-    deps = Deps(running, settings, settings.policy, cluster, patience, publisher, metrics, Nodes(index))
+    counters, partitions = PublishCounters(running.registry), Partitions(running, metrics.lag_records)
+    publisher = Publisher(running, settings, counters)
+    deps = Deps(running, settings, settings.policy, cluster, patience, counters, partitions, metrics, Nodes(index))
     pipeline = Pipeline(deps)
     follower = None
     if settings.topology is not None:
@@ -62,7 +64,6 @@ async def run(running: Service, settings: EnricherSettings) -> None:
         await follower.open()
     try:
         await kafka.wait_for_topics(running, settings, _topics(settings))
-        await publisher.start()
         if follower is None:
             _question(cidrs, cluster)
             gc.freeze()

@@ -2,17 +2,22 @@
 """The consumer group: which raw partitions are ours, one worker for each, and what happens when that changes.
 
 Every rebalance revokes everything (aiokafka has no cooperative assignor). A revoked worker finishes the unit under
-way and commits it, within a deadline; what it could not finish the next owner reads back and completes.
+way and commits it, within a deadline; what it could not finish the next owner reads back and completes. A worker that
+fails begins again by itself while the others go on; only where all of ours fail, the session ends and begins anew.
 """
 
 import asyncio
 import logging
+import random
+import time
+from collections.abc import Iterable
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from common import kafka
-from common.errors import Stopped, leaves
+from common.errors import Refusal, Stopped, leaves
+from common.partitions import LOOK_SECONDS
 from common.task_group import TaskGroup
 from enricher.worker import Deps, Worker
 
@@ -24,6 +29,8 @@ _FINISH_SECONDS = 15.0
 _CANCEL_SECONDS = 2.0
 _RETRY_SECONDS = 2.0
 _WATCH_SECONDS = 1.0
+# A worker that fails begins again the later, the oftener it failed within so long of having begun.
+_SOUND_SECONDS = 60.0
 _NOBODYS = TopicPartition("", 0)
 
 
@@ -32,11 +39,11 @@ class Pipeline:
 
     def __init__(self, deps: Deps) -> None:
         self._deps = deps
-        self._workers: dict[int, tuple[Worker, asyncio.Task[None]]] = {}
+        self._workers: dict[TopicPartition, tuple[Worker, asyncio.Task[None]]] = {}
 
     def owns_first(self) -> bool:
         """Return whether raw partition 0 is ours: then the topology topic is ours to write."""
-        return 0 in self._workers
+        return TopicPartition(self._deps.settings.topics.raw, 0) in self._workers
 
     async def run(self) -> None:
         """Work; after any failure of Kafka begin anew from what is committed."""
@@ -58,14 +65,30 @@ class Pipeline:
             async with TaskGroup() as tasks:
                 consumer.subscribe([settings.topics.raw], listener=_Listener(self, consumer, tasks))
                 service.health.ready("pipeline")
+                watching = tasks.create_task(self._watch(consumer), name="watch-partitions")
                 while not service.stopping.is_set():
                     # The group's own errors surface only here, and without a partition nobody else would ask.
                     await kafka.fetch(consumer, _NOBODYS, seconds=0)
                     await service.pause(_WATCH_SECONDS)
+                watching.cancel()
                 await self.stop_workers()
         finally:
             self._workers.clear()
+            self._deps.partitions.keep(())
             await kafka.close(consumer)
+
+    async def _watch(self, consumer: AIOKafkaConsumer) -> None:
+        """Look how far behind each partition is; a worker cannot tell where it reads nothing."""
+        settings, health = self._deps.settings, self._deps.service.health
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            known = {where: worker.position for where, (worker, _) in self._workers.items()}
+            positions = {where: position for where, position in known.items() if position is not None}
+            silent = await self._deps.partitions.look(consumer, positions, settings.kafka_deadline_seconds)
+            if silent is None:
+                health.ready("kafka")
+            else:
+                health.waiting("kafka", f"Kafka at {settings.kafka_bootstrap}: {silent}; trying on")
 
     def _new_consumer(self) -> AIOKafkaConsumer:
         settings = self._deps.settings
@@ -78,19 +101,23 @@ class Pipeline:
             heartbeat_interval_ms=int(settings.session_seconds * 300),
         )
 
-    def start_worker(self, consumer: AIOKafkaConsumer, tasks: TaskGroup, partition: int) -> None:
-        """Begin to work on a partition."""
-        worker = Worker(self._deps, consumer, partition)
-        task = tasks.create_task(self._live(worker, partition), name=f"partition-{partition}")
-        self._workers[partition] = (worker, task)
+    def start_workers(self, consumer: AIOKafkaConsumer, tasks: TaskGroup, assigned: Iterable[TopicPartition]) -> None:
+        """Begin to work on the partitions that are ours now."""
+        ours = sorted(assigned)
+        self._deps.partitions.keep(ours)
+        for where in ours:
+            worker = Worker(self._deps, consumer, where.partition)
+            task = tasks.create_task(self._live(worker, where), name=f"partition-{where.partition}")
+            self._workers[where] = (worker, task)
 
     async def stop_workers(self) -> None:
         """Let all workers finish what is under way; cancel those that take too long."""
         tasks = []
-        for worker, task in self._workers.values():
+        for where, (worker, task) in self._workers.items():
             worker.stopping = True
             tasks.append(task)
-            if worker.idle:
+            # One that fails would not finish, and the group waits for it.
+            if worker.idle or self._deps.partitions.is_failing(where):
                 task.cancel()
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=_FINISH_SECONDS)
@@ -101,13 +128,31 @@ class Pipeline:
                 await asyncio.wait(late, timeout=_CANCEL_SECONDS)
         self._workers.clear()
 
-    async def _live(self, worker: Worker, partition: int) -> None:
-        try:
-            await worker.run()
-        except (CommitFailedError, IllegalStateError) as error:
-            # The group has moved on; whoever has the partition now reads back what is out.
-            log.warning("partition %s is no longer ours: %s", partition, error)
-            self._workers.pop(partition, None)
+    async def _live(self, worker: Worker, where: TopicPartition) -> None:
+        """Let a worker work; again and again if it fails and others do not."""
+        partitions, backoff = self._deps.partitions, kafka.FIRST_BACKOFF_SECONDS
+        while True:
+            began = time.monotonic()
+            try:
+                await worker.run()
+                return
+            except (CommitFailedError, IllegalStateError) as error:
+                # The group has moved on; whoever has the partition now reads back what is out.
+                log.warning("partition %s is no longer ours: %s", where.partition, error)
+                self._workers.pop(where, None)
+                return
+            except (Refusal, Stopped):
+                raise
+            except Exception as error:
+                if not isinstance(error, KafkaError | OSError | TimeoutError):
+                    log.exception("partition %s: its worker crashed", where.partition)
+                partitions.fails(where, f"{type(error).__name__}: {kafka.reason(error)}")
+                if all(map(partitions.is_failing, self._workers)):
+                    raise
+            if time.monotonic() - began > _SOUND_SECONDS:
+                backoff = kafka.FIRST_BACKOFF_SECONDS
+            await asyncio.sleep(backoff * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
+            backoff = min(backoff * 2, kafka.LONGEST_BACKOFF_SECONDS)
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types
@@ -122,5 +167,4 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka sh
         await self._pipeline.stop_workers()
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
-        for where in sorted(assigned):
-            self._pipeline.start_worker(self._consumer, self._tasks, where.partition)
+        self._pipeline.start_workers(self._consumer, self._tasks, assigned)

@@ -16,7 +16,8 @@ from aiokafka.structs import ConsumerRecord, OffsetAndMetadata
 
 from common import kafka
 from common.errors import PublishError
-from common.publish import Publisher, Record
+from common.partitions import Partitions
+from common.publish import PublishCounters, Publisher, Record
 from common.service import Service
 from enricher import recovery
 from enricher.cluster import Cluster
@@ -52,13 +53,14 @@ class Deps:
     policy: Policy
     cluster: Cluster
     patience: Patience
-    publisher: Publisher
+    publish_counters: PublishCounters
+    partitions: Partitions
     metrics: Metrics
     nodes: Nodes
 
 
 class Worker:
-    """One raw partition."""
+    """One raw partition, with a producer of its own: one that Kafka refuses must not end what others have under way."""
 
     def __init__(self, deps: Deps, consumer: AIOKafkaConsumer, partition: int) -> None:
         self._deps = deps
@@ -71,32 +73,64 @@ class Worker:
         self._resumed: dict[str, Out] = {}
         self._enriched_end = 0
         self._next: int | None = None
+        self._done: int | None = None
         self._repeats: Repeats | None = None
         self._contradictions: set[str] = set()
+        self._publisher = Publisher(deps.service, deps.settings, deps.publish_counters, self._tell)
         self.stopping = False
         self.idle = True
 
     async def run(self) -> None:
-        """Work until `stopping`. Raises what Kafka's client raises; the worker's state is void then."""
-        await self._recover()
-        while not self.stopping:
+        """Work until `stopping`. Raises what Kafka's client raises; then it may be called again, and begins anew."""
+        try:
+            await self._recover()
+            while not self.stopping:
+                self.idle = True
+                records = await self._fetch()
+                self.idle = False
+                if records:
+                    await self._work(records)
+                elif self._has_caught_up():
+                    self._deps.partitions.works(self._where)
+        finally:
             self.idle = True
-            batches = await kafka.fetch(self._consumer, self._where, seconds=_FETCH_SECONDS, max_records=_FETCH_RECORDS)
-            self.idle = False
-            records = batches.get(self._where, [])
-            if records:
-                await self._work(records)
+            await self._publisher.close()
+
+    @property
+    def position(self) -> int | None:
+        """The raw offset that is committed, or the first there is; None before that is known."""
+        return self._done
+
+    async def _fetch(self) -> Sequence[RawRecord]:
+        batches = await kafka.fetch(self._consumer, self._where, seconds=_FETCH_SECONDS, max_records=_FETCH_RECORDS)
+        return batches.get(self._where, ())
+
+    def _has_caught_up(self) -> bool:
+        end = self._consumer.highwater(self._where)
+        return end is not None and self._done is not None and end <= self._done
 
     async def _recover(self) -> None:
         found = await recovery.committed(self._deps.service, self._settings, self._partition)
-        tail = await recovery.read_tail(self._deps.service, self._settings, self._partition, found.enriched_offset)
-        self._resumed, self._enriched_end, self._next = tail.chunks, tail.end, found.raw_offset
+        self._next = self._done = found.raw_offset
+        self._repeats = None
         if found.raw_offset is not None:
             self._consumer.seek(self._where, found.raw_offset)
+        else:
+            self._done = await self._from_the_beginning()
+        tail = await recovery.read_tail(self._deps.service, self._settings, self._partition, found.enriched_offset)
+        self._resumed, self._enriched_end = tail.chunks, tail.end
         log.info(
             "took over a partition",
             extra={"partition": self._partition, "offset": found.raw_offset, "chunks_already_out": len(tail.chunks)},
         )
+
+    async def _from_the_beginning(self) -> int:
+        """Read from the first record on, also where some were read before and not committed; return its offset."""
+        async with asyncio.timeout(self._settings.kafka_deadline_seconds):
+            if not await self._consumer.seek_to_beginning(self._where):
+                raise TimeoutError("Kafka does not say where it begins")
+            first: int = await self._consumer.position(self._where)
+            return first
 
     async def _work(self, records: Sequence[RawRecord]) -> None:
         unit = Unit()
@@ -179,7 +213,7 @@ class Worker:
         self._metrics.published(unit.windows, self._deps.cluster.clock())
         while True:
             try:
-                await self._deps.publisher.publish(unit.books)
+                await self._publisher.publish(unit.books)
                 break
             except PublishError as error:
                 # Keys are the same again, so a book that did arrive is overwritten by itself.
@@ -187,14 +221,23 @@ class Worker:
         position = OffsetAndMetadata(unit.end, recovery.commit_metadata(self._enriched_end))
         async with asyncio.timeout(self._settings.kafka_deadline_seconds):
             await self._consumer.commit({self._where: position})
-        self._show_lag(unit.end)
+        self._done = unit.end
+        self._deps.partitions.works(self._where)
+        end = self._consumer.highwater(self._where)
+        if end is not None:
+            self._deps.partitions.behind(self._where, end - unit.end)
+
+    def _tell(self, reason: str | None) -> None:
+        """Say why Kafka does not take what we publish; that it does again is shown by the next commit."""
+        if reason is not None:
+            self._deps.partitions.fails(self._where, reason)
 
     async def _publish_flows(self, unit: Unit) -> None:
         runs = unit.runs
         place = (self._settings.topics.enriched, self._partition)
         while runs:
             try:
-                ends = await self._deps.publisher.publish([part.run for part in runs])
+                ends = await self._publisher.publish([part.run for part in runs])
                 self._enriched_end = ends.get(place, self._enriched_end)
                 return
             except PublishError as error:
@@ -234,8 +277,3 @@ class Worker:
         unit.refused_bytes += len(value)
         self._metrics.refused(error.reason)
         log.warning("%s-%s@%s goes to the dead letters: %s", *place, error)
-
-    def _show_lag(self, position: int) -> None:
-        end = self._consumer.highwater(self._where)
-        if end is not None:
-            self._metrics.lag_records.labels(self._partition).set(max(end - position, 0))

@@ -18,10 +18,9 @@ STATES = [
 
 
 class Enricher(ServiceProcess):
-    """`zonemeter run enricher`, or the same with a crash built in (see tests.enricher.crashing)."""
+    """`zonemeter run enricher`, or another module that does as much with a fault built in."""
 
-    def __init__(self, flags: Sequence[str], log: Path, crash: str | None = None) -> None:
-        module = ["tests.enricher.crashing", crash] if crash else ["cli", "run", "enricher"]
+    def __init__(self, flags: Sequence[str], log: Path, module: Sequence[str] = ("cli", "run", "enricher")) -> None:
         super().__init__(module, flags, log)
 
     def metric(self, name: str, *labels: str) -> float:
@@ -31,7 +30,7 @@ class Enricher(ServiceProcess):
 
 def running(flags: Sequence[str], log: Path, crash: str | None = None) -> AbstractContextManager[Enricher]:
     """Run an enricher while the context lasts; it is killed if it still runs then."""
-    return while_running(Enricher(flags, log, crash))
+    return while_running(Enricher(flags, log, *([["tests.enricher.crashing", crash]] if crash else [])))
 
 
 def topology_file(directory: Path, states: Sequence[TopologyState] = STATES) -> Path:
