@@ -12,7 +12,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar
 
-from collector import devices, hook, layout, netlink
+from collector import addresses, devices, hook, layout, netlink
+from collector.addresses import Own
 from collector.attachment import Missing
 from collector.coverage import Coverage, of_window
 from collector.loading import Request, load
@@ -59,6 +60,8 @@ class Collector:
         self._one_call = threading.Lock()
         self._devices_changed = asyncio.Event()
         self._devices: Devices | None = None
+        # The node's addresses when the open window began; None: not known.
+        self._addresses: frozenset[bytes] | None = None
         self._covered_badly = False
 
     async def attach(self, boot_id: str) -> Hook:
@@ -83,6 +86,8 @@ class Collector:
         answer = await load(request)
         self._devices = await asyncio.to_thread(self._read_devices)
         await self._call(self._meter.start, answer, self._devices)
+        if not answer.active:  # else the open window began under an earlier collector
+            await asyncio.to_thread(self._read_own)
         self._say_devices(self._devices)
         self._say_missing(self._meter.take_missing())
         await self._outbox.open()
@@ -105,9 +110,11 @@ class Collector:
                 await self._hand_over(window)
         while (end_ms := await self._next_end_ms()) is not None:
             window = await self._call(self._meter.flip, end_ms)
+            own = await asyncio.to_thread(self._read_own)
             self._say_missing(self._meter.take_missing())
-            await self._hand_over(window)
-        await self._hand_over(await self._call(lambda: self._meter.flip(now_ms(), short=True)))
+            await self._hand_over(window, own)
+        window = await self._call(lambda: self._meter.flip(now_ms(), short=True))
+        await self._hand_over(window, await asyncio.to_thread(self._read_own))
         await self._outbox.drain()
 
     async def send(self, ready: Callable[[], Awaitable[None]]) -> None:
@@ -164,9 +171,9 @@ class Collector:
                 return end_ms
         return None
 
-    async def _hand_over(self, window: Window) -> None:
+    async def _hand_over(self, window: Window, own: Own | None = None) -> None:
         rows = await self._call(window.rows)
-        ready = encoded(window, rows)
+        ready = encoded(window, rows, own)
         self._compare(of_window(ready.ledger))
         published = await self._outbox.settle(ready)
         await self._call(self._meter.finish, window)
@@ -182,6 +189,19 @@ class Collector:
         if problem is not None and not self._covered_badly:
             log.warning("%s: %s", *problem)
         self._covered_badly = problem is not None
+
+    def _read_own(self) -> Own | None:
+        """Return the node's addresses as of the window that ended just now; None if they are not known."""
+        before = self._addresses
+        try:
+            found = addresses.read()
+        except OSError as error:
+            log.warning("%s; this window and the next do not say which addresses are this node's", error)
+            self._addresses = None
+            return None
+        self._addresses = frozenset(address.packed for address in found)
+        uplinks = self._devices.uplinks if self._devices is not None else {}
+        return None if before is None else Own(before & self._addresses, addresses.told(found, uplinks))
 
     def _read_devices(self) -> Devices:
         patterns = [pattern.strip() for pattern in self._settings.uplinks.split(",") if pattern.strip()]

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from collector.addresses import Own
 from collector.layout import ASIDE, DNAT_NO_CONNTRACK, HOOK_COUNTER, LOST, Rows
 from collector.pins import Meta
 from collector.records import Record, Tally
@@ -27,8 +28,13 @@ def chunk_count(record: Record, rows: int) -> int:
     return max(1, -(-rows // record.rows_per_chunk))
 
 
-def raw_chunks(meta: Meta, record: Record, rows: Rows, *, maybe_repeat: bool) -> Iterator[bytes]:
-    """Yield the window's chunks in order; `rows` sorted as `generation.sort_rows` does."""
+def raw_chunks(
+    meta: Meta, record: Record, rows: Rows, *, maybe_repeat: bool, own: Own | None = None
+) -> Iterator[bytes]:
+    """Yield the window's chunks in order; `rows` sorted as `generation.sort_rows` does.
+
+    `own` is not known of a window that an earlier collector left.
+    """
     chunks = chunk_count(record, len(rows))
     for chunk in range(chunks):
         head: dict[str, Any] = {
@@ -50,8 +56,12 @@ def raw_chunks(meta: Meta, record: Record, rows: Rows, *, maybe_repeat: bool) ->
         if maybe_repeat:
             head["maybe_repeat"] = True
         part = rows[chunk * record.rows_per_chunk : (chunk + 1) * record.rows_per_chunk]
-        addresses, columns = _columns(part)
-        yield encode_chunk(head, addresses, columns)
+        distinct, columns = _columns(part)
+        if own is not None:
+            head["own"] = _places(distinct, own)
+            if chunk == 0:
+                head["node_addresses"] = own.told
+        yield encode_chunk(head, address_texts(distinct), columns)
 
 
 def window_ledger(record: Record, rows: Rows) -> WindowLedger:
@@ -113,7 +123,13 @@ def _reasons(counters: tuple[Tally, ...], names: dict[str, int]) -> dict[str, Am
     return {reason: amount for reason, amount in amounts.items() if amount != NOTHING}
 
 
-def _columns(rows: Rows) -> tuple[list[str], dict[str, Any]]:
+def _places(distinct: NDArray[np.uint8], own: Own) -> list[int]:
+    """Return which of n x 16 octets are the node's own, by their place."""
+    return [place for place, address in enumerate(distinct.view("V16").ravel().tolist()) if address in own.throughout]
+
+
+def _columns(rows: Rows) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    """Return the rows' distinct addresses, n x 16 octets, and their columns."""
     keys = rows["key"]
     distinct, index = _distinct(np.concatenate([keys["src"], keys["dst"]]))
     columns: dict[str, Any] = {
@@ -124,7 +140,7 @@ def _columns(rows: Rows) -> tuple[list[str], dict[str, Any]]:
         columns[name] = np.ascontiguousarray(rows["tally"][name])
     columns["src"], columns["dst"] = np.split(index, 2)
     columns["dnat"] = _dnat(keys["dnat"])
-    return address_texts(distinct), columns
+    return distinct, columns
 
 
 def _distinct(addresses: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:

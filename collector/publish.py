@@ -7,6 +7,7 @@ from typing import Protocol
 
 import msgspec
 
+from collector.addresses import Own
 from collector.encode import ledger_record, raw_chunks
 from collector.layout import Rows
 from collector.meter import Window
@@ -29,11 +30,14 @@ class Publisher(Protocol):
         """Return when all are acknowledged; else raise `PublishError`."""
 
 
-def encoded(window: Window, rows: Rows) -> EncodedWindow:
-    """Return a window of the kernel's as records to publish; `rows` are its own, and stay as they are."""
+def encoded(window: Window, rows: Rows, own: Own | None = None) -> EncodedWindow:
+    """Return a window of the kernel's as records to publish; `rows` are its own, and stay as they are.
+
+    `own` are the node's addresses, where they are known as of the window.
+    """
 
     def chunks(repeat: bool) -> Iterator[bytes]:
-        return raw_chunks(window.meta, window.record, rows, maybe_repeat=repeat)
+        return raw_chunks(window.meta, window.record, rows, maybe_repeat=repeat, own=own)
 
     # The partition is the publisher's to know: how many there are may change before this is published.
     entry = ledger_record(window.meta, window.record, rows, partition=0)

@@ -43,7 +43,7 @@ def findings(entries: Sequence[Cidr], nodes: Iterable[TopologyState]) -> list[Fi
 
 
 def _place(entry: Cidr, nodes: Sequence[TopologyState]) -> Iterator[Finding]:
-    if entry.zone is None and entry.zone_id is None:
+    if entry.zone is None and entry.zone_id is None and not entry.ours:
         yield Finding(entry, "no zone, so that its traffic stays unknown")
     of_zone = {node.zone: node for node in nodes if node.zone}
     of_id = {node.zone_id: node for node in nodes if node.zone_id}
@@ -92,7 +92,7 @@ def _shadow(entry: Cidr, prefix: Prefix, nodes: Sequence[TopologyState]) -> Iter
                 return
     hosts = [node for node in nodes if any(_holds(prefix, _host(address)) for address in node.addresses)]
     zones = sorted({node.zone or "no zone" for node in hosts})
-    if hosts and (len(zones) > 1 or (entry.zone and zones != [entry.zone])):
+    if hosts and not entry.ours and (len(zones) > 1 or (entry.zone and zones != [entry.zone])):
         yield Finding(entry, f"holds nodes of {', '.join(zones)} ({hosts[0].name}, ...); nodes come first")
 
 
@@ -109,8 +109,8 @@ def _holds(wider: Prefix, other: Prefix) -> bool:
     return wider.bits == other.bits and wider.length <= other.length and _shortened(other, wider.length) == wider
 
 
-def _says(entry: Cidr) -> tuple[str | None, ...]:
-    return entry.name, entry.zone, entry.region, entry.zone_id
+def _says(entry: Cidr) -> tuple[str | bool | None, ...]:
+    return entry.name, entry.zone, entry.region, entry.zone_id, entry.ours
 
 
 def _zone(entry: Cidr) -> str:

@@ -13,7 +13,7 @@ import msgspec
 
 from common import toml
 from common.errors import Refusal
-from enricher.addresses import Prefix, parse_prefix, prefix_of
+from enricher.addresses import Prefix, pack, parse_prefix, prefix_of
 from schemas.codec import UNREADABLE
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
@@ -22,13 +22,17 @@ _DOCUMENTATION = ipaddress.IPv6Network("3fff::/20")
 
 
 class Cidr(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One entry: a network, what it is, and where. `zone_id` is the account-independent id (AWS)."""
+    """One entry: a network, what it is, and where. `zone_id` is the account-independent id (AWS).
+
+    `ours`: it numbers the cluster's own pods or nodes, all metered. What is sent from it counts where it is sent.
+    """
 
     cidr: str
     name: str
     zone: str | None = None
     region: str | None = None
     zone_id: str | None = None
+    ours: bool = False
 
 
 class _Document(msgspec.Struct, forbid_unknown_fields=True):
@@ -64,13 +68,17 @@ class CidrMap:
         return None
 
     def divides(self, prefix: Prefix) -> bool:
-        """Tell whether an entry of public addresses holds some of `prefix` and not all."""
+        """Tell whether an entry of public addresses holds some of `prefix` and not all.
+
+        Our own are not in it: a node folds none that `--cluster-cidrs` names, and those are to be named there.
+        """
         return any(
             entry.bits == prefix.bits
+            and not rule.ours
             and entry.length > prefix.length
             and entry.network >> (entry.length - prefix.length) == prefix.network
             and is_public((entry.network << (entry.bits - entry.length)).to_bytes(entry.bits // 8))
-            for entry in self._entries
+            for entry, rule in self._entries.items()
         )
 
 
@@ -136,3 +144,9 @@ def link_reason(packed: bytes) -> str | None:
     if address.is_multicast or packed == b"\xff\xff\xff\xff":
         return "multicast"
     return "link_local" if address.is_link_local else None
+
+
+def may_be_pods(address: str) -> bool:
+    """Tell whether the address, as text, may be a pod's: not if it stands for many, or exists on one link only."""
+    packed = pack(address)
+    return packed is not None and link_reason(packed) is None

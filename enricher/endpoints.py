@@ -28,8 +28,8 @@ INTERNET = Place(external=True)
 class Resolved:
     """One end point. Its JSON is `head`, then `,"port":N` where there is one, then `tail`.
 
-    `node`: the node it is on. `in_cluster`: it is a pod or a node of ours, so what it sends is metered at its own
-    node. `made_of` keeps alive what this answer is cached by.
+    `node`: the node it is on. `in_cluster`: it is a pod or a node of the cluster, so what it sends is metered at its
+    own node. `made_of` keeps alive what this answer is cached by.
     """
 
     kind: Kind
@@ -39,7 +39,7 @@ class Resolved:
     in_cluster: bool
     head: str
     tail: str
-    made_of: tuple[object, ...]
+    made_of: tuple[TopologyState | Cidr | None, tuple[TopologyState, ...]]
 
     def json(self, port: int) -> str:
         """Return the end point's JSON; port 0 is a folded one, and absent."""
@@ -89,7 +89,7 @@ def workload_end(end: Resolved) -> Resolved | None:
     )
     head = msgspec.json.encode(Endpoint(kind="pod")).decode()[:-1]
     tail = msgspec.json.encode(whole).decode()[len(head) :]
-    return Resolved("pod", end.reason, end.place, None, end.in_cluster, head, tail, (owner,))
+    return Resolved("pod", end.reason, end.place, None, end.in_cluster, head, tail, (owner, ()))
 
 
 def endpoint_json(
@@ -125,7 +125,7 @@ def _kubernetes(kind: Kind, owner: TopologyState | Cidr | None, node: str | None
         return Kubernetes(node=on) if node else msgspec.UNSET
     namespace = Named(owner.namespace) if owner.namespace else msgspec.UNSET
     if kind == "service":
-        return Kubernetes(namespace=namespace, service=Named(owner.name))
+        return Kubernetes(namespace=namespace, service=Named(owner.name), node=on)
     return Kubernetes(namespace=namespace, pod=Named(owner.name), workload=owner.workload or msgspec.UNSET, node=on)
 
 

@@ -8,10 +8,11 @@ The shape is what makes it fast: addresses are resolved once per chunk, an end p
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 
 import numpy as np
 
-from enricher.cidrs import Cidr
+from enricher.cidrs import Cidr, may_be_pods
 from enricher.columns import EGRESS, INGRESS, RELAY, Columns, Ints, Mask, Rows
 from enricher.endpoints import Place, Resolved, Watcher, scope_of
 from enricher.policy import DEFAULT, NodeNames, Policy
@@ -82,31 +83,39 @@ class Joined:
 
 
 def resolve(chunk: RawChunk, resolver: Resolver) -> Ends:
-    """Resolve every address of a chunk as of its window. Who sends from the observing node is on it, whoever it is."""
+    """Resolve every address of a chunk as of its window.
+
+    What the node says is its own is, and who sends from it is on it, whoever it is. One that came in as well, from
+    elsewhere, within the same window, has moved: of it nothing more is said.
+    """
     window = resolver.window(chunk.start_ms, chunk.end_ms)
     ends = [window.resolve(address) for address in chunk.addresses]
-    if nameless := {number for number, end in enumerate(ends) if end.reason == "vpc_unmapped"}:
-        for number in nameless & _egress_sources(chunk):
-            ends[number] = window.late(chunk.addresses[number], chunk.node)
+    for number in chunk.own:
+        ends[number] = window.own(chunk.addresses[number], chunk.node)
+    sources = _sources(chunk, EGRESS)
+    if elsewhere := {number for number in sources if ends[number].node != chunk.node}:
+        for number in elsewhere - _sources(chunk, INGRESS) - _sources(chunk, RELAY):
+            ends[number] = window.sent_here(chunk.addresses[number], chunk.node)
     return Ends(ends, window.watcher(chunk.node))
 
 
 def late_sources(chunk: RawChunk, ends: Ends) -> set[str]:
     """Return the senders on the observing node that may yet turn out to be pods.
 
-    Where podCIDRs are known they are inside; where pods get addresses of the VPC (a cloud's own CNI) they are
-    anything private that is no node's, also what the CIDR map names: it may name the subnet that pods are in.
+    Where podCIDRs are known they are inside; where pods get addresses of the VPC (a cloud's own CNI), or public ones,
+    they are anything that is no node's, also what the CIDR map names: it may name the subnet that pods are in.
     """
     late = {
         number
         for number, end in enumerate(ends.addresses)
-        if end.kind == "cidr" or (end.reason == "late_index" and end.node == chunk.node)
+        if (end.kind == "cidr" or end.reason == "late_index") and end.node == chunk.node
     }
-    return {chunk.addresses[number] for number in late & _egress_sources(chunk)} if late else set()
+    found = (chunk.addresses[number] for number in late & _sources(chunk, EGRESS))
+    return {address for address in found if may_be_pods(address)}
 
 
-def _egress_sources(chunk: RawChunk) -> set[int]:
-    return {src for src, direction in zip(chunk.src, chunk.direction, strict=True) if direction == EGRESS}
+def _sources(chunk: RawChunk, direction: int) -> set[int]:
+    return set(compress(chunk.src, map(direction.__eq__, chunk.direction)))
 
 
 def join(

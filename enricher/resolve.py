@@ -139,6 +139,38 @@ class Window:
                 self._same = _NEVER
         return self._index.owners(slot, self._start_ms, self._end_ms)
 
+    def own(self, address: str, node: str) -> Resolved:
+        """Return what an address was that the observing node says is its own; what Kubernetes knows goes first.
+
+        A Service's may be bound to a device of the node (kube-proxy's IPVS, NodeLocal DNS): it answers there.
+        """
+        found, packed = self.resolve(address), pack(address)
+        if packed is None or any(self._owners((kind, packed)) for kind in ("pod", "node")):
+            return found
+        if found.kind == "service":
+            return self._on(found, address, node)
+        return self._resolver.answer("node", address, node=node, at=self._at(node), in_cluster=True)
+
+    def sent_here(self, address: str, node: str) -> Resolved:
+        """Return what an address was that the observing node sent from, and that is not known to be on it.
+
+        Of a pod or node that Kubernetes knows to be elsewhere nothing is changed: the ledger says `foreign_source`.
+        """
+        found = self.resolve(address)
+        if found.kind in ("pod", "node") or found.reason in ("multicast", "address_invalid"):
+            return found
+        if found.kind in ("service", "cidr") or found.reason in ("ambiguous_owner", "address_folded"):
+            return self._on(found, address, node)
+        return self.late(address, node)
+
+    def _on(self, found: Resolved, address: str, node: str) -> Resolved:
+        """Return the same end point on a node that is known."""
+        at, owner = self._at(node), found.made_of[0]
+        if not (at.place.zone or at.place.zone_id):
+            at = _Node(found.made_of[1], found.place)
+        reason = None if found.reason == "zone_missing" else found.reason
+        return self._resolver.answer(found.kind, address, reason=reason, owner=owner, node=node, at=at, in_cluster=True)
+
     def late(self, address: str, node: str) -> Resolved:
         """Return a pod that is not known, on a node that is: its zone is certain, its name is not."""
         return self._resolver.answer(
@@ -152,7 +184,7 @@ class Window:
 
     def _rule(self, address: str, entry: Cidr) -> Resolved:
         at = _Node((), Place(entry.zone, entry.region, entry.zone_id))
-        return self._resolver.answer("cidr", address, owner=entry, at=at)
+        return self._resolver.answer("cidr", address, owner=entry, at=at, in_cluster=entry.ours)
 
     def _folded(self, address: str) -> Resolved | None:
         """Return what the prefix is that stands for folded addresses; None if it is none.

@@ -21,6 +21,9 @@ SCHEMA_VERSION = 1
 MAX_ENCODED_BYTES = 512 * 1024
 MAX_READ_BYTES = 1024 * 1024
 
+# Of a node, by which others reach it: no node has as many.
+MAX_NODE_ADDRESSES = 256
+
 Hook = Literal["netfilter", "tc"]
 
 # Of one window: more rows than any map has room for. A reader may make a list of them.
@@ -62,7 +65,11 @@ class WindowLedger(msgspec.Struct, frozen=True):
 
 
 class RawChunk(msgspec.Struct, frozen=True, kw_only=True):
-    """One message of the raw topic. Columns have one entry a row; `dnat` is None where there is no conntrack."""
+    """One message of the raw topic. Columns have one entry a row; `dnat` is None where there is no conntrack.
+
+    `own`: which of `addresses` were on a device of the node itself, throughout the window. `node_addresses`, in chunk
+    0: those of its uplinks at the window's end, by which others reach it. Both absent: not known.
+    """
 
     schema_version: int
     cluster: Name
@@ -89,6 +96,8 @@ class RawChunk(msgspec.Struct, frozen=True, kw_only=True):
     ledger: WindowLedger | None = None
     short: bool = False
     maybe_repeat: bool = False
+    own: list[Count] = []
+    node_addresses: Annotated[list[Address], msgspec.Meta(max_length=MAX_NODE_ADDRESSES)] | None = None
 
     @property
     def origin(self) -> Origin:
@@ -156,6 +165,8 @@ def _check_consistency(chunk: RawChunk) -> None:
         raise DecodeError("inconsistent", "the rows' bytes or packets come to more than 2^53")
     if chunk.src and max(max(column) for column in (chunk.src, chunk.dst)) >= len(chunk.addresses):
         raise DecodeError("inconsistent", f"a row names an address beyond the {len(chunk.addresses)} listed")
+    if chunk.own and max(chunk.own) >= len(chunk.addresses):
+        raise DecodeError("inconsistent", f"own names an address beyond the {len(chunk.addresses)} listed")
 
 
 def encode_chunk(head: dict[str, Any], addresses: Sequence[str], columns: dict[str, Any]) -> bytes:

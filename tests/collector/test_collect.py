@@ -3,6 +3,7 @@
 
 import asyncio
 import shutil
+import socket
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -16,10 +17,16 @@ from common.errors import PublishError
 from common.publish import Record
 from common.service import Service
 from common.task_group import TaskGroup
+from enricher.cidrs import CidrMap
+from enricher.index import Index
+from enricher.join import join, resolve
+from enricher.resolve import Resolver
+from schemas.flow import decode_flow
 from schemas.ledger import decode_ledger
 from schemas.raw import RawChunk, decode_chunk
 from tests.collector import metered, netlab
 from tests.collector.netlab import pod_address, send_udp
+from tests.enricher import build
 
 BOOT_ID = "0123456789ab"
 A, B = pod_address(1, 1), pod_address(1, 2)
@@ -261,3 +268,53 @@ def test_the_next_collector_goes_on_where_the_last_ended(settings: CollectorSett
     assert len({chunk.generation for chunk in chunks}) == 1
     assert all(a.end_ms == b.start_ms for a, b in pairwise(chunks))
     assert sum(chunk.ledger.hook.bytes for chunk in chunks if chunk.ledger) >= 300
+
+
+VIRTUAL, NODE_LOCAL_DNS = "192.168.77.5", "169.254.20.10"
+
+
+def _exchange(port: int, to: str, sender: str) -> None:
+    """Ask from a namespace, and be answered by node1."""
+    with netlab.udp_server("node1", to, port) as server, netlab.new_socket(sender, to, socket.SOCK_DGRAM) as client:
+        client.sendto(bytes(72), (to, port))
+        asked, by = server.recvfrom(100)
+        server.sendto(asked, by)
+        assert client.recv(100) == asked
+
+
+def test_a_chunk_says_which_addresses_are_the_nodes_own(settings: CollectorSettings) -> None:
+    """A virtual address of the uplink and that of a DNS cache of the node, from the kernel's count to the scope."""
+    recorder = Recorder()
+    addresses = [f"{VIRTUAL}/32 dev eth0", f"{NODE_LOCAL_DNS}/32 dev lo"]
+    netlab.ip("node1", "\n".join(f"addr add {address}" for address in addresses))
+    netlab.ip("fabric", f"route add {VIRTUAL}/32 via {netlab.node_address(1)}")
+
+    async def script(service: Service, _: Collector) -> None:
+        await until(lambda: len(recorder.chunks(settings)) >= 1)
+        await asyncio.to_thread(_exchange, 53, NODE_LOCAL_DNS, "pod11")
+        await asyncio.to_thread(_exchange, 6443, VIRTUAL, "fabric")
+        service.stopping.set()
+
+    try:
+        live(settings, recorder, script)
+    finally:
+        netlab.ip("node1", "\n".join(f"addr del {address}" for address in addresses))
+        netlab.ip("fabric", f"route del {VIRTUAL}/32")
+    index = Index()
+    index.apply(build.node("node1", netlab.node_address(1), "zone-a", from_ms=0))
+    index.apply(build.node("node2", netlab.CLIENT, "zone-b", from_ms=0))
+    index.apply(build.pod("api-1", A, "node1", from_ms=0))
+    found = set()
+    for chunk in recorder.chunks(settings):
+        own = {chunk.addresses[number] for number in chunk.own}
+        assert own == {VIRTUAL, NODE_LOCAL_DNS, netlab.node_address(1)} & set(chunk.addresses)
+        assert chunk.node_addresses == [netlab.node_address(1), VIRTUAL, netlab.node_address6(1)]
+        joined = join(chunk, resolve(chunk, Resolver(index, CidrMap([]))), 0, 0)
+        assert set(joined.aside) <= {"sender_in_cluster"}, "what came to the virtual address"
+        flows = [flow for flow in map(decode_flow, joined.values) if flow.network.transport == "udp"]
+        found |= {(flow.source.address, flow.destination.address, flow.scope) for flow in flows}
+    assert found == {
+        (A, NODE_LOCAL_DNS, "same_node"),
+        (NODE_LOCAL_DNS, A, "same_node"),
+        (VIRTUAL, netlab.CLIENT, "cross_zone"),
+    }

@@ -14,7 +14,7 @@ NODES = [
 GOOD = {"name": "orders-db", "zone": "eu-west-1b", "region": "eu-west-1"}
 
 
-def entry(cidr: str = "10.20.0.0/16", **overrides: str | None) -> Cidr:
+def entry(cidr: str = "10.20.0.0/16", **overrides: str | bool | None) -> Cidr:
     return Cidr(cidr=cidr, **(GOOD | overrides))  # type: ignore[arg-type]
 
 
@@ -31,6 +31,8 @@ def entry(cidr: str = "10.20.0.0/16", **overrides: str | None) -> Cidr:
         pytest.param([entry(region="eu-west-2")], ["the nodes of eu-west-1b say eu-west-1"], True, id="another region"),
         pytest.param([entry(region=None)], ["no region; the nodes of eu-west-1b say eu-west-1"], False, id="no region"),
         pytest.param([entry(zone=None)], ["no zone, so that its traffic stays unknown"], False, id="no zone"),
+        pytest.param([entry(zone=None, ours=True)], [], False, id="no zone of our own: nodes and pods have theirs"),
+        pytest.param([entry("192.168.0.0/16", ours=True)], [], False, id="our own, around nodes"),
         pytest.param(
             [entry(), entry("10.20.3.0/24")], ["says the same as 10.20.0.0/16"], True, id="an entry within its like"
         ),

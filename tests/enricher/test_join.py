@@ -206,7 +206,7 @@ def test_late_sources_are_senders_of_the_observing_node_only() -> None:
         row("10.42.1.97", A1, direction=1),
     ]
     raw = chunk(rows)
-    assert late_sources(raw, resolve(raw, resolver())) == {"10.42.1.99"}
+    assert late_sources(raw, resolve(raw, resolver())) == {"10.42.1.99", "10.42.2.99"}, "also of another's podCIDR"
 
 
 SUBNET = "10.9.8.5"
@@ -229,14 +229,14 @@ NO_CIDRS = [
         pytest.param(
             {"src": "10.9.7.4", "dst": "10.9.9.1"}, True, id="what the map names, for it may be a subnet of pods"
         ),
-        pytest.param({"src": "8.8.8.8", "dst": "10.9.9.1"}, False, id="public: forwarded for somebody"),
+        pytest.param({"src": "11.0.3.7", "dst": "10.9.9.1"}, True, id="public: clusters are numbered so, too"),
+        pytest.param({"src": "169.254.172.2", "dst": "10.9.9.1"}, False, id="of the node's own link"),
+        pytest.param({"src": "203.0.113.0/24", "dst": "10.9.9.1"}, False, id="many, folded into one"),
         pytest.param({"src": "fe80::1", "dst": "ff02::1"}, False, id="of the link"),
         pytest.param({"src": "junk", "dst": "10.9.9.1"}, False, id="no address"),
     ],
 )
-def test_without_pod_cidrs_any_private_sender_of_this_node_may_be_a_pod(
-    fields: dict[str, Any], waited_for: bool
-) -> None:
+def test_without_pod_cidrs_any_sender_of_this_node_may_be_a_pod(fields: dict[str, Any], waited_for: bool) -> None:
     states = Index()
     for state in NO_CIDRS:
         states.apply(state)

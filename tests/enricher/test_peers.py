@@ -113,7 +113,7 @@ def test_both_ends_and_the_observer_carry_their_zones() -> None:
         pytest.param({"zone": "eu-west-1c", "zone_id": "euw1-az1"}, "same_zone", id="another name for our zone"),
     ],
 )
-def test_a_zone_is_its_id_where_names_differ_by_account(entry: dict[str, str], scope: str) -> None:
+def test_a_zone_is_its_id_where_names_differ_by_account(entry: dict[str, Any], scope: str) -> None:
     """highlight/highlight 6577, ClickHouse/ClickHouse 80445: MSK says use2-az3, the node's label us-east-2c."""
     broker = Cidr(cidr="10.9.0.0/24", name="msk", region="eu-west-1", **entry)
     assert one(A1, "10.9.0.4", cidrs=(broker,)).scope == scope
