@@ -62,8 +62,8 @@ async def ensure(settings: TopicsSettings) -> list[TopicState]:
     async with admin_client(settings) as admin:
         await topic_admin.apply(admin, await describe(admin, settings.specs()))
         states = await describe(admin, settings.specs())
-        # A topic is made by the controller; this broker's metadata follows a moment later.
-        while any(state.partitions is None for state in states):
+        # The controller makes and changes topics; what this broker knows of it follows a moment later.
+        while any(state.partitions is None or state.to_set for state in states):
             await asyncio.sleep(0.1)
             states = await describe(admin, settings.specs())
         return states

@@ -11,6 +11,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, for_code
 
 from common import kafka
+from common.alter_topics import set_settings
 from common.errors import Refusal
 from common.settings import KafkaSettings
 from schemas.topics import TopicSpec
@@ -32,10 +33,15 @@ class TopicState:
         found = []
         if self.partitions != self.spec.partitions:
             found.append(f"{self.partitions} partitions, not {self.spec.partitions}")
-        for key, wanted in self.spec.config.items():
-            if _normal(self.config.get(key, "")) != _normal(wanted):
-                found.append(f"{key} is {self.config.get(key)!r}, not {wanted!r}")
-        return found
+        return found + [f"{key} is {self.config.get(key)!r}, not {wanted!r}" for key, wanted in self.to_set.items()]
+
+    @property
+    def to_set(self) -> dict[str, str]:
+        """The settings that are not as they should be, as they should be; empty if the topic does not exist."""
+        if self.partitions is None:
+            return {}
+        wanted = self.spec.config.items()
+        return {key: value for key, value in wanted if _normal(self.config.get(key, "")) != _normal(value)}
 
 
 def _normal(value: str) -> tuple[str, ...]:
@@ -77,7 +83,7 @@ async def describe(admin: AIOKafkaAdminClient, specs: list[TopicSpec]) -> list[T
 
 
 async def apply(admin: AIOKafkaAdminClient, states: list[TopicState]) -> None:
-    """Make the topics that are missing and set the settings that differ; partitions are never changed.
+    """Make the topics that are missing and set the settings that differ; no others, and partitions never.
 
     Growth would move nodes to other partitions and break the order that identity rests on: a new prefix instead.
     Raises `Refusal` where the broker says no.
@@ -89,7 +95,6 @@ async def apply(admin: AIOKafkaAdminClient, states: list[TopicState]) -> None:
         for name, code, *message in response.topic_errors:
             if code and for_code(code).__name__ != "TopicAlreadyExistsError":
                 raise Refusal(f"topic {name}: {(message and message[0]) or for_code(code).__name__}")
-    changed = [state for state in states if state.partitions is not None and state.differences]
+    changed = {state.spec.name: state.to_set for state in states if state.to_set}
     if changed:
-        resources = [ConfigResource(ConfigResourceType.TOPIC, s.spec.name, configs=s.spec.config) for s in changed]
-        await admin.alter_configs(resources)
+        await set_settings(admin, changed)

@@ -30,7 +30,9 @@ from replay.time_range import TimeRange, timestamp
 from schemas.topics import topic_specs
 
 # What a topic must be for the promises to hold; the rest (retention, replicas) is its owner's to choose.
-_BINDING = ("cleanup.policy", "message.timestamp.type")
+_BINDING = ("cleanup.policy", "message.timestamp.type", "message.timestamp.before.max.ms")
+# So much at least: a record's time may be 50 minutes ahead (enricher/unit.py).
+_AT_LEAST = ("message.timestamp.after.max.ms",)
 LONGEST_LIST = 5
 
 
@@ -115,9 +117,9 @@ def topic_finding(state: TopicState, partitions: Sequence[dict[str, Any]]) -> li
         found = f"{state.partitions} partitions, the setting says {state.spec.partitions}"
         return fault(name, found, "the setting partitions must be as the topics are; growth is a new --topic-prefix")
     wrong = [
-        f"{key} is {state.config.get(key)!r}, not {wanted!r}"
-        for key, wanted in state.spec.config.items()
-        if key in _BINDING and set(state.config.get(key, "").split(",")) != set(wanted.split(","))
+        f"{key} is {state.config[key]!r}, not {wanted!r}"
+        for key, wanted in state.to_set.items()
+        if key in _BINDING or (key in _AT_LEAST and int(state.config[key] or 0) < int(wanted))
     ]
     if wrong:
         return fault(name, "; ".join(wrong), apply)

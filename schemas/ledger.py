@@ -2,8 +2,8 @@
 """Topic `ledger.v1`: what each hop took in, gave out, put aside and lost, published with what it commits.
 
 Always: `in` = `out` + sum of `aside` + sum of `lost`. `aside` is left out by design and named (a repeat, a
-sender that is metered itself); `lost` is what nobody will see again. The topic is compacted: a hop that
-publishes a record again after a crash overwrites the one before.
+sender that is metered itself); `lost` is what nobody will see again. A hop that publishes an entry again
+after a crash does so under the same key; readers take the first, and name what contradicts it.
 
 Keys: `collector/<partition>/<window id>`, `enricher/<partition>/<chunk id>`,
 `metrics/<partition>/<checkpoint>`, `flowlog/<partition>/<manifest>`.

@@ -5,6 +5,12 @@ from dataclasses import dataclass
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
+# Of `message.timestamp.before.max.ms`: a record may be as old as it is. What a collector spooled while Kafka was away
+# would be refused otherwise. Kafka's own default, which a broker may have changed for all its topics.
+ANY_AGE_MS = 2**63 - 1
+# Of `message.timestamp.after.max.ms`: Kafka's default since 4.0. Less would refuse records of a clock that is a little
+# ahead; more would let one record with a time far ahead keep its segment from ever being deleted.
+AHEAD_MS = HOUR_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +69,17 @@ def topic_specs(
     raw_retention_ms: int = 7 * DAY_MS,
     enriched_retention_ms: int = 3 * DAY_MS,
 ) -> list[TopicSpec]:
-    """Return the five topics. Raw, enriched and ledger have equal partitions: a record stays in its partition."""
-    common = {"min.insync.replicas": str(min_insync_replicas), "message.timestamp.type": "CreateTime"}
+    """Return the five topics. Raw, enriched and ledger have equal partitions: a record stays in its partition.
+
+    The ledger is not compacted: of two entries under one key compaction keeps the later, and a contradiction would be
+    gone. Entries come again under their key after a crash only, so there is little that it would save.
+    """
+    common = {
+        "min.insync.replicas": str(min_insync_replicas),
+        "message.timestamp.type": "CreateTime",
+        "message.timestamp.before.max.ms": str(ANY_AGE_MS),
+        "message.timestamp.after.max.ms": str(AHEAD_MS),
+    }
 
     def spec(name: str, count: int, **config: str) -> TopicSpec:
         return TopicSpec(name, count, replication, common | {k.replace("_", "."): v for k, v in config.items()})
@@ -74,6 +89,6 @@ def topic_specs(
         spec(names.raw, partitions, cleanup_policy="delete", retention_ms=raw),
         spec(names.enriched, partitions, cleanup_policy="delete", retention_ms=enriched),
         spec(names.topology, 1, cleanup_policy="compact"),
-        spec(names.ledger, partitions, cleanup_policy="compact,delete", retention_ms=raw),
+        spec(names.ledger, partitions, cleanup_policy="delete", retention_ms=raw),
         spec(names.dead_letter, 1, cleanup_policy="delete", retention_ms=raw),
     ]

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`zonemeter topics`, with a broker: what is as it should be, what is not, and what is nobody else's to change."""
+
+import asyncio
+import uuid
+from collections.abc import Mapping
+
+import pytest
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
+from cli import topics
+from common import topic_admin
+from common.alter_topics import set_settings
+from common.errors import Refusal
+from common.settings import KafkaSettings
+from lab.broker import Broker
+from schemas.topics import TopicNames
+from tests.services import eventually
+
+BEFORE, AFTER = "message.timestamp.before.max.ms", "message.timestamp.after.max.ms"
+
+
+class Own:
+    """The topics of a prefix of its own."""
+
+    def __init__(self, bootstrap: str) -> None:
+        prefix = f"t{uuid.uuid4().hex[:8]}."
+        self.names = TopicNames(prefix)
+        self.flags = ["--kafka-bootstrap", bootstrap, "--topic-prefix", prefix, "--partitions", "1"]
+        self._settings = KafkaSettings(kafka_bootstrap=bootstrap)
+
+    def set(self, topic: str, **config: str) -> None:
+        """Do as somebody with Kafka's own tools, and wait until the broker knows of it."""
+        wanted = {key.replace("_", "."): value for key, value in config.items()}
+
+        async def inside() -> None:
+            async with topic_admin.admin_client(self._settings) as admin:
+                await set_settings(admin, {topic: wanted})
+
+        asyncio.run(inside())
+        eventually(lambda: wanted.items() <= self.config(topic).items())
+
+    def config(self, topic: str) -> Mapping[str, str]:
+        """Return all of a topic's settings."""
+
+        async def inside() -> dict[str, str]:
+            async with topic_admin.admin_client(self._settings) as admin:
+                (response,) = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
+            return {entry[0]: entry[1] for entry in response.resources[0][4]}
+
+        return asyncio.run(inside())
+
+
+@pytest.fixture
+def own(broker: Broker) -> Own:
+    made = Own(broker.bootstrap)
+    assert topics.apply(made.flags) == 0
+    return made
+
+
+def test_apply_sets_what_differs_and_leaves_all_else_alone(own: Own, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = own.names.raw
+    own.set(raw, max_message_bytes="2000000", retention_bytes="5000000", retention_ms="1000")
+    capsys.readouterr()
+    assert topics.diff(own.flags) == 1
+    assert capsys.readouterr().out == f"{raw}: retention.ms is '1000', not '604800000'\n"
+    assert topics.apply(own.flags) == 0
+    config = own.config(raw)
+    assert (config["max.message.bytes"], config["retention.bytes"]) == ("2000000", "5000000")
+    assert config["retention.ms"] == "604800000"
+
+
+def test_a_limit_to_how_old_a_record_may_be_is_found_and_lifted(own: Own, capsys: pytest.CaptureFixture[str]) -> None:
+    own.set(own.names.raw, message_timestamp_before_max_ms="86400000", message_timestamp_after_max_ms="60000")
+    capsys.readouterr()
+    assert topics.diff(own.flags) == 1
+    out = capsys.readouterr().out
+    assert f"{BEFORE} is '86400000', not '9223372036854775807'" in out
+    assert f"{AFTER} is '60000', not '3600000'" in out
+    assert topics.apply(own.flags) == 0
+    assert own.config(own.names.raw)[BEFORE] == str(2**63 - 1)
+
+
+def test_nothing_in_the_ledger_is_compacted(own: Own) -> None:
+    own.set(own.names.ledger, cleanup_policy="compact,delete")
+    assert topics.diff(own.flags) == 1
+    assert topics.apply(own.flags) == 0
+    assert own.config(own.names.ledger)["cleanup.policy"] == "delete"
+    assert own.config(own.names.topology)["cleanup.policy"] == "compact"
+
+
+def test_what_the_broker_refuses_is_said(own: Own) -> None:
+    with pytest.raises(Refusal, match=f"topic {own.names.raw}: Invalid value no for configuration retention.ms"):
+        own.set(own.names.raw, retention_ms="no")
