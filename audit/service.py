@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, KafkaTimeoutError
 from aiokafka.structs import ConsumerRecord
 
 from audit.books import Books
@@ -20,6 +20,7 @@ from audit.metrics import Metrics
 from audit.rolling import Rolling
 from audit.settings import AuditServiceSettings
 from common import kafka
+from common.partitions import Partitions
 from common.service import Service
 from schemas.codec import Unreadable
 from schemas.errors import DecodeError
@@ -46,6 +47,7 @@ class Auditor:
         self._service = service
         self._settings = settings
         self._metrics = Metrics(service.registry)
+        self._partitions = Partitions(service)
         self._rolling = Rolling(settings.span_minutes * _MINUTE_MS)
         known = Known(settings.max_clusters, settings.max_strangers, settings.cluster, lambda name: name in self._names)
         group = f"{settings.topic_prefix}flowlog"
@@ -97,20 +99,42 @@ class Auditor:
         ledger = [TopicPartition(topics.ledger, number) for number in range(settings.partitions)]
         topology = TopicPartition(topics.topology, 0)
         consumer.assign([*ledger, topology])
-        async with asyncio.timeout(settings.kafka_deadline_seconds):
-            ends = await consumer.end_offsets([*ledger, topology])
-            if self._catching_up is None:
-                found = await kafka.offsets_for_times(consumer, dict.fromkeys(ledger, self._rolling.floor_ms))
-                self._positions = {place: at.offset if at else ends[place] for place, at in found.items()}
-                self._positions[topology] = (await consumer.beginning_offsets([topology]))[topology]
-                self._catching_up = dict(ends)
-                self._service.health.waiting("ledger", f"reading the ledger of the last {settings.span_minutes} min")
+        places, first = (*ledger, topology), self._catching_up is None
+        ends = await asyncio.gather(*(self._end(consumer, place, first=first) for place in places))
+        known = {place: end for place, end in zip(places, ends, strict=True) if end is not None}
+        if not known:
+            raise KafkaTimeoutError("Kafka does not say where any partition ends")
+        if self._catching_up is None:
+            self._catching_up = dict(known)
+            self._service.health.waiting("ledger", f"reading the ledger of the last {settings.span_minutes} min")
         for place, offset in self._positions.items():
             # Beyond the end: the topic was made anew, and begins at 0 again.
-            consumer.seek(place, offset if offset <= ends[place] else 0)
+            consumer.seek(place, offset if offset <= known.get(place, offset) else 0)
+        # Of the others aiokafka asks where they begin, again and again.
         if topology in self._catching_up:
             # First whose names they are: nodes of the cluster find room in the books whoever else writes there.
             consumer.pause(*ledger)
+
+    async def _end(self, consumer: AIOKafkaConsumer, place: TopicPartition, *, first: bool) -> int | None:
+        """Return the offset after a partition's last record; `first`: also find where to begin to read it.
+
+        None if Kafka does not say: that is no matter of the other partitions.
+        """
+        try:
+            async with asyncio.timeout(self._settings.kafka_deadline_seconds):
+                end: int = (await consumer.end_offsets([place]))[place]
+                if first:
+                    self._positions[place] = await self._begin(consumer, place, end)
+                return end
+        except (KafkaError, TimeoutError) as error:
+            self._partitions.fails(place, f"Kafka does not say where it stands: {kafka.reason(error)}", "reading")
+            return None
+
+    async def _begin(self, consumer: AIOKafkaConsumer, place: TopicPartition, end: int) -> int:
+        if place.topic == self._settings.topics.topology:
+            return int((await consumer.beginning_offsets([place]))[place])
+        at = (await kafka.offsets_for_times(consumer, {place: self._rolling.floor_ms}))[place]
+        return int(at.offset) if at else end
 
     async def _has_caught_up(self, consumer: AIOKafkaConsumer) -> bool:
         """Tell whether what stood in the topics at the start has been read."""
@@ -176,6 +200,7 @@ class Auditor:
         log.warning("%s is given up: it did not close", window)
 
     async def _watch_lag(self, consumer: AIOKafkaConsumer) -> None:
-        async with asyncio.timeout(self._settings.kafka_deadline_seconds):
-            ends = await consumer.end_offsets(consumer.assignment())
-        self._metrics.lag.set(sum(max(end - self._positions[place], 0) for place, end in ends.items()))
+        silent = await self._partitions.look(consumer, self._settings.kafka_deadline_seconds)
+        if silent is not None:
+            raise KafkaTimeoutError(silent)
+        self._metrics.lag.set(self._partitions.lag)

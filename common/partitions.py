@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal, TypeAlias
@@ -100,18 +100,38 @@ class Partitions:
         if state.reasons:
             self._show(where, state)
 
+    @property
+    def lag(self) -> int:
+        """How many records of all partitions are not taken yet, as far as is known."""
+        return sum(state.lag or 0 for state in self._states.values())
+
     async def look(
-        self, consumer: AIOKafkaConsumer, positions: Mapping[TopicPartition, int], deadline_seconds: float
+        self,
+        consumer: AIOKafkaConsumer,
+        deadline_seconds: float,
+        positions: Mapping[TopicPartition, int | None] | None = None,
     ) -> str | None:
-        """Compare where reading stands with where each partition ends; return why, if Kafka tells the end of none."""
-        ends = await asyncio.gather(*(_end(consumer, where, deadline_seconds) for where in positions))
-        if ends and all(isinstance(end, str) for end in ends):
-            return str(ends[0])
-        for (where, position), end in zip(positions.items(), ends, strict=True):
-            if isinstance(end, str):
-                self.fails(where, f"Kafka does not say where it ends: {end}", "reading")
+        """Compare where reading stands with where each partition ends; return why, if Kafka tells that of none.
+
+        `positions`: the partitions, and from where their records count as not taken, None where that is not known yet;
+        by default those that the consumer has, and where it has come to.
+        """
+        if positions is None:
+            positions = dict.fromkeys(consumer.assignment())
+            self.keep(positions)
+            asked = {where: _position(consumer, where) for where in positions}
+        else:
+            asked = {where: _known(position) for where, position in positions.items() if position is not None}
+        found = await asyncio.gather(*(_stand(consumer, where, ask, deadline_seconds) for where, ask in asked.items()))
+        if found and all(isinstance(stand, str) for stand in found):
+            return str(found[0])
+        for where, stand in zip(asked, found, strict=True):
+            if where not in self._states or where not in consumer.assignment():
+                continue  # somebody else's by now
+            if isinstance(stand, str):
+                self.fails(where, f"Kafka does not say where it stands: {stand}", "reading")
             else:
-                self.note(where, position, end)
+                self.note(where, *stand)
         return None
 
     def note(self, where: TopicPartition, position: int, end: int) -> None:
@@ -147,11 +167,21 @@ def _part(where: TopicPartition) -> str:
     return f"{where.topic} partition {where.partition}"
 
 
-async def _end(consumer: AIOKafkaConsumer, where: TopicPartition, deadline_seconds: float) -> int | str:
-    """Return the offset after a partition's last record, or why Kafka does not say."""
+async def _known(position: int) -> int:
+    return position
+
+
+async def _position(consumer: AIOKafkaConsumer, where: TopicPartition) -> int:
+    position: int = await consumer.position(where)
+    return position
+
+
+async def _stand(
+    consumer: AIOKafkaConsumer, where: TopicPartition, position: Awaitable[int], deadline_seconds: float
+) -> tuple[int, int] | str:
+    """Return where reading stands and where the partition ends, or why Kafka does not say."""
     try:
         async with asyncio.timeout(deadline_seconds):
-            end: int = (await consumer.end_offsets([where]))[where]
-            return end
+            return await position, (await consumer.end_offsets([where]))[where]
     except (KafkaError, TimeoutError) as error:
         return kafka.reason(error)

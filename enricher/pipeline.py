@@ -82,9 +82,8 @@ class Pipeline:
         settings, health = self._deps.settings, self._deps.service.health
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            known = {where: worker.position for where, (worker, _) in self._workers.items()}
-            positions = {where: position for where, position in known.items() if position is not None}
-            silent = await self._deps.partitions.look(consumer, positions, settings.kafka_deadline_seconds)
+            positions = {where: worker.position for where, (worker, _) in self._workers.items()}
+            silent = await self._deps.partitions.look(consumer, settings.kafka_deadline_seconds, positions)
             if silent is None:
                 health.ready("kafka")
             else:

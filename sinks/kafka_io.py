@@ -11,6 +11,7 @@ from aiokafka.errors import KafkaError
 
 from common import kafka
 from common.errors import PublishError, Stopped
+from common.partitions import LOOK_SECONDS, Partitions
 from common.publish import Publisher, Record
 from common.service import Service
 from common.settings import KafkaSettings
@@ -26,7 +27,6 @@ MAX_RECORDS = 5_000
 # Of records that wait until they are dead letters: so many, or so large, are not held back for a checkpoint or a cut.
 MAX_REFUSED_BYTES = 4 * 1024 * 1024
 RETRY_SECONDS = 1.0
-LAG_SECONDS = 5.0
 
 
 def now_ms() -> int:
@@ -133,39 +133,33 @@ async def seek(consumer: AIOKafkaConsumer, settings: KafkaSettings, partition: T
     """
     async with asyncio.timeout(settings.kafka_deadline_seconds):
         committed: int | None = await consumer.committed(partition)
-        lane.position = None if committed is None else max(lane.position or 0, committed)
-        if lane.position is None:
-            await consumer.seek_to_beginning(partition)
-        else:
-            consumer.seek(partition, lane.position)
+    lane.position = None if committed is None else max(lane.position or 0, committed)
+    if lane.position is not None:
+        consumer.seek(partition, lane.position)
+    elif not await consumer.seek_to_beginning(partition):
+        # The other partitions do not wait for it; aiokafka goes on asking.
+        log.warning("Kafka does not say where %s-%s begins; it is read once it does", *partition)
 
 
 class LagWatch:
-    """Keeps the lag up to date, and with it whether Kafka answers. `consumer` is set by whoever reads."""
+    """Keeps the lag up to date, and with it whether Kafka answers, for all and for each; the reader sets `consumer`."""
 
     def __init__(self, service: Service, settings: KafkaSettings, metrics: SelfMetrics) -> None:
         self._service = service
         self._settings = settings
-        self._metrics = metrics
+        self._partitions = Partitions(service, metrics.lag)
         self.consumer: AIOKafkaConsumer | None = None
 
     async def run(self) -> None:
         """Look every few seconds, until told to stop."""
         while not self._service.stopping.is_set():
-            await self._service.pause(LAG_SECONDS)
+            await self._service.pause(LOOK_SECONDS)
             if self.consumer is not None and self.consumer.assignment():
                 await self._look(self.consumer)
 
     async def _look(self, consumer: AIOKafkaConsumer) -> None:
-        try:
-            async with asyncio.timeout(self._settings.kafka_deadline_seconds):
-                ends = await consumer.end_offsets(consumer.assignment())
-                behind = {tp.partition: end - await consumer.position(tp) for tp, end in ends.items()}
-        except (KafkaError, TimeoutError) as error:
-            reason = f"Kafka at {self._settings.kafka_bootstrap}: {kafka.reason(error)}; trying on"
-            self._service.health.waiting("kafka", reason)
-            return
-        self._service.health.ready("kafka")
-        self._metrics.lag.clear()
-        for partition, records in behind.items():
-            self._metrics.lag.labels(partition).set(max(records, 0))
+        silent = await self._partitions.look(consumer, self._settings.kafka_deadline_seconds)
+        if silent is None:
+            self._service.health.ready("kafka")
+        else:
+            self._service.health.waiting("kafka", f"Kafka at {self._settings.kafka_bootstrap}: {silent}; trying on")

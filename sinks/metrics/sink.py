@@ -94,8 +94,10 @@ class MetricsSink:
     async def _consume(self, consumer: AIOKafkaConsumer) -> None:
         partitions = [TopicPartition(self._settings.topics.enriched, partition) for partition in self._owned]
         consumer.assign(partitions)
-        for each in partitions:
-            await kafka_io.seek(consumer, self._settings, each, self._lanes[each.partition])
+        lanes = self._lanes
+        await asyncio.gather(
+            *(kafka_io.seek(consumer, self._settings, each, lanes[each.partition]) for each in partitions)
+        )
         self.watch.consumer = consumer
         await self._take(consumer)
 

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A partition without a leader, before sinks and audit: the others go on, it is said, and it comes back by itself."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.services import ServiceProcess, eventually, while_running
+from tests.sinks.flows import encoded, window
+from tests.sinks.topics import Topics
+
+FLAGS = ["--kafka-deadline-seconds", "2"]
+
+
+def service(room: str, topic: str, topics: Topics, directory: Path, *flags: str) -> ServiceProcess:
+    """A service to which partition 1 of a topic has no leader while `directory`/away is there."""
+    module = ["tests.leaderless", f"{topic}:1", str(directory / "away"), "run", room]
+    return ServiceProcess(module, [*topics.flags, *FLAGS, *flags], directory / "log")
+
+
+def said(running: ServiceProcess, topic: str) -> str:
+    """Return what /readyz says of partition 1."""
+    return running.get("/readyz")[1].partition(f"{topic} partition 1: ")[2]
+
+
+def failing(running: ServiceProcess, topic: str) -> dict[str, float]:
+    """Return what the metric says, by partition."""
+    found = running.samples().items()
+    return {each[0]: n for (name, each), n in found if name == "zonemeter_partition_failing" and each[1] == topic}
+
+
+@pytest.mark.parametrize("room", ["metrics", "flowlog"])
+def test_a_sink_takes_the_others_and_later_that(topics: Topics, tmp_path: Path, room: str) -> None:
+    topic, taken = topics.settings.topics.enriched, ("zonemeter_flows_taken_total", ())
+    topics.produce({0: map(encoded, window(1, 3)), 1: map(encoded, window(1, 3, "node-b1"))})
+    where = {"metrics": ["--state-dir", str(tmp_path / "state")], "flowlog": ["--output", str(tmp_path / "out")]}
+    (tmp_path / "away").touch()
+    with while_running(service(room, topic, topics, tmp_path, *where[room])) as sink:
+        eventually(lambda: sink.samples().get(taken) == 3)
+        eventually(lambda: said(sink, topic))
+        assert said(sink, topic).startswith("failing since 20")
+        topics.produce({0: map(encoded, window(2, 3)), 2: map(encoded, window(1, 3, "node-c1"))})
+        eventually(lambda: sink.samples().get(taken) == 9)
+        assert failing(sink, topic) == {"0": 0, "1": 1, "2": 0}
+        (tmp_path / "away").unlink()
+        eventually(lambda: sink.samples().get(taken) == 12)
+        eventually(sink.ready)
+        eventually(lambda: failing(sink, topic)["1"] == 0)
+        assert sink.terminate() == 0
+    assert "trying on" not in (tmp_path / "log").read_text(), "no consumer was begun anew"
+
+
+def test_the_audit_reads_the_others_and_later_that(topics: Topics, tmp_path: Path) -> None:
+    topic = topics.settings.topics.ledger
+    (tmp_path / "away").touch()
+    with while_running(service("audit", topic, topics, tmp_path, "--check-seconds", "0.2")) as audit:
+        line = eventually(lambda: said(audit, topic))
+        assert line.startswith("failing since 20")
+        eventually(lambda: audit.get("/readyz")[1].count("\n") == 1)  # it has caught up with the others
+        assert failing(audit, topic) == {"0": 0, "1": 1, "2": 0}
+        (tmp_path / "away").unlink()
+        eventually(audit.ready)
+        eventually(lambda: failing(audit, topic)["1"] == 0)
+        assert audit.terminate() == 0
