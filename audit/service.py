@@ -68,8 +68,7 @@ class Auditor:
             try:
                 await self._follow(consumer)
             except (KafkaError, TimeoutError) as error:
-                line = f"Kafka at {settings.kafka_bootstrap}: {kafka.reason(error)}; trying on"
-                self._service.health.waiting("kafka", line)
+                kafka.away(self._service, settings, kafka.reason(error))
                 await self._service.pause(_RETRY_SECONDS)
             finally:
                 await kafka.close(consumer)
@@ -200,7 +199,9 @@ class Auditor:
         log.warning("%s is given up: it did not close", window)
 
     async def _watch_lag(self, consumer: AIOKafkaConsumer) -> None:
-        silent = await self._partitions.look(consumer, self._settings.kafka_deadline_seconds)
+        silent = await self._partitions.look(
+            consumer, self._settings.kafka_deadline_seconds, self._settings.topics.ledger
+        )
         if silent is not None:
             raise KafkaTimeoutError(silent)
         self._metrics.lag.set(self._partitions.lag)

@@ -9,30 +9,37 @@ retried every later send to that partition fails until the producer is made anew
 import asyncio
 import logging
 import random
-import ssl
 from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaConnectionError, KafkaError, ProducerClosed, UnknownError
-from aiokafka.helpers import create_ssl_context
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    KafkaTimeoutError,
+    NodeNotReadyError,
+    ProducerClosed,
+    RequestTimedOutError,
+    UnknownError,
+)
 from aiokafka.partitioner import murmur2
 from aiokafka.structs import ConsumerRecord, OffsetAndTimestamp
 
-from common import fetching
-from common.errors import Refusal, Stopped
+from common import connections, credentials, fetching
+from common.errors import Stopped
 from common.service import Service
 from common.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
 
 fetching.install()
+connections.install()
 
 T = TypeVar("T")
 
-_SSL_FILES = ("kafka_ssl_ca_file", "kafka_ssl_cert_file", "kafka_ssl_key_file", "kafka_ssl_key_password_file")
+# What aiokafka says where it has no connection, or nobody answers on one.
+_AWAY = (KafkaConnectionError, NodeNotReadyError, KafkaTimeoutError, RequestTimedOutError, TimeoutError)
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 15.0
 # One Kafka batch; the broker's limit (message.max.bytes, 1 MiB by default) is on the compressed batch.
@@ -53,63 +60,19 @@ def partition_for(node: str, partitions: int) -> int:
 
 def client_options(settings: KafkaSettings) -> dict[str, Any]:
     """Return the arguments that every aiokafka client takes; raise `Refusal` for files that cannot be used."""
-    options: dict[str, Any] = {
+    known = credentials.of(settings)
+    return {
         "bootstrap_servers": settings.kafka_bootstrap.split(","),
         "security_protocol": settings.kafka_security_protocol,
         "request_timeout_ms": int(settings.kafka_deadline_seconds * 1000),
         "client_id": "zonemeter",
+        "sasl_mechanism": settings.kafka_sasl_mechanism,
+        "sasl_plain_username": settings.kafka_sasl_username,
+        # A client insists on having these; its connections ask for them anew.
+        "ssl_context": known.tls(),
+        "sasl_plain_password": known.password(),
+        "sasl_oauth_token_provider": known,
     }
-    if settings.kafka_security_protocol.endswith("SSL"):
-        options["ssl_context"] = _ssl_context(settings)
-    elif given := [name for name in _SSL_FILES if getattr(settings, name) is not None]:
-        protocol = settings.kafka_security_protocol
-        raise Refusal(
-            f"{given[0]} is given, and kafka_security_protocol = {protocol!r} does not encrypt; expected SSL or "
-            "SASL_SSL, or none of the kafka_ssl_*_file settings"
-        )
-    if settings.kafka_security_protocol.startswith("SASL"):
-        options |= {
-            "sasl_mechanism": settings.kafka_sasl_mechanism,
-            "sasl_plain_username": settings.kafka_sasl_username,
-            "sasl_plain_password": _password(settings),
-        }
-    return options
-
-
-def _ssl_context(settings: KafkaSettings) -> ssl.SSLContext:
-    files = {
-        "cafile": settings.kafka_ssl_ca_file,
-        "certfile": settings.kafka_ssl_cert_file,
-        "keyfile": settings.kafka_ssl_key_file,
-    }
-    # Without any password OpenSSL would ask for that of an encrypted key on the terminal, and wait there.
-    password = _secret(settings, "kafka_ssl_key_password_file") if settings.kafka_ssl_key_password_file else ""
-    try:
-        context: ssl.SSLContext = create_ssl_context(
-            **{k: str(v) if v else None for k, v in files.items()}, password=password
-        )
-    except (OSError, ssl.SSLError) as error:
-        raise Refusal(
-            f"kafka_ssl_*_file: {error}; expected PEM files that this process may read, a key that belongs to the "
-            "certificate, and its password in kafka_ssl_key_password_file if it is encrypted"
-        ) from error
-    return context
-
-
-def _password(settings: KafkaSettings) -> str:
-    if settings.kafka_sasl_password_file is None or settings.kafka_sasl_username is None:
-        raise Refusal("kafka_sasl_username and kafka_sasl_password_file are needed when the protocol is SASL_*")
-    return _secret(settings, "kafka_sasl_password_file")
-
-
-def _secret(settings: KafkaSettings, name: str) -> str:
-    """Return the content of a file that a setting names; it is never part of a message."""
-    path: Path = getattr(settings, name)
-    try:
-        return path.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "is not text in UTF-8"
-        raise Refusal(f"{name} = {str(path)!r}: {why}; expected a file that holds the password") from error
 
 
 def new_producer(settings: KafkaSettings, **overrides: Any) -> AIOKafkaProducer:
@@ -153,13 +116,18 @@ async def start(service: Service, settings: KafkaSettings, make: Callable[[], T]
             await close(client)
         except (KafkaError, OSError, TimeoutError) as error:
             await close(client)
-            service.health.waiting("kafka", f"Kafka at {settings.kafka_bootstrap}: {reason(error)}; trying on")
+            away(service, settings, reason(error))
             await service.pause(backoff * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
             backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
         else:
             service.health.ready("kafka")
             return client  # type: ignore[no-any-return]
     raise Stopped("told to stop before Kafka was reached")
+
+
+def away(service: Service, settings: KafkaSettings, why: str) -> None:
+    """Let the service not be ready, and say why Kafka does not do what it should."""
+    service.health.waiting("kafka", f"Kafka at {settings.kafka_bootstrap}: {why}; retrying")
 
 
 async def fetch(
@@ -301,7 +269,7 @@ async def _topic_problem(admin: AIOKafkaAdminClient, settings: KafkaSettings, wa
         async with asyncio.timeout(settings.kafka_deadline_seconds):
             described = await admin.describe_topics(list(wanted))
     except (KafkaError, OSError, TimeoutError) as error:
-        return f"Kafka at {settings.kafka_bootstrap}: {reason(error)}; trying on"
+        return f"Kafka at {settings.kafka_bootstrap}: {reason(error)}; retrying"
     found = {topic["topic"]: len(topic["partitions"]) for topic in described if topic["error_code"] == 0}
     for name, partitions in wanted.items():
         if name not in found:
@@ -315,8 +283,10 @@ async def _topic_problem(admin: AIOKafkaAdminClient, settings: KafkaSettings, wa
 
 def reason(error: BaseException) -> str:
     """Return as one line why Kafka did not do it. aiokafka's own words for a broker that is away are Python's."""
+    if isinstance(error, _AWAY) and (why := connections.why_not()):
+        return why
     if isinstance(error, KafkaConnectionError):
-        return "no connection: is it up, and do address, TLS and SASL settings fit?"
+        return "no connection: is it up, and is the address right?"
     if isinstance(error, TimeoutError):
         return "no answer"
     return " ".join(str(error).split()) or type(error).__name__

@@ -109,12 +109,14 @@ class Partitions:
         self,
         consumer: AIOKafkaConsumer,
         deadline_seconds: float,
+        topic: str,
         positions: Mapping[TopicPartition, int | None] | None = None,
     ) -> str | None:
         """Compare where reading stands with where each partition ends; return why, if Kafka tells that of none.
 
         `positions`: the partitions, and from where their records count as not taken, None where that is not known yet;
-        by default those that the consumer has, and where it has come to.
+        by default those that the consumer has, and where it has come to. Where there is none, `topic` is asked for:
+        a member that cannot reach its group has no partitions, and hears nothing of it.
         """
         if positions is None:
             positions = dict.fromkeys(consumer.assignment())
@@ -122,6 +124,9 @@ class Partitions:
             asked = {where: _position(consumer, where) for where in positions}
         else:
             asked = {where: _known(position) for where, position in positions.items() if position is not None}
+        if not asked:
+            stand = await _stand(consumer, TopicPartition(topic, 0), _known(0), deadline_seconds)
+            return stand if isinstance(stand, str) else None
         found = await asyncio.gather(*(_stand(consumer, where, ask, deadline_seconds) for where, ask in asked.items()))
         if found and all(isinstance(stand, str) for stand in found):
             return str(found[0])

@@ -14,7 +14,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.default_records import DefaultRecordBatch
 from prometheus_client import CollectorRegistry, Counter
 
-from common import kafka
+from common import connections, kafka
 from common.errors import PublishError, leaves
 from common.service import Service
 from common.settings import KafkaSettings
@@ -249,7 +249,8 @@ async def _send_batch(producer: AIOKafkaProducer, batch: BatchBuilder, topic: st
 def _why(error: Exception) -> str:
     """Return a failure in words; raise what is none of Kafka's."""
     if isinstance(error, TimeoutError):
-        return "no answer within the deadline"
+        why = connections.why_not()
+        return f"no answer within the deadline: {why}" if why else "no answer within the deadline"
     found = leaves(error)
     for leaf in found:
         if not isinstance(leaf, KafkaError | OSError | TimeoutError):

@@ -79,15 +79,16 @@ class Pipeline:
 
     async def _watch(self, consumer: AIOKafkaConsumer) -> None:
         """Look how far behind each partition is; a worker cannot tell where it reads nothing."""
-        settings, health = self._deps.settings, self._deps.service.health
+        settings, service = self._deps.settings, self._deps.service
+        deadline, topic = settings.kafka_deadline_seconds, settings.topics.raw
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             positions = {where: worker.position for where, (worker, _) in self._workers.items()}
-            silent = await self._deps.partitions.look(consumer, settings.kafka_deadline_seconds, positions)
+            silent = await self._deps.partitions.look(consumer, deadline, topic, positions)
             if silent is None:
-                health.ready("kafka")
+                service.health.ready("kafka")
             else:
-                health.waiting("kafka", f"Kafka at {settings.kafka_bootstrap}: {silent}; trying on")
+                kafka.away(service, settings, silent)
 
     def _new_consumer(self) -> AIOKafkaConsumer:
         settings = self._deps.settings

@@ -116,8 +116,7 @@ async def keep_reading(
         try:
             await read(consumer)
         except (KafkaError, TimeoutError) as error:
-            reason = f"Kafka at {settings.kafka_bootstrap}: {kafka.reason(error)}; trying on"
-            service.health.waiting("kafka", reason)
+            kafka.away(service, settings, kafka.reason(error))
             await service.pause(RETRY_SECONDS)
         finally:
             watch.consumer = None
@@ -154,12 +153,13 @@ class LagWatch:
         """Look every few seconds, until told to stop."""
         while not self._service.stopping.is_set():
             await self._service.pause(LOOK_SECONDS)
-            if self.consumer is not None and self.consumer.assignment():
+            if self.consumer is not None:
                 await self._look(self.consumer)
 
     async def _look(self, consumer: AIOKafkaConsumer) -> None:
-        silent = await self._partitions.look(consumer, self._settings.kafka_deadline_seconds)
+        settings = self._settings
+        silent = await self._partitions.look(consumer, settings.kafka_deadline_seconds, settings.topics.enriched)
         if silent is None:
             self._service.health.ready("kafka")
         else:
-            self._service.health.waiting("kafka", f"Kafka at {self._settings.kafka_bootstrap}: {silent}; trying on")
+            kafka.away(self._service, settings, silent)

@@ -127,6 +127,40 @@ def withdraw(world: World, times: int) -> None:
         world.recover()
 
 
+def rotate(world: World, times: int) -> None:
+    """Password and certificates renewed at the broker, and at the services later: each says what it waits for."""
+    secrets = world.kafka.secrets
+    assert secrets is not None
+    for _ in range(times):
+        world.nap(0.5, 2.0)
+        renew(world)
+        eventually(lambda: all_say(world, "is not trusted"), RECOVERY_SECONDS)
+        secrets.give_services("ca.pem")
+        eventually(lambda: all_say(world, "refuses this client's certificate"), RECOVERY_SECONDS)
+        secrets.give_services("cert.pem")  # with a key that is not its own
+        secrets.give_services("key.pem")
+        eventually(lambda: all_say(world, "kafka_sasl_password_file"), RECOVERY_SECONDS)
+        secrets.give_services("password")
+        world.recover()
+        world.fleet.ready()
+
+
+def renew(world: World) -> None:
+    """Give the broker another password, another certificate and another authority; only it knows of them yet."""
+    secrets, [broker] = world.kafka.secrets, world.kafka.members
+    assert secrets is not None
+    secrets.change_password(broker.bootstrap)
+    secrets.change_certificates()
+    secrets.give_broker()
+    broker.kill()
+    asyncio.run(broker.start())
+
+
+def all_say(world: World, words: str) -> bool:
+    """Tell whether every service is not ready, and says so in these words."""
+    return all(words in service.get("/readyz")[1] for service in world.fleet.running.values())
+
+
 def smaller_messages(world: World, times: int) -> None:
     """The broker takes smaller batches than before, then large ones again."""
     topics = world.settings.topics

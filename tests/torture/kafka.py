@@ -11,6 +11,7 @@ from lab.broker import Broker, free_port
 from lab.brokers import Brokers
 from lab.proxy import Proxy
 from tests.sinks.disk import small_disk
+from tests.torture.secrets import Secrets
 
 BROKER_DISK = "48m"
 
@@ -25,6 +26,7 @@ class Kafka:
     cluster: Brokers | None = None
     proxy: Proxy | None = None
     disk: Path | None = None
+    secrets: Secrets | None = None
     flags: list[str] = field(default_factory=list)
 
     @property
@@ -82,6 +84,30 @@ def guarded(directory: Path) -> Iterator[Kafka]:
     flags += ["--kafka-sasl-username", "service", "--kafka-sasl-password-file", str(password)]
     with _running(Broker(directory, free_port(), (listener,), settings)) as broker:
         yield Kafka(broker.bootstrap, f"127.0.0.1:{listener[1]}", [broker], flags=flags)
+
+
+@contextmanager
+def encrypted(directory: Path) -> Iterator[Kafka]:
+    """One broker that the services reach by mutual TLS with a password; `secrets` holds what may be rotated."""
+    secrets, listener = Secrets(directory.with_name("secrets")), ("127.0.0.1", free_port())
+    settings = {
+        "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,EXTRA0:SASL_SSL",
+        "sasl.enabled.mechanisms": "SCRAM-SHA-512",
+        "listener.name.extra0.scram-sha-512.sasl.jaas.config": (
+            "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+        ),
+        "listener.name.extra0.ssl.client.auth": "required",
+        "ssl.keystore.type": "PEM",
+        "ssl.keystore.location": str(secrets.keystore),
+        "ssl.truststore.type": "PEM",
+        "ssl.truststore.location": str(secrets.truststore),
+    }
+    broker = Broker(directory, free_port(), (listener,), settings)
+    secrets.give_broker()
+    with _running(broker):
+        secrets.change_password(broker.bootstrap)
+        secrets.give_services("ca.pem", "cert.pem", "key.pem", "password")
+        yield Kafka(broker.bootstrap, f"127.0.0.1:{listener[1]}", [broker], flags=secrets.flags, secrets=secrets)
 
 
 @contextmanager
