@@ -19,7 +19,7 @@ from audit.known import Known
 from audit.metrics import Metrics
 from audit.rolling import Rolling
 from audit.settings import AuditServiceSettings
-from common import kafka
+from common import by_time, kafka
 from common.partitions import Partitions
 from common.service import Service
 from schemas.codec import Unreadable
@@ -130,10 +130,13 @@ class Auditor:
             return None
 
     async def _begin(self, consumer: AIOKafkaConsumer, place: TopicPartition, end: int) -> int:
+        begins = await consumer.beginning_offsets([place])
         if place.topic == self._settings.topics.topology:
-            return int((await consumer.beginning_offsets([place]))[place])
-        at = (await kafka.offsets_for_times(consumer, {place: self._rolling.floor_ms}))[place]
-        return int(at.offset) if at else end
+            return int(begins[place])
+        floor_ms = self._rolling.floor_ms
+        at = (await by_time.offsets_for_times(consumer, {place: floor_ms}))[place]
+        target = at.offset if at else end
+        return (await by_time.untimed_from(consumer, floor_ms, {place: target}, begins, {place: end}))[place]
 
     async def _has_caught_up(self, consumer: AIOKafkaConsumer) -> bool:
         """Tell whether what stood in the topics at the start has been read."""

@@ -9,7 +9,7 @@ retried every later send to that partition fails until the producer is made anew
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -21,10 +21,9 @@ from aiokafka.errors import (
     NodeNotReadyError,
     ProducerClosed,
     RequestTimedOutError,
-    UnknownError,
 )
 from aiokafka.partitioner import murmur2
-from aiokafka.structs import ConsumerRecord, OffsetAndTimestamp
+from aiokafka.structs import ConsumerRecord
 
 from common import connections, credentials, fetching
 from common.errors import Stopped
@@ -49,8 +48,6 @@ MAX_BATCH_BYTES = 512 * 1024
 METADATA_MS = 15_000
 # Beyond its own timeout, how long a fetch may wait for a group that shares its partitions out.
 _GROUP_SECONDS = 0.5
-# How much earlier a time is asked for where the broker cannot answer, which costs it a second each; then the beginning.
-_BACK_MS = (60_000, 3_600_000, 86_400_000)
 
 
 def partition_for(node: str, partitions: int) -> int:
@@ -148,36 +145,6 @@ async def fetch(
                 return found
     except TimeoutError:
         return {}
-
-
-async def offsets_for_times(
-    consumer: AIOKafkaConsumer, times_ms: Mapping[TopicPartition, int]
-) -> dict[TopicPartition, OffsetAndTimestamp | None]:
-    """Return for each partition the first offset with that time or a later one; None if there is none. In a deadline.
-
-    A broker unpacks the batch that is the answer, and fails if that is more than it has room for. Then the answer to
-    an earlier time is returned, which lies before it.
-    """
-    try:
-        found: dict[TopicPartition, OffsetAndTimestamp | None] = await consumer.offsets_for_times(dict(times_ms))
-    except UnknownError as error:
-        if len(times_ms) == 1:
-            return {where: await _offset_before(consumer, where, time_ms) for where, time_ms in times_ms.items()}
-        log.warning("the broker cannot say what stands where by time: %s; each partition is asked for", reason(error))
-        alone = [await offsets_for_times(consumer, {where: time_ms}) for where, time_ms in times_ms.items()]
-        return {where: at for each in alone for where, at in each.items()}
-    return found
-
-
-async def _offset_before(consumer: AIOKafkaConsumer, where: TopicPartition, time_ms: int) -> OffsetAndTimestamp:
-    for earlier_ms in (time_ms - back_ms for back_ms in _BACK_MS if back_ms < time_ms):
-        try:
-            at: OffsetAndTimestamp | None = (await consumer.offsets_for_times({where: earlier_ms}))[where]
-        except UnknownError:
-            continue
-        if at is not None:
-            return at
-    return OffsetAndTimestamp((await consumer.beginning_offsets([where]))[where], -1)
 
 
 async def close(client: Any, seconds: float = 5.0) -> None:

@@ -26,8 +26,8 @@ SMALLEST_BATCH_BYTES = 1024
 FIRST_LARGER_SECONDS, LAST_LARGER_SECONDS = 10.0, 3600.0
 # A broker takes a record without a timestamp whatever its clock says (Kafka's LogValidator; record format v2).
 NO_TIMESTAMP = -1
-# How long records at and after a refused time go without one; then it is tried again.
-UNTIMED_SECONDS = 600.0
+# How long a broker that refused times is believed to go on doing so; then they are tried again.
+REFUSED_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,12 @@ class PublishCounters:
         )
         self.untimed = Counter(
             "zonemeter_publish_untimed_records",
-            "Records sent without a timestamp, because the broker refuses theirs: a clock is far ahead.",
+            "Records sent without a timestamp, because the broker refuses the present too: this clock is far ahead.",
+            registry=registry,
+        )
+        self.redated = Counter(
+            "zonemeter_publish_redated_records",
+            "Records sent with the time of sending, because the broker refuses theirs: too old for it, or far ahead.",
             registry=registry,
         )
 
@@ -97,9 +102,10 @@ class Publisher:
         self._larger_at, self._larger_after = 0.0, FIRST_LARGER_SECONDS
         # Consecutive failures by topic: one that takes nothing must not be forgotten over others that do.
         self._failing: dict[str, int] = {}
-        # A clock that is more than an hour ahead of the broker's: times from which on it refused them, and until when
-        # that is believed (monotonic).
-        self._refused_from_ms, self._refused_until = 0, 0.0
+        # Times that the broker refused: until when that is believed (monotonic), and where it refused the present too,
+        # from which on. Then this clock is more than an hour ahead of the broker's.
+        self._refused_until = 0.0
+        self._untimed_from_ms: int | None = None
 
     async def start(self) -> None:
         """Connect, however long it takes; `Stopped` if told to stop before."""
@@ -115,8 +121,10 @@ class Publisher:
         if not records:
             return {}
         producer = await self._ready()
+        oldest_ms = min(record.timestamp_ms for record in records)
         if time.monotonic() < self._refused_until:
-            records = [self._without_time(record) for record in records]
+            now_ms = _now_ms()
+            records = [self._with_time_taken(record, now_ms) for record in records]
         by_partition: dict[tuple[str, int], list[Record | Run]] = {}
         for record in records:
             by_partition.setdefault((record.topic, record.partition), []).append(record)
@@ -129,7 +137,6 @@ class Publisher:
                     for (topic, partition), part in by_partition.items()
                 }
         except (TimeoutError, ExceptionGroup) as error:
-            oldest_ms = min(record.timestamp_ms for record in records)
             await self._failed(producer, error, {topic for topic, _ in by_partition}, oldest_ms)
             raise PublishError(_why(error)) from error
         self._succeeded({topic for topic, _ in by_partition})
@@ -166,11 +173,26 @@ class Publisher:
         self._batch_bytes = max(self._batch_bytes // 2, SMALLEST_BATCH_BYTES)
         self._larger_at = now + self._larger_after
 
-    def _without_time(self, record: Record | Run) -> Record | Run:
-        if record.timestamp_ms < self._refused_from_ms:
+    def _with_time_taken(self, record: Record | Run, now_ms: int) -> Record | Run:
+        """Return it with a time that the broker takes, as far as is known.
+
+        The present is as good as its own for whoever asks for what is of some time or later: it is found. Only where
+        this clock cannot be right is there none.
+        """
+        count = len(record.values) if isinstance(record, Run) else 1
+        if self._untimed_from_ms is None:
+            self._counters.redated.inc(count)
+            return replace(record, timestamp_ms=now_ms)
+        if record.timestamp_ms < self._untimed_from_ms:
             return record
-        self._counters.untimed.inc(len(record.values) if isinstance(record, Run) else 1)
+        self._counters.untimed.inc(count)
         return replace(record, timestamp_ms=NO_TIMESTAMP)
+
+    def _time_refused(self, oldest_ms: int) -> None:
+        """Try the present next; nothing at all where the present was refused."""
+        now = time.monotonic()
+        self._untimed_from_ms = oldest_ms if now < self._refused_until else None
+        self._refused_until = now + REFUSED_SECONDS
 
     def _backoff_seconds(self) -> float:
         failures = max(self._failing.values(), default=0)
@@ -199,9 +221,13 @@ class Publisher:
         if any(isinstance(leaf, MessageSizeTooLargeError) for leaf in leaves(error)):
             self._smaller()
         if any(isinstance(leaf, InvalidTimestampError) for leaf in leaves(error)):
-            self._refused_from_ms, self._refused_until = oldest_ms, time.monotonic() + UNTIMED_SECONDS
+            self._time_refused(oldest_ms)
         self._tell(f"{', '.join(sorted(topics))}: {_why(error)}")
         await kafka.abandon(producer)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 async def _send(

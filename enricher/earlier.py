@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from common import kafka
+from common import by_time
 from common.places import Place, seen_end_ms, why_not_there
 from common.service import Service
 from enricher.kafka_read import Records, bounds, reader, stretch
@@ -153,9 +153,14 @@ class Earlier:
         deadline = self._settings.kafka_deadline_seconds
         async with reader(self._service, self._settings, self._where) as consumer:
             async with asyncio.timeout(deadline):
-                found = (await kafka.offsets_for_times(consumer, {self._where: max(to_ms, 0)}))[self._where]
-            begin, _ = await bounds(consumer, self._where, deadline)
-            start = self._reach.read_from if found is None else max(found.offset, begin)
+                found = await by_time.offsets_for_times(consumer, {self._where: max(to_ms, 0)})
+            begin, end = await bounds(consumer, self._where, deadline)
+            targets = {place: end if at is None else at.offset for place, at in found.items()}
+            async with asyncio.timeout(deadline):
+                untimed = await by_time.untimed_from(
+                    consumer, max(to_ms, 0), targets, {self._where: begin}, {self._where: end}
+                )
+            start = min(max(untimed[self._where], begin), self._reach.read_from)
             while part := self._reach.next_slice(start):
                 self._reach.took(part, await self._read(consumer, part, now_ms))
         if self._reach.read_from <= start:

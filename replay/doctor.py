@@ -17,7 +17,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from audit.result import Audit
-from common import kafka, topic_admin
+from common import by_time, kafka, topic_admin
 from common.errors import Refusal
 from common.findings import Check, Finding, UnclearError, fault, ok, unclear
 from common.settings import KafkaSettings
@@ -179,7 +179,7 @@ async def _lag(settings: KafkaSettings, topic: str, committed: dict[int, int], o
             ends = await consumer.end_offsets(places)
             begins = await consumer.beginning_offsets(places)
             # The first record that is young enough to be under way.
-            young = await kafka.offsets_for_times(consumer, dict.fromkeys(places, overdue_ms))
+            young = await by_time.offsets_for_times(consumer, dict.fromkeys(places, overdue_ms))
     finally:
         await kafka.close(consumer)
     records = overdue = 0

@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from msgspec import UNSET
 
-from common import kafka
+from common import by_time, kafka
 from common.errors import Refusal
 from common.settings import KafkaSettings
 from replay.present import Present, why_nothing
@@ -180,7 +180,7 @@ async def follow(
 async def _seek(consumer: AIOKafkaConsumer, places: list[TopicPartition], end_ms: int) -> None:
     """Go to the first records of windows that ended at `end_ms` or later: the end is a record's Kafka timestamp."""
     consumer.assign(places)
-    found = await kafka.offsets_for_times(consumer, dict.fromkeys(places, end_ms))
+    found = await by_time.offsets_for_times(consumer, dict.fromkeys(places, end_ms))
     ends = await consumer.end_offsets(places)
     for place, at in found.items():
         consumer.seek(place, at.offset if at else ends[place])

@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
-from common import kafka
+from common import by_time, kafka
 from common.errors import Refusal
 from common.settings import KafkaSettings
 from common.topic_admin import admin_client
@@ -25,12 +25,14 @@ class Reading:
     """How far a reading is, for whoever watches it.
 
     `records`, `done`: offsets to read and read. `cut_off`: partitions from whose beginning records have been deleted
-    that may have been wanted.
+    that may have been wanted. `timed_from`: where in each partition the wanted times begin; of what is read before
+    that only records without a time are given.
     """
 
     records: int = 0
     done: int = 0
     cut_off: list[int] = field(default_factory=list)
+    timed_from: dict[TopicPartition, int] = field(default_factory=dict)
 
 
 async def read_topic(
@@ -44,6 +46,8 @@ async def read_topic(
 ) -> AsyncIterator[Sequence[ConsumerRecord[bytes, bytes]]]:
     """Yield batches of the records whose Kafka timestamp is `from_ms` or later (None: all), up to the end seen first.
 
+    Also those without one that came about then: where the first of that time stands is known, and what stands between
+    it and the last of an earlier time may be of any.
     `starts`: of these partitions, begin at that offset if it is later. `only`: no other partition than this. A batch is
     of one partition. Raises `Refusal`
     where Kafka cannot be reached or stops answering, or the topic does not exist.
@@ -72,9 +76,11 @@ async def read_topic(
             except KafkaError as error:
                 raise _silent(settings, error) from error
             for partition, records in batches.items():
-                wanted = [record for record in records if record.offset < ends[partition]]
+                there = [record for record in records if record.offset < ends[partition]]
+                reading.done += len(there)
+                timed = reading.timed_from[partition]
+                wanted = [record for record in there if record.offset >= timed or record.timestamp < 0]
                 if wanted:
-                    reading.done += len(wanted)
                     yield wanted
     finally:
         await kafka.close(consumer)
@@ -90,15 +96,18 @@ async def _assign(
     consumer.assign(partitions)
     ends: dict[TopicPartition, int] = await consumer.end_offsets(partitions)
     begins: dict[TopicPartition, int] = await consumer.beginning_offsets(partitions)
-    starts = dict(begins)
+    starts = untimed = dict(begins)
     if from_ms is not None:
-        found = await kafka.offsets_for_times(consumer, dict.fromkeys(partitions, from_ms))
+        found = await by_time.offsets_for_times(consumer, dict.fromkeys(partitions, from_ms))
         starts = {partition: at.offset if at else ends[partition] for partition, at in found.items()}
+        untimed = await by_time.untimed_from(consumer, from_ms, starts, begins, ends)
     for partition in partitions:
         wanted = not_before.get(partition.partition, 0)
         start = min(max(starts[partition], wanted), ends[partition])
         if start == begins[partition] > wanted:
             reading.cut_off.append(partition.partition)
+        reading.timed_from[partition] = start
+        start = min(max(untimed[partition], wanted), start)
         consumer.seek(partition, start)
         reading.records += ends[partition] - start
     return ends

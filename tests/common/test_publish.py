@@ -20,6 +20,8 @@ from lab.proxy import Proxy
 from replay.read import read_topic
 from schemas.topics import TopicSpec
 
+HOUR_MS = 3_600_000
+
 
 @pytest.fixture
 def behind(tmp_path: Path) -> Iterator[tuple[Broker, Proxy]]:
@@ -121,19 +123,63 @@ def test_a_topic_that_takes_less_gets_smaller_batches(broker: Broker) -> None:
     asyncio.run(inside())
 
 
-def test_a_clock_far_ahead_of_the_brokers_costs_the_timestamp_and_nothing_else(broker: Broker) -> None:
+async def refused_by_time(publisher: Publisher, records: list[Record], times: int) -> None:
+    """Publish until it is taken, as every caller does; it must be refused so often before."""
+    for _ in range(times):
+        with pytest.raises(PublishError, match="InvalidTimestampError"):
+            await publisher.publish(records)
+    await publisher.publish(records)
+
+
+def counted(service: Service, name: str) -> float | None:
+    return service.registry.get_sample_value(f"zonemeter_publish_{name}_records_total")
+
+
+def test_a_clock_far_ahead_of_the_brokers_costs_the_timestamp_and_nothing_else(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    monkeypatch.setattr("common.publish._now_ms", lambda: now_ms + 3 * HOUR_MS)
+
     async def inside() -> None:
         await make_topic(broker.port, "ahead")
-        publisher = Publisher(Service("test"), KafkaSettings(kafka_bootstrap=broker.bootstrap))
-        now_ms = time.time_ns() // 1_000_000
-        ahead = [
-            replace(record(b"%d" % number, "ahead"), timestamp_ms=now_ms + number * 3_600_000) for number in range(5)
-        ]
-        with pytest.raises(PublishError, match="InvalidTimestampError"):
-            await publisher.publish(ahead[3:])
-        await publisher.publish(ahead[3:])
-        await publisher.publish(ahead[:1])
+        service = Service("test")
+        publisher = Publisher(service, KafkaSettings(kafka_bootstrap=broker.bootstrap))
+        ahead = [replace(record(b"%d" % n, "ahead"), timestamp_ms=now_ms + n * HOUR_MS) for n in range(5)]
+        await refused_by_time(publisher, ahead[2:4], 2)
+        await publisher.publish([ahead[0], ahead[4]])
         await publisher.close()
-        assert await stored(broker.port, "ahead") == [(b"3", -1), (b"4", -1), (b"0", now_ms)]
+        assert await stored(broker.port, "ahead") == [(b"2", -1), (b"3", -1), (b"0", now_ms), (b"4", -1)]
+        assert (counted(service, "untimed"), counted(service, "redated")) == (3, 2)
+
+    asyncio.run(inside())
+
+
+@pytest.mark.parametrize(
+    ("limit", "hours"),
+    [
+        pytest.param("message_timestamp_before_max_ms", -48, id="a broker that takes nothing old"),
+        pytest.param("message_timestamp_after_max_ms", 2, id="a record of a clock far ahead"),
+    ],
+)
+def test_what_the_broker_refuses_for_its_time_is_sent_as_of_now_and_found_by_time(
+    broker: Broker, limit: str, hours: int
+) -> None:
+    topic = limit.replace("_", "-")
+
+    async def inside() -> None:
+        await make_topic(broker.port, topic, **{limit: str(HOUR_MS)})
+        service = Service("test")
+        publisher = Publisher(service, KafkaSettings(kafka_bootstrap=broker.bootstrap))
+        began_ms = time.time_ns() // 1_000_000
+        other = replace(record(b"x", topic), timestamp_ms=began_ms + hours * HOUR_MS)
+        await refused_by_time(publisher, [other], 1)
+        await refused_by_time(publisher, [replace(other, value=b"y", timestamp_ms=other.timestamp_ms + 1)], 0)
+        await publisher.close()
+        assert (counted(service, "untimed"), counted(service, "redated")) == (0, 2)
+        from_ms = min(other.timestamp_ms, began_ms)
+        found = [r async for batch in read_topic(settings(broker.port), topic, from_ms) for r in batch]
+        assert [r.value for r in found] == [b"x", b"y"]
+        assert all(r.timestamp >= began_ms for r in found)
 
     asyncio.run(inside())
