@@ -34,7 +34,7 @@ def ready_made() -> list[list[bytes]]:
         index.apply(state)
     resolver = Resolver(index, CidrMap([RULE]))
     made = [decode_chunk(chunk.value) for chunk in cluster.chunks(3)]
-    return [join(chunk, resolve(chunk, resolver), 0, 0).values for chunk in made]
+    return [list(join(chunk, resolve(chunk, resolver), 0, 0).values) for chunk in made]
 
 
 async def run(settings: KafkaSettings, how: str, chunks: int) -> tuple[int, float]:

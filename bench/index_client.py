@@ -141,7 +141,7 @@ async def _join(measured: Enricher, resolver: Resolver, chunks: list[RawChunk], 
     for chunk in cycle(chunks):
         end = now_ms()
         window = msgspec.structs.replace(chunk, start_ms=end - _WINDOW_MS, end_ms=end)
-        flows += len(join(window, resolve(window, resolver), 0, 0).values)
+        flows += sum(1 for _ in join(window, resolve(window, resolver), 0, 0).values)
         await asyncio.sleep(_AWAIT_SECONDS)
         if time.monotonic() - begun > seconds:
             break

@@ -5,8 +5,10 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import InvalidTimestampError, KafkaError, MessageSizeTooLargeError
@@ -236,29 +238,33 @@ async def _send(
     """Send in batches, one after the other; return the offset after the last, None if the broker did not say."""
     batch = BatchBuilder(size, DefaultRecordBatch.CODEC_ZSTD)
     for part in parts:
-        values = part.values if isinstance(part, Run) else (part.value,)
-        done = 0
-        while (done := _append(batch, part, values, done)) < len(values):
+        rest = iter(part.values if isinstance(part, Run) else (part.value,))
+        while (next_one := _append(batch, part, rest)) is not _NONE_LEFT:
             await _send_batch(producer, batch, topic, partition)
             batch = BatchBuilder(size, DefaultRecordBatch.CODEC_ZSTD)
+            rest = chain((next_one,), rest)
     return await _send_batch(producer, batch, topic, partition)
 
 
-def _append(batch: BatchBuilder, part: Record | Run, values: Sequence[bytes | None], start: int) -> int:
-    """Append the values from number `start` on, as many as fit; return the number of the first that does not.
+# A value may be None.
+_NONE_LEFT = object()
+
+
+def _append(batch: BatchBuilder, part: Record | Run, values: Iterator[Any]) -> Any:
+    """Append values, as many as fit; return the first that does not, `_NONE_LEFT` if all do.
 
     Through the batch's own encoder: its `append` does the same, at almost twice the cost per record.
     """
-    append, first = batch._builder.append, batch.record_count()  # noqa: SLF001
+    append, number = batch._builder.append, batch.record_count()  # noqa: SLF001
     key, timestamp_ms, headers = part.key, part.timestamp_ms, list(part.headers)
-    number = start
-    for number in range(start, len(values)):
-        if append(first + number - start, timestamp_ms, key, values[number], headers) is None:
+    left: Any = _NONE_LEFT
+    for value in values:
+        if append(number, timestamp_ms, key, value, headers) is None:
+            left = value
             break
-    else:
-        number = len(values)
-    batch._relative_offset = first + number - start  # noqa: SLF001
-    return number
+        number += 1
+    batch._relative_offset = number  # noqa: SLF001
+    return left
 
 
 async def _send_batch(producer: AIOKafkaProducer, batch: BatchBuilder, topic: str, partition: int) -> int | None:

@@ -15,10 +15,11 @@ import numpy as np
 from enricher.cidrs import Cidr, may_be_pods
 from enricher.columns import EGRESS, INGRESS, RELAY, Columns, Ints, Mask, Rows
 from enricher.endpoints import Place, Resolved, Watcher, scope_of
+from enricher.flows import Flows
 from enricher.policy import DEFAULT, NodeNames, Policy
 from enricher.resolve import Resolver
 from enricher.rollup import roll_up
-from enricher.values import Values
+from enricher.values import Parts, Values
 from schemas.amount import NOTHING, Amount
 from schemas.flow import SCOPES, UNKNOWN_REASONS
 from schemas.raw import RawChunk
@@ -67,7 +68,7 @@ class Joined:
     `foreign_source` is what the chunk's node says it sent from addresses that are another node's, by that node.
     """
 
-    values: list[bytes]
+    values: Flows
     numbers: list[int]
     taken: Amount
     given: Amount
@@ -207,30 +208,37 @@ def _write(
     single: Rows,
     free: Rows,
     last: int,
-) -> tuple[list[bytes], list[int]]:
+) -> tuple[Flows, list[int]]:
     """Return the flows of rows that stay single and of those that are free of charge, and their ascending numbers.
 
     A single row's flow has its row's number. Where that would not come after `last` (before a crash the row was to
     be rolled up or put aside), and for sums, it is a multiple of the chunk's rows more, so that numbers ascend,
     none comes twice, and the row can be told from it.
     """
-    values = Values(chunk, columns, ends.watcher, raw)
+    values, parts = Values(chunk, columns, ends.watcher, raw), Parts(ends.addresses)
     beyond = columns.rows * max(1, last // max(columns.rows, 1) + 1)
     late = single <= last
     numbers = np.concatenate([single[~late], single[late] + beyond])
-    ordered = np.concatenate([single[~late], single[late]])
-    written = values.of_rows(ordered, numbers, scopes[ordered], ends.addresses)
+    rows = np.concatenate([single[~late], single[late]])
+
+    def of_rows(places: Ints) -> list[bytes]:
+        return values.of_rows(rows[places], numbers[places], scopes[rows[places]], parts)
+
     if not len(free):
-        return written, numbers.tolist()
+        return Flows(of_rows, np.arange(len(rows))), numbers.tolist()
     groups = roll_up(free, columns, values, scopes, ends.addresses)
-    sums = beyond + np.array([rows[-1] for rows in groups.rows], np.int64)
-    written += values.of_groups(groups.rows, sums, scopes, groups.sources, groups.destinations)
-    return _ascending(written, np.concatenate([numbers, sums]))
+    sums = beyond + np.array([each[-1] for each in groups.rows], np.int64)
 
+    def of_both(places: Ints) -> list[bytes]:
+        single = places < len(rows)
+        ones = iter(of_rows(places[single]))
+        wanted = places[~single] - len(rows)
+        many = iter(values.of_groups(groups.picked(wanted), sums[wanted], scopes))
+        return [next(ones if is_one else many) for is_one in single.tolist()]
 
-def _ascending(written: list[bytes], numbers: Ints) -> tuple[list[bytes], list[int]]:
-    order = np.argsort(numbers)
-    return [written[place] for place in order.tolist()], numbers[order].tolist()
+    every = np.concatenate([numbers, sums])
+    order = np.argsort(every)
+    return Flows(of_both, order), every[order].tolist()
 
 
 def _split(columns: Columns, rows: Rows, codes: Ints, names: Sequence[str]) -> dict[str, Amount]:

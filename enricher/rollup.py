@@ -8,25 +8,15 @@ known which rows are out even if they would be grouped otherwise now.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from enricher.columns import Columns, Ints, Rows
 from enricher.endpoints import Resolved, workload_end
-from enricher.values import Values, end_points
+from enricher.values import Groups, Parts, Values
 
 # Rows that one flow names at most: its JSON stays under 40 KiB (readers take 64 KiB, schemas/flow.py).
 MAX_ROWS = 4096
-
-
-@dataclass(slots=True)
-class Groups:
-    """Rows that become one flow each, and the JSON of their ends."""
-
-    rows: list[Rows]
-    sources: list[str]
-    destinations: list[str]
 
 
 def roll_up(rows: Rows, columns: Columns, values: Values, scopes: Ints, ends: Sequence[Resolved]) -> Groups:
@@ -44,11 +34,7 @@ def roll_up(rows: Rows, columns: Columns, values: Values, scopes: Ints, ends: Se
     cuts = [cut for end, size in zip(np.cumsum(sizes), sizes, strict=True) for cut in range(end - size, end, MAX_ROWS)]
     pieces = sorted(np.split(order, cuts[1:]), key=lambda piece: int(piece[-1])) if len(rows) else []
     firsts = np.array([piece[0] for piece in pieces], np.intp)
-    return Groups(
-        [rows[piece] for piece in pieces],
-        list(map("".join, zip(*end_points(common, src[firsts], src_port[firsts]), strict=True))),
-        list(map("".join, zip(*end_points(common, dst[firsts], dst_port[firsts]), strict=True))),
-    )
+    return Groups([rows[piece] for piece in pieces], Parts(common), src[firsts], dst[firsts])
 
 
 class _Numbers:

@@ -110,7 +110,9 @@ def not_out(runs: list[ChunkRun], out: Mapping[str, Out]) -> list[ChunkRun]:
     rest = []
     for part in runs:
         done = bisect.bisect_right(part.numbers, out[part.chunk_id].last) if part.chunk_id in out else 0
-        if done < len(part.numbers):
+        if not done:
+            rest.append(part)
+        elif done < len(part.numbers):
             rest.append(ChunkRun(part.chunk_id, part.numbers[done:], replace(part.run, values=part.run.values[done:])))
     return rest
 

@@ -6,6 +6,7 @@ address, the fields between `packets` and the source once per distinct combinati
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import msgspec
 import numpy as np
@@ -38,7 +39,7 @@ class Values:
         self._end = f',"observer":{watcher.json},"k8s":{cluster},"raw":{{"partition":{raw[0]},"offset":{raw[1]}}}'
         self.kinds = self._kind_codes()
 
-    def of_rows(self, rows: Rows, numbers: Ints, scopes: Ints, ends: Sequence[Resolved]) -> list[bytes]:
+    def of_rows(self, rows: Rows, numbers: Ints, scopes: Ints, ends: "Parts") -> list[bytes]:
         """Return the flows of single rows; `numbers` are the last parts of their ids, `scopes` those of these rows."""
         parts = zip(
             numbers.tolist(),
@@ -46,8 +47,8 @@ class Values:
             self._columns.size[rows].tolist(),
             self._columns.packets[rows].tolist(),
             self._kinds(rows),
-            *end_points(ends, self._columns.src[rows], self._ports[0][rows]),
-            *end_points(ends, self._columns.dst[rows], self._ports[1][rows]),
+            *ends.of(self._columns.src[rows], self._ports[0][rows]),
+            *ends.of(self._columns.dst[rows], self._ports[1][rows]),
             strict=True,
         )
         begin, end = self._begin, f"{self._end}}}"
@@ -57,19 +58,18 @@ class Values:
             for number, head, size, packets, kind, src_head, src_port, src_tail, dst_head, dst_port, dst_tail in parts
         ]
 
-    def of_groups(
-        self, groups: Sequence[Rows], numbers: Ints, scopes: Ints, sources: Sequence[str], destinations: Sequence[str]
-    ) -> list[bytes]:
+    def of_groups(self, groups: "Groups", numbers: Ints, scopes: Ints) -> list[bytes]:
         """Return a flow per group of rows that share everything it says; the rows are named in it."""
         size, packets = self._columns.size, self._columns.packets
-        firsts = np.array([rows[0] for rows in groups], np.intp)
+        firsts = np.array([rows[0] for rows in groups.rows], np.intp)
+        src_ports, dst_ports = self.ports(firsts)
         parts = zip(
-            groups,
+            groups.rows,
             numbers.tolist(),
             _pick(self._after_id, scopes[firsts]),
             self._kinds(firsts),
-            sources,
-            destinations,
+            map("".join, zip(*groups.ends.of(groups.sources, src_ports), strict=True)),
+            map("".join, zip(*groups.ends.of(groups.destinations, dst_ports), strict=True)),
             strict=True,
         )
         return [
@@ -102,10 +102,31 @@ class Values:
         return code
 
 
-def end_points(ends: Sequence[Resolved], addresses: Ints, ports: Ints) -> tuple[list[str], list[str], list[str]]:
-    """Return the JSON of end points in three parts; `addresses` are indexes into `ends`."""
-    heads, tails = [end.head for end in ends], [end.tail for end in ends]
-    return _pick(heads, addresses), _PORTS[ports].tolist(), _pick(tails, addresses)
+class Parts:
+    """The JSON of end points, by number: two parts of each, between which its port goes."""
+
+    def __init__(self, ends: Sequence[Resolved]) -> None:
+        self._heads = np.array([end.head for end in ends], dtype=object)
+        self._tails = np.array([end.tail for end in ends], dtype=object)
+
+    def of(self, numbers: Ints, ports: Ints) -> tuple[list[str], list[str], list[str]]:
+        """Return the end points with these numbers in three parts."""
+        return self._heads[numbers].tolist(), _PORTS[ports].tolist(), self._tails[numbers].tolist()
+
+
+@dataclass(slots=True)
+class Groups:
+    """Rows that become one flow each; `sources` and `destinations` are numbers of `ends`."""
+
+    rows: list[Rows]
+    ends: Parts
+    sources: Ints
+    destinations: Ints
+
+    def picked(self, places: Ints) -> "Groups":
+        """Return some of them, in that order."""
+        rows = [self.rows[place] for place in places.tolist()]
+        return Groups(rows, self.ends, self.sources[places], self.destinations[places])
 
 
 def _pick(made: list[str], numbers: Ints) -> list[str]:

@@ -5,13 +5,14 @@ Both go through the sinks' own intake, so a repeat is skipped and rubbish refuse
 """
 
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from aiokafka.structs import ConsumerRecord
 
 from common.settings import KafkaSettings
+from enricher.flows import BLOCK_ROWS
 from replay.joining import Joiner, Taken, raw_chunk
 from replay.read import read_topic
 from replay.time_range import TimeRange
@@ -72,8 +73,8 @@ async def rejoined_rows(
     async for records in read_topic(settings, settings.topics.raw, from_ms, reading=taken.reading):
         lane = lanes.setdefault(records[0].partition, Lane(records[0].partition))
         for record in records:
-            made = _rejoin(record, joiner, holds, taken)
-            yield _take(intake, lane, made, taken)
+            for made in _rejoin(record, joiner, holds, taken):
+                yield _take(intake, lane, made, taken)
 
 
 def _take(intake: Intake[E], lane: Lane, records: Sequence[SourceRecord], taken: Taken) -> list[Row[E]]:
@@ -85,9 +86,12 @@ def _take(intake: Intake[E], lane: Lane, records: Sequence[SourceRecord], taken:
     return batch.rows
 
 
-def _rejoin(record: ConsumerRecord, joiner: Joiner, holds: Holds, taken: Taken) -> list[_Record]:
+def _rejoin(record: ConsumerRecord, joiner: Joiner, holds: Holds, taken: Taken) -> Iterator[list[_Record]]:
+    """Yield what a chunk becomes, so many flows at a time: all of one with long names would take hundreds of MB."""
     chunk = raw_chunk(record, taken.refused)
     if chunk is None or not holds(chunk.start_ms):
-        return []
-    joined = joiner.join(chunk, record.partition, record.offset)
-    return [_Record(record.offset, record.timestamp, record.key, value) for value in joined.values]
+        return
+    values = joiner.join(chunk, record.partition, record.offset).values
+    for first in range(0, len(values), BLOCK_ROWS):
+        part = values[first : first + BLOCK_ROWS]
+        yield [_Record(record.offset, record.timestamp, record.key, value) for value in part]

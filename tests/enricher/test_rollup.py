@@ -112,7 +112,8 @@ def test_killed_again_and_again_in_changing_worlds_each_row_is_out_or_aside_once
     rows: list[dict[str, Any]], lives: list[tuple[int, bool, bool]]
 ) -> None:
     """After each crash some first flows of what was under way are out; the last life finishes."""
-    out, seen = Out(), []
+    out = Out()
+    seen: list[bytes] = []
     for cut, changed, rolled_up in [*lives, (10**6, False, True)]:
         policy = Policy(NodeNames(["node-b1"]) if changed else NodeNames(), "workload" if rolled_up else "pod")
         found = joined(rows, out, policy, other_world() if changed else states())
