@@ -37,8 +37,9 @@ class DoctorSettings(KafkaSettings):
     output: Literal["table", "json"] = Field("table", description="how to print the findings")
     kafka_deadline_seconds: float = Field(5.0, gt=0, le=300, description="no look at the pipeline lasts longer")
     since: Duration = Field("10m", description="how far back ledger and dead letters are read, such as 10m or 1h")
-    lag_seconds: float = Field(
-        120.0, gt=0, description="a group that has not taken records older than this is behind; above --cut-seconds"
+    lag_seconds: float = Field(120.0, gt=0, description="a group that has not taken records older than this is behind")
+    cut_seconds: float = Field(
+        FlowlogSettings.model_fields["cut_seconds"].default, gt=0, description="as the flow log has it"
     )
     enricher_group: str | None = Field(None, description="the enricher's --group, if it was given one")
     metrics_group: str | None = Field(None, description="the metrics sink's --group, if it was given one")
@@ -66,7 +67,7 @@ class DoctorSettings(KafkaSettings):
         return [
             Group(enricher.group_id, self.topics.raw, joins=True, optional=False),
             Group(metrics.group_id, self.topics.enriched, joins=False, optional=True),
-            Group(flowlog.group_id, self.topics.enriched, joins=True, optional=True),
+            Group(flowlog.group_id, self.topics.enriched, joins=True, optional=True, holds_seconds=self.cut_seconds),
         ]
 
 

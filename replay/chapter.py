@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds the flow log's files of a time range, and misses those that are gone.
 
-    date=2026-11-23/hour=02/flows-p3-000000000017-5c9e01.parquet     by window start (UTC)
+    flows/date=2026-11-23/hour=02/flows-p3-000000000017-5c9e01.parquet     by window start (UTC)
     _manifests/p=3/000000000017.json
+
+Flow logs of before 2026-12 have their dates beside _manifests; the rest of such an archive is below flows/.
 
 A file's name says which manifest must list it, so only the manifests of the range are read, not all that ever were:
 those of the files that are there, and on from these in both directions while they list files of the range, because a
@@ -22,10 +24,11 @@ from functools import lru_cache
 from common.errors import Refusal
 from replay.archive import FlowArchive, manifest_path
 from replay.time_range import TimeRange
+from sinks.flowlog.archive import FLOWS
 from sinks.flowlog.manifest import DataFile
 
 HOUR_MS = 3_600_000
-_DAY = re.compile(r"date=\d{4}-\d\d-\d\d")
+_DAY = re.compile(rf"({FLOWS}/)?date=\d{{4}}-\d\d-\d\d")
 _DATA = re.compile(r"flows-p(\d{1,9})-(\d{12})-[0-9a-f]{6}\.(parquet|jsonl)")
 _READERS = 16
 # Manifests are in order of what was taken, which is nearly that of time: so many in a row that list nothing of the
@@ -142,8 +145,9 @@ class _Search:
 
     def _directories(self) -> Iterable[str]:
         """Yield the hours' directories that are there, out of those that the range touches."""
-        for day in self._archive.names(""):
-            for hour in self._archive.names(day) if _DAY.fullmatch(day) else ():
+        days = [f"{FLOWS}/{name}" for name in self._archive.names(FLOWS)] + self._archive.names("")
+        for day in filter(_DAY.fullmatch, days):
+            for hour in self._archive.names(day):
                 if self._touches(f"{day}/{hour}/"):
                     yield f"{day}/{hour}"
 
@@ -160,7 +164,7 @@ def _hour_of(path: str) -> str:
 @lru_cache(maxsize=10_000)
 def _start_ms(directory: str) -> int | None:
     try:
-        moment = datetime.strptime(directory, "date=%Y-%m-%d/hour=%H").replace(tzinfo=UTC)
+        moment = datetime.strptime(directory.removeprefix(f"{FLOWS}/"), "date=%Y-%m-%d/hour=%H").replace(tzinfo=UTC)
     except ValueError:
         return None
     return int(moment.timestamp()) * 1000

@@ -38,12 +38,16 @@ LONGEST_LIST = 5
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A consumer group. `joins`: its members are seen by the broker; a sink may not be in use at all."""
+    """A consumer group. `joins`: its members are seen by the broker; a sink may not be in use at all.
+
+    `holds_seconds`: how long it may hold records before it commits them.
+    """
 
     name: str
     topic: str
     joins: bool
     optional: bool
+    holds_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +144,7 @@ def topic_finding(state: TopicState, partitions: Sequence[dict[str, Any]]) -> li
 
 async def check_lag(settings: KafkaSettings, group: Group, lag_seconds: float) -> list[Finding]:
     """Tell how far a group is behind, and whether it has members."""
+    lag_seconds += group.holds_seconds
     async with admin_client(settings) as admin:
         members = await _members(admin, group.name) if group.joins else None
         committed = await admin.list_consumer_group_offsets(group.name)

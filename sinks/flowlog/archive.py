@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The flow log as files: data files, then the manifest that lists them; and clearing up after a crash.
 
-    date=2026-11-23/hour=02/flows-p3-000000000017-5c9e01.parquet     by window start (UTC)
+    flows/date=2026-11-23/hour=02/flows-p3-000000000017-5c9e01.parquet     by window start (UTC)
     _manifests/p=3/000000000017.json
-    _manifests/p=3/000000000017-5c9e01.intent                       while its files are being written
+    _manifests/p=3/000000000017-5c9e01.intent                             while its files are being written
 
+Below flows/ there is nothing but data: some readers take a directory only if all in it is of one kind.
 The number makes two writers of one partition collide: each continues the newest manifest, only one of them can
 create the next, and the other finds out before its rows count. The random part keeps their data files apart. All
 methods block: call them in a thread.
@@ -25,6 +26,7 @@ from schemas.codec import UNREADABLE
 from sinks.flowlog.manifest import DataFile, Intent, Manifest, decode_intent, decode_manifest, encode
 from sinks.flowlog.store import TEMPORARY, Parts, Store
 
+FLOWS = "flows"
 MANIFEST, INTENT = re.compile(r"\d{12}\.json"), re.compile(r"\d{12}-[0-9a-f]{6}\.intent")
 
 
@@ -154,7 +156,7 @@ class Archive:
     def _data_path(self, manifest: Manifest, hour_ms: int) -> str:
         hour = datetime.fromtimestamp(hour_ms / 1000, UTC)
         name = f"flows-p{manifest.partition}-{manifest.sequence:012}-{self._writer}{self._suffix}"
-        return f"date={hour:%Y-%m-%d}/hour={hour:%H}/{name}"
+        return f"{FLOWS}/date={hour:%Y-%m-%d}/hour={hour:%H}/{name}"
 
     def _intent_path(self, manifest: Manifest) -> str:
         return f"{_directory(manifest.partition)}/{manifest.sequence:012}-{self._writer}.intent"

@@ -2,7 +2,8 @@
 """The flow log's columns: a flow flattened, the same names in Parquet and in JSON lines. Pure.
 
 What is unknown is null in Parquet and left out in JSON lines. `window_start` and `window_end` are timestamps (UTC,
-milliseconds), the window is [start, end). `raw_partition` and `raw_offset` say where the raw chunk stood.
+milliseconds), the window is [start, end). `raw_partition` and `raw_offset` say where the raw chunk stood. What each
+column means: schemas/flowlog.v1.schema.json.
 """
 
 from dataclasses import dataclass, field

@@ -83,6 +83,8 @@ class ParquetRows:
             compression_level=COMPRESSION_LEVEL,
             use_dictionary=[name for name in COLUMNS if name not in NEVER_REPEATING],
             column_encoding=ENCODINGS,
+            # Arrow would say of these that they are dictionaries, and cannot add up files whose dictionaries differ.
+            store_schema=False,
         )
         return [output.getvalue()]
 

@@ -33,7 +33,7 @@ class FlowlogSettings(ServiceSettings):
         1_000_000, ge=1, description="rows held back, over all partitions, at which the fullest partition is written"
     )
     cut_seconds: float = Field(
-        60.0, gt=0, le=86_400, description="longest that a row is held back before it is written"
+        300.0, gt=0, le=86_400, description="longest that a row is held back before it is written: fewer, larger files"
     )
 
     @property

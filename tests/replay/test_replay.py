@@ -328,7 +328,7 @@ def archive(history: Lived, tmp_path: Path) -> Path:
 
 
 def test_files_that_no_manifest_lists_do_not_count(history: Lived, run: Run, archive: Path) -> None:
-    real = sorted(archive.glob("date=*/hour=*/*.parquet"))
+    real = sorted(archive.glob("flows/date=*/hour=*/*.parquet"))
     shutil.copy(real[0], real[0].with_name("flows-p0-000000000001-ffffff.parquet"))
     shutil.copy(real[0], real[0].with_name("flows-p0-000000009999-ffffff.parquet"))
     (real[0].parent / "flows-p0-000000000002-ffffff.parquet.tmp").write_bytes(b"half")
@@ -338,9 +338,29 @@ def test_files_that_no_manifest_lists_do_not_count(history: Lived, run: Run, arc
     assert "left out: 2 files that no manifest lists" in err
 
 
+def test_an_archive_whose_dates_stand_beside_its_manifests_is_read(history: Lived, run: Run, archive: Path) -> None:
+    """As flow logs of before `flows/` wrote it; what is written since stands below that."""
+    days = sorted(archive.glob("flows/date=*"))
+    for day in days:
+        shutil.copytree(day, archive / day.name)
+        shutil.rmtree(day)
+    manifests = sorted(archive.glob("_manifests/p=*/*.json"))
+    for manifest in manifests:
+        manifest.write_bytes(manifest.read_bytes().replace(b'"flows/date=', b'"date='))
+    newest = next(each for each in reversed(manifests) if b'"date=' in each.read_bytes())
+    newest.write_bytes(newest.read_bytes().replace(b'"date=', b'"flows/date='))
+    for file in orjson.loads(newest.read_bytes())["files"]:
+        moved = archive / file["path"]
+        moved.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(archive / file["path"].removeprefix("flows/"), moved)
+    status, out, _ = run(*history.flags, *history.span, "--archive", str(archive), "-o", "jsonl")
+    assert status == 0
+    assert lines(out).keys() == history.flows.keys()
+
+
 def test_an_archive_that_has_lost_something_is_not_passed_off_as_whole(history: Lived, run: Run, archive: Path) -> None:
     flags = [*history.flags, *history.span, "--archive", str(archive), "-o", "jsonl"]
-    by_size = sorted(archive.glob("date=*/hour=*/*.parquet"), key=lambda path: path.stat().st_size)
+    by_size = sorted(archive.glob("flows/date=*/hour=*/*.parquet"), key=lambda path: path.stat().st_size)
     content = by_size[-1].read_bytes()
     by_size[-1].write_bytes(content[: len(content) // 2])
     status, _, err = run(*flags)
@@ -363,7 +383,7 @@ def test_an_archive_that_has_lost_something_is_not_passed_off_as_whole(history: 
 
 def test_whichever_listed_file_is_gone_it_is_missed(history: Lived, run: Run, archive: Path) -> None:
     flags = [*history.flags, *history.span, "--archive", str(archive), "-o", "jsonl"]
-    files = sorted(archive.glob("date=*/hour=*/*.parquet"))
+    files = sorted(archive.glob("flows/date=*/hour=*/*.parquet"))
     assert len(files) > 4
     for lost in files:
         content = lost.read_bytes()
@@ -383,7 +403,7 @@ def test_whichever_listed_file_is_gone_it_is_missed(history: Lived, run: Run, ar
 
 def test_hours_that_were_deleted_are_named_and_no_fault(history: Lived, run: Run, archive: Path) -> None:
     flags = [*history.flags, *history.span, "--archive", str(archive), "-o", "jsonl"]
-    older, newer = sorted(archive.glob("date=*/hour=*"))
+    older, newer = sorted(archive.glob("flows/date=*/hour=*"))
     shutil.rmtree(older)
     status, out, err = run(*flags)
     names = [str(hour.relative_to(archive)) for hour in (older, newer)]

@@ -172,7 +172,7 @@ def test_what_is_not_archived_yet_comes_from_the_topic(history: Lived, run: Run,
         first = min((number for number, path in enumerate(manifests) if b"flows-p" in path.read_bytes()), default=0)
         for path in manifests[first + 1 :]:
             path.unlink()
-            for data in archive.glob(f"date=*/hour=*/flows-p{partition.name[2:]}-{path.stem}-*.parquet"):
+            for data in archive.glob(f"flows/date=*/hour=*/flows-p{partition.name[2:]}-{path.stem}-*.parquet"):
                 data.unlink()
     whole = document(run, *history.flags, *history.span)
     found = document(run, *history.flags, *history.span, "--archive", str(archive))
@@ -183,7 +183,7 @@ def test_what_is_not_archived_yet_comes_from_the_topic(history: Lived, run: Run,
 
 def test_hours_that_were_deleted_from_the_archive_are_named(history: Lived, run: Run, tmp_path: Path) -> None:
     archive = Path(shutil.copytree(history.archive, tmp_path / "flows"))
-    older, newer = sorted(archive.glob("date=*/hour=*"))
+    older, newer = sorted(archive.glob("flows/date=*/hour=*"))
     shutil.rmtree(older)
     found = document(run, *history.flags, *history.span, "--archive", str(archive))
     assert (

@@ -55,7 +55,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 
 def _made(path: Path) -> Path:
-    for directory in ("_manifests/p=3", "date=2026-11-22/hour=22", "date=2026-11-22/hour=23"):
+    for directory in ("_manifests/p=3", "flows/date=2026-11-22/hour=22", "flows/date=2026-11-22/hour=23"):
         (path / directory).mkdir(parents=True)
     return path
 
@@ -65,7 +65,7 @@ def archive(store: Store) -> Archive:
 
 
 def data_files(root: Path) -> set[str]:
-    return {str(path.relative_to(root / "out")) for path in root.glob("out/date=*/**/*") if path.is_file()}
+    return {str(path.relative_to(root / "out")) for path in root.glob("out/flows/date=*/**/*") if path.is_file()}
 
 
 def test_the_newest_manifest_holds_where_to_go_on(store: Store, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_the_newest_manifest_holds_where_to_go_on(store: Store, tmp_path: Path) 
     assert archive(store).recover(4) is None
     assert [file.rows for file in second.files] == [3, 3]
     assert [store.read(file.path) for file in second.files] == [b"two", b"three"]
-    assert second.files[0].path.startswith("date=2026-11-22/hour=22/flows-p3-000000000002-")
+    assert second.files[0].path.startswith("flows/date=2026-11-22/hour=22/flows-p3-000000000002-")
     assert second.known_marks() == {Origin("lab", "node-a1", "5be6c2f0a91d"): Mark(1, 2, 0, 2)}
     assert len(data_files(tmp_path)) == 3
     assert sorted(store.names("_manifests/p=3")) == ["000000000001.json", "000000000002.json"]
@@ -94,9 +94,9 @@ def test_only_one_of_two_writers_gets_the_next_number(store: Store, tmp_path: Pa
 
 def test_what_was_written_but_not_listed_is_deleted(store: Store, tmp_path: Path) -> None:
     kept = archive(store).write(cut(1, b"kept"))
-    orphan = "date=2026-11-22/hour=22/flows-p3-000000000002-abcdef.jsonl"
+    orphan = "flows/date=2026-11-22/hour=22/flows-p3-000000000002-abcdef.jsonl"
     store.put(orphan, [b"orphan"])
-    missing = "date=2026-11-22/hour=23/flows-p3-000000000002-abcdef.jsonl"
+    missing = "flows/date=2026-11-22/hour=23/flows-p3-000000000002-abcdef.jsonl"
     store.put("_manifests/p=3/000000000002-abcdef.intent", [encode(Intent(2, [orphan, missing]))])
     newest = archive(store).recover(3)
     assert data_files(tmp_path) == {kept.files[0].path}
@@ -117,7 +117,7 @@ def test_an_intent_left_behind_by_a_manifest_deletes_nothing_of_it(store: Store,
 
 
 def test_a_crash_before_the_first_manifest(store: Store, tmp_path: Path) -> None:
-    orphan = "date=2026-11-22/hour=22/flows-p3-000000000001-abcdef.jsonl"
+    orphan = "flows/date=2026-11-22/hour=22/flows-p3-000000000001-abcdef.jsonl"
     store.put(orphan, [b"orphan"])
     store.put("_manifests/p=3/000000000001-abcdef.intent", [encode(Intent(1, [orphan]))])
     newest = archive(store).recover(3)

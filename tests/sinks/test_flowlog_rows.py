@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows as DuckDB reads them back from Parquet and from JSON lines: the same, and nothing of the flow is lost."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import jsonschema
 import orjson
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import schemas
 from common.places import EARLIEST_MS, LATEST_AHEAD_MS
 from schemas.flow import Cloud, Cluster, Flow, Kubernetes, Named, Network, Observer, RawPosition, Workload
 from sinks.flowlog.columns import COLUMNS, END_COLUMNS, flatten
@@ -28,6 +32,7 @@ FULL = pod(
     k8s=Kubernetes(Named("shop"), Named("api-0"), Workload("Deployment", "api"), Named("api-svc"), Named("node-a1")),
     cloud=Cloud("eu-west-1a", "eu-west-1", "euw1-az1"),
 )
+SCHEMA = json.loads((Path(schemas.__file__).parent / "flowlog.v1.schema.json").read_text())
 AWKWARD = 'a"b\\c\nd\té日本,{}'
 FLOWS = [
     pytest.param({}, id="pods"),
@@ -156,3 +161,20 @@ def test_a_flow_in_parquet_takes_few_bytes() -> None:
 
 def _fields(one: Flow, row: int) -> dict[str, Any]:
     return {name: getattr(one, name) for name in one.__struct_fields__} | {"id": flow_id(1, row)}
+
+
+def test_the_schema_file_names_every_column_in_order_with_its_type(tmp_path: Path) -> None:
+    path = tmp_path / "one.parquet"
+    path.write_bytes(buffered(ParquetRows(), flow(source=FULL)))
+    found = pq.read_schema(path)
+    assert {name: wanted["x-arrow"] for name, wanted in SCHEMA["properties"].items()} == {
+        name: str(type_) for name, type_ in zip(found.names, found.types, strict=True)
+    }
+    assert list(SCHEMA["properties"]) == found.names == list(COLUMNS)
+
+
+@pytest.mark.parametrize("fields", FLOWS)
+def test_a_line_is_as_the_schema_file_says(fields: dict[str, Any]) -> None:
+    validator = jsonschema.Draft202012Validator(SCHEMA)
+    for line in buffered(JsonLines(), flow(**fields)).splitlines():
+        validator.validate(orjson.loads(line))

@@ -61,7 +61,7 @@ def stored(output: Path, suffix: str = "parquet") -> Counter[str]:
     """The ids of all rows, read by DuckDB as any user would: by a glob over the directories."""
     function = "read_parquet" if suffix == "parquet" else "read_json"
     with duckdb.connect() as database:
-        query = f"SELECT id FROM {function}('{output}/date=*/hour=*/*.{suffix}')"
+        query = f"SELECT id FROM {function}('{output}/flows/date=*/hour=*/*.{suffix}')"
         try:
             return Counter(row[0] for row in database.execute(query).fetchall())
         except duckdb.IOException:

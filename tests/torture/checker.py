@@ -54,7 +54,7 @@ def check(world: World, scraper: Prometheus | None = None) -> Found:
 
 
 def _flow_log(world: World, truth: dict[str, Expected]) -> None:
-    files = [str(path) for path in world.output.glob("date=*/**/*.parquet")]
+    files = [str(path) for path in world.output.glob("flows/date=*/**/*.parquet")]
     columns = "id, bytes, packets, scope, coalesce(src_zone, ''), coalesce(dst_zone, '')"
     with duckdb.connect() as connection:
         rows = connection.execute(f"select {columns} from read_parquet(?)", [files]).fetchall()
