@@ -15,7 +15,7 @@ import msgspec
 
 from enricher.addresses import Prefix, pack, parse_prefix, prefix_of
 from enricher.cidrs import is_public
-from enricher.tenancy import FOREVER, Claim, acquired, claims, order, stretches
+from enricher.tenancy import FOREVER, Claim, Stretch, acquired, claims, order, stretches
 from schemas.topology import TopologyState
 
 # An IPv6 site is at most this long; what shares it with a node or a pod is not the internet.
@@ -65,14 +65,20 @@ class Index:
             merged, rest = merge(known[position], state), known[:position] + known[position + 1 :]
             if merged == known[position]:
                 return False
-        touched = {slot for s in (*known, merged) for slot in slots_of(s)}
         updated = list(rest)
         bisect.insort(updated, merged, key=order)
         self._states[object_key] = updated
         self._size += len(updated) - len(known)
+        # A state has an end of its own or the beginning of the next: of others only those before it change.
+        place = updated.index(merged)
+        changed = [merged, *updated[place - 1 : place]]
+        if position is not None:
+            changed += known[max(position - 1, 0) : position + 1]
+        touched = {slot for s in changed for slot in slots_of(s)}
+        own = self._stretches_by_slot(object_key, touched)
         for slot in touched:
-            uids = {f"{claim.state.kind}/{claim.state.uid}" for claim in self._claims.get(slot, ())} | {object_key}
-            self._put(slot, self._claims_on(slot, uids))
+            others = {f"{claim.state.kind}/{claim.state.uid}" for claim in self._claims.get(slot, ())} - {object_key}
+            self._put(slot, claims([*own[slot], *self._stretches_on(slot, others)]))
         return True
 
     def owners(self, slot: Slot, start_ms: int, end_ms: int) -> list[TopologyState]:
@@ -172,15 +178,20 @@ class Index:
         for slot in {slot for state in states for slot in slots_of(state)}:
             self._put(slot, tuple(claim for claim in self._claims.get(slot, ()) if id(claim.state) not in ids))
 
-    def _claims_on(self, slot: Slot, object_keys: Iterable[str]) -> tuple[Claim, ...]:
-        return claims(
-            [
-                stretch
-                for key in object_keys
-                for stretch in stretches(self._states.get(key, []))
-                if slot in slots_of(stretch.state)
-            ]
-        )
+    def _stretches_by_slot(self, object_key: str, wanted: set[Slot]) -> dict[Slot, list[Stretch]]:
+        found: dict[Slot, list[Stretch]] = {slot: [] for slot in wanted}
+        for stretch in stretches(self._states[object_key]):
+            for slot in wanted.intersection(slots_of(stretch.state)):
+                found[slot].append(stretch)
+        return found
+
+    def _stretches_on(self, slot: Slot, object_keys: Iterable[str]) -> list[Stretch]:
+        return [
+            stretch
+            for key in object_keys
+            for stretch in stretches(self._states.get(key, []))
+            if slot in slots_of(stretch.state)
+        ]
 
     def _put(self, slot: Slot, claims: tuple[Claim, ...]) -> None:
         had = slot in self._claims
