@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cluster as this process knows it: the index, what the API showed, and who waits for news of it.
 
-Changes go into the index at once and into `pending`, which the topology topic's writer empties.
+Changes go into the index at once and into `pending`, which the topology topic's writer empties, or into `told`: what
+raw chunks say, which nobody else may have read, whoever read them writes.
 """
 
 import asyncio
@@ -11,6 +12,8 @@ from collections.abc import Callable, Iterable
 from enricher.index import Index
 from enricher.kube_objects import Object
 from enricher.observed import Observed
+from enricher.reachable import gone, heard
+from schemas.raw import RawChunk
 from schemas.topology import TopologyState
 
 Clock = Callable[[], int]
@@ -29,6 +32,7 @@ class Cluster:
         self.live = live
         self.clock = clock
         self.pending: dict[bytes, TopologyState] = {}
+        self.told: dict[bytes, TopologyState] = {}
         self._observed = Observed(index.states_of)
         self._news = asyncio.Event()
 
@@ -54,11 +58,16 @@ class Cluster:
         """Take in that of a kind only these exist."""
         self._change(self._observed.retain(kind, uids, version, self.clock()))
 
+    def hear(self, chunk: RawChunk) -> None:
+        """Take in by which addresses a node says that it is reached."""
+        self._tell_of(heard(self.index, chunk, self.clock()))
+
     def confirm(self, state: TopologyState) -> None:
         """Note that the topic holds a state: what it says as well need not be written."""
-        waiting = self.pending.get(state.key)
-        if waiting is not None and (waiting.to_ms is None or state.to_ms is not None):
-            del self.pending[state.key]
+        for unwritten in (self.pending, self.told):
+            waiting = unwritten.get(state.key)
+            if waiting is not None and (waiting.to_ms is None or state.to_ms is not None):
+                del unwritten[state.key]
 
     async def news(self, seconds: float) -> None:
         """Return when something changed, at the latest after so long."""
@@ -71,6 +80,15 @@ class Cluster:
         for state in states:
             self.index.apply(state)
             self.pending[state.key] = state
+        if states:
+            self._tell_of(gone(self.index, states))
+            self._tell()
+
+    def _tell_of(self, states: list[TopologyState]) -> None:
+        for state in states:
+            self.index.apply(state)
+            if self.live:
+                self.told[state.key] = state
         if states:
             self._tell()
 

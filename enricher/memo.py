@@ -14,7 +14,7 @@ from enricher.index import Index, Slot
 
 # Entries kept; when there are more, all are made anew.
 MAX_KEPT = 131_072
-_OF_ONE_ADDRESS = ("pod", "service")
+_OF_ONE_ADDRESS = ("pod", "service", "addresses")
 
 
 class Kept(NamedTuple):

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names the end point behind an address as of a window, or says why it cannot. Pure.
 
-In order: pod; node; service; the node whose podCIDR holds it (zone known, pod not); the user's CIDR map; globally
-routable and in no IPv6 site of ours; else unknown. Each answer is kept with its JSON, ready but for the port.
+In order: pod; node; service; the node whose podCIDR holds it (zone known, pod not); the user's CIDR map, but for what
+is ours; the node whose collector says that it is reached by it; what is ours; globally routable and in no IPv6 site of
+ours; else unknown. Each answer is kept with its JSON, ready but for the port.
 """
 
 from collections.abc import Sequence
@@ -122,7 +123,10 @@ class Window:
             return self._service(address, services)
         if nodes := next(filter(None, map(self._owners, self._index.cidr_slots(packed))), []):
             return self._in_pod_cidr(address, nodes)
-        if (entry := self._resolver.cidrs.find(packed)) is not None:
+        entry = self._resolver.cidrs.find(packed)
+        if (entry is None or entry.ours) and (nodes := self._owners(("addresses", packed))):
+            return self._node(address, nodes)
+        if entry is not None:
             return self._rule(address, entry)
         if is_public(packed) and not self._index.shares_site(packed):
             return answer("external", address, at=_Node((), INTERNET))
@@ -154,10 +158,12 @@ class Window:
     def sent_here(self, address: str, node: str) -> Resolved:
         """Return what an address was that the observing node sent from, and that is not known to be on it.
 
-        Of a pod or node that Kubernetes knows to be elsewhere nothing is changed: the ledger says `foreign_source`.
+        Of a pod or node that Kubernetes knows to be elsewhere nothing is changed: the ledger says `foreign_source`. Of
+        what another node's collector says it is: a virtual address that moved.
         """
-        found = self.resolve(address)
-        if found.kind in ("pod", "node") or found.reason in ("multicast", "address_invalid"):
+        found, packed = self.resolve(address), pack(address)
+        known = found.kind == "pod" or (found.kind == "node" and packed and self._owners(("node", packed)))
+        if known or found.reason in ("multicast", "address_invalid"):
             return found
         if found.kind in ("service", "cidr") or found.reason in ("ambiguous_owner", "address_folded"):
             return self._on(found, address, node)

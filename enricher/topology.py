@@ -4,7 +4,8 @@
 A state that ended longer ago than raw flows are kept is taken off (a tombstone); one that still holds never is.
 
 The enricher that owns raw partition 0 writes. The others follow what it writes and keep only what it did not: if
-it dies, whoever takes over writes the rest. Two writers for a moment do no harm: a key says the same whoever wrote.
+it dies, whoever takes over writes the rest. What raw chunks say of nodes' addresses, each writes that has read it. Two
+writers for a moment do no harm: a key says the same whoever wrote.
 """
 
 import asyncio
@@ -111,11 +112,11 @@ class TopologyTopic:
                 if ended and is_writer():
                     await self._bury(publisher, ended)
                 pruned = loop.time()
-            if self._cluster.pending and is_writer():
-                await self._write_some(publisher)
+            states = [*self._cluster.told.values(), *(self._cluster.pending.values() if is_writer() else ())]
+            if states:
+                await self._write_some(publisher, states[:_MAX_WRITE])
 
-    async def _write_some(self, publisher: Publisher) -> None:
-        states = list(self._cluster.pending.values())[:_MAX_WRITE]
+    async def _write_some(self, publisher: Publisher, states: list[TopologyState]) -> None:
         now = self._cluster.clock()
         records = [Record(self._where.topic, 0, state.key, encode_topology(state), now) for state in states]
         try:

@@ -170,6 +170,7 @@ class Worker:
         return unit
 
     async def _enrich(self, chunk: RawChunk, offset: int, out: Out | None, unit: Unit) -> Unit:
+        self._deps.cluster.hear(chunk)
         patience = self._deps.patience
         ends = patience.resolve(chunk)
         if late := patience.worth_waiting_for(chunk, ends):

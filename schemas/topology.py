@@ -2,7 +2,8 @@
 """Topic `topology.v1`: who owned which address, when. The history that restarts and replays need.
 
 Key: `kind/uid/resourceVersion` of the object at which a state was first seen; a change closes one state
-(`to_ms`) and opens another. A `--topology` file is a JSON array of the same records.
+(`to_ms`) and opens another. A `--topology` file is a JSON array of the same records. Pods, nodes and services are
+Kubernetes'; `addresses` are those by which a node is reached beside what Kubernetes knows, as its collector says.
 """
 
 from typing import Annotated, Literal
@@ -28,7 +29,7 @@ class TopologyState(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tru
     """One state of one object: true from `from_ms` up to, not including, `to_ms` (absent: still true)."""
 
     schema_version: int = SCHEMA_VERSION
-    kind: Literal["pod", "node", "service"]
+    kind: Literal["pod", "node", "service", "addresses"]
     uid: Name
     resource_version: Name
     name: Name

@@ -18,6 +18,7 @@ from common.publish import Record
 from common.service import Service
 from common.task_group import TaskGroup
 from enricher.cidrs import CidrMap
+from enricher.cluster import Cluster
 from enricher.index import Index
 from enricher.join import join, resolve
 from enricher.resolve import Resolver
@@ -313,6 +314,12 @@ def test_a_chunk_says_which_addresses_are_the_nodes_own(settings: CollectorSetti
         assert set(joined.aside) <= {"sender_in_cluster"}, "what came to the virtual address"
         flows = [flow for flow in map(decode_flow, joined.values) if flow.network.transport == "udp"]
         found |= {(flow.source.address, flow.destination.address, flow.scope) for flow in flows}
+        # A node that receives from the virtual address knows whose it is.
+        others = Cluster(Index(), live=False)
+        others.load(index.current())
+        others.hear(chunk)
+        window = Resolver(others.index, CidrMap([])).window(chunk.start_ms, chunk.end_ms)
+        assert [window.resolve(address).node for address in (VIRTUAL, NODE_LOCAL_DNS)] == ["node1", None]
     assert found == {
         (A, NODE_LOCAL_DNS, "same_node"),
         (NODE_LOCAL_DNS, A, "same_node"),

@@ -11,6 +11,7 @@ import pytest
 from enricher.main import main
 from lab.broker import Broker, free_port
 from lab.kube_objects import objects
+from schemas.amount import Amount
 from tests.enricher.api_process import AT, LATE, PLAN, POSTGRES, api_at
 from tests.enricher.build import encoded, pod, row
 from tests.enricher.processes import running, topology_file
@@ -178,6 +179,28 @@ def test_a_gateway_inside_a_pod_cidr_is_waited_for_once(topics: Topics, tmp_path
             assert enricher.metric("index_waits_total", "late") == 1
     assert {flow.source.reason for flow in topics.flows()} == {"late_index"}
     assert {flow.source.k8s.node.name for flow in topics.flows()} == {POSTGRES.node}  # type: ignore[union-attr]
+
+
+def test_what_a_node_sends_from_its_second_card_counts_once(topics: Topics, tmp_path: Path) -> None:
+    card, receiver = "172.20.0.11", next(node.name for node in PLAN.nodes if node.name != POSTGRES.node)
+    with api_at(tmp_path) as api:
+        api.start()
+        with running([*topics.flags, "--kubeconfig", str(api.kubeconfig)], tmp_path / "log") as enricher:
+            eventually(enricher.ready)
+            end = time.time_ns() // 1_000_000
+            times = {"start_ms": end - 1000, "end_ms": end}
+            said = window(1, card, **times, node=POSTGRES.node, own=[0], node_addresses=[card])
+            topics.produce([said], key=POSTGRES.node.encode())
+            eventually(lambda: len(topics.flows()) == 1)
+            key = f"addresses/{POSTGRES.node}/{end - 1000}".encode()
+            eventually(lambda: key in {state.key for state in topics.topology()})
+            received = encoded([row(card, "10.42.2.9", direction=1)], **times, node=receiver)
+            topics.produce([received], key=receiver.encode())
+            eventually(lambda: len(topics.ledger()) == 2)
+    [flow] = topics.flows()
+    assert (flow.source.kind, flow.source.k8s.node.name) == ("node", POSTGRES.node)  # type: ignore[union-attr]
+    senders = [entry.senders for entry in topics.ledger().values() if entry.node == receiver]
+    assert senders == [{POSTGRES.node: Amount(1000, 10, 1)}]
 
 
 def test_the_history_names_a_pod_that_went_before_the_enricher_came(topics: Topics, tmp_path: Path) -> None:
