@@ -154,7 +154,7 @@ def test_a_chunk_waits_for_a_pod_that_is_just_coming_up_and_once_only(topics: To
             end = time.time_ns() // 1_000_000 + 1000
             times = {"start_ms": end - 1000, "end_ms": end, "node": LATE.node}
             key = LATE.node.encode()
-            topics.produce([window(1, LATE.address_v4, **times), window(2, "10.42.2.9", **times)], key=key)
+            topics.produce([window(1, LATE.address_v4, **times), window(2, POSTGRES.address_v4, **times)], key=key)
             time.sleep(0.5)  # the chunk must be waiting, and nothing shows that it does
             assert topics.flows() == []
             api.put(LATE)
