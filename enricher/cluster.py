@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from enricher.index import Index
-from enricher.kube_objects import Object
+from enricher.kube_objects import Object, left_out
 from enricher.observed import Observed
 from enricher.reachable import gone, heard
 from schemas.raw import RawChunk
@@ -25,14 +25,25 @@ def now_ms() -> int:
 
 
 class Cluster:
-    """A sink of what the API shows. `live`: there is an API, so that what is not known yet may become known."""
+    """A sink of what the API shows. `live`: there is an API, so that what is not known yet may become known.
 
-    def __init__(self, index: Index, *, live: bool, clock: Clock = now_ms) -> None:
+    `tell_left_out` is told what of an object is left out, each time that the API shows it.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        *,
+        live: bool,
+        clock: Clock = now_ms,
+        tell_left_out: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.index = index
         self.live = live
         self.clock = clock
         self.pending: dict[bytes, TopologyState] = {}
         self.told: dict[bytes, TopologyState] = {}
+        self._tell_left_out = tell_left_out
         self._observed = Observed(index.states_of)
         self._news = asyncio.Event()
 
@@ -48,6 +59,8 @@ class Cluster:
 
     def take(self, found: Object, version: str) -> None:
         """Take in an object as it is now."""
+        for what in left_out(found):
+            self._tell_left_out(what)
         self._change(self._observed.take(found, version, self.clock()))
 
     def drop(self, found: Object) -> None:

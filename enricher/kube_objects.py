@@ -234,22 +234,18 @@ def pod_state(pod: Pod, seen_ms: int, *, deleted: bool = False) -> TopologyState
 
 def node_state(node: Node, seen_ms: int) -> TopologyState:
     """Return a node's state, `from_ms` as of its creation. Its addresses are the numeric ones, and its CNI's."""
-    meta, labels, notes = node.metadata, node.metadata.labels or {}, node.metadata.annotations or {}
-    cidrs = node.spec.pod_cidrs or ([node.spec.pod_cidr] if node.spec.pod_cidr else [])
-    numeric = ("InternalIP", "ExternalIP")
-    addresses = [a.address for a in node.status.addresses or () if a.type in numeric]
-    addresses += [notes[name] for name in OWN_ADDRESS_ANNOTATIONS if notes.get(name)]
+    meta, labels = node.metadata, node.metadata.labels or {}
     return TopologyState(
         kind="node",
         uid=meta.uid,
         resource_version=meta.resource_version,
         name=sys.intern(meta.name),
-        addresses=[each for each in dict.fromkeys(addresses) if len(each) <= MAX_ADDRESS][:MAX_LISTED],
+        addresses=_bounded(_node_addresses(node)),
         from_ms=milliseconds(meta.creation_timestamp) or seen_ms,
         zone=_intern(_zone(node)),
         region=_intern(labels.get(REGION_LABEL)),
         zone_id=_intern(labels.get(ZONE_ID_LABEL)),
-        pod_cidrs=[each for each in cidrs if len(each) <= MAX_ADDRESS][:MAX_LISTED],
+        pod_cidrs=_bounded(_pod_cidrs(node)),
     )
 
 
@@ -281,8 +277,8 @@ def workload_of(pod: Pod) -> Workload:
     meta = pod.metadata
     if MIRROR_ANNOTATION in (meta.annotations or {}):
         return _workload("Pod", meta.name.removesuffix(f"-{pod.spec.node_name}"))
-    owner = next((o for o in meta.owner_references or () if o.controller), None)
-    if owner is not None and not (_NAME.fullmatch(owner.name) and _NAME.fullmatch(owner.kind)):
+    owner = _controller(meta)
+    if owner is not None and not _can_be(owner):
         return _workload("Pod", meta.name)
     if (config := _deployment_config(meta, owner)) is not None:
         return _workload("DeploymentConfig", config)
@@ -379,6 +375,40 @@ def _latest(stamp: str | None) -> int | None:
     """Return the latest time that a stamp may mean, in ms: metav1.Time cuts off what is less than a second."""
     time = milliseconds(stamp)
     return None if time is None else time if time % 1000 else time + 1000
+
+
+def left_out(found: Object) -> list[str]:
+    """Return what is left out of an object's state because no object can have it: `owner`, `address`."""
+    if isinstance(found, Pod):
+        owner = _controller(found.metadata)
+        return ["owner"] if owner is not None and not _can_be(owner) else []
+    if isinstance(found, Node):
+        addresses, cidrs = _node_addresses(found), _pod_cidrs(found)
+        return ["address"] if [addresses, cidrs] != [_bounded(addresses), _bounded(cidrs)] else []
+    return []
+
+
+def _controller(meta: Metadata) -> Owner | None:
+    return next((owner for owner in meta.owner_references or () if owner.controller), None)
+
+
+def _can_be(owner: Owner) -> bool:
+    return bool(_NAME.fullmatch(owner.name) and _NAME.fullmatch(owner.kind))
+
+
+def _node_addresses(node: Node) -> list[str]:
+    notes = node.metadata.annotations or {}
+    addresses = [each.address for each in node.status.addresses or () if each.type in ("InternalIP", "ExternalIP")]
+    addresses += [notes[name] for name in OWN_ADDRESS_ANNOTATIONS if notes.get(name)]
+    return list(dict.fromkeys(addresses))
+
+
+def _pod_cidrs(node: Node) -> list[str]:
+    return node.spec.pod_cidrs or ([node.spec.pod_cidr] if node.spec.pod_cidr else [])
+
+
+def _bounded(addresses: list[str]) -> list[str]:
+    return [each for each in addresses if len(each) <= MAX_ADDRESS][:MAX_LISTED]
 
 
 def _deployment_config(meta: Metadata, owner: Owner | None) -> str | None:

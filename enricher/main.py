@@ -48,7 +48,7 @@ async def run(running: Service, settings: EnricherSettings) -> None:
     running.health.starting("pipeline", "topics, history and the lists of the API come first")
     index = Index()
     metrics = Metrics(running.registry, index)
-    cluster = Cluster(index, live=settings.topology is None)
+    cluster = Cluster(index, live=settings.topology is None, tell_left_out=metrics.left_out)
     cidrs = _cidrs(settings)
     metrics.expect(cidrs)
     patience = Patience(cluster, Resolver(index, cidrs), metrics, settings.late_seconds)

@@ -70,6 +70,11 @@ class Metrics:
         self.behind = gauge("behind_seconds", "Age of the last window taken in, at its end.", "partition")
         self.watch_failures = counter("kube_failures", "Failures of list or watch, by resource and reason.", *_KUBE)
         self.relists = counter("kube_lists", "Lists completed, the first one too.", "resource")
+        self._left_out = counter(
+            "kube_left_out",
+            "Times that the API showed what no object can have, and it was left out: owner, address.",
+            "what",
+        )
         self._watch_age = gauge("kube_silence_seconds", "Time since anything was heard of a resource.", "resource")
         self.topology_writes = counter("topology_writes", "States written to the topology topic.")
         self.topology_tombstones = counter(
@@ -93,6 +98,10 @@ class Metrics:
         if resource not in self._heard:
             self._watch_age.labels(resource).set_function(lambda: time.monotonic() - self._heard[resource])
         self._heard[resource] = time.monotonic()
+
+    def left_out(self, what: str) -> None:
+        """Count what the API showed and no object can have."""
+        self._left_out.labels(what).inc()
 
     def expect(self, cidrs: CidrMap) -> None:
         """Show every entry of the map from the start, so that one which never matches is seen: it stays 0."""

@@ -16,12 +16,14 @@ from enricher.cidrs import CidrMap
 from enricher.flows import Flows
 from enricher.index import Index
 from enricher.join import join, resolve
+from enricher.kube_objects import pod_state
 from enricher.policy import DEFAULT, Policy
 from enricher.resolve import Resolver
 from schemas.flow import Workload
 from schemas.raw import RawChunk
-from tests.enricher.build import chunk, node, pod, row
+from tests.enricher.build import START, chunk, node, pod, row
 from tests.enricher.test_join import joined
+from tests.enricher.test_kube_objects import owner, pod_of
 from tests.enricher.test_rollup import API_1, API_2, API_3, DB, FAR, ROLLED
 from tests.enricher.test_rollup import states as rolled_states
 
@@ -79,6 +81,20 @@ def test_what_is_held_does_not_grow_with_rows_times_names(policy: Policy) -> Non
     assert flow_bytes > 1000
     # Numbers of rows, and no more.
     assert large - small < len(rows) / 2 * flow_bytes / 3
+
+
+def test_an_owner_of_200_kb_is_in_no_flow() -> None:
+    index = Index()
+    state = pod_state(pod_of(ips=[HERE], owners=owner("ReplicaSet", "x" * 200_000)), START)
+    assert state is not None
+    index.apply(node("node-b1", "192.168.0.12", "eu-west-1b", pod_cidrs=["10.42.2.0/24"]))
+    index.apply(state)
+    raw = chunk(
+        [row(HERE, THERE, dst_port=1 + i) for i in range(9000)], start_ms=state.from_ms, end_ms=state.from_ms + 1
+    )
+    most, broker = peak(raw, Resolver(index, CidrMap([])), DEFAULT)
+    assert broker.records == 9000
+    assert most < 8 * 1024 * 1024
 
 
 def values_of(rows: list[dict[str, Any]], policy: Policy) -> Flows:

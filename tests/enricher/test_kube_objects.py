@@ -5,7 +5,19 @@ import msgspec
 import orjson
 import pytest
 
-from enricher.kube_objects import Node, Pod, Service, changed_ms, milliseconds, node_state, pod_state, service_state
+from enricher.cluster import Cluster
+from enricher.index import Index
+from enricher.kube_objects import (
+    Node,
+    Pod,
+    Service,
+    changed_ms,
+    left_out,
+    milliseconds,
+    node_state,
+    pod_state,
+    service_state,
+)
 from schemas.flow import Workload
 from schemas.topology import decode_topology, encode_topology
 
@@ -398,6 +410,23 @@ def test_an_owner_that_no_object_can_be_is_none(kind: str, name: str) -> None:
     state = pod_state(pod_of(owners=owner(kind, name)), NOW)
     assert state is not None
     assert state.workload == Workload("Pod", "api-7d9f8b6c5-x2x9q")
+    assert left_out(pod_of(owners=owner(kind, name))) == ["owner"]
+
+
+def test_what_can_be_is_not_left_out() -> None:
+    addresses = [{"type": "InternalIP", "address": "10.0.0.1"}]
+    value = {"metadata": {"name": "n", "uid": "u", "resourceVersion": "1"}, "status": {"addresses": addresses}}
+    assert left_out(pod_of(owners=owner("ReplicaSet", "x" * 253))) == []
+    assert left_out(pod_of()) == []
+    assert left_out(msgspec.json.decode(orjson.dumps(value), type=Node)) == []
+
+
+def test_what_is_left_out_is_told_each_time_that_it_is_shown() -> None:
+    told: list[str] = []
+    cluster = Cluster(Index(), live=True, tell_left_out=told.append)
+    for version, name in (("100", "api-7d9f8b6c5"), ("101", "x" * 254), ("102", "x" * 254)):
+        cluster.take(pod_of(rv=version, owners=owner("ReplicaSet", name)), version)
+    assert told == ["owner", "owner"]
 
 
 def test_a_node_has_no_more_addresses_than_a_node_can_have() -> None:
@@ -408,7 +437,9 @@ def test_a_node_has_no_more_addresses_than_a_node_can_have() -> None:
         "spec": {"podCIDRs": ["10.0.0.0/24", "f" * 100_000]},
         "status": {"addresses": found},
     }
-    state = node_state(msgspec.json.decode(orjson.dumps(value), type=Node), NOW)
+    found_node = msgspec.json.decode(orjson.dumps(value), type=Node)
+    assert left_out(found_node) == ["address"]
+    state = node_state(found_node, NOW)
     assert len(encode_topology(state)) < 16_384
     assert decode_topology(encode_topology(state)) == state
     assert state.pod_cidrs == ["10.0.0.0/24"]
