@@ -29,13 +29,17 @@ from sinks.metrics.families import (
     ZONE_BYTES,
     ZONE_COST,
     ZONE_PACKETS,
-    Family,
-    Series,
+    Sample,
     Spec,
 )
+from sinks.metrics.family import SEEN_MS, Changes, Family, Labels, Series
 
 # Routes known at a time, about 400 bytes each; then all are forgotten and found anew. Counters are not touched.
 MAX_ROUTES = 200_000
+
+# How often it is looked which series are idle, and which pairs are the heaviest.
+SWEEP_MS = 60_000
+DAY_MS = 24 * 3_600_000
 
 # Both ends, scope, cluster; of a relayed packet the observer's zone and region; of an outer one its encapsulation.
 RouteKey = tuple[End, End, Scope, str, tuple[str, str] | None, str | None]
@@ -45,13 +49,14 @@ RouteKey = tuple[End, End, Scope, str, tuple[str, str] | None, str | None]
 class Route:
     """The series that one kind of flow adds to, and what it brought since the last fold.
 
-    `rate`: what a byte costs, in subunits (common/prices.py).
+    `rate`: what a byte costs, in subunits (common/prices.py). `unnamed`: the families in which its pair has no series.
     """
 
     byte_series: tuple[Series, ...]
     packet_series: tuple[Series, ...]
     cost_series: tuple[Series, ...] = ()
     rate: int = 0
+    unnamed: tuple[tuple[Family, Labels], ...] = ()
     bytes: int = 0
     packets: int = 0
     touched: bool = False
@@ -60,10 +65,21 @@ class Route:
 class Aggregate:
     """All counters. `max_series` bounds the workload and encapsulation families, the kubezonnet family has its own.
 
-    `prices`: a price file in USD; without one there are no cost families.
+    `prices`: a price file in USD; without one there are no cost families. `idle_ms`: how long a series that does not
+    grow is served.
     """
 
-    def __init__(self, max_series: int, kubezonnet_max_series: int | None, prices: PriceBook | None = None) -> None:
+    def __init__(
+        self,
+        max_series: int,
+        kubezonnet_max_series: int | None,
+        prices: PriceBook | None = None,
+        idle_ms: int = DAY_MS,
+    ) -> None:
+        self._idle_ms = idle_ms
+        # When this life began, and when it was last looked who may go; None before the first time.
+        self._began_ms: int | None = None
+        self._swept_ms = 0
         self._last_number = 0
         self.families: dict[str, Family] = {}
         self._zone_bytes = self._family(ZONE_BYTES)
@@ -99,25 +115,54 @@ class Aggregate:
                 route.touched = True
                 self._touched.append(route)
 
-    def fold(self) -> list[Series]:
-        """Carry what the routes brought over into their series; return those that changed since the last fold."""
+    def fold(self, now_ms: int) -> Changes:
+        """Carry what the routes brought over into their series; return what changed since the last fold."""
         dirty: list[Series] = []
         for route in self._touched:
             _carry(route.byte_series, route.bytes, dirty)
             _carry(route.packet_series, route.packets, dirty)
             _carry(route.cost_series, route.bytes * route.rate, dirty)
+            for family, labels in route.unnamed:
+                family.wait(labels, route.bytes)
             route.bytes = route.packets = 0
             route.touched = False
         self._touched.clear()
         for series in dirty:
             series.dirty = False
-        return dirty
+            series.changed_ms = now_ms
+        self._sweep(now_ms)
+        changes = Changes()
+        changes.note(dirty)
+        for family in self.families.values():
+            family.settle(now_ms, changes)
+        return changes
 
-    def restore(self, number: int, family: str, labels: tuple[str, ...], value: int) -> None:
+    def restore(self, sample: Sample) -> None:
         """Take one series back from a checkpoint; of a family that is switched off, only its number is kept."""
-        self._last_number = max(self._last_number, number)
-        if family in self.families:
-            self.families[family].restore(Series(number, family, labels, value))
+        self._last_number = max(self._last_number, sample.number)
+        if sample.family in self.families:
+            self.families[sample.family].restore(Series(*sample))
+
+    def _sweep(self, now_ms: int) -> None:
+        if self._began_ms is None:
+            self._began_ms = self._swept_ms = now_ms
+        if abs(now_ms - self._swept_ms) < SWEEP_MS:
+            return
+        self._swept_ms = now_ms
+        may_leave = now_ms - self._began_ms >= SEEN_MS
+        renamed = False
+        for family in self.families.values():
+            if self._prices is not None and family is self._workload_cost:
+                self._close_costs()
+            renamed |= family.sweep(now_ms, self._idle_ms, may_leave=may_leave)
+        if renamed:
+            self._routes.clear()
+
+    def _close_costs(self) -> None:
+        """Have what a pair costs go by the name under which its bytes are counted."""
+        for labels, series in self._workload_cost.series.items():
+            named = self._workload.series.get(labels)
+            series.closing = named is None or named.closing
 
     def _next_number(self) -> int:
         self._last_number += 1
@@ -143,25 +188,26 @@ class Aggregate:
         encapsulation: str | None,
     ) -> Route:
         if encapsulation is not None:
-            return Route((self._encapsulation.get((cluster, source.node, destination.node, encapsulation)),), ())
+            outer = (cluster, source.node, destination.node, encapsulation)
+            return Route((self._encapsulation.get(outer),), (), unnamed=_unnamed((self._encapsulation, outer)))
         # A relayed packet is sent on by the observer: its zone is the one that the traffic leaves.
         src_zone, src_region = (source.zone, source.region) if relay is None else relay
         zones = (cluster, src_zone, destination.zone, scope)
-        workload = self._workload.get(
-            (
-                cluster,
-                *(source.namespace, source.kind, source.workload, src_zone),
-                *(destination.namespace, destination.kind, destination.workload, destination.zone),
-                scope,
-            )
+        pair = (
+            cluster,
+            *(source.namespace, source.kind, source.workload, src_zone),
+            *(destination.namespace, destination.kind, destination.workload, destination.zone),
+            scope,
         )
-        byte_series = [self._zone_bytes.get(zones), workload]
+        capped: list[tuple[Family, Labels]] = [(self._workload, pair)]
+        if self._kubezonnet is not None and scope == "cross_zone" and source.pod:
+            capped.append((self._kubezonnet, (source.pod_namespace, source.pod)))
+        workload, *more = (family.get(labels) for family, labels in capped)
+        byte_series = [self._zone_bytes.get(zones), workload, *more]
         if scope == "unknown":
             reason = source.reason or destination.reason or "zone_missing"
             byte_series.append(self._unknown.get((cluster, reason)))
-        if self._kubezonnet is not None and scope == "cross_zone" and source.pod:
-            byte_series.append(self._kubezonnet.get((source.pod_namespace, source.pod)))
-        route = Route(tuple(byte_series), (self._zone_packets.get(zones),))
+        route = Route(tuple(byte_series), (self._zone_packets.get(zones),), unnamed=_unnamed(*capped))
         if self._prices is not None:
             price = self._prices.find(scope, source.side._replace(region=src_region), destination.side)
             if price is not None:
@@ -186,6 +232,15 @@ def _rare_key(flow: FlowHead, source: End, destination: End, observer: Observer,
     zone = UNSET if observer.cloud is UNSET else observer.cloud.availability_zone
     relay = ("" if zone is UNSET else zone, region_of(observer.cloud))
     return source, destination, flow.scope, cluster, relay, None
+
+
+def _unnamed(*pairs: tuple[Family, Labels]) -> tuple[tuple[Family, Labels], ...]:
+    """Return those that have no series of their own and could have one."""
+    return tuple(
+        (family, labels)
+        for family, labels in pairs
+        if family.budget is not None and family.get(labels).labels != labels and family.can_name(labels)
+    )
 
 
 def _carry(targets: tuple[Series, ...], amount: int, dirty: list[Series]) -> None:

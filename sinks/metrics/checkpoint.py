@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 import sqlite3
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,11 +28,14 @@ from sinks.metrics.families import SPECS, Sample
 log = logging.getLogger(__name__)
 
 FILE_NAME = "metrics.sqlite3"
-VERSION = 1
+VERSION = 2
 
 SCHEMA = """
 CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE series (number INTEGER PRIMARY KEY, family TEXT NOT NULL, labels TEXT NOT NULL, value TEXT NOT NULL);
+CREATE TABLE series (
+  number INTEGER PRIMARY KEY, family TEXT NOT NULL, labels TEXT NOT NULL, value TEXT NOT NULL,
+  changed_ms INTEGER NOT NULL DEFAULT 0, served INTEGER NOT NULL DEFAULT 1
+);
 CREATE TABLE lanes (partition INTEGER PRIMARY KEY, position INTEGER NOT NULL);
 CREATE TABLE marks (
   partition INTEGER, cluster TEXT, node TEXT, boot_id TEXT, generation INTEGER NOT NULL, sequence INTEGER NOT NULL,
@@ -40,9 +44,15 @@ CREATE TABLE marks (
 ) WITHOUT ROWID;
 CREATE TABLE ledger (number INTEGER PRIMARY KEY, record BLOB NOT NULL);
 """
+# What an earlier version's file lacks. When its series grew last is not known: not before they are read by this one.
+FROM_VERSION_1 = (
+    "ALTER TABLE series ADD COLUMN changed_ms INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE series ADD COLUMN served INTEGER NOT NULL DEFAULT 1",
+)
 # Values are text: a counter is not bounded by 64 bits, SQLite's integers are.
-ADD_SERIES = "INSERT INTO series VALUES (?, ?, ?, ?)"
-SET_VALUE = "UPDATE series SET value = ? WHERE number = ?"
+ADD_SERIES = "INSERT INTO series VALUES (?, ?, ?, ?, ?, ?)"
+SET_VALUE = "UPDATE series SET value = ?, changed_ms = ?, served = ? WHERE number = ?"
+DROP_SERIES = "DELETE FROM series WHERE number = ?"
 PUT_LANE = "INSERT OR REPLACE INTO lanes VALUES (?, ?)"
 PUT_MARK = "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 DROP_MARK = "DELETE FROM marks WHERE partition = ? AND cluster = ? AND node = ? AND boot_id = ?"
@@ -74,6 +84,8 @@ class _SeriesRow(NamedTuple):
     family: str
     labels: str
     value: Annotated[str, msgspec.Meta(pattern="^[0-9]{1,300}$")]  # Prometheus knows no greater number
+    changed_ms: _Whole
+    served: Annotated[int, msgspec.Meta(ge=0, le=1)]
 
 
 class _LedgerRow(NamedTuple):
@@ -96,10 +108,11 @@ class _About(msgspec.Struct):
 
 @dataclass(slots=True)
 class Checkpoint:
-    """What changed since the checkpoint before. `series`: number, family, labels, value."""
+    """What changed since the checkpoint before. `removed`: the numbers of series that are no more."""
 
     sequence: int
     series: list[Sample] = field(default_factory=list)
+    removed: list[int] = field(default_factory=list)
     positions: dict[int, int] = field(default_factory=dict)
     marks: list[tuple[int, Origin, Mark]] = field(default_factory=list)
     dropped: list[tuple[int, Origin]] = field(default_factory=list)
@@ -142,7 +155,7 @@ class State:
         lanes = {lane.partition: Lane(*lane) for lane in self._rows("lanes", "partition, position", _LaneRow)}
         for partition, cluster, node, boot_id, *mark in self._rows("marks", "*", _MarkRow):
             lanes.setdefault(partition, Lane(partition)).marks[Origin(cluster, node, boot_id)] = Mark(*mark)
-        series = [_sample(row) for row in self._rows("series", "number, family, labels, value", _SeriesRow)]
+        series = [_sample(row) for row in self._rows("series", "*", _SeriesRow)]
         ledger = [decode_ledger(row.record) for row in self._rows("ledger", "record", _LedgerRow, "number")]
         return Restored(about.life, int(about.sequence), series, lanes, ledger)
 
@@ -177,13 +190,14 @@ class State:
 
     def _write(self, checkpoint: Checkpoint) -> None:
         (last,) = self._db.execute("SELECT coalesce(max(number), 0) FROM series").fetchone()
-        added = [sample for sample in checkpoint.series if sample[0] > last]
-        known = [(str(value), number) for number, _, _, value in checkpoint.series if number <= last]
-        rows = ((n, family, orjson.dumps(labels).decode(), str(value)) for n, family, labels, value in added)
+        added = [sample for sample in checkpoint.series if sample.number > last]
+        known = [(str(s.value), s.changed_ms, s.served, s.number) for s in checkpoint.series if s.number <= last]
+        rows = ((n, family, orjson.dumps(labels).decode(), str(v), *more) for n, family, labels, v, *more in added)
         self._db.executemany(ADD_SERIES, rows)
         # Labels are written once; numbers are given in order, so what is not new is there.
         if known and self._db.executemany(SET_VALUE, known).rowcount != len(known):
             raise sqlite3.IntegrityError("a series is missing")
+        self._db.executemany(DROP_SERIES, ((number,) for number in checkpoint.removed))
         self._db.executemany(PUT_LANE, checkpoint.positions.items())
         self._db.executemany(DROP_MARK, ((partition, *origin) for partition, origin in checkpoint.dropped))
         marks = ((partition, *origin, *msgspec.structs.astuple(mark)) for partition, origin, mark in checkpoint.marks)
@@ -210,6 +224,13 @@ class State:
                 self._db.executemany("INSERT INTO about VALUES (?, ?)", about)
                 self._db.execute(f"PRAGMA user_version = {VERSION}")
             log.info("nothing is there yet: counters begin at 0", extra={"state": str(self._path)})
+        elif version == 1:
+            with self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                for statement in FROM_VERSION_1:
+                    self._db.execute(statement)
+                self._db.execute("UPDATE series SET changed_ms = ?", (time.time_ns() // 1_000_000,))
+                self._db.execute(f"PRAGMA user_version = {VERSION}")
         elif version != VERSION:
             raise Refusal(f"state_dir: {self._path} is of version {version}, this program writes version {VERSION}")
         found = self._about().topic
@@ -222,7 +243,7 @@ def _sample(row: _SeriesRow) -> Sample:
     # A family that is not known is a newer version's: it is kept for that.
     if row.family in SPECS and len(labels) != len(SPECS[row.family].labels):
         raise ValueError(f"table series: {row.labels[:100]} are not the labels of {row.family}")
-    return row.number, row.family, labels, int(row.value)
+    return Sample(row.number, row.family, labels, int(row.value), row.changed_ms, bool(row.served))
 
 
 def _refusal(path: Path, error: Exception) -> Refusal:

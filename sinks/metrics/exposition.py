@@ -53,14 +53,22 @@ class Exposition:
         self._nodes: dict[tuple[str, str], int] = {}
         self._body: bytes | None = None
 
-    def apply(self, series: Iterable[Sample], marks: Iterable[tuple[Origin, Mark]]) -> None:
-        """Take over what a checkpoint changed; of families that are switched off, nothing."""
+    def apply(
+        self, series: Iterable[Sample], marks: Iterable[tuple[Origin, Mark]], removed: Iterable[int] = ()
+    ) -> None:
+        """Take over what a checkpoint changed, all at once; of families that are switched off, nothing."""
         with self._lock:
-            for number, family, labels, value in series:
-                if family in self._specs:
-                    if number not in self._prefixes:
-                        self._prefixes[number] = sample_prefix(self._specs[family], labels)
-                    self._values[family][number] = value
+            for sample in series:
+                if sample.family not in self._specs:
+                    continue
+                if not sample.served:
+                    self._drop(sample.number)
+                    continue
+                if sample.number not in self._prefixes:
+                    self._prefixes[sample.number] = sample_prefix(self._specs[sample.family], sample.labels)
+                self._values[sample.family][sample.number] = sample.value
+            for number in removed:
+                self._drop(number)
             for origin, mark in marks:
                 node = origin.cluster, origin.node
                 # To the end: who was heard of last.
@@ -80,6 +88,11 @@ class Exposition:
             if self._body is None:
                 self._body = self._render_counters().encode()
             return self._body + self._render_nodes(now_ms).encode()
+
+    def _drop(self, number: int) -> None:
+        self._prefixes.pop(number, None)
+        for values in self._values.values():
+            values.pop(number, None)
 
     def _render_counters(self) -> str:
         prefixes = self._prefixes

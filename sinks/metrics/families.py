@@ -1,16 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The metric families, and the budget of series that a family may have. Pure."""
+"""The metric families: names, labels, what may be folded. Pure."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from common.prices import SUBUNIT_DIGITS
 
-# A series' number, family, labels and value at one moment.
-Sample = tuple[int, str, tuple[str, ...], int]
-
-# What stands in place of a label's value where a series beyond the budget is folded.
+# What stands in place of a label's value where a pair has no series of its own, and where it had one; no name in a
+# cluster has an underscore.
 OTHER = "_other_"
+LEFT = "_left_"
+
+
+class Sample(NamedTuple):
+    """A series at one moment: its identity, what it counts and how far, when it grew last, whether it is served."""
+
+    number: int
+    family: str
+    labels: tuple[str, ...]
+    value: int
+    changed_ms: int = 0
+    served: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,56 +103,3 @@ SPECS = {
         *(UNKNOWN_BYTES, ENCAPSULATION_BYTES, KUBEZONNET_BYTES),
     )
 }
-
-
-@dataclass(slots=True, eq=False)
-class Series:
-    """One counter. `number` is its identity in the checkpoint."""
-
-    number: int
-    family: str
-    labels: tuple[str, ...]
-    value: int = 0
-    dirty: bool = False
-
-    @property
-    def sample(self) -> Sample:
-        """The series as it is now."""
-        return self.number, self.family, self.labels, self.value
-
-
-@dataclass(slots=True)
-class Family:
-    """The series of one family, at most `budget` of them beside the folded ones."""
-
-    spec: Spec
-    next_number: Callable[[], int]
-    budget: int | None = None
-    series: dict[tuple[str, ...], Series] = field(default_factory=dict)
-    folded: int = 0
-
-    def get(self, labels: tuple[str, ...]) -> Series:
-        """Return the series of `labels`, or the one that it is folded into once the budget is spent."""
-        series = self.series.get(labels)
-        if series is not None:
-            return series
-        if self.budget is not None and len(self.series) - self.folded >= self.budget:
-            labels = self._fold(labels)
-            if labels in self.series:
-                return self.series[labels]
-        series = Series(self.next_number(), self.spec.name, labels)
-        self._add(series)
-        return series
-
-    def restore(self, series: Series) -> None:
-        """Take a series back from a checkpoint; it stays, also where the budget has become smaller."""
-        self._add(series)
-
-    def _add(self, series: Series) -> None:
-        self.series[series.labels] = series
-        if self.spec.folded and series.labels == self._fold(series.labels):
-            self.folded += 1
-
-    def _fold(self, labels: tuple[str, ...]) -> tuple[str, ...]:
-        pairs = zip(self.spec.labels, labels, strict=True)
-        return tuple(OTHER if name in self.spec.folded else value for name, value in pairs)

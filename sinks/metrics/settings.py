@@ -27,6 +27,9 @@ class MetricsSettings(ServiceSettings):
     max_series: int = Field(
         20_000, ge=0, description="series of the workload metric before further pairs are added up in _other_"
     )
+    series_idle_hours: float = Field(
+        24.0, ge=0.1, le=8760, description="how long a series that does not grow is served; then it gives its name up"
+    )
     kubezonnet_metric: bool = Field(
         True, description="whether to serve pod_cross_zone_network_traffic_bytes_total, as kubezonnet does"
     )

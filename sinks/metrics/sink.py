@@ -53,7 +53,10 @@ class MetricsSink:
         self._series = Gauge("zonemeter_series", "Series served, by family.", ["family"], registry=service.registry)
         self.watch = kafka_io.LagWatch(service, settings, self._metrics)
         self._aggregate = Aggregate(
-            settings.max_series, settings.kubezonnet_max_series if settings.kubezonnet_metric else None, prices
+            settings.max_series,
+            settings.kubezonnet_max_series if settings.kubezonnet_metric else None,
+            prices,
+            int(settings.series_idle_hours * 3_600_000),
         )
         if prices is not None:
             _show_prices(service, prices)
@@ -70,8 +73,8 @@ class MetricsSink:
     async def restore(self) -> None:
         """Take the last checkpoint back and serve it, before anything else."""
         restored = await asyncio.to_thread(self._state.load)
-        for number, family, labels, value in restored.series:
-            self._aggregate.restore(number, family, labels, value)
+        for sample in restored.series:
+            self._aggregate.restore(sample)
         marks = [item for lane in restored.lanes.values() for item in lane.marks.items()]
         self._exposition.apply(restored.series, marks)
         self._lanes = {partition: restored.lanes.get(partition, Lane(partition)) for partition in self._owned}
@@ -150,7 +153,8 @@ class MetricsSink:
         """Take together what changed since the last checkpoint; the next one begins with empty books."""
         self._sequence += 1
         name = f"{self._settings.replica_ordinal}/{self._life}/{self._sequence}"
-        checkpoint = Checkpoint(self._sequence, series=[series.sample for series in self._aggregate.fold()])
+        changes = self._aggregate.fold(now_ms)
+        checkpoint = Checkpoint(self._sequence, series=changes.samples, removed=changes.removed)
         for lane in self._lanes.values():
             if lane.books.is_empty or lane.position is None:
                 continue
@@ -183,7 +187,8 @@ class MetricsSink:
 
     def _write(self, checkpoint: Checkpoint) -> None:
         self._state.commit(checkpoint)
-        self._exposition.apply(checkpoint.series, [(origin, mark) for _, origin, mark in checkpoint.marks])
+        marks = [(origin, mark) for _, origin, mark in checkpoint.marks]
+        self._exposition.apply(checkpoint.series, marks, checkpoint.removed)
 
 
 def _show_prices(service: Service, prices: PriceBook) -> None:

@@ -58,7 +58,7 @@ def test_the_metrics_sink_serves_what_it_takes(values: list[bytes]) -> None:
     lane, intake, aggregate = Lane(0), Intake[End](Ends().make), Aggregate(100, 100)
     batch = intake.take(lane, records(values), NOW_MS)
     aggregate.add(batch.rows, lane.books)
-    samples = [series.sample for series in aggregate.fold()]
+    samples = aggregate.fold(NOW_MS).samples
     exposition = Exposition([family.spec for family in aggregate.families.values()], 30_000)
     exposition.apply(samples, [(origin, mark) for origin, mark in lane.marks.items()])
     exposition.render(NOW_MS).decode()

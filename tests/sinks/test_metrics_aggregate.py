@@ -9,6 +9,7 @@ from schemas.flow import Cloud, Kubernetes, Named, Observer
 from sinks.intake import Intake, Lane
 from sinks.metrics.aggregate import Aggregate
 from sinks.metrics.ends import Ends
+from sinks.metrics.family import Changes
 from tests.sinks.flows import END_MS, EXTERNAL, cloud, encoded, flow, flow_id, node, other, pod, records
 
 ZONE, PACKETS = "zonemeter_zone_bytes_total", "zonemeter_zone_packets_total"
@@ -40,11 +41,11 @@ class Counting:
         self.aggregate.add(batch.rows, self.lane.books)
 
     def counters(self) -> Counters:
-        self.aggregate.fold()
+        self.aggregate.fold(END_MS)
         return {
-            name: {series.labels: series.value for series in family.series.values()}
+            name: {series.labels: series.value for series in family.served}
             for name, family in self.aggregate.families.items()
-            if family.series
+            if family.served
         }
 
 
@@ -200,23 +201,23 @@ def test_kubezonnets_metric_can_be_switched_off() -> None:
 def test_fold_returns_what_changed_and_nothing_else() -> None:
     counting = Counting()
     counting.count({}, {"destination": EXTERNAL, "scope": "external"})
-    assert len(counting.aggregate.fold()) == 7
-    assert counting.aggregate.fold() == []
+    assert len(counting.aggregate.fold(END_MS).samples) == 7
+    assert counting.aggregate.fold(END_MS) == Changes()
     counting.count({})
-    changed = {series.family: series.value for series in counting.aggregate.fold()}
+    changed = {series.family: series.value for series in counting.aggregate.fold(END_MS).samples}
     assert changed == {ZONE: 2000, PACKETS: 4, WORKLOAD: 2000, KUBEZONNET: 2000}
 
 
 def test_restored_series_go_on_and_keep_their_budget() -> None:
     before = Counting(max_series=2)
     before.count({}, {"source": pod("web", "a")}, {"source": pod("late", "a")})
-    samples = [series.sample for series in before.aggregate.fold()]
+    samples = before.aggregate.fold(END_MS).samples
     after = Counting(max_series=2)
     for sample in samples:
-        after.aggregate.restore(*sample)
+        after.aggregate.restore(sample)
     assert after.counters() == before.counters()
     after.count({}, {"source": pod("later", "a")})
     before.count({}, {"source": pod("later", "a")})
     assert after.counters() == before.counters()
-    numbers = [series.number for family in after.aggregate.families.values() for series in family.series.values()]
+    numbers = [series.number for family in after.aggregate.families.values() for series in family.served]
     assert len(numbers) == len(set(numbers))

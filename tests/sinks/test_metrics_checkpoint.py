@@ -4,6 +4,7 @@
 import shutil
 import sqlite3
 import tempfile
+import time
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from sinks.intake import Mark
 from sinks.metrics.aggregate import Aggregate
 from sinks.metrics.checkpoint import FILE_NAME, Checkpoint, State
 from sinks.metrics.exposition import Exposition
-from sinks.metrics.families import UNKNOWN_BYTES, ZONE_BYTES
+from sinks.metrics.families import UNKNOWN_BYTES, ZONE_BYTES, Sample
 from tests.builders import sink_entry
 from tests.hostile import EXAMPLES, TEXTS
 from tests.sinks.disk import small_disk
@@ -31,7 +32,7 @@ LABELS = ("lab", 'a"\\\n', "é", "")
 def full_checkpoint() -> Checkpoint:
     return Checkpoint(
         7,
-        series=[(1, ZONE, LABELS, 2**70), (2, UNKNOWN, ("lab", "x"), 5)],
+        series=[Sample(1, ZONE, LABELS, 2**70, 7), Sample(2, UNKNOWN, ("lab", "x"), 5, 8)],
         positions={0: 12, 4: 9},
         marks=[(4, ORIGIN, Mark(1, 2, 3, 4, 5, 6))],
         ledger=[sink_entry("metrics", 7, {1: 100})],
@@ -42,13 +43,18 @@ def test_what_was_committed_is_there_after_reopening(tmp_path: Path) -> None:
     state = State(tmp_path, TOPIC)
     life = state.load().life
     state.commit(full_checkpoint())
-    state.commit(Checkpoint(8, series=[(2, UNKNOWN, ("lab", "x"), 6)], positions={0: 13}, ledger=[]))
+    state.commit(
+        Checkpoint(8, series=[Sample(2, UNKNOWN, ("lab", "x"), 6, 9, served=False)], positions={0: 13}, ledger=[])
+    )
     state.close()
     state = State(tmp_path, TOPIC)
     restored = state.load()
     state.close()
     assert (restored.life, restored.sequence) == (life, 8)
-    assert restored.series == [(1, ZONE, LABELS, 2**70), (2, UNKNOWN, ("lab", "x"), 6)]
+    assert restored.series == [
+        Sample(1, ZONE, LABELS, 2**70, 7),
+        Sample(2, UNKNOWN, ("lab", "x"), 6, 9, served=False),
+    ]
     assert {partition: lane.position for partition, lane in restored.lanes.items()} == {0: 13, 4: 9}
     assert restored.lanes[4].marks == {ORIGIN: Mark(1, 2, 3, 4, 5, 6)}
     assert restored.ledger == []
@@ -59,6 +65,31 @@ def test_ledger_records_wait_for_the_next_checkpoint(tmp_path: Path) -> None:
     state.commit(full_checkpoint())
     assert state.load().ledger == [sink_entry("metrics", 7, {1: 100})]
     state.close()
+
+
+def test_series_that_are_no_more_are_gone(tmp_path: Path) -> None:
+    state = State(tmp_path, TOPIC)
+    state.commit(full_checkpoint())
+    state.commit(Checkpoint(8, series=[Sample(3, UNKNOWN, ("lab", "y"), 1)], removed=[2]))
+    state.commit(Checkpoint(9, series=[Sample(4, UNKNOWN, ("lab", "z"), 1)], removed=[3]))
+    assert [sample.number for sample in state.load().series] == [1, 4]
+    state.close()
+
+
+def test_a_file_of_the_version_before_is_taken_over_and_nothing_in_it_is_idle(tmp_path: Path) -> None:
+    state = State(tmp_path, TOPIC)
+    state.commit(full_checkpoint())
+    state.close()
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as db, db:
+        for column in ("changed_ms", "served"):
+            db.execute(f"ALTER TABLE series DROP COLUMN {column}")
+        db.execute("PRAGMA user_version = 1")
+    before_ms = time.time_ns() // 1_000_000
+    state = State(tmp_path, TOPIC)
+    series = state.load().series
+    state.close()
+    assert [sample[:4] for sample in series] == [sample[:4] for sample in full_checkpoint().series]
+    assert all(sample.served and sample.changed_ms >= before_ms for sample in series)
 
 
 def test_forgotten_marks_are_gone(tmp_path: Path) -> None:
@@ -76,7 +107,9 @@ def test_a_full_disk_changes_nothing_and_the_same_checkpoint_goes_in_later(tmp_p
         before = state.load()
         filler = disk / "filler"
         filler.write_bytes(b"x" * 400_000)
-        large = Checkpoint(8, series=[(number, UNKNOWN, ("y" * 100, str(number)), 1) for number in range(3, 5_000)])
+        large = Checkpoint(
+            8, series=[Sample(number, UNKNOWN, ("y" * 100, str(number)), 1) for number in range(3, 5_000)]
+        )
         with pytest.raises(sqlite3.Error):
             state.commit(large)
         assert state.load() == before
@@ -154,7 +187,7 @@ def is_taken(directory: Path) -> bool:
     aggregate = Aggregate(100, 100)
     exposition = Exposition([family.spec for family in aggregate.families.values()], 30_000)
     for sample in restored.series:
-        aggregate.restore(*sample)
+        aggregate.restore(sample)
     exposition.apply(restored.series, [item for lane in restored.lanes.values() for item in lane.marks.items()])
     exposition.render(1_000).decode()
     return True
@@ -186,7 +219,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_no_checkpoint_holds_is_refused_in_one_line_and_never_a_crash(whole: Path, tmp_path: Path) -> None:
     columns = [(table, column) for table, each in rows_of(whole).items() for column in each]
-    assert len(columns) == 2 + 4 + 2 + 10 + 2
+    assert len(columns) == 2 + 6 + 2 + 10 + 2
     values = st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1), st.floats(), st.binary(max_size=40), TEXTS)
     assert is_taken(whole.parent)
 
@@ -207,6 +240,8 @@ def test_what_no_checkpoint_holds_is_refused_in_one_line_and_never_a_crash(whole
         ("series", "value", b"5"),
         ("series", "labels", "[]"),
         ("series", "labels", "[" * 100_000),
+        ("series", "changed_ms", -1),
+        ("series", "served", 2),
         ("lanes", "position", "far"),
         ("lanes", "position", -1),
         ("marks", "sequence", 2.5),

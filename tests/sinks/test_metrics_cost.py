@@ -57,9 +57,9 @@ def taken(*flows: dict[str, Any]) -> list[Any]:
 def costs(book: PriceBook | None, *flows: dict[str, Any], max_series: int = 100) -> dict[str, dict[Any, int]]:
     aggregate = Aggregate(max_series, None, book)
     aggregate.add(taken(*flows), Lane(0).books)
-    aggregate.fold()
+    aggregate.fold(END_MS)
     return {
-        name: {series.labels: series.value for series in aggregate.families[name].series.values()}
+        name: {series.labels: series.value for series in aggregate.families[name].served}
         for name in (ZONE_COST.name, WORKLOAD_COST.name)
         if name in aggregate.families
     }
@@ -116,15 +116,15 @@ def test_pairs_beyond_the_budget_cost_under_the_labels_that_their_bytes_have() -
 def test_another_price_file_prices_what_comes_from_then_on() -> None:
     before = Aggregate(100, None, shipped("aws"))
     before.add(taken({"bytes": GB}), Lane(0).books)
-    samples = [series.sample for series in before.fold()]
+    samples = before.fold(END_MS).samples
     for book, more in ((shipped("gcp"), GB * 9_313_225_746_154_785_156_250_000), (shipped("azure"), 0)):
         after = Aggregate(100, None, book)
-        for number, family, labels, value in samples:
-            after.restore(number, family, labels, value)
+        for sample in samples:
+            after.restore(sample)
         zone = after.families[ZONE_COST.name].series[AB]
         assert zone.value == SUBUNITS * 2 // 100, "no jump at the start"
         after.add(taken({"bytes": GB}), Lane(0).books)
-        after.fold()
+        after.fold(END_MS)
         assert zone.value == SUBUNITS * 2 // 100 + more
 
 
@@ -135,7 +135,7 @@ def test_sums_are_exact_and_what_is_shown_never_falls(sizes: list[int]) -> None:
     last = 0.0
     for size in sizes:
         aggregate.add(taken({"bytes": size}), Lane(0).books)
-        shown.apply([series.sample for series in aggregate.fold()], [])
+        shown.apply(aggregate.fold(END_MS).samples, [])
         samples = {
             sample.name: sample.value
             for family in text_string_to_metric_families(shown.render(END_MS).decode())
