@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from common.errors import Refusal
-from common.http_limits import BoundedServer, Rendered
+from common.http_limits import PATIENCE, BoundedServer, Patience, Rendered
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,11 @@ class Health:
 
 @asynccontextmanager
 async def serve(
-    listen: str, health: Health, registry: CollectorRegistry, extra: Callable[[], bytes] | None = None
+    listen: str,
+    health: Health,
+    registry: CollectorRegistry,
+    extra: Callable[[], bytes] | None = None,
+    patience: Patience = PATIENCE,
 ) -> AsyncIterator[None]:
     """Serve the three paths at HOST:PORT while the context lasts; raise `Refusal` if the port cannot be had.
 
@@ -79,7 +83,7 @@ async def serve(
             return web.Response(status=503 if lines else 200, text="\n".join(lines or ["ok"]) + "\n")
         return web.Response(status=404, text="not found: /metrics, /healthz and /readyz are here\n")
 
-    runner = web.ServerRunner(BoundedServer(answer), shutdown_timeout=1.0)
+    runner = web.ServerRunner(BoundedServer(answer, registry, patience), shutdown_timeout=1.0)
     await runner.setup()
     host, _, port = listen.rpartition(":")
     try:

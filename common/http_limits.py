@@ -19,16 +19,13 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
+from prometheus_client import CollectorRegistry, Counter
 
 log = logging.getLogger(__name__)
 
 # A new connection beyond these takes the place of the one that has been idle longest. New ones are never refused:
 # somebody who holds all of them would otherwise fail the kubelet's probes, and with that restart the service.
 CONNECTIONS = 64
-# How long a connection may lie idle, and how long a request's header may take.
-IDLE_SECONDS = 20
-# How long an answer may take, from its request's header to its last byte.
-ANSWER_SECONDS = 10.0
 # An answer is rendered once for all who ask within this time.
 SHARED_SECONDS = 1.0
 # Renderings that readers still hold; with so many, the newest serves all.
@@ -57,26 +54,66 @@ class _Request(web.BaseRequest):
         response.headers.pop(hdrs.SERVER, None)
 
 
-class BoundedServer(web.Server):
-    """aiohttp's server with the limits above."""
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a connection may lie idle, or a request's header take; how long an answer, from that to its end."""
 
-    def __init__(self, handler: Handler) -> None:
+    idle_seconds: float = 20.0
+    answer_seconds: float = 10.0
+
+
+PATIENCE = Patience()
+
+
+class _Connection(RequestHandler):
+    """aiohttp's connection; it tells when it is closed because nothing came."""
+
+    __slots__ = ()
+
+    def _process_keepalive(self) -> None:
+        manager, was_closed = self._manager, self._force_close
+        super()._process_keepalive()
+        if self._force_close and not was_closed and isinstance(manager, BoundedServer):
+            manager.count("idle")
+
+
+class BoundedServer(web.Server):
+    """aiohttp's server with the limits above. Which of them closed how many connections is counted."""
+
+    def __init__(self, handler: Handler, registry: CollectorRegistry, patience: Patience) -> None:
         super().__init__(
             self._answer,
             request_factory=self._request,
             handler_cancellation=True,
             access_log=None,
             logger=_errors,
-            keepalive_timeout=IDLE_SECONDS,
+            keepalive_timeout=patience.idle_seconds,
             lingering_time=0,
             max_headers=_HEADERS,
             max_line_size=_HEADER_BYTES,
             max_field_size=_HEADER_BYTES,
         )
         self._handler = handler
+        self._answer_seconds = patience.answer_seconds
+        self._closed = Counter(
+            "zonemeter_http_closed_connections",
+            "Connections to --listen that the service closed: full (made room), idle, slow (took no answer in time).",
+            ["reason"],
+            registry=registry,
+        )
+        for reason in ("full", "idle", "slow"):
+            self._closed.labels(reason)
         self._open: dict[RequestHandler, asyncio.Transport] = {}  # the longest idle first
         self._busy: set[RequestHandler] = set()
         self._warned_at: float | None = None
+
+    def __call__(self) -> RequestHandler:
+        """Make a connection."""
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+    def count(self, reason: str) -> None:
+        """Count a connection that is closed for a reason."""
+        self._closed.labels(reason).inc()
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         """Take a connection in; beyond the limit, close another one."""
@@ -84,6 +121,7 @@ class BoundedServer(web.Server):
         if len(self._open) >= CONNECTIONS:
             idle = (each for each in self._open if each not in self._busy)
             self._open.pop(next(idle, None) or next(iter(self._open))).abort()
+            self.count("full")
             self._warn()
         self._open[handler] = transport
 
@@ -112,9 +150,10 @@ class BoundedServer(web.Server):
         protocol, transport = request.protocol, request.transport
         self._busy.add(protocol)
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout(self._answer_seconds):
                 return await self._handler(request)
         except TimeoutError:
+            self.count("slow")
             if transport is not None:
                 transport.abort()  # `close` would wait for the reader to take what is buffered
             raise ConnectionResetError("the answer was not taken in time") from None

@@ -1,19 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """What somebody who reaches a service's port can do to it: a real process, attacked, stays small and answers."""
 
+import asyncio
 import http.client
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
-from common import http_limits
+from common import health, http_limits
+from common.http_limits import Patience
+from lab.broker import free_port
 from tests.services import ServiceProcess, eventually, while_running
 
 BODY_BYTES = 9_000_000
+CLOSED = "zonemeter_http_closed_connections_total"
 SERVICE = """
 import sys
 from common import service
@@ -89,6 +94,50 @@ def test_an_attack_costs_little_and_keeps_nobody_out(
         assert eventually(lambda: descriptors(service) <= files + http_limits.CONNECTIONS + 1)
     assert service.get("/readyz") == (200, "ok\n")
     assert held_bytes(service) - before < GROWTH_BYTES
+
+
+def test_who_made_room_is_counted(service: ServiceProcess) -> None:
+    with connections(service, http_limits.CONNECTIONS + 9, b""):
+        # The one that asks takes a place too.
+        assert eventually(lambda: service.samples().get((CLOSED, ("full",)), 0) >= 10)
+    assert service.samples()[CLOSED, ("slow",)] == 0
+
+
+@pytest.mark.parametrize(
+    ("patience", "first", "reason"),
+    [
+        pytest.param(
+            Patience(answer_seconds=0.2), b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", "slow", id="no reading"
+        ),
+        pytest.param(Patience(idle_seconds=0.2), b"", "idle", id="nothing sent"),
+        pytest.param(Patience(idle_seconds=0.2), b"GET /metrics HTTP/1.1\r\nX: ", "idle", id="half a header"),
+    ],
+)
+def test_who_takes_too_long_is_closed_and_counted(patience: Patience, first: bytes, reason: str) -> None:
+    registry, listen = CollectorRegistry(), f"127.0.0.1:{free_port()}"
+
+    def closed() -> dict[str, float]:
+        return {each: registry.get_sample_value(CLOSED, {"reason": each}) or 0 for each in ("full", "idle", "slow")}
+
+    def received(client: socket.socket) -> int:
+        """Return how much comes until the service is gone."""
+        size = 0
+        with suppress(ConnectionResetError):
+            while piece := client.recv(65_536):
+                size += len(piece)
+        return size
+
+    async def inside() -> None:
+        async with health.serve(listen, health.Health(), registry, lambda: b"#" * BODY_BYTES, patience):
+            with socket.socket() as client:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                client.connect(("127.0.0.1", int(listen.partition(":")[2])))
+                client.sendall(first)
+                await asyncio.to_thread(eventually, lambda: closed()[reason])
+                assert await asyncio.to_thread(received, client) < BODY_BYTES
+        assert closed() == {"full": 0, "idle": 0, "slow": 0} | {reason: 1}
+
+    asyncio.run(inside())
 
 
 def test_scrapes_at_the_same_time_share_one_rendering(service: ServiceProcess) -> None:
