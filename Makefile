@@ -62,10 +62,11 @@ format: setup ## rewrite the sources as `make check` wants them
 docs: setup ## write docs/settings.md anew from the settings classes
 	@$(BIN)/python -m cli.settings_reference >docs/settings.md
 
-lock: setup ## write requirements.lock, and the images' part of it, anew from pyproject.toml
+lock: setup ## write requirements.lock, and the images' parts of it, anew from pyproject.toml
 	@$(BIN)/pip install -q uv
 	@$(BIN)/uv pip compile -q --upgrade --all-extras --generate-hashes --python-version 3.11 --no-header --no-annotate pyproject.toml -o requirements.lock
 	@$(BIN)/uv pip compile -q --generate-hashes --python-version 3.11 --no-header --no-annotate -c requirements.lock pyproject.toml -o images/requirements.lock
+	@$(BIN)/uv pip compile -q --extra msk --generate-hashes --python-version 3.11 --no-header --no-annotate -c requirements.lock pyproject.toml -o images/requirements-msk.lock
 
 clean: ## take down the lab of this checkout and delete what setup and the demo made
 	@[ ! -x $(BIN)/zonemeter ] || $(BIN)/zonemeter lab down --of-this-checkout

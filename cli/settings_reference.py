@@ -41,7 +41,7 @@ A setting is looked for in this order, and the first place that has it counts:
 
 `--print-config` prints what is in force, as JSON, and ends. A value that makes no sense, a flag or a key that does not
 exist: one line that names it, and exit status 2. Secrets are files, never values: `kafka_sasl_password_file`,
-`kafka_ssl_key_file`.
+`kafka_sasl_token_file`, `kafka_ssl_key_file`.
 
 Sizes are bytes, with a unit or without: `1MB` is 10^6, `1MiB` 2^20. Each service serves its metrics on a port of its
 own, so that all can run on one host.

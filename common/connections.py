@@ -6,15 +6,24 @@ wrong password, an untrusted certificate and a broker that is down are all "no c
 that whoever hears of a failure can say it (`why_not`).
 """
 
+import asyncio
+import functools
+import logging
+import math
+import random
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiokafka import client
 from aiokafka.conn import AIOKafkaConnection, CloseReason, create_conn
-from aiokafka.errors import AuthenticationFailedError, KafkaError
+from aiokafka.errors import AuthenticationFailedError, KafkaConnectionError, KafkaError, SaslAuthenticationFailed
+from aiokafka.protocol.admin import SaslAuthenticateRequest, SaslHandShakeRequest
 
 from common.credentials import Credentials
 from common.refused import explain
+
+log = logging.getLogger(__name__)
 
 # By address: when a connection last failed (monotonic), and why. Taken back once another succeeds.
 _failures: dict[str, tuple[float, str]] = {}
@@ -59,13 +68,62 @@ def _note(credentials: Credentials, address: str, error: BaseException) -> None:
 
 
 class Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka ships no types
-    """One connection."""
+    """One connection; it proves itself again before the broker's patience ends (KIP-368, `connections.max.reauth.ms`).
+
+    aiokafka never does: the broker breaks such a connection off at the next request, whatever it carries. Here the
+    first request that comes when most of the session's lifetime is over waits, with all behind it, until that is done.
+    What was sent before is answered before: a broker takes the requests of a connection one after the other.
+    """
 
     _sasl_oauth_token_provider: Credentials
+    _due = math.inf
+    _proving: asyncio.Task[None] | None = None
 
     async def _do_sasl_handshake(self) -> None:
         self._sasl_plain_password = self._sasl_oauth_token_provider.password()
+        self._due = math.inf
         await super()._do_sasl_handshake()
+
+    def send(self, request: Any, expect_response: bool = True) -> Awaitable[Any]:
+        """Send a request; return what its answer will be."""
+        sent = functools.partial(super().send, request, expect_response)
+        if isinstance(request, SaslAuthenticateRequest):
+            return self._authenticate(sent)
+        if isinstance(request, SaslHandShakeRequest) or (self._proving is None and time.monotonic() < self._due):
+            return sent()  # type: ignore[no-any-return]
+        return self._send_later(sent)
+
+    async def _authenticate(self, sent: Callable[[], Awaitable[Any]]) -> Any:
+        began = time.monotonic()
+        answer = await sent()
+        if self._sasl_mechanism == "OAUTHBEARER" and answer.sasl_auth_bytes:
+            # How a token is refused (RFC 7628, section 3.2.2). aiokafka takes it for a welcome.
+            raise SaslAuthenticationFailed(answer.sasl_auth_bytes.decode(errors="replace"))
+        lifetime = getattr(answer, "session_lifetime_ms", 0) / 1000
+        if lifetime > 0:
+            # As Kafka's own client: not all connections at once, and a broker lets nobody do it twice a second.
+            self._due = began + max(lifetime * random.uniform(0.85, 0.95), 1.1)  # noqa: S311 - jitter, no secret
+        return answer
+
+    async def _send_later(self, sent: Callable[[], Awaitable[Any]]) -> Any:
+        if self._proving is None:
+            self._proving = asyncio.create_task(self._prove(), name="kafka-reauthenticate")
+            # Whoever waits for it gets its error; where nobody does, nobody needs it.
+            self._proving.add_done_callback(lambda done: done.cancelled() or done.exception())
+        # Whoever gives up waiting must not leave it half done.
+        await asyncio.shield(self._proving)
+        return await sent()
+
+    async def _prove(self) -> None:
+        try:
+            await self._do_sasl_handshake()
+        except Exception as error:
+            # To whoever waits, a connection that is lost: the next one says why.
+            log.warning("%s:%s: not authenticated again: %s", self.host, self.port, error)
+            self.close(CloseReason.AUTH_FAILURE, error)
+            raise KafkaConnectionError(f"Connection at {self.host}:{self.port} closed") from error
+        finally:
+            self._proving = None
 
     def close(self, reason: CloseReason | None = None, exc: BaseException | None = None) -> Any:
         """Close it; a broker that breaks it off may have been asked by a protocol that it does not speak there."""

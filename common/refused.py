@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from aiokafka.errors import IllegalSaslStateError, SaslAuthenticationFailed, UnsupportedSaslMechanismError
 
 from common.settings import KafkaSettings
+from common.tokens import SOURCES, NoTokenError
 
 # OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and _IP_ADDRESS_MISMATCH.
 _OTHER_NAME = (62, 64)
@@ -61,6 +62,12 @@ def _tls(settings: KafkaSettings, address: str, error: BaseException) -> str | N
 
 def _sasl(settings: KafkaSettings, address: str, error: BaseException) -> str | None:
     mechanism = settings.kafka_sasl_mechanism
+    if isinstance(error, NoTokenError):
+        return str(error)
+    if isinstance(error, SaslAuthenticationFailed) and mechanism == "OAUTHBEARER":
+        name = next(name for name in SOURCES if getattr(settings, name) is not None)
+        said = " ".join(str(error.args[0] if error.args else "").split())[:200]
+        return f"{address} refuses the token from {name} = {str(getattr(settings, name))!r} ({said})"
     if isinstance(error, SaslAuthenticationFailed):
         return (
             f"{address} refuses user {settings.kafka_sasl_username!r}: no such user with {mechanism}, or the password "

@@ -119,12 +119,28 @@ class KafkaSettings(Settings):
     kafka_ssl_key_password_file: Path | None = Field(
         None, description="file that holds the password of the private key, where that is encrypted"
     )
-    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = Field(
         "SCRAM-SHA-512", description="used when the protocol is SASL_*"
     )
-    kafka_sasl_username: str | None = Field(None, description="user name for SASL")
+    kafka_sasl_username: str | None = Field(None, description="user name for SASL, not for OAUTHBEARER")
     kafka_sasl_password_file: Path | None = Field(
         None, description="file that holds the password; a file, because variables and flags leak"
+    )
+    kafka_sasl_token_file: Path | None = Field(
+        None, description="OAUTHBEARER: file that holds the token; whoever renews it replaces the file"
+    )
+    kafka_sasl_token_command: str | None = Field(
+        None,
+        description="OAUTHBEARER: a program and its arguments, quoted as for a shell, that prints a token within 10 s; "
+        "no shell runs it",
+    )
+    kafka_sasl_msk_region: str | None = Field(
+        None,
+        description="OAUTHBEARER: region of an Amazon MSK cluster with IAM; tokens are signed with this process's AWS "
+        "credentials (needs zonemeter[msk])",
+    )
+    kafka_sasl_extensions: str | None = Field(
+        None, description="OAUTHBEARER: NAME=VALUE,... that go with the token, such as logicalCluster=lkc-1"
     )
     kafka_client_rack: str | None = Field(
         None, description="this process's zone as the brokers name theirs (broker.rack): read from the nearest replica"

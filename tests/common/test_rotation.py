@@ -100,7 +100,11 @@ def test_a_publisher_goes_on_with_the_new_password(kafka: Kafka, tmp_path: Path)
             id="another certificate",
         ),
         pytest.param({"kafka_bootstrap": "plain"}, "kafka_security_protocol = 'SASL_SSL' fit", id="no TLS there"),
-        pytest.param({"kafka_security_protocol": "SSL"}, "kafka_security_protocol = 'SSL' fit", id="no SASL"),
+        pytest.param(
+            {"kafka_security_protocol": "SSL", "kafka_sasl_username": None, "kafka_sasl_password_file": None},
+            "kafka_security_protocol = 'SSL' fit",
+            id="no SASL",
+        ),
         pytest.param({"kafka_bootstrap": "127.0.0.1:1"}, "no connection to 127.0.0.1:1: .*is it up", id="nobody there"),
         pytest.param({"kafka_bootstrap": "no.such.name.invalid:9"}, "no connection to no.such.name", id="no name"),
     ],
@@ -129,7 +133,7 @@ def test_a_file_that_can_no_longer_be_used_stops_nothing(
     password = tmp_path / "password"
     password.write_text("one\n")
     known = credentials.of(settings(kafka, kafka_sasl_password_file=password))
-    caplog.set_level(logging.INFO, "common.credentials")
+    caplog.set_level(logging.INFO, "common.kept")
     assert known.password() == "one"
     password.unlink()
     assert [known.password() for _ in range(3)] == ["one"] * 3

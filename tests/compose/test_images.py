@@ -15,6 +15,9 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 DOCKERFILE = (ROOT / "images/Dockerfile").read_text()
 
 
+LOCKS = {"images/requirements.lock", "images/requirements-msk.lock"}
+
+
 def lock(path: str) -> dict[str, set[str]]:
     """Return `name==version` with the hashes, of a lock file."""
     found = {}
@@ -56,6 +59,9 @@ def test_kafka_is_the_version_that_the_tests_run() -> None:
 def test_the_images_lock_is_the_part_of_the_lock_that_the_services_need() -> None:
     ours, everything = lock("images/requirements.lock"), lock("requirements.lock")
     assert ours.items() <= everything.items()
+    with_msk = lock("images/requirements-msk.lock")
+    assert ours.items() <= with_msk.items() <= everything.items()
+    assert PROJECT["optional-dependencies"]["msk"][0] in with_msk
     names = {entry.partition("==")[0] for entry in ours}
     wanted = {re.split(r"[\[<>=~ ]", each)[0].lower() for each in PROJECT["dependencies"]}
     assert wanted <= names
@@ -67,7 +73,7 @@ def test_what_the_images_are_built_from_holds_every_package() -> None:
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     assert ignored[[line.startswith("#") for line in ignored].index(False)] == "*"
     rooms = {package.partition(".")[0] for package in SETUPTOOLS["packages"]} | {"bpf"}
-    for wanted in rooms | {"pyproject.toml", "README.md", "requirements.lock", "images/requirements.lock"}:
+    for wanted in rooms | {"pyproject.toml", "README.md", "requirements.lock"} | LOCKS:
         assert f"!{wanted}" in ignored
         assert (ROOT / wanted).exists()
 

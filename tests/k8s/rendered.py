@@ -47,6 +47,15 @@ def render(overlay: str) -> list[Object]:
         return _build(Path(made))
 
 
+@cache
+def with_component(name: str) -> list[Object]:
+    """Return the objects of the base with one component."""
+    with tempfile.TemporaryDirectory(dir=K8S, prefix=".component-") as made:
+        lines = ["apiVersion: kustomize.config.k8s.io/v1beta1", "kind: Kustomization", "resources: [../base]"]
+        Path(made, "kustomization.yaml").write_text("\n".join([*lines, f"components: [../{name}]", ""]))
+        return _build(Path(made))
+
+
 def _build(directory: Path) -> list[Object]:
     done = subprocess.run([*kustomize(), str(directory)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

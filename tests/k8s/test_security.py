@@ -1,12 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """No pod can do more than its work needs."""
 
+import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.k8s.rendered import K8S, OVERLAYS, Container, Object, containers, find, render, workloads
+from common import credentials
+from common.settings import KafkaSettings
+from tests.k8s.rendered import (
+    K8S,
+    OVERLAYS,
+    WORKLOADS,
+    Container,
+    Object,
+    containers,
+    find,
+    render,
+    with_component,
+    workloads,
+)
 
 ALL = [pytest.param(each, id=each.title) for each in containers()]
 PINS, SPOOL = "/sys/fs/bpf/zonemeter", "/var/lib/zonemeter"
@@ -159,6 +174,27 @@ def test_each_service_has_a_certificate_of_its_own() -> None:
             secrets[container.workload["metadata"]["name"]] = volume["secret"]["secretName"]
     assert secrets == {name: f"{name}-kafka-tls" for name in secrets}
     assert len(secrets) == 6
+
+
+def test_with_tokens_each_service_shows_kafka_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = with_component("kafka-oauth")
+    accounts: dict[str, str] = {}
+    for each in [each for each in objects if each["kind"] in WORKLOADS]:
+        pod = each["spec"]["template"]["spec"]
+        (volume,) = (volume for volume in pod["volumes"] if volume["name"] == "kafka-token")
+        token = volume["projected"]["sources"][0]["serviceAccountToken"]
+        assert (token["audience"], token["path"]) == ("kafka", "token")
+        (mount,) = (mount for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == "kafka-token")
+        # What is mounted by subPath is never renewed.
+        assert mount == {"name": "kafka-token", "mountPath": "/etc/zonemeter-kafka", "readOnly": True}
+        accounts[each["metadata"]["name"]] = pod["serviceAccountName"]
+    assert len(accounts) == len(set(accounts.values())) == 6
+    for settings in (each for each in objects if each["metadata"]["name"].startswith("zonemeter-settings")):
+        (tmp_path / "token").write_text("a.b.c")
+        for name, value in settings["data"].items():
+            monkeypatch.setenv(name, value.replace("/etc/zonemeter-kafka/token", str(tmp_path / "token")))
+        monkeypatch.delenv("ZONEMETER_KAFKA_SSL_CA_FILE")
+        assert asyncio.run(credentials.of(KafkaSettings()).token()) == "a.b.c"
 
 
 def test_nothing_secret_is_in_a_variable() -> None:

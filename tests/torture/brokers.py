@@ -156,6 +156,21 @@ def renew(world: World) -> None:
     asyncio.run(broker.start())
 
 
+def expire(world: World, times: int) -> None:
+    """Sessions and tokens that end all the while: no connection is lost over it, and all services stay ready."""
+    proxy = world.kafka.proxy
+    assert proxy is not None
+    for _ in range(times):
+        with world.still():
+            pass  # afterwards every partition has been written to, and all connections are open
+        world.recover()
+        world.fleet.ready()
+        before = proxy.connections_seen
+        time.sleep(world.rng.uniform(8.0, 12.0))
+        assert not _not_ready(world)
+        assert proxy.connections_seen == before, "a connection was opened anew"
+
+
 def all_say(world: World, words: str) -> bool:
     """Tell whether every service is not ready, and says so in these words."""
     return all(words in service.get("/readyz")[1] for service in world.fleet.running.values())

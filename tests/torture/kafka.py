@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Kafkas that scenarios need: one broker, three, one behind a proxy, one with rights, one on a small disk."""
+"""The Kafkas that scenarios need: one broker, three, behind a proxy, with rights, secrets, tokens, on a small disk."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from lab.broker import Broker, free_port
 from lab.brokers import Brokers
 from lab.proxy import Proxy
 from tests.sinks.disk import small_disk
-from tests.torture.secrets import Secrets
+from tests.torture.secrets import Secrets, Tokens
 
 BROKER_DISK = "48m"
 
@@ -108,6 +108,24 @@ def encrypted(directory: Path) -> Iterator[Kafka]:
         secrets.change_password(broker.bootstrap)
         secrets.give_services("ca.pem", "cert.pem", "key.pem", "password")
         yield Kafka(broker.bootstrap, f"127.0.0.1:{listener[1]}", [broker], flags=secrets.flags, secrets=secrets)
+
+
+@contextmanager
+def with_tokens(directory: Path, session_ms: int = 3000) -> Iterator[Kafka]:
+    """One broker that the services reach with tokens, through a proxy; each must be shown again within `session_ms`."""
+    listener, front, tokens = ("127.0.0.1", free_port()), free_port(), Tokens(directory.with_name("token"))
+    login = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required"
+    settings = {
+        "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,EXTRA0:SASL_PLAINTEXT",
+        "sasl.enabled.mechanisms": "OAUTHBEARER",
+        "listener.name.extra0.oauthbearer.sasl.jaas.config": f'{login} unsecuredLoginStringClaim_sub="broker";',
+        "listener.name.extra0.oauthbearer.connections.max.reauth.ms": str(session_ms),
+    }
+    flags = ["--kafka-security-protocol", "SASL_PLAINTEXT", "--kafka-sasl-mechanism", "OAUTHBEARER"]
+    broker = Broker(directory, free_port(), (listener,), settings, advertised={listener[1]: front})
+    with Proxy(listener, front) as proxy, _running(broker), tokens.renewed():
+        flags += ["--kafka-sasl-token-file", str(tokens.path)]
+        yield Kafka(broker.bootstrap, f"127.0.0.1:{front}", [broker], proxy=proxy, flags=flags)
 
 
 @contextmanager

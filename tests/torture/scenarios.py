@@ -30,6 +30,7 @@ SCENARIOS = [
     Scenario("SIGTERM while Kafka is silent", brokers.end_in_silence, 4, kafka=kafka.proxied),
     Scenario("rights withdrawn mid-run", brokers.withdraw, 6, kafka=kafka.guarded),
     Scenario("password and certificates rotated", brokers.rotate, 4, kafka=kafka.encrypted),
+    Scenario("sessions and tokens that expire", brokers.expire, 4, kafka=kafka.with_tokens),
     Scenario("smaller messages allowed", brokers.smaller_messages, 4),
     Scenario("partitions added by hand", brokers.grown, 2),
     Scenario("topic deleted and made anew", brokers.made_anew, 4),

@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a broker and the services prove themselves with: certificates and a password, each of which can be renewed."""
 
+import base64
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import confluent_kafka.admin as confluent
+import orjson
 
 from tests.enricher.certificates import Certificate, make
 
@@ -86,3 +92,42 @@ class Secrets:
         """Write what looks right and is not: a key and a certificate by an authority that nobody knows."""
         other = make(path.parent, "another")
         path.write_text(other.key.read_text() + other.certificate.read_text())
+
+
+@dataclass
+class Tokens:
+    """A file with a token that does not live long, and is replaced before its time is over."""
+
+    path: Path
+    seconds: float = 4.0
+
+    def write(self, seconds: float | None = None) -> None:
+        """Replace it."""
+        new = self.path.with_suffix(".new")
+        new.write_text(token(seconds or self.seconds) + "\n")
+        new.replace(self.path)
+
+    @contextmanager
+    def renewed(self) -> Iterator[None]:
+        """Renew it all the while that the context lasts."""
+        self.write()
+        stop = threading.Event()
+
+        def renew() -> None:
+            while not stop.wait(self.seconds / 4):
+                self.write()
+
+        thread = threading.Thread(target=renew, name="renew-token")
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+
+def token(seconds: float, user: str = USER) -> str:
+    """Return a JWT without a signature (RFC 7519, section 6) that is valid for so long."""
+    now = time.time()
+    parts = ({"alg": "none"}, {"sub": user, "iat": now, "exp": now + seconds})
+    return ".".join(base64.urlsafe_b64encode(orjson.dumps(part)).decode().rstrip("=") for part in parts) + "."
