@@ -19,10 +19,16 @@ from common.topic_admin import admin_client
 from enricher.unit import kafka_time
 from replay.batch import Batch, Known
 from schemas.flow import HEADERS
+from schemas.topics import ANY_AGE_MS
 
 TRIES = 3
 # What is replayed is old: a topic with the usual retention would delete it at once.
-CONFIG = {"cleanup.policy": "delete", "retention.ms": "-1", "message.timestamp.type": "CreateTime"}
+CONFIG = {
+    "cleanup.policy": "delete",
+    "retention.ms": "-1",
+    "message.timestamp.type": "CreateTime",
+    "message.timestamp.before.max.ms": str(ANY_AGE_MS),
+}
 
 
 class TopicWriter:

@@ -2,8 +2,10 @@
 """`zonemeter topics`, with a broker: what is as it should be, what is not, and what is nobody else's to change."""
 
 import asyncio
+import time
 import uuid
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -12,9 +14,12 @@ from cli import topics
 from common import topic_admin
 from common.alter_topics import set_settings
 from common.errors import Refusal
+from common.publish import Record
 from common.settings import KafkaSettings
 from lab.broker import Broker
+from replay.topic_writer import TopicWriter
 from schemas.topics import TopicNames
+from tests.cli.records import publish
 from tests.services import eventually
 
 BEFORE, AFTER = "message.timestamp.before.max.ms", "message.timestamp.after.max.ms"
@@ -92,3 +97,19 @@ def test_nothing_in_the_ledger_is_compacted(own: Own) -> None:
 def test_what_the_broker_refuses_is_said(own: Own) -> None:
     with pytest.raises(Refusal, match=f"topic {own.names.raw}: Invalid value no for configuration retention.ms"):
         own.set(own.names.raw, retention_ms="no")
+
+
+def test_a_broker_that_takes_nothing_old_takes_what_is_ours(tmp_path: Path) -> None:
+    limit = {"log.message.timestamp.before.max.ms": "3600000"}
+    strict = Broker(tmp_path / "kafka", settings=limit)
+    try:
+        asyncio.run(strict.start())
+        own = Own(strict.bootstrap)
+        assert topics.apply(own.flags) == 0
+        settings = KafkaSettings(kafka_bootstrap=strict.bootstrap, topic_prefix=own.names.prefix, partitions=1)
+        asyncio.run(TopicWriter.open(settings, "replayed"))
+        two_days_ago_ms = time.time_ns() // 1_000_000 - 2 * 86_400_000
+        made = (*own.names.all, "replayed")
+        publish(settings, [Record(topic, 0, b"key", b"{}", two_days_ago_ms) for topic in made])
+    finally:
+        strict.kill()
