@@ -4,10 +4,13 @@
 The judge is a Prometheus that knows only what is served: it reads the text as often as it must, and adds up.
 """
 
+import subprocess
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -17,6 +20,7 @@ from common.price_file import load_prices
 from sinks.intake import Intake, Lane, Row
 from sinks.metrics import family
 from sinks.metrics.aggregate import SWEEP_MS, Aggregate
+from sinks.metrics.checkpoint import Checkpoint, State
 from sinks.metrics.ends import End, Ends
 from sinks.metrics.exposition import Exposition
 from sinks.metrics.families import (
@@ -50,8 +54,9 @@ def rows_of(names: Sequence[str]) -> list[Row[End]]:
 class Sink:
     """The counting part of a sink: rows in, text out, by way of a checkpoint."""
 
-    def __init__(self, budget: int, idle_ms: int = 24 * HOUR_MS) -> None:
-        self._budget, self._idle_ms = budget, idle_ms
+    def __init__(self, budget: int, idle_ms: int = 24 * HOUR_MS, directory: Path | None = None) -> None:
+        """Begin with nothing; with a directory, checkpoints go through the file there."""
+        self._budget, self._idle_ms, self._directory = budget, idle_ms, directory
         self.now_ms = END_MS
         self.rows: dict[int, Sample] = {}
         self.counted = 0
@@ -59,6 +64,10 @@ class Sink:
 
     def start(self) -> None:
         """Start again from the checkpoint."""
+        if self._directory is not None:
+            state = State(self._directory, "topic")
+            assert {sample.number: sample for sample in state.load().series} == self.rows
+            state.close()
         self.aggregate = Aggregate(self._budget, self._budget, AWS, self._idle_ms)
         for sample in sorted(self.rows.values()):
             self.aggregate.restore(sample)
@@ -74,6 +83,10 @@ class Sink:
         self.rows |= {sample.number: sample for sample in changes.samples}
         for number in changes.removed:
             del self.rows[number]
+        if self._directory is not None:
+            state = State(self._directory, "topic")
+            state.commit(Checkpoint(1, series=changes.samples, removed=changes.removed))
+            state.close()
         self._shown.apply(changes.samples, [], changes.removed)
 
     def wait(self, milliseconds: int) -> None:
@@ -219,8 +232,8 @@ def test_pairs_that_are_about_as_heavy_leave_each_other_alone() -> None:
     assert light.names() == {"a"}, "what is not heavy waits until there is room"
 
 
-def test_who_comes_back_goes_on_from_where_it_was_also_after_a_restart() -> None:
-    sink, prometheus = Sink(budget=5), Prometheus()
+def test_who_comes_back_goes_on_from_where_it_was_also_after_a_restart(tmp_path: Path) -> None:
+    sink, prometheus = Sink(budget=5, directory=tmp_path), Prometheus()
     (job,) = rows_of(["job"])
     for runs in range(1, 4):
         sink.take((job, 7000))
@@ -250,6 +263,47 @@ def test_nothing_leaves_before_it_was_served_for_a_while_after_a_start() -> None
 
 def key_of(name: str) -> tuple[str, ...]:
     return ("lab", "shop", "Deployment", name, "a", "shop", "Deployment", "postgres", "b", "cross_zone")
+
+
+def test_prometheus_itself_sees_no_reset_and_no_traffic_in_what_is_gone(tmp_path: Path) -> None:
+    """Two hours, scraped each minute; series are idle for half an hour, go, and some come back."""
+    sink = Sink(budget=2, idle_ms=HOUR_MS // 2)
+    early, again, busy = rows_of(["early", "again", "busy"])
+    seen: dict[Key, list[str]] = {}
+    for minute in range(120):
+        brought = [(busy, 10)] if minute > 50 else []
+        brought += [(early, 7000)] if minute < 3 else []
+        brought += [(again, 500)] if minute % 60 < 3 else []
+        sink.take(*brought)
+        served = sink.served()
+        for key in seen.keys() | served.keys():
+            values = seen.setdefault(key, ["_"] * minute)
+            values.append(str(served[key]) if key in served else "_" if values[-1] in ("_", "stale") else "stale")
+        sink.wait(SWEEP_MS)
+    assert sum(is_left(key) for key in seen) > 3
+    name, left = WORKLOAD, f'{WORKLOAD}{{src_workload="{LEFT}"}}'
+    sums = [(f"sum({name}) - sum({ZONE})", minute, 0) for minute in range(0, 120, 10)]
+    asked = [(f"sum(resets({name}[2h]))", 119, 0), (f"sum(increase({left}[2h]))", 119, 0), *sums]
+    labels = {each.name: each.labels for each in (WORKLOAD_BYTES, ZONE_BYTES, KUBEZONNET_BYTES)}
+    test = {
+        "interval": "1m",
+        "input_series": [
+            {"series": f"{key[0]}{{{named(labels[key[0]], key[1])}}}", "values": " ".join(values)}
+            for key, values in seen.items()
+        ],
+        "promql_expr_test": [
+            {"expr": expr, "eval_time": f"{minute}m", "exp_samples": [{"labels": "{}", "value": value}]}
+            for expr, minute, value in asked
+        ],
+    }
+    file = tmp_path / "tests.yml"
+    file.write_text(yaml.safe_dump({"evaluation_interval": "1m", "tests": [test]}))
+    done = subprocess.run(["promtool", "test", "rules", str(file)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr + done.stdout
+
+
+def named(labels: Sequence[str], values: Sequence[str]) -> str:
+    return ",".join(f'{label}="{value}"' for label, value in zip(labels, values, strict=True))
 
 
 def test_jobs_without_end_grow_nothing_and_cost_the_same_each_day(monkeypatch: pytest.MonkeyPatch) -> None:
