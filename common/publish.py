@@ -95,7 +95,7 @@ class Publisher:
     ) -> None:
         self._service = service
         self._settings = settings
-        self._counters = counters or PublishCounters(service.registry)
+        self.counters = counters or PublishCounters(service.registry)
         self._tell = tell or self._tell_health
         self._producer: AIOKafkaProducer | None = None
         self._lock = asyncio.Lock()
@@ -183,11 +183,11 @@ class Publisher:
         """
         count = len(record.values) if isinstance(record, Run) else 1
         if self._untimed_from_ms is None:
-            self._counters.redated.inc(count)
+            self.counters.redated.inc(count)
             return replace(record, timestamp_ms=now_ms)
         if record.timestamp_ms < self._untimed_from_ms:
             return record
-        self._counters.untimed.inc(count)
+        self.counters.untimed.inc(count)
         return replace(record, timestamp_ms=NO_TIMESTAMP)
 
     def _time_refused(self, oldest_ms: int) -> None:
@@ -215,7 +215,7 @@ class Publisher:
 
     async def _failed(self, producer: AIOKafkaProducer, error: Exception, topics: set[str], oldest_ms: int) -> None:
         """End a producer that failed; of several partitions that fail together, the first one's call does it."""
-        self._counters.failures.inc()
+        self.counters.failures.inc()
         if self._producer is not producer:
             return
         self._producer = None

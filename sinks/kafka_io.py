@@ -146,7 +146,7 @@ class LagWatch:
     def __init__(self, service: Service, settings: KafkaSettings, metrics: SelfMetrics) -> None:
         self._service = service
         self._settings = settings
-        self._partitions = Partitions(service, metrics.lag)
+        self.partitions = Partitions(service, metrics.lag)
         self.consumer: AIOKafkaConsumer | None = None
 
     async def run(self) -> None:
@@ -158,7 +158,7 @@ class LagWatch:
 
     async def _look(self, consumer: AIOKafkaConsumer) -> None:
         settings = self._settings
-        silent = await self._partitions.look(consumer, settings.kafka_deadline_seconds, settings.topics.enriched)
+        silent = await self.partitions.look(consumer, settings.kafka_deadline_seconds, settings.topics.enriched)
         if silent is None:
             self._service.health.ready("kafka")
         else:

@@ -21,6 +21,7 @@ from common.errors import Stopped
 from common.publish import Publisher
 from common.service import Service
 from sinks import kafka_io
+from sinks.deliveries import Deliveries
 from sinks.flowlog.archive import Cut, Overtaken
 from sinks.flowlog.columns import FlatEnd, flatten
 from sinks.flowlog.manifest import Manifest
@@ -82,6 +83,7 @@ class FlowlogSink:
         self._metrics = SelfMetrics(service.registry, "cut")
         self.watch = kafka_io.LagWatch(service, settings, self._metrics)
         self._intake: Intake[FlatEnd] = Intake(flatten)
+        self._deliveries = Deliveries(service, settings, publisher.counters, self.watch.partitions)
         self._pending: dict[int, Pending] = {}
         self._changes = _Changes()
 
@@ -90,7 +92,11 @@ class FlowlogSink:
         await kafka_io.wait_for_topics(self._service, self._settings)
         # Now, because a producer cannot be had any more once we are told to stop.
         await self._publisher.start()
-        await kafka_io.keep_reading(self._service, self._settings, self.watch, self._new_consumer, self._consume)
+        await self._deliveries.start()
+        try:
+            await kafka_io.keep_reading(self._service, self._settings, self.watch, self._new_consumer, self._consume)
+        finally:
+            await self._deliveries.close()
 
     async def _consume(self, consumer: AIOKafkaConsumer) -> None:
         self._changes.seen = True
@@ -113,6 +119,7 @@ class FlowlogSink:
                 self._changes.seen = False
                 await self._adopt(consumer)
                 continue
+            await self._deliveries.release(consumer)
             for partition, records in fetched.items():
                 pending = self._pending[partition.partition]
                 batch = self._intake.take(pending.lane, records, kafka_io.now_ms())
@@ -125,17 +132,19 @@ class FlowlogSink:
     async def _adopt(self, consumer: AIOKafkaConsumer) -> None:
         """Go on from the newest manifests of the partitions that are now ours; what was held back is read again."""
         self._pending = {}
+        await self._deliveries.forget()
         for partition in sorted(consumer.assignment()):
             newest = await self._insist(partial(self._output.recover, partition.partition))
             pending = Pending.resume(partition.partition, newest, self._new_buffer)
             self._pending[partition.partition] = pending
-            await self._publish_ledger([newest] if newest else [])
+            await self._deliveries.deliver(newest.ledger if newest else [])
             try:
                 await kafka_io.seek(consumer, self._settings, partition, pending.lane)
             except IllegalStateError:
                 # Taken away again meanwhile.
                 self._changes.seen = True
                 return
+        self._deliveries.pause(consumer)
 
     def _due(self, now: float) -> list[Pending]:
         waiting = [pending for pending in self._pending.values() if pending.since is not None]
@@ -164,9 +173,8 @@ class FlowlogSink:
         topic = self._settings.topics.enriched
         cuts = [pending.cut(topic, self._settings.group_id, kafka_io.now_ms()) for pending in due]
         written = [manifest for cut in cuts if (manifest := await self._write(cut))]
-        await self._publish_ledger(written)
         positions = {TopicPartition(topic, each.partition): each.next_offset for each in written if each.next_offset}
-        await kafka_io.commit(consumer, self._settings, positions)
+        await self._deliveries.deliver([entry for each in written for entry in each.ledger], consumer, positions)
 
     async def _write(self, cut: Cut) -> Manifest | None:
         try:
@@ -176,11 +184,6 @@ class FlowlogSink:
             log.warning("%s; going on from there", error)
             self._changes.seen = True
             return None
-
-    async def _publish_ledger(self, manifests: Sequence[Manifest]) -> None:
-        entries = [entry for manifest in manifests for entry in manifest.ledger]
-        records = kafka_io.ledger_records(self._settings, entries)
-        await kafka_io.deliver(self._service, self._publisher, "ledger", records)
 
     async def _insist(self, step: Callable[[], T]) -> T:
         """Do something on the output in a thread; while it fails, wait and try again, and take nothing meanwhile."""

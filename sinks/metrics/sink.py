@@ -23,6 +23,7 @@ from common.service import Service
 from schemas.ledger import LedgerRecord
 from sinks import kafka_io
 from sinks.books import Books
+from sinks.deliveries import Deliveries
 from sinks.intake import Intake, Lane, Refusals, SourceRecord
 from sinks.metrics.aggregate import Aggregate
 from sinks.metrics.checkpoint import Checkpoint, State
@@ -67,6 +68,7 @@ class MetricsSink:
         self._lanes: dict[int, Lane] = {}
         self._refused: dict[int, Refusals] = {}
         self._pending_ledger: list[LedgerRecord] = []
+        self._deliveries = Deliveries(service, settings, publisher.counters, self.watch.partitions)
         self._sequence = 0
         self._life = ""
 
@@ -87,9 +89,12 @@ class MetricsSink:
         await kafka_io.wait_for_topics(self._service, self._settings)
         # Now, because a producer cannot be had any more once we are told to stop.
         await self._publisher.start()
-        pending = kafka_io.ledger_records(self._settings, self._pending_ledger)
-        await kafka_io.deliver(self._service, self._publisher, "ledger", pending)
-        await kafka_io.keep_reading(self._service, self._settings, self.watch, self._new_consumer, self._consume)
+        await self._deliveries.start()
+        try:
+            await self._deliveries.deliver(self._pending_ledger)
+            await kafka_io.keep_reading(self._service, self._settings, self.watch, self._new_consumer, self._consume)
+        finally:
+            await self._deliveries.close()
 
     def _new_consumer(self) -> AIOKafkaConsumer:
         return kafka.new_consumer(self._settings, group_id=self._settings.group_id)
@@ -101,6 +106,7 @@ class MetricsSink:
         await asyncio.gather(
             *(kafka_io.seek(consumer, self._settings, each, lanes[each.partition]) for each in partitions)
         )
+        self._deliveries.pause(consumer)
         self.watch.consumer = consumer
         await self._take(consumer)
 
@@ -108,6 +114,7 @@ class MetricsSink:
         due = 0.0
         while not self._service.stopping.is_set():
             fetched = await kafka.fetch(consumer, seconds=self._patience(due), max_records=kafka_io.MAX_RECORDS)
+            await self._deliveries.release(consumer)
             for partition, records in fetched.items():
                 self._take_records(self._lanes[partition.partition], records)
             full = kafka_io.too_many(list(self._refused.values()))
@@ -142,19 +149,19 @@ class MetricsSink:
         self._refused.clear()
         checkpoint = self._cut(kafka_io.now_ms())
         await self._make_durable(checkpoint)
-        await kafka_io.deliver(
-            self._service, self._publisher, "ledger", kafka_io.ledger_records(self._settings, checkpoint.ledger)
-        )
         topic = self._settings.topics.enriched
         positions = {TopicPartition(topic, partition): offset for partition, offset in checkpoint.positions.items()}
-        await kafka_io.commit(consumer, self._settings, positions)
+        fresh = [entry for entry in checkpoint.ledger if entry.partition in checkpoint.positions]
+        await self._deliveries.deliver(fresh, consumer, positions)
 
     def _cut(self, now_ms: int) -> Checkpoint:
         """Take together what changed since the last checkpoint; the next one begins with empty books."""
         self._sequence += 1
         name = f"{self._settings.replica_ordinal}/{self._life}/{self._sequence}"
         changes = self._aggregate.fold(now_ms)
-        checkpoint = Checkpoint(self._sequence, series=changes.samples, removed=changes.removed)
+        # What is on its way: this checkpoint takes the place of the one that holds it.
+        on_their_way = self._deliveries.entries
+        checkpoint = Checkpoint(self._sequence, changes.samples, removed=changes.removed, ledger=on_their_way)
         for lane in self._lanes.values():
             if lane.books.is_empty or lane.position is None:
                 continue

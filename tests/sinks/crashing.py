@@ -16,8 +16,8 @@ from typing import Any
 POINTS = {
     "before-letters": ("sinks.kafka_io", "deliver", "before", "dead letters"),
     "after-letters": ("sinks.kafka_io", "deliver", "after", "dead letters"),
-    "before-ledger": ("sinks.kafka_io", "deliver", "before", "ledger"),
-    "after-ledger": ("sinks.kafka_io", "deliver", "after", "ledger"),
+    "before-ledger": ("sinks.deliveries:Deliveries", "_publish", "before", None),
+    "after-ledger": ("sinks.deliveries:Deliveries", "_publish", "after", None),
     "before-group-commit": ("sinks.kafka_io", "commit", "before", None),
     "after-group-commit": ("sinks.kafka_io", "commit", "after", None),
     "before-checkpoint": ("sinks.metrics.checkpoint:State", "commit", "before", None),

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A partition without a leader, before sinks and audit: the others go on, it is said, and it comes back by itself."""
 
+from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,42 @@ def test_a_sink_takes_the_others_and_later_that(topics: Topics, tmp_path: Path, 
         eventually(lambda: failing(sink, topic)["1"] == 0)
         assert sink.terminate() == 0
     assert "trying on" not in (tmp_path / "log").read_text(), "no consumer was begun anew"
+
+
+@pytest.mark.parametrize(("room", "killed"), [("metrics", True), ("flowlog", False)])
+def test_a_ledger_partition_holds_up_only_its_own(topics: Topics, tmp_path: Path, room: str, killed: bool) -> None:
+    names, taken = topics.settings.topics, ("zonemeter_flows_taken_total", ())
+    topics.produce({0: map(encoded, window(1, 3)), 1: map(encoded, window(1, 3, "node-b1"))})
+    where = {
+        "metrics": ["--state-dir", str(tmp_path / "state"), "--checkpoint-seconds", "0.3"],
+        "flowlog": ["--output", str(tmp_path / "out"), "--cut-seconds", "0.3", "--group-instance-id", "one"],
+    }
+    (tmp_path / "away").touch()
+    with ExitStack() as services:
+        sink = services.enter_context(while_running(service(room, names.ledger, topics, tmp_path, *where[room])))
+        line = eventually(lambda: said(sink, names.enriched))
+        assert "its ledger entries are not taken" in line
+        topics.produce({0: map(encoded, window(2, 3)), 1: map(encoded, window(2, 3, "node-b1"))})
+        eventually(lambda: sink.samples().get(taken) == 9)
+        eventually(lambda: in_ledger(topics, room) == {0: 6})
+        eventually(lambda: failing(sink, names.enriched) == {"0": 0, "1": 1, "2": 0})
+        if killed:
+            sink.kill()
+            (tmp_path / "away").unlink()
+            sink = services.enter_context(while_running(service(room, names.ledger, topics, tmp_path, *where[room])))
+        else:
+            (tmp_path / "away").unlink()
+        eventually(lambda: in_ledger(topics, room) == {0: 6, 1: 6})
+        eventually(sink.ready)
+        assert sink.terminate() == 0
+
+
+def in_ledger(topics: Topics, room: str) -> dict[int, int]:
+    """Return how many rows a sink's entries say were given out, by partition; what is read again is put aside."""
+    rows: Counter[int] = Counter()
+    for entry in topics.ledger(room).values():
+        rows[entry.partition] += entry.given.rows
+    return dict(rows)
 
 
 def test_the_audit_reads_the_others_and_later_that(topics: Topics, tmp_path: Path) -> None:
