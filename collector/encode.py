@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A frozen window as records of the raw topic and the ledger. Pure: the same window gives the same bytes."""
+"""A frozen window as records of the raw topic and the ledger. Pure: the same window gives the same bytes.
+
+But for `own`, which only the collector that ended the window knows: one that publishes it again goes without.
+"""
 
 import socket
 from collections.abc import Iterator

@@ -10,6 +10,7 @@ import urllib.request
 from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from lab.broker import Broker
@@ -109,15 +110,19 @@ async def _consume(topic: str) -> list[bytes]:
         await consumer.stop()
 
 
+def bare(chunk: RawChunk) -> RawChunk:
+    """Return a chunk without what a repeat may say otherwise: that it is one, and what only its own collector knew."""
+    return msgspec.structs.replace(chunk, maybe_repeat=False, own=[], node_addresses=None)
+
+
 def published(collector: Process) -> tuple[list[RawChunk], list[LedgerRecord]]:
-    """Return what Kafka holds; chunks once each, in order. Repeats must be the same but for saying so."""
+    """Return what Kafka holds; chunks once each, in order. Repeats must be the same but for `bare`."""
     raw = netlab.inside("fabric", lambda: asyncio.run(_consume(f"{collector.prefix}flows.raw.v1")))
     ledger = netlab.inside("fabric", lambda: asyncio.run(_consume(f"{collector.prefix}ledger.v1")))
-    first: dict[str, bytes] = {}
-    for value in raw:
-        chunk, plain = decode_chunk(value), value.replace(b',"maybe_repeat":true', b"")
-        assert first.setdefault(chunk.id, plain) == plain
-    return [decode_chunk(value) for value in first.values()], [decode_ledger(value) for value in ledger]
+    first: dict[str, RawChunk] = {}
+    for chunk in map(decode_chunk, raw):
+        assert bare(first.setdefault(chunk.id, chunk)) == bare(chunk)
+    return list(first.values()), [decode_ledger(value) for value in ledger]
 
 
 def check(collector: Process, sent: int) -> list[RawChunk]:

@@ -22,6 +22,7 @@ from collector.meter import Meter, Window
 from schemas.ledger import LedgerRecord, decode_ledger, encode_ledger
 from schemas.raw import RawChunk, decode_chunk
 from tests.collector import metered, netlab
+from tests.collector.collector_process import bare
 from tests.collector.netlab import pod_address, send_udp
 
 A, B = pod_address(1, 1), pod_address(1, 2)
@@ -124,19 +125,15 @@ def node(nodes: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
 
 
 def _distinct(published: list[bytes]) -> list[RawChunk]:
-    """Return each chunk once, in order; any repeat is the same bytes and says what it is."""
-    first: dict[str, bytes] = {}
-    chunks = []
-    for value in published:
-        chunk = decode_chunk(value)
-        plain = value.replace(b',"maybe_repeat":true', b"")
+    """Return each chunk once, in order; any repeat is the same and says what it is."""
+    first: dict[str, RawChunk] = {}
+    for chunk in map(decode_chunk, published):
         if chunk.id in first:
             assert chunk.maybe_repeat
-            assert plain == first[chunk.id]
+            assert bare(chunk) == bare(first[chunk.id])
         else:
-            first[chunk.id] = plain
-            chunks.append(chunk)
-    return chunks
+            first[chunk.id] = chunk
+    return list(first.values())
 
 
 def check_node(node: Node) -> list[RawChunk]:
