@@ -107,7 +107,7 @@ def commands(plan: Plan, ports: Ports, files: Files, tuning: Tuning) -> list[Com
     return [
         *collectors,
         _in_root("enricher", ports.enricher, *common, *_attribution(files)),
-        _in_root("metrics", ports.metrics, *common, "--state-dir", str(files.state("metrics"))),
+        _in_root("metrics", ports.metrics, *common, "--state-dir", str(files.state("metrics")), "--prices", "aws"),
         _in_root(
             "flowlog", ports.flowlog, *common, "--output", str(files.logs), "--cut-seconds", str(tuning.cut_seconds)
         ),

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The alert rules: promtool's opinion, its tests, and that they, the dashboard and the pages name what there is."""
+"""The alert rules: promtool's opinion, its tests, and that they, the dashboards and the pages name what there is."""
 
 import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 import yaml
 
 from tests.alerts.metric_names import FOREIGN, TARGET_LABELS, grouped_by, is_exported, labels_of, labels_used, named
+from tests.dashboards import DASHBOARDS, FILES, NO_LABEL, queries
 from tests.docs.code_metrics import ROOT
 
 HERE = Path(__file__).parent
@@ -20,10 +20,7 @@ RULES: list[dict[str, Any]] = [
 ]
 ALERTS = [rule for rule in RULES if "alert" in rule]
 RECORDED = {rule["record"] for rule in RULES if "record" in rule}
-DASHBOARD: dict[str, Any] = orjson.loads((ROOT / "k8s/monitoring/dashboard.json").read_bytes())
-PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
-QUERIES = [target["expr"] for panel in PANELS for target in panel["targets"]]
-EXPRESSIONS = [rule["expr"] for rule in RULES] + QUERIES
+EXPRESSIONS = [rule["expr"] for rule in RULES] + [query.expression for query in queries()]
 PAGES = [*sorted(ROOT.glob("docs/*.md")), ROOT / "README.md"]
 
 
@@ -69,7 +66,8 @@ def test_an_expression_names_metrics_and_labels_that_the_code_exports(expression
     assert set(re.findall(r"\bzonemeter:[a-z0-9_:]+", expression)) <= RECORDED
     for metric, labels in labels_used(expression).items():
         possible = TARGET_LABELS if metric in FOREIGN else labels_of(metric)
-        assert possible is None or labels <= possible, metric
+        assert possible is None or labels - {NO_LABEL} <= possible, metric
+        assert NO_LABEL not in (possible or ())
     known = [labels_of(metric) for metric in metrics]
     if known and None not in known:
         assert grouped_by(expression) <= set().union(*(labels or () for labels in known))
@@ -81,10 +79,13 @@ def test_a_page_names_metrics_that_the_code_exports(page: Path) -> None:
         assert is_exported(name) or is_exported(f"{name}_total"), name
 
 
-def test_the_dashboard_is_whole() -> None:
-    assert len({panel["id"] for panel in PANELS}) == len(PANELS)
-    variables = {variable["name"] for variable in DASHBOARD["templating"]["list"]} | {"__rate_interval"}
-    for panel in PANELS:
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_a_dashboard_is_whole(name: str) -> None:
+    dashboard = DASHBOARDS[name]
+    panels: list[dict[str, Any]] = dashboard["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    variables = {variable["name"] for variable in dashboard["templating"]["list"]} | {"__rate_interval", "__range"}
+    for panel in panels:
         place = panel["gridPos"]
         assert place["x"] + place["w"] <= 24
         for target in panel["targets"]:
@@ -92,10 +93,29 @@ def test_the_dashboard_is_whole() -> None:
             assert set(re.findall(r"\$\{?(\w+)", target["expr"])) <= variables
 
 
-def test_panels_do_not_lie_on_each_other() -> None:
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_panels_do_not_lie_on_each_other(name: str) -> None:
     taken: set[tuple[int, int]] = set()
-    for panel in PANELS:
+    for panel in DASHBOARDS[name]["panels"]:
         x, y, w, h = (panel["gridPos"][key] for key in "xywh")
         cells = {(column, row) for column in range(x, x + w) for row in range(y, y + h)}
         assert not cells & taken, panel["title"]
         taken |= cells
+
+
+def test_the_first_dashboard_is_narrowed_and_its_tables_follow_the_time_picker() -> None:
+    for query in queries():
+        if query.place.startswith("dashboard:"):
+            assert "ledger" in query.place.lower() or {"$namespace", "$workload"} <= set(
+                re.findall(r"\$\w+", query.expression)
+            )
+            assert "$__range" in query.expression or not query.instant, query.place
+
+
+def test_the_dashboards_are_where_grafana_looks() -> None:
+    made = yaml.safe_load((ROOT / "k8s/monitoring/kustomization.yaml").read_text())["configMapGenerator"]
+    files = {file.partition("=")[2] for each in made for file in each["files"]}
+    mounts = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["grafana"]["volumes"]
+    for path in FILES:
+        assert path.name in files
+        assert any(mount.startswith(f"./{path.relative_to(ROOT)}:/var/lib/dashboards/") for mount in mounts)

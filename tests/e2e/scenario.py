@@ -6,11 +6,17 @@ from the front to the back, so that what the last window saw has arrived everywh
 """
 
 import asyncio
+import http.client
+import http.server
+import re
 import shutil
+import socket
 import subprocess
+import threading
 import time
 import urllib.request
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,18 +28,22 @@ from prometheus_client.parser import text_string_to_metric_families
 from audit.result import Audit
 from lab import cluster, truth
 from lab import network_script as script
+from lab.namespaces import make_socket
 from lab.namespaces import run as run_tool
 from lab.plan import Node, Plan, Workload
-from lab.services import Files, Ports, Tuning
+from lab.services import COLLECTOR_PORT, Files, Ports, Tuning
 from lab.traffic import Traffic, traffic
 from replay.audit import AuditSettings, audit_range
 from replay.time_range import TimeRange
 from schemas.topics import TopicNames, topic_specs
+from tests.dashboards import ROOT, queries
 from tests.prometheus import Prometheus, prometheus
 
 WINDOW_SECONDS = 2
 SERVICES = ("collector-node-a1", "enricher", "metrics", "flowlog", "audit")
 MEGABYTE = 1_000_000
+# What is chosen on a dashboard: nothing, a namespace, a namespace and two workloads.
+CHOICES: tuple[dict[str, str], ...] = ({}, {"namespace": "shop"}, {"namespace": "shop", "workload": "(api|web)"})
 
 
 @dataclass
@@ -46,6 +56,8 @@ class Facts:
     records: dict[str, list[Any]] = field(default_factory=dict)
     undecodable: bytes = b""
     series: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    shown: dict[tuple[str, str], list[dict[str, Any]]] = field(default_factory=dict)
+    counted: dict[tuple[str, str], list[dict[str, Any]]] = field(default_factory=dict)
     flow_log: list[Path] = field(default_factory=list)
     jsonl: list[dict[str, Any]] = field(default_factory=list)
     audit: Audit = field(default_factory=Audit)
@@ -90,13 +102,71 @@ async def run(plan: Plan, directory: Path, meanwhile: Meanwhile = kill_each) -> 
     begun_ms = time.time_ns() // 1_000_000
     try:
         files = await cluster.up(plan, ports, tuning=Tuning(window_seconds=WINDOW_SECONDS, cut_seconds=2))
-        with prometheus([f"127.0.0.1:{ports.metrics}"], directory) as scraper:
+        with _scraped(plan, ports, directory) as scraper:
             await _send(plan, ports, facts, meanwhile)
             await _settle(plan, ports, facts, begun_ms)
             _collect(plan, ports, files, facts, scraper, directory)
+            _look_at_dashboards(facts, scraper, begun_ms / 1000)
     finally:
         await cluster.down(plan.prefix)
     return facts
+
+
+@contextmanager
+def _scraped(plan: Plan, ports: Ports, directory: Path) -> Iterator[Prometheus]:
+    """Have every service scraped, of the collectors one, and the rules evaluated all the time."""
+    rules = (ROOT / "k8s/monitoring/alerts.yml").read_text()
+    others = {f"zonemeter-{name}": f"127.0.0.1:{getattr(ports, name)}" for name in ("enricher", "flowlog", "audit")}
+    with _brought_out(script.node_namespace(plan.prefix, "node-a1")) as others["zonemeter-collector"]:
+        without_intervals = re.sub(r"^ +interval: .*\n", "", rules, flags=re.MULTILINE)
+        with prometheus([f"127.0.0.1:{ports.metrics}"], directory, others, without_intervals) as scraper:
+            yield scraper
+
+
+@contextmanager
+def _brought_out(namespace: str) -> Iterator[str]:
+    """Serve the metrics of a collector, which listens in its own network namespace, at an address of this one."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asking = http.client.HTTPConnection("127.0.0.1", COLLECTOR_PORT)
+            asking.sock = make_socket(namespace, socket.AF_INET, socket.SOCK_STREAM)
+            try:
+                asking.sock.settimeout(5)
+                asking.sock.connect(("127.0.0.1", COLLECTOR_PORT))
+                asking.request("GET", self.path, headers={"Connection": "close"})
+                answer = asking.getresponse()
+                body = answer.read()
+            except OSError:
+                self.send_error(502)
+                return
+            finally:
+                asking.close()
+            self.send_response(answer.status)
+            self.send_header("Content-Type", answer.headers["Content-Type"])
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+def _look_at_dashboards(facts: Facts, scraper: Prometheus, begun: float) -> None:
+    """Ask what every panel asks; and, in place of rates, for the counters themselves, which are exact."""
+    now = time.time()
+    for query in queries():
+        for chosen in CHOICES:
+            filled = query.filled(int(now - begun) + 1, **chosen)
+            key = query.place, "/".join(chosen.values())
+            facts.shown[key] = scraper.ask(filled) if query.instant else scraper.over(filled, begun, now)
+            facts.counted[key] = scraper.ask(re.sub(r"\b(increase|rate)\(", "last_over_time(", filled))
 
 
 async def _send(plan: Plan, ports: Ports, facts: Facts, meanwhile: Meanwhile) -> None:

@@ -3,6 +3,7 @@
 
 import asyncio
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -322,6 +323,41 @@ def test_kubezonnets_own_metric_is_each_pods_cross_zone_bytes(facts: Facts) -> N
         if labels["namespace"] != "_node_"
     }
     assert found == expected
+
+
+# Without a fault in this run they have nothing to show.
+MAY_BE_EMPTY = {
+    "health: Coverage: seen by the hook, put aside, lost C",
+    "health: Faults, a minute B",
+    "health: Faults, a minute C",
+}
+
+
+def test_every_panel_of_the_dashboards_shows_something(facts: Facts) -> None:
+    assert {place for (place, _), answer in facts.shown.items() if not answer} <= MAY_BE_EMPTY
+
+
+@pytest.mark.parametrize("chosen", scenario.CHOICES, ids=str)
+def test_what_is_chosen_on_a_dashboard_is_counted_once_whichever_end_it_is(
+    facts: Facts, chosen: dict[str, str]
+) -> None:
+    expected: Counter[str] = Counter()
+    for flow in {f["id"]: f for f in facts.flows}.values():
+        if any(is_chosen(flow[side].get("k8s", {}), chosen) for side in ("source", "destination")):
+            expected[flow["scope"]] += flow["bytes"]
+    key = "/".join(chosen.values())
+    by_scope = facts.counted["dashboard: Traffic by scope A", key]
+    assert {labels["scope"]: value for labels, value in samples(by_scope)} == expected
+    [(_, cross_zone)] = samples(facts.counted["dashboard: Cross-zone A", key])
+    assert cross_zone == expected["cross_zone"]
+    within = [scope for scope in expected if scope not in ("unknown", "external")]
+    matrix = facts.counted["dashboard: Zones x zones (rows send to columns) A", key]
+    assert sum(value for _, value in samples(matrix)) == sum(expected[scope] for scope in within)
+
+
+def is_chosen(end: dict[str, Any], chosen: dict[str, str]) -> bool:
+    names = {what: end.get(what, {}).get("name", "") for what in chosen}
+    return all(re.fullmatch(pattern, names[what]) for what, pattern in chosen.items())
 
 
 def samples(result: list[dict[str, Any]]) -> list[tuple[dict[str, str], int]]:
