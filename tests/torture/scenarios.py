@@ -39,6 +39,7 @@ SCENARIOS = [
     Scenario("metrics' disk full", brokers.fill(lambda world: world.directory / "state"), 4, kafka=_SMALL_DISKS),
     Scenario("flow log's disk full", brokers.fill(lambda world: world.output), 4, kafka=_SMALL_DISKS),
     Scenario("rubbish of every kind in raw", rubbish.rubbish, 3),
+    Scenario("batches that unpack to 40 MiB", rubbish.bombs, 20),
     Scenario("windows repeated and late", rubbish.repeats, 10),
     Scenario("windows behind later ones", rubbish.late, 6),
     Scenario("sequence gaps, new boots", rubbish.gaps, 10),
