@@ -126,8 +126,11 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka ships no
             self._proving = None
 
     def close(self, reason: CloseReason | None = None, exc: BaseException | None = None) -> Any:
-        """Close it; a broker that breaks it off may have been asked by a protocol that it does not speak there."""
-        if reason == CloseReason.CONNECTION_BROKEN and exc is not None:
+        """Close it; a broker that breaks it off may have been asked by a protocol that it does not speak there.
+
+        A broker that refuses a password hangs up, too: where that is heard of last, it is no news.
+        """
+        if reason == CloseReason.CONNECTION_BROKEN and exc is not None and self._reader is not None:
             _note(self._sasl_oauth_token_provider, f"{self.host}:{self.port}", exc)
         if reason != CloseReason.SHUTDOWN and self._writer is not None:
             # Nothing is under way that matters, and TLS would wait 30 s for the other side to say goodbye.

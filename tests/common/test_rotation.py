@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka.conn import CloseReason
+from aiokafka.errors import SaslAuthenticationFailed
 
-from common import credentials
+from common import connections, credentials
 from common.errors import Refusal
+from common.kafka import client_options
 from common.publish import Publisher, Record
 from common.service import Service
 from common.settings import KafkaSettings
@@ -125,6 +128,24 @@ def test_what_does_not_fit_is_named(kafka: Kafka, tmp_path: Path, changed: dict[
 
     with pytest.raises(Refusal, match=said):
         asyncio.run(ask())
+
+
+def test_that_a_closed_connection_ends_hides_no_reason(kafka: Kafka, tmp_path: Path) -> None:
+    """A broker that refuses a password hangs up at once; what was read last is the end of the stream."""
+    (tmp_path / "wrong").write_text("wrong")
+    given = settings(kafka, kafka_sasl_password_file=tmp_path / "wrong")
+
+    async def refused() -> str | None:
+        host, _, port = kafka.bootstrap.rpartition(":")
+        options = client_options(given)
+        names = ("security_protocol", "sasl_mechanism", "sasl_plain_username", "sasl_oauth_token_provider")
+        with pytest.raises(SaslAuthenticationFailed):
+            await connections.open_connection(host, int(port), **{name: options[name] for name in names})
+        closed = connections.Connection(host, int(port), sasl_oauth_token_provider=credentials.of(given))
+        closed.close(CloseReason.CONNECTION_BROKEN, EOFError("0 bytes read"))
+        return connections.why_not()
+
+    assert "refuses user 'service'" in (asyncio.run(refused()) or "")
 
 
 def test_a_file_that_can_no_longer_be_used_stops_nothing(
