@@ -17,7 +17,8 @@ _OUTPUT = re.compile(r"^```text\n.*?^```\n", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`([^`\n]+)`")
 # What may stand before the command: a prompt, a path, a container that runs it.
 _COMMAND = re.compile(
-    r"^(?:\$ |# )?(?:[A-Z_]+=\S+ )*(?:kubectl [^|;]* exec [^|;]* -- |nsenter \S+ )?(?:\.venv/bin/)?zonemeter (.*)$"
+    r"^(?:\$ |# )?(?:[A-Z_]+=\S+ )*(?:kubectl [^|;]* exec [^|;]* -- |nsenter \S+ )?"
+    r"(?:(?:\.venv/bin/)?zonemeter|docker[- ]compose run --rm cli) (.*)$"
 )
 _BEHIND = re.compile(r"\s(?:#|\|(?!\w)|>|&&|;|2>).*$")
 

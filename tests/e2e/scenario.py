@@ -37,6 +37,7 @@ from replay.audit import AuditSettings, audit_range
 from replay.time_range import TimeRange
 from schemas.topics import TopicNames, topic_specs
 from tests.dashboards import ROOT, queries
+from tests.docs.promql import printed_queries
 from tests.prometheus import Prometheus, prometheus
 
 WINDOW_SECONDS = 2
@@ -58,6 +59,7 @@ class Facts:
     series: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     shown: dict[tuple[str, str], list[dict[str, Any]]] = field(default_factory=dict)
     counted: dict[tuple[str, str], list[dict[str, Any]]] = field(default_factory=dict)
+    printed: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     flow_log: list[Path] = field(default_factory=list)
     jsonl: list[dict[str, Any]] = field(default_factory=list)
     audit: Audit = field(default_factory=Audit)
@@ -107,6 +109,9 @@ async def run(plan: Plan, directory: Path, meanwhile: Meanwhile = kill_each) -> 
             await _settle(plan, ports, facts, begun_ms)
             _collect(plan, ports, files, facts, scraper, directory)
             _look_at_dashboards(facts, scraper, begun_ms / 1000)
+            for query in printed_queries():
+                expression = query.expression.replace('"NAME"', '"api"')
+                facts.printed[query.expression] = scraper.over(expression, begun_ms / 1000, time.time())
     finally:
         await cluster.down(plan.prefix)
     return facts

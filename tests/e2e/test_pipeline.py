@@ -16,6 +16,7 @@ import pytest
 import schemas
 from lab.plan import Plan
 from schemas.topics import TopicNames
+from tests.alerts.metric_names import named
 from tests.e2e import scenario
 from tests.e2e.scenario import Facts
 
@@ -333,6 +334,16 @@ MAY_BE_EMPTY = {
 }
 
 
+# What such a query asks for need not be there.
+IS_A_CONDITION = re.compile(r"[<>=] [\d.]+$|\bunless\b")
+# No series before the first event: an overlay's packet, a list or watch that failed, a chunk that waited for a pod.
+WITHOUT_AN_EVENT = {
+    "zonemeter_encapsulation_bytes_total",
+    "zonemeter_enricher_kube_failures_total",
+    "zonemeter_enricher_index_waits_total",
+}
+
+
 def test_every_panel_of_the_dashboards_shows_something(facts: Facts) -> None:
     assert {place for (place, _), answer in facts.shown.items() if not answer} <= MAY_BE_EMPTY
 
@@ -353,6 +364,11 @@ def test_what_is_chosen_on_a_dashboard_is_counted_once_whichever_end_it_is(
     within = [scope for scope in expected if scope not in ("unknown", "external")]
     matrix = facts.counted["dashboard: Zones x zones (rows send to columns) A", key]
     assert sum(value for _, value in samples(matrix)) == sum(expected[scope] for scope in within)
+
+
+def test_every_query_that_a_document_prints_has_an_answer(facts: Facts) -> None:
+    empty = [query for query, answer in facts.printed.items() if not answer]
+    assert [query for query in empty if not IS_A_CONDITION.search(query) and not named(query) & WITHOUT_AN_EVENT] == []
 
 
 def is_chosen(end: dict[str, Any], chosen: dict[str, str]) -> bool:

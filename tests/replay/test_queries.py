@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow.parquet
 import pytest
 
 from tests.docs.commands import ROOT
@@ -85,6 +86,12 @@ def test_other_readers_take_the_directory_as_it_is(history: Lived) -> None:
         rows = answer.to_dicts() if block is polars else answer.to_pylist()
         found = {row["src_namespace"]: row.get("bytes", row.get("bytes_sum")) for row in rows}
         assert found == crossing
+
+
+def test_pandas_way_takes_the_directory(history: Lived) -> None:
+    assert "`pyarrow.parquet.read_table`" in ARCHIVE
+    table = pyarrow.parquet.read_table(history.archive / "flows")
+    assert sorted(table["id"].to_pylist()) == sorted(history.flows)
 
 
 def test_the_documented_list_of_files_is_the_files(history: Lived) -> None:
