@@ -32,7 +32,7 @@ from lab.interrupts import run_interruptible
 from lab.plan import Plan
 from lab.services import Files, Ports, zonemeter
 from replay import audit_view
-from replay.amounts import command, labelled
+from replay.amounts import command_lines, labelled
 from replay.audit import AuditSettings, audit_range
 from replay.live import LiveWindow, Only, follow
 from replay.live_view import lag_of
@@ -170,7 +170,7 @@ class Demo:
         between = f"--from {start:%Y-%m-%dT%H:%M:%SZ} --to {end:%Y-%m-%dT%H:%M:%SZ}"
         self._print("the flow log is kept; the same report from it, now or next week:")
         flags = f"--archive {kept} {between} --prices aws {' '.join(self._own())}"
-        for row in command(f".venv/bin/zonemeter report {flags}", 3):
+        for row in command_lines(f".venv/bin/zonemeter report {flags}", 3):
             self._print(f"   {row}")
         return audit
 
@@ -197,7 +197,7 @@ class Demo:
             f"kcat -b 127.0.0.1:{ports.kafka} -C -t {topics.enriched} -o end",
         ):
             is_remark = line.startswith(" ")
-            self._print(*(f"   {row}" for row in ([line] if is_remark else command(line, 3))))
+            self._print(*(f"   {row}" for row in ([line] if is_remark else command_lines(line, 3))))
         self._print(f" flow logs   {files.logs}")
         self._print(f" act 1 of 2: as found; act 2 in {act:.0f} s", "")
 

@@ -20,12 +20,12 @@ from common.errors import Refusal
 from common.flags import refuse
 from common.price_file import load_prices
 from common.settings import KafkaSettings, load
-from common.terminal import complain, plain, say, write_json
+from common.terminal import command, complain, plain, say, write_json
 from replay.live import LiveWindow, Only, follow
 from replay.live_view import as_dict, as_lines
 from replay.summary_view import TOP_PAIRS
 
-NO_FLOWS = "no flows for {:.0f} s: zonemeter doctor says what is wrong"
+NO_FLOWS = "no flows for {:.0f} s: " + command("doctor says what is wrong")
 
 Show = Callable[[LiveWindow], None]
 

@@ -29,6 +29,7 @@ from common import connections, credentials, fetching
 from common.errors import Stopped
 from common.service import Service
 from common.settings import KafkaSettings
+from common.terminal import command
 
 log = logging.getLogger(__name__)
 
@@ -240,7 +241,8 @@ async def _topic_problem(admin: AIOKafkaAdminClient, settings: KafkaSettings, wa
     found = {topic["topic"]: len(topic["partitions"]) for topic in described if topic["error_code"] == 0}
     for name, partitions in wanted.items():
         if name not in found:
-            return f"topic {name} does not exist: zonemeter topics apply --kafka-bootstrap {settings.kafka_bootstrap}"
+            apply = command(f"topics apply --kafka-bootstrap {settings.kafka_bootstrap}")
+            return f"topic {name} does not exist: {apply}"
         if found[name] != partitions:
             return (
                 f"topic {name} has {found[name]} partitions, the setting partitions says {partitions}: they must agree"

@@ -9,6 +9,7 @@ spreadsheet takes a cell that begins with "=" for a formula. None of that gets p
 import codecs
 import contextlib
 import io
+import os
 import re
 import sys
 import textwrap
@@ -43,6 +44,14 @@ def escaped(text: str) -> str:
 def cell(text: str) -> str:
     """Return text as a cell of CSV: after an apostrophe where a spreadsheet would take it for a formula."""
     return f"'{text}" if _FORMULA.match(text) else text
+
+
+def command(words: str) -> str:
+    """Return a command of zonemeter's as it is run here, for what is printed to be run next.
+
+    In a container that is another line than on a host; whoever starts it knows, and says so in ZONEMETER_PROGRAM.
+    """
+    return f"{os.environ.get('ZONEMETER_PROGRAM', 'zonemeter')} {words}"
 
 
 def folded(line: str, width: int) -> list[str]:

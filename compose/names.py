@@ -2,8 +2,8 @@
 """Writes the topology file of `docker-compose.yml`: who has which address on this host, where no Kubernetes can say.
 
 This host is one node: its addresses are the node's, the networks of its bridges are its containers'. The demo's pods
-have fixed addresses and, because on one machine no packet crosses a zone, zones that are made up. Runs once, on the
-host's network, before the enricher.
+have fixed addresses in an overlay of their own, and each its own node; because on one machine no packet crosses a zone,
+these have zones that are made up. Runs once, on the host's network, before the enricher.
 """
 
 import os
@@ -30,46 +30,49 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class DemoPod:
-    """A pod of the demo: its number is the last part of its address in docker-compose.yml."""
+    """A pod of the demo. Its number in docker-compose.yml is the last part of its address, and of its node's."""
 
     name: str
     number: int
     workload: Workload
+    node: str
     zone: str
 
 
 DEMO_PODS = (
-    DemoPod("web-0", 11, Workload("Deployment", "web"), "zone-a"),
-    DemoPod("api-0", 12, Workload("Deployment", "api"), "zone-a"),
-    DemoPod("api-1", 13, Workload("Deployment", "api"), "zone-b"),
-    DemoPod("postgres-0", 14, Workload("StatefulSet", "postgres"), "zone-c"),
+    DemoPod("web-0", 11, Workload("Deployment", "web"), "demo-a1", "zone-a"),
+    DemoPod("api-0", 12, Workload("Deployment", "api"), "demo-a2", "zone-a"),
+    DemoPod("api-1", 13, Workload("Deployment", "api"), "demo-b1", "zone-b"),
+    DemoPod("postgres-0", 14, Workload("StatefulSet", "postgres"), "demo-c1", "zone-c"),
 )
 
 
-def host_states(node: str, zone: str, region: str, addresses: Iterable[Address], pod_net: str) -> list[TopologyState]:
-    """Return this host as a node; `pod_net` (such as 10.213.2) is left to the demo's pods."""
-    own, networks = [], []
+def host_states(node: str, zone: str, region: str, addresses: Iterable[Address], node_net: str) -> list[TopologyState]:
+    """Return this host as a node. `node_net` (such as 10.213.2): the demo's, which may be made later."""
+    own, networks = [], [f"{node_net}.0/24"]
     for address in addresses:
         interface = ip_interface(address.interface)
         if interface.is_loopback or interface.is_link_local:
             continue
         own.append(str(interface.ip))
-        if address.on_bridge and not str(interface.ip).startswith(f"{pod_net}."):
+        if address.on_bridge and str(interface.network) not in networks:
             networks.append(str(interface.network))
     return [_state("node", node, addresses=own, pod_cidrs=networks, zone=zone, region=region)]
 
 
 def demo_states(region: str, pod_net: str) -> list[TopologyState]:
-    """Return the demo's pods, and a node for each of their zones."""
-    zones = dict.fromkeys(pod.zone for pod in DEMO_PODS)
-    nodes = [_state("node", f"demo-{zone}", zone=zone, region=region) for zone in zones]
+    """Return the demo's pods and their nodes.
+
+    The nodes have no addresses here: to this host they are containers, and what they send through it is its own.
+    """
+    nodes = [_state("node", pod.node, zone=pod.zone, region=region) for pod in DEMO_PODS]
     pods = [
         _state(
             "pod",
             pod.name,
             namespace=NAMESPACE,
             addresses=[f"{pod_net}.{pod.number}"],
-            node=f"demo-{pod.zone}",
+            node=pod.node,
             workload=pod.workload,
             ready=True,
         )
@@ -98,8 +101,8 @@ def read_addresses() -> list[Address]:
 
 def main() -> int:
     """Write the file named on the command line."""
-    region, pod_net = os.environ["REGION"], os.environ["POD_NET"]
-    host = host_states(os.environ["NODE"], os.environ["ZONE"], region, read_addresses(), pod_net)
+    region, node_net, pod_net = os.environ["REGION"], os.environ["NODE_NET"], os.environ["POD_NET"]
+    host = host_states(os.environ["NODE"], os.environ["ZONE"], region, read_addresses(), node_net)
     path = Path(sys.argv[1])
     path.write_bytes(encode_topology_file(host + demo_states(region, pod_net)))
     containers = ", ".join(host[0].pod_cidrs) or "no network"

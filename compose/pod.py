@@ -1,20 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """A pod of `docker-compose.yml`'s demo: serves TCP, and asks its peers for so many bytes ten times a second.
 
-    pod.py POD_NET [NUMBER:BYTES ...]
+    pod.py [PEER:BYTES ...]
 
-Docker puts its containers on one link, where this host would not see their packets at its IP layer. Kubernetes' pods
-reach each other through their node; so a pod here takes the link's route away and leaves only that to its gateway.
+It shares the network namespace of its node (node.py). A peer is the last part of its address.
 """
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
-
-from pyroute2 import IPRoute
 
 from common.terminal import say
 from lab.traffic_server import request, serve_tcp
@@ -22,14 +20,6 @@ from lab.traffic_server import request, serve_tcp
 PORT = 8080
 PAUSE_SECONDS = 0.1
 RETRY_SECONDS = 1.0
-
-
-def route_through_gateway(pod_net: str) -> None:
-    """Replace the route to `pod_net`.0/24 on the link by one to the gateway, which the default route names."""
-    with IPRoute() as route:
-        (device,) = route.link_lookup(ifname="eth0")
-        route.route("replace", dst=f"{pod_net}.1/32", oif=device, scope="link")
-        route.route("del", dst=f"{pod_net}.0/24", oif=device, scope="link")
 
 
 async def talk(address: str, response_bytes: int) -> None:
@@ -73,5 +63,4 @@ async def live(pod_net: str, peers: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    route_through_gateway(sys.argv[1])
-    asyncio.run(live(sys.argv[1], sys.argv[2:]))
+    asyncio.run(live(os.environ["POD_NET"], sys.argv[1:]))

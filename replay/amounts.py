@@ -129,7 +129,7 @@ def wrapped(text: str, first: str, rest: str) -> list[str]:
     ) or [first.rstrip()]
 
 
-def command(words: str, indent: int) -> list[str]:
+def command_lines(words: str, indent: int) -> list[str]:
     """Return a command line as it can be pasted, continued where it is too long for one line."""
     rows = [""]
     for word in words.split(" "):

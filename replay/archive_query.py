@@ -15,6 +15,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from common.errors import Refusal
+from common.terminal import command
 from replay.archive import FlowArchive
 from replay.chapter import Chapter, find_chapter
 from replay.ends import FIELDS, End, Ends
@@ -187,7 +188,7 @@ class _refusing:  # noqa: N801 - it reads as what it is, a context
         if isinstance(error, duckdb.Error | pa.ArrowException | OSError):
             damaged = next(filter(None, map(self._damage, self._paths)), "") or " ".join(str(error).split())[:300]
             raise Refusal(
-                f"archive {self._archive.location}: {damaged}; restore what is damaged: zonemeter audit --deep "
+                f"archive {self._archive.location}: {damaged}; restore what is damaged: {command('audit --deep')} "
                 f"--archive {self._archive.location} names all of it"
             ) from error
 

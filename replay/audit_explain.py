@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from audit.result import Audit, Shortfall
 from common.settings import KafkaSettings
+from common.terminal import command
 from replay.read import Reading, read_topic
 from replay.time_range import TimeRange, timestamp
 from schemas.dead_letter import decode_dead_letter
@@ -59,7 +60,7 @@ def why(
     if all(short.bytes < 0 for short in shorts):
         return [f"{size:,} bytes too many: {_too_many(hop)}"]
     if all(short.late for short in shorts):
-        line = "taken: it is behind, or stopped; zonemeter doctor --pipeline-only has the lag"
+        line = f"taken: it is behind, or stopped; {command('doctor --pipeline-only')} has the lag"
         return [f"{size:,} bytes are not taken yet, and nothing later of this node was {line}"]
     said = []
     topic = _source(topics, hop)
@@ -71,7 +72,7 @@ def why(
         numbers = ", ".join(str(letter.number) for letter in own[:_NAMED])
         said.append(
             f"it refused {len(own)} records of this node in the range ({reasons}), dead letters {numbers}, which may "
-            f"be these: zonemeter dead-letters list --show {own[0].number}"
+            f"be these: {command('dead-letters list')} --show {own[0].number}"
         )
     if topic in kept_ms and kept_ms[topic] > span.from_ms:
         said.append(f"{topic} has nothing from before {timestamp(kept_ms[topic])} UTC: retention may have deleted it")

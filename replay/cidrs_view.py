@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common import page, terminal
+from common.terminal import command
 from enricher.addresses import Prefix
 from enricher.cidr_check import Finding
 from enricher.cidrs import Cidr
@@ -141,7 +142,7 @@ def _print_table(suggested: Suggested, shown: Sequence[tuple[Unmapped, Sequence[
     if shown:
         lines += [
             "",
-            "zones are for you to say: zonemeter cidrs suggest -o toml begins the file, cidrs check FILE tries it",
+            f"zones are for you to say: {command('cidrs suggest -o toml')} begins the file, cidrs check FILE tries it",
         ]
     if shown and not suggested.with_map:
         lines.append("no --cidr-map was given: what a map in force names is listed too")

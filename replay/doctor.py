@@ -21,6 +21,7 @@ from common import by_time, kafka, topic_admin
 from common.errors import Refusal
 from common.findings import Check, Finding, UnclearError, fault, ok, unclear
 from common.settings import KafkaSettings
+from common.terminal import command
 from common.topic_admin import TopicState, admin_client
 from replay.amounts import counted
 from replay.audit import AuditSettings, audit_range
@@ -114,7 +115,7 @@ async def check_topics(settings: KafkaSettings) -> list[Finding]:
 def topic_finding(state: TopicState, partitions: Sequence[dict[str, Any]]) -> list[Finding]:
     """Judge one topic; `partitions` as Kafka's Metadata answer describes them."""
     name = f"topic {state.spec.name}"
-    apply = "zonemeter topics apply"
+    apply = command("topics apply")
     if state.partitions is None:
         return fault(name, "does not exist", apply)
     if state.partitions != state.spec.partitions:
@@ -212,7 +213,7 @@ def ledger_findings(audit: Audit) -> list[Finding]:
     if audit.in_flight:
         line += f", {audit.in_flight} in flight"
     line += f"; coverage {coverage(audit)}"
-    todo = "zonemeter audit names windows and hops"
+    todo = command("audit names windows and hops")
     findings = ok("ledger", line) if audit.closes else fault("ledger", f"{line}: does not close", todo)
     if audit.gaps:
         nodes = sorted({gap.node for gap in audit.gaps})
@@ -238,5 +239,5 @@ async def check_dead_letters(settings: KafkaSettings, span: TimeRange) -> list[F
     async for batch in read_topic(settings, settings.topics.dead_letter, span.from_ms):
         count += len(batch)
     if count:
-        return fault("dead letters", f"{count:,} since {timestamp(span.from_ms)} UTC", "zonemeter dead-letters list")
+        return fault("dead letters", f"{count:,} since {timestamp(span.from_ms)} UTC", command("dead-letters list"))
     return ok("dead letters", "none")

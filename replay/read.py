@@ -13,6 +13,7 @@ from aiokafka.structs import ConsumerRecord
 from common import by_time, kafka
 from common.errors import Refusal
 from common.settings import KafkaSettings
+from common.terminal import command
 from common.topic_admin import admin_client
 
 POLL_SECONDS = 1.0
@@ -135,5 +136,5 @@ async def partitions_of(settings: KafkaSettings, topic: str) -> list[int]:
     async with admin_client(settings) as admin:
         (described,) = await admin.describe_topics([topic])
     if described["error_code"]:
-        raise Refusal(f"topic {topic} does not exist; zonemeter topics list shows those that do")
+        raise Refusal(f"topic {topic} does not exist; {command('topics list')} shows those that do")
     return sorted(partition["partition"] for partition in described["partitions"])

@@ -21,6 +21,7 @@ from common.flags import refuse
 from common.price_file import SHIPPED, load_prices, recognise
 from common.prices import PriceBook
 from common.settings import HostPorts, KafkaSettings, load
+from common.terminal import command
 from replay import interrupts, report_tables, report_view
 from replay.amounts import counted
 from replay.audit import AuditSettings, audit_range
@@ -176,7 +177,7 @@ def _why_nothing(settings: ReportSettings, report: Report, present: Present) -> 
         return why_nothing(selection, present)
     sources = list(report.sources)
     if report.refused:
-        sources.append(f"{counted(report.refused, 'record')} could not be decoded: zonemeter dead-letters list")
+        sources.append(f"{counted(report.refused, 'record')} could not be decoded: {command('dead-letters list')}")
     return f"no flow in {report.now.span} ({'; '.join(sources)}); try a longer --since"
 
 

@@ -4,9 +4,10 @@
 from common import page
 from common.price_file import SHIPPED, is_shipped
 from common.prices import PriceBook, money, per_month
+from common.terminal import command
 from replay.amounts import (
     columns,
-    command,
+    command_lines,
     counted,
     dollars,
     duration,
@@ -293,19 +294,19 @@ def _next(report: Report) -> list[str]:
     where = report.range_flags + report.flags
     wishes = []
     if report.audit is not None and report.audit.mismatches:
-        wishes.append(f"zonemeter audit {report.range_flags}{report.kafka_flags}")
+        wishes.append(command(f"audit {report.range_flags}{report.kafka_flags}"))
     if report.summary.scopes.get("unknown", 0):
-        wishes.append(f"zonemeter replay {where} --scope unknown")
+        wishes.append(command(f"replay {where} --scope unknown"))
     if report.audit is not None and "vpc_unmapped" in report.summary.unknown:
-        wishes.append(f"zonemeter cidrs suggest {report.range_flags}{report.kafka_flags}")
+        wishes.append(command(f"cidrs suggest {report.range_flags}{report.kafka_flags}"))
     if report.now.bill.book is None:
-        wishes.append(f"zonemeter report {where} --prices aws")
+        wishes.append(command(f"report {where} --prices aws"))
     else:
-        wishes.append("zonemeter prices list")
+        wishes.append(command("prices list"))
     if report.before is None:
-        wishes.append(f"zonemeter report {where} --compare 7d")
-    wishes.append(f"zonemeter report {where} -o csv")
-    rows = [row for wish in wishes for row in command(wish, 7)]
+        wishes.append(command(f"report {where} --compare 7d"))
+    wishes.append(command(f"report {where} -o csv"))
+    rows = [row for wish in wishes for row in command_lines(wish, 7)]
     return [f"{'next' if not number else '':<7}{row}" for number, row in enumerate(rows)]
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from common import page
 from common.price_file import is_shipped
 from common.prices import PriceBook, money, per_month
+from common.terminal import command
 from replay.amounts import columns, counted, fitted, human, labelled, short_zones, shorten
 from replay.bill import NOTHING, Bill, Cost, price_summary
 from replay.summary import EXTERNAL, Pair, Summary, pair_of
@@ -55,7 +56,7 @@ def _zones(summary: Summary, rate: float) -> list[str]:
         table = columns([(" MB/s from \\ to", *head), *rows], "<" + ">" * len(names))
         if max(map(len, table)) <= page.current().table:
             return table
-    return [f" {len(zones)} zones, too many to lay out here: zonemeter report lists them"]
+    return [f" {len(zones)} zones, too many to lay out here: {command('report')} lists them"]
 
 
 def _scopes(summary: Summary, rate: float) -> list[str]:

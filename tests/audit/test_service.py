@@ -23,6 +23,8 @@ from tests.services import ServiceProcess, eventually, while_running
 from tests.sinks.topics import Topics
 
 CLUSTER = (ORIGIN.cluster,)
+# The manifests' limit.
+MEMORY_LIMIT = 512 * 1024**2
 TWIN = Origin(ORIGIN.cluster, ORIGIN.node, "aaaaaaaaaaaa")
 
 
@@ -160,16 +162,18 @@ def test_a_broker_that_was_silent_does_not_make_the_figures_stand_still(tmp_path
         own.kill()
 
 
-def test_clusters_made_up_are_one_series_and_it_still_ends_when_told(ledger: Ledger) -> None:
-    made_up = (Origin(f"made-up-{number}", "node", "0" * 12) for number in range(100))
-    ledger.entries(*(collector_entry(0, 10, origin=origin) for origin in made_up))
+def test_20_000_clusters_made_up_are_one_series_cost_little_and_it_still_ends_when_told(ledger: Ledger) -> None:
+    made_up = (Origin(f"made-up-{number}", "node", "0" * 12) for number in range(20_000))
     ledger.windows(0)
+    ledger.entries(*(collector_entry(0, 10, origin=origin) for origin in made_up))
+    ledger.windows(1)
     with while_running(ledger.service("--max-clusters", "10")) as service:
-        eventually(lambda: shown(service, "seen_bytes") == 1_000)
+        eventually(lambda: shown(service, "seen_bytes") == 2_000)
         samples = service.samples()
         other = samples["zonemeter_audit_seen_bytes", ("_other_",)]
         assert other == samples["zonemeter_audit_unaccounted_bytes", ("_other_", "collector")]
         clusters = {labels[0] for (name, labels) in samples if name == "zonemeter_audit_seen_bytes"}
         assert len(clusters) <= 12
-        assert other == 10 * (100 - (len(clusters) - 2))
+        assert other == 10 * (20_000 - (len(clusters) - 2))
+        assert service.peak_bytes() < MEMORY_LIMIT
         assert service.terminate() == 0

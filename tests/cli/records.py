@@ -18,8 +18,10 @@ async def _publish(settings: KafkaSettings, records: list[Record]) -> None:
     producer = kafka.new_producer(settings)
     await producer.start()
     try:
+        sent = []
         for record in records:
             place = {"partition": record.partition, "timestamp_ms": record.timestamp_ms}
-            await producer.send_and_wait(record.topic, record.value, key=record.key, **place)
+            sent.append(await producer.send(record.topic, record.value, key=record.key, **place))
+        await asyncio.gather(*sent)
     finally:
         await producer.stop()

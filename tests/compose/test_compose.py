@@ -11,11 +11,14 @@ from cli.main import COMMANDS
 from common.service import CLOSING_SECONDS
 from common.settings import load
 from compose.names import DEMO_PODS
+from compose.node import NUMBERS
 from tests.compose.test_images import COMPOSE
 from tests.k8s.rendered import ROOT
 from tests.k8s.test_settings import CLASSES
 
 SERVICES = ("collector", "enricher", "metrics", "flowlog", "audit", "topics")
+# The demo's, one on each of its nodes.
+COLLECTORS = {name: pod for pod in DEMO_PODS for name in [f"collector-{pod.node.removeprefix('demo-')}"]}
 OURS = {name: service for name, service in COMPOSE.items() if service["image"].startswith("zonemeter")}
 
 
@@ -28,7 +31,7 @@ def filled(value: Any) -> Any:
     return re.sub(r"\$\{\w+:-([^}]*)}", r"\1", value) if isinstance(value, str) else value
 
 
-@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("name", [*SERVICES, *COLLECTORS])
 def test_every_flag_and_variable_is_understood(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     service = filled(COMPOSE[name])
     for variable, value in service["environment"].items():
@@ -65,7 +68,7 @@ def test_containers_have_the_least_rights() -> None:
     assert set(filled(COMPOSE["collector"])["cap_add"]) == {"BPF", "NET_ADMIN", "PERFMON"}
     added = {name for name, service in COMPOSE.items() if "cap_add" in service}
     assert set(filled(COMPOSE["detach"])["cap_add"]) == {"BPF", "NET_ADMIN"}
-    assert added == {"collector", "detach"} | {pod.name for pod in DEMO_PODS}
+    assert added == {"collector", "detach", *COLLECTORS} | {name.replace("collector", "node") for name in COLLECTORS}
     on_host = {name for name, service in COMPOSE.items() if service.get("network_mode") == "host"}
     assert on_host == {"collector", "detach", "names"}
 
@@ -78,20 +81,44 @@ def test_ports_are_open_to_this_host_alone() -> None:
 
 def test_the_collector_and_detach_mean_the_same_pins() -> None:
     collector, detach = COMPOSE["collector"], COMPOSE["detach"]
-    for flag in detach["command"][1:]:
-        assert flag in collector["command"]
+    pins = detach["entrypoint"][-1]
+    assert f"--pin-dir={pins}" in collector["command"]
+    for name, pod in COLLECTORS.items():
+        node = pod.node.removeprefix("demo-")
+        assert COMPOSE[name]["environment"]["ZONEMETER_PIN_DIR"] == f"{pins}-{node}"
+        assert COMPOSE[name]["volumes"] == detach["volumes"]
     assert detach["volumes"] == collector["volumes"][:1]  # it does not touch the spool
-    assert (detach["command"][0],) in COMMANDS
+    assert "zonemeter detach --pin-dir=" in detach["entrypoint"][2]
+    assert ("detach",) in COMMANDS
+
+
+def test_a_node_of_the_demo_has_its_collector() -> None:
+    common = filled(COMPOSE["collector"])
+    for name, pod in COLLECTORS.items():
+        service = filled(COMPOSE[name])
+        node = name.replace("collector", "node")
+        assert service["network_mode"] == filled(COMPOSE[pod.name])["network_mode"] == f"service:{node}"
+        assert service["environment"] == common["environment"] | {
+            "ZONEMETER_NODE": pod.node,
+            "ZONEMETER_PIN_DIR": service["environment"]["ZONEMETER_PIN_DIR"],
+        }
+        assert set(service["cap_add"]) == set(common["cap_add"])
+    scraped = yaml.safe_load((ROOT / "compose/prometheus.yml").read_text())["scrape_configs"][0]
+    assert scraped["dns_sd_configs"][0]["names"] == [name.replace("collector", "node") for name in COLLECTORS]
 
 
 def test_the_demos_pods_have_the_addresses_that_the_names_say() -> None:
-    pods = {name: filled(service) for name, service in COMPOSE.items() if service.get("profiles") == ["demo"]}
-    addresses = {name: service["networks"]["pods"]["ipv4_address"] for name, service in pods.items()}
-    assert addresses == {pod.name: f"10.213.2.{pod.number}" for pod in DEMO_PODS}
+    names = filled(COMPOSE["names"])["environment"]
     numbers = {str(pod.number) for pod in DEMO_PODS}
-    for service in pods.values():
-        assert {peer.partition(":")[0] for peer in service.get("command", [])} <= numbers
-        assert service["entrypoint"][2] == filled(COMPOSE["names"])["environment"]["POD_NET"]
+    assert numbers == {str(number) for number in NUMBERS}
+    for pod in DEMO_PODS:
+        service = filled(COMPOSE[pod.name])
+        node = filled(COMPOSE[service["network_mode"].removeprefix("service:")])
+        assert node["command"] == [str(pod.number)]
+        assert node["networks"]["nodes"]["ipv4_address"] == f"{names['NODE_NET']}.{pod.number}"
+        assert node["environment"].items() <= names.items()
+        assert service["environment"].items() <= names.items()
+        assert {peer.partition(":")[0] for peer in service["command"]} <= numbers
 
 
 def test_what_is_mounted_is_there() -> None:

@@ -11,19 +11,19 @@ from enricher.index import Index
 from enricher.resolve import Resolver
 from schemas.topology import decode_topology_file, encode_topology_file
 
-POD_NET = "10.213.2"
+NODE_NET, POD_NET = "10.213.2", "10.244.213"
 HOST = [
     Address("127.0.0.1/8", on_bridge=False),
     Address("192.0.2.2/24", on_bridge=False),
     Address("fe80::1/64", on_bridge=False),
     Address("2001:db8::2/64", on_bridge=False),
     Address("172.17.0.1/16", on_bridge=True),
-    Address(f"{POD_NET}.1/24", on_bridge=True),
+    Address(f"{NODE_NET}.1/24", on_bridge=True),
 ]
 
 
 def resolved(address: str) -> Resolved:
-    states = host_states("this-host", "zone-a", "region-1", HOST, POD_NET) + demo_states("region-1", POD_NET)
+    states = host_states("this-host", "zone-a", "region-1", HOST, NODE_NET) + demo_states("region-1", POD_NET)
     index = Index()
     for state in decode_topology_file(encode_topology_file(states)):
         index.apply(state)
@@ -37,9 +37,10 @@ def resolved(address: str) -> Resolved:
         pytest.param("2001:db8::2", "node", "this-host", "zone-a", id="its IPv6 address"),
         pytest.param("172.17.0.1", "node", "this-host", "zone-a", id="its address on a bridge"),
         pytest.param("172.17.3.4", "unknown", "this-host", "zone-a", id="a container: whose it is, not what it is"),
-        pytest.param(f"{POD_NET}.1", "node", "this-host", "zone-a", id="the demo's gateway"),
-        pytest.param(f"{POD_NET}.11", "pod", "demo-zone-a", "zone-a", id="a pod of the demo"),
-        pytest.param(f"{POD_NET}.14", "pod", "demo-zone-c", "zone-c", id="another, elsewhere"),
+        pytest.param(f"{NODE_NET}.1", "node", "this-host", "zone-a", id="the gateway of the demo's nodes"),
+        pytest.param(f"{NODE_NET}.11", "unknown", "this-host", "zone-a", id="a node of the demo: a container here"),
+        pytest.param(f"{POD_NET}.11", "pod", "demo-a1", "zone-a", id="a pod of the demo"),
+        pytest.param(f"{POD_NET}.14", "pod", "demo-c1", "zone-c", id="another, elsewhere"),
         pytest.param("192.0.2.3", "unknown", None, None, id="a neighbour, of whom nothing is known"),
         pytest.param(f"{POD_NET}.99", "unknown", None, None, id="nobody in the demo's network"),
     ],
@@ -47,6 +48,11 @@ def resolved(address: str) -> Resolved:
 def test_an_address_is_whose_it_is(address: str, kind: str, node: str | None, zone: str | None) -> None:
     end = resolved(address)
     assert (end.kind, end.node, end.place.zone) == (kind, node, zone)
+
+
+def test_the_demos_nodes_are_containers_of_this_host_before_their_network_is_made() -> None:
+    [host] = host_states("this-host", "zone-a", "region-1", [], NODE_NET)
+    assert host.pod_cidrs == [f"{NODE_NET}.0/24"]
 
 
 def test_the_demo_has_traffic_within_and_between_zones() -> None:

@@ -76,7 +76,10 @@ def test_a_variable_is_some_commands_or_composes() -> None:
     compose = (ROOT / "docker-compose.yml").read_text()
     for page in DOCUMENTS:
         for name in re.findall(r"\bZONEMETER_[A-Z_]*[A-Z]\b", page.read_text()):
-            assert name.removeprefix(ENV_PREFIX).lower() in FIELDS or f"{{{name}:-" in compose, (page.name, name)
+            assert name.removeprefix(ENV_PREFIX).lower() in FIELDS or re.search(rf"{{{name}:-|{name}:", compose), (
+                page.name,
+                name,
+            )
 
 
 def test_the_example_of_a_settings_file_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

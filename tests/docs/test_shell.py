@@ -103,10 +103,10 @@ def docker(words: list[str]) -> None:
 def compose(words: list[str]) -> None:
     profiles = {profile for service in COMPOSE.values() for profile in service.get("profiles", [])}
     assert {words[at + 1] for at, word in enumerate(words) if word == "--profile"} <= profiles
-    asked = [word for word in words if word in ("up", "stop", "down", "restart", "run")]
+    asked = [word for word in words if word in ("up", "stop", "down", "restart", "run", "exec")]
     assert len(asked) == 1
     behind = [word for word in words[words.index(asked[0]) + 1 :] if not word.startswith("-") and word != "ls"]
-    services = behind[:1] if asked[0] == "run" else behind
+    services = behind[:1] if asked[0] in ("run", "exec") else behind
     assert set(services) <= set(COMPOSE)
 
 
