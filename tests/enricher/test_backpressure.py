@@ -121,7 +121,9 @@ def test_a_topic_that_takes_nothing_stops_the_reading_and_no_heartbeat(topics: T
         set_max_message_bytes(topics, 100)
         topics.produce(windows(range(2, chunks + 1)))
         eventually(lambda: enricher.samples()["zonemeter_publish_failures_total", ()] >= 3, 90)
-        assert "publish:" in enricher.get("/readyz")[1]
+        eventually(
+            lambda: "partition 0: failing" in (said := enricher.get("/readyz")[1]) and "MessageSizeTooLarge" in said
+        )
         # Two chunks at most: the one that went through, and the one that does not.
         assert enricher.metric("raw_flows_total") <= 2 * ROWS
         assert resident_bytes(enricher.process.pid, peak=True) - held < 64 << 20
