@@ -211,7 +211,7 @@ class Publisher:
         if reason is None:
             self._service.health.ready("publish")
         else:
-            self._service.health.waiting("publish", f"{reason}; trying on")
+            self._service.health.waiting("publish", f"{reason}; retrying")
 
     async def _failed(self, producer: AIOKafkaProducer, error: Exception, topics: set[str], oldest_ms: int) -> None:
         """End a producer that failed; of several partitions that fail together, the first one's call does it."""

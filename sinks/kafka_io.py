@@ -78,7 +78,7 @@ async def deliver(service: Service, publisher: Publisher, part: str, records: Se
         try:
             await publisher.publish(records)
         except PublishError as error:
-            service.health.waiting(part, f"cannot publish to Kafka: {error}; trying on")
+            service.health.waiting(part, f"cannot publish to Kafka: {error}; retrying")
             if service.stopping.is_set():
                 raise Stopped("told to stop before everything was published") from error
             await service.pause(RETRY_SECONDS)

@@ -195,7 +195,7 @@ class FlowlogSink:
             except OSError as error:
                 self._metrics.failures.inc()
                 reason = error.strerror or kafka.reason(error)
-                self._service.health.waiting("output", f"output = {self._settings.output!r}: {reason}; trying on")
+                self._service.health.waiting("output", f"output = {self._settings.output!r}: {reason}; retrying")
                 if self._service.stopping.is_set():
                     raise Stopped("told to stop before everything was written") from error
                 await self._service.pause(kafka_io.RETRY_SECONDS)

@@ -182,7 +182,7 @@ class MetricsSink:
                     await asyncio.to_thread(self._write, checkpoint)
             except sqlite3.Error as error:
                 self._metrics.failures.inc()
-                self._service.health.waiting("state", f"state_dir = '{self._settings.state_dir}': {error}; trying on")
+                self._service.health.waiting("state", f"state_dir = '{self._settings.state_dir}': {error}; retrying")
                 if self._service.stopping.is_set():
                     raise Stopped("told to stop before the checkpoint was written") from error
                 await self._service.pause(kafka_io.RETRY_SECONDS)

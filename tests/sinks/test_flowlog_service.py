@@ -178,7 +178,7 @@ def test_a_full_disk_is_waited_for(topics: Topics, tmp_path: Path) -> None:
             eventually(lambda: holds(output, all_ids([0]), "jsonl"))
             filler.write_bytes(b"x" * _free(disk))
             topics.produce(windows([1, 2]))
-            eventually(lambda: "No space left on device; trying on" in sink.get("/readyz")[1] or None)
+            eventually(lambda: "No space left on device; retrying" in sink.get("/readyz")[1] or None)
             filler.unlink()
             eventually(lambda: holds(output, all_ids([0, 1, 2]), "jsonl"))
             eventually(lambda: sink.ready() or None)

@@ -145,7 +145,7 @@ def test_the_metrics_sink_waits_for_a_full_disk(topics: Topics, tmp_path: Path) 
         with filler.open("wb") as file:
             _fill(file.fileno())
         topics.produce({0: [encoded(f) for n in range(100) for f in window(2 + n, ROWS, node=f"node-{n}")]})
-        eventually(says(sink, "database or disk is full; trying on"))
+        eventually(says(sink, "database or disk is full; retrying"))
         assert has_rows("metrics", sink, disk, 1)(), "it serves no more than what is durable"
         filler.unlink()
         eventually(has_rows("metrics", sink, disk, 101))
