@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal, TypeAlias
@@ -121,11 +121,11 @@ class Partitions:
         if positions is None:
             positions = dict.fromkeys(consumer.assignment())
             self.keep(positions)
-            asked = {where: _position(consumer, where) for where in positions}
+            asked = positions
         else:
-            asked = {where: _known(position) for where, position in positions.items() if position is not None}
+            asked = {where: position for where, position in positions.items() if position is not None}
         if not asked:
-            stand = await _stand(consumer, TopicPartition(topic, 0), _known(0), deadline_seconds)
+            stand = await _stand(consumer, TopicPartition(topic, 0), 0, deadline_seconds)
             return stand if isinstance(stand, str) else None
         found = await asyncio.gather(*(_stand(consumer, where, ask, deadline_seconds) for where, ask in asked.items()))
         if found and all(isinstance(stand, str) for stand in found):
@@ -172,21 +172,14 @@ def _part(where: TopicPartition) -> str:
     return f"{where.topic} partition {where.partition}"
 
 
-async def _known(position: int) -> int:
-    return position
-
-
-async def _position(consumer: AIOKafkaConsumer, where: TopicPartition) -> int:
-    position: int = await consumer.position(where)
-    return position
-
-
 async def _stand(
-    consumer: AIOKafkaConsumer, where: TopicPartition, position: Awaitable[int], deadline_seconds: float
+    consumer: AIOKafkaConsumer, where: TopicPartition, position: int | None, deadline_seconds: float
 ) -> tuple[int, int] | str:
-    """Return where reading stands and where the partition ends, or why Kafka does not say."""
+    """Return where reading stands (`position`, else as the consumer says) and where it ends, or why not."""
     try:
         async with asyncio.timeout(deadline_seconds):
-            return await position, (await consumer.end_offsets([where]))[where]
+            if position is None:
+                position = await consumer.position(where)
+            return position, (await consumer.end_offsets([where]))[where]
     except (KafkaError, TimeoutError) as error:
         return kafka.reason(error)

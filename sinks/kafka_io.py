@@ -135,9 +135,17 @@ async def seek(consumer: AIOKafkaConsumer, settings: KafkaSettings, partition: T
     lane.position = None if committed is None else max(lane.position or 0, committed)
     if lane.position is not None:
         consumer.seek(partition, lane.position)
-    elif not await consumer.seek_to_beginning(partition):
+    elif not await _is_at_beginning(consumer, settings, partition):
         # The other partitions do not wait for it; aiokafka goes on asking.
         log.warning("Kafka does not say where %s-%s begins; it is read once it does", *partition)
+
+
+async def _is_at_beginning(consumer: AIOKafkaConsumer, settings: KafkaSettings, partition: TopicPartition) -> bool:
+    try:
+        async with asyncio.timeout(settings.kafka_deadline_seconds):
+            return bool(await consumer.seek_to_beginning(partition))
+    except TimeoutError:
+        return False
 
 
 class LagWatch:
