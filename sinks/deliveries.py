@@ -95,8 +95,14 @@ class Deliveries:
         await self._publisher.publish(kafka_io.ledger_records(self._settings, entries))
 
     def pause(self, consumer: AIOKafkaConsumer) -> None:
-        """Let a consumer read nothing of the partitions that wait."""
-        consumer.pause(*(self._held.keys() & consumer.assignment()))
+        """Let a consumer read nothing of the partitions that wait, and all others.
+
+        Others may be paused: the group shares them out anew while entries wait, the pause falls on the new assignment,
+        and then what waited is forgotten.
+        """
+        waiting = self._held.keys() & consumer.assignment()
+        consumer.pause(*waiting)
+        consumer.resume(*(consumer.paused() - waiting))
 
     async def release(self, consumer: AIOKafkaConsumer) -> None:
         """Read on of the partitions whose entries are in Kafka by now, and commit their positions."""
@@ -104,7 +110,7 @@ class Deliveries:
         for where, held in through.items():
             held.task.result()
             del self._held[where]
-        consumer.resume(*(through.keys() & consumer.assignment()))
+        self.pause(consumer)
         positions = {where: held.position for where, held in through.items() if held.position is not None}
         await kafka_io.commit(consumer, self._settings, positions)
 

@@ -133,8 +133,6 @@ class FlowlogSink:
         """Go on from the newest manifests of the partitions that are now ours; what was held back is read again."""
         self._pending = {}
         await self._deliveries.forget()
-        # A partition that came with this assignment may have been paused for what is forgotten now.
-        consumer.resume(*consumer.assignment())
         for partition in sorted(consumer.assignment()):
             newest = await self._insist(partial(self._output.recover, partition.partition))
             pending = Pending.resume(partition.partition, newest, self._new_buffer)

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which partitions a sink reads while ledger entries of some wait for Kafka."""
+
+import asyncio
+
+import msgspec
+import pytest
+from aiokafka import TopicPartition
+
+from common import kafka
+from common.partitions import Partitions
+from common.publish import PublishCounters
+from common.service import Service
+from lab.broker import Broker
+from sinks.deliveries import Deliveries
+from tests.builders import sink_entry
+from tests.sinks.topics import PARTITIONS, Topics
+
+
+@pytest.fixture
+def topics(broker: Broker) -> Topics:
+    """The ledger's topic is missing: nothing is taken there."""
+    return Topics.make(broker.bootstrap, missing=("ledger.v1",))
+
+
+def test_what_is_paused_is_what_waits_though_the_group_was_shared_out_anew_meanwhile(topics: Topics) -> None:
+    """The pause falls on the new assignment; then what waited in the old one is forgotten."""
+    settings = topics.settings.model_copy(update={"kafka_deadline_seconds": 2.0})
+    where = [TopicPartition(settings.topics.enriched, number) for number in range(PARTITIONS)]
+    entry = msgspec.structs.replace(sink_entry("flowlog", 1, {1: 500}), partition=1)
+
+    async def waiting() -> None:
+        service = Service("flowlog")
+        deliveries = Deliveries(service, settings, PublishCounters(service.registry), Partitions(service))
+        consumer = kafka.new_consumer(settings)
+        await consumer.start()
+        try:
+            consumer.assign(where)
+            await deliveries.deliver([entry], consumer)
+            assert consumer.paused() == {where[1]}
+            await deliveries.forget()
+            deliveries.pause(consumer)
+            assert consumer.paused() == set()
+        finally:
+            await deliveries.close()
+            await kafka.close(consumer)
+
+    asyncio.run(waiting())
