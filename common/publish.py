@@ -7,7 +7,6 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -238,11 +237,12 @@ async def _send(
     """Send in batches, one after the other; return the offset after the last, None if the broker did not say."""
     batch = BatchBuilder(size, DefaultRecordBatch.CODEC_ZSTD)
     for part in parts:
-        rest = iter(part.values if isinstance(part, Run) else (part.value,))
-        while (next_one := _append(batch, part, rest)) is not _NONE_LEFT:
+        values = iter(part.values if isinstance(part, Run) else (part.value,))
+        left = _append(batch, part, next(values, _NONE_LEFT), values)
+        while left is not _NONE_LEFT:
             await _send_batch(producer, batch, topic, partition)
             batch = BatchBuilder(size, DefaultRecordBatch.CODEC_ZSTD)
-            rest = chain((next_one,), rest)
+            left = _append(batch, part, left, values)
     return await _send_batch(producer, batch, topic, partition)
 
 
@@ -250,21 +250,18 @@ async def _send(
 _NONE_LEFT = object()
 
 
-def _append(batch: BatchBuilder, part: Record | Run, values: Iterator[Any]) -> Any:
-    """Append values, as many as fit; return the first that does not, `_NONE_LEFT` if all do.
+def _append(batch: BatchBuilder, part: Record | Run, value: Any, values: Iterator[Any]) -> Any:
+    """Append a value and those after it, as many as fit; return the first that does not, `_NONE_LEFT` if all do.
 
     Through the batch's own encoder: its `append` does the same, at almost twice the cost per record.
     """
     append, number = batch._builder.append, batch.record_count()  # noqa: SLF001
     key, timestamp_ms, headers = part.key, part.timestamp_ms, list(part.headers)
-    left: Any = _NONE_LEFT
-    for value in values:
-        if append(number, timestamp_ms, key, value, headers) is None:
-            left = value
-            break
+    while value is not _NONE_LEFT and append(number, timestamp_ms, key, value, headers) is not None:
         number += 1
+        value = next(values, _NONE_LEFT)
     batch._relative_offset = number  # noqa: SLF001
-    return left
+    return value
 
 
 async def _send_batch(producer: AIOKafkaProducer, batch: BatchBuilder, topic: str, partition: int) -> int | None:

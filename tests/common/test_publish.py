@@ -7,12 +7,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from aiokafka.producer.message_accumulator import BatchBuilder
 
-from common import topic_admin
+from common import publish, topic_admin
 from common.errors import PublishError
-from common.publish import Publisher, Record
+from common.publish import Publisher, Record, Run
 from common.service import Service
 from common.settings import KafkaSettings
 from lab.broker import Broker, free_port
@@ -183,3 +185,20 @@ def test_what_the_broker_refuses_for_its_time_is_sent_as_of_now_and_found_by_tim
         assert all(r.timestamp >= began_ms for r in found)
 
     asyncio.run(inside())
+
+
+def test_a_run_of_a_batch_a_value_is_sent_in_order_and_each_value_is_looked_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the least batch size makes it. Were all that is left gone through for each batch, this would take minutes."""
+    sizes: list[int] = []
+
+    async def sent(producer: Any, batch: BatchBuilder, topic: str, partition: int) -> None:
+        sizes.append(batch.record_count())
+        batch.close()
+
+    monkeypatch.setattr(publish, "_send_batch", sent)
+    values = [number.to_bytes(50, "big") for number in range(60_000)]
+    run = Run("letters", 0, b"key", values, 1_795_384_000_000)
+    asyncio.run(publish._send(cast("Any", None), "letters", 0, [run], size=1))
+    assert sizes == [1] * len(values)
