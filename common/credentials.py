@@ -17,7 +17,7 @@ from aiokafka.helpers import create_ssl_context
 
 from common import tokens
 from common.errors import Refusal
-from common.kept import Kept, secret
+from common.kept import Kept, read_bounded, secret
 from common.settings import KafkaSettings
 
 _SSL_FILES = ("kafka_ssl_ca_file", "kafka_ssl_cert_file", "kafka_ssl_key_file", "kafka_ssl_key_password_file")
@@ -117,6 +117,8 @@ def _ssl_context(settings: KafkaSettings) -> ssl.SSLContext:
     # Without any password OpenSSL would ask for that of an encrypted key on the terminal, and wait there.
     password = secret(settings, "kafka_ssl_key_password_file") if settings.kafka_ssl_key_password_file else ""
     try:
+        for path in filter(None, files.values()):
+            read_bounded(path)  # OpenSSL reads them to their ends
         context: ssl.SSLContext = create_ssl_context(
             **{k: str(v) if v else None for k, v in files.items()}, password=password
         )

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is made of files, again whenever they have changed."""
 
+import errno
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,9 @@ from common.settings import KafkaSettings
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+# Far more than passwords, certificates and the CAs of a system take; a file that never ends is none of these.
+MAX_FILE_BYTES = 1024 * 1024
 
 
 class Kept(Generic[T]):
@@ -52,14 +56,24 @@ def secret(settings: KafkaSettings, name: str, what: str = "password") -> str:
     """Return the content of a file that a setting names; it is never part of a message. Raises `Refusal`."""
     path: Path = getattr(settings, name)
     try:
-        return path.read_text().strip()
+        content = read_bounded(path)
+        return content.decode().strip()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "is not text in UTF-8"
         raise Refusal(f"{name} = {str(path)!r}: {why}; expected a file that holds the {what}") from error
 
 
+def read_bounded(path: Path) -> bytes:
+    """Return what a file holds; raise `OSError` (EFBIG) for more than `MAX_FILE_BYTES`."""
+    with path.open("rb") as file:
+        content = file.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise OSError(errno.EFBIG, f"is larger than {MAX_FILE_BYTES:,} bytes", str(path))
+    return content
+
+
 def _bytes(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        return read_bounded(path)
     except OSError:
         return None

@@ -14,7 +14,7 @@ import shlex
 import shutil
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from aiokafka.errors import KafkaError
@@ -31,7 +31,7 @@ MAX_TOKEN_BYTES = 64 * 1024
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 _EXPECTED = "expected a bearer token, such as a JWT, and nothing else"
 
-Source = Callable[[], Awaitable[str]]
+Source = Callable[[], Coroutine[Any, Any, str]]
 
 
 class NoTokenError(KafkaError):  # type: ignore[misc]  # aiokafka ships no types
@@ -159,15 +159,20 @@ def _msk(region: str) -> Source:
 
 
 def _reused(get: Source) -> Source:
-    last, asked = "", float("-inf")
+    running: asyncio.Task[str] | None = None
+    asked = 0.0
+
+    def serves(task: asyncio.Task[str]) -> bool:
+        if task.get_loop() is not asyncio.get_running_loop() or time.monotonic() - asked > REUSED_SECONDS:
+            return False
+        return not task.done() or (not task.cancelled() and task.exception() is None)
 
     async def reuse() -> str:
-        nonlocal last, asked
-        began = time.monotonic()
-        if began - asked > REUSED_SECONDS:
-            last = await get()
-            asked = began
-        return last
+        nonlocal running, asked
+        if running is None or not serves(running):
+            asked, running = time.monotonic(), asyncio.create_task(get(), name="kafka-token")
+        # Whoever gives up waiting must not take it from the others.
+        return await asyncio.shield(running)
 
     return reuse
 

@@ -122,9 +122,9 @@ def topic_finding(state: TopicState, partitions: Sequence[dict[str, Any]]) -> li
         found = f"{state.partitions} partitions, the setting says {state.spec.partitions}"
         return fault(name, found, "the setting partitions must be as the topics are; growth is a new --topic-prefix")
     wrong = [
-        f"{key} is {state.config[key]!r}, not {wanted!r}"
+        f"{key} is {state.config.get(key)!r}, not {wanted!r}"
         for key, wanted in state.to_set.items()
-        if key in _BINDING or (key in _AT_LEAST and int(state.config[key] or 0) < int(wanted))
+        if key in _BINDING or (key in _AT_LEAST and int(state.config.get(key) or 0) < int(wanted))
     ]
     if wrong:
         return fault(name, "; ".join(wrong), apply)

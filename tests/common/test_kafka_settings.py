@@ -53,3 +53,14 @@ def test_an_encrypted_key_without_its_password_is_refused_and_nobody_is_asked(ke
     given = {"kafka_ssl_key_password_file": password and keys / password}
     with pytest.raises(Refusal, match="kafka_ssl_key_password_file"):
         kafka.client_options(settings(kafka_security_protocol="SSL", **files, **given))
+
+
+@pytest.mark.parametrize("name", ["ca", "cert", "key", "key_password"])
+def test_a_file_without_end_is_refused(keys: Path, name: str) -> None:
+    files = {f"kafka_ssl_{each}_file": keys / each for each in ("cert", "key")} | {
+        "kafka_ssl_key_password_file": keys / "right"
+    }
+    with pytest.raises(Refusal, match=r"larger than 1,048,576 bytes"):
+        kafka.client_options(
+            settings(kafka_security_protocol="SSL", **files | {f"kafka_ssl_{name}_file": Path("/dev/zero")})
+        )

@@ -3,6 +3,7 @@
 
 import asyncio
 import base64
+import os
 import shlex
 import sys
 import time
@@ -73,6 +74,7 @@ def python(code: str) -> str:
         (BEARER, "one of kafka_sasl_token_file, .*given: none"),
         (BEARER | FILE | MSK, "given: kafka_sasl_token_file, kafka_sasl_msk_region"),
         (BEARER | FILE, "^kafka_sasl_token_file = '/no/such': No such file .*holds the token"),
+        (BEARER | {"kafka_sasl_token_file": "/dev/zero"}, "^kafka_sasl_token_file = '/dev/zero': is larger than 1,048"),
         (BEARER | {"kafka_sasl_token_file": __file__}, "^kafka_sasl_token_file = .*expected a bearer token"),
         (BEARER | command("no-such-program"), "^kafka_sasl_token_command = 'no-such-program': no such"),
         (BEARER | command("echo 'x"), "^kafka_sasl_token_command = .*No closing quotation; expected"),
@@ -122,12 +124,36 @@ def test_connections_opened_together_share_what_a_command_printed(
     )
 
     async def several() -> list[str]:
-        first = [await get() for _ in range(3)]
+        first = [*await asyncio.gather(*(get() for _ in range(3))), await get()]
         monkeypatch.setattr(tokens, "REUSED_SECONDS", -1.0)
         return [*first, await get()]
 
-    assert asyncio.run(several()) == ["a.b.c"] * 4
+    assert asyncio.run(several()) == ["a.b.c"] * 5
     assert ran.read_text() == "xx"
+
+
+def test_whoever_gives_up_waiting_for_a_command_takes_it_from_nobody(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    code = f"open({str(fifo)!r}).read(); print('a.b.c')"
+    get = tokens.source(KafkaSettings(**BEARER, kafka_sasl_token_command=python(code)))
+
+    async def one_gives_up() -> str:
+        first, second = asyncio.create_task(get()), asyncio.create_task(get())
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.to_thread(fifo.write_text, "go on")
+        return await second
+
+    assert asyncio.run(one_gives_up()) == "a.b.c"
+
+
+def test_a_command_that_failed_is_asked_again_at_once(tmp_path: Path) -> None:
+    code = f"import os, sys; p = {str(tmp_path / 'there')!r}; os.path.exists(p) and sys.exit(print('a.b.c') or 0);"
+    get = tokens.source(KafkaSettings(**BEARER, kafka_sasl_token_command=python(f"{code} open(p, 'w'); sys.exit(3)")))
+    with pytest.raises(NoTokenError, match="status 3"):
+        run(get)
+    assert run(get) == "a.b.c"
 
 
 def test_aws_signs_a_token_for_msk(monkeypatch: pytest.MonkeyPatch) -> None:
