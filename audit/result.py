@@ -264,7 +264,7 @@ class Audit(Sums):
     """The books of a time range, closed. The lists are cut at `MAX_LISTED`, the sums are not.
 
     `nodes`: the same sums by (cluster, node). `interleaved`: the boot ids of each node that went on side by side.
-    `absent`: sinks that never reported. `refused`: where in Kafka a record stands that is none of ours, and why not.
+    `absent`: sinks that never reported. `refused`: where in Kafka a record stands that was refused, and why.
     """
 
     in_flight: int = 0

@@ -48,7 +48,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("topics", "list"): Command("cli.topics:list_", "the topics as they are"),
     ("topics", "diff"): Command("cli.topics:diff", "what is not as it should be; exit 1 if anything"),
     ("topics", "apply"): Command("cli.topics:apply", "make what is missing"),
-    ("detach",): Command("collector.detach:main", "remove every link, program and map of ours from this node"),
+    ("detach",): Command("collector.detach:main", "remove zonemeter's links, programs and maps from this node"),
     ("lab", "up"): Command("cli.lab:up", "a cluster of network namespaces with Kafka and all services"),
     ("lab", "down"): Command("cli.lab:down", "take it down and leave nothing behind"),
     ("lab", "status"): Command("cli.lab:status", "what of it is running"),

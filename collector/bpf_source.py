@@ -14,7 +14,7 @@ _INCLUDE = re.compile(r'#include "([a-z_]+\.h)"\s*')
 
 
 def read(name: str) -> str:
-    """Return the text of a source file with every header of ours in its place, once, where it is first asked for.
+    """Return the text of a source file with each of zonemeter's headers in its place, once, where first asked for.
 
     Line markers keep the compiler's messages true to the files.
     """

@@ -28,7 +28,7 @@ _MOST_DEVICES = 1024
 
 
 def attached(root: Path) -> set[int]:
-    """Return the devices by index that have filters of ours, or had, before they were gone."""
+    """Return the devices by index that have zonemeter's filters, or had them before they were gone."""
     with _devices(root) as devices:
         return set() if devices is None else {int.from_bytes(key, "little") for key in sys_bpf.map_keys(devices, 4)}
 
@@ -53,7 +53,7 @@ def attach(root: Path, dispatcher: int, ifindex: int) -> None:
 
 
 def detach(root: Path, dispatcher: int, ifindex: int) -> None:
-    """Remove a device's filters of ours, and the qdisc if it is ours and empty; the device may be gone."""
+    """Remove zonemeter's filters from a device, and the qdisc if it is ours and empty; the device may be gone."""
     with _devices(root) as devices, IPRoute() as ip:
         if devices is None:
             return

@@ -15,7 +15,7 @@ from common.terminal import complain, say
 
 
 def remove_all(root: Path) -> None:
-    """Remove everything of ours, tc filters too; raise `LoadError` if those are in another network namespace."""
+    """Remove everything of zonemeter's, tc filters too; raise `LoadError` if those are in another network namespace."""
     tc.detach(root)
     pins.detach(root)
 

@@ -166,7 +166,7 @@ def _dnat(column: NDArray[np.uint8]) -> Any:
 
 
 def address_texts(addresses: NDArray[np.uint8]) -> list[str]:
-    """Return rows of n x 16 octets as text, each as `address_text` does; IPv4 without a call of ours for each."""
+    """Return rows of n x 16 octets as text, each as `address_text` does; IPv4 without a call for each."""
     mapped = (addresses[:, :12] == np.frombuffer(_MAPPED, np.uint8)).all(axis=1)
     ipv4 = map(socket.inet_ntoa, np.ascontiguousarray(addresses[mapped, 12:]).view("V4").ravel().tolist())
     if mapped.all():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be told of a node before anything of ours runs on it: kernel, rights, network, clock. Changes nothing."""
+"""What can be told of a node before any of zonemeter runs on it: kernel, rights, network, clock. Changes nothing."""
 
 import ctypes
 import os

@@ -165,7 +165,7 @@ def remove_hook(root: Path, hook: Hook) -> None:
 
 
 def detach(root: Path) -> None:
-    """Stop counting and remove everything of ours; what was not published is given up. Links go first."""
+    """Stop counting and remove everything of zonemeter's; what was not published is given up. Links go first."""
     if not root.is_dir():
         return
     for hook in DISPATCH:

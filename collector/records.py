@@ -137,7 +137,7 @@ def encode(record: Record, layout: np.dtype[Any] = RECORD) -> bytes:
 def decode(pinned: bytes, layout: np.dtype[Any] = RECORD) -> Record:
     """Return what `encode` wrote; an element never written is an idle record. Raises `RecordError` for rubbish."""
     if len(pinned) != layout.itemsize:
-        raise RecordError(f"a pinned record has {len(pinned)} bytes, expected {layout.itemsize}: not one of ours")
+        raise RecordError(f"a pinned record has {len(pinned)} bytes, expected {layout.itemsize}: not zonemeter's")
     raw = np.frombuffer(pinned, layout)[0]
     if raw["layout_version"] == 0 and not any(pinned):
         return Record()
@@ -146,7 +146,7 @@ def decode(pinned: bytes, layout: np.dtype[Any] = RECORD) -> Record:
         or raw["phase"] not in list(Phase)
         or raw["uplink_count"] > len(raw["uplinks"])
     ):
-        raise RecordError(f"a pinned record has layout {raw['layout_version']}, phase {raw['phase']}: not one of ours")
+        raise RecordError(f"a pinned record has layout {raw['layout_version']}, phase {raw['phase']}: not zonemeter's")
     uplinks = tuple(
         Uplink(entry["name"].decode(), tuple(entry["start"].tolist()), tuple(entry["end"].tolist()))
         for entry in raw["uplinks"][: raw["uplink_count"]]

@@ -26,7 +26,7 @@ def is_known(dispatcher: int) -> bool:
 
 
 def attached(root: Path) -> set[int]:
-    """Return the devices by index that have links of ours, or had, before they were gone."""
+    """Return the devices by index that have zonemeter's links, or had them before they were gone."""
     return {int(path.name.split("_")[2]) for path in root.glob(pins.LINKS["tc"])}
 
 

@@ -73,7 +73,7 @@ async def set_settings(admin: AIOKafkaAdminClient, settings: Mapping[str, Mappin
         (ConfigResourceType.TOPIC, topic, [(name, _SET, value) for name, value in each.items()])
         for topic, each in settings.items()
     ]
-    response = await admin._send_request(_Request(resources))  # noqa: SLF001 - the one way to send a request of ours
+    response = await admin._send_request(_Request(resources))  # noqa: SLF001 - the only way to send such a request
     for code, message, _, name in response.responses:
         if code:
             raise Refusal(f"topic {name}: {message or for_code(code).__name__}")

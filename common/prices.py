@@ -98,7 +98,7 @@ class PriceBook:
     def find(self, scope: Scope, source: Side = Side(), destination: Side = Side()) -> Price | None:  # noqa: B008
         """Return the first price that matches, an external side billed nothing; None: this file has no price for it."""
         found = next((price for price in self.prices if price.matches(scope, source, destination)), None)
-        # In another scope an external sender is one whose packets a node of ours sent on: that leg is billed.
+        # In another scope an external sender is one whose packets a metered node sent on: that leg is billed.
         if found is None or scope != "external":
             return found
         return replace(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """A cluster on one machine: nodes, pods and the world outside as network namespaces, with real packets.
 
-Beside it a Kubernetes API server of ours, Apache Kafka from its jars, and an independent count of every byte.
+Beside it the lab's own Kubernetes API server, Apache Kafka from its jars, and an independent count of every byte.
 """

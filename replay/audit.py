@@ -155,7 +155,7 @@ async def _nodes(settings: KafkaSettings, audit: Audit) -> AsyncIterator[Topolog
 
 @contextmanager
 def _naming(message: ConsumerRecord[bytes, bytes], audit: Audit) -> Iterator[None]:
-    """Name a record that is none of ours, and go on."""
+    """Name a record that is refused, and go on."""
     try:
         yield
     except DecodeError as error:

@@ -79,7 +79,7 @@ def why(
     if any(not short.late for short in shorts) and not said:
         said.append("why is not known: no dead letter tells of it, and the topic goes back that far; try --deep")
     if any(short.why.startswith("its own entry") for short in shorts):
-        said.append("an entry that does not add up is a fault of ours, please open an issue, or somebody else's entry")
+        said.append("an entry that does not add up is a fault in zonemeter (please open an issue) or a stranger's")
     return said
 
 

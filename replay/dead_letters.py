@@ -170,7 +170,7 @@ def _decode(settings: KafkaSettings, offset: int, value: bytes | None) -> DeadLe
     try:
         return decode_dead_letter(value)
     except DecodeError as error:
-        raise Refusal(f"{settings.topics.dead_letter} offset {offset}: not one of ours: {error}") from error
+        raise Refusal(f"{settings.topics.dead_letter} offset {offset}: not a dead letter: {error}") from error
 
 
 def _print(each: Letter) -> None:

@@ -125,7 +125,7 @@ class Facts:
 
 
 def flow_place(flow_id: str) -> tuple[str, int, Origin, Position]:
-    """Take a flow's id apart: its chunk, its number, whose it is; raise `DecodeError` if it is none of ours."""
+    """Take a flow's id apart: its chunk, its number, whose it is; raise `DecodeError` if it is no flow's id."""
     chunk, number = split_flow_id(flow_id)
     if number >= MAX_NUMBER:
         raise DecodeError("inconsistent", f"{flow_id!r}: its last part is greater than any row's number")

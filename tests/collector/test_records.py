@@ -47,7 +47,7 @@ def test_an_element_never_written_is_idle() -> None:
     ],
 )
 def test_rubbish_is_refused(rubbish: bytes) -> None:
-    with pytest.raises(RecordError, match="not one of ours"):
+    with pytest.raises(RecordError, match="not zonemeter's"):
         records.decode(rubbish)
 
 
