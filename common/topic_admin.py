@@ -55,11 +55,20 @@ async def admin_client(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminCl
     try:
         async with asyncio.timeout(settings.kafka_deadline_seconds):
             await admin.start()
+            await _some_broker(admin)
             yield admin
     except (KafkaError, OSError, TimeoutError) as error:
         raise Refusal(f"Kafka at {settings.kafka_bootstrap}: {kafka.reason(error)}") from error
     finally:
         await kafka.close(admin)
+
+
+async def _some_broker(admin: AIOKafkaAdminClient) -> None:
+    """Wait until the cluster names a broker: one that has just started, or is slow, is in no metadata for a moment."""
+    client = admin._client  # noqa: SLF001 - aiokafka's admin client fails where it would have to wait
+    while not client.cluster.brokers():
+        await asyncio.sleep(0.1)
+        await client.force_metadata_update()
 
 
 async def describe(admin: AIOKafkaAdminClient, specs: list[TopicSpec]) -> list[TopicState]:
