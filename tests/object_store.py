@@ -25,7 +25,7 @@ def s3_server(directory: Path) -> Iterator[str]:
     (jar,) = _JARS.glob("s3mock-*-exec.jar")
     port = free_port()
     settings = "--com.adobe.testing.s3mock"
-    command = ["java", "-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-jar", str(jar), "--server.port=0"]
+    command = ["java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-jar", str(jar), "--server.port=0"]
     command += [f"{settings}.httpPort={port}", f"{settings}.store.initial-buckets={BUCKET}"]
     command += [f"{settings}.store.root={directory}"]
     with (directory / "log").open("wb") as log:

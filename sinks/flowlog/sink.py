@@ -35,6 +35,8 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
+# An object store that falls silent raises nothing for minutes: pyarrow tries again by itself.
+SILENT_SECONDS = 10.0
 # Of rows held back, over all partitions; beyond it the fullest is written before its time.
 MAX_HELD_BYTES = 256 * 1024 * 1024
 
@@ -185,11 +187,20 @@ class FlowlogSink:
             self._changes.seen = True
             return None
 
+    async def _answer(self, step: Callable[[], T]) -> T:
+        """Do something on the output in a thread; say so if it takes long."""
+        work = asyncio.ensure_future(asyncio.to_thread(step))
+        await asyncio.wait([work], timeout=SILENT_SECONDS)
+        if not work.done():
+            reason = f"output = {self._settings.output!r}: no answer for {SILENT_SECONDS:g} s; waiting for it"
+            self._service.health.waiting("output", reason)
+        return await work
+
     async def _insist(self, step: Callable[[], T]) -> T:
         """Do something on the output in a thread; while it fails, wait and try again, and take nothing meanwhile."""
         while True:
             try:
-                result = await asyncio.to_thread(step)
+                result = await self._answer(step)
             except BrokenPipeError as error:
                 raise Stopped("nobody reads stdout any more") from error
             except OSError as error:

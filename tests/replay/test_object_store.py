@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An archive in an object store: the flow log writes it, and commands read the same from it as from a directory."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import orjson
 import pytest
 from pyarrow import fs
 
+from lab.proxy import Proxy
 from replay import audit, replay, report
 from sinks.flowlog.manifest import decode_manifest
 from sinks.flowlog.store import open_store
@@ -95,6 +97,23 @@ def test_the_flow_log_writes_it(history: Lived, bucket: str, tmp_path: Path, com
     status, out, err = command(replay.main, *history.flags, *history.span, "-o", "jsonl", "--archive", uri)
     assert (status, err) == (0, "")
     assert {orjson.loads(line)["id"] for line in out.splitlines()} == history.flows.keys()
+
+
+def test_a_store_that_falls_silent_is_named_and_waited_for(history: Lived, bucket: str, tmp_path: Path) -> None:
+    uri = bucket.format(path="/silent")
+    port = re.search(r"127\.0\.0\.1:(\d+)", uri)[1]  # type: ignore[index]
+    with Proxy(("127.0.0.1", int(port))) as proxy:
+        through = uri.replace(port, str(proxy.port))
+        flags = [*history.flags, "--output", through, "--cut-seconds", "5", "--group", "zonemeter.silent"]
+        with running("flowlog", flags, tmp_path / "log") as sink:
+            eventually(lambda: sink.samples().get(("zonemeter_flows_taken_total", ())) == len(history.flows), 90)
+            proxy.silence("replies")
+            eventually(lambda: "no answer for 10 s" in sink.get("/readyz")[1], 90)
+            proxy.heal()
+            eventually(lambda: _rows(uri) == len(history.flows), 90)
+            eventually(sink.ready, 90)
+            assert sink.terminate() == 0
+    assert _rows(uri) == len(history.flows)
 
 
 def _rows(uri: str) -> int:
