@@ -8,21 +8,21 @@ is not held up for long.
 
 import asyncio
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, field
 
-import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from common import by_time
-from common.places import Place, seen_end_ms, why_not_there
+from common.places import Place, seen_end_ms, why_not_then, why_not_there
 from common.service import Service
 from enricher.kafka_read import Records, bounds, reader, stretch
+from enricher.records import decode_record
 from enricher.settings import EnricherSettings
 from enricher.taken import Mark, Taken
-from schemas.codec import decode
 from schemas.errors import DecodeError
 from schemas.ids import Origin
-from schemas.raw import MAX_READ_BYTES, RawChunk
+from schemas.raw import RawChunk
 
 log = logging.getLogger(__name__)
 
@@ -53,27 +53,48 @@ class Life:
         self.furthest = mark if self.furthest is None else max(self.furthest, mark)
         self.end_ms = max(self.end_ms, end_ms)
 
-    def why_not(self, place: Place, now_ms: int) -> str | None:
-        """Say why this boot cannot be at that window by now; None if it can."""
-        return None if self.furthest is None else why_not_there(Place(*self.furthest[:2]), self.end_ms, place, now_ms)
+
+def mark_of(chunk: RawChunk) -> Mark:
+    """Return which chunk of its boot it is."""
+    return Mark(chunk.generation, chunk.sequence, chunk.chunk)
 
 
-class _RawId(msgspec.Struct):
+def why_not(chunk: RawChunk, life: Life | None, now_ms: int) -> str | None:
+    """Say why a chunk cannot be by now, given what is known of its boot; None if it can."""
+    if found := why_not_then(chunk.start_ms, chunk.end_ms, now_ms):
+        return found
+    if life is None or life.furthest is None:
+        return None
+    last = Place(life.furthest.generation, life.furthest.sequence)
+    return why_not_there(last, life.end_ms, Place(chunk.generation, chunk.sequence), now_ms)
+
+
+@dataclass(slots=True)
+class Lives:
+    """What was read back of a partition, by boots of nodes. Pure.
+
+    Only what the enricher would take counts: a record that went to the dead letters says nothing of its node, wherever
+    the numbers and times in it would set it.
+    """
+
     cluster: str
-    node: str
-    boot_id: str
-    generation: int
-    sequence: int
-    chunk: int
-    end_ms: int
+    _lives: dict[Origin, Life] = field(default_factory=dict)
 
+    def get(self, origin: Origin) -> Life | None:
+        """Return what was found of a boot."""
+        return self._lives.get(origin)
 
-_decoder = msgspec.json.Decoder(_RawId)
-
-
-def read_id(value: bytes | None) -> _RawId:
-    """Decode what is needed of a chunk to know it again; raises `DecodeError`."""
-    return decode(_decoder, value, MAX_READ_BYTES)
+    def note(self, records: Records, now_ms: int) -> None:
+        """Remember records that were read now."""
+        for record in records:
+            with suppress(DecodeError):
+                chunk = decode_record(record, self.cluster)
+                life = self._lives.get(chunk.origin) or Life()
+                if why_not(chunk, life, now_ms) is None:
+                    life.note(mark_of(chunk), seen_end_ms(chunk.end_ms, now_ms))
+                    self._lives[chunk.origin] = life
+                if len(self._lives) > MAX_BOOTS:
+                    del self._lives[next(iter(self._lives))]
 
 
 @dataclass(slots=True)
@@ -127,7 +148,7 @@ class Earlier:
         self._settings = settings
         self._where = where
         self._reach = Reach(before)
-        self._lives: dict[Origin, Life] = {}
+        self._lives = Lives(settings.cluster)
 
     def life(self, origin: Origin) -> Life | None:
         """Return what was found of a boot."""
@@ -140,7 +161,7 @@ class Earlier:
             await self._read_back(to_ms, now_ms)
             to_ms = self._reach.wanted(chunk.end_ms, now_ms)
         life = self._lives.get(chunk.origin)
-        if life is not None and life.taken.holds(Mark(chunk.generation, chunk.sequence, chunk.chunk)):
+        if life is not None and life.taken.holds(mark_of(chunk)):
             return True
         if to_ms is not None and chunk.maybe_repeat and self._reach.is_used_up:
             raise DecodeError(
@@ -172,18 +193,5 @@ class Earlier:
         size, deadline = 0, self._settings.kafka_deadline_seconds
         async for records in stretch(consumer, self._where, part.start, part.stop, deadline):
             size += sum(len(record.value or b"") for record in records)
-            self._note(records, now_ms)
+            self._lives.note(records, now_ms)
         return size
-
-    def _note(self, records: Records, now_ms: int) -> None:
-        for record in records:
-            try:
-                raw = read_id(record.value)
-            except DecodeError:
-                continue  # a dead letter
-            origin = Origin(raw.cluster, raw.node, raw.boot_id)
-            life = self._lives.setdefault(origin, Life())
-            if life.why_not(Place(raw.generation, raw.sequence), now_ms) is None:
-                life.note(Mark(raw.generation, raw.sequence, raw.chunk), seen_end_ms(raw.end_ms, now_ms))
-            if len(self._lives) > MAX_BOOTS:
-                del self._lives[next(iter(self._lives))]

@@ -14,12 +14,11 @@ from dataclasses import dataclass, field
 
 from aiokafka import TopicPartition
 
-from common.places import Place, seen_end_ms, why_not_then
+from common.places import seen_end_ms
 from common.service import Service
 from enricher.cluster import Clock, now_ms
-from enricher.earlier import Earlier, Life
+from enricher.earlier import Earlier, Life, mark_of, why_not
 from enricher.settings import EnricherSettings
-from enricher.taken import Mark
 from schemas.errors import DecodeError
 from schemas.ids import Origin
 from schemas.raw import RawChunk
@@ -59,12 +58,6 @@ class Memory:
             self._size -= 1
         while self._size > MAX_BOOTS:
             self._size -= len(self._nodes.pop(next(iter(self._nodes))))
-
-
-def why_not(chunk: RawChunk, life: Life | None, at_ms: int) -> str | None:
-    """Say why a chunk cannot be, given what is known of its boot; None if it can."""
-    found = why_not_then(chunk.start_ms, chunk.end_ms, at_ms)
-    return found or (None if life is None else life.why_not(Place(chunk.generation, chunk.sequence), at_ms))
 
 
 def came_before(chunk: RawChunk, life: Life) -> bool:
@@ -111,11 +104,6 @@ class Repeats:
         back = life is not None and life.latest is not None and mark_of(chunk) < life.latest
         self._memory.note(chunk, self._clock(), None if life else self._earlier.life(chunk.origin))
         return back
-
-
-def mark_of(chunk: RawChunk) -> Mark:
-    """Return which chunk of its boot it is."""
-    return Mark(chunk.generation, chunk.sequence, chunk.chunk)
 
 
 def _refuse(why: str | None) -> None:

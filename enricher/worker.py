@@ -25,6 +25,7 @@ from enricher.join import Out, join
 from enricher.metrics import Metrics
 from enricher.nodes import MAX_STRANGERS, Nodes
 from enricher.policy import Policy
+from enricher.records import decode_record
 from enricher.repeats import Repeats
 from enricher.settings import EnricherSettings
 from enricher.unit import Unit, Writer, kafka_time, not_out, taken_of
@@ -32,7 +33,7 @@ from enricher.waiting import Patience
 from schemas.codec import offsets_of
 from schemas.dead_letter import dead_letter
 from schemas.errors import DecodeError
-from schemas.raw import RawChunk, decode_chunk
+from schemas.raw import RawChunk
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +151,7 @@ class Worker:
         """Add what one raw record becomes to the unit, or to a new one if the unit had to go out first."""
         repeats = self._note_position(record)
         try:
-            chunk = self._decode(record)
+            chunk = decode_record(record, self._settings.cluster)
             self._deps.nodes.admit(chunk.node, self._deps.cluster.clock())
             out = self._resumed.pop(chunk.id, None)
             is_repeat = out is None and await repeats.has(chunk)
@@ -164,7 +165,10 @@ class Worker:
                 unit = await self._enrich(chunk, record.offset, out, unit)
                 if repeats.note(chunk):
                     self._metrics.renumbered.inc()
-                    log.warning("%s is numbered below the window before it, of an earlier time: it is taken", chunk.id)
+                    log.warning(
+                        "%s has a lower number and a later time than the one before: taken; a number is made up",
+                        chunk.id,
+                    )
             self._metrics.behind.labels(self._partition).set((self._deps.cluster.clock() - chunk.end_ms) / 1000)
         unit.end = self._next = record.offset + 1
         return unit
@@ -259,16 +263,6 @@ class Worker:
                 *(self._deps.service, self._settings, self._partition, record.offset), self._deps.cluster.clock
             )
         return self._repeats
-
-    def _decode(self, record: RawRecord) -> RawChunk:
-        chunk = decode_chunk(record.value)
-        if record.key != chunk.node.encode():
-            raise DecodeError("inconsistent", f"the key is {(record.key or b'')[:100]!r}, the node {chunk.node!r}")
-        if chunk.cluster != self._settings.cluster:
-            raise DecodeError(
-                "inconsistent", f"the cluster is {chunk.cluster!r}, this enricher's is {self._settings.cluster!r}"
-            )
-        return chunk
 
     def _refuse(self, record: RawRecord, error: DecodeError, unit: Unit) -> None:
         place = (record.topic, record.partition, record.offset)

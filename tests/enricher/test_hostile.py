@@ -3,11 +3,12 @@
 
 from contextlib import suppress
 
+from aiokafka.structs import ConsumerRecord
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from enricher.cidrs import CidrMap
-from enricher.earlier import read_id
+from enricher.earlier import Lives
 from enricher.index import Index
 from enricher.join import join, resolve
 from enricher.policy import NodeNames, Policy
@@ -99,7 +100,6 @@ def test_topology_that_is_taken_can_be_joined_with(values: list[bytes], policy: 
 @example(b'{"id":"c/n/b/1/1/0/1","bytes":1,"packets":1,"rows":[%d]}' % 2**63)
 @example(b" " * 2**21)
 def test_what_is_read_back_after_a_start_is_taken_or_refused(value: bytes) -> None:
-    with suppress(DecodeError):
-        read_id(value)
+    Lives("prod").note([ConsumerRecord("raw", 0, 0, 0, 0, b"node-a1", value, None, 7, len(value), ())], START)
     with suppress(DecodeError):
         Tail().add(read_back(value))

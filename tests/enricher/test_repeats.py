@@ -3,14 +3,17 @@
 
 from typing import Any
 
+import msgspec
+import orjson
 import pytest
+from aiokafka.structs import ConsumerRecord
 from prometheus_client import CollectorRegistry
 
-from enricher.earlier import MAX_RECORDS, MORE_MS, Reach
+from enricher.earlier import MAX_RECORDS, MORE_MS, Lives, Reach, why_not
 from enricher.index import Index
 from enricher.metrics import Metrics
 from enricher.nodes import IDLE_MS, MAX_STRANGERS, Nodes
-from enricher.repeats import MAX_BOOTS, MAX_BOOTS_OF_NODE, Memory, came_before, why_not
+from enricher.repeats import MAX_BOOTS, MAX_BOOTS_OF_NODE, Memory, came_before
 from enricher.taken import Mark, Taken
 from schemas.errors import DecodeError
 from schemas.raw import RawChunk
@@ -91,6 +94,40 @@ def test_what_might_be_costs_the_node_no_window_once_its_clock_has_gone_on(forge
     assert set(after[7:]) == {"taken"}
     # And what the node publishes again is still known.
     assert partition.take(window(50)) == "repeat"
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        pytest.param({"sequence": 2, "end_ms": MAX}, id="a time that cannot be"),
+        pytest.param({"sequence": 2, "start_ms": 0, "end_ms": 1}, id="1970"),
+        pytest.param({"sequence": MAX}, id="a number that cannot be"),
+        pytest.param({"sequence": 2, "cluster": "other"}, id="another cluster"),
+        pytest.param({"sequence": 2, "bytes": [1, 2]}, id="columns of different length"),
+        pytest.param({"sequence": 2, "end_ms": START}, id="ends before it begins"),
+    ],
+)
+def test_what_went_to_the_dead_letters_says_nothing_when_it_is_read_back(refused: dict[str, Any]) -> None:
+    true = [window(number) for number in (0, 1)]
+    forged = encoded(window(2)) | refused
+    records = [record(encoded(each)) for each in true] + [record(forged), record(encoded(window(2)), key=b"another")]
+    lives = Lives(true[0].cluster)
+    lives.note(records, START + 365 * DAY_MS)
+    life = lives.get(true[0].origin)
+    assert life is not None
+    assert life.furthest == Mark(true[1].generation, 1, 0)
+    assert life.end_ms == true[1].end_ms
+    assert [came_before(window(number), life) for number in range(4)] == [True, True, False, False]
+
+
+def encoded(raw: RawChunk) -> dict[str, Any]:
+    fields: dict[str, Any] = orjson.loads(msgspec.json.encode(raw))
+    return fields
+
+
+def record(fields: dict[str, Any], key: bytes | None = None) -> ConsumerRecord[bytes, bytes]:
+    value, key = orjson.dumps(fields), fields["node"].encode() if key is None else key
+    return ConsumerRecord("raw", 0, 0, 0, 0, key, value, None, len(key), len(value), ())
 
 
 def test_the_first_that_is_known_of_a_boot_may_be_a_forgery() -> None:

@@ -141,10 +141,11 @@ def two_boots(world: World, times: int) -> None:
     """Two boots of one node interleaved: a clone, a forger; both count, by their own names."""
     node = world.rng.choice(NODES)
     with world.still():
+        before = world.content.boot(node)
         for number in range(2 * times):
             world.content.boots[node] = f"{number % 2:012x}"
             world.feeder.feed(node)
-        world.content.boots.pop(node)
+        world.content.boots[node] = before
     world.interleaved.add(node)
     world.recover()
 
