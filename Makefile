@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 BIN := .venv/bin
-PYTHON_ROOMS := audit bench cli collector common compose docs enricher lab replay schemas sinks tests
+PYTHON_ROOMS := audit bench cli collector common compose docs doctor enricher history lab prices schemas sinks tests
 # A file's tests stay in one process: they share what is expensive to make.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 # A name here is a module bench.NAME, `make bench-NAME` and a section of docs/benchmarks.md.
@@ -36,7 +36,7 @@ soak: setup ## the lab at full load: memory, descriptors and tasks must be flat;
 
 flips: ## windows under load, to the packet; FLIPS=1000
 	@scripts/setup test
-	@FLIPS=$(or $(FLIPS),1000) $(BIN)/pytest -q tests/collector/test_flips.py
+	@FLIPS=$(or $(FLIPS),1000) $(BIN)/pytest -q tests/collector/packets/test_flips.py
 
 bench: setup $(BENCHES:%=bench-%) ## all benchmarks into docs/benchmarks.md; one: make bench-hook
 

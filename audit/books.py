@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 
+from audit.boots import Lives
 from audit.intervals import Intervals
 from audit.known import OTHERS, Known
-from audit.lives import Lives
 from audit.result import MAX_LISTED, Audit, Contradiction, Repeat, Shortfall, Sums
 from audit.window import Key, OpenWindow
 from schemas.amount import NOTHING, Amount

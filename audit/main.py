@@ -5,9 +5,9 @@ import contextlib
 
 from audit.service import Auditor
 from audit.settings import AuditServiceSettings
-from common import service
 from common.errors import Stopped
-from common.service import Service
+from common.service import lifecycle
+from common.service.lifecycle import Service
 from common.settings import load
 
 
@@ -19,4 +19,4 @@ def main(argv: list[str]) -> int:
         with contextlib.suppress(Stopped):
             await Auditor(running, settings).run()
 
-    return service.run("audit", settings, body)
+    return lifecycle.run("audit", settings, body)

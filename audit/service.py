@@ -19,9 +19,9 @@ from audit.known import Known
 from audit.metrics import Metrics
 from audit.rolling import Rolling
 from audit.settings import AuditServiceSettings
-from common import by_time, kafka
-from common.partitions import Partitions
-from common.service import Service
+from common.kafka import by_time, clients
+from common.kafka.partitions import Partitions
+from common.service.lifecycle import Service
 from schemas.codec import Unreadable
 from schemas.errors import DecodeError
 from schemas.ledger import read_ledger
@@ -61,23 +61,23 @@ class Auditor:
         """Follow and reconcile until told to stop."""
         settings, topics = self._settings, self._settings.topics
         self._service.health.starting("ledger", "not read yet")
-        await kafka.wait_for_topics(self._service, settings, {topics.ledger: settings.partitions, topics.topology: 1})
+        await clients.wait_for_topics(self._service, settings, {topics.ledger: settings.partitions, topics.topology: 1})
         self._rolling.move(now_ms())
         while not self._service.stopping.is_set():
-            consumer = await kafka.start(self._service, settings, lambda: kafka.new_consumer(settings))
+            consumer = await clients.start(self._service, settings, lambda: clients.new_consumer(settings))
             try:
                 await self._follow(consumer)
             except (KafkaError, TimeoutError) as error:
-                kafka.away(self._service, settings, kafka.reason(error))
+                clients.away(self._service, settings, clients.reason(error))
                 await self._service.pause(_RETRY_SECONDS)
             finally:
-                await kafka.close(consumer)
+                await clients.close(consumer)
 
     async def _follow(self, consumer: AIOKafkaConsumer) -> None:
         await self._assign(consumer)
         due = time.monotonic() + self._settings.check_seconds
         while not self._service.stopping.is_set():
-            fetched = await kafka.fetch(consumer, seconds=_POLL_SECONDS, max_records=_MAX_RECORDS)
+            fetched = await clients.fetch(consumer, seconds=_POLL_SECONDS, max_records=_MAX_RECORDS)
             for place, records in fetched.items():
                 self._take(records)
                 self._positions[place] = records[-1].offset + 1
@@ -126,7 +126,7 @@ class Auditor:
                     self._positions[place] = await self._begin(consumer, place, end)
                 return end
         except (KafkaError, TimeoutError) as error:
-            self._partitions.fails(place, f"Kafka does not say where it stands: {kafka.reason(error)}", "reading")
+            self._partitions.fails(place, f"Kafka does not say where it stands: {clients.reason(error)}", "reading")
             return None
 
     async def _begin(self, consumer: AIOKafkaConsumer, place: TopicPartition, end: int) -> int:

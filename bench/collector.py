@@ -18,20 +18,22 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import crossing, report, resident
-from bench.attached import Variant, variant
-from bench.crossing import UDP
-from bench.figure import Compare, Figure, Target
-from bench.report import Table
-from collector import bpf_syscall as sys_bpf
-from collector import layout, pins
-from collector.meter import Window
-from collector.publish import WindowPublisher, encoded
-from common import topic_admin
-from common.publish import Publisher
-from common.service import Service
+from bench import resident
+from bench.kernel import crossing
+from bench.kernel.attached import Variant, variant
+from bench.kernel.crossing import UDP
+from bench.measure import report
+from bench.measure.figure import Compare, Figure, Target
+from bench.measure.report import Table
+from collector.kernel import bpf_syscall as sys_bpf
+from collector.kernel import layout, pins
+from collector.outbox.publish import WindowPublisher, encoded
+from collector.window.meter import Window
+from common.kafka import topic_admin
+from common.kafka.publish import Publisher
+from common.service.lifecycle import Service
 from common.settings import KafkaSettings
-from lab.broker import Broker
+from lab.kafka.broker import Broker
 from schemas.topics import topic_specs
 
 _FLOWS = 100_000

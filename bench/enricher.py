@@ -16,14 +16,16 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import cluster, pipeline, report
-from bench.bare_loop import RULE
-from bench.figure import Figure, Target, in_turn
-from bench.process import resident_bytes
-from bench.report import Table
-from common import kafka
+from bench import cluster
+from bench.kafka import pipeline
+from bench.kafka.bare_loop import RULE
+from bench.measure import report
+from bench.measure.figure import Figure, Target, in_turn
+from bench.measure.process import resident_bytes
+from bench.measure.report import Table
+from common.kafka import clients
 from common.settings import KafkaSettings
-from lab.broker import Broker
+from lab.kafka.broker import Broker
 from schemas.topology import TopologyState, encode_topology_file
 
 _CHUNKS = 100
@@ -55,7 +57,7 @@ class Rig:
     def bare_loop(self, how: str) -> float:
         """Return the yardstick's."""
         settings = self._fresh()
-        command = [sys.executable, "-m", "bench.bare_loop", settings.kafka_bootstrap, settings.topic_prefix, how]
+        command = [sys.executable, "-m", "bench.kafka.bare_loop", settings.kafka_bootstrap, settings.topic_prefix, how]
         done = subprocess.run([*command, str(_CHUNKS)], cwd=pipeline.PROJECT, stdout=subprocess.PIPE, check=True)
         found = json.loads(done.stdout)
         return float(found["flows"] / found["cpu_seconds"])
@@ -74,7 +76,7 @@ def enricher_flags(directory: Path, states: list[TopologyState] | None = None) -
 
 async def joined(settings: KafkaSettings, pids: Sequence[int], chunks: int) -> pipeline.Work:
     """Wait until all chunks are joined, and return what that took: a ledger record is one chunk."""
-    consumer = kafka.new_consumer(settings)
+    consumer = clients.new_consumer(settings)
     await consumer.start()
     ledger = pipeline.places(settings.topics.ledger, settings)
 
@@ -84,7 +86,7 @@ async def joined(settings: KafkaSettings, pids: Sequence[int], chunks: int) -> p
     try:
         return await pipeline.work(pids, done, chunks)
     finally:
-        await kafka.close(consumer)
+        await clients.close(consumer)
 
 
 def measure(rounds: int) -> Sequence[Table]:

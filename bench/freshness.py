@@ -22,14 +22,14 @@ import msgspec
 import numpy as np
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from bench import report
-from bench.figure import Compare, Figure, Target
-from bench.report import Table
-from common import kafka, topic_admin
+from bench.measure import report
+from bench.measure.figure import Compare, Figure, Target
+from bench.measure.report import Table
+from common.kafka import clients, topic_admin
 from common.settings import KafkaSettings
-from lab.broker import Broker, free_port
-from lab.kube_api import ApiStart
-from lab.kubeconfig import kubeconfig
+from lab.kafka.broker import Broker, free_port
+from lab.kube.api import ApiStart
+from lab.kube.kubeconfig import kubeconfig
 from schemas.raw import encode_chunk
 from schemas.topics import topic_specs
 
@@ -138,7 +138,7 @@ def _enricher(directory: Path, settings: KafkaSettings) -> Iterator[str]:
     start.write_bytes(msgspec.json.encode(ApiStart(port, _TOKEN, list(_objects()))))
     flags = ["--listen", listen, "--kafka-bootstrap", settings.kafka_bootstrap, "--cluster", "bench"]
     with (
-        _process(["lab.kube_api"], str(start)),
+        _process(["lab.kube.api"], str(start)),
         _process(["cli", "run", "enricher"], *flags, "--kubeconfig", str(file)),
     ):
         yield listen
@@ -166,7 +166,7 @@ async def running() -> AsyncIterator[Pipeline]:
                 await topic_admin.apply(admin, await topic_admin.describe(admin, topic_specs(settings.topics)))
             with _enricher(Path(name), settings) as listen:
                 await asyncio.to_thread(_wait_until_ready, listen)
-                producer = kafka.new_producer(settings)
+                producer = clients.new_producer(settings)
                 consumer = AIOKafkaConsumer(
                     settings.topics.enriched, bootstrap_servers=settings.kafka_bootstrap, auto_offset_reset="latest"
                 )

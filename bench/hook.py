@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from bench import crossing, hook_map, report, run_stats
-from bench.attached import Variant, accepting, timed, variant
-from bench.crossing import TCP, UDP
-from bench.figure import Compare, Figure, Target
-from bench.report import Table
+from bench.kernel import crossing, hook_map
+from bench.kernel.attached import Variant, accepting, timed, variant
+from bench.kernel.crossing import TCP, UDP
+from bench.measure import report, run_stats
+from bench.measure.figure import Compare, Figure, Target
+from bench.measure.report import Table
 
 _MANY = 10_000
 _SUPER = 14_480

@@ -2,7 +2,7 @@
 """`make bench-index`: a cluster of 100,000 pods on 5,000 nodes, listed, indexed and followed.
 
 The API is a server that hands out ready-made pages of 500 objects with all that kubelet and controllers fill in, some
-7 kB a pod, over HTTP on loopback (bench/kube_server.py). The yardstick of the list reads the same pages and calls
+7 kB a pod, over HTTP on loopback (bench/kube/server.py). The yardstick of the list reads the same pages and calls
 orjson.loads on each. The joins' yardstick is the same process while nothing changes: 50 nodes' chunks are joined in the
 loop that takes in the watch, with and without 1,000 changes of pods a second in turn (readiness, deletion, a new pod at
 an address that another one had), per second of the process's CPU, the watch's own share included.
@@ -19,12 +19,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench import report
-from bench.figure import Compare, Figure, Target, in_turn
-from bench.index_client import CHANGES_A_SECOND, Found
-from bench.report import Table
-from lab.broker import free_port
-from lab.kubeconfig import kubeconfig
+from bench.kube.index_client import CHANGES_A_SECOND, Found
+from bench.measure import report
+from bench.measure.figure import Compare, Figure, Target, in_turn
+from bench.measure.report import Table
+from lab.kafka.broker import free_port
+from lab.kube.kubeconfig import kubeconfig
 
 _PROJECT = Path(__file__).resolve().parent.parent
 _START_SECONDS = 120.0
@@ -55,7 +55,7 @@ class Rig:
         self.joined.append(self._client("joins"))
 
     def _client(self, what: str) -> Found:
-        command = [sys.executable, "-m", "bench.index_client", what, str(self._port), str(self._kubeconfig)]
+        command = [sys.executable, "-m", "bench.kube.index_client", what, str(self._port), str(self._kubeconfig)]
         done = subprocess.run(command, cwd=_PROJECT, stdout=subprocess.PIPE, check=True)
         found: Found = json.loads(done.stdout)
         return found
@@ -64,7 +64,7 @@ class Rig:
 @contextmanager
 def _serving() -> Iterator[int]:
     port = free_port()
-    with subprocess.Popen([sys.executable, "-m", "bench.kube_server", str(port)], cwd=_PROJECT) as process:
+    with subprocess.Popen([sys.executable, "-m", "bench.kube.server", str(port)], cwd=_PROJECT) as process:
         try:
             _wait(f"http://127.0.0.1:{port}/changes?rate=0")
             yield port

@@ -14,16 +14,16 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bench import crossing
-from bench.crossing import NODE, UDP
-from bench.figure import Compare, Figure, Target
-from bench.process import resident_bytes
-from bench.report import Table
-from collector import pins
-from common import topic_admin
+from bench.kernel import crossing
+from bench.kernel.crossing import NODE, UDP
+from bench.measure.figure import Compare, Figure, Target
+from bench.measure.process import resident_bytes
+from bench.measure.report import Table
+from collector.kernel import pins
+from common.kafka import topic_admin
 from common.settings import KafkaSettings
-from lab import namespaces
-from lab.broker import Broker
+from lab.kafka.broker import Broker
+from lab.network import namespaces
 from schemas.topics import topic_specs
 
 _FEW, _MANY = 100, 100_000

@@ -18,13 +18,15 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from statistics import median
 
-from bench import cluster, pipeline, report
+from bench import cluster
 from bench.enricher import enricher_flags, joined
-from bench.figure import Compare, Figure, Target, in_turn
-from bench.pipeline import Work
-from bench.report import Table
-from common import topic_admin
-from lab.broker import Broker, free_port
+from bench.kafka import pipeline
+from bench.kafka.pipeline import Work
+from bench.measure import report
+from bench.measure.figure import Compare, Figure, Target, in_turn
+from bench.measure.report import Table
+from common.kafka import topic_admin
+from lab.kafka.broker import Broker, free_port
 from schemas.topology import TopologyState
 
 _CHUNKS = 200
@@ -56,7 +58,7 @@ class Rig:
     def read(self) -> float:
         """Return the yardstick's flows per CPU second."""
         settings = self._settings
-        command = [sys.executable, "-m", "bench.read_loop", settings.kafka_bootstrap, settings.topic_prefix]
+        command = [sys.executable, "-m", "bench.kafka.read_loop", settings.kafka_bootstrap, settings.topic_prefix]
         done = subprocess.run([*command, str(_PARTITIONS)], cwd=pipeline.PROJECT, stdout=subprocess.PIPE, check=True)
         return float(done.stdout)
 

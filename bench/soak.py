@@ -21,10 +21,11 @@ from statistics import median
 
 import numpy as np
 
-from bench import report
-from bench.chart import chart
-from bench.process import cpu_seconds, resident_bytes
-from lab import cluster, namespaces
+from bench.measure import report
+from bench.measure.chart import chart
+from bench.measure.process import cpu_seconds, resident_bytes
+from lab import cluster
+from lab.network import namespaces
 from lab.services import Command, Ports, Tuning, commands
 from lab.stories import found
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
-// What the program shares with collector/layout.py.  The LAYOUT_* numbers are handed in by the loader from the numpy
-// dtypes, so a difference between the two does not compile.
+// What the program shares with collector/kernel/layout.py.  The LAYOUT_* numbers are handed in by the loader from the
+// numpy dtypes, so a difference between the two does not compile.
 #pragma once
 
 #define SERVICE_PORTS LAYOUT_SERVICE_PORTS // all below it but 0 are services: registered ports, and NodePorts
@@ -12,7 +12,7 @@
 enum direction { EGRESS, INGRESS, RELAY };
 enum dnat { DNAT_NO, DNAT_YES, DNAT_NO_CONNTRACK };
 
-// What the program puts into a per-epoch counter.  collector/layout.py names them in the same order.
+// What the program puts into a per-epoch counter.  collector/kernel/layout.py names them in the same order.
 enum counter {
     COUNTER_HOOK,
     COUNTER_ASIDE_LOOPBACK,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
-// Every map of a generation.  Whoever adds one names it in collector/generation.py or reads it in the loader.
+// Every map of a generation.  Whoever adds one names it in collector/kernel/generation.py or reads it in the loader.
 #pragma once
 #include "layout.h"
 

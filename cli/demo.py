@@ -20,24 +20,24 @@ from pydantic import Field
 from audit.result import Audit
 from cli import demo_story
 from cli.lab import LabPrefix
-from collector.preflight import check_host
+from collector.host.preflight import check_host
+from common.amounts import command_lines, labelled
 from common.errors import Refusal
 from common.flags import refuse
-from common.price_file import shipped
 from common.settings import KafkaSettings, Settings, load
 from common.terminal import complain, say
+from history.audit import text
+from history.audit.command import AuditSettings, audit_range
+from history.model.time_range import TimeRange, timestamp
+from history.read.live import LiveWindow, Only, follow
+from history.text.live import lag_of
+from history.text.summary import summary_lines
 from lab import cluster, stories
 from lab.errors import LabError
 from lab.interrupts import run_interruptible
 from lab.plan import Plan
 from lab.services import Files, Ports, zonemeter
-from replay import audit_view
-from replay.amounts import command_lines, labelled
-from replay.audit import AuditSettings, audit_range
-from replay.live import LiveWindow, Only, follow
-from replay.live_view import lag_of
-from replay.summary_view import summary_lines
-from replay.time_range import TimeRange, timestamp
+from prices.file import shipped
 
 WINDOW_MS = 10_000
 # Without --duration: how long act one lasts.
@@ -160,7 +160,7 @@ class Demo:
                 break
             await asyncio.sleep(1)
         await self._report(span)
-        self._print(*self._story.lines(), *audit_view.lines(audit, span))
+        self._print(*self._story.lines(), *text.lines(audit, span))
         try:
             kept = keep(files.logs, Path("demo"), self._begun_ms)
         except OSError as error:

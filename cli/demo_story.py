@@ -7,10 +7,10 @@ Only windows that lie wholly within an act count, and of act one none in which c
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from common.prices import PriceBook, money, per_month
-from replay.amounts import counted
-from replay.live import LiveWindow
-from replay.summary import Pair
+from common.amounts import counted
+from history.model.summary import Pair
+from history.read.live import LiveWindow
+from prices.book import PriceBook, money, per_month
 
 SECOND_STACK = "monitoring/StatefulSet/prometheus-b"
 DATABASE = "shop/StatefulSet/postgres"
@@ -100,5 +100,5 @@ class Story:
 
     def _monthly(self, size: int, windows: int) -> float:
         price = self.prices.find("cross_zone")
-        assert price is not None  # a shipped file has one: tests/common/test_prices.py
+        assert price is not None  # a shipped file has one: tests/prices/test_prices.py
         return float(money(per_month(size * price.rate, windows * self.window_ms)))

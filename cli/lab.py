@@ -15,7 +15,7 @@ from lab.errors import LabError
 from lab.interrupts import run_interruptible
 from lab.plan import Plan, check_prefix
 from lab.services import Ports, Tuning
-from lab.traffic import run_until_signal
+from lab.traffic.streams import run_until_signal
 
 
 def _prefix(value: str) -> str:

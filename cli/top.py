@@ -18,12 +18,12 @@ from rich.text import Text
 from common import page
 from common.errors import Refusal
 from common.flags import refuse
-from common.price_file import load_prices
 from common.settings import KafkaSettings, load
 from common.terminal import command, complain, plain, say, write_json
-from replay.live import LiveWindow, Only, follow
-from replay.live_view import as_dict, as_lines
-from replay.summary_view import TOP_PAIRS
+from history.read.live import LiveWindow, Only, follow
+from history.text.live import as_dict, as_lines
+from history.text.summary import TOP_PAIRS
+from prices.file import load_prices
 
 NO_FLOWS = "no flows for {:.0f} s: " + command("doctor says what is wrong")
 

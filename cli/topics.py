@@ -5,13 +5,13 @@ import asyncio
 
 from pydantic import Field
 
-from common import topic_admin
+from common.amounts import labelled
 from common.errors import Refusal
 from common.flags import refuse
+from common.kafka import topic_admin
+from common.kafka.topic_admin import TopicState, admin_client, describe
 from common.settings import KafkaSettings, load
 from common.terminal import say
-from common.topic_admin import TopicState, admin_client, describe
-from replay.amounts import labelled
 from schemas.topics import HOUR_MS, TopicSpec, topic_specs
 
 

@@ -12,21 +12,23 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar
 
-from collector import addresses, devices, hook, layout, netlink
-from collector.addresses import Own
-from collector.attachment import Missing
-from collector.coverage import Coverage, of_window
-from collector.loading import Request, load
-from collector.meter import Devices, Meter, Window
+from collector.attach import addresses, hook, netlink
+from collector.attach.addresses import Own
+from collector.attach.attachment import Missing
+from collector.kernel import layout
+from collector.kernel.epoch_record import MAX_UPLINKS
+from collector.kernel.load_request import Request, load
+from collector.kernel.networks import parse_networks
 from collector.metrics import Metrics
-from collector.networks import parse_networks
-from collector.outbox import Outbox
-from collector.publish import Publisher, WindowPublisher, encoded
-from collector.records import MAX_UPLINKS
-from collector.schedule import is_on_time, next_boundary
+from collector.outbox.outbox import Outbox
+from collector.outbox.publish import Publisher, WindowPublisher, encoded
+from collector.outbox.spool import Spool, directory_for
 from collector.settings import CollectorSettings, parse_ports
-from collector.spool import Spool, directory_for
-from common.service import Service
+from collector.window import devices
+from collector.window.coverage import Coverage, of_window
+from collector.window.meter import Devices, Meter, Window
+from collector.window.schedule import is_on_time, next_boundary
+from common.service.lifecycle import Service
 from schemas.raw import Hook
 
 log = logging.getLogger(__name__)
@@ -47,7 +49,7 @@ def now_ms() -> int:
 
 
 class Collector:
-    """One node's collector; `publisher` may be any that keeps the promise of `common.publish.Publisher`."""
+    """One node's collector; `publisher` may be any that keeps the promise of `common.kafka.publish.Publisher`."""
 
     def __init__(self, settings: CollectorSettings, service: Service, publisher: Publisher) -> None:
         self._settings = settings

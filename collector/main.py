@@ -10,14 +10,15 @@ import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from collector import locks, preflight, privileges
 from collector.collect import Collector
+from collector.host import locks, preflight, privileges
 from collector.settings import CollectorSettings
-from common import kafka, memory
-from common import service as service_
 from common.errors import Refusal, Stopped
-from common.publish import Publisher
-from common.service import Service
+from common.kafka import clients
+from common.kafka.publish import Publisher
+from common.service import lifecycle as service_
+from common.service import memory
+from common.service.lifecycle import Service
 from common.settings import load
 from common.task_group import TaskGroup
 
@@ -35,7 +36,7 @@ async def run(settings: CollectorSettings, service: Service) -> None:
     preflight.check_bpffs(settings.pin_dir)
     boot_id = preflight.read_boot_id(settings.boot_id_file)
     check_folding(settings)
-    kafka.client_options(settings)  # refuses what cannot work before anything is attached
+    clients.client_options(settings)  # refuses what cannot work before anything is attached
     names = settings.topics
     with locks.pin_directory(settings.pin_dir), locks.node_name(settings.cluster, settings.node):
         publisher = Publisher(service, settings)
@@ -49,7 +50,7 @@ async def run(settings: CollectorSettings, service: Service) -> None:
 
             async def reached() -> None:
                 # Connected now, not with the first window: told to stop before that one ends, it must still get away.
-                await kafka.wait_for_topics(service, settings, wanted)
+                await clients.wait_for_topics(service, settings, wanted)
                 await publisher.start()
                 service.health.ready("publish")
 

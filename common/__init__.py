@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every service needs: settings, logging, life cycle, health, Kafka clients. Knows no room."""
+"""What every service needs: settings, errors, text for people, the life of a service, Kafka clients.
+
+May import `schemas`. Knows no room.
+"""

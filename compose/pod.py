@@ -15,7 +15,7 @@ import sys
 from collections.abc import AsyncIterator
 
 from common.terminal import say
-from lab.traffic_server import request, serve_tcp
+from lab.traffic.server import request, serve_tcp
 
 PORT = 8080
 PAUSE_SECONDS = 0.1

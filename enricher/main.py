@@ -9,26 +9,27 @@ import gc
 import logging
 from collections.abc import Callable
 
-from common import kafka, service
 from common.errors import Refusal, Stopped
-from common.partitions import Partitions
-from common.publish import PublishCounters, Publisher
-from common.service import Service
+from common.kafka import clients
+from common.kafka.partitions import Partitions
+from common.kafka.publish import PublishCounters, Publisher
+from common.service import lifecycle
+from common.service.lifecycle import Service
 from common.settings import load
 from common.task_group import TaskGroup
-from enricher.cidr_check import findings
-from enricher.cidrs import CidrMap, read_cidr_map
-from enricher.cluster import Cluster
-from enricher.follower import Follower
-from enricher.index import Index
+from enricher.delivery.admission import Nodes
+from enricher.delivery.pipeline import Pipeline
+from enricher.delivery.topology_topic import TopologyTopic, read_file
+from enricher.delivery.waiting import Patience
+from enricher.delivery.worker import Deps
+from enricher.index.cidr_check import findings
+from enricher.index.cidrs import CidrMap, read_cidr_map
+from enricher.index.ownership import Index
+from enricher.index.resolve import Resolver
+from enricher.kube.cluster import Cluster
+from enricher.kube.follower import Follower
 from enricher.metrics import Metrics
-from enricher.nodes import Nodes
-from enricher.pipeline import Pipeline
-from enricher.resolve import Resolver
 from enricher.settings import EnricherSettings
-from enricher.topology import TopologyTopic, read_file
-from enricher.waiting import Patience
-from enricher.worker import Deps
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> int:
     async def body(running: Service) -> None:
         await run(running, settings)
 
-    return service.run("enricher", settings, body)
+    return lifecycle.run("enricher", settings, body)
 
 
 async def run(running: Service, settings: EnricherSettings) -> None:
@@ -63,7 +64,7 @@ async def run(running: Service, settings: EnricherSettings) -> None:
         follower = Follower(running, settings, cluster, metrics)
         await follower.open()
     try:
-        await kafka.wait_for_topics(running, settings, _topics(settings))
+        await clients.wait_for_topics(running, settings, _topics(settings))
         if follower is None:
             _question(cidrs, cluster)
             gc.freeze()

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from enricher.cidrs import CidrMap
-from enricher.index import Index
-from enricher.join import Joined
+from enricher.index.cidrs import CidrMap
+from enricher.index.ownership import Index
+from enricher.join.join import Joined
 from schemas.amount import Amount
 from schemas.ledger import UNANNOUNCED_REPEAT
 from schemas.raw import RawChunk

@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from common.settings import HostPort, ServiceSettings, listen_on
-from enricher.policy import UNMETERED, Policy, policy_of
+from enricher.join.policy import UNMETERED, Policy, policy_of
 
 
 class EnricherSettings(ServiceSettings):

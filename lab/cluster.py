@@ -19,13 +19,14 @@ from pathlib import Path
 import aiohttp
 import orjson
 
-from collector.preflight import check_bpffs
-from lab import network, services, topology
-from lab.broker import Broker
+from collector.host.preflight import check_bpffs
+from lab import services, topology
 from lab.errors import LabError
-from lab.kube_objects import objects
-from lab.kubeconfig import kubeconfig
-from lab.namespaces import with_prefix
+from lab.kafka.broker import Broker
+from lab.kube.kubeconfig import kubeconfig
+from lab.kube.objects import objects
+from lab.network import setup
+from lab.network.namespaces import with_prefix
 from lab.plan import Plan, check_prefix
 from lab.processes import Process, Processes
 from lab.readiness import wait_ready
@@ -124,7 +125,7 @@ def start_traffic(plan: Plan) -> Process:
     described = BASE / plan.prefix / "lab.json"
     if not described.exists():
         raise LabError(f"lab {plan.prefix}: not up; run zonemeter lab up")
-    command = services.module("lab.traffic", described, plan.story)
+    command = services.module("lab.traffic.streams", described, plan.story)
     return _start(Processes(BASE / plan.prefix / "processes"), "traffic", command)
 
 
@@ -137,8 +138,8 @@ async def change(old: Plan, new: Plan) -> None:
             async with api.delete(f"/lab/pods/{pod.namespace}/{pod.name}") as answer:
                 if answer.status != 200:
                     raise LabError(f"pod {pod.key}: the API answers {answer.status}")
-            network.remove_pod(old, pod)
-    network.apply_services(new)
+            setup.remove_pod(old, pod)
+    setup.apply_services(new)
 
 
 def stop(prefix: str, *roles: str, seconds: float = _STOP_SECONDS) -> list[str]:
@@ -209,7 +210,7 @@ async def _make(plan: Plan, ports: Ports, commands: list[Command], say: Say) -> 
     _check_ports(plan, ports)
     files.directory.mkdir(parents=True)
     (files.directory / _CHECKOUT).write_text(str(ROOT))
-    network.create(plan)
+    setup.create(plan)
     say(f"network: {len(plan.nodes)} nodes, {len(plan.pods)} pods")
     api = _start_api(plan, ports, files, processes)
     broker = Broker(files.directory / "kafka", ports.kafka, ((plan.control_v4, ports.kafka_fabric),))
@@ -243,7 +244,7 @@ def _start_api(plan: Plan, ports: Ports, files: Files, processes: Processes) -> 
     files.kubeconfig.write_bytes(kubeconfig(f"http://127.0.0.1:{ports.api}", token))
     files.cidrs.write_bytes(orjson.dumps(topology.cidr_map(plan), option=orjson.OPT_INDENT_2))
     files.topology.write_bytes(encode_topology_file(topology.states(plan, at)))
-    return _start(processes, "kube-api", services.module("lab.kube_api", cluster))
+    return _start(processes, "kube-api", services.module("lab.kube.api", cluster))
 
 
 async def _start_services(commands: list[Command], files: Files, processes: Processes) -> list[Process]:
@@ -278,7 +279,7 @@ def _remove(prefix: str, stop_seconds: float) -> list[str]:
     for group in _groups(directory):
         killed += group.stop(group.recorded(), stop_seconds)
     _remove_tree(pins)
-    network.remove(prefix)
+    setup.remove(prefix)
     _remove_tree(directory)
     for shared in (PINS, BASE):
         with contextlib.suppress(OSError):  # another lab's, or not there

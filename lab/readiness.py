@@ -5,7 +5,7 @@ import asyncio
 import socket
 
 from lab.errors import LabError
-from lab.namespaces import make_socket
+from lab.network.namespaces import make_socket
 from lab.processes import Process, Processes
 
 Probe = tuple[Process, str | None, int, str]

@@ -6,8 +6,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
 
-from lab import network_script as script
-from lab.broker import free_port
+from lab.kafka.broker import free_port
+from lab.network import script
 from lab.plan import Plan
 
 COLLECTOR_PORT = 9460  # on every node's own loopback

@@ -4,8 +4,8 @@
 import ipaddress
 from datetime import datetime
 
-from lab.kube_objects import objects
-from lab.kube_store import Object
+from lab.kube.objects import objects
+from lab.kube.store import Object
 from lab.plan import Plan
 from schemas.flow import Workload
 from schemas.topology import TopologyState

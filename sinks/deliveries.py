@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from common.errors import PublishError, Stopped
-from common.partitions import Partitions
-from common.publish import PublishCounters, Publisher
-from common.service import Service
+from common.kafka.partitions import Partitions
+from common.kafka.publish import PublishCounters, Publisher
+from common.service.lifecycle import Service
 from common.settings import KafkaSettings
 from schemas.ledger import LedgerRecord
 from sinks import kafka_io

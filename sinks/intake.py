@@ -13,12 +13,12 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from common.places import CLOCK_SLACK_MS, Place, seen_end_ms, why_not_then, why_not_there
+from common.plausible import CLOCK_SLACK_MS, Place, seen_end_ms, why_not_then, why_not_there
 from schemas.codec import offsets_of
 from schemas.errors import DecodeError
 from schemas.flow import Endpoint, FlowHead, Observer, decode_endpoint, decode_head, decode_observer
 from schemas.ids import Origin, parse_chunk_id, split_flow_id
-from sinks.books import Books
+from sinks.tallies import Books
 
 # Distinct end points known by their bytes; then all are forgotten and learnt anew. About 1 KiB each, and where somebody
 # writes longer ones, fewer.

@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from common import kafka
 from common.errors import PublishError, Stopped
-from common.partitions import LOOK_SECONDS, Partitions
-from common.publish import Publisher, Record
-from common.service import Service
+from common.kafka import clients
+from common.kafka.partitions import LOOK_SECONDS, Partitions
+from common.kafka.publish import Publisher, Record
+from common.service.lifecycle import Service
 from common.settings import KafkaSettings
 from schemas.dead_letter import dead_letter
 from schemas.ledger import LedgerRecord, encode_ledger
@@ -38,7 +38,7 @@ async def wait_for_topics(service: Service, settings: KafkaSettings) -> None:
     """Wait until the topics that a sink reads and writes exist as they should."""
     topics = settings.topics
     wanted = {topics.enriched: settings.partitions, topics.ledger: settings.partitions, topics.dead_letter: 1}
-    await kafka.wait_for_topics(service, settings, wanted)
+    await clients.wait_for_topics(service, settings, wanted)
 
 
 def too_many(refusals: Sequence[Refusals]) -> bool:
@@ -98,7 +98,7 @@ async def commit(consumer: AIOKafkaConsumer, settings: KafkaSettings, positions:
         async with asyncio.timeout(settings.kafka_deadline_seconds):
             await consumer.commit(positions)
     except (KafkaError, TimeoutError) as error:
-        log.warning("positions not committed to the group: %s", kafka.reason(error))
+        log.warning("positions not committed to the group: %s", clients.reason(error))
         return False
     return True
 
@@ -112,15 +112,15 @@ async def keep_reading(
 ) -> None:
     """Read until told to stop; after any failure of Kafka wait, and begin anew with another consumer."""
     while not service.stopping.is_set():
-        consumer = await kafka.start(service, settings, new_consumer)
+        consumer = await clients.start(service, settings, new_consumer)
         try:
             await read(consumer)
         except (KafkaError, TimeoutError) as error:
-            kafka.away(service, settings, kafka.reason(error))
+            clients.away(service, settings, clients.reason(error))
             await service.pause(RETRY_SECONDS)
         finally:
             watch.consumer = None
-            await kafka.close(consumer)
+            await clients.close(consumer)
 
 
 async def seek(consumer: AIOKafkaConsumer, settings: KafkaSettings, partition: TopicPartition, lane: Lane) -> None:
@@ -170,4 +170,4 @@ class LagWatch:
         if silent is None:
             self._service.health.ready("kafka")
         else:
-            kafka.away(self._service, settings, silent)
+            clients.away(self._service, settings, silent)

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
-from common.log import JsonLines
-from lab.broker import Broker
+from common.service.log import JsonLines
+from lab.kafka.broker import Broker
 from lab.plan import Plan
-from tests.labs import own_plan
+from tests.support.labs import own_plan
 
 # No test depends on a wall time.
 hypothesis.settings.register_profile("zonemeter", deadline=None)

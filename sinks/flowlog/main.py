@@ -5,13 +5,13 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from common import service
 from common.errors import Stopped
-from common.publish import Publisher
-from common.service import Service
+from common.kafka.publish import Publisher
+from common.service import lifecycle
+from common.service.lifecycle import Service
 from common.settings import load
 from common.task_group import TaskGroup
-from sinks import garbage
+from sinks import gc_settings
 from sinks.flowlog import jsonl, parquet
 from sinks.flowlog.archive import Archive
 from sinks.flowlog.pending import Buffer
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
     async def body(running: Service) -> None:
         await write(running, settings)
 
-    return service.run("flowlog", settings, body)
+    return lifecycle.run("flowlog", settings, body)
 
 
 async def write(running: Service, settings: FlowlogSettings) -> None:
@@ -46,7 +46,7 @@ async def write(running: Service, settings: FlowlogSettings) -> None:
     running.health.ready("output")
     publisher = Publisher(running, settings)
     sink = FlowlogSink(running, settings, output, new_buffer, publisher)
-    garbage.settle()
+    gc_settings.settle()
     try:
         async with TaskGroup() as tasks:
             watching = tasks.create_task(sink.watch.run(), name="watch-lag")

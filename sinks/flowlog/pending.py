@@ -7,11 +7,11 @@ from typing import Protocol
 
 import msgspec
 
-from sinks.books import Books
 from sinks.flowlog.archive import Cut, Rows
 from sinks.flowlog.columns import FlatEnd
 from sinks.flowlog.manifest import Manifest, Marked
 from sinks.intake import Batch, Lane, Refusals, Row
+from sinks.tallies import Books
 
 HOUR_MS = 3_600_000
 

@@ -16,10 +16,10 @@ from typing import Protocol, TypeVar
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import IllegalStateError
 
-from common import kafka
 from common.errors import Stopped
-from common.publish import Publisher
-from common.service import Service
+from common.kafka import clients
+from common.kafka.publish import Publisher
+from common.service.lifecycle import Service
 from sinks import kafka_io
 from sinks.deliveries import Deliveries
 from sinks.flowlog.archive import Cut, Overtaken
@@ -107,7 +107,7 @@ class FlowlogSink:
         await self._take(consumer)
 
     def _new_consumer(self) -> AIOKafkaConsumer:
-        return kafka.new_consumer(
+        return clients.new_consumer(
             self._settings,
             group_id=self._settings.group_id,
             group_instance_id=self._settings.group_instance_id,
@@ -116,7 +116,7 @@ class FlowlogSink:
 
     async def _take(self, consumer: AIOKafkaConsumer) -> None:
         while not self._service.stopping.is_set():
-            fetched = await kafka.fetch(consumer, seconds=POLL_SECONDS, max_records=kafka_io.MAX_RECORDS)
+            fetched = await clients.fetch(consumer, seconds=POLL_SECONDS, max_records=kafka_io.MAX_RECORDS)
             if self._changes.seen:
                 self._changes.seen = False
                 await self._adopt(consumer)
@@ -205,7 +205,7 @@ class FlowlogSink:
                 raise Stopped("nobody reads stdout any more") from error
             except OSError as error:
                 self._metrics.failures.inc()
-                reason = error.strerror or kafka.reason(error)
+                reason = error.strerror or clients.reason(error)
                 self._service.health.waiting("output", f"output = {self._settings.output!r}: {reason}; retrying")
                 if self._service.stopping.is_set():
                     raise Stopped("told to stop before everything was written") from error

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 
 from msgspec import UNSET
 
-from common.prices import PriceBook
+from prices.book import PriceBook
 from schemas.flow import FlowHead, Observer, Scope
 from schemas.ids import split_flow_id
 from schemas.raw import ENCAPSULATIONS, OTHER_ENCAPSULATION
-from sinks.books import Books
 from sinks.intake import Row
 from sinks.metrics.ends import End, region_of
 from sinks.metrics.families import (
@@ -33,6 +32,7 @@ from sinks.metrics.families import (
     Spec,
 )
 from sinks.metrics.family import SEEN_MS, Changes, Family, Labels, Series
+from sinks.tallies import Books
 
 # Routes known at a time, about 400 bytes each; then all are forgotten and found anew. Counters are not touched.
 MAX_ROUTES = 200_000
@@ -49,7 +49,7 @@ RouteKey = tuple[End, End, Scope, str, tuple[str, str] | None, str | None]
 class Route:
     """The series that one kind of flow adds to, and what it brought since the last fold.
 
-    `rate`: what a byte costs, in subunits (common/prices.py). `unnamed`: the families in which its pair has no series.
+    `rate`: what a byte costs, in subunits (prices/book.py). `unnamed`: the families in which its pair has no series.
     """
 
     byte_series: tuple[Series, ...]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from msgspec import UNSET, UnsetType
 
-from common.prices import Side
+from prices.book import Side
 from schemas.flow import UNKNOWN_REASONS, Cloud, Endpoint, Named
 
 # kubezonnet's namespace for traffic of the host itself; the pod is then the node's name.

@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from common.prices import SUBUNIT_DIGITS
+from prices.book import SUBUNIT_DIGITS
 
 # What stands in place of a label's value where a pair has no series of its own, and where it had one; no name in a
 # cluster has an underscore.

@@ -3,15 +3,15 @@
 
 import asyncio
 
-from common import service
 from common.errors import Refusal, Stopped
-from common.price_file import load_prices
-from common.prices import PriceBook
-from common.publish import Publisher
-from common.service import Service
+from common.kafka.publish import Publisher
+from common.service import lifecycle
+from common.service.lifecycle import Service
 from common.settings import load
 from common.task_group import TaskGroup
-from sinks import garbage
+from prices.book import PriceBook
+from prices.file import load_prices
+from sinks import gc_settings
 from sinks.metrics.checkpoint import State
 from sinks.metrics.settings import MetricsSettings
 from sinks.metrics.sink import MetricsSink
@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
     async def body(running: Service) -> None:
         await serve(running, settings)
 
-    return service.run("metrics", settings, body)
+    return lifecycle.run("metrics", settings, body)
 
 
 async def serve(running: Service, settings: MetricsSettings) -> None:
@@ -37,7 +37,7 @@ async def serve(running: Service, settings: MetricsSettings) -> None:
         sink = MetricsSink(running, settings, state, publisher, prices)
         await sink.restore()
         running.health.ready("state")
-        garbage.settle()
+        gc_settings.settle()
         async with TaskGroup() as tasks:
             watching = tasks.create_task(sink.watch.run(), name="watch-lag")
             try:

@@ -15,14 +15,13 @@ from collections.abc import Sequence
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from prometheus_client import Gauge
 
-from common import kafka
 from common.errors import Stopped
-from common.prices import PriceBook
-from common.publish import Publisher
-from common.service import Service
+from common.kafka import clients
+from common.kafka.publish import Publisher
+from common.service.lifecycle import Service
+from prices.book import PriceBook
 from schemas.ledger import LedgerRecord
 from sinks import kafka_io
-from sinks.books import Books
 from sinks.deliveries import Deliveries
 from sinks.intake import Intake, Lane, Refusals, SourceRecord
 from sinks.metrics.aggregate import Aggregate
@@ -31,6 +30,7 @@ from sinks.metrics.ends import End, Ends
 from sinks.metrics.exposition import Exposition
 from sinks.metrics.settings import MetricsSettings
 from sinks.self_metrics import SelfMetrics
+from sinks.tallies import Books
 
 POLL_SECONDS = 0.25
 
@@ -97,7 +97,7 @@ class MetricsSink:
             await self._deliveries.close()
 
     def _new_consumer(self) -> AIOKafkaConsumer:
-        return kafka.new_consumer(self._settings, group_id=self._settings.group_id)
+        return clients.new_consumer(self._settings, group_id=self._settings.group_id)
 
     async def _consume(self, consumer: AIOKafkaConsumer) -> None:
         partitions = [TopicPartition(self._settings.topics.enriched, partition) for partition in self._owned]
@@ -113,7 +113,7 @@ class MetricsSink:
     async def _take(self, consumer: AIOKafkaConsumer) -> None:
         due = 0.0
         while not self._service.stopping.is_set():
-            fetched = await kafka.fetch(consumer, seconds=self._patience(due), max_records=kafka_io.MAX_RECORDS)
+            fetched = await clients.fetch(consumer, seconds=self._patience(due), max_records=kafka_io.MAX_RECORDS)
             await self._deliveries.release(consumer)
             for partition, records in fetched.items():
                 self._take_records(self._lanes[partition.partition], records)

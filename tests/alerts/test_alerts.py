@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from tests.alerts.metric_names import FOREIGN, TARGET_LABELS, grouped_by, is_exported, labels_of, labels_used, named
-from tests.dashboards import DASHBOARDS, FILES, NO_LABEL, queries
 from tests.docs.code_metrics import ROOT
+from tests.support.dashboards import DASHBOARDS, FILES, NO_LABEL, queries
 
 HERE = Path(__file__).parent
 RULES_FILE = ROOT / "k8s/monitoring/alerts.yml"

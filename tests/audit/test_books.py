@@ -14,7 +14,7 @@ from audit.result import Audit, ClockStep, Sums
 from schemas.ids import Origin
 from schemas.ledger import LedgerRecord
 from schemas.topology import TopologyState
-from tests.builders import END_MS, ORIGIN, amount, collector_entry, enricher_entry, sink_entry
+from tests.support.builders import END_MS, ORIGIN, amount, collector_entry, enricher_entry, sink_entry
 
 LATER = END_MS + 3_600_000
 

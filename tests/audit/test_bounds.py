@@ -18,8 +18,8 @@ from schemas.errors import DecodeError
 from schemas.ids import Origin
 from schemas.ledger import LedgerRecord
 from schemas.raw import MAX_CHUNKS
-from tests.builders import END_MS, ORIGIN, amount, collector_entry, enricher_entry, sink_entry
-from tests.counted import lines
+from tests.support.builders import END_MS, ORIGIN, amount, collector_entry, enricher_entry, sink_entry
+from tests.support.counted import lines
 
 NOW_MS = END_MS + 60_000
 
@@ -135,7 +135,7 @@ def test_sinks_without_end_are_refused() -> None:
 
 
 def test_memory_is_bounded_whatever_is_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("audit.lives.MAX_TOLD", 200)
+    monkeypatch.setattr("audit.boots.MAX_TOLD", 200)
     monkeypatch.setattr(books_, "MAX_CLOSED", 200)
     monkeypatch.setattr(books_, "MAX_SAID", 200)
     monkeypatch.setattr("audit.rolling.MAX_NAMES", 200)

@@ -13,18 +13,18 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from common.publish import Record
-from lab.broker import Broker
-from replay import audit
+from common.kafka.publish import Record
+from history.audit import command
+from lab.kafka.broker import Broker
 from schemas.amount import NOTHING
 from schemas.ledger import encode_ledger
 from schemas.raw import decode_chunk
-from tests.cli.records import publish
-from tests.enricher.build import BOOT, encoded, row
-from tests.enricher.processes import running, topology_file
-from tests.replay.lived import ledger_entry
-from tests.services import ServiceProcess, eventually, while_running
-from tests.sinks.topics import Topics
+from tests.support.cli.records import publish
+from tests.support.enricher.build import BOOT, encoded, row
+from tests.support.enricher.processes import running, topology_file
+from tests.support.history.lived import ledger_entry
+from tests.support.services import ServiceProcess, eventually, while_running
+from tests.support.sinks.topics import Topics
 
 WINDOW_MS = 10_000
 OWN, FOREIGN = "10.42.1.17", "10.42.2.9"
@@ -70,7 +70,7 @@ def test_two_boots_side_by_side_and_bytes_from_a_foreign_address(
     ):
         eventually(lambda: enricher.metric("foreign_source_bytes_total", "node-a1") == 700)
         eventually(served)
-    assert audit.main(topics.flags) == 1
+    assert command.main(topics.flags) == 1
     out = capsys.readouterr().out
     assert f"forged?  node-a1: boots {BOOT}, {FORGED_BOOT} go on side by side" in out
     assert "forged?  foreign_source  node-a1 says it sent 700 bytes from addresses of node-b1" in out
@@ -123,7 +123,7 @@ def test_numbers_made_up_cost_the_node_no_window_and_show(
         assert enricher.metric("renumbered_chunks_total") == 1
         eventually(lambda: served("contradicted_entries") == 1 and served("unannounced_repeat_bytes") == 700)
         eventually(lambda: served("seen_bytes") == 12 * 700)
-    assert audit.main(topics.flags) == 1
+    assert command.main(topics.flags) == 1
     out = capsys.readouterr().out
     origin = f"prod-eu/node-a1/{BOOT}/3"
     assert f"forged?  contradicted  {origin}/1: collector said 700 bytes in, 700 out, then 0 bytes in, 0 out" in out

@@ -13,8 +13,8 @@ from audit.rolling import Rolling
 from schemas.errors import DecodeError
 from schemas.ledger import decode_ledger, encode_ledger
 from schemas.raw import MAX_CHUNKS
-from tests.builders import END_MS, START_MS, amount, collector_entry, enricher_entry, sink_entry
-from tests.hostile import EXAMPLES, hostile
+from tests.support.builders import END_MS, START_MS, amount, collector_entry, enricher_entry, sink_entry
+from tests.support.hostile import EXAMPLES, hostile
 
 ENTRIES = [
     collector_entry(1, 1_000),

@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from common.publish import Record
-from lab.broker import Broker
+from common.kafka.publish import Record
+from lab.kafka.broker import Broker
 from schemas.amount import NOTHING
 from schemas.ids import Origin, chunk_id
 from schemas.ledger import LedgerRecord, encode_ledger
 from schemas.topology import TopologyState, encode_topology
-from tests.builders import ORIGIN, START_MS, collector_entry, enricher_entry, sink_entry
-from tests.cli.records import publish
-from tests.services import ServiceProcess, eventually, while_running
-from tests.sinks.topics import Topics
+from tests.support.builders import ORIGIN, START_MS, collector_entry, enricher_entry, sink_entry
+from tests.support.cli.records import publish
+from tests.support.services import ServiceProcess, eventually, while_running
+from tests.support.sinks.topics import Topics
 
 CLUSTER = (ORIGIN.cluster,)
 # The manifests' limit.

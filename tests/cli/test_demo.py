@@ -7,11 +7,11 @@ import pytest
 
 from cli.demo import keep, title_of
 from cli.demo_story import DATABASE, READERS, SECOND_STACK, Story
-from common.price_file import shipped
-from replay.ends import Ends
-from replay.live import LiveWindow
-from replay.summary import Summary, Traffic
-from tests.sinks.flows import START_MS
+from history.model.party import Ends
+from history.model.summary import Summary, Traffic
+from history.read.live import LiveWindow
+from prices.file import shipped
+from tests.support.sinks.flows import START_MS
 
 WINDOW_MS = 10_000
 MB = 1_000_000

@@ -17,15 +17,15 @@ import orjson
 import pytest
 
 from cli.top import shown
-from common.price_file import shipped
-from common.publish import Record
-from lab.broker import Broker
-from replay.live import PATIENCE_MS, SETTLE_MS, LiveWindow, Only, Windows
-from replay.live_view import as_dict, as_lines
+from common.kafka.publish import Record
+from history.read.live import PATIENCE_MS, SETTLE_MS, LiveWindow, Only, Windows
+from history.text.live import as_dict, as_lines
+from lab.kafka.broker import Broker
+from prices.file import shipped
 from schemas.flow import Flow, Observer
-from tests.cli.records import publish
-from tests.sinks.flows import API, EXTERNAL, START_MS, cloud, encoded, flow, pod, window
-from tests.sinks.topics import Topics
+from tests.support.cli.records import publish
+from tests.support.sinks.flows import API, EXTERNAL, START_MS, cloud, encoded, flow, pod, window
+from tests.support.sinks.topics import Topics
 
 ROOT = Path(__file__).resolve().parents[2]
 WINDOW_MS = 10_000

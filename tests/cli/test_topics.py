@@ -11,16 +11,16 @@ import pytest
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from cli import topics
-from common import topic_admin
-from common.alter_topics import set_settings
 from common.errors import Refusal
-from common.publish import Record
+from common.kafka import topic_admin
+from common.kafka.alter_topics import set_settings
+from common.kafka.publish import Record
 from common.settings import KafkaSettings
-from lab.broker import Broker
-from replay.topic_writer import TopicWriter
+from history.replay.topic import TopicWriter
+from lab.kafka.broker import Broker
 from schemas.topics import TopicNames
-from tests.cli.records import publish
-from tests.services import eventually
+from tests.support.cli.records import publish
+from tests.support.services import eventually
 
 BEFORE, AFTER = "message.timestamp.before.max.ms", "message.timestamp.after.max.ms"
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from collector import pins, preflight
-from lab.broker import Broker
-from tests.collector import collector_process, metered, netlab
-from tests.collector.collector_process import Process
-from tests.collector.metered import Metered
+from collector.host import preflight
+from collector.kernel import pins
+from lab.kafka.broker import Broker
+from tests.support.collector import collector_process, metered, netlab
+from tests.support.collector.collector_process import Process
+from tests.support.collector.metered import Metered
 
 
 @pytest.fixture(scope="session", autouse=True)

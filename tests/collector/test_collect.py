@@ -10,24 +10,24 @@ from pathlib import Path
 
 import pytest
 
-from collector import pins
 from collector.collect import Collector
+from collector.kernel import pins
 from collector.settings import CollectorSettings
 from common.errors import PublishError
-from common.publish import Record
-from common.service import Service
+from common.kafka.publish import Record
+from common.service.lifecycle import Service
 from common.task_group import TaskGroup
-from enricher.cidrs import CidrMap
-from enricher.cluster import Cluster
-from enricher.index import Index
-from enricher.join import join, resolve
-from enricher.resolve import Resolver
+from enricher.index.cidrs import CidrMap
+from enricher.index.ownership import Index
+from enricher.index.resolve import Resolver
+from enricher.join.join import join, resolve
+from enricher.kube.cluster import Cluster
 from schemas.flow import decode_flow
 from schemas.ledger import decode_ledger
 from schemas.raw import RawChunk, decode_chunk
-from tests.collector import metered, netlab
-from tests.collector.netlab import pod_address, send_udp
-from tests.enricher import build
+from tests.support.collector import metered, netlab
+from tests.support.collector.netlab import pod_address, send_udp
+from tests.support.enricher import build
 
 BOOT_ID = "0123456789ab"
 A, B = pod_address(1, 1), pod_address(1, 2)

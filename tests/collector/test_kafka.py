@@ -8,11 +8,11 @@ from itertools import pairwise
 
 from audit.books import Books, conclude
 from audit.result import Audit
-from collector import pins
-from collector.generation import Generation
-from lab.broker import Broker
-from tests.collector import metered
-from tests.collector.collector_process import (
+from collector.kernel import pins
+from collector.kernel.generation import Generation
+from lab.kafka.broker import Broker
+from tests.support.collector import metered
+from tests.support.collector.collector_process import (
     A,
     B,
     Process,
@@ -22,7 +22,7 @@ from tests.collector.collector_process import (
     start,
     topics_apply,
 )
-from tests.collector.netlab import send_udp, wait_until
+from tests.support.collector.netlab import send_udp, wait_until
 
 
 def test_it_waits_for_kafka_and_its_topics_and_counts_meanwhile(broker: Broker, collector: Process) -> None:

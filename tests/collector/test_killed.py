@@ -12,17 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from collector import collect, outbox, pins
+from collector import collect
 from collector.collect import Collector
-from collector.loading import Answer, Request
+from collector.kernel import pins
+from collector.kernel.load_request import Answer, Request
+from collector.outbox import outbox
 from collector.settings import CollectorSettings
 from common.errors import PublishError
-from common.publish import Record
-from common.service import Service
+from common.kafka.publish import Record
+from common.service.lifecycle import Service
 from common.task_group import TaskGroup
 from schemas.ledger import decode_ledger
-from tests.collector import metered, netlab
-from tests.collector.test_windows import Killed, Node, check_node
+from tests.collector.window.test_windows import Killed, Node, check_node
+from tests.support.collector import metered, netlab
 
 BOOT_ID = "0123456789ab"
 

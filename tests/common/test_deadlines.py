@@ -3,7 +3,7 @@
 
 aiokafka's `stop`, `flush`, `send`, `commit`, `position` and `getmany` may each wait for ever. So whatever is awaited of
 one of its clients stands within `asyncio.timeout`, or within an `admin_client`, which is one; or in a function that is
-called nowhere else. What `common/kafka.py` and `common/publish.py` do is theirs, and tested by itself.
+called nowhere else. What `common/kafka/clients.py` and `common/kafka/publish.py` do is theirs, and tested by itself.
 """
 
 import ast
@@ -16,8 +16,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("audit", "cli", "collector", "common", "enricher", "replay", "sinks")
-BOUNDING = (ROOT / "common/kafka.py", ROOT / "common/publish.py")
+ROOMS = ("audit", "cli", "collector", "common", "doctor", "enricher", "history", "sinks")
+BOUNDING = (ROOT / "common/kafka/clients.py", ROOT / "common/kafka/publish.py")
 # What clients are called, here and everywhere: a name that is none of these would not be seen.
 CLIENTS = {"consumer", "producer", "admin"}
 METHODS = {

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from common import page
+from common.amounts import fitted, labelled, shorten
 from common.terminal import folded
-from replay.amounts import fitted, labelled, shorten
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "a-namespace/StatefulSet/" + "a-name-that-does-not-end-" * 3

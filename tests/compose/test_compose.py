@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from cli.main import COMMANDS
-from common.service import CLOSING_SECONDS
+from common.service.lifecycle import CLOSING_SECONDS
 from common.settings import load
 from compose.names import DEMO_PODS
 from compose.node import NUMBERS

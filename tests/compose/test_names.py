@@ -4,11 +4,11 @@
 import pytest
 
 from compose.names import DEMO_PODS, Address, demo_states, host_states, read_addresses
-from enricher.addresses import pack
-from enricher.cidrs import CidrMap
-from enricher.endpoints import Resolved, scope_of
-from enricher.index import Index
-from enricher.resolve import Resolver
+from enricher.index.addresses import pack
+from enricher.index.cidrs import CidrMap
+from enricher.index.endpoints import Resolved, scope_of
+from enricher.index.ownership import Index
+from enricher.index.resolve import Resolver
 from schemas.topology import decode_topology_file, encode_topology_file
 
 NODE_NET, POD_NET = "10.213.2", "10.244.213"

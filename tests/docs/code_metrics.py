@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("audit", "collector", "common", "enricher", "replay", "sinks", "cli")
+ROOMS = ("audit", "collector", "common", "doctor", "enricher", "history", "sinks", "cli")
 # What stands in a name for a part that is put in when the code runs.
 WORD = "[a-z]+"
 KINDS = {"Counter": "counter", "Gauge": "gauge", "Histogram": "histogram", "Summary": "summary", "Info": "info"}

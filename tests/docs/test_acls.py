@@ -16,17 +16,17 @@ import pytest
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka import admin as confluent
 
-from common import kafka
-from common.publish import Publisher, Record
-from common.service import Service
+from common.kafka import clients
+from common.kafka.publish import Publisher, Record
+from common.service.lifecycle import Service
 from common.settings import KafkaSettings, ServiceSettings
-from lab.broker import Broker, free_port
+from lab.kafka.broker import Broker, free_port
 from schemas.ledger import encode_ledger
-from tests.builders import ORIGIN, START_MS, collector_entry
 from tests.docs.commands import ROOT
-from tests.enricher.api_process import POSTGRES, api_at
 from tests.enricher.test_service import window
-from tests.services import ServiceProcess, eventually, while_running
+from tests.support.builders import ORIGIN, START_MS, collector_entry
+from tests.support.enricher.api_process import POSTGRES, api_at
+from tests.support.services import ServiceProcess, eventually, while_running
 
 PAGE = (ROOT / "docs/security.md").read_text()
 ROW = re.compile(r"^\| `(zonemeter-\w+)` \| ([A-Z_, ]+) \| (topic|group) `([^`*]+)(\*?)`", re.MULTILINE)
@@ -124,7 +124,7 @@ async def publish(settings: KafkaSettings, wanted: list[str], records: list[Reco
     service = Service("collector")
     publisher = Publisher(service, settings)
     try:
-        await kafka.wait_for_topics(service, settings, dict.fromkeys(wanted, settings.partitions))
+        await clients.wait_for_topics(service, settings, dict.fromkeys(wanted, settings.partitions))
         await publisher.publish(records)
     finally:
         await publisher.close()

@@ -8,7 +8,7 @@ import pytest
 
 from cli.main import COMMANDS
 from cli.settings_reference import what_it_reads
-from collector.layout import entries_for
+from collector.kernel.layout import entries_for
 from schemas.flow import UNKNOWN_REASONS
 from tests.docs.commands import ROOT, Printed, printed_commands
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.services import ROOT
+from tests.support.services import ROOT
 from tests.torture.scenarios import PACKETS, SCENARIOS
 
 PAGE = (ROOT / "docs/delivery.md").read_text()

@@ -11,7 +11,7 @@ import pytest
 from cli.main import COMMANDS
 from cli.settings_reference import what_it_reads
 from common.settings import ENV_PREFIX, load
-from enricher.cidrs import read_cidr_map
+from enricher.index.cidrs import read_cidr_map
 from sinks.flowlog.settings import FlowlogSettings
 from tests.docs.commands import DOCUMENTS, ROOT
 

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from common.price_file import SHIPPED, parse_prices, shipped
-from common.prices import Side
+from prices.book import Side
+from prices.file import SHIPPED, parse_prices, shipped
 from tests.docs.commands import ROOT
 
 PAGE = (ROOT / "docs/prices.md").read_text()

@@ -15,8 +15,8 @@ from jsonschema import Draft202012Validator
 
 from schemas.flow import decode_flow
 from tests.docs.commands import ROOT
-from tests.sinks.flows import API, EXTERNAL, POSTGRES, flow, flow_id, node, other, pod
-from tests.sinks.topics import Topics
+from tests.support.sinks.flows import API, EXTERNAL, POSTGRES, flow, flow_id, node, other, pod
+from tests.support.sinks.topics import Topics
 
 PAGE = (ROOT / "docs/topics.md").read_text()
 EXAMPLE = ROOT / "docs/examples/consume.py"

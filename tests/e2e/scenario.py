@@ -26,19 +26,19 @@ import orjson
 from prometheus_client.parser import text_string_to_metric_families
 
 from audit.result import Audit
-from lab import cluster, truth
-from lab import network_script as script
-from lab.namespaces import make_socket
-from lab.namespaces import run as run_tool
+from history.audit.command import AuditSettings, audit_range
+from history.model.time_range import TimeRange
+from lab import cluster
+from lab.network import script, truth
+from lab.network.namespaces import make_socket
+from lab.network.namespaces import run as run_tool
 from lab.plan import Node, Plan, Workload
 from lab.services import COLLECTOR_PORT, Files, Ports, Tuning
-from lab.traffic import Traffic, traffic
-from replay.audit import AuditSettings, audit_range
-from replay.time_range import TimeRange
+from lab.traffic.streams import Traffic, traffic
 from schemas.topics import TopicNames, topic_specs
-from tests.dashboards import ROOT, queries
 from tests.docs.promql import printed_queries
-from tests.prometheus import Prometheus, prometheus
+from tests.support.dashboards import ROOT, queries
+from tests.support.prometheus import Prometheus, prometheus
 
 WINDOW_SECONDS = 2
 SERVICES = ("collector-node-a1", "enricher", "metrics", "flowlog", "audit")

@@ -3,8 +3,8 @@
 
 import pytest
 
-from lab.broker import Broker
-from tests.enricher.topics import Topics
+from lab.kafka.broker import Broker
+from tests.support.enricher.topics import Topics
 
 
 @pytest.fixture

@@ -7,24 +7,24 @@ from aiokafka.structs import ConsumerRecord
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from enricher.cidrs import CidrMap
-from enricher.earlier import Lives
-from enricher.index import Index
-from enricher.join import join, resolve
-from enricher.policy import NodeNames, Policy
-from enricher.recovery import Tail, read_back
-from enricher.resolve import Resolver
-from enricher.unit import Writer
+from enricher.delivery.earlier import Lives
+from enricher.delivery.recovery import Tail, read_back
+from enricher.delivery.unit import Writer
+from enricher.index.cidrs import CidrMap
+from enricher.index.ownership import Index
+from enricher.index.resolve import Resolver
+from enricher.join.join import join, resolve
+from enricher.join.policy import NodeNames, Policy
 from schemas.errors import DecodeError
 from schemas.flow import decode_flow
 from schemas.ledger import decode_ledger
 from schemas.raw import RawChunk, decode_chunk
 from schemas.topics import TopicNames
 from schemas.topology import decode_topology, encode_topology
-from tests.builders import raw_chunk
-from tests.enricher.build import END, START, node, pod, service
-from tests.hostile import EXAMPLES, hostile
-from tests.sinks import flows
+from tests.support.builders import raw_chunk
+from tests.support.enricher.build import END, START, node, pod, service
+from tests.support.hostile import EXAMPLES, hostile
+from tests.support.sinks import flows
 
 ADDRESSES = ["10.42.1.7", "10.42.2.9", "fd00:42::17", "8.8.8.8"]
 RAW = raw_chunk(

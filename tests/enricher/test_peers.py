@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from enricher.cidrs import Cidr, CidrMap
-from enricher.index import Index
-from enricher.join import Joined, join, resolve
-from enricher.resolve import Resolver
+from enricher.index.cidrs import Cidr, CidrMap
+from enricher.index.ownership import Index
+from enricher.index.resolve import Resolver
+from enricher.join.join import Joined, join, resolve
 from schemas.flow import Flow, decode_flow
 from schemas.topology import TopologyState
-from tests.enricher.build import END, START, chunk, node, pod, row, service
+from tests.support.enricher.build import END, START, chunk, node, pod, row, service
 
 A1, A2, B1 = "10.42.1.17", "10.42.1.18", "10.42.2.9"
 HOST_A, HOST_B, HOST_BARE = "192.168.0.11", "192.168.0.21", "192.168.0.31"

@@ -4,12 +4,12 @@
 import time
 from pathlib import Path
 
-from lab.kube_objects import objects
-from tests.enricher.api_process import AT, PLAN, POSTGRES, api_at
-from tests.enricher.build import END, encoded, pod, row
-from tests.enricher.processes import STATES, Enricher, running, topology_file
-from tests.enricher.topics import Topics
-from tests.services import eventually
+from lab.kube.objects import objects
+from tests.support.enricher.api_process import AT, PLAN, POSTGRES, api_at
+from tests.support.enricher.build import END, encoded, pod, row
+from tests.support.enricher.processes import STATES, Enricher, running, topology_file
+from tests.support.enricher.topics import Topics
+from tests.support.services import eventually
 
 _HISTORY = 3000
 _RESOURCES = ("services", "nodes", "pods")

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from enricher.main import main
-from lab.broker import Broker, free_port
-from lab.kube_objects import objects
+from lab.kafka.broker import Broker, free_port
+from lab.kube.objects import objects
 from schemas.amount import Amount
-from tests.enricher.api_process import AT, LATE, PLAN, POSTGRES, api_at
-from tests.enricher.build import encoded, pod, row
-from tests.enricher.processes import running, topology_file
-from tests.enricher.topics import Topics
-from tests.services import eventually
+from tests.support.enricher.api_process import AT, LATE, PLAN, POSTGRES, api_at
+from tests.support.enricher.build import encoded, pod, row
+from tests.support.enricher.processes import running, topology_file
+from tests.support.enricher.topics import Topics
+from tests.support.services import eventually
 
 
 def refused(argv: list[str], capfd: pytest.CaptureFixture[str]) -> str:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from common.settings import load
-from enricher.cidrs import read_cidr_map
+from enricher.index.cidrs import read_cidr_map
 from tests.k8s.rendered import K8S, ROOT, Object, _build, find
 from tests.k8s.test_settings import CLASSES
 

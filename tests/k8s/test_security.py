@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from common import credentials
+from common.kafka import credentials
 from common.settings import KafkaSettings
 from tests.k8s.rendered import (
     K8S,

@@ -8,9 +8,9 @@ import pytest
 
 from audit.settings import AuditServiceSettings
 from cli.topics import TopicsSettings
-from collector.detach import main as detach
+from collector.host.detach import main as detach
 from collector.settings import CollectorSettings
-from common.service import CLOSING_SECONDS
+from common.service.lifecycle import CLOSING_SECONDS
 from common.settings import KafkaSettings, ServiceSettings, Settings, load
 from enricher.settings import EnricherSettings
 from sinks.flowlog.settings import FlowlogSettings

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab import network
+from lab.network import setup
 from lab.plan import Plan
 
 
 @pytest.fixture(scope="module")
 def network_plan(plan: Plan) -> Iterator[Plan]:
     """The plan, with its network made."""
-    network.create(plan)
+    setup.create(plan)
     yield plan
-    network.remove(plan.prefix)
+    setup.remove(plan.prefix)

@@ -17,10 +17,10 @@ import pytest
 from kubernetes_asyncio import client, config
 
 from lab import cluster, services
-from lab.broker import free_port
 from lab.errors import LabError
-from lab.namespaces import enter, run, with_prefix
-from lab.network_script import control_link
+from lab.kafka.broker import free_port
+from lab.network.namespaces import enter, run, with_prefix
+from lab.network.script import control_link
 from lab.plan import Plan
 from lab.services import Command, Files, Ports
 from schemas.topology import decode_topology_file

@@ -7,13 +7,12 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from lab import network, truth
-from lab import network_script as script
 from lab.errors import LabError
-from lab.namespaces import enter, run
+from lab.network import script, setup, truth
+from lab.network.namespaces import enter, run
+from lab.network.truth import Amount
 from lab.plan import Plan, Pod
-from lab.traffic import Address, Traffic, traffic
-from lab.truth import Amount
+from lab.traffic.streams import Address, Traffic, traffic
 
 TIMESTAMPS = 12  # bytes of TCP options in every segment but the first, which has 20
 HEADERS = {4: 20 + 20 + TIMESTAMPS, 6: 40 + 20 + TIMESTAMPS}
@@ -191,12 +190,12 @@ def test_nothing_leads_out(network_plan: Plan) -> None:
 def test_a_pod_comes_and_goes_in_a_running_lab(network_plan: Plan) -> None:
     template = network_plan.pods_of("shop/web")[0]
     extra = Pod("shop", "web-extra", template.workload, "node-c1", "10.42.4.99", "fd42:4::99")
-    network.add_pod(network_plan, extra)
+    setup.add_pod(network_plan, extra)
     namespace = script.pod_namespace(network_plan.prefix, extra)
     goal = (network_plan.pods_of("shop/postgres")[0].address_v6, 5432)
     seen = counted(network_plan, tcp(namespace, goal, 9_000))
     assert_tcp(seen[extra.address_v6, goal[0]], 9_000, 6)
-    network.remove_pod(network_plan, extra)
+    setup.remove_pod(network_plan, extra)
     with pytest.raises(LabError, match="not there"), enter(namespace):
         pass
 
@@ -219,4 +218,4 @@ def test_streams_run_at_their_rates(network_plan: Plan) -> None:
 
 def test_an_overlapping_fabric_is_refused_in_one_line(network_plan: Plan) -> None:
     with pytest.raises(LabError, match=f"192.168.{network_plan.fabric}.250; choose another"):
-        network.create(network_plan)
+        setup.create(network_plan)

@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from lab import network_script as script
+from lab.network import script
 from lab.plan import Stream, check_prefix, pod_name
 from lab.stories import shop
-from lab.traffic import targets
+from lab.traffic.streams import targets
 
 PLAN = shop()
 

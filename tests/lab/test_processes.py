@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lab.errors import LabError
-from lab.namespaces import run
+from lab.network.namespaces import run
 from lab.processes import Process, Processes
 
 

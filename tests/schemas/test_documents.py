@@ -15,7 +15,7 @@ import yaml
 import schemas
 from schemas import dead_letter, flow, ledger, raw, topology
 from schemas.topics import TopicNames, topic_specs
-from tests.builders import collector_entry, raw_chunk, sink_entry
+from tests.support.builders import collector_entry, raw_chunk, sink_entry
 
 FOLDER = Path(schemas.__file__).parent
 RECORDS: dict[str, type[msgspec.Struct]] = {

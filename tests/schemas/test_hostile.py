@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from schemas import dead_letter, flow, ledger, raw, topology
 from schemas.codec import MAX_INTEGER
 from schemas.errors import DecodeError
-from tests.builders import amount, collector_entry, enricher_entry, raw_chunk, sink_entry
-from tests.enricher import build
-from tests.hostile import EXAMPLES, encoded, hostile
-from tests.sinks import flows
+from tests.support.builders import amount, collector_entry, enricher_entry, raw_chunk, sink_entry
+from tests.support.enricher import build
+from tests.support.hostile import EXAMPLES, encoded, hostile
+from tests.support.sinks import flows
 
 REASONS = {"too_large", "not_json", "schema_mismatch", "inconsistent", "unsupported_version"}
 LETTER = dead_letter.dead_letter("not_json", "?", "enricher", "raw", 0, 7, 1, b"node-a1", b"rubbish")

@@ -3,7 +3,7 @@ import pytest
 
 from schemas.errors import DecodeError
 from schemas.ids import Position, chunk_id, parse_chunk_id, parse_flow_id, parse_window_id, split_flow_id, window_id
-from tests.builders import ORIGIN
+from tests.support.builders import ORIGIN
 
 
 def test_ids_come_apart_as_they_were_put_together() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from schemas.errors import DecodeError
 from schemas.raw import COLUMNS, MAX_READ_BYTES, decode_chunk, encode_chunk
-from tests.builders import raw_chunk, raw_columns, raw_head
+from tests.support.builders import raw_chunk, raw_columns, raw_head
 
 ONE_ROW: dict[str, Any] = {"src": [0], "dst": [1], "bytes": [1500], "packets": [1]}
 

@@ -3,8 +3,8 @@
 
 import pytest
 
-from lab.broker import Broker
-from tests.sinks.topics import Topics
+from lab.kafka.broker import Broker
+from tests.support.sinks.topics import Topics
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.batches import BOMBS, SMALL_BOMB, bomb, bomb_within_limits, publish
-from tests.services import ServiceProcess, eventually, while_running
-from tests.sinks.flows import encoded, window
-from tests.sinks.processes import running
-from tests.sinks.topics import Topics
+from tests.support.batches import BOMBS, SMALL_BOMB, bomb, bomb_within_limits, publish
+from tests.support.services import ServiceProcess, eventually, while_running
+from tests.support.sinks.flows import encoded, window
+from tests.support.sinks.processes import running
+from tests.support.sinks.topics import Topics
 
 # A quarter of what the manifests allow (k8s/base/services/metrics.yaml, flowlog.yaml).
 MOST_BYTES = 256 * 1024 * 1024

@@ -7,14 +7,14 @@ import msgspec
 import pytest
 from aiokafka import TopicPartition
 
-from common import kafka
-from common.partitions import Partitions
-from common.publish import PublishCounters
-from common.service import Service
-from lab.broker import Broker
+from common.kafka import clients
+from common.kafka.partitions import Partitions
+from common.kafka.publish import PublishCounters
+from common.service.lifecycle import Service
+from lab.kafka.broker import Broker
 from sinks.deliveries import Deliveries
-from tests.builders import sink_entry
-from tests.sinks.topics import PARTITIONS, Topics
+from tests.support.builders import sink_entry
+from tests.support.sinks.topics import PARTITIONS, Topics
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_what_is_paused_is_what_waits_though_the_group_was_shared_out_anew_meanw
     async def waiting() -> None:
         service = Service("flowlog")
         deliveries = Deliveries(service, settings, PublishCounters(service.registry), Partitions(service))
-        consumer = kafka.new_consumer(settings)
+        consumer = clients.new_consumer(settings)
         await consumer.start()
         try:
             consumer.assign(where)
@@ -43,6 +43,6 @@ def test_what_is_paused_is_what_waits_though_the_group_was_shared_out_anew_meanw
             assert consumer.paused() == set()
         finally:
             await deliveries.close()
-            await kafka.close(consumer)
+            await clients.close(consumer)
 
     asyncio.run(waiting())

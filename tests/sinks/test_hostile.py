@@ -19,8 +19,8 @@ from sinks.kafka_io import letter_records
 from sinks.metrics.aggregate import Aggregate
 from sinks.metrics.ends import End, Ends
 from sinks.metrics.exposition import Exposition
-from tests.hostile import EXAMPLES, hostile
-from tests.sinks.flows import END_MS, EXTERNAL, StoredRecord, encoded, flow, flow_id, node, other
+from tests.support.hostile import EXAMPLES, hostile
+from tests.support.sinks.flows import END_MS, EXTERNAL, StoredRecord, encoded, flow, flow_id, node, other
 
 VALID = [
     encoded(flow()),

@@ -12,9 +12,9 @@ from schemas.amount import Amount, total
 from schemas.flow import Endpoint
 from schemas.ids import Origin, chunk_id
 from schemas.ledger import encode_ledger
-from sinks.books import Books
 from sinks.intake import MARK_IDLE_MS, MARK_KEPT_MS, Intake, Lane, Mark
-from tests.sinks.flows import BOOT, END_MS, START_MS, encoded, flow, flow_id, records, window
+from sinks.tallies import Books
+from tests.support.sinks.flows import BOOT, END_MS, START_MS, encoded, flow, flow_id, records, window
 
 NOW_MS = END_MS + 1_000
 ORIGIN = Origin("lab", "node-a1", BOOT)

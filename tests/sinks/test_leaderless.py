@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.services import ServiceProcess, eventually, while_running
-from tests.sinks.flows import encoded, window
-from tests.sinks.topics import Topics
+from tests.support.services import ServiceProcess, eventually, while_running
+from tests.support.sinks.flows import encoded, window
+from tests.support.sinks.topics import Topics
 
 FLAGS = ["--kafka-deadline-seconds", "2"]
 
 
 def service(room: str, topic: str, topics: Topics, directory: Path, *flags: str) -> ServiceProcess:
     """A service to which partition 1 of a topic has no leader while `directory`/away is there."""
-    module = ["tests.leaderless", f"{topic}:1", str(directory / "away"), "run", room]
+    module = ["tests.support.leaderless", f"{topic}:1", str(directory / "away"), "run", room]
     return ServiceProcess(module, [*topics.flags, *FLAGS, *flags], directory / "log")
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from lab.broker import Broker, free_port
-from tests.services import eventually
-from tests.sinks.disk import small_disk
-from tests.sinks.flows import encoded, window
-from tests.sinks.processes import SinkProcess, running
-from tests.sinks.test_flowlog_service import stored
-from tests.sinks.topics import Topics
+from lab.kafka.broker import Broker, free_port
+from tests.sinks.flowlog.test_service import stored
+from tests.support.services import eventually
+from tests.support.sinks.disk import small_disk
+from tests.support.sinks.flows import encoded, window
+from tests.support.sinks.processes import SinkProcess, running
+from tests.support.sinks.topics import Topics
 
 ROWS = 20
 ROOMS = ["metrics", "flowlog"]

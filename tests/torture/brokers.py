@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from common.kafka import METADATA_MS
-from tests.services import eventually
+from common.kafka.clients import METADATA_MS
+from tests.support.services import eventually
 from tests.torture.content import NODES
 from tests.torture.world import ADMIN, RECOVERY_SECONDS, World
 

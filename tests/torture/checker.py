@@ -21,8 +21,8 @@ import duckdb
 import orjson
 
 from schemas.ids import parse_flow_id
-from tests.prometheus import Prometheus
-from tests.services import ROOT, eventually
+from tests.support.prometheus import Prometheus
+from tests.support.services import ROOT, eventually
 from tests.torture.content import Expected, totals
 from tests.torture.world import World
 

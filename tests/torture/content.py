@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from common.kafka import partition_for
+from common.kafka.clients import partition_for
 from schemas.amount import NOTHING, Amount
 from schemas.flow import Workload
 from schemas.ids import Origin

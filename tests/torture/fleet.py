@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lab.broker import free_port
-from tests.services import ServiceProcess, eventually
+from lab.kafka.broker import free_port
+from tests.support.services import ServiceProcess, eventually
 
 READY_SECONDS = 90.0
 

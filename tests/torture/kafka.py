@@ -7,10 +7,10 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lab.broker import Broker, free_port
-from lab.brokers import Brokers
-from lab.proxy import Proxy
-from tests.sinks.disk import small_disk
+from lab.kafka.broker import Broker, free_port
+from lab.kafka.brokers import Brokers
+from lab.kafka.proxy import Proxy
+from tests.support.sinks.disk import small_disk
 from tests.torture.secrets import Secrets, Tokens
 
 BROKER_DISK = "48m"

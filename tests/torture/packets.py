@@ -11,14 +11,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from lab import cluster
-from lab.broker import Broker
+from lab.kafka.broker import Broker
 from lab.plan import Plan
 from lab.processes import Processes
 from lab.services import Files, Ports
 from tests.e2e import scenario, test_pipeline
-from tests.labs import own_plan
-from tests.services import eventually
-from tests.sinks.disk import small_disk
+from tests.support.labs import own_plan
+from tests.support.services import eventually
+from tests.support.sinks.disk import small_disk
 from tests.torture.brokers import fill_up
 from tests.torture.scenario import Result
 

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from bench import report
+from bench.measure import report
 from tests.torture.scenario import Result
 
 HEAD = """

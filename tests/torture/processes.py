@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.services import eventually
+from tests.support.services import eventually
 from tests.torture.world import World
 
 # Longer than the 6 s of the sessions in world.py.

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from schemas.ledger import encode_ledger
 from schemas.raw import COLUMNS
-from tests.batches import BOMBS, SMALL_BOMB, bomb, publish
+from tests.support.batches import BOMBS, SMALL_BOMB, bomb, publish
 from tests.torture.content import NODES, WINDOW_MS, Window
 from tests.torture.world import PARTITIONS, World
 

@@ -13,7 +13,7 @@ from typing import Any
 import confluent_kafka.admin as confluent
 import orjson
 
-from tests.enricher.certificates import Certificate, make
+from tests.support.enricher.certificates import Certificate, make
 
 ADMIN: Any = confluent
 USER = "service"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.broker import Broker
+from lab.kafka.broker import Broker
 from tests.torture import processes, rubbish
 from tests.torture.checker import check
 from tests.torture.kafka import Kafka

@@ -15,13 +15,13 @@ from typing import Any
 import confluent_kafka
 import confluent_kafka.admin as confluent
 
-from common import topic_admin
+from common.kafka import topic_admin
 from common.settings import KafkaSettings
 from schemas.ids import Origin
 from schemas.topics import topic_specs
 from schemas.topology import encode_topology_file
 from sinks.flowlog.manifest import decode_manifest
-from tests.services import Samples, eventually
+from tests.support.services import Samples, eventually
 from tests.torture.content import CLUSTER, NODES, Content, topology
 from tests.torture.feeder import Feeder, Sent
 from tests.torture.fleet import Fleet

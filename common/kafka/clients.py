@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kafka clients set up alike: idempotent producers, manual commits, topics checked, deadlines everywhere.
+
+What aiokafka 0.14 does not do by itself: its `start` tries each broker once; an idempotent producer's sends,
+`flush` and `stop` wait for ever when no broker answers (aiokafka issue 1101); after a batch that cannot be
+retried every later send to that partition fails until the producer is made anew (issue 1017).
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    KafkaTimeoutError,
+    NodeNotReadyError,
+    ProducerClosed,
+    RequestTimedOutError,
+)
+from aiokafka.partitioner import murmur2
+from aiokafka.structs import ConsumerRecord
+
+from common.errors import Stopped
+from common.kafka import connections, credentials, fetching
+from common.service.lifecycle import Service
+from common.settings import KafkaSettings
+from common.terminal import command
+
+log = logging.getLogger(__name__)
+
+fetching.install()
+connections.install()
+
+T = TypeVar("T")
+
+# What aiokafka says where it has no connection, or nobody answers on one.
+_AWAY = (KafkaConnectionError, NodeNotReadyError, KafkaTimeoutError, RequestTimedOutError, TimeoutError)
+FIRST_BACKOFF_SECONDS = 0.5
+LONGEST_BACKOFF_SECONDS = 15.0
+# One Kafka batch; the broker's limit (message.max.bytes, 1 MiB by default) is on the compressed batch.
+MAX_BATCH_BYTES = 512 * 1024
+# How soon a topic that was made anew is noticed: a group whose topic is gone assigns nothing until somebody looks.
+# aiokafka looks every 5 minutes.
+METADATA_MS = 15_000
+# Beyond its own timeout, how long a fetch may wait for a group that shares its partitions out.
+_GROUP_SECONDS = 0.5
+
+
+def partition_for(node: str, partitions: int) -> int:
+    """Return the partition of a node's records: murmur2 of its name, positive, as Kafka's own default is."""
+    return int(murmur2(node.encode()) & 0x7FFFFFFF) % partitions
+
+
+def client_options(settings: KafkaSettings) -> dict[str, Any]:
+    """Return the arguments that every aiokafka client takes; raise `Refusal` for files that cannot be used."""
+    known = credentials.of(settings)
+    return {
+        "bootstrap_servers": settings.kafka_bootstrap.split(","),
+        "security_protocol": settings.kafka_security_protocol,
+        "request_timeout_ms": int(settings.kafka_deadline_seconds * 1000),
+        "client_id": "zonemeter",
+        "sasl_mechanism": settings.kafka_sasl_mechanism,
+        "sasl_plain_username": settings.kafka_sasl_username,
+        # A client insists on having these; its connections ask for them anew.
+        "ssl_context": known.tls(),
+        "sasl_plain_password": known.password(),
+        "sasl_oauth_token_provider": known,
+    }
+
+
+def new_producer(settings: KafkaSettings, **overrides: Any) -> AIOKafkaProducer:
+    """Make a producer, not started: idempotent, acks=all, zstd."""
+    options = {
+        "enable_idempotence": True,
+        "acks": "all",
+        "compression_type": "zstd",
+        "linger_ms": 20,
+        "max_batch_size": MAX_BATCH_BYTES,
+        "max_request_size": 2 * MAX_BATCH_BYTES,
+    }
+    return AIOKafkaProducer(**client_options(settings), **(options | overrides))
+
+
+def new_consumer(settings: KafkaSettings, **overrides: Any) -> AIOKafkaConsumer:
+    """Make a consumer, not started: no auto-commit, from the earliest record where no position is known."""
+    options = {
+        "enable_auto_commit": False,
+        "auto_offset_reset": "earliest",
+        "client_rack": settings.kafka_client_rack,
+        "metadata_max_age_ms": METADATA_MS,
+        "fetch_max_bytes": 8 * 1024 * 1024,
+        "max_partition_fetch_bytes": 2 * 1024 * 1024,
+    }
+    return AIOKafkaConsumer(**client_options(settings), **(options | overrides))
+
+
+async def start(service: Service, settings: KafkaSettings, make: Callable[[], T]) -> T:
+    """Make and start a client, again and again with back-off until it works; the service is not ready meanwhile.
+
+    Raises `asyncio.CancelledError` as usual, and `Stopped` if the service is told to stop before.
+    """
+    backoff = FIRST_BACKOFF_SECONDS
+    while not service.stopping.is_set():
+        client: Any = make()
+        try:
+            async with asyncio.timeout(settings.kafka_deadline_seconds):
+                await service.unless_stopped(client.start())
+        except Stopped:
+            await close(client)
+        except (KafkaError, OSError, TimeoutError) as error:
+            await close(client)
+            away(service, settings, reason(error))
+            await service.pause(backoff * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+            backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
+        else:
+            service.health.ready("kafka")
+            return client  # type: ignore[no-any-return]
+    raise Stopped("told to stop before Kafka was reached")
+
+
+def away(service: Service, settings: KafkaSettings, why: str) -> None:
+    """Let the service not be ready, and say why Kafka does not do what it should."""
+    service.health.waiting("kafka", f"Kafka at {settings.kafka_bootstrap}: {why}; retrying")
+
+
+async def fetch(
+    consumer: AIOKafkaConsumer, *partitions: TopicPartition, seconds: float, max_records: int | None = None
+) -> dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]]:
+    """Return what there is, or comes within so long; nothing while a group shares its partitions out.
+
+    Of all there is about `fetching.MAX_FETCH_BYTES`; the rest comes with the next call. `getmany` itself waits for the
+    group without end, whatever its timeout: for as long as another member keeps it waiting. Nothing is lost when it is
+    cancelled: it takes records out of its buffer at the very end.
+    """
+    try:
+        with fetching.budget():
+            async with asyncio.timeout(seconds + _GROUP_SECONDS):
+                found: dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]] = await consumer.getmany(
+                    *partitions, timeout_ms=int(seconds * 1000), max_records=max_records
+                )
+                return found
+    except TimeoutError:
+        return {}
+
+
+async def close(client: Any, seconds: float = 5.0) -> None:
+    """Stop a client within a deadline; what it still held is given up (see the module's first lines)."""
+    stop: Callable[[], Awaitable[None]] = client.close if isinstance(client, AIOKafkaAdminClient) else client.stop
+    if not await _ends(stop(), seconds):
+        # A client that fails while it stops leaves its connections, and a task that looks for brokers, for ever.
+        connections = client.client if isinstance(client, AIOKafkaProducer) else client._client  # noqa: SLF001
+        await _ends(connections.close(), seconds)
+
+
+async def abandon(producer: AIOKafkaProducer, seconds: float = 2.0) -> None:
+    """End a producer within a deadline, whatever it still holds: nothing of it is sent any more.
+
+    aiokafka's own `stop` first sends all that is pending. Cancelled meanwhile it leaves its sender running, which
+    connects anew on its own: batches that were given up long ago would arrive behind those that took their place.
+    """
+    sender: Any = producer._sender  # noqa: SLF001
+    task: asyncio.Task[None] | None = sender and sender.sender_task
+    producer._closed = True  # noqa: SLF001
+    if task is not None:
+        task.cancel()
+    # What is in flight fails when its connection goes, and the sender, which waits for it, can end.
+    await _ends(producer.client.close(), seconds)
+    if task is not None and (await asyncio.wait({task}, timeout=seconds))[1]:
+        task.cancel()  # this time it reaches what the sender waits for
+        await asyncio.wait({task}, timeout=seconds)
+    _fail_pending(producer._message_accumulator)  # noqa: SLF001
+
+
+def _fail_pending(accumulator: Any) -> None:
+    """Let whoever still waits for a batch learn that nobody will send it."""
+    pending = [batch for queue in accumulator._batches.values() for batch in queue]  # noqa: SLF001
+    pending += accumulator._pending_batches  # noqa: SLF001
+    # What was sent once and queued again is in neither place where its own callback expects it.
+    accumulator._pending_batches.update(pending)  # noqa: SLF001
+    accumulator.fail_all(ProducerClosed())
+    for batch in pending:
+        for future in (batch.future, batch._drain_waiter):  # noqa: SLF001
+            if future.done() and not future.cancelled():
+                future.exception()  # else asyncio complains of those that nobody waits for
+
+
+async def _ends(stopping: Awaitable[None], seconds: float) -> bool:
+    """Tell whether it ends in time and without an error.
+
+    Not `asyncio.wait_for`: aiokafka's consumer awaits tasks that it has cancelled, so that its `stop` may raise
+    `CancelledError` although nobody cancelled us.
+    """
+    task = asyncio.ensure_future(stopping)
+    await asyncio.wait({task}, timeout=seconds)
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=1.0)
+        return False
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not isinstance(error, KafkaError | OSError):
+        raise error
+    if error is not None or task.cancelled():
+        log.debug("client did not stop cleanly: %s", reason(error or asyncio.CancelledError()))
+        return False
+    return True
+
+
+async def wait_for_topics(service: Service, settings: KafkaSettings, wanted: dict[str, int]) -> None:
+    """Wait until every topic of `wanted` exists with that number of partitions; not ready meanwhile, with one line.
+
+    Raises `Stopped` if the service is told to stop before.
+    """
+    service.health.starting("topics", "not looked at yet")
+    admin = await start(service, settings, lambda: AIOKafkaAdminClient(**client_options(settings)))
+    try:
+        backoff = FIRST_BACKOFF_SECONDS
+        while not service.stopping.is_set():
+            problem = await _topic_problem(admin, settings, wanted)
+            if problem is None:
+                service.health.ready("topics")
+                return
+            service.health.waiting("topics", problem)
+            await service.pause(backoff)
+            backoff = min(backoff * 2, 5.0)
+    finally:
+        await close(admin)
+    raise Stopped("told to stop before the topics were there")
+
+
+async def _topic_problem(admin: AIOKafkaAdminClient, settings: KafkaSettings, wanted: dict[str, int]) -> str | None:
+    try:
+        async with asyncio.timeout(settings.kafka_deadline_seconds):
+            described = await admin.describe_topics(list(wanted))
+    except (KafkaError, OSError, TimeoutError) as error:
+        return f"Kafka at {settings.kafka_bootstrap}: {reason(error)}; retrying"
+    found = {topic["topic"]: len(topic["partitions"]) for topic in described if topic["error_code"] == 0}
+    for name, partitions in wanted.items():
+        if name not in found:
+            apply = command(f"topics apply --kafka-bootstrap {settings.kafka_bootstrap}")
+            return f"topic {name} does not exist: {apply}"
+        if found[name] != partitions:
+            return (
+                f"topic {name} has {found[name]} partitions, the setting partitions says {partitions}: they must agree"
+            )
+    return None
+
+
+def reason(error: BaseException) -> str:
+    """Return as one line why Kafka did not do it. aiokafka's own words for a broker that is away are Python's."""
+    if isinstance(error, _AWAY) and (why := connections.why_not()):
+        return why
+    if isinstance(error, KafkaConnectionError):
+        return "no connection: is it up, and is the address right?"
+    if isinstance(error, TimeoutError):
+        return "no answer"
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of a service: logging, signals, health, one drain budget, exit status.
+
+SIGTERM or SIGINT sets `stopping`, which only sources look at: they stop, what is under way drains, sinks flush,
+positions are committed, all within `drain_seconds`; what hangs even then is left. Exit status: 0 after that, 1 for a
+crash (an orchestrator restarts us), 2 where only a person can help.
+"""
+
+import asyncio
+import gc
+import logging
+import os
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any, TypeVar
+
+from prometheus_client import CollectorRegistry, Gauge, disable_created_metrics
+
+from common.errors import Refusal, Stopped, leaves
+from common.service import health as health_
+from common.service import last_resort, memory
+from common.service import log as log_
+from common.service.health import Health
+from common.settings import ServiceSettings
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# After the drain budget, for closing what can be closed; the two together are less than a pod's grace period.
+CLOSING_SECONDS = 5.0
+# Cycles, such as a scrape's connection leaves, are looked for so often, and what is free given back: of themselves
+# Python's collections are counted in new objects, and a service with little to do would gather them for hours.
+COLLECT_SECONDS = 60.0
+# What a service writes says who talks to whom (docs/security.md): files 0640, directories 0750.
+_UMASK = 0o027
+
+
+@dataclass
+class Service:
+    """What a service's body gets to work with. `render` may be set to serve further metrics (see health.serve).
+
+    `renew_thread`: to be called once the process has given up rights, which the thread for signals would keep.
+    """
+
+    name: str
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    health: Health = field(default_factory=Health)
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    render: Callable[[], bytes] | None = None
+    renew_thread: Callable[[], None] = lambda: None
+
+    async def pause(self, seconds: float) -> None:
+        """Sleep, or less when asked to stop."""
+        try:
+            await asyncio.wait_for(self.stopping.wait(), seconds)
+        except TimeoutError:
+            return
+
+    async def unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return what `work` returns; told to stop before, give it up at once and raise `Stopped`."""
+        task, stop = asyncio.ensure_future(work), asyncio.ensure_future(self.stopping.wait())
+        try:
+            await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            raise Stopped("told to stop")
+        finally:
+            stop.cancel()
+            if not task.done():
+                task.add_done_callback(lambda given_up: given_up.cancelled() or given_up.exception())
+                task.cancel()
+                await asyncio.wait({task}, timeout=1.0)
+
+
+Body = Callable[[Service], Awaitable[None]]
+
+
+def run(name: str, settings: ServiceSettings, body: Body) -> int:
+    """Run `body` until it returns or is told to stop; return the exit status."""
+    os.umask(_UMASK)
+    memory.use_one_arena()
+    log_.configure(settings.log_level)
+    # Also while the event loop does not come to an end of what it does: see last_resort.py.
+    signals = last_resort.Signals(settings.drain_seconds + CLOSING_SECONDS)
+    try:
+        asyncio.run(_live(name, settings, body, signals))
+    except TimeoutError:
+        log.exception("did not drain within %s s of being told to stop", settings.drain_seconds)
+        return 1
+    except Exception as error:
+        refusals = [leaf for leaf in leaves(error) if isinstance(leaf, Refusal)]
+        for refusal in refusals:
+            log.error("%s", refusal)
+        if not refusals:
+            log.exception("crashed")
+        return 2 if refusals else 1
+    finally:
+        signals.close()
+    return 0
+
+
+async def _live(name: str, settings: ServiceSettings, body: Body, signals: last_resort.Signals) -> None:
+    disable_created_metrics()  # type: ignore[no-untyped-call]
+    service = Service(name, renew_thread=signals.renew_thread)
+    build = Gauge(
+        "zonemeter_build_info", "1; the version as a label.", ["service", "version"], registry=service.registry
+    )
+    build.labels(name, version("zonemeter")).set(1)
+    loop = asyncio.get_running_loop()
+    tasks = Gauge("zonemeter_tasks", "Tasks of the event loop; flat, or something leaks.", registry=service.registry)
+    tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
+    async with asyncio.timeout(None) as budget:
+
+        def stop(heard: str) -> None:
+            log.info("stopping", extra={"signal": heard})
+            service.stopping.set()
+            budget.reschedule(loop.time() + settings.drain_seconds)
+
+        signals.call(loop, stop)
+        extra = lambda: service.render() if service.render else b""  # noqa: E731 - set by the body later
+        async with health_.serve(settings.listen, service.health, service.registry, extra):
+            service.health.ready("start")
+            collecting = asyncio.create_task(_collect(service), name="collect-garbage")
+            try:
+                await body(service)
+            finally:
+                collecting.cancel()
+    log.info("stopped")
+
+
+async def _collect(service: Service) -> None:
+    while not service.stopping.is_set():
+        await service.pause(COLLECT_SECONDS)
+        gc.collect()
+        memory.trim()

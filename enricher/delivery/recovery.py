@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is already out: read back from Kafka after a start, a rebalance or a failed publication.
+
+The raw offset is committed together with the offset that the output had reached (in the commit's metadata), so
+what stands behind that offset belongs to chunks not committed yet. Each flow tells which rows of its chunk it holds.
+"""
+
+import asyncio
+import logging
+import re
+from dataclasses import dataclass, field
+
+import msgspec
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+
+from common.kafka import clients
+from common.service.lifecycle import Service
+from enricher.delivery.kafka_read import bounds, reader, stretch
+from enricher.join.join import Out
+from enricher.settings import EnricherSettings
+from schemas.codec import Count, decode
+from schemas.errors import DecodeError
+from schemas.flow import MAX_READ_BYTES
+from schemas.ids import split_flow_id
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A committed raw offset, and the offset that the output had reached then. None: not known."""
+
+    raw_offset: int | None
+    enriched_offset: int | None
+
+
+def commit_metadata(enriched_offset: int | None) -> str:
+    """Return what to store with a raw offset."""
+    return "" if enriched_offset is None else f"enriched={enriched_offset}"
+
+
+def parse_metadata(metadata: str) -> int | None:
+    """Return the output's offset; None if somebody else committed (an operator's reset, an older version)."""
+    found = re.fullmatch(r"enriched=(\d{1,18})", metadata)
+    return int(found[1]) if found else None
+
+
+@dataclass(slots=True)
+class Tail:
+    """What stands in the output behind some offset, by chunk id; `end` is the offset after it."""
+
+    end: int = 0
+    chunks: dict[str, Out] = field(default_factory=dict)
+
+    def add(self, flow: "_Flow") -> None:
+        """Take in one flow."""
+        chunk, number = split_flow_id(flow.id)
+        self.chunks.setdefault(chunk, Out()).add(number, flow.rows or (number,), flow.bytes, flow.packets)
+
+
+class _Flow(msgspec.Struct):
+    id: str
+    bytes: Count
+    packets: Count
+    rows: list[Count] = []
+
+
+_flow_decoder = msgspec.json.Decoder(_Flow)
+
+
+def read_back(value: bytes | None) -> _Flow:
+    """Decode what is needed of a flow to know that it is out; raises `DecodeError`."""
+    return decode(_flow_decoder, value, MAX_READ_BYTES)
+
+
+async def committed(service: Service, settings: EnricherSettings, partition: int) -> Committed:
+    """Return what the group committed for a raw partition."""
+    where = TopicPartition(settings.topics.raw, partition)
+    admin = await clients.start(service, settings, lambda: AIOKafkaAdminClient(**clients.client_options(settings)))
+    try:
+        async with asyncio.timeout(settings.kafka_deadline_seconds):
+            found = (await admin.list_consumer_group_offsets(settings.group_id, partitions=[where])).get(where)
+    finally:
+        await clients.close(admin)
+    if found is None or found.offset < 0:
+        return Committed(None, None)
+    enriched_offset = parse_metadata(found.metadata or "")
+    if enriched_offset is None:
+        said = (found.metadata or "")[:100]
+        log.warning(
+            "partition %s: its offset was committed by somebody else, who says %r of the output; "
+            "what is already out is looked for from the output's beginning",
+            *(partition, said),
+        )
+    return Committed(found.offset, enriched_offset)
+
+
+async def read_tail(service: Service, settings: EnricherSettings, partition: int, start: int | None) -> Tail:
+    """Read the output partition from `start` (None, or no longer there: from its beginning) to its end."""
+    where = TopicPartition(settings.topics.enriched, partition)
+    async with reader(service, settings, where) as consumer:
+        begin, end = await bounds(consumer, where, settings.kafka_deadline_seconds)
+        first = begin if start is None or start > end else max(begin, start)
+        if end - first > 1_000_000:
+            log.info("reading back %s records of %s-%s", end - first, where.topic, partition)
+        tail = Tail(end)
+        async for records in stretch(consumer, where, first, end, settings.kafka_deadline_seconds):
+            for record in records:
+                try:
+                    tail.add(read_back(record.value))
+                except DecodeError as error:
+                    log.warning("%s-%s@%s is no flow: %s", where.topic, partition, record.offset, error)
+    return tail

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The topology topic: history is read before anything is joined, then followed; changes are written to it.
+
+A state that ended longer ago than raw flows are kept is taken off (a tombstone); one that still holds never is.
+
+The enricher that owns raw partition 0 writes. The others follow what it writes and keep only what it did not: if
+it dies, whoever takes over writes the rest. What raw chunks say of nodes' addresses, each writes that has read it. Two
+writers for a moment do no harm: a key says the same whoever wrote.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from common.errors import PublishError, Refusal, Stopped
+from common.kafka import clients
+from common.kafka.publish import Publisher, Record
+from common.service.lifecycle import Service
+from enricher.delivery.kafka_read import Records, bounds, reader, stretch
+from enricher.kube.cluster import Cluster
+from enricher.metrics import Metrics
+from enricher.settings import EnricherSettings
+from schemas.errors import DecodeError
+from schemas.topology import TopologyState, decode_topology, decode_topology_file, encode_topology
+
+log = logging.getLogger(__name__)
+
+_WRITE_SECONDS = 0.25
+_FETCH_SECONDS = 1.0
+_RETRY_SECONDS = 1.0
+_PRUNE_SECONDS = 60.0
+_MAX_WRITE = 5000
+
+
+def read_file(settings: EnricherSettings) -> list[TopologyState]:
+    """Read the `--topology` file; raise `Refusal` naming what is wrong with it."""
+    path = settings.topology
+    assert path is not None
+    try:
+        states = decode_topology_file(path.read_bytes())
+    except OSError as error:
+        raise Refusal(f"topology = {str(path)!r}: {error.strerror}; expected a JSON file of topology states") from error
+    except DecodeError as error:
+        raise Refusal(f"topology = {str(path)!r}: {error}; expected a JSON array of topology states") from error
+    if not any(state.kind == "node" for state in states):
+        raise Refusal(f"topology = {str(path)!r}: it holds no node, so that no zone could ever be known")
+    return states
+
+
+class TopologyTopic:
+    """Reads the topic, and writes what the topic does not know yet."""
+
+    def __init__(self, service: Service, settings: EnricherSettings, cluster: Cluster, metrics: Metrics) -> None:
+        self._service = service
+        self._settings = settings
+        self._cluster = cluster
+        self._metrics = metrics
+        self._where = TopicPartition(settings.topics.topology, 0)
+        self._position = 0
+        self._tight = settings.index_max_states
+
+    async def read_history(self) -> None:
+        """Read the topic to its present end, however long Kafka takes to give it."""
+        self._service.health.waiting("history", f"reading {self._where.topic}")
+        while not self._service.stopping.is_set():
+            try:
+                async with reader(self._service, self._settings, self._where) as consumer:
+                    await self._catch_up(consumer)
+            except (KafkaError, OSError, TimeoutError) as error:
+                self._service.health.waiting("history", f"{self._where.topic}: {error or type(error).__name__}")
+                await self._service.pause(_RETRY_SECONDS)
+            else:
+                self._service.health.ready("history")
+                return
+
+    async def follow(self) -> None:
+        """Take in what is written from now on, until told to stop while Kafka is away."""
+        while True:
+            try:
+                async with reader(self._service, self._settings, self._where) as consumer:
+                    await self._catch_up(consumer)
+                    consumer.seek(self._where, self._position)
+                    while True:
+                        batches = await clients.fetch(consumer, self._where, seconds=_FETCH_SECONDS)
+                        self._take(batches.get(self._where, ()))
+            except Stopped:
+                return
+            except (KafkaError, OSError, TimeoutError) as error:
+                log.warning("%s: %s; retrying", self._where.topic, error or type(error).__name__)
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def write(self, publisher: Publisher, is_writer: Callable[[], bool]) -> None:
+        """Write what changed while `is_writer` says so, and forget what is too old to matter.
+
+        Returns when told to stop while Kafka is away: whoever writes next sees in the topic what is missing.
+        """
+        with contextlib.suppress(Stopped):
+            await self._write_on(publisher, is_writer)
+
+    async def _write_on(self, publisher: Publisher, is_writer: Callable[[], bool]) -> None:
+        loop = asyncio.get_running_loop()
+        begun, pruned = loop.time(), 0.0
+        while True:
+            await asyncio.sleep(_WRITE_SECONDS)
+            # The first time as soon as it is clear who writes: what the history held may be old.
+            if loop.time() - (pruned or begun) > _PRUNE_SECONDS or (not pruned and is_writer()):
+                ended = self._prune()
+                if ended and is_writer():
+                    await self._bury(publisher, ended)
+                pruned = loop.time()
+            states = [*self._cluster.told.values(), *(self._cluster.pending.values() if is_writer() else ())]
+            if states:
+                await self._write_some(publisher, states[:_MAX_WRITE])
+
+    async def _write_some(self, publisher: Publisher, states: list[TopologyState]) -> None:
+        now = self._cluster.clock()
+        records = [Record(self._where.topic, 0, state.key, encode_topology(state), now) for state in states]
+        try:
+            await publisher.publish(records)
+        except PublishError as error:
+            log.warning("%s: %s; writing it again", self._where.topic, error)
+            return
+        for state in states:
+            self._cluster.confirm(state)
+        self._metrics.topology_writes.inc(len(states))
+
+    def _prune(self) -> list[TopologyState]:
+        """Forget what is too old to matter, and return it; then what there is no room for."""
+        ended = self._cluster.index.prune(self._cluster.clock() - int(self._settings.history_hours * 3_600_000))
+        self._keep_small()
+        return ended
+
+    def _keep_small(self) -> None:
+        most = self._settings.index_max_states
+        if self._cluster.index.states <= self._tight:
+            return
+        # A tenth below, so that it is not looked through again with every change; so too if that much still holds.
+        evicted = self._cluster.index.shrink(most - most // 10)
+        self._tight = max(most, self._cluster.index.states + most // 10)
+        self._metrics.index_evicted.inc(evicted)
+        log.warning(
+            "index: %s states forgotten early, %s are left: index_max_states is %s",
+            *(evicted, self._cluster.index.states, most),
+        )
+
+    async def _bury(self, publisher: Publisher, ended: list[TopologyState]) -> None:
+        """Take states off the topic. What fails stays there until a later start reads it and prunes it again."""
+        now = self._cluster.clock()
+        records = [Record(self._where.topic, 0, state.key, None, now) for state in ended]
+        for first in range(0, len(records), _MAX_WRITE):
+            part = records[first : first + _MAX_WRITE]
+            try:
+                await publisher.publish(part)
+            except PublishError as error:
+                log.warning("%s: %s; %s tombstones not written", self._where.topic, error, len(records) - first)
+                return
+            self._metrics.topology_tombstones.inc(len(part))
+
+    async def _catch_up(self, consumer: AIOKafkaConsumer) -> None:
+        deadline = self._settings.kafka_deadline_seconds
+        begin, end = await bounds(consumer, self._where, deadline)
+        start = begin if self._position > end else max(begin, self._position)
+        async for records in stretch(consumer, self._where, start, end, deadline):
+            self._take(records)
+        self._position = end
+
+    def _take(self, records: Records) -> None:
+        states = []
+        for record in records:
+            self._position = record.offset + 1
+            if record.value is None:
+                continue  # tombstoned: older than all that is still to be joined
+            try:
+                states.append(decode_topology(record.value))
+            except DecodeError as error:
+                self._metrics.topology_refused.labels(error.reason).inc()
+                log.warning("%s@%s: %s", self._where.topic, record.offset, error)
+        self._cluster.load(states)
+        self._keep_small()
+        for state in states:
+            self._cluster.confirm(state)

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flows of a chunk as JSON, written when they are asked for. Pure.
+
+All at once they would take rows times what an end point's names take, and a raw record of 1 MiB may have 50,000 rows.
+Whoever sends them needs a batch of them at a time.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import overload
+
+from enricher.join.columns import Ints
+
+# Written together: enough that numpy's own cost is nothing beside it.
+BLOCK_ROWS = 2000
+
+
+class Flows(Sequence[bytes]):
+    """A value a flow, to be gone through once: none of them is held. `write` returns those of some of `places`."""
+
+    def __init__(self, write: Callable[[Ints], list[bytes]], places: Ints) -> None:
+        self._write = write
+        self._places = places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Flows": ...
+    def __getitem__(self, index: int | slice) -> "bytes | Flows":
+        """Return values that are not written yet; or one, which costs as much as many."""
+        if isinstance(index, slice):
+            return Flows(self._write, self._places[index])
+        return self._write(self._places[[index]])[0]
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield the values, a block at a time."""
+        for first in range(0, len(self._places), BLOCK_ROWS):
+            yield from self._write(self._places[first : first + BLOCK_ROWS])

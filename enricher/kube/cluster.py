@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cluster as this process knows it: the index, what the API showed, and who waits for news of it.
+
+Changes go into the index at once and into `pending`, which the topology topic's writer empties, or into `told`: what
+raw chunks say, which nobody else may have read, whoever read them writes.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+
+from enricher.index.ownership import Index
+from enricher.index.reachable import gone, heard
+from enricher.kube.objects import Object, left_out
+from enricher.kube.observed import Observed
+from schemas.raw import RawChunk
+from schemas.topology import TopologyState
+
+Clock = Callable[[], int]
+
+
+def now_ms() -> int:
+    """Return Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class Cluster:
+    """A sink of what the API shows. `live`: there is an API, so that what is not known yet may become known.
+
+    `tell_left_out` is told what of an object is left out, each time that the API shows it.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        *,
+        live: bool,
+        clock: Clock = now_ms,
+        tell_left_out: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.index = index
+        self.live = live
+        self.clock = clock
+        self.pending: dict[bytes, TopologyState] = {}
+        self.told: dict[bytes, TopologyState] = {}
+        self._tell_left_out = tell_left_out
+        self._observed = Observed(index.states_of)
+        self._news = asyncio.Event()
+
+    def load(self, states: Iterable[TopologyState]) -> None:
+        """Take states from a file or the topic into the index."""
+        changed = [self.index.apply(state) for state in states]
+        if any(changed):
+            self._tell()
+
+    def begin(self) -> None:
+        """Compare what the API will show with the history loaded so far."""
+        self._observed.seed(self.index.current())
+
+    def take(self, found: Object, version: str) -> None:
+        """Take in an object as it is now."""
+        for what in left_out(found):
+            self._tell_left_out(what)
+        self._change(self._observed.take(found, version, self.clock()))
+
+    def drop(self, found: Object) -> None:
+        """Take in that an object was deleted."""
+        self._change(self._observed.drop(found, self.clock()))
+
+    def retain(self, kind: str, uids: set[str], version: str) -> None:
+        """Take in that of a kind only these exist."""
+        self._change(self._observed.retain(kind, uids, version, self.clock()))
+
+    def hear(self, chunk: RawChunk) -> None:
+        """Take in by which addresses a node says that it is reached."""
+        self._tell_of(heard(self.index, chunk, self.clock()))
+
+    def confirm(self, state: TopologyState) -> None:
+        """Note that the topic holds a state: what it says as well need not be written."""
+        for unwritten in (self.pending, self.told):
+            waiting = unwritten.get(state.key)
+            if waiting is not None and (waiting.to_ms is None or state.to_ms is not None):
+                del unwritten[state.key]
+
+    async def news(self, seconds: float) -> None:
+        """Return when something changed, at the latest after so long."""
+        try:
+            await asyncio.wait_for(self._news.wait(), seconds)
+        except TimeoutError:
+            return
+
+    def _change(self, states: list[TopologyState]) -> None:
+        for state in states:
+            self.index.apply(state)
+            self.pending[state.key] = state
+        if states:
+            self._tell_of(gone(self.index, states))
+            self._tell()
+
+    def _tell_of(self, states: list[TopologyState]) -> None:
+        for state in states:
+            self.index.apply(state)
+            if self.live:
+                self.told[state.key] = state
+        if states:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`zonemeter audit`: read the ledger of a time range, reconcile it, say what it comes to.
+
+Exit status 0 if every byte that the hook saw is accounted for, 1 if not (or nothing was seen, or a node's name is
+abused, or what was read back by --deep is not what the ledger says), 2 for wrong use.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from aiokafka.structs import ConsumerRecord
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from audit.books import Books, conclude
+from audit.result import MAX_LISTED, Audit
+from common.errors import Refusal
+from common.flags import refuse
+from common.settings import KafkaSettings, load
+from common.terminal import complain, say, write_json
+from history.audit import explain, text
+from history.audit.deep import look as deep
+from history.model.time_range import TimeRange
+from history.range_settings import SPAN_SHORTCUTS, SpanSettings
+from history.read.topic import read_topic
+from schemas.codec import Unreadable
+from schemas.errors import DecodeError
+from schemas.ids import Origin
+from schemas.ledger import read_ledger
+from schemas.topology import TopologyState, decode_topology
+
+# The latest that a window may arrive at the last hop and still be called in flight: the window itself is over;
+# the enricher waits 2 s at most for its index, each hop commits about once a second, a sink's cut may take longer.
+DEFAULT_SETTLE_SECONDS = 90.0
+# Windows that fit are let go of once so many are open, but for those of the last minutes of what was read so far.
+_SETTLE_WHEN_OPEN = 20_000
+_SETTLE_MARGIN_MS = 300_000
+
+
+class AuditSettings(SpanSettings):
+    """Reconcile, window by window, what the hook saw with what every later hop took."""
+
+    model_config = SettingsConfigDict(cli_shortcuts=SPAN_SHORTCUTS)
+
+    cluster: str | None = Field(None, min_length=1, description="only this cluster's windows")
+    node: str | None = Field(None, min_length=1, description="only this node's windows")
+    by: Literal["hop", "node"] = Field("hop", description="what the table's rows are")
+    output: Literal["table", "json"] = Field("table", description="how to print the answer")
+    settle_seconds: float = Field(
+        DEFAULT_SETTLE_SECONDS, ge=0, description="a window younger than this that has not arrived is in flight"
+    )
+    deep: bool = Field(False, description="also read the raw and enriched topics, and --archive, and compare them")
+    archive: str | None = Field(
+        None, description="with --deep: the flow log, a directory or URI as zonemeter run flowlog --output has it"
+    )
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; return its exit status."""
+    settings = load(AuditSettings, "audit", argv)
+    now_ms = time.time_ns() // 1_000_000
+    try:
+        if settings.archive is not None and not settings.deep:
+            raise ValueError("--archive is read with --deep only")
+        span = settings.span("zonemeter audit", now_ms)
+        asked = _Asked(settings, span)
+        audit, explained, found = asyncio.run(_look(asked, now_ms))
+    except (ValueError, Refusal) as error:
+        refuse("zonemeter audit", str(error))
+    if settings.output == "json":
+        answer = text.as_dict(audit, explained, found)
+        write_json(answer)
+    elif asked.nothing(audit) and (found is None or not found.findings):
+        complain(f"zonemeter audit: {asked.why_nothing()}")
+    else:
+        say(*text.lines(audit, span, by=settings.by, explained=explained, deep=found))
+    return 0 if audit.closes and not audit.is_forged and (found is None or not found.faults) else 1
+
+
+class _Asked:
+    """Which windows are asked for, and whose others there are in the range, for the hint if there is none."""
+
+    def __init__(self, settings: AuditSettings, span: TimeRange) -> None:
+        self.settings, self.span = settings, span
+        self._others: set[str] = set()
+
+    def holds(self, origin: Origin, start_ms: int) -> bool:
+        if not self.span.holds(start_ms):
+            return False
+        mine = self.settings.cluster in (None, origin.cluster) and self.settings.node in (None, origin.node)
+        if not mine and len(self._others) < MAX_LISTED:
+            self._others.add(f"{origin.cluster}/{origin.node}")
+        return mine
+
+    def nothing(self, audit: Audit) -> bool:
+        return not (audit.windows or audit.in_flight or audit.seen.bytes or audit.refused or audit.gaps)
+
+    def why_nothing(self) -> str:
+        if not self._others:
+            return f"no window in {self.span}: is a collector running? try a longer --since"
+        wanted = [f"{name} {value}" for name in ("cluster", "node") if (value := getattr(self.settings, name))]
+        shown = sorted(self._others)[: text.LONGEST_LIST]
+        more = f" and {len(self._others) - len(shown)} more" if len(self._others) > len(shown) else ""
+        return f"no window of {', '.join(wanted)} in {self.span}; there are {', '.join(shown)}{more}"
+
+
+async def _look(asked: _Asked, now_ms: int) -> tuple[Audit, list[str], deep.Deep | None]:
+    settings, span = asked.settings, asked.span
+    audit = await _reconcile(asked, now_ms)
+    explained = await explain.explain(settings, span, audit)
+    if not settings.deep:
+        return audit, explained, None
+    wanted = deep.Wanted(span, settings.cluster, settings.node)
+    return audit, explained, await deep.look(settings, wanted, settings.archive)
+
+
+async def audit_range(settings: AuditSettings, span: TimeRange, now_ms: int) -> Audit:
+    """Read ledger and topology and reconcile the windows that start in `span`; raise `Refusal` if that cannot be."""
+    return await _reconcile(_Asked(settings, span), now_ms)
+
+
+async def _reconcile(asked: _Asked, now_ms: int) -> Audit:
+    settings, span = asked.settings, asked.span
+    audit = Audit()
+    group = f"{settings.topic_prefix}flowlog"
+    books = Books(audit.of, asked.holds, group)
+    async for batch in read_topic(settings, settings.topics.ledger, span.from_ms):
+        for message in batch:
+            if message.value is not None:
+                with _naming(message, audit):
+                    books.take(read_ledger(message.value, message.key, message.partition))
+        books.trim(_SETTLE_MARGIN_MS, _SETTLE_WHEN_OPEN)
+    nodes = [state async for state in _nodes(settings, audit) if _within(state, settings, span)]
+    conclude(books, audit, now_ms - int(settings.settle_seconds * 1000), nodes or None)
+    if settings.node is not None:
+        audit.senders.clear()  # whether another node counted what it sent is in that node's windows, not in these
+    return audit
+
+
+async def _nodes(settings: KafkaSettings, audit: Audit) -> AsyncIterator[TopologyState]:
+    async for batch in read_topic(settings, settings.topics.topology):
+        for message in batch:
+            # Most states are pods'; a key begins with its kind.
+            is_node = (message.key or b"").startswith(b"node/") or isinstance(message.value, Unreadable)
+            if message.value is None or not is_node:
+                continue
+            state = None
+            with _naming(message, audit):
+                state = decode_topology(message.value)
+            if state is not None:
+                yield state
+
+
+@contextmanager
+def _naming(message: ConsumerRecord[bytes, bytes], audit: Audit) -> Iterator[None]:
+    """Name a record that is refused, and go on."""
+    try:
+        yield
+    except DecodeError as error:
+        if len(audit.refused) < MAX_LISTED:
+            audit.refused.append(f"{message.topic} partition {message.partition} offset {message.offset}: {error}")
+
+
+def _within(state: TopologyState, settings: AuditSettings, span: TimeRange) -> bool:
+    mine = settings.node in (None, state.name)
+    return mine and state.from_ms < span.to_ms and (state.to_ms is None or state.to_ms > span.from_ms)

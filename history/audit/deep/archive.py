@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads one partition's files of the flow log into facts: what its manifests list, and what the files really hold."""
+
+import io
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from functools import lru_cache
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from common.errors import Refusal
+from history.audit.deep.facts import Facts, Flows, flow_place
+from history.read.archive import FlowArchive
+from schemas.amount import Amount
+from schemas.codec import UNREADABLE, Count
+from schemas.errors import DecodeError
+from sinks.flowlog.manifest import DataFile, Manifest
+
+# Manifests are in order of what was taken, which is nearly that of time: so many in a row that end before the range
+# begins, and no earlier one holds any of it.
+_ENOUGH_BEFORE = 50
+_BATCH_ROWS = 50_000
+_COLUMNS = ["id", "bytes", "packets", "window_start"]
+
+# A flow's id, bytes, packets and window start (Unix milliseconds).
+Row = tuple[str, int, int, int]
+
+
+class _Line(msgspec.Struct):
+    id: str
+    bytes: Count
+    packets: Count
+    window_start: str
+
+
+_line_decoder = msgspec.json.Decoder(_Line)
+
+
+def read_archive(archive: FlowArchive, facts: Facts) -> None:
+    """Take what the files hold of the facts' partition; name every file that is not as its manifest says."""
+    facts.archive = {}
+    numbers = archive.numbers(facts.partition)
+    if not numbers:
+        return
+    for absent in sorted(set(range(numbers[0], numbers[-1])) - set(numbers)):
+        facts.find("archive", f"manifest {absent} of partition {facts.partition} is missing")
+    for manifest in _manifests(archive, facts, numbers):
+        for file in manifest.files:
+            _take_file(archive, facts, manifest, file)
+
+
+def _manifests(archive: FlowArchive, facts: Facts, numbers: list[int]) -> Iterator[Manifest]:
+    """Yield the manifests that may hold windows of the range, from the newest back."""
+    before = 0
+    for number in reversed(numbers):
+        try:
+            manifest = archive.manifest(facts.partition, number)
+        except Refusal as refusal:
+            facts.find("archive", str(refusal))
+            continue
+        if number == numbers[-1]:
+            for origin, mark in manifest.known_marks().items():
+                facts.reach("archive", origin, (mark.generation, mark.sequence, mark.chunk))
+        span = facts.wanted.span
+        ends = [entry.end_ms for entry in manifest.ledger]
+        before = before + 1 if ends and max(ends) < span.from_ms else 0
+        if before > _ENOUGH_BEFORE:
+            return
+        if any(entry.end_ms >= span.from_ms and entry.start_ms < span.to_ms for entry in manifest.ledger):
+            yield manifest
+
+
+def _take_file(archive: FlowArchive, facts: Facts, manifest: Manifest, file: DataFile) -> None:
+    rows = 0
+    try:
+        for row in _rows(archive, file):
+            rows += 1
+            _take_row(facts, file, row)
+    except FileNotFoundError:
+        facts.find("archive", f"{file.path} is missing: manifest {manifest.sequence} lists {file.rows:,} flows in it")
+    except (OSError, pa.ArrowException, DecodeError, ValueError, *UNREADABLE) as error:
+        facts.find("archive", f"{file.path} cannot be read: {' '.join(str(error).split())}")
+    else:
+        if rows != file.rows:
+            listed = f"manifest {manifest.sequence} lists {file.rows:,}"
+            facts.find("archive", f"{file.path} holds {rows:,} flows, {listed}")
+
+
+def _take_row(facts: Facts, file: DataFile, row: Row) -> None:
+    flow_id, size, packets, start_ms = row
+    chunk, number, origin, _ = flow_place(flow_id)
+    if not facts.wanted.holds(origin, start_ms) or facts.archive is None:
+        return
+    if facts.archive.setdefault(chunk, Flows()).add(number, size, packets):
+        facts.count("archive", Amount(size, packets, 1))
+    else:
+        facts.find("archive", f"{flow_id} stands twice, once more in {file.path}")
+
+
+def _rows(archive: FlowArchive, file: DataFile) -> Iterable[Row]:
+    if file.path.endswith(".parquet"):
+        return _parquet_rows(archive, file)
+    return _json_rows(archive, file)
+
+
+def _parquet_rows(archive: FlowArchive, file: DataFile) -> Iterator[Row]:
+    with archive.filesystem.open_input_file(f"{archive.root}/{file.path}") as source:
+        for batch in pq.ParquetFile(source).iter_batches(_BATCH_ROWS, columns=_COLUMNS):
+            columns = [batch.column(name) for name in _COLUMNS]
+            columns[3] = columns[3].cast(pa.int64())
+            yield from zip(*(column.to_pylist() for column in columns), strict=True)
+
+
+def _json_rows(archive: FlowArchive, file: DataFile) -> Iterator[Row]:
+    with archive.filesystem.open_input_stream(f"{archive.root}/{file.path}") as source:
+        for line in io.BufferedReader(source):
+            found = _line_decoder.decode(line)
+            yield found.id, found.bytes, found.packets, _milliseconds(found.window_start)
+
+
+@lru_cache(maxsize=1_000)
+def _milliseconds(text: str) -> int:
+    return int(datetime.fromisoformat(text).timestamp() * 1000)

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`zonemeter audit --deep`: reads raw and enriched topic and the flow log's files, and compares with the ledger.
+
+The ledger says what each hop did; this looks whether it is there. One partition at a time, so that no more is held
+than a partition's chunks of the range. The ledger is read first: what it speaks of was written before it, so whatever
+is missing then is missing, on a live system too.
+"""
+
+from dataclasses import dataclass, field
+
+from common.settings import KafkaSettings
+from history.audit.deep.archive import read_archive
+from history.audit.deep.compare import compare
+from history.audit.deep.facts import Facts, Finding, Wanted
+from history.audit.deep.topics import read_letters, read_partition
+from history.model.time_range import TimeRange
+from history.read.archive import FlowArchive
+from history.read.topic import partitions_of
+from schemas.amount import NOTHING, Amount
+
+__all__ = ["Deep", "Finding", "TimeRange", "Wanted", "look"]
+
+
+@dataclass
+class Deep:
+    """What was found. `read`: what stands in the range, by source; `findings` are faults and repeats, by name."""
+
+    read: dict[str, Amount] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def faults(self) -> list[Finding]:
+        """What should not be."""
+        return [finding for finding in self.findings if finding.is_fault]
+
+    def add(self, facts: Facts, findings: list[Finding]) -> None:
+        """Add a partition."""
+        for source, amount in facts.read.items():
+            self.read[source] = self.read.get(source, NOTHING) + amount
+        self.findings += findings
+
+
+async def look(settings: KafkaSettings, wanted: Wanted, location: str | None) -> Deep:
+    """Read everything of the range back and compare it; raise `Refusal` if it cannot be read at all."""
+    archive = None if location is None else FlowArchive(location)
+    letters = await read_letters(settings, wanted.span)
+    deep = Deep()
+    for partition in await partitions_of(settings, settings.topics.ledger):
+        facts = Facts(partition, wanted, letters)
+        await read_partition(settings, facts)
+        if archive is not None:
+            # Anew for each partition: a running flow log has gone on meanwhile.
+            read_archive(FlowArchive(archive.location), facts)
+        deep.add(facts, compare(facts))
+    return deep

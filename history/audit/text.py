@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How an audit is shown: as lines of text for people, as a dictionary for programs. Pure.
+
+First how far it can be trusted at all: which nodes were metered, and how much of what left them the hook saw.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any, Literal
+
+from audit.result import Audit, Contradiction, HopTotal, Sums, covered
+from common.amounts import columns, fitted, labelled
+from history.audit.deep.look import Deep
+from history.model.time_range import TimeRange, timestamp
+from schemas.amount import Amount
+
+HOP_TITLES = {
+    "collector": "hook -> raw",
+    "enricher": "raw -> enriched",
+    "metrics": "enriched -> metrics",
+    "flowlog": "enriched -> flow log",
+}
+LONGEST_LIST = 10
+
+
+def lines(
+    audit: Audit,
+    span: TimeRange,
+    *,
+    by: Literal["hop", "node"] = "hop",
+    explained: Sequence[str] = (),
+    deep: Deep | None = None,
+) -> list[str]:
+    """Return the answer, how far to trust it, and what is wrong with it; tables are as wide as the page."""
+    found = [
+        *labelled("zonemeter audit", [str(span)], 18),
+        *_trust(audit),
+        *(_node_table(audit) if by == "node" else _hop_table(audit)),
+    ]
+    for heading, entries in (
+        ("unmeasured", _gaps(audit)),
+        ("clock", _clock_steps(audit)),
+        ("unaccounted", _shortfalls(audit)),
+        ("explained", explained),
+        ("repeat", _repeats(audit)),
+        ("forged?", _forged(audit)),
+        ("not ours", audit.refused),
+        ("not counted", _unmetered(audit)),
+    ):
+        found += _list(heading, entries)
+    if deep is not None:
+        found += _deep(deep)
+    return [*found, f"ledger {audit.ratio:.6f}   {_verdict(audit)}"]
+
+
+def as_dict(audit: Audit, explained: Sequence[str] = (), deep: Deep | None = None) -> dict[str, Any]:
+    """Return the audit as plain JSON types; amounts are `{bytes, packets, rows}`."""
+    found: dict[str, Any] = {
+        "closes": audit.closes,
+        "ratio": audit.ratio,
+        "windows": audit.windows,
+        "in_flight": audit.in_flight,
+        "unaccounted_bytes": dict(audit.unaccounted),
+        "unmeasured_seconds": audit.unmeasured_ms / 1000,
+        "nodes": {
+            "metered": sorted(audit.nodes_metered),
+            "in_cluster": None if audit.nodes_in_cluster is None else sorted(audit.nodes_in_cluster),
+        },
+        "coverage": {node: {**asdict(each), "ratio": each.ratios()} for node, each in sorted(audit.coverage.items())},
+        "hops": {hop: _hop(total) for hop, total in audit.hops.items()},
+        "by_node": [
+            {"cluster": cluster, "node": node, "windows": sums.windows, "ratio": sums.ratio, **_fates(sums)}
+            for (cluster, node), sums in sorted(audit.nodes.items())
+        ],
+        "absent": audit.absent,
+        "gaps": [{"node": g.node, "from_ms": g.from_ms, "to_ms": g.to_ms, "why": g.why} for g in audit.gaps],
+        "clock_steps": [asdict(each) for each in audit.clock_steps],
+        "shortfalls": [
+            {"hop": s.hop, "window": s.window, "bytes": s.bytes, "packets": s.packets, "why": s.why, "late": s.late}
+            for s in audit.shortfalls
+        ],
+        "explained": list(explained),
+        "refused": audit.refused,
+        "repeats": [
+            {"chunk": r.chunk, "offset": r.offset, "announced": r.announced, **_amount(r.amount)}
+            for r in audit.repeated
+        ],
+        "contradicted": [
+            {
+                "hop": c.hop,
+                "id": c.id,
+                "first": None if c.first is None else [_amount(amount) for amount in c.first],
+                "later": [_amount(amount) for amount in c.later],
+            }
+            for c in audit.contradicted
+        ],
+        "interleaved_boots": audit.interleaved,
+        "foreign_source": [
+            {"node": node, "owner": owner, **_amount(amount)} for (node, owner), amount in sorted(audit.foreign.items())
+        ],
+        "unmetered_senders": {node: _amount(amount) for node, amount in sorted(audit.unmetered_senders().items())},
+    }
+    if deep is not None:
+        found["deep"] = {
+            "faults": len(deep.faults),
+            "read": {source: _amount(amount) for source, amount in deep.read.items()},
+            "findings": [{"source": f.source, "fault": f.is_fault, "what": f.what} for f in deep.findings],
+        }
+    return found
+
+
+def _trust(audit: Audit) -> Iterable[str]:
+    of = "" if audit.nodes_in_cluster is None else f" of {len(audit.nodes_in_cluster)} in the cluster"
+    yield f"nodes metered {len(audit.nodes_metered)}{of}"
+    unmetered = sorted((audit.nodes_in_cluster or set()) - audit.nodes_metered)
+    if unmetered:
+        yield f"never metered in this range: {', '.join(unmetered)}"
+    yield f"coverage {coverage(audit)}{_worst(audit)}"
+    in_flight = f", {audit.in_flight} in flight (left out)" if audit.in_flight else ""
+    unmeasured = f"{audit.unmeasured_ms / 1000:.1f} s" if audit.gaps else "no time"
+    yield f"windows {audit.windows}{in_flight}     unmeasured {unmeasured}"
+
+
+def coverage(audit: Audit) -> str:
+    """Say how much of what the uplinks sent and got the hook saw, over all nodes."""
+    total = covered(audit.coverage.values())
+    return ", ".join(f"{way} {_percent(ratio)}" for way, ratio in total.items()) or "unknown (no uplink sent anything)"
+
+
+def _worst(audit: Audit) -> str:
+    """Name the node of which the hook saw least, unless it saw everything everywhere."""
+    ratios = [(ratio, node, way) for node, each in audit.coverage.items() for way, ratio in each.ratios().items()]
+    if not ratios or min(ratios)[0] == 1:
+        return ""
+    ratio, node, way = min(ratios)
+    return f" (least: {node} {way} {_percent(ratio)})"
+
+
+def _percent(ratio: float) -> str:
+    return f"{math.floor(1000 * ratio) / 10:.1f} %"  # 100 only where it is all
+
+
+def _hop_table(audit: Audit) -> list[str]:
+    """Return a row for each hop, below it what it put aside and what it lost."""
+    more = {hop: f"enriched -> {hop}" for hop in sorted(audit.hops.keys() - HOP_TITLES.keys())}
+    rows: list[tuple[str, ...]] = [("hop", "bytes in", "packets in", "bytes out", "rows out")]
+    below: list[list[str]] = [[]]
+    for hop, title in (HOP_TITLES | more).items():
+        if hop in audit.hops:
+            total = audit.hops[hop]
+            numbers = (total.taken.bytes, total.taken.packets, total.given.bytes, total.given.rows)
+            rows.append((title, *(f"{number:,}" for number in numbers)))
+            below.append(_left_out(total))
+        elif hop in audit.absent:
+            rows.append((title, "-", "-", "-", "-"))
+            below.append(["   no report in this range yet"])
+    table = columns(rows, "<>>>>")
+    return [line for row, more_lines in zip(table, below, strict=True) for line in (row, *more_lines)]
+
+
+def _left_out(total: HopTotal) -> list[str]:
+    return [
+        line
+        for label, amounts in (("   lost (bytes)", total.lost), ("   put aside (bytes)", total.aside))
+        for line in labelled(
+            label, [f"{why} {each.bytes:,}" for why, each in sorted(amounts.items()) if each.packets], 22
+        )
+    ]
+
+
+def _node_table(audit: Audit) -> list[str]:
+    rows: list[tuple[str, ...]] = [
+        ("node", "windows", "seen (bytes)", "coverage", "unmeasured s", "lost", "unaccounted"),
+    ]
+    unmeasured_ms: dict[str, int] = {}
+    for gap in audit.gaps:
+        unmeasured_ms[gap.node] = unmeasured_ms.get(gap.node, 0) + max(gap.to_ms - gap.from_ms, 0)
+    for (_, node), sums in sorted(audit.nodes.items()):
+        ratios = sums.coverage[node].ratios() if node in sums.coverage else {}
+        unmeasured = unmeasured_ms.get(node, 0) / 1000
+        lost = sum(amount.bytes for total in sums.hops.values() for amount in total.lost.values())
+        rows.append(
+            (
+                node,
+                f"{sums.windows:,}",
+                f"{sums.seen.bytes:,}",
+                _percent(min(ratios.values())) if ratios else "-",
+                f"{unmeasured:.1f}",
+                f"{lost:,}",
+                f"{sums.unaccounted_bytes:,}",
+            )
+        )
+    return fitted(rows, "<>>>>>>", names=(0,))
+
+
+def _gaps(audit: Audit) -> list[str]:
+    return [
+        f"{gap.node}  {timestamp(gap.from_ms)} for {(gap.to_ms - gap.from_ms) / 1000:.1f} s: {gap.why}"
+        for gap in audit.gaps
+    ]
+
+
+def _clock_steps(audit: Audit) -> list[str]:
+    return [
+        f"{each.node}  set {'forward' if each.step_ms > 0 else 'back'} by {abs(each.step_ms) / 1000:,.1f} s "
+        f"in the window that ended at {timestamp(each.to_ms)}: what came before has the times of the clock as it was"
+        for each in audit.clock_steps
+    ]
+
+
+def _shortfalls(audit: Audit) -> list[str]:
+    return [f"{short.hop}  {short.window}  {short.bytes:,} bytes: {short.why}" for short in audit.shortfalls]
+
+
+def _repeats(audit: Audit) -> list[str]:
+    return [
+        f"{each.chunk} came again at raw offset {each.offset}: {each.amount.bytes:,} bytes put aside"
+        for each in audit.repeated
+        if each.announced
+    ]
+
+
+def _forged(audit: Audit) -> list[str]:
+    boots = [
+        f"{node}: boots {', '.join(boots)} go on side by side: two machines of one name, or somebody writes in it"
+        for node, boots in audit.interleaved.items()
+    ]
+    foreign = [
+        f"foreign_source  {node} says it sent {amount.bytes:,} bytes from addresses of {owner}"
+        for (node, owner), amount in sorted(audit.foreign.items())
+    ]
+    return boots + foreign + [_contradicted(each) for each in audit.contradicted] + _unannounced(audit)
+
+
+def _contradicted(each: Contradiction) -> str:
+    first = "something else" if each.first is None else _in_and_out(*each.first)
+    return f"contradicted  {each.id}: {each.hop} said {first}, then {_in_and_out(*each.later)}; the first counts"
+
+
+def _in_and_out(taken: Amount, given: Amount) -> str:
+    return f"{taken.bytes:,} bytes in, {given.bytes:,} out"
+
+
+def _unannounced(audit: Audit) -> list[str]:
+    return [
+        f"{each.chunk} came again at raw offset {each.offset} and does not say that it might: two wrote it, or a mirror"
+        for each in audit.repeated
+        if not each.announced
+    ]
+
+
+def _unmetered(audit: Audit) -> list[str]:
+    return [
+        f"{amount.bytes:,} bytes from {node}, which metered nothing; receivers put them aside as sender_in_cluster"
+        for node, amount in sorted(audit.unmetered_senders().items())
+    ]
+
+
+def _list(heading: str, entries: Sequence[str]) -> list[str]:
+    found = [f"{heading}  {entry}" for entry in entries[:LONGEST_LIST]]
+    more = len(entries) - LONGEST_LIST
+    return [*found, f"{heading}  and {more} more; -o json lists them"] if more > 0 else found
+
+
+def _deep(deep: Deep) -> list[str]:
+    read = [f"{source} {amount.rows:,} rows {amount.bytes:,} bytes" for source, amount in deep.read.items()]
+    return [
+        *labelled("read back", [*(read or ["nothing"]), f"{len(deep.faults)} faults"], 12),
+        *_list("FAULT", [f"{each.source}: {each.what}" for each in deep.faults]),
+        *_list("note", [f"{each.source}: {each.what}" for each in deep.findings if not each.is_fault]),
+    ]
+
+
+def _verdict(audit: Audit) -> str:
+    if not audit.seen.bytes:
+        return "nothing was seen in this range: is a collector running? try a longer --since"
+    return "every byte is accounted for" if audit.closes else "the ledger does not close"
+
+
+def _hop(total: HopTotal) -> dict[str, Any]:
+    return {
+        "in": _amount(total.taken),
+        "out": _amount(total.given),
+        "aside": {reason: _amount(amount) for reason, amount in sorted(total.aside.items())},
+        "lost": {reason: _amount(amount) for reason, amount in sorted(total.lost.items())},
+    }
+
+
+def _fates(sums: Sums) -> dict[str, Any]:
+    return {"seen": _amount(sums.seen), "unaccounted_bytes": sums.unaccounted_bytes}
+
+
+def _amount(amount: Amount) -> dict[str, int]:
+    return {"bytes": amount.bytes, "packets": amount.packets, "rows": amount.rows}

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`zonemeter cidrs check FILE` and `zonemeter cidrs suggest`.
+
+Exit status of check: 0 if every entry is sound and took something, 1 if one is not or did not, 2 for wrong use.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import CliPositionalArg, SettingsConfigDict
+
+from common.errors import Refusal
+from common.flags import refuse
+from common.settings import load
+from enricher.index.cidr_check import findings
+from enricher.join.policy import UNMETERED, policy_of
+from history.cidrs import text
+from history.cidrs.dry_run import dry_run, nodes_within, unmapped
+from history.cidrs.text import Checked, Suggested
+from history.model.time_range import Since, TimeRange
+from history.range_settings import SPAN_SHORTCUTS, SpanSettings, Words
+from history.read import interrupts
+from history.read.rejoin import Joiner, Taken, cidr_map_of, known_states, resolver_of
+from schemas.topology import TopologyState
+
+_DEFAULT_SINCE = "24h"
+
+
+class CidrsSettings(SpanSettings):
+    """What both commands read."""
+
+    model_config = SettingsConfigDict(cli_shortcuts=SPAN_SHORTCUTS)
+
+    since: Since | None = Field(
+        None, description="how far back, such as 1h, or since when, such as yesterday (default: 24h)"
+    )
+    cluster: Words = Field([], description="only these clusters, comma-separated")
+    topology: Path | None = Field(None, description="a file of states instead of the topology topic")
+    unmetered_nodes: str = Field(
+        UNMETERED, description="names of nodes that have no collector, as the enricher was told"
+    )
+
+
+class CidrsCheckSettings(CidrsSettings):
+    """Try a CIDR map on history: what each entry would take, what would become of unknown bytes, what looks wrong."""
+
+    file: CliPositionalArg[Path] = Field(description="the map, TOML or JSON")
+    current: Path | None = Field(None, description="the map in force, to compare with; without it: with none")
+    output: Literal["table", "json"] = Field("table", description="how to print the answer")
+
+
+class CidrsSuggestSettings(CidrsSettings):
+    """List the networks that nobody names, /24 and /64, by bytes, with what is known about them."""
+
+    cidr_map: Path | None = Field(None, description="the map in force: what it names is not listed")
+    top: int = Field(20, ge=1, description="how many of the greatest to list")
+    output: Literal["table", "json", "csv", "toml"] = Field(
+        "table", description="how to print the answer; toml: entries of a map, to be completed"
+    )
+
+
+def check(argv: list[str]) -> int:
+    """Check a map; return the exit status."""
+    settings = load(CidrsCheckSettings, "cidrs check", argv)
+    try:
+        checked = interrupts.run(_check(settings, _span(settings, "zonemeter cidrs check")))
+    except (ValueError, Refusal) as error:
+        refuse("zonemeter cidrs check", str(error))
+    text.print_checked(checked, settings.output)
+    return 0 if checked.sound else 1
+
+
+def suggest(argv: list[str]) -> int:
+    """List what no entry names; return the exit status."""
+    settings = load(CidrsSuggestSettings, "cidrs suggest", argv)
+    try:
+        suggested = interrupts.run(_suggest(settings, _span(settings, "zonemeter cidrs suggest")))
+    except (ValueError, Refusal) as error:
+        refuse("zonemeter cidrs suggest", str(error))
+    text.print_suggested(suggested, settings.output, settings.top)
+    return 0
+
+
+async def _check(settings: CidrsCheckSettings, span: TimeRange) -> Checked:
+    taken = Taken()
+    wanted, current = cidr_map_of(settings.file, "file"), cidr_map_of(settings.current, "current")
+    states = await known_states(settings, settings.topology, taken)
+    policy = policy_of(settings.unmetered_nodes)
+    before, after = (Joiner(resolver_of(states, cidrs), policy) for cidrs in (current, wanted))
+    run = await dry_run(settings, span, settings.cluster, (before, after), taken)
+    said = findings(wanted.entries, _nodes(states, span))
+    return Checked(span, str(settings.file), wanted.entries, run, said, taken, settings.current is not None)
+
+
+async def _suggest(settings: CidrsSuggestSettings, span: TimeRange) -> Suggested:
+    taken = Taken()
+    states = await known_states(settings, settings.topology, taken)
+    joiner = Joiner(resolver_of(states, cidr_map_of(settings.cidr_map)), policy_of(settings.unmetered_nodes))
+    read, found = await unmapped(settings, span, settings.cluster, joiner, taken)
+    nodes = _nodes(states, span)
+    networks = [(network, nodes_within(network.network, nodes)) for network in found]
+    return Suggested(span, networks, read, taken, settings.cidr_map is not None)
+
+
+def _span(settings: CidrsSettings, prog: str) -> TimeRange:
+    return settings.span(prog, time.time_ns() // 1_000_000, _DEFAULT_SINCE)
+
+
+def _nodes(states: Sequence[TopologyState], span: TimeRange) -> list[TopologyState]:
+    """Return the nodes of a range, each as it was last."""
+    last: dict[str, TopologyState] = {}
+    for state in sorted(states, key=lambda state: state.from_ms):
+        if state.kind == "node" and state.from_ms < span.to_ms and (state.to_ms is None or state.to_ms > span.from_ms):
+            last[state.name] = state
+    return list(last.values())

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the answers of `zonemeter cidrs` are shown: tables for people, JSON and CSV for programs, TOML to go on with."""
+
+import csv
+import io
+import ipaddress
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from common import page, terminal
+from common.amounts import duration, fitted, human, labelled, shorten
+from common.terminal import command
+from enricher.index.addresses import Prefix
+from enricher.index.cidr_check import Finding
+from enricher.index.cidrs import Cidr
+from history.cidrs.dry_run import DryRun, Unmapped
+from history.model.time_range import TimeRange
+from history.read.rejoin import Taken
+from schemas.amount import NOTHING
+from schemas.flow import SCOPES
+from schemas.topology import TopologyState
+
+_MOST_NAMED = 3
+# What usually listens there. A hint, never an attribution.
+_USUALLY = {
+    "tcp/53": "DNS",
+    "udp/53": "DNS",
+    "tcp/443": "HTTPS",
+    "tcp/1433": "SQL Server",
+    "tcp/2049": "NFS",
+    "tcp/3306": "MySQL",
+    "tcp/5432": "PostgreSQL",
+    "tcp/5439": "Redshift",
+    "tcp/6379": "Redis",
+    "tcp/9092": "Kafka",
+    "tcp/9098": "MSK",
+    "tcp/9200": "OpenSearch",
+    "tcp/11211": "memcached",
+    "tcp/27017": "MongoDB",
+}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A map tried on history. `against_current`: `run.before` is of the map in force, else of none."""
+
+    span: TimeRange
+    source: str
+    entries: Sequence[Cidr]
+    run: DryRun
+    findings: Sequence[Finding]
+    taken: Taken
+    against_current: bool
+
+    @property
+    def idle(self) -> list[Cidr]:
+        """Entries that took nothing."""
+        return [entry for entry in self.entries if entry.cidr not in self.run.by_rule]
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing looks wrong and every entry took something."""
+        return not self.idle and not any(finding.wrong for finding in self.findings)
+
+
+@dataclass(frozen=True)
+class Suggested:
+    """Networks that no entry names, greatest first, each with the nodes in it. `with_map`: a map in force was given."""
+
+    span: TimeRange
+    networks: Sequence[tuple[Unmapped, Sequence[TopologyState]]]
+    chunks: int
+    taken: Taken
+    with_map: bool
+
+
+def print_checked(checked: Checked, output: str) -> None:
+    """Print the answer of `check`."""
+    if output == "json":
+        terminal.write_json(_checked(checked))
+        return
+    run = checked.run
+    lines = [*labelled("zonemeter cidrs check", [str(checked.span), shorten(checked.source, 24)], 24), ""]
+    body: list[Sequence[str]] = [("network", "name", "zone", "bytes", "flows")]
+    for entry in checked.entries:
+        amount = run.by_rule.get(entry.cidr)
+        took = (human(amount.bytes), f"{amount.rows:,}") if amount else ("took nothing", "")
+        body.append((entry.cidr, entry.name, entry.zone or entry.zone_id or "-", *took))
+    lines += [*fitted(body, "<<<>>", (1, 2)), ""] if checked.entries else ["the map has no entry", ""]
+    body = [("scope", "with the map in force" if checked.against_current else "with no map", "with this one")]
+    for scope in SCOPES:
+        before, after = run.before.get(scope, NOTHING).bytes, run.after.get(scope, NOTHING).bytes
+        if before or after:
+            body.append((scope, human(before), human(after)))
+    lines += fitted(body, "<>>") if run.chunks else [_nothing(checked.span, checked.taken)]
+    lines += [f"{'wrong' if finding.wrong else 'note'}   {finding}" for finding in checked.findings]
+    terminal.say(*lines)
+
+
+def print_suggested(suggested: Suggested, output: str, top: int) -> None:
+    """Print the answer of `suggest`."""
+    shown = suggested.networks[:top]
+    if output == "json":
+        terminal.write_json([_network(*each) for each in shown])
+    elif output == "csv":
+        terminal.data().write(_csv(shown).encode())
+    elif output == "toml":
+        terminal.say(*(line for each in shown for line in _toml(*each, suggested.span)))
+    else:
+        _print_table(suggested, shown)
+
+
+def _csv(shown: Sequence[tuple[Unmapped, Sequence[TopologyState]]]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(_network(Unmapped(Prefix(32, 24, 0)), ()).keys())
+    for each in shown:
+        values = _network(*each).values()
+        writer.writerow([terminal.cell(" ".join(map(str, v))) if isinstance(v, list) else v for v in values])
+    return stream.getvalue()
+
+
+def _print_table(suggested: Suggested, shown: Sequence[tuple[Unmapped, Sequence[TopologyState]]]) -> None:
+    lines = [f"zonemeter cidrs suggest   {suggested.span}", ""]
+    if not shown:
+        # Nothing unknown, or nothing at all: both are an answer, and not the same.
+        empty = _nothing(suggested.span, suggested.taken)
+        lines.append("no private address is unknown" if suggested.chunks else empty)
+    body: list[Sequence[str]] = [("network", "bytes", "sent", "received", "addresses")]
+    for network, _ in shown:
+        amounts = (human(amount) for amount in (network.bytes, network.sent, network.received))
+        body.append((text_of(network.network), *amounts, str(len(network.addresses))))
+    table = fitted(body, "<>>>>") if shown else []
+    lines += table[:1]
+    for line, (network, nodes) in zip(table[1:], shown, strict=True):
+        lines += [line, *(f"    {shorten(fact, page.current().table - 4)}" for fact in _facts(network, nodes))]
+    rest = suggested.networks[len(shown) :]
+    if rest:
+        lines.append(f"and {len(rest)} more, {human(sum(network.bytes for network, _ in rest))}")
+    if shown:
+        lines += [
+            "",
+            f"zones are for you to say: {command('cidrs suggest -o toml')} begins the file, cidrs check FILE tries it",
+        ]
+    if shown and not suggested.with_map:
+        lines.append("no --cidr-map was given: what a map in force names is listed too")
+    terminal.say(*lines)
+
+
+def _facts(network: Unmapped, nodes: Sequence[TopologyState]) -> list[str]:
+    facts = []
+    if network.serves:
+        facts.append(f"serves {_ports(network.serves)}")
+    if network.calls:
+        facts.append(f"calls {_ports(network.calls)}")
+    facts.append(f"with {_named(network.peers)}")
+    if nodes:
+        zones = sorted({node.zone or "no zone" for node in nodes})
+        facts.append(f"{len(nodes)} nodes have addresses in it: {nodes[0].name}, ... in {', '.join(zones)}")
+    return facts
+
+
+def _toml(network: Unmapped, nodes: Sequence[TopologyState], span: TimeRange) -> list[str]:
+    text = text_of(network.network)
+    zones = sorted({node.zone for node in nodes if node.zone})
+    hint = zones[0] if len(zones) == 1 else ""
+    comments = [f"{human(network.bytes)} in {duration(span.to_ms - span.from_ms)}", *_facts(network, nodes)]
+    return [
+        *(f"# {comment}" for comment in comments),
+        "[[cidr]]",
+        f'cidr = "{text}"',
+        f'name = "{text.replace("/", "-")}"',
+        f'# zone = "{hint}"',
+        "",
+    ]
+
+
+def text_of(prefix: Prefix) -> str:
+    """Return a prefix as text."""
+    packed = (prefix.network << (prefix.bits - prefix.length)).to_bytes(prefix.bits // 8)
+    return f"{ipaddress.ip_address(packed)}/{prefix.length}"
+
+
+def _ports(ports: Counter[str]) -> str:
+    texts = [f"{port} ({_USUALLY[port]})" if port in _USUALLY else port for port, _ in ports.most_common(_MOST_NAMED)]
+    return ", ".join(texts) + (", ..." if len(ports) > _MOST_NAMED else "")
+
+
+def _named(names: Counter[str]) -> str:
+    return ", ".join(name for name, _ in names.most_common(_MOST_NAMED)) + (", ..." if len(names) > _MOST_NAMED else "")
+
+
+def _network(network: Unmapped, nodes: Sequence[TopologyState]) -> dict[str, Any]:
+    return {
+        "network": text_of(network.network),
+        "bytes": network.bytes,
+        "sent": network.sent,
+        "received": network.received,
+        "flows": network.flows,
+        "addresses": sorted(network.addresses),
+        "serves": [port for port, _ in network.serves.most_common()],
+        "calls": [port for port, _ in network.calls.most_common()],
+        "peers": [name for name, _ in network.peers.most_common()],
+        "node_zones": sorted({node.zone for node in nodes if node.zone}),
+    }
+
+
+def _checked(checked: Checked) -> dict[str, Any]:
+    run = checked.run
+    entries = []
+    for entry in checked.entries:
+        amount = run.by_rule.get(entry.cidr, NOTHING)
+        said = [
+            {"text": finding.text, "wrong": finding.wrong} for finding in checked.findings if finding.entry is entry
+        ]
+        named = {"cidr": entry.cidr, "name": entry.name, "zone": entry.zone, "zone_id": entry.zone_id}
+        entries.append(named | {"bytes": amount.bytes, "flows": amount.rows, "findings": said})
+    scopes = {
+        scope: [run.before.get(scope, NOTHING).bytes, run.after.get(scope, NOTHING).bytes]
+        for scope in SCOPES
+        if scope in run.before or scope in run.after
+    }
+    return {"sound": checked.sound, "entries": entries, "bytes_before_after": scopes}
+
+
+def _nothing(span: TimeRange, taken: Taken) -> str:
+    gone = " (the topic's oldest records are gone)" if taken.reading.cut_off else ""
+    return f"no raw window in {span}{gone}; try a longer --since"

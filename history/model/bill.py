@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prices a summary by a price file. Pure. Amounts are whole subunits (prices/book.py), so they add up exactly."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from history.model.summary import EXTERNAL, Summary, Traffic
+from prices.book import Price, PriceBook, Side, subunits_per_byte
+from schemas.flow import Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What both sides are billed for some traffic, in subunits."""
+
+    source: int = 0
+    destination: int = 0
+
+    @property
+    def total(self) -> int:
+        """What it costs, whoever is billed."""
+        return self.source + self.destination
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.source + other.source, self.destination + other.destination)
+
+
+NOTHING = Cost()
+
+
+@dataclass
+class Bill:
+    """What the traffic of a summary costs. Of traffic that has no price there is no cost, not one of zero."""
+
+    book: PriceBook | None
+    costs: dict[Traffic, Cost] = field(default_factory=dict)
+    unpriced: dict[Scope, int] = field(default_factory=lambda: defaultdict(int))
+
+    @cached_property
+    def by_scope(self) -> dict[Scope, Cost]:
+        """Cost by scope; a scope nothing of which has a price is not there."""
+        sums: dict[Scope, Cost] = {}
+        for traffic, cost in self.costs.items():
+            sums[traffic.scope] = sums.get(traffic.scope, NOTHING) + cost
+        return sums
+
+    @cached_property
+    def internet(self) -> dict[bool, Cost]:
+        """Cost of what is external by whether it came in."""
+        sums: dict[bool, Cost] = {}
+        for traffic, cost in self.costs.items():
+            if traffic.scope == EXTERNAL:
+                sums[traffic.comes_in] = sums.get(traffic.comes_in, NOTHING) + cost
+        return sums
+
+    @property
+    def total(self) -> Cost:
+        """What everything that has a price costs."""
+        return sum(self.by_scope.values(), NOTHING)
+
+
+def price_summary(summary: Summary, book: PriceBook | None) -> Bill:
+    """Price every kind of traffic in a summary; without a file nothing has a price."""
+    bill = Bill(book)
+    if book is None:
+        return bill
+    found: dict[tuple[Scope, Side, Side], Price | None] = {}
+    for traffic, size in summary.traffic.items():
+        key = (traffic.scope, traffic.source.side, traffic.destination.side)
+        if key not in found:
+            found[key] = book.find(*key)
+        price = found[key]
+        if price is None:
+            bill.unpriced[traffic.scope] += size
+        else:
+            bill.costs[traffic] = cost_of(price, size)
+    return bill
+
+
+def cost_of(price: Price, size: int) -> Cost:
+    """Return what so many bytes cost each side."""
+    return Cost(
+        size * subunits_per_byte(price.source, price.unit), size * subunits_per_byte(price.destination, price.unit)
+    )

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An end point of a flow as reports name it: its workload where it has one, else what it is. Pure."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from prices.book import Side
+from schemas.flow import Endpoint
+from sinks.flowlog.columns import END_COLUMNS, FlatEnd, Value, flatten
+
+# What an `End` is made of, among the flow log's columns; the address and the port are not.
+FIELDS = (
+    "kind",
+    "namespace",
+    "pod",
+    "workload_kind",
+    "workload",
+    "service",
+    "node",
+    "zone",
+    "region",
+    "name",
+    "reason",
+)
+# Flattened ends known; then all are forgotten and learnt anew.
+MAX_KNOWN = 200_000
+_PLACES = tuple(END_COLUMNS.index(name) for name in FIELDS)
+_ADDRESS, _PORT = END_COLUMNS.index("address"), END_COLUMNS.index("port")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class End:
+    """One side of a flow; "" where something is not known or does not apply. Equal means the same object.
+
+    `broker`: it is a Kafka broker that this pipeline writes to, by address and port.
+    """
+
+    label: str
+    kind: str
+    namespace: str
+    zone: str
+    region: str
+    name: str
+    reason: str
+    broker: bool = False
+
+    @property
+    def side(self) -> Side:
+        """What its price may depend on."""
+        return Side(self.region, self.name, self.kind == "external")
+
+
+class Own(NamedTuple):
+    """How the meter's own traffic is told: its namespace, and its brokers by (address, port)."""
+
+    namespace: str = ""
+    brokers: frozenset[tuple[str, int]] = frozenset()
+
+    def tells(self, source: End, destination: End) -> bool:
+        """Tell whether traffic between these two is the meter's own.
+
+        Collectors are on the host's network: what a node itself says to a broker of ours is theirs.
+        """
+        if self.namespace and self.namespace in (source.namespace, destination.namespace):
+            return True
+        return (source.kind == "node" and destination.broker) or (destination.kind == "node" and source.broker)
+
+
+class Ends:
+    """Makes end points, one object for each distinct one."""
+
+    def __init__(self, brokers: Collection[tuple[str, int]] = ()) -> None:
+        self.brokers = brokers
+        self._known: dict[tuple[Value, ...], End] = {}
+        self._flat: dict[FlatEnd, End] = {}
+        self._moved: dict[tuple[End, str, str], End] = {}
+
+    def make(self, endpoint: Endpoint) -> End:
+        """Return the end point that stands in a flow."""
+        return self._made(flatten(endpoint).values)
+
+    def of_flat(self, flat: FlatEnd) -> End:
+        """Return the end point that was flattened so; each is known by what it is made of."""
+        end = self._flat.get(flat)
+        if end is None:
+            if len(self._flat) >= MAX_KNOWN:
+                self._flat.clear()
+            end = self._flat[flat] = self._made(flat.values)
+        return end
+
+    def _made(self, values: tuple[Value, ...]) -> End:
+        broker = bool(self.brokers) and (values[_ADDRESS], values[_PORT]) in self.brokers
+        return self.of([values[place] for place in _PLACES], broker=broker)
+
+    def of(self, values: list[Value], *, broker: bool) -> End:
+        """Return the end point with these values, in the order of `FIELDS`."""
+        kind, namespace, pod, workload_kind, workload, service, node, zone, region, name, reason = (
+            str(value or "") for value in values
+        )
+        name = name if kind == "cidr" else ""  # others' is the prefix that stands for folded addresses
+        label = _label(kind, namespace, pod, workload_kind, workload, service, node, name)
+        facts = (label, kind, namespace, zone, region, name, reason, broker)
+        end = self._known.get(facts)
+        if end is None:
+            end = self._known[facts] = End(*facts)
+        return end
+
+    def at(self, end: End, zone: str, region: str) -> End:
+        """Return the same end point as if it were in that zone: a relayed packet is sent on from the observer's."""
+        if (end.zone, end.region) == (zone, region):
+            return end
+        moved = self._moved.get((end, zone, region))
+        if moved is None:
+            moved = self._moved[end, zone, region] = replace(end, zone=zone, region=region)
+        return moved
+
+
+def _label(
+    kind: str, namespace: str, pod: str, workload_kind: str, workload: str, service: str, node: str, name: str
+) -> str:
+    if kind == "pod":
+        return f"{namespace}/{workload_kind}/{workload}" if workload else f"{namespace}/Pod/{pod}"
+    if kind == "node":
+        return f"node/{node}"
+    if kind == "service":
+        return f"{namespace}/Service/{service}"
+    return f"{kind}/{name}" if name else kind

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sums flows up by what they are: scope, both ends, and whether they were counted on receipt. Pure.
+
+Everything that a report shows is derived from those sums, so all of it adds up to the same bytes. The outer packets
+of an overlay are left out: their inner packets are counted already.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from msgspec import UNSET
+
+from history.model.party import End, Ends
+from schemas.flow import Cloud, FlowHead, Observer, Scope, decode_endpoint, decode_observer
+
+# Distinct ends seen by their bytes; beyond this many the cache starts anew rather than grow without bound.
+MAX_CACHED_ENDS = 200_000
+EXTERNAL = "external"
+
+
+class Traffic(NamedTuple):
+    """One kind of traffic. `received`: counted where it arrived, because its sender has no collector.
+
+    `groups`: of its source and its destination, what it is to be told apart by beyond that (history/model/grouping.py).
+    """
+
+    scope: Scope
+    source: End
+    destination: End
+    received: bool
+    groups: tuple[str, str] = ("", "")
+
+    @property
+    def comes_in(self) -> bool:
+        """Whether it comes from outside."""
+        return self.source.kind == EXTERNAL
+
+
+class Pair(NamedTuple):
+    """Who sends to whom, and between which zones."""
+
+    source: str
+    destination: str
+    source_zone: str
+    destination_zone: str
+
+
+def pair_of(traffic: Traffic) -> Pair:
+    """Return the pair that traffic belongs to."""
+    source, destination = traffic.source, traffic.destination
+    return Pair(source.label, destination.label, source.zone, destination.zone)
+
+
+@dataclass
+class Summary:
+    """What a set of flows comes to, in IP-layer bytes. `windows`: [start, end) in Unix milliseconds, each once."""
+
+    traffic: dict[Traffic, int] = field(default_factory=lambda: defaultdict(int))
+    observers: set[str] = field(default_factory=set)
+    clusters: set[str] = field(default_factory=set)
+    windows: set[tuple[int, int]] = field(default_factory=set)
+    flows: int = 0
+    outer_bytes: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """All bytes, whatever their scope."""
+        return sum(self.traffic.values())
+
+    @property
+    def scopes(self) -> dict[Scope, int]:
+        """Bytes by scope."""
+        sums: dict[Scope, int] = defaultdict(int)
+        for key, size in self.traffic.items():
+            sums[key.scope] += size
+        return sums
+
+    @property
+    def internet(self) -> dict[bool, int]:
+        """Bytes of scope external by whether they came in; the two add up to `scopes["external"]`."""
+        sums: dict[bool, int] = defaultdict(int)
+        for key, size in self.traffic.items():
+            if key.scope == EXTERNAL:
+                sums[key.comes_in] += size
+        return sums
+
+    @property
+    def zones(self) -> dict[tuple[str, str], int]:
+        """Bytes by sending and receiving zone; "external" for the side that is. Unknown traffic is in no zone."""
+        sums: dict[tuple[str, str], int] = defaultdict(int)
+        for key, size in self.traffic.items():
+            if key.scope != "unknown":
+                missing = EXTERNAL if key.scope == EXTERNAL else ""
+                sums[key.source.zone or missing, key.destination.zone or missing] += size
+        return sums
+
+    @property
+    def unknown(self) -> dict[str, int]:
+        """Bytes of scope unknown by why."""
+        sums: dict[str, int] = defaultdict(int)
+        for key, size in self.traffic.items():
+            if key.scope == "unknown":
+                sums[key.source.reason or key.destination.reason or "zone_missing"] += size
+        return sums
+
+    @property
+    def cross_zone_pairs(self) -> dict[Pair, int]:
+        """Bytes across zones by pair of workloads."""
+        sums: dict[Pair, int] = defaultdict(int)
+        for key, size in self.traffic.items():
+            if key.scope == "cross_zone":
+                sums[pair_of(key)] += size
+        return sums
+
+    @property
+    def metered_ms(self) -> int:
+        """How much time the windows cover together."""
+        covered = until = 0
+        for start, end in sorted(self.windows):
+            covered += max(end - max(start, until), 0)
+            until = max(until, end)
+        return covered
+
+
+def note(summary: Summary, flow: FlowHead, observer: Observer) -> None:
+    """Note who counted a flow, and when: that was metered, whether or not the flow itself is wanted."""
+    summary.observers.add(observer.node)
+    summary.clusters.add(flow.k8s.cluster.name)
+    summary.windows.add((flow.start_ms, flow.end_ms))
+
+
+class Summariser:
+    """Adds flows to a summary; knows each distinct end point by its bytes, so that it decodes it once."""
+
+    def __init__(self, ends: Ends | None = None) -> None:
+        self.ends = ends or Ends()
+        self._known: dict[bytes, End] = {}
+        self._observers: dict[bytes, Observer] = {}
+
+    def add(self, summary: Summary, flow: FlowHead) -> None:
+        """Add one flow; raise `DecodeError` for an end point that is none."""
+        source, destination = self._end(bytes(flow.source)), self._end(bytes(flow.destination))
+        self.add_row(summary, flow, source, destination, self._observer(bytes(flow.observer)))
+
+    def add_row(
+        self,
+        summary: Summary,
+        flow: FlowHead,
+        source: End,
+        destination: End,
+        observer: Observer,
+        groups: tuple[str, str] = ("", ""),
+    ) -> None:
+        """Add one flow whose ends are known."""
+        note(summary, flow, observer)
+        if flow.encapsulation is not UNSET:
+            summary.outer_bytes += flow.bytes
+            return
+        if flow.direction == "relay":
+            source = self.relayed(source, observer)
+        summary.flows += 1
+        traffic = Traffic(flow.scope, source, destination, flow.direction == "ingress", groups)
+        summary.traffic[traffic] += flow.bytes
+
+    def relayed(self, source: End, observer: Observer) -> End:
+        """Return the sender of a relayed packet where it was sent on."""
+        cloud = Cloud() if observer.cloud is UNSET else observer.cloud
+        zone = "" if cloud.availability_zone is UNSET else cloud.availability_zone
+        return self.ends.at(source, zone, "" if cloud.region is UNSET else cloud.region)
+
+    def _end(self, encoded: bytes) -> End:
+        end = self._known.get(encoded)
+        if end is None:
+            if len(self._known) >= MAX_CACHED_ENDS:
+                self._known.clear()
+            end = self._known[encoded] = self.ends.make(decode_endpoint(encoded))
+        return end
+
+    def _observer(self, encoded: bytes) -> Observer:
+        observer = self._observers.get(encoded)
+        if observer is None:
+            observer = self._observers[encoded] = decode_observer(encoded)
+        return observer

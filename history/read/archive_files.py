@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds the flow log's files of a time range, and misses those that are gone.
+
+    flows/date=2026-11-23/hour=02/flows-p3-000000000017-5c9e01.parquet     by window start (UTC)
+    _manifests/p=3/000000000017.json
+
+Flow logs of before 2026-12 have their dates beside _manifests; the rest of such an archive is below flows/.
+
+A file's name says which manifest must list it, so only the manifests of the range are read, not all that ever were:
+those of the files that are there, and on from these in both directions while they list files of the range, because a
+file that is gone names nobody. Part of an hour that is gone is damage. An hour that is gone whole was deleted, which
+is how a flow log is kept small: that is said, and no fault.
+"""
+
+import re
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
+
+from common.errors import Refusal
+from history.model.time_range import TimeRange
+from history.read.archive import FlowArchive, manifest_path
+from sinks.flowlog.archive import FLOWS
+from sinks.flowlog.manifest import DataFile
+
+HOUR_MS = 3_600_000
+_DAY = re.compile(rf"({FLOWS}/)?date=\d{{4}}-\d\d-\d\d")
+_DATA = re.compile(r"flows-p(\d{1,9})-(\d{12})-[0-9a-f]{6}\.(parquet|jsonl)")
+_READERS = 16
+# Manifests are in order of what was taken, which is nearly that of time: so many in a row that list nothing of the
+# range, and none beyond them does.
+_ENOUGH_BESIDE = 16
+
+
+@dataclass(slots=True)
+class Chapter:
+    """The files of a time range. `paths` are relative to the archive. `unlisted`: files there that do not count.
+
+    `deleted`: the newest hour of the range that manifests list files of and that is gone whole; empty if none is.
+    """
+
+    paths: list[str] = field(default_factory=list)
+    rows: int = 0
+    unlisted: int = 0
+    deleted: str = ""
+
+
+def find_chapter(archive: FlowArchive, span: TimeRange) -> Chapter:
+    """Return the files of the hours that `span` touches; raise `Refusal` where one that counts is missing."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        return _Search(archive, span, pool).run()
+
+
+class _Search:
+    """One search. `_there`: the data files of the range by partition and number; `_hours`: those that hold any."""
+
+    def __init__(self, archive: FlowArchive, span: TimeRange, pool: ThreadPoolExecutor) -> None:
+        self._archive = archive
+        self._span = span
+        self._pool = pool
+        self._chapter = Chapter()
+        self._there: dict[int, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
+        self._hours: set[str] = set()
+
+    def run(self) -> Chapter:
+        hours = list(self._directories())
+        for hour, names in zip(hours, self._pool.map(self._archive.names, hours), strict=True):
+            for found in filter(None, map(_DATA.fullmatch, names)):
+                self._there[int(found[1])][int(found[2])].add(f"{hour}/{found[0]}")
+                self._hours.add(hour)
+        for partition in sorted({*self._there, *self._archive.partitions}):
+            self._check(partition)
+        return self._chapter
+
+    def _check(self, partition: int) -> None:
+        known = self._archive.numbers(partition)
+        files = self._there.get(partition, {})
+        counted = [number for number in files if known and known[0] <= number <= known[-1]]
+        self._chapter.unlisted += sum(len(paths) for number, paths in files.items() if number not in counted)
+        if not known:
+            return
+        if counted:
+            low, high = bisect_left(known, min(counted)), bisect_right(known, max(counted))
+        else:
+            low = high = self._where(partition, known)
+        # What lies on either side is known by the files of the other: of those between, none may be missing.
+        self._take(partition, known[low:high], after=None)
+        self._go_on(partition, known[:low][::-1], after=known[low] if counted else None)
+        self._go_on(partition, known[high:], after=known[high - 1] if counted else None)
+
+    def _go_on(self, partition: int, numbers: Sequence[int], after: int | None) -> None:
+        """Take manifests, away from those of the files that are there, while they list files of the range."""
+        for begin in range(0, len(numbers), _ENOUGH_BESIDE):
+            some = numbers[begin : begin + _ENOUGH_BESIDE]
+            if not self._take(partition, some, after):
+                return
+            after = some[-1]
+
+    def _take(self, partition: int, numbers: Sequence[int], after: int | None) -> bool:
+        """Take what manifests list of the range; tell whether any of that is there."""
+        any_there = False
+        listings = self._pool.map(lambda number: self._archive.listing(partition, number), numbers)
+        for number, listing in zip(numbers, listings, strict=True):
+            listed = {file.path: file for file in listing if self._touches(file.path)}
+            if listed and after is not None and abs(number - after) > 1:
+                absent = manifest_path(partition, min(number, after) + 1)
+                raise Refusal(f"archive {self._archive.location}: {absent} is missing; restore it: its rows count")
+            after = number if listed or after is None or abs(number - after) == 1 else after
+            self._chapter.unlisted += len(self._there.get(partition, {}).get(number, set()) - listed.keys())
+            for file in listed.values():
+                any_there |= self._take_file(partition, number, file)
+        return any_there
+
+    def _take_file(self, partition: int, number: int, file: DataFile) -> bool:
+        """Take a file; tell whether it is there."""
+        path = file.path
+        hour = _hour_of(path)
+        if path not in self._there.get(partition, {}).get(number, set()):
+            if hour not in self._hours:
+                self._chapter.deleted = max(self._chapter.deleted, hour)
+                return False
+            raise Refusal(
+                f"archive {self._archive.location}: {path} is missing, {manifest_path(partition, number)} lists it; "
+                "restore it, or ask for a time without that hour"
+            )
+        if not path.endswith(".parquet"):
+            raise Refusal(f"archive {self._archive.location}: {path}: only Parquet can be read back")
+        self._chapter.paths.append(path)
+        self._chapter.rows += file.rows
+        return True
+
+    def _where(self, partition: int, known: Sequence[int]) -> int:
+        """Return the place of the first manifest that reaches into the range, of a partition with no file in it."""
+        begin_ms = max(self._span.from_ms, min(filter(None, map(_start_ms, self._hours)), default=0))
+
+        def newest_ms(number: int) -> int:
+            marks = self._archive.manifest(partition, number).marks
+            return max((marked.mark.seen_ms for marked in marks), default=0)
+
+        return bisect_right(known, begin_ms, key=newest_ms)
+
+    def _directories(self) -> Iterable[str]:
+        """Yield the hours' directories that are there, out of those that the range touches."""
+        days = [f"{FLOWS}/{name}" for name in self._archive.names(FLOWS)] + self._archive.names("")
+        for day in filter(_DAY.fullmatch, days):
+            for hour in self._archive.names(day):
+                if self._touches(f"{day}/{hour}/"):
+                    yield f"{day}/{hour}"
+
+    def _touches(self, path: str) -> bool:
+        """Tell whether a file's hour has any of the range."""
+        start_ms = _start_ms(_hour_of(path))
+        return start_ms is not None and start_ms < self._span.to_ms and self._span.from_ms < start_ms + HOUR_MS
+
+
+def _hour_of(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
+@lru_cache(maxsize=10_000)
+def _start_ms(directory: str) -> int | None:
+    try:
+        moment = datetime.strptime(directory.removeprefix(f"{FLOWS}/"), "date=%Y-%m-%d/hour=%H").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    return int(moment.timestamp()) * 1000

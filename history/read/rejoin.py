@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a join of history needs: who owned what then, a CIDR map, a policy; and raw chunks out of records."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aiokafka.structs import ConsumerRecord
+
+from common.errors import Refusal
+from common.settings import KafkaSettings
+from enricher.index.cidrs import CidrMap, read_cidr_map
+from enricher.index.ownership import Index
+from enricher.index.resolve import Resolver
+from enricher.join.join import Ends, Joined, join, resolve
+from enricher.join.policy import Policy
+from history.read.topic import Reading, read_topic
+from schemas.errors import DecodeError
+from schemas.raw import RawChunk, decode_chunk
+from schemas.topology import TopologyState, decode_topology, decode_topology_file
+
+
+@dataclass(slots=True)
+class Taken:
+    """What came of reading beside the flows themselves: records refused, by reason, and repeats skipped."""
+
+    refused: Counter[str] = field(default_factory=Counter)
+    repeats: int = 0
+    reading: Reading = field(default_factory=Reading)
+
+
+@dataclass(frozen=True, slots=True)
+class Joiner:
+    """The enricher's own join, over what is known of a time that has passed."""
+
+    resolver: Resolver
+    policy: Policy
+
+    def resolve(self, chunk: RawChunk) -> Ends:
+        """Return a chunk's ends as of its window."""
+        return resolve(chunk, self.resolver)
+
+    def join(self, chunk: RawChunk, partition: int = 0, offset: int = 0) -> Joined:
+        """Return what a chunk becomes; `partition` and `offset` say where it stands."""
+        return join(chunk, self.resolve(chunk), partition, offset, policy=self.policy)
+
+
+def raw_chunk(record: ConsumerRecord, refused: Counter[str]) -> RawChunk | None:
+    """Decode a raw record; None for one that the enricher put among the dead letters, counted by its reason."""
+    try:
+        chunk = decode_chunk(record.value)
+        if record.key != chunk.node.encode():
+            raise DecodeError("inconsistent", "the key is not the node")
+    except DecodeError as error:
+        refused[error.reason] += 1
+        return None
+    return chunk
+
+
+async def known_states(settings: KafkaSettings, path: Path | None, taken: Taken) -> list[TopologyState]:
+    """Return the states of a file, or of the topology topic if there is none; raises `Refusal`."""
+    if path is not None:
+        return _read_states(path)
+    states = await read_topology(settings, taken)
+    if not any(state.kind == "node" for state in states):
+        topic = settings.topics.topology
+        raise Refusal(f"topic {topic} holds no node, so no zone could be known; say --topology FILE")
+    return states
+
+
+def _read_states(path: Path) -> list[TopologyState]:
+    try:
+        return decode_topology_file(path.read_bytes())
+    except (OSError, DecodeError) as error:
+        raise Refusal(f"topology = '{path}': {error}; expected a JSON array of topology states") from error
+
+
+async def read_topology(settings: KafkaSettings, taken: Taken) -> list[TopologyState]:
+    """Return the states that the topology topic holds; raises `Refusal`."""
+    states = []
+    async for records in read_topic(settings, settings.topics.topology):
+        for record in records:
+            if record.value is None:
+                continue
+            try:
+                states.append(decode_topology(record.value))
+            except DecodeError as error:
+                taken.refused[f"topology {error.reason}"] += 1
+    return states
+
+
+def resolver_of(states: Iterable[TopologyState], cidrs: CidrMap) -> Resolver:
+    """Return the enricher's resolver over these states."""
+    index = Index()
+    for state in states:
+        index.apply(state)
+    return Resolver(index, cidrs)
+
+
+def cidr_map_of(path: Path | None, setting: str = "cidr_map") -> CidrMap:
+    """Read a CIDR map; an empty one without a file. Raises `Refusal`."""
+    if path is None:
+        return CidrMap([])
+    try:
+        return read_cidr_map(path.read_bytes(), str(path))
+    except OSError as error:
+        raise Refusal(f"{setting} = '{path}': {error.strerror}; expected a TOML or JSON file") from error

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`zonemeter replay`: flows of any time range again, out of the topics or the archive, filtered, to wherever.
+
+Exit status 0 if flows were found, 1 if not, 2 for wrong use. Nothing that runs is disturbed: no consumer group, no
+position moves.
+"""
+
+import contextlib
+import gc
+import sys
+import time
+from collections.abc import AsyncGenerator, Iterator
+from typing import BinaryIO
+
+from common.amounts import counted
+from common.errors import Refusal
+from common.flags import refuse
+from common.settings import load
+from common.terminal import complain
+from enricher.join.policy import policy_of
+from history.model.filters import Selection
+from history.model.hints import Memory, why_nothing
+from history.model.time_range import TimeRange, timestamp
+from history.read import interrupts
+from history.read.archive import FlowArchive
+from history.read.archive_sql import ArchiveQuery
+from history.read.batch import Batch
+from history.read.flows import enriched_rows, rejoined_rows
+from history.read.progress import Tell, progress
+from history.read.rejoin import Joiner, Taken, cidr_map_of, known_states, resolver_of
+from history.replay.files import CsvWriter, JsonLinesWriter, ParquetWriter, Writer, stream_to
+from history.replay.settings import ReplaySettings
+from history.replay.sum import SumWriter
+from history.replay.table import FlowTable
+from history.replay.topic import TopicWriter
+from sinks.flowlog.columns import FlatEnd, flatten
+from sinks.gc_settings import THRESHOLDS
+from sinks.intake import Intake, Row
+
+PROG = "zonemeter replay"
+
+
+class _Nothing(Exception):  # noqa: N818 - it is the answer, and no fault
+    """No flow was wanted; its text says why."""
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; return its exit status."""
+    settings = load(ReplaySettings, "replay", argv)
+    replay = None
+    try:
+        span = settings.span(PROG, time.time_ns() // 1_000_000)
+        if settings.output == "parquet" and settings.file is None and sys.stdout.isatty():
+            raise Refusal("output = parquet is nothing to read on a terminal; add --file NAME.parquet")
+        replay = Replay(settings, span, settings.selection())
+        gc.set_threshold(*THRESHOLDS)
+        interrupts.run(replay.run())
+    except _Nothing as nothing:
+        _say(str(nothing))
+        return 1
+    except (ValueError, Refusal) as error:
+        refuse(PROG, str(error))
+    except KeyboardInterrupt:
+        _say(f"interrupted{replay.left_behind() if replay else ''}")
+        return 130
+    return 0
+
+
+class Replay:
+    """One run of the command."""
+
+    def __init__(self, settings: ReplaySettings, span: TimeRange, selection: Selection) -> None:
+        self._settings = settings
+        self._span = span
+        self._selection = selection
+        self._taken = Taken()
+        self._memory = Memory(selection)
+        self._flows = 0
+        self._unlisted = 0
+        self._deleted = ""
+        self._archive = None if settings.archive is None else FlowArchive(settings.archive)
+
+    async def run(self) -> None:
+        """Read and write; raises `_Nothing`, `Refusal`."""
+        writer: Writer | None = None
+        with progress("reading") as tell, stream_to(self._settings.file) as stream:
+            async with contextlib.AsyncExitStack() as stack:
+                batches = await stack.enter_async_context(contextlib.aclosing(self._batches(tell)))
+                async for batch in batches:
+                    if writer is None:
+                        writer = await self._writer(stream, stack)
+                    await writer.write(batch)
+                    self._flows += len(batch)
+            if writer is None:
+                raise _Nothing(self._why_nothing())
+            await writer.finish()
+        for note in self._notes():
+            _say(note)
+
+    def left_behind(self) -> str:
+        """Say what of an interrupted run is left."""
+        if self._settings.to_topic is not None:
+            return f": {self._flows:,} flows are in topic {self._settings.to_topic}; readers know repeats by their ids"
+        return "" if self._settings.file is None else f": {self._settings.file} was not written"
+
+    async def _writer(self, stream: BinaryIO, stack: contextlib.AsyncExitStack) -> Writer:
+        settings = self._settings
+        if settings.to_topic is not None:
+            writer = await TopicWriter.open(settings, settings.to_topic)
+            return await stack.enter_async_context(contextlib.aclosing(writer))
+        if settings.sum:
+            return SumWriter(self._span, self._source(), settings.output, stream)
+        if settings.output == "table":
+            return FlowTable(self._span, self._source(), settings.top)
+        if settings.output == "csv":
+            return CsvWriter(stream)
+        return ParquetWriter(stream) if settings.output == "parquet" else JsonLinesWriter(stream)
+
+    def _source(self) -> str:
+        if self._settings.archive is not None:
+            return f"archive {self._settings.archive}"
+        topics = self._settings.topics
+        return f"topic {topics.raw}, joined anew" if self._settings.from_raw else f"topic {topics.enriched}"
+
+    async def _batches(self, tell: Tell) -> AsyncGenerator[Batch, None]:
+        if self._archive is not None:
+            for batch in self._archived(self._archive):
+                yield batch
+            return
+        async with contextlib.aclosing(await self._rows()) as batches:
+            async for rows in batches:
+                tell(self._taken.reading)
+                wanted = [row for row in rows if self._selection.wants(row)]
+                if wanted:
+                    yield Batch(wanted)
+                elif not self._flows:
+                    self._memory.note(rows)
+
+    def _archived(self, archive: FlowArchive) -> Iterator[Batch]:
+        with ArchiveQuery(archive, self._span) as query:
+            self._unlisted, self._deleted = query.chapter.unlisted, query.chapter.deleted
+            for table in query.tables(self._selection):
+                yield Batch(table=table)
+            if not self._flows and query.chapter.rows:
+                self._memory.present = query.present(self._selection)
+
+    async def _rows(self) -> AsyncGenerator[list[Row[FlatEnd]], None]:
+        intake: Intake[FlatEnd] = Intake(flatten)
+        if not self._settings.from_raw:
+            return enriched_rows(self._settings, intake, [self._span], self._taken)
+        settings, taken = self._settings, self._taken
+        states = await known_states(settings, settings.topology, taken)
+        joiner = Joiner(resolver_of(states, cidr_map_of(settings.cidr_map)), policy_of(settings.unmetered_nodes))
+        return rejoined_rows(settings, intake, [self._span], taken, joiner)
+
+    def _why_nothing(self) -> str:
+        if self._memory.present.scopes:
+            return why_nothing(self._selection, self._memory.present)
+        if self._archive is not None:
+            until = timestamp(self._archive.until_ms) if self._archive.until_ms else "nothing"
+            deleted = f"; of the range, {self._deleted} was deleted" if self._deleted else ""
+            return f"no flow in {self._span} is in {self._source()}, which reaches to {until} UTC{deleted}"
+        gone = " (its oldest records are gone: is there an --archive?)" if self._taken.reading.cut_off else ""
+        return f"no flow in {self._span} is in {self._source()}{gone}; try a longer --since"
+
+    def _notes(self) -> list[str]:
+        settings, notes = self._settings, []
+        where = (settings.to_topic and f"topic {settings.to_topic}") or settings.file
+        if where is not None:
+            notes.append(f"{self._flows:,} flows to {where}")
+        if self._taken.refused:
+            refused = ", ".join(f"{reason} {count}" for reason, count in sorted(self._taken.refused.items()))
+            notes.append(f"left out, not to be decoded: {refused}")
+        if self._taken.reading.cut_off:
+            notes.append("the topic's oldest records are gone, perhaps some of this range: is there an --archive?")
+        if self._unlisted:
+            notes.append(f"left out: {counted(self._unlisted, 'file')} that no manifest lists")
+        if self._deleted:
+            notes.append(f"of this range, {self._deleted} was deleted from the archive, and perhaps what is older")
+        if settings.from_raw and settings.cidr_map is None:
+            notes.append("joined without --cidr-map: what only the enricher's map names is external or unknown here")
+        return notes
+
+
+def _say(line: str) -> None:
+    complain(f"{PROG}: {line}")

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of `zonemeter replay`."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from enricher.join.policy import UNMETERED
+from history.range_settings import SHORTCUTS, RangeSettings
+
+
+class ReplaySettings(RangeSettings):
+    """Print, write or publish the flows of a time range again; with --from-raw, attributed anew as of their time."""
+
+    model_config = SettingsConfigDict(cli_shortcuts={**SHORTCUTS, "file": "f"})
+
+    from_raw: bool = Field(False, description="read the raw topic and join it anew with who owned what then")
+    cidr_map: Path | None = Field(None, description="with --from-raw: the CIDR map to join with, TOML or JSON")
+    topology: Path | None = Field(None, description="with --from-raw: a file of states instead of the topology topic")
+    unmetered_nodes: str = Field(
+        UNMETERED, description="with --from-raw: names of nodes that have no collector, as the enricher was told"
+    )
+    output: Literal["table", "json", "jsonl", "csv", "parquet"] = Field(
+        "table", description="how to write the flows; json and jsonl are one object a line"
+    )
+    sum: bool = Field(False, description="only what the flows come to, by scope; as table, json, jsonl or csv")
+    file: Path | None = Field(None, description="write to this file instead of stdout; it appears when it is whole")
+    to_topic: str | None = Field(None, min_length=1, description="publish to this topic instead; made if missing")
+    top: int = Field(30, ge=1, description="of the table: how many of the greatest flows to show")
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        if self.archive is not None and self.from_raw:
+            raise ValueError("archive and from_raw contradict each other: the archive holds no raw flows")
+        if not self.from_raw and (self.cidr_map is not None or self.topology is not None):
+            raise ValueError("cidr_map and topology only mean something with --from-raw")
+        if self.to_topic is not None and (self.file is not None or self.output != "table"):
+            raise ValueError("to_topic excludes file and output: a topic takes the flows' own JSON")
+        if self.sum and (self.to_topic is not None or self.file is not None or self.output == "parquet"):
+            raise ValueError("sum excludes to_topic, file and output = parquet: it prints a few lines")
+        if self.output == "table" and self.file is not None:
+            raise ValueError("file needs --output jsonl, csv or parquet")
+        if self.to_topic in self.topics.all:
+            raise ValueError(f"to_topic = {self.to_topic!r} is a topic of the pipeline: its readers would count twice")
+        return self

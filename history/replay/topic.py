@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Replays flows into another topic: the same JSON, ids and Kafka timestamps as the live ones, keyed by node."""
+
+import asyncio
+import time
+from collections import defaultdict
+
+import msgspec
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import for_code
+
+from common.errors import PublishError, Refusal
+from common.kafka import clients
+from common.kafka.clients import partition_for
+from common.kafka.publish import Publisher, Run
+from common.kafka.topic_admin import admin_client
+from common.service.lifecycle import Service
+from common.settings import KafkaSettings
+from enricher.delivery.unit import kafka_time
+from history.read.batch import Batch, Known
+from schemas.flow import HEADERS
+from schemas.topics import ANY_AGE_MS
+
+TRIES = 3
+# What is replayed is old: a topic with the usual retention would delete it at once.
+CONFIG = {
+    "cleanup.policy": "delete",
+    "retention.ms": "-1",
+    "message.timestamp.type": "CreateTime",
+    "message.timestamp.before.max.ms": str(ANY_AGE_MS),
+}
+
+
+class TopicWriter:
+    """Publishes batches to a topic, which is made if it does not exist; each node's flows stay in one partition."""
+
+    def __init__(self, settings: KafkaSettings, topic: str, partitions: int) -> None:
+        self._topic = topic
+        self._partitions = partitions
+        self._publisher = Publisher(Service("replay"), settings)
+        self._deadline_seconds = TRIES * settings.kafka_deadline_seconds
+        self._known = Known()
+        self._written = 0
+
+    @classmethod
+    async def open(cls, settings: KafkaSettings, topic: str) -> "TopicWriter":
+        """Make the topic if need be; raises `Refusal`."""
+        async with admin_client(settings) as admin:
+            partitions = await _partitions(admin, topic)
+            if partitions is None:
+                partitions = settings.partitions
+                await _make(admin, topic, partitions, await _replication(admin, settings.topics.enriched))
+        return cls(settings, topic, partitions)
+
+    async def write(self, batch: Batch) -> None:
+        """Publish some flows; raise `Refusal` if Kafka does not take them."""
+        now_ms = time.time_ns() // 1_000_000
+        groups: dict[tuple[str, int], list[bytes]] = defaultdict(list)
+        for row in batch.rows(self._known):
+            groups[row.observer.node, row.flow.end_ms].append(msgspec.json.encode(row.flow))
+        runs = [
+            Run(
+                self._topic,
+                partition_for(node, self._partitions),
+                node.encode(),
+                values,
+                kafka_time(end_ms, now_ms),
+                HEADERS,
+            )
+            for (node, end_ms), values in groups.items()
+        ]
+        await self._publish(runs)
+        self._written += len(batch)
+
+    async def finish(self) -> None:
+        """Nothing is held back: everything is acknowledged by now."""
+
+    async def aclose(self) -> None:
+        """Close the producer."""
+        await self._publisher.close()
+
+    async def _publish(self, runs: list[Run]) -> None:
+        try:
+            # A publisher that lost its broker looks for it as long as its service lives, and ours is told to stop by
+            # nobody.
+            async with asyncio.timeout(self._deadline_seconds):
+                await self._insist(runs)
+        except (PublishError, TimeoutError) as error:
+            raise Refusal(
+                f"topic {self._topic}: {clients.reason(error)}; {self._written:,} flows are there; run it again, "
+                "readers know repeats by their ids"
+            ) from error
+
+    async def _insist(self, runs: list[Run]) -> None:
+        for left in reversed(range(TRIES)):
+            try:
+                await self._publisher.publish(runs)
+            except PublishError:
+                # What did arrive comes again with the same ids: a reader that keeps marks skips it.
+                if not left:
+                    raise
+            else:
+                return
+
+
+async def _partitions(admin: AIOKafkaAdminClient, topic: str) -> int | None:
+    (described,) = await admin.describe_topics([topic])
+    if described["error_code"] == 0:
+        return len(described["partitions"])
+    if for_code(described["error_code"]).__name__ == "InvalidTopicError":
+        raise Refusal(f"to_topic = {topic!r}: Kafka takes letters, digits, '.', '_' and '-', at most 249")
+    return None
+
+
+async def _replication(admin: AIOKafkaAdminClient, like: str) -> int:
+    """Return how many replicas that topic has; one if there is no such topic."""
+    (described,) = await admin.describe_topics([like])
+    return min((len(partition["replicas"]) for partition in described["partitions"]), default=1)
+
+
+async def _make(admin: AIOKafkaAdminClient, topic: str, partitions: int, replication: int) -> None:
+    new = NewTopic(topic, partitions, replication, topic_configs=CONFIG)
+    response = await admin.create_topics([new])
+    for name, code, *message in response.topic_errors:
+        if code and for_code(code).__name__ != "TopicAlreadyExistsError":
+            raise Refusal(f"topic {name}: {(message and message[0]) or for_code(code).__name__}")

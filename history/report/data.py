@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a report says, before it is laid out. Pure: everything is derived from one summary and its bill."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from audit.result import Audit
+from history.model.bill import NOTHING, Bill, Cost
+from history.model.grouping import By
+from history.model.party import End, Own
+from history.model.summary import Summary, Traffic
+from history.model.time_range import TimeRange
+from schemas.flow import Scope
+
+IN_REGION: tuple[Scope, ...] = ("same_node", "same_zone", "cross_zone")
+
+
+# asyncio.run makes the repr of what a coroutine returns: of these sums it would take longer than making them.
+@dataclass(frozen=True, slots=True, repr=False)
+class Range:
+    """A time range summed up and priced. `whole`: nothing of it is known to be gone from where it was read."""
+
+    span: TimeRange
+    summary: Summary
+    bill: Bill
+    whole: bool = True
+
+    def cost(self, scope: Scope) -> Cost | None:
+        """Return what traffic of a scope costs; None where it has no price."""
+        return self.bill.by_scope.get(scope)
+
+
+@dataclass(slots=True)
+class PairLine:
+    """One pair of workloads across zones. `zones`: sending and receiving. `received`: some counted on receipt."""
+
+    source: str
+    destination: str
+    zones: set[tuple[str, str]] = field(default_factory=set)
+    bytes: int = 0
+    before: int = 0
+    cost: Cost | None = None
+    received: bool = False
+    nodes: tuple[set[str], set[str]] = field(default_factory=lambda: (set(), set()))
+
+
+@dataclass(slots=True, repr=False)
+class Report:
+    """A report. `sources`: what was read, in words. `prices_why`: why these prices, or why none.
+
+    `audit` is None where the ledger could not be read; `trust_note` says why. `compare`: how long before, as given.
+    `by`: what it is summed up by, beside what every report shows. `filters`: what narrows it, by the setting's name.
+    """
+
+    now: Range
+    sources: list[str]
+    prices_why: str
+    own: Own
+    top: int
+    before: Range | None = None
+    compare: str | None = None
+    audit: Audit | None = None
+    trust_note: str = ""
+    by: By | None = None
+    filters: dict[str, list[str]] = field(default_factory=dict)
+    range_flags: str = ""
+    flags: str = ""
+    kafka_flags: str = ""
+    refused: int = 0
+
+    @property
+    def summary(self) -> Summary:
+        """The sums of the range itself."""
+        return self.now.summary
+
+    @property
+    def in_region(self) -> int:
+        """Bytes that stayed in their region, whether or not they crossed zones."""
+        scopes = self.summary.scopes
+        return sum(scopes.get(scope, 0) for scope in IN_REGION)
+
+    @property
+    def metered_before_ms(self) -> int:
+        """How much of the range before was metered; 0 without one."""
+        return 0 if self.before is None else self.before.summary.metered_ms
+
+    def own_traffic(self) -> tuple[int, int, Cost]:
+        """Return the meter's own bytes, those of them across zones, and what they cost."""
+        size = crossing = 0
+        cost = NOTHING
+        for traffic, amount in self.summary.traffic.items():
+            if self.own.tells(traffic.source, traffic.destination):
+                size += amount
+                crossing += amount if traffic.scope == "cross_zone" else 0
+                cost += self.now.bill.costs.get(traffic, NOTHING)
+        return size, crossing, cost
+
+    def pairs(self) -> list[PairLine]:
+        """Return the pairs of workloads across zones, the greatest first; nodes count as one."""
+        lines: dict[tuple[str, str], PairLine] = {}
+        for traffic, size in self.summary.traffic.items():
+            if traffic.scope == "cross_zone":
+                _add(_line(lines, traffic), traffic, size, self.now.bill.costs.get(traffic))
+        if self.before is not None:
+            for traffic, size in self.before.summary.traffic.items():
+                if traffic.scope == "cross_zone":
+                    _line(lines, traffic).before += size
+        return sorted(lines.values(), key=lambda line: (-line.bytes, -line.before, line.source, line.destination))
+
+    def zone_matrix(self) -> dict[tuple[str, str], int]:
+        """Return bytes by sending and receiving zone, of traffic that has both and is not external."""
+        sums: dict[tuple[str, str], int] = defaultdict(int)
+        for traffic, size in self.summary.traffic.items():
+            if traffic.scope not in ("external", "unknown"):
+                sums[traffic.source.zone, traffic.destination.zone] += size
+        return sums
+
+
+def _line(lines: dict[tuple[str, str], PairLine], traffic: Traffic) -> PairLine:
+    key = (_group(traffic.source), _group(traffic.destination))
+    return lines.setdefault(key, PairLine(*key))
+
+
+def _group(end: End) -> str:
+    # A node exporter on each of 200 nodes is one line, not 200.
+    return "nodes" if end.kind == "node" else end.label
+
+
+def _add(line: PairLine, traffic: Traffic, size: int, cost: Cost | None) -> None:
+    line.bytes += size
+    line.zones.add((traffic.source.zone, traffic.destination.zone))
+    line.received |= traffic.received
+    if cost is not None:
+        line.cost = (line.cost or NOTHING) + cost
+    for names, end in zip(line.nodes, (traffic.source, traffic.destination), strict=True):
+        if end.kind == "node":
+            names.add(end.label)

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sums up time ranges out of the archive and the topic: what is archived from there, the rest from the topic.
+
+The newest manifest of each partition says where in the topic its rows end, and which flow was the last of each node:
+so nothing is counted twice and nothing is left out between the two.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from common.amounts import counted
+from common.errors import Refusal
+from history.model.filters import Selection
+from history.model.grouping import By, groups_of
+from history.model.hints import Memory, Present
+from history.model.party import Ends
+from history.model.summary import Summariser, Summary, note
+from history.model.time_range import TimeRange, timestamp
+from history.range_settings import RangeSettings
+from history.read.archive import FlowArchive
+from history.read.archive_sql import ArchiveQuery
+from history.read.flows import enriched_rows
+from history.read.progress import Tell
+from history.read.rejoin import Taken
+from sinks.flowlog.columns import FlatEnd, flatten
+from sinks.intake import Intake, Lane, Row
+
+
+@dataclass
+class Gathered:
+    """What was read: a summary for each range, and from where, in words.
+
+    `present`: what there is in the first range, where nothing that was wanted was found. `refused`: records that cannot
+    be decoded.
+    """
+
+    summaries: list[Summary]
+    whole: list[bool]
+    sources: list[str] = field(default_factory=list)
+    present: Present = field(default_factory=Present)
+    refused: int = 0
+
+
+class Gatherer:
+    """Reads several time ranges in one pass."""
+
+    def __init__(self, settings: RangeSettings, spans: Sequence[TimeRange], ends: Ends, by: By | None = None) -> None:
+        self._by = by
+        self._settings = settings
+        self._spans = spans
+        self._summariser = Summariser(ends)
+        self._selection = settings.selection()
+        self._metered = Selection(clusters=settings.cluster)
+        self._memory = Memory(self._selection)
+        self.gathered = Gathered([Summary() for _ in spans], [True for _ in spans])
+
+    async def gather(self, tell: Tell) -> Gathered:
+        """Read everything; raises `Refusal`."""
+        location = self._settings.archive
+        if location is None:
+            await self._read_topic({}, tell)
+            return self.gathered
+        archive = FlowArchive(location)
+        self._read_archive(archive)
+        if archive.topics != {self._settings.topics.enriched}:
+            self._source(f"its topic, {', '.join(sorted(archive.topics))}, is not the one of these settings: not read")
+            return self.gathered
+        try:
+            await self._read_topic(archive.lanes(), tell)
+        except Refusal as error:
+            self._source(f"no topic: {error}")
+        return self.gathered
+
+    def _read_archive(self, archive: FlowArchive) -> None:
+        selection, unlisted, deleted = self._selection, 0, ""
+        for number, (span, summary) in enumerate(zip(self._spans, self.gathered.summaries, strict=True)):
+            with ArchiveQuery(archive, span) as query:
+                query.summarise(self._summariser.ends, summary, selection, self._by)
+                unlisted += query.chapter.unlisted
+                self.gathered.whole[number] &= not query.chapter.deleted
+                deleted = deleted if number else query.chapter.deleted
+                if not number and not summary.flows:
+                    self.gathered.present.merge(query.present(selection))
+        until = timestamp(archive.until_ms) if archive.until_ms else "the beginning"
+        left_out = f" ({counted(unlisted, 'file')} that no manifest lists left out)" if unlisted else ""
+        self._source(f"archive {self._settings.archive} to {until}{left_out}")
+        if deleted:
+            self._source(f"of this range, {deleted} was deleted from it, and perhaps what is older")
+
+    async def _read_topic(self, lanes: dict[int, Lane], tell: Tell) -> None:
+        taken = Taken()
+        intake: Intake[FlatEnd] = Intake(flatten)
+        flows = enriched_rows(self._settings, intake, self._spans, taken, lanes)
+        count = 0
+        async with contextlib.aclosing(flows) as batches:
+            async for rows in batches:
+                tell(taken.reading)
+                count += len(rows)
+                for row in rows:
+                    self._add(row)
+        self.gathered.refused = taken.refused.total()
+        self.gathered.present.merge(self._memory.present)
+        topic = self._settings.topics.enriched
+        if not lanes:
+            self._source(f"topic {topic}")
+        elif count:
+            self._source(f"topic {topic} for {count:,} flows not archived yet")
+        if taken.reading.cut_off:
+            self._note_what_is_gone()
+
+    def _add(self, row: Row[FlatEnd]) -> None:
+        flow, source, destination, observer = row
+        for number, (span, summary) in enumerate(zip(self._spans, self.gathered.summaries, strict=True)):
+            if not (span.holds(flow.start_ms) and span.has_ended(flow.end_ms)):
+                continue
+            if self._selection.wants(row):
+                ends, groups = self._summariser.ends, groups_of(self._by, flow, source, destination)
+                named = ends.of_flat(source), ends.of_flat(destination)
+                self._summariser.add_row(summary, flow, *named, observer, groups)
+            elif self._metered.wants(row):
+                note(summary, flow, observer)
+            if not number and not summary.flows:
+                self._memory.note([row])
+
+    def _note_what_is_gone(self) -> None:
+        """Say from when on the topic holds records, where the range begins before that."""
+        for number, (span, summary) in enumerate(zip(self._spans, self.gathered.summaries, strict=True)):
+            first_ms = min((start for start, _ in summary.windows), default=span.to_ms)
+            if first_ms > span.from_ms + 60_000:
+                self.gathered.whole[number] = False
+                if number == 0:
+                    self._source(f"older records are gone: it begins at {timestamp(first_ms)}")
+
+    def _source(self, words: str) -> None:
+        self.gathered.sources.append(words)

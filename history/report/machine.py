@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A report for programs: one JSON document, or one CSV row for each kind of traffic. Bytes are exact integers."""
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import Any
+
+from audit.result import covered
+from common.amounts import per_hour
+from common.terminal import cell
+from history.model.bill import Bill, Cost
+from history.model.grouping import OF_ENDS, By
+from history.model.summary import Summary, Traffic
+from history.model.time_range import timestamp
+from history.report.data import PairLine, Range, Report
+from history.report.sums import SumLine, sums
+from prices.book import MONTH_HOURS, money, per_month
+from prices.file import is_shipped
+
+CSV_COLUMNS = (
+    "scope",
+    "source",
+    "source_zone",
+    "destination",
+    "destination_zone",
+    "counted_on_receipt",
+    "meters_own",
+    "bytes",
+    "cost_source",
+    "cost_destination",
+    "currency",
+)
+
+
+def as_dict(report: Report) -> dict[str, Any]:
+    """Return the whole report as plain JSON types; money is text, exact, in the price file's currency."""
+    document = _range(report.now)
+    document |= {
+        "namespaces": report.filters.get("namespace", []),
+        "filters": report.filters,
+        "sources": report.sources,
+        "prices": _prices(report),
+        "trust": _trust(report),
+        "top_pairs": [_pair(pair, report) for pair in report.pairs()[: report.top]],
+        "meters_own": _own(report),
+    }
+    if report.by is not None:
+        document["by"] = {"what": report.by, "sums": [_sum(line, report) for line in sums(report, report.by)]}
+    if report.before is not None:
+        document["before"] = _range(report.before) | {"how_long": report.compare, "whole": report.before.whole}
+    return document
+
+
+def as_csv(report: Report) -> str:
+    """Return a row for each kind of traffic, or each sum, the greatest first; a cost is empty without a price."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    if report.by is not None:
+        writer.writerows(_sum_rows(report, report.by))
+        return stream.getvalue()
+    writer.writerow(CSV_COLUMNS)
+    bill = report.now.bill
+    currency = "" if bill.book is None else bill.book.currency
+    for traffic, size in sorted(report.summary.traffic.items(), key=_greatest_first):
+        cost = bill.costs.get(traffic)
+        source, destination = traffic.source, traffic.destination
+        writer.writerow(
+            (
+                traffic.scope,
+                *map(cell, (source.label, source.zone, destination.label, destination.zone)),
+                *(str(flag).lower() for flag in (traffic.received, report.own.tells(source, destination))),
+                size,
+                *(("", "") if cost is None else (_exact(cost.source), _exact(cost.destination))),
+                currency,
+            )
+        )
+    return stream.getvalue()
+
+
+def _greatest_first(row: tuple[Traffic, int]) -> tuple[object, ...]:
+    """Order rows the same way wherever they were read from."""
+    (scope, source, destination, received, _), size = row
+    return (-size, scope, source.label, source.zone, destination.label, destination.zone, received)
+
+
+def _sum_rows(report: Report, by: By) -> Iterator[tuple[str | int, ...]]:
+    of_ends = by in OF_ENDS
+    amounts = ("sent_bytes", "received_bytes", "cross_zone_sent_bytes", "cross_zone_received_bytes")
+    yield (by, *(amounts if of_ends else ("bytes", "cross_zone_bytes")), "cost", "currency")
+    book = report.now.bill.book
+    for line in sums(report, by):
+        sizes = (line.sent, line.received, line.sent_across, line.received_across)
+        cost = "" if line.cost is None else _exact(line.cost.total)
+        yield (cell(line.name), *(sizes if of_ends else sizes[::2]), cost, "" if book is None else book.currency)
+
+
+def _sum(line: SumLine, report: Report) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": line.name}
+    if report.by in OF_ENDS:
+        found |= {"sent_bytes": line.sent, "received_bytes": line.received}
+        found |= {"cross_zone_sent_bytes": line.sent_across, "cross_zone_received_bytes": line.received_across}
+    else:
+        found |= {"bytes": line.sent, "cross_zone_bytes": line.sent_across}
+    if report.before is not None:
+        found["bytes_before"] = line.before
+    return found if line.cost is None else found | {"cost": _exact(line.cost.total)}
+
+
+def _range(part: Range) -> dict[str, Any]:
+    summary, bill = part.summary, part.bill
+    return {
+        "from": _rfc3339(part.span.from_ms),
+        "to": _rfc3339(part.span.to_ms),
+        "windows_ended_by": None if part.span.ended_by_ms is None else _rfc3339(part.span.ended_by_ms),
+        "clusters": sorted(summary.clusters),
+        "metered_seconds": summary.metered_ms / 1000,
+        "flows": summary.flows,
+        "bytes": summary.bytes,
+        "overlay_outer_bytes": summary.outer_bytes,
+        "scopes": {
+            scope: {
+                "bytes": size,
+                "bytes_per_hour": per_hour(size, summary.metered_ms),
+                **_cost(bill.by_scope.get(scope), summary, bill),
+            }
+            for scope, size in sorted(summary.scopes.items())
+        },
+        "external": {
+            way: {"bytes": summary.internet.get(comes_in, 0), **_cost(bill.internet.get(comes_in), summary, bill)}
+            for way, comes_in in (("out", False), ("in", True))
+        },
+        "zones": [
+            {"from": source, "to": destination, "bytes": size}
+            for (source, destination), size in sorted(summary.zones.items())
+        ],
+        "unknown": dict(sorted(summary.unknown.items())),
+        "unpriced": dict(sorted(bill.unpriced.items())),
+    }
+
+
+def _cost(cost: Cost | None, summary: Summary, bill: Bill) -> dict[str, Any]:
+    if cost is None or bill.book is None:
+        return {}
+    return {
+        "cost": _exact(cost.total),
+        "cost_source": _exact(cost.source),
+        "cost_destination": _exact(cost.destination),
+        "cost_per_month": _exact(per_month(cost.total, summary.metered_ms)),
+    }
+
+
+def _prices(report: Report) -> dict[str, Any]:
+    book = report.now.bill.book
+    if book is None:
+        return {"file": None, "why": report.prices_why}
+    return {
+        "file": book.name,
+        "why": report.prices_why,
+        "title": book.title,
+        "as_of": str(book.as_of),
+        "unit": book.unit,
+        "currency": book.currency,
+        "month_hours": MONTH_HOURS,
+        "kind": "list prices, without discounts" if is_shipped(book) else "prices of a file of one's own",
+    }
+
+
+def _trust(report: Report) -> dict[str, Any]:
+    audit, summary = report.audit, report.summary
+    unknown = summary.scopes.get("unknown", 0)
+    found: dict[str, Any] = {
+        "unknown_ratio": unknown / summary.bytes if summary.bytes else 0.0,
+        "records_refused": report.refused,
+    }
+    if audit is None:
+        return found | {"ledger": None, "why": report.trust_note}
+    return found | {
+        "coverage": covered(audit.coverage.values()),
+        "ledger": audit.ratio,
+        "ledger_closes": not audit.mismatches,
+        "unaccounted_bytes": audit.unaccounted_bytes,
+        "windows_in_flight": audit.in_flight,
+        "nodes_metered": sorted(audit.nodes_metered),
+        "nodes_in_cluster": None if audit.nodes_in_cluster is None else sorted(audit.nodes_in_cluster),
+        "unmeasured_seconds": sum(gap.to_ms - gap.from_ms for gap in audit.gaps) / 1000,
+    }
+
+
+def _pair(pair: PairLine, report: Report) -> dict[str, Any]:
+    before: dict[str, int] = {}
+    if report.before is not None:
+        before["bytes_before"] = pair.before
+        before["bytes_per_hour"] = per_hour(pair.bytes, report.summary.metered_ms)
+        before["bytes_per_hour_before"] = per_hour(pair.before, report.metered_before_ms)
+    return {
+        "source": pair.source,
+        "destination": pair.destination,
+        "zones": [{"from": source, "to": destination} for source, destination in sorted(pair.zones)],
+        "bytes": pair.bytes,
+        "counted_on_receipt": pair.received,
+        **_cost(pair.cost, report.summary, report.now.bill),
+        **before,
+    }
+
+
+def _own(report: Report) -> dict[str, Any]:
+    size, crossing, cost = report.own_traffic()
+    found: dict[str, Any] = {"bytes": size, "cross_zone_bytes": crossing}
+    return found if report.now.bill.book is None else found | {"cost": _exact(cost.total)}
+
+
+def _exact(subunits: int) -> str:
+    text = f"{money(subunits):f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _rfc3339(at_ms: int) -> str:
+    return timestamp(at_ms).replace(" ", "T") + "Z"

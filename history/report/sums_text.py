@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sums of `zonemeter report --by` as a table for people. Pure."""
+
+from collections.abc import Sequence
+
+from common.amounts import fitted, number, scale, three_digits
+from history.model.grouping import OF_ENDS, OF_TIME, By
+from history.report.data import Report
+from history.report.sums import SumLine, sums
+from prices.book import money
+
+
+def sum_lines(report: Report, by: By) -> list[str]:
+    """Return the table: the greatest sums, what the rest comes to, and all; of hours and days, each."""
+    found = sums(report, by)
+    shown = found if by in OF_TIME else found[: report.top]
+    rest = found[len(shown) :]
+    unit, divisor = scale(max((max(line.sent, line.received) for line in found), default=0))
+    body = [
+        *((line.name, [line]) for line in shown),
+        *([(f"{len(rest):,} more", rest)] if rest else []),
+        ("all", found),
+    ]
+    rows = [_titles(report, by, unit), *((name, *_cells(report, by, lines, divisor)) for name, lines in body)]
+    return fitted(rows, "<" + ">" * (len(rows[0]) - 1), (0,))
+
+
+def _titles(report: Report, by: By, unit: str) -> tuple[str, ...]:
+    titles = [f"BY {by.upper()}", f"{unit} sent" if by in OF_ENDS else unit, "across zones"]
+    if by in OF_ENDS:
+        titles += [f"{unit} received", "across zones"]
+    book = report.now.bill.book
+    if book is not None:
+        titles.append("$" if book.currency == "USD" else book.currency)
+    return (*titles, f"vs {report.compare}") if report.before is not None else tuple(titles)
+
+
+def _cells(report: Report, by: By, lines: Sequence[SumLine], divisor: int) -> list[str]:
+    sizes = [sum(line.sent for line in lines), sum(line.sent_across for line in lines)]
+    if by in OF_ENDS:
+        sizes += [sum(line.received for line in lines), sum(line.received_across for line in lines)]
+    cells = [three_digits(size / divisor) if size else "-" for size in sizes]
+    if report.now.bill.book is not None:
+        costs = [line.cost.total for line in lines if line.cost is not None]
+        cells.append(number(money(sum(costs))) if costs else "?")
+    if report.before is not None:
+        cells.append(change_of_rate(sum(line.bytes for line in lines), sum(line.before for line in lines), report))
+    return cells
+
+
+def change_of_rate(now: int, before: int, report: Report) -> str:
+    """Return how bytes per metered hour changed: the two ranges need not have been metered for equally long."""
+    if not before:
+        return "new" if now else "-"
+    if not now:
+        return "gone"
+    now, before = now * report.metered_before_ms, before * report.summary.metered_ms
+    change = 100 * (now - before) / before
+    return f"{change:+.0f} %" if abs(change) < 1000 else f"x {now / before:,.0f}"

@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A report laid out for people: the answer first, then how far to trust it, then what next. Pure."""
+
+from common import page
+from common.amounts import (
+    columns,
+    command_lines,
+    counted,
+    dollars,
+    duration,
+    fitted,
+    human,
+    labelled,
+    number,
+    per_hour,
+    percent,
+    scale,
+    short_zones,
+    shorten,
+    three_digits,
+)
+from common.terminal import command
+from history.audit.text import coverage
+from history.model.time_range import timestamp
+from history.report.data import PairLine, Range, Report
+from history.report.sums_text import change_of_rate, sum_lines
+from prices.book import PriceBook, money, per_month
+from prices.file import SHIPPED, is_shipped
+from schemas.flow import Scope
+
+
+def lines(report: Report) -> list[str]:
+    """Return the report's lines."""
+    parts = [_head(report), _trust(report), "", *_answer(report), "", *_zones(report)]
+    table = _pairs(report) if report.by is None else sum_lines(report, report.by)
+    parts += ["", *table, "", *_small_print(report), *_next(report)]
+    flat = [line for part in parts for line in ([part] if isinstance(part, str) else part)]
+    return [line.rstrip() for line in flat]
+
+
+def _head(report: Report) -> list[str]:
+    span = report.now.span
+    names = sorted(report.summary.clusters)
+    clusters = f"cluster{'s' if len(names) > 1 else ''} {', '.join(names)}"
+    long = duration(span.to_ms - span.from_ms)
+    head = labelled("zonemeter report", [shorten(clusters, 26), f"{span} ({long})"], 19)
+    found = [*head, *labelled("source", [*report.sources, f"{report.summary.flows:,} flows"])]
+    if span.ended_by_ms is not None:
+        left_out = f"windows that ended after {timestamp(span.ended_by_ms)[11:]}: some nodes' may still be on their way"
+        found += labelled("left out", [left_out])
+    found += labelled("only", [_only(name, values) for name, values in report.filters.items()])
+    return found + labelled("prices", _prices(report))
+
+
+def _only(name: str, values: list[str]) -> str:
+    listed = ", ".join(values)
+    if name == "min-bytes":
+        return f"flows of at least {human(int(listed))}"
+    if name in ("cluster", "scope", "direction", "port"):
+        return f"{name} {listed}"
+    return f"{_WAYS.get(name, f'from or to {name}')} {listed}"
+
+
+_WAYS = {"source": "from", "destination": "to"}
+
+
+def _prices(report: Report) -> list[str]:
+    book = report.now.bill.book
+    if book is None:
+        asked = report.prices_why == "none, as asked"
+        return [report.prices_why, "" if asked else f"--prices {'|'.join(SHIPPED)}|FILE adds dollars"]
+    price = book.find("cross_zone")
+    each = "" if price is None else f"{dollars(price.total, book.currency)} per {book.unit} across zones"
+    who = "" if price is None else f"billed: {price.billed}"
+    title = shorten(book.title, 30) + (" list prices" if is_shipped(book) else ", a file of your own,")
+    return [f"{title} as of {book.as_of} ({report.prices_why})", each, who]
+
+
+def _trust(report: Report) -> list[str]:
+    unknown = report.summary.scopes.get("unknown", 0)
+    total = report.summary.bytes
+    share = f"unknown {percent(unknown, total)}" + (f" ({human(unknown)})" if unknown else "")
+    audit = report.audit
+    if audit is None:
+        metered = f"nodes {len(report.summary.observers)} metered"
+        return labelled("trust", [share, metered, *_refused(report), report.trust_note])
+    of = "" if audit.nodes_in_cluster is None else f" of {len(audit.nodes_in_cluster)}"
+    facts = [f"nodes {len(audit.nodes_metered)}{of} metered", f"coverage {coverage(audit)}"]
+    facts += [f"ledger {audit.ratio:.6f}", share]
+    unmeasured = sum(gap.to_ms - gap.from_ms for gap in audit.gaps)
+    if audit.gaps:
+        nodes = len({gap.node for gap in audit.gaps})
+        facts.append(f"unmeasured {duration(unmeasured)} on {counted(nodes, 'node')}")
+    else:
+        facts.append("no time unmeasured")
+    never = sorted((audit.nodes_in_cluster or set()) - audit.nodes_metered)
+    if never:
+        facts.append(f"never metered: {shorten(', '.join(never), 60)}")
+    if audit.in_flight:
+        facts.append(f"{counted(audit.in_flight, 'window')} under way")
+    if audit.mismatches:
+        facts.append(f"THE LEDGER DOES NOT CLOSE: {human(audit.unaccounted_bytes)} unaccounted")
+    return labelled("trust", [*facts, *_refused(report)])
+
+
+def _refused(report: Report) -> list[str]:
+    return [f"{counted(report.refused, 'record')} not to be decoded"] if report.refused else []
+
+
+def _answer(report: Report) -> list[str]:
+    crossing = report.summary.scopes.get("cross_zone", 0)
+    facts = [f"{human(crossing)}"]
+    if report.in_region:
+        facts.append(f"{percent(crossing, report.in_region)} of in-region")
+    book, cost = report.now.bill.book, report.now.cost("cross_zone")
+    metered = report.summary.metered_ms
+    if book is not None and cost is not None:
+        facts.append(_dollars(cost.total, book))
+        facts.append(f"= {_monthly(cost.total, metered, book)} a month at this rate")
+    change = _change(report)
+    found = labelled("CROSS-ZONE", [*facts, *change[:1]], 13)
+    basis = f"{duration(metered)} of {duration(report.now.span.to_ms - report.now.span.from_ms)} metered"
+    kind = "list prices, no discounts" if book is not None and is_shipped(book) else "prices of your own file"
+    notes = [basis if book is None or cost is None else f"over {basis}; a month is 730 h; {kind}"]
+    notes += change[1:]
+    return found + [line for note in notes for line in labelled("", [note], 13)]
+
+
+def _change(report: Report) -> list[str]:
+    """Return how the bytes across zones changed, and what is to be known about that."""
+    before = report.before
+    if before is None:
+        return []
+    if not before.summary.flows:
+        return [f"nothing was metered {report.compare} before"]
+    now, then = report.summary.metered_ms, before.summary.metered_ms
+    sizes = [each.summary.scopes.get("cross_zone", 0) for each in (report.now, before)]
+    rates = [f"{human(per_hour(size, metered))}/h" for size, metered in zip(sizes, (now, then), strict=True)]
+    change = [f"{change_of_rate(sizes[0], sizes[1], report)} on {report.compare} before: {rates[0]}, was {rates[1]}"]
+    if duration(now) != duration(then):
+        change.append(f"rates: over {duration(now)} metered now, over {duration(then)} metered {report.compare} before")
+    if not before.whole:
+        change.append(f"some of what was metered {report.compare} before is gone: its rate is of what is left")
+    return change
+
+
+def _zones(report: Report) -> list[str]:
+    matrix = report.zone_matrix()
+    zones = sorted({zone for pair in matrix for zone in pair})
+    unit, divisor = scale(max([*matrix.values(), *report.summary.scopes.values()], default=0))
+    side = _other_traffic(report, unit, divisor)
+    body = [
+        (source, *(three_digits(size / divisor) if (size := matrix.get((source, to), 0)) else "-" for to in zones))
+        for source in zones
+    ]
+    most, short = page.current().table, short_zones(zones)
+    for names in (zones, [short[zone] for zone in zones]):
+        table = columns([(f"{unit} from \\ to", *names), *body], "<" + ">" * len(zones))
+        width = max(map(len, table)) + 5
+        if width + max(map(len, side)) <= most:
+            break
+    else:
+        if width > most:
+            table = _zone_list(matrix, divisor, unit, report.top)
+        return [*table, "", *side]
+    rows = max(len(table), len(side))
+    table += [""] * (rows - len(table))
+    side += [""] * (rows - len(side))
+    return [f"{left:<{width}}{right}" for left, right in zip(table, side, strict=True)]
+
+
+def _zone_list(matrix: dict[tuple[str, str], int], divisor: int, unit: str, top: int) -> list[str]:
+    """Return the zones as a list, where there are too many for a matrix."""
+    pairs = sorted(((pair, size) for pair, size in matrix.items() if pair[0] != pair[1]), key=lambda p: (-p[1], p[0]))
+    rows = [(source, "->", to, three_digits(size / divisor)) for (source, to), size in pairs[:top]]
+    rest = sum(size for _, size in pairs[top:])
+    more = [(f"{len(pairs) - top} more", "", "", three_digits(rest / divisor))] if len(pairs) > top else []
+    return fitted([("zones", "", "", unit), *rows, *more], "<<<>")
+
+
+def _other_traffic(report: Report, unit: str, divisor: int) -> list[str]:
+    summary, bill = report.summary, report.now.bill
+    found = [(name, summary.scopes.get(scope, 0), bill.by_scope.get(scope)) for scope, name in _OTHERS]
+    # What goes out to the internet is billed, what comes in mostly not: two sums.
+    found[-1:-1] = [
+        (name, summary.internet.get(comes_in, 0), bill.internet.get(comes_in))
+        for comes_in, name in ((False, "external out"), (True, "external in"))
+    ]
+    rows = [("other traffic", unit, "")]
+    for name, size, cost in found:
+        if size:
+            priced = (
+                _dollars(cost.total, bill.book) if bill.book is not None and cost is not None and cost.total else ""
+            )
+            rows.append((name, three_digits(size / divisor), priced))
+    return columns(rows, "<><")
+
+
+_OTHERS: tuple[tuple[Scope, str], ...] = (
+    ("same_node", "same node"),
+    ("same_zone", "same zone"),
+    ("cross_region", "cross-region"),
+    ("unknown", "unknown"),
+)
+
+
+def _pairs(report: Report) -> list[str]:
+    pairs = report.pairs()
+    if not pairs:
+        return ["TOP PAIRS    nothing crossed zones"]
+    shown, rest = pairs[: report.top], pairs[report.top :]
+    unit, divisor = scale(max(pair.bytes for pair in pairs))
+    short = short_zones(sorted({zone for pair in pairs for places in pair.zones for zone in places}))
+    rows = [
+        ("TOP PAIRS", "", "", "zones", unit, *_cost_titles(report)),
+        *(
+            (
+                _name(pair.source, pair.nodes[0]) + ("*" if pair.received else ""),
+                "->",
+                _name(pair.destination, pair.nodes[1]),
+                shorten(_places(pair, short), 12),
+                three_digits(pair.bytes / divisor),
+                *_cost_cells(report, [pair]),
+            )
+            for pair in shown
+        ),
+    ]
+    if rest:
+        size = sum(pair.bytes for pair in rest)
+        rows.append((f"{len(rest):,} more", "", "", "", three_digits(size / divisor), *_cost_cells(report, rest)))
+    table = fitted(rows, "<<<<" + ">" * (len(rows[0]) - 4))
+    if any(pair.received for pair in shown):
+        note = "* counted on receipt: the sender has no collector; what it is billed is assumed, not verified"
+        table += labelled("", [note], 2 if len(note) > page.current().prose else 0)
+    return table
+
+
+def _cost_titles(report: Report) -> list[str]:
+    titles = []
+    if report.now.bill.book is not None:
+        currency = report.now.bill.book.currency
+        sign = "$" if currency == "USD" else currency
+        titles += [sign, f"{sign}/month"]
+    return [*titles, f"vs {report.compare}"] if report.before is not None else titles
+
+
+def _cost_cells(report: Report, pairs: list[PairLine]) -> list[str]:
+    book, cells = report.now.bill.book, []
+    if book is not None:
+        costs = [pair.cost.total for pair in pairs if pair.cost is not None]
+        metered = report.summary.metered_ms
+        cells += [number(money(sum(costs))), number(money(per_month(sum(costs), metered)))] if costs else ["?", "?"]
+    if report.before is not None:
+        cells.append(change_of_rate(sum(p.bytes for p in pairs), sum(p.before for p in pairs), report))
+    return cells
+
+
+def _small_print(report: Report) -> list[str]:
+    found = []
+    book = report.now.bill.book
+    reasons = sorted(report.summary.unknown.items(), key=lambda item: (-item[1], item[0]))
+    if reasons:
+        found += labelled("UNKNOWN", [f"{reason} {human(size)}" for reason, size in reasons], 13)
+    found += labelled("METER'S OWN", _own(report), 13)
+    if report.summary.outer_bytes:
+        outer = f"{human(report.summary.outer_bytes)} in outer packets, whose inner ones are counted: in no sum"
+        found += labelled("OVERLAY", [outer], 13)
+    if book is not None:
+        unpriced = [f"{scope.replace('_', '-')} {human(size)}" for scope, size in sorted(_unpriced(report.now))]
+        if unpriced:
+            found += labelled("NO PRICE", [f"{', '.join(unpriced)}: not in the dollars"], 13)
+    return [*found, ""] if found else []
+
+
+def _own(report: Report) -> list[str]:
+    """Return what the meter itself sent; that nothing is known of it is said, unless only a namespace was asked for."""
+    size, crossing, cost = report.own_traffic()
+    if not size:
+        brokers = ", ".join(f"{address}:{port}" for address, port in sorted(report.own.brokers)[:3])
+        told = f"known by namespace {report.own.namespace} and Kafka at {brokers or 'an unknown address'} (--own-kafka)"
+        return [] if report.filters else ["none seen", told]
+    facts = [human(size), f"{human(crossing)} of it across zones"]
+    book, total = report.now.bill.book, report.now.cost("cross_zone")
+    if book is not None and cost.total and total is not None and total.total:
+        facts.append(f"{_dollars(cost.total, book)}, {percent(cost.total, total.total)} of the above")
+    return [*facts, "included above"]
+
+
+def _unpriced(part: Range) -> list[tuple[Scope, int]]:
+    return [(scope, size) for scope, size in part.bill.unpriced.items() if size and scope != "unknown"]
+
+
+def _next(report: Report) -> list[str]:
+    where = report.range_flags + report.flags
+    wishes = []
+    if report.audit is not None and report.audit.mismatches:
+        wishes.append(command(f"audit {report.range_flags}{report.kafka_flags}"))
+    if report.summary.scopes.get("unknown", 0):
+        wishes.append(command(f"replay {where} --scope unknown"))
+    if report.audit is not None and "vpc_unmapped" in report.summary.unknown:
+        wishes.append(command(f"cidrs suggest {report.range_flags}{report.kafka_flags}"))
+    if report.now.bill.book is None:
+        wishes.append(command(f"report {where} --prices aws"))
+    else:
+        wishes.append(command("prices list"))
+    if report.before is None:
+        wishes.append(command(f"report {where} --compare 7d"))
+    wishes.append(command(f"report {where} -o csv"))
+    rows = [row for wish in wishes for row in command_lines(wish, 7)]
+    return [f"{'next' if not number else '':<7}{row}" for number, row in enumerate(rows)]
+
+
+def _name(label: str, nodes: set[str]) -> str:
+    if not nodes:
+        return label
+    return next(iter(nodes)) if len(nodes) == 1 else f"{len(nodes)} nodes"
+
+
+def _places(pair: PairLine, short: dict[str, str]) -> str:
+    if not pair.zones:
+        return "-"
+    sources, destinations = (sorted({short.get(places[side], "?") for places in pair.zones}) for side in (0, 1))
+    if len(sources) * len(destinations) > 3:
+        return f"{len(pair.zones)} pairs"
+    return f"{','.join(sources)} -> {','.join(destinations)}"
+
+
+def _dollars(subunits: int, book: PriceBook) -> str:
+    return dollars(money(subunits), book.currency)
+
+
+def _monthly(subunits: int, metered_ms: int, book: PriceBook) -> str:
+    return _dollars(per_month(subunits, metered_ms), book)

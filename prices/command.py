@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`zonemeter prices list|check|explain`."""
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import Field
+from pydantic_settings import CliPositionalArg, SettingsConfigDict
+
+from common.amounts import wrapped
+from common.errors import Refusal
+from common.flags import refuse
+from common.settings import Settings, load
+from common.terminal import say, write_json
+from prices.book import UNIT_BYTES, Price, PriceBook, Side, money
+from prices.file import PRICED_SCOPES, SHIPPED, PriceFileError, load_prices, parse_prices, recognise, region_of, shipped
+from schemas.flow import Scope
+
+EXAMPLE_BYTES = 10**12
+
+
+class PricesListSettings(Settings):
+    """List the price files that come with zonemeter: what a zone crossing costs, whom, as of when, says who."""
+
+    model_config = SettingsConfigDict(cli_shortcuts={"output": "o"})
+
+    output: Literal["table", "json"] = Field("table", description="how to print the answer")
+
+
+class PricesCheckSettings(Settings):
+    """Check a price file of your own; one line for each error, with its place."""
+
+    file: CliPositionalArg[Path] = Field(description="the file, TOML")
+
+
+class PricesExplainSettings(Settings):
+    """Say how traffic between two zones would be priced, by which price of which file, and who is billed."""
+
+    model_config = SettingsConfigDict(cli_shortcuts={"output": "o"})
+
+    source_zone: CliPositionalArg[str] = Field(description="the sender's zone, such as eu-west-1a")
+    destination_zone: CliPositionalArg[str] = Field(description="the receiver's zone")
+    prices: str | None = Field(None, description="aws, azure, gcp or a file; else the cloud that names its zones so")
+    scope: Literal["same_node", "same_zone", "cross_zone", "cross_region", "external"] | None = Field(
+        None, description="needed only where the names of the zones do not tell"
+    )
+    source_name: str = Field("", description="what the CIDR map calls the sender, if it is there")
+    destination_name: str = Field("", description="what the CIDR map calls the receiver, if it is there")
+    output: Literal["table", "json"] = Field("table", description="how to print the answer")
+
+
+def list_(argv: list[str]) -> int:
+    """Print the shipped files."""
+    settings = load(PricesListSettings, "prices list", argv)
+    books = [shipped(name) for name in SHIPPED]
+    if settings.output == "json":
+        write_json([_book(book) for book in books])
+        return 0
+    say(f"{'file':<6} {'cloud':<13} {'as of':<11} {'zone crossing':<21} billed")
+    for book in books:
+        price = book.find("cross_zone")
+        if price is not None:
+            amount = f"{_amount(price.total)} {book.currency} per {book.unit}"
+            say(f"{book.name:<6} {book.title:<13} {book.as_of!s:<11} {amount:<21} {price.billed}")
+            say(f"       {price.url}")
+    say("list prices; for your own: zonemeter prices check FILE, then --prices FILE")
+    return 0
+
+
+def check(argv: list[str]) -> int:
+    """Check one file; return 1 if anything is wrong with it."""
+    settings = load(PricesCheckSettings, "prices check", argv)
+    try:
+        book = parse_prices(settings.file.read_bytes(), str(settings.file))
+    except OSError as error:
+        refuse("zonemeter prices check", f"file = '{settings.file}': {error.strerror}")
+    except PriceFileError as error:
+        say(*error.problems)
+        return 1
+    say(f"{book.name}: {book.title}, {len(book.prices)} prices per {book.unit} in {book.currency} as of {book.as_of}")
+    for price in book.prices:
+        say(f"  {_describe(price, book)}")
+    for scope in PRICED_SCOPES:
+        if book.find(scope) is None:
+            say(f"  {scope}: no general price; what no price matches is reported in bytes only")
+    return 0
+
+
+def explain(argv: list[str]) -> int:
+    """Say how traffic between two zones is priced; return 1 if it has no price."""
+    settings = load(PricesExplainSettings, "prices explain", argv)
+    try:
+        book = _book_for(settings)
+        source, destination = _side(settings, book, "source"), _side(settings, book, "destination")
+        scope = settings.scope or _scope(settings, source, destination)
+    except Refusal as error:
+        refuse("zonemeter prices explain", str(error))
+    price = book.find(scope, source, destination)
+    if settings.output == "json":
+        write_json({"scope": scope, "file": book.name, "price": price and _price(price, book)})
+    else:
+        _print_explanation(settings, book, scope, price)
+    return 0 if price is not None else 1
+
+
+def _print_explanation(settings: PricesExplainSettings, book: PriceBook, scope: Scope, price: Price | None) -> None:
+    say(f"{settings.source_zone} -> {settings.destination_zone}: {scope}")
+    if price is None:
+        say(f"{book.name} has no price for it: reported in bytes, never as free; a file of your own can price it")
+        return
+    number = book.prices.index(price) + 1
+    say(f"price {number} of {book.name} ({book.title}, as of {book.as_of}):")
+    say(f"  {_describe(price, book)}")
+    each = money(EXAMPLE_BYTES * price.rate)
+    unit = "" if book.unit == "GB" else f" = {Decimal(EXAMPLE_BYTES) / UNIT_BYTES[book.unit]:.2f} {book.unit}"
+    say(f"1 TB (10^12 bytes{unit}) costs {each:.2f} {book.currency}; billed: {price.billed}")
+    say(f"source {price.url}")
+    if price.note:
+        say(*wrapped(price.note, " " * 7, " " * 7))
+
+
+def _book_for(settings: PricesExplainSettings) -> PriceBook:
+    if settings.prices is not None:
+        return load_prices(settings.prices)
+    zones = (settings.source_zone, settings.destination_zone)
+    book = recognise(zones)
+    if book is None:
+        raise Refusal(f"{' and '.join(zones)} are zones of no cloud known here; say --prices {'|'.join(SHIPPED)}|FILE")
+    return book
+
+
+def _side(settings: PricesExplainSettings, book: PriceBook, which: str) -> Side:
+    zone, name = getattr(settings, f"{which}_zone"), getattr(settings, f"{which}_name")
+    return Side(region_of(zone, book) or "", name)
+
+
+def _scope(settings: PricesExplainSettings, source: Side, destination: Side) -> Scope:
+    if settings.source_zone == settings.destination_zone:
+        return "same_zone"
+    if not (source.region and destination.region):
+        scopes = "|".join(scope for scope in get_args(Scope) if scope in PRICED_SCOPES)
+        raise Refusal(f"the regions of these zones do not show in their names; say --scope {scopes}")
+    return "cross_zone" if source.region == destination.region else "cross_region"
+
+
+def _describe(price: Price, book: PriceBook) -> str:
+    limits = [
+        f"{name.replace('_', ' ')} {glob}"
+        for name in ("source_region", "destination_region", "source_name", "destination_name")
+        if (glob := getattr(price, name)) is not None
+    ]
+    only = f" where {', '.join(limits)}" if limits else ""
+    sides = f"{_amount(price.source)} the sender, {_amount(price.destination)} the receiver"
+    return f"{price.scope}{only}: {sides}, {book.currency} per {book.unit}"
+
+
+def _amount(value: Decimal) -> str:
+    return f"{value.normalize():f}"
+
+
+def _book(book: PriceBook) -> dict[str, Any]:
+    return {
+        "file": book.name,
+        "title": book.title,
+        "currency": book.currency,
+        "unit": book.unit,
+        "as_of": str(book.as_of),
+        "prices": [_price(price, book) for price in book.prices],
+    }
+
+
+def _price(price: Price, book: PriceBook) -> dict[str, Any]:
+    return {
+        "scope": price.scope,
+        "source": _amount(price.source),
+        "destination": _amount(price.destination),
+        "unit": book.unit,
+        "currency": book.currency,
+        "billed": price.billed,
+        "url": price.url,
+        "note": price.note,
+    }

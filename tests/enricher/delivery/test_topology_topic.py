@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The topology topic's reader and writer, told to stop while Kafka is away: both end, and say nothing more."""
+
+import asyncio
+
+import pytest
+
+from common.errors import Stopped
+from common.kafka.publish import Publisher
+from common.service.lifecycle import Service
+from enricher.delivery.topology_topic import TopologyTopic
+from enricher.index.ownership import Index
+from enricher.kube.cluster import Cluster
+from enricher.metrics import Metrics
+from enricher.settings import EnricherSettings
+from tests.support.enricher.build import pod
+
+
+def parts() -> tuple[Service, TopologyTopic, Publisher, Cluster]:
+    service, index = Service("enricher"), Index()
+    service.stopping.set()
+    settings = EnricherSettings(kafka_bootstrap="127.0.0.1:1", kafka_deadline_seconds=1)
+    cluster = Cluster(index, live=True)
+    topic = TopologyTopic(service, settings, cluster, Metrics(service.registry, index))
+    return service, topic, Publisher(service, settings), cluster
+
+
+def test_told_to_stop_is_no_failure_that_a_retry_would_mend() -> None:
+    assert not issubclass(Stopped, OSError)
+
+
+def test_who_follows_ends_quietly(caplog: pytest.LogCaptureFixture) -> None:
+    async def follow() -> None:
+        _, topic, _, _ = parts()
+        await asyncio.wait_for(topic.follow(), 30)
+
+    asyncio.run(follow())
+    assert caplog.messages == []
+
+
+def test_who_writes_ends_quietly_and_keeps_what_it_did_not_write(caplog: pytest.LogCaptureFixture) -> None:
+    async def write() -> Cluster:
+        _, topic, publisher, cluster = parts()
+        cluster.pending[b"pod/uid-api-1/100"] = pod("api-1", "10.42.1.17", "node-a1")
+        await asyncio.wait_for(topic.write(publisher, lambda: True), 30)
+        return cluster
+
+    assert len(asyncio.run(write()).pending) == 1
+    assert caplog.messages == []

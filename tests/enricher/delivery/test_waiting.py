@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When a chunk waits, and how often."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from enricher.delivery.waiting import Patience
+from enricher.index.cidrs import CidrMap
+from enricher.index.ownership import Index
+from enricher.index.resolve import Resolver
+from enricher.kube.cluster import Cluster
+from enricher.metrics import Metrics
+from schemas.raw import RawChunk
+from tests.support.enricher.build import END, START, chunk, node, pod, row
+
+LATE, PEER = "10.9.8.5", "10.9.8.1"
+
+
+class Waiter:
+    """Patience with a clock of the test's own."""
+
+    def __init__(self, *, live: bool = True) -> None:
+        self.now = END + 100
+        self.index = Index()
+        self.index.apply(node("node-a1", PEER))
+        self.cluster = Cluster(self.index, live=live, clock=lambda: self.now)
+        self.registry = CollectorRegistry()
+        self.metrics = Metrics(self.registry, self.index)
+        self.patience = Patience(self.cluster, Resolver(self.index, CidrMap([])), self.metrics, 2.0)
+
+    def chunk(self, **times: Any) -> RawChunk:
+        return chunk([row(LATE, PEER)], **times)
+
+    def late(self, raw: RawChunk) -> set[str]:
+        return self.patience.worth_waiting_for(raw, self.patience.resolve(raw))
+
+    async def wait(self, raw: RawChunk) -> str:
+        """Wait as a worker does; return the sender's kind."""
+        late = self.late(raw)
+        ends = await self.patience.wait(raw, late) if late else self.patience.resolve(raw)
+        return ends.addresses[raw.addresses.index(LATE)].kind
+
+    def outcome(self, outcome: str) -> float:
+        return self.registry.get_sample_value("zonemeter_enricher_index_waits_total", {"outcome": outcome}) or 0.0
+
+
+def test_it_waits_until_the_pod_is_known() -> None:
+    async def run() -> None:
+        waiter = Waiter()
+        task = asyncio.create_task(waiter.wait(waiter.chunk()))
+        await asyncio.sleep(0)
+        waiter.cluster.load([pod("other-1", "10.9.8.6", "node-a1")])
+        await asyncio.sleep(0)
+        assert not task.done()
+        waiter.cluster.load([pod("api-1", LATE, "node-a1", from_ms=START)])
+        assert await task == "pod"
+        assert (waiter.outcome("known"), waiter.outcome("late")) == (1, 0)
+
+    asyncio.run(run())
+
+
+def test_it_waits_in_vain_once_unless_the_address_was_a_pods_since() -> None:
+    async def run() -> None:
+        waiter = Waiter()
+        task = asyncio.create_task(waiter.wait(waiter.chunk()))
+        await asyncio.sleep(0)
+        waiter.now = END + 2000
+        waiter.cluster.load([pod("other-1", "10.9.8.6", "node-a1")])
+        assert await task == "unknown"
+        assert waiter.outcome("late") == 1
+        times = {"start_ms": END, "end_ms": END + 10_000}
+        waiter.now = END + 10_100
+        assert waiter.late(waiter.chunk(**times)) == set()
+        waiter.cluster.load([pod("api-1", LATE, "node-a1", from_ms=END + 3000, to_ms=END + 5000)])
+        later = {"start_ms": END + 10_000, "end_ms": END + 20_000}
+        waiter.now = END + 20_100
+        assert waiter.late(waiter.chunk(**later)) == {LATE}
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("live", "now", "waits"),
+    [
+        pytest.param(True, END + 1999, True, id="in time"),
+        pytest.param(True, END + 2000, False, id="too late"),
+        pytest.param(True, END + 3_600_000, False, id="an hour of lag"),
+        pytest.param(False, END, False, id="nobody would tell"),
+    ],
+)
+def test_it_waits_only_where_that_may_help(live: bool, now: int, waits: bool) -> None:
+    waiter = Waiter(live=live)
+    waiter.now = now
+    assert bool(waiter.late(waiter.chunk())) == waits
+
+
+def test_freshness_is_shown_by_whether_a_chunk_waited() -> None:
+    waiter = Waiter()
+    waiter.metrics.published([(END, False), (END - 1500, True), (END + 5000, False)], END + 400)
+
+    def below(bound: str, waited: str) -> float | None:
+        return waiter.registry.get_sample_value(
+            "zonemeter_enricher_freshness_seconds_bucket", {"le": bound, "waited": waited}
+        )
+
+    assert [below(bound, "no") for bound in ("0.1", "0.25", "0.5")] == [1, 1, 2]
+    assert [below(bound, "yes") for bound in ("1.5", "2.0")] == [0, 1]

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An archive in an object store: the flow log writes it, and commands read the same from it as from a directory."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from pyarrow import fs
+
+from history.audit import command as audit
+from history.replay import command as replay
+from history.report import command as report
+from lab.kafka.proxy import Proxy
+from sinks.flowlog.manifest import decode_manifest
+from sinks.flowlog.store import open_store
+from tests.history.conftest import Command
+from tests.support.history.lived import Lived
+from tests.support.object_store import KEYS, s3_server
+from tests.support.services import eventually
+from tests.support.sinks.processes import running
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A bucket's URI, with a place for the path."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in KEYS.items():
+            patch.setenv(name, value)
+        with s3_server(tmp_path_factory.mktemp("s3")) as uri:
+            yield uri
+
+
+@pytest.fixture(scope="module")
+def copied(bucket: str, history: Lived) -> str:
+    """The history's archive in the bucket, object by object."""
+    uri = bucket.format(path="/copied")
+    filesystem, root = fs.FileSystem.from_uri(uri)
+    fs.copy_files(str(history.archive), root, destination_filesystem=filesystem)
+    return uri
+
+
+def both(command: Command, main: Any, history: Lived, uri: str, *flags: str) -> tuple[Any, Any]:
+    """Return what a command answers from the directory and from the object store, without the places' names."""
+    answers = []
+    for archive in (str(history.archive), uri):
+        status, out, err = command(main, *history.flags, *history.span, *flags, "--archive", archive)
+        assert (status, err) == (0, ""), err
+        answers.append(out.replace(archive, "ARCHIVE"))
+    return answers[0], answers[1]
+
+
+@pytest.mark.parametrize("form", ["json", "csv"])
+def test_a_report_is_the_same(history: Lived, copied: str, command: Command, form: str) -> None:
+    local, remote = both(command, report.main, history, copied, "-o", form)
+    assert remote == local
+
+
+def test_a_replay_is_the_same(history: Lived, copied: str, command: Command) -> None:
+    local, remote = both(command, replay.main, history, copied, "-o", "jsonl", "--address", "10.0.0.0/8")
+    assert sorted(remote.splitlines()) == sorted(local.splitlines()) != []
+
+
+def test_a_deep_audit_is_the_same(history: Lived, copied: str, command: Command) -> None:
+    answers = []
+    for archive in (str(history.archive), copied):
+        status, out, err = command(
+            audit.main, *history.flags, *history.span, "--deep", "--archive", archive, "-o", "json"
+        )
+        answers.append((status, err, orjson.loads(out.replace(archive, "ARCHIVE"))))
+        answers[-1][2]["repeats"].sort(key=lambda repeat: (repeat["chunk"], repeat["offset"]))
+    assert answers[0] == answers[1]
+    assert "archive" in out
+
+
+def test_a_damaged_object_is_named(history: Lived, bucket: str, command: Command) -> None:
+    uri = bucket.format(path="/damaged")
+    filesystem, root = fs.FileSystem.from_uri(uri)
+    fs.copy_files(str(history.archive), root, destination_filesystem=filesystem)
+    objects = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
+    spoilt = next(each.path for each in objects if each.path.endswith(".parquet"))
+    with filesystem.open_output_stream(spoilt) as stream:
+        stream.write(b"PAR1 but no more")
+    status, _, err = command(report.main, *history.flags, *history.span, "--archive", uri)
+    assert status == 2
+    (line,) = err.splitlines()
+    assert spoilt.removeprefix(f"{root}/") in line
+
+
+def test_the_flow_log_writes_it(history: Lived, bucket: str, tmp_path: Path, command: Command) -> None:
+    uri = bucket.format(path="/written")
+    flags = [*history.flags, "--output", uri, "--cut-seconds", "1", "--group", "zonemeter.again"]
+    with running("flowlog", flags, tmp_path / "log") as sink:
+        eventually(lambda: sink.samples().get(("zonemeter_flows_taken_total", ())) == len(history.flows), 90)
+        assert sink.terminate() == 0
+    assert _rows(uri) == len(history.flows)
+    status, out, err = command(replay.main, *history.flags, *history.span, "-o", "jsonl", "--archive", uri)
+    assert (status, err) == (0, "")
+    assert {orjson.loads(line)["id"] for line in out.splitlines()} == history.flows.keys()
+
+
+def test_a_store_that_falls_silent_is_named_and_waited_for(history: Lived, bucket: str, tmp_path: Path) -> None:
+    uri = bucket.format(path="/silent")
+    port = re.search(r"127\.0\.0\.1:(\d+)", uri)[1]  # type: ignore[index]
+    with Proxy(("127.0.0.1", int(port))) as proxy:
+        through = uri.replace(port, str(proxy.port))
+        flags = [*history.flags, "--output", through, "--cut-seconds", "5", "--group", "zonemeter.silent"]
+        with running("flowlog", flags, tmp_path / "log") as sink:
+            eventually(lambda: sink.samples().get(("zonemeter_flows_taken_total", ())) == len(history.flows), 90)
+            proxy.silence("replies")
+            eventually(lambda: "no answer for 10 s" in sink.get("/readyz")[1], 90)
+            proxy.heal()
+            eventually(lambda: _rows(uri) == len(history.flows), 90)
+            eventually(sink.ready, 90)
+            assert sink.terminate() == 0
+    assert _rows(uri) == len(history.flows)
+
+
+def _rows(uri: str) -> int:
+    store = open_store(uri)
+    manifests = [
+        f"_manifests/{partition}/{name}"
+        for partition in store.names("_manifests")
+        for name in store.names(f"_manifests/{partition}")
+        if name.endswith(".json")
+    ]
+    return sum(file.rows for path in manifests for file in decode_manifest(store.read(path)).files)

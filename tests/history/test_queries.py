@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What docs/queries.md and docs/archive.md ask an archive is answered, by DuckDB, polars and pyarrow, and is right."""
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow.parquet
+import pytest
+
+from tests.docs.commands import ROOT
+from tests.support.history.lived import Lived
+
+DOCUMENTED = "/var/lib/zonemeter/flowlog"
+QUERIES = (ROOT / "docs/queries.md").read_text()
+ARCHIVE = (ROOT / "docs/archive.md").read_text()
+
+
+def blocks(page: str, language: str, archive: Path) -> list[str]:
+    """Return a page's blocks of code, about this archive."""
+    found = re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    return [block.replace(DOCUMENTED, str(archive)) for block in found]
+
+
+def questions() -> dict[str, str]:
+    """Return the queries by the question that they answer."""
+    return dict(re.findall(r"^## (.*?)\n.*?^```sql\n(.*?)^```", QUERIES, re.MULTILINE | re.DOTALL))
+
+
+@pytest.fixture
+def flows(history: Lived) -> duckdb.DuckDBPyConnection:
+    """A connection that has the documented view."""
+    connection = duckdb.connect()
+    connection.execute(blocks(QUERIES, "sql", history.archive)[0])
+    return connection
+
+
+def expected(history: Lived, what: str) -> Counter[Any]:
+    """Return bytes by a field of the flows, as they stand in the topic; outer packets left out."""
+    sums: Counter[Any] = Counter()
+    for flow in history.flows.values():
+        if "encapsulation" not in flow:
+            sums[flow[what]] += flow["bytes"]
+    return sums
+
+
+@pytest.mark.parametrize("question", questions())
+def test_a_question_has_an_answer(flows: duckdb.DuckDBPyConnection, question: str) -> None:
+    assert flows.execute(questions()[question]).fetchall()
+
+
+def test_scopes_add_up_to_what_the_topic_has(history: Lived, flows: duckdb.DuckDBPyConnection) -> None:
+    answer = flows.execute(questions()["How much of the traffic crosses zones?"]).fetchall()
+    assert {scope: round(gb * 1e9) for scope, gb, _ in answer} == pytest.approx(expected(history, "scope"))
+
+
+def test_pairs_namespaces_and_zones_add_up_to_what_crosses_zones(
+    history: Lived, flows: duckdb.DuckDBPyConnection
+) -> None:
+    crossing = expected(history, "scope")["cross_zone"]
+    for question, times in (("Who sends it to whom?", 1), ("What does it cost each namespace?", 2), ("When?", 1)):
+        without_limit = questions()[question].replace("LIMIT 20", "")
+        [[total]] = flows.execute(f"SELECT sum(gb) FROM ({without_limit.rstrip().rstrip(';')})").fetchall()
+        assert total * 1e9 == pytest.approx(times * crossing), question
+
+
+def test_an_address_is_whose_it_was(flows: duckdb.DuckDBPyConnection) -> None:
+    answer = flows.execute(questions()["Who had this address, and when?"]).fetchall()
+    assert [(namespace, pod) for namespace, pod, *_ in answer] == [("shop", "web-2"), ("batch", "job-2")]
+    assert answer[0][4] <= answer[1][3]
+
+
+def test_other_readers_take_the_directory_as_it_is(history: Lived) -> None:
+    crossing: Counter[Any] = Counter()
+    for flow in history.flows.values():
+        if flow["scope"] == "cross_zone":
+            crossing[flow["source"].get("k8s", {}).get("namespace", {}).get("name")] += flow["bytes"]
+    [polars, pyarrow] = blocks(ARCHIVE, "python", history.archive)
+    for block in (polars, pyarrow):
+        *before, last = block.strip().splitlines()
+        names: dict[str, Any] = {}
+        exec("\n".join(before), names)
+        answer = eval(last, names)
+        rows = answer.to_dicts() if block is polars else answer.to_pylist()
+        found = {row["src_namespace"]: row.get("bytes", row.get("bytes_sum")) for row in rows}
+        assert found == crossing
+
+
+def test_pandas_way_takes_the_directory(history: Lived) -> None:
+    assert "`pyarrow.parquet.read_table`" in ARCHIVE
+    table = pyarrow.parquet.read_table(history.archive / "flows")
+    assert sorted(table["id"].to_pylist()) == sorted(history.flows)
+
+
+def test_the_documented_list_of_files_is_the_files(history: Lived) -> None:
+    [query] = re.findall(r"`(SELECT unnest.*?)`", ARCHIVE, re.DOTALL)
+    found = duckdb.connect().execute(query.replace("_manifests", f"{history.archive}/_manifests")).fetchall()
+    there = {str(path.relative_to(history.archive)) for path in history.archive.glob("flows/*/*/*.parquet")}
+    assert {path for (path,) in found} == there

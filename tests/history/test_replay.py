@@ -1,0 +1,423 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Replay against a real Kafka and a real flow log: the same flows by id, however they are read back."""
+
+import asyncio
+import csv
+import io
+import ipaddress
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow.parquet as pq
+import pytest
+
+from history.read.batch import SCHEMA
+from history.read.topic import read_topic
+from history.replay import command as replay
+from sinks.flowlog.columns import COLUMNS
+from tests.history.conftest import Command, Ran
+from tests.support.history.lived import Lived, rfc3339
+
+Run = Callable[..., Ran]
+
+
+def lines(text: str) -> dict[str, dict[str, Any]]:
+    rows = [orjson.loads(line) for line in text.splitlines()]
+    assert len({row["id"] for row in rows}) == len(rows), "a flow came twice"
+    return {row["id"]: row for row in rows}
+
+
+@pytest.fixture
+def run(command: Command) -> Run:
+    """Run `zonemeter replay`."""
+    return lambda *argv: command(replay.main, *argv)
+
+
+@pytest.mark.parametrize("how", ["topic", "archive", "raw"])
+def test_the_same_flows_however_they_are_read(history: Lived, run: Run, how: str) -> None:
+    flags = {
+        "topic": [],
+        "archive": ["--archive", str(history.archive)],
+        "raw": ["--from-raw", "--cidr-map", str(history.cidrs)],
+    }[how]
+    status, out, _ = run(*history.flags, *history.span, *flags, "-o", "jsonl")
+    assert status == 0
+    found = lines(out)
+    assert found.keys() == history.flows.keys()
+    assert len(found) > 500
+    for id_, flow in history.flows.items():
+        row = found[id_]
+        assert (row["bytes"], row["packets"], row["scope"]) == (flow["bytes"], flow["packets"], flow["scope"])
+        assert row["raw_offset"] == flow["raw"]["offset"]
+        for side, end in (("src", flow["source"]), ("dst", flow["destination"])):
+            assert row[f"{side}_kind"] == end["kind"]
+            assert row.get(f"{side}_pod") == end.get("k8s", {}).get("pod", {}).get("name")
+            assert row.get(f"{side}_zone") == end.get("cloud", {}).get("availability_zone")
+
+
+Flow = dict[str, Any]
+
+
+def ends(flow: Flow) -> Iterator[Flow]:
+    for side in ("source", "destination"):
+        end = flow[side]
+        k8s, cloud = end.get("k8s", {}), end.get("cloud", {})
+        yield {
+            "namespace": k8s.get("namespace", {}).get("name"),
+            "pod": k8s.get("pod", {}).get("name"),
+            "workload": k8s.get("workload", {}),
+            "zone": cloud.get("availability_zone"),
+            "address": ipaddress.ip_address(end["address"]),
+            "port": end.get("port"),
+            "label": {
+                "node": f"node/{k8s.get('node', {}).get('name')}",
+                "cidr": f"cidr/{end.get('name')}",
+                "pod": k8s.get("pod", {}).get("name"),
+            }.get(end["kind"], end["kind"]),
+        }
+
+
+FILTERS: list[tuple[list[str], Callable[[Flow], bool]]] = [
+    (["-n", "batch"], lambda f: any(e["namespace"] == "batch" for e in ends(f))),
+    (["-n", "batch,shop"], lambda f: any(e["namespace"] for e in ends(f))),
+    (["--workload", "postgres"], lambda f: any(e["workload"].get("name") == "postgres" for e in ends(f))),
+    (["--workload", "shop/Deployment/api"], lambda f: any(e["workload"].get("name") == "api" for e in ends(f))),
+    (["--workload", "Deployment/api"], lambda f: any(e["workload"].get("name") == "api" for e in ends(f))),
+    (["--pod", "shop/web-2"], lambda f: any(e["pod"] == "web-2" for e in ends(f))),
+    (["--pod", "job-2", "--pod", "web-2"], lambda f: any(e["pod"] in ("job-2", "web-2") for e in ends(f))),
+    (["--address", "10.42.2.0/24"], lambda f: any(str(e["address"]).startswith("10.42.2.") for e in ends(f))),
+    (["--address", "2c0f:ff00::/32"], lambda f: any(str(e["address"]) == "2c0f:ff00::10" for e in ends(f))),
+    (["--zone", "eu-west-1c"], lambda f: any(e["zone"] == "eu-west-1c" for e in ends(f))),
+    (["--workload", "cidr/orders-db"], lambda f: any(e["label"] == "cidr/orders-db" for e in ends(f))),
+    (["--source", "shop/Deployment/api"], lambda f: next(ends(f))["workload"].get("name") == "api"),
+    (
+        ["--destination", "cidr/orders-db,shop/web-1"],
+        lambda f: list(ends(f))[1]["label"] in ("cidr/orders-db", "web-1"),
+    ),
+    (["--source", "10.42.2.0/24"], lambda f: str(next(ends(f))["address"]).startswith("10.42.2.")),
+    (["--destination", "node/node-a1,external"], lambda f: list(ends(f))[1]["label"] in ("node/node-a1", "external")),
+    (
+        ["--source", "10.42.1.1", "--destination", "11.0.0.0/8,10.60.0.7"],
+        lambda f: [str(e["address"]) for e in ends(f)] in (["10.42.1.1", "11.0.0.10"], ["10.42.1.1", "10.60.0.7"]),
+    ),
+    (["--direction", "relay,ingress"], lambda f: f["direction"] in ("relay", "ingress")),
+    (["--scope", "unknown,external"], lambda f: f["scope"] in ("unknown", "external")),
+    (["--port", "5432,443"], lambda f: any(e["port"] in (5432, 443) for e in ends(f))),
+    (["--min-bytes", "1000000"], lambda f: f["bytes"] >= 1_000_000),
+    (["--cluster", "prod-eu"], lambda f: True),
+    (
+        ["-n", "shop", "--zone", "eu-west-1b", "--port", "8080"],
+        lambda f: (
+            any(e["namespace"] == "shop" and e["zone"] == "eu-west-1b" for e in ends(f))
+            and any(e["port"] == 8080 for e in ends(f))
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("flags", "wanted"), FILTERS, ids=[" ".join(flags) for flags, _ in FILTERS])
+def test_filters_want_the_same_of_topic_and_archive(
+    history: Lived, run: Run, flags: list[str], wanted: Callable[[Flow], bool]
+) -> None:
+    expected = {id_ for id_, flow in history.flows.items() if wanted(flow)}
+    assert len(expected) > 0
+    for source in ([], ["--archive", str(history.archive)]):
+        status, out, _ = run(*history.flags, *history.span, *source, *flags, "-o", "jsonl")
+        assert status == 0
+        assert lines(out).keys() == expected
+
+
+def test_a_range_holds_the_windows_that_start_in_it(history: Lived, run: Run) -> None:
+    middle = history.begin_ms + 100_000
+    span = ["--from", history.span[1], "--to", rfc3339(middle)]
+    expected = {id_ for id_, flow in history.flows.items() if flow["start_ms"] < middle}
+    assert 0 < len(expected) < len(history.flows)
+    for source in ([], ["--archive", str(history.archive)], ["--from-raw"]):
+        assert lines(run(*history.flags, *span, *source, "-o", "jsonl")[1]).keys() == expected
+
+
+def test_csv_and_parquet_have_the_same_rows(history: Lived, run: Run, tmp_path: Path) -> None:
+    for source in ([], ["--archive", str(history.archive)]):
+        file = tmp_path / f"flows{len(source)}.parquet"
+        assert run(*history.flags, *history.span, *source, "-o", "parquet", "--file", str(file))[0] == 0
+        table = pq.read_table(file)
+        assert table.schema == SCHEMA
+        rows = {row["id"]: row for row in table.to_pylist()}
+        assert rows.keys() == history.flows.keys()
+        text = run(*history.flags, *history.span, *source, "-o", "csv")[1]
+        written = list(csv.DictReader(io.StringIO(text)))
+        assert tuple(written[0]) == COLUMNS
+        assert {row["id"] for row in written} == history.flows.keys()
+        for row in written:
+            assert int(row["bytes"]) == rows[row["id"]]["bytes"] == history.flows[row["id"]]["bytes"]
+            assert row["src_reason"] == (rows[row["id"]]["src_reason"] or "")
+            assert row["window_start"].endswith(".000Z")
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".parquet"] == []
+
+
+@pytest.mark.parametrize("how", ["topic", "archive", "raw"])
+def test_another_topic_takes_the_same_flows(history: Lived, run: Run, how: str) -> None:
+    topic = f"replayed.{how}.{history.topics.settings.topic_prefix}"
+    flags = {
+        "topic": [],
+        "archive": ["--archive", str(history.archive)],
+        "raw": ["--from-raw", "--cidr-map", str(history.cidrs)],
+    }[how]
+    status, out, err = run(*history.flags, *history.span, *flags, "--to-topic", topic)
+    assert (status, out) == (0, "")
+    assert f"{len(history.flows):,} flows to topic {topic}" in err
+
+    async def read() -> list[tuple[int, int, bytes | None, Flow]]:
+        return [
+            (record.partition, record.timestamp, record.key, orjson.loads(record.value))
+            async for batch in read_topic(history.topics.settings, topic)
+            for record in batch
+        ]
+
+    records = asyncio.run(read())
+    assert len(records) == len(history.flows)
+    for partition, timestamp_ms, key, flow in records:
+        live = history.flows[flow["id"]]
+        assert timestamp_ms == live["end_ms"]
+        assert key == live["observer"]["node"].encode()
+        assert partition == flow["raw"]["partition"], "a node's flows are where its raw ones are"
+        if how == "archive":
+            # All that the flow log does not hold is where in its region the observer is.
+            live = {**live, "observer": {**live["observer"], "cloud": {**live["observer"]["cloud"]}}}
+            live["observer"]["cloud"].pop("region")
+        assert flow == live
+
+
+@pytest.mark.parametrize("where", ["topic", "archive"])
+@pytest.mark.parametrize("flags", [[], ["-n", "batch", "--direction", "egress"]])
+def test_the_sums_are_of_what_would_be_listed(history: Lived, run: Run, where: str, flags: list[str]) -> None:
+    argv = [*history.flags, *history.span, *flags, *(["--archive", str(history.archive)] if where == "archive" else [])]
+    listed = lines(run(*argv, "-o", "jsonl")[1]).values()
+    inner = [row for row in listed if "encapsulation" not in row]
+    outer = [row for row in listed if "encapsulation" in row]
+    assert outer or flags
+    found = orjson.loads(run(*argv, "--sum", "-o", "json")[1])
+    for part, rows in ((found, inner), (found["overlay_outer"], outer)):
+        assert (part["flows"], part["bytes"]) == (len(rows), sum(row["bytes"] for row in rows))
+        assert part["packets"] == sum(row["packets"] for row in rows)
+    scopes = {row["scope"] for row in inner}
+    assert {scope: part["bytes"] for scope, part in found["scopes"].items()} == {
+        scope: sum(row["bytes"] for row in inner if row["scope"] == scope) for scope in scopes
+    }
+    table = run(*argv, "--sum")[1].splitlines()
+    total = [f"{len(inner):,}", f"{found['bytes']:,}", f"{found['packets']:,}"]
+    assert next(line for line in table if line.startswith("all ")).split()[1:] == total
+    written = list(csv.DictReader(io.StringIO(run(*argv, "--sum", "-o", "csv")[1])))
+    assert sum(int(row["bytes"]) for row in written) == sum(row["bytes"] for row in listed)
+
+
+def test_another_cidr_map_names_other_things(history: Lived, run: Run, tmp_path: Path) -> None:
+    cidrs = tmp_path / "cidrs.toml"
+    cidrs.write_text('[[cidr]]\ncidr = "10.99.0.0/16"\nname = "legacy"\nzone = "eu-west-1c"\nregion = "eu-west-1"\n')
+    _, out, _ = run(*history.flags, *history.span, "--from-raw", "--cidr-map", str(cidrs), "-o", "jsonl")
+    found = lines(out)
+    assert found.keys() == history.flows.keys()
+    assert {row.get("dst_name") for row in found.values()} == {None, "legacy"}
+    orders = {id_ for id_, flow in history.flows.items() if flow["destination"].get("name") == "orders-db"}
+    assert orders
+    assert {found[id_]["dst_reason"] for id_ in orders} == {"vpc_unmapped"}
+    assert {found[id_]["scope"] for id_ in orders} == {"unknown"}
+
+
+def test_the_table_shows_the_greatest(history: Lived, run: Run) -> None:
+    for source in ([], ["--archive", str(history.archive)]):
+        status, out, _ = run(*history.flags, *history.span, *source, "--top", "5")
+        assert status == 0
+        text = out.splitlines()
+        assert max(map(len, text)) <= 100
+        assert f"{len(history.flows):,} flows" in text[1]
+        assert text.index("") + 1 + 1 + 5 + 1 == len(text)
+        assert text[-1].startswith(f"and {len(history.flows) - 5:,} smaller ones")
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "said"),
+    [
+        (["-n", "shpo"], 1, 'no flow of namespace "shpo" in this range; did you mean shop?'),
+        (["--workload", "postgre"], 1, 'no flow of workload "postgre" in this range; did you mean postgres?'),
+        (["--pod", "batch/web-2"], 1, 'no flow of pod "batch/web-2" in this range; did you mean '),
+        (["--scope", "cross_region"], 1, 'no flow of scope "cross_region" in this range; there are '),
+        (["--zone", "zz"], 1, "there are eu-west-1a, eu-west-1b, eu-west-1c"),
+        (["--port", "9"], 1, 'no flow of port "9" in this range'),
+        (["--cluster", "prod"], 1, "did you mean prod-eu?"),
+        (["--source", "cidr/orders-dbs"], 1, 'no flow of source "cidr/orders-dbs" in this range'),
+        (["--destination", "192.0.2.1"], 1, 'no flow of destination "192.0.2.1" in this range'),
+        (["--source", "10.42.1.7/24"], 2, "has host bits set"),
+        (["--source", "a//b"], 2, "source 'a//b': expected name, Kind/name"),
+        (["--direction", "out"], 2, "direction 'out': expected one of egress, ingress, relay"),
+        (["--port", "70000"], 2, "port 70000: expected 1 to 65535"),
+        (["--address", "192.0.2.0/24"], 1, "no flow from or to 192.0.2.0/24 in this range"),
+        (["--min-bytes", "99999999999999"], 1, "the largest has 1,099,511,"),
+        (["--pod", "web-1", "--zone", "eu-west-1c"], 1, "no flow meets all the filters"),
+        (["--scope", "crosszone"], 2, "scope 'crosszone': expected one of same_node"),
+        (["--address", "10.42.1.7/24"], 2, "has host bits set"),
+        (["--workload", "a/b/c/d"], 2, "expected name, Kind/name"),
+        (["-n", "shop", "-A"], 2, "contradict each other"),
+        (["--port", "http"], 2, "port (--port, ZONEMETER_PORT)"),
+    ],
+)
+@pytest.mark.parametrize("source", ["topic", "archive"])
+def test_a_filter_that_finds_nothing_says_what_is_there(
+    history: Lived, run: Run, tmp_path: Path, flags: list[str], status: int, said: str, source: str
+) -> None:
+    where = ["--archive", str(history.archive)] if source == "archive" else []
+    file = tmp_path / "flows.jsonl"
+    found, out, err = run(*history.flags, *history.span, *where, *flags, "-o", "jsonl", "--file", str(file))
+    assert (found, out) == (status, "")
+    assert said in err
+    assert len(err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == [], "nothing half-written is left"
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "said"),
+    [
+        (["--from", "2026-01-01T00:00:00Z", "--to", "2026-01-02T00:00:00Z"], 1, "no flow in 2026-01-01 00:00:00"),
+        (["--from", "2126-01-01T00:00:00Z", "--to", "2126-01-02T00:00:00Z"], 2, "lies in the future"),
+        (["--from", "now", "--to", "now-1h"], 2, "the range is empty"),
+        (["-n", ""], 2, "an empty name"),
+        (["--workload", "api,"], 2, "an empty name"),
+        (["--since", "soon"], 2, "'soon' is neither a duration"),
+        (["--since", "1h", "--from", "now-2h"], 2, "give one"),
+        (["--archive", "/nonexistent"], 2, "archive = '/nonexistent' does not exist"),
+        (["--archive", "/dev/null"], 2, "is no directory"),
+        (["--archive", "/proc/self/fdinfo"], 2, "no flow log is there"),
+        (["--archive", "s4://bucket"], 2, "archive = 's4://bucket'"),
+        (["--archive", "/tmp", "--from-raw"], 2, "the archive holds no raw flows"),
+        (["--cidr-map", "/x"], 2, "only mean something with --from-raw"),
+        (["--from-raw", "--cidr-map", "/nonexistent"], 2, "No such file or directory"),
+        (["--to-topic", "zonemeter.flows.enriched.v1", "--topic-prefix", "zonemeter."], 2, "its readers would count"),
+        (["--to-topic", "x y"], 2, "Kafka takes letters"),
+        (["--to-topic", "x", "-o", "csv"], 2, "to_topic excludes file and output"),
+        (["--sum", "-o", "parquet"], 2, "sum excludes to_topic, file and output = parquet"),
+        (["--file", "x"], 2, "file needs --output"),
+        (["--topic-prefix", "none."], 2, "topic none.flows.enriched.v1 does not exist"),
+        (["--kafka-bootstrap", "127.0.0.1:1", "--kafka-deadline-seconds", "3"], 2, "Kafka at 127.0.0.1:1"),
+        (["-o", "jsonl", "--file", "/nonexistent/x"], 2, "No such file or directory"),
+        (["-o", "jsonl", "--file", "/dev/null"], 2, "exists; delete it or name another"),
+    ],
+)
+def test_wrong_use_is_one_line(history: Lived, run: Run, flags: list[str], status: int, said: str) -> None:
+    span = [] if {"--from", "--since"} & set(flags) else history.span
+    found, out, err = run(*history.flags, *span, *flags)
+    assert (found, out) == (status, "")
+    assert said in err
+    assert len(err.splitlines()) == 1
+
+
+def test_rubbish_is_left_out_and_said(history: Lived, run: Run) -> None:
+    status, _, err = run(*history.flags, *history.span, "--from-raw", "--top", "1")
+    assert status == 0
+    assert "left out, not to be decoded: not_json 1" in err
+    assert "joined without --cidr-map" in err
+
+
+@pytest.fixture
+def archive(history: Lived, tmp_path: Path) -> Path:
+    """A copy of the archive, to be damaged."""
+    return Path(shutil.copytree(history.archive, tmp_path / "flows"))
+
+
+def test_files_that_no_manifest_lists_do_not_count(history: Lived, run: Run, archive: Path) -> None:
+    real = sorted(archive.glob("flows/date=*/hour=*/*.parquet"))
+    shutil.copy(real[0], real[0].with_name("flows-p0-000000000001-ffffff.parquet"))
+    shutil.copy(real[0], real[0].with_name("flows-p0-000000009999-ffffff.parquet"))
+    (real[0].parent / "flows-p0-000000000002-ffffff.parquet.tmp").write_bytes(b"half")
+    status, out, err = run(*history.flags, *history.span, "--archive", str(archive), "-o", "jsonl")
+    assert status == 0
+    assert lines(out).keys() == history.flows.keys()
+    assert "left out: 2 files that no manifest lists" in err
+
+
+def test_an_archive_whose_dates_stand_beside_its_manifests_is_read(history: Lived, run: Run, archive: Path) -> None:
+    """As flow logs of before `flows/` wrote it; what is written since stands below that."""
+    days = sorted(archive.glob("flows/date=*"))
+    for day in days:
+        shutil.copytree(day, archive / day.name)
+        shutil.rmtree(day)
+    manifests = sorted(archive.glob("_manifests/p=*/*.json"))
+    for manifest in manifests:
+        manifest.write_bytes(manifest.read_bytes().replace(b'"flows/date=', b'"date='))
+    newest = next(each for each in reversed(manifests) if b'"date=' in each.read_bytes())
+    newest.write_bytes(newest.read_bytes().replace(b'"date=', b'"flows/date='))
+    for file in orjson.loads(newest.read_bytes())["files"]:
+        moved = archive / file["path"]
+        moved.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(archive / file["path"].removeprefix("flows/"), moved)
+    status, out, _ = run(*history.flags, *history.span, "--archive", str(archive), "-o", "jsonl")
+    assert status == 0
+    assert lines(out).keys() == history.flows.keys()
+
+
+def test_an_archive_that_has_lost_something_is_not_passed_off_as_whole(history: Lived, run: Run, archive: Path) -> None:
+    flags = [*history.flags, *history.span, "--archive", str(archive), "-o", "jsonl"]
+    by_size = sorted(archive.glob("flows/date=*/hour=*/*.parquet"), key=lambda path: path.stat().st_size)
+    content = by_size[-1].read_bytes()
+    by_size[-1].write_bytes(content[: len(content) // 2])
+    status, _, err = run(*flags)
+    assert status == 2
+    assert by_size[-1].name in err
+    assert len(err.splitlines()) == 1
+    middle = len(content) // 2
+    by_size[-1].write_bytes(content[:100] + bytes(byte ^ 0x5A for byte in content[100:middle]) + content[middle:])
+    status, _, err = run(*flags)
+    assert (status, len(err.splitlines())) == (2, 1)
+    assert by_size[-1].name in err, "what the reader says of broken bytes names no file"
+    by_size[-1].write_bytes(content)
+    manifests = [path for path in sorted(archive.glob("_manifests/p=*/*.json")) if b"flows-p" in path.read_bytes()]
+    for damaged in (b"{", b'{"topic":"\xff","files":[{"path":"\xff"}]}', b'{"x":' + b"[" * 100_000):
+        manifests[0].write_bytes(damaged)
+        status, _, err = run(*flags)
+        assert (status, len(err.splitlines())) == (2, 1)
+        assert "is damaged" in err
+
+
+def test_whichever_listed_file_is_gone_it_is_missed(history: Lived, run: Run, archive: Path) -> None:
+    flags = [*history.flags, *history.span, "--archive", str(archive), "-o", "jsonl"]
+    files = sorted(archive.glob("flows/date=*/hour=*/*.parquet"))
+    assert len(files) > 4
+    for lost in files:
+        content = lost.read_bytes()
+        lost.unlink()
+        status, out, err = run(*flags)
+        assert (status, out) == (2, "")
+        assert f"{lost.name} is missing" in err
+        lost.write_bytes(content)
+    partition = files[0].name[: len("flows-p0-")]
+    for lost in files:
+        if lost.name.startswith(partition):
+            lost.unlink()
+    status, out, err = run(*flags)
+    assert (status, out, len(err.splitlines())) == (2, "", 1)
+    assert f"/{partition}" in err, "no file of it is there to tell which manifests are the range's"
+
+
+def test_hours_that_were_deleted_are_named_and_no_fault(history: Lived, run: Run, archive: Path) -> None:
+    flags = [*history.flags, *history.span, "--archive", str(archive), "-o", "jsonl"]
+    older, newer = sorted(archive.glob("flows/date=*/hour=*"))
+    shutil.rmtree(older)
+    status, out, err = run(*flags)
+    names = [str(hour.relative_to(archive)) for hour in (older, newer)]
+    assert (status, err) == (
+        0,
+        f"zonemeter replay: of this range, {names[0]} was deleted from the archive, and perhaps what is older\n",
+    )
+    assert lines(out).keys() == {id_ for id_, flow in history.flows.items() if flow["start_ms"] >= hour_ms(newer)}
+    shutil.rmtree(newer)
+    status, out, err = run(*flags)
+    assert (status, out, len(err.splitlines())) == (1, "", 1)
+    assert f"of the range, {names[1]} was deleted" in err
+
+
+def hour_ms(directory: Path) -> int:
+    moment = f"{directory.parent.name[5:]}T{directory.name[5:]}:00:00Z"
+    return int(datetime.fromisoformat(moment).timestamp()) * 1000

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Manifests: what they list is there, what they do not list is gone, two writers of a partition collide."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pyarrow import fs
+
+from common.errors import Refusal
+from schemas.ids import Origin
+from sinks.flowlog.archive import Archive, Cut, Overtaken
+from sinks.flowlog.manifest import Intent, Manifest, Marked, encode
+from sinks.flowlog.store import LocalStore, ObjectStore, Store, open_store
+from sinks.intake import Mark
+from tests.support.sinks.disk import small_disk
+
+TOPIC = "zonemeter.flows.enriched.v1"
+HOUR_MS = 1_795_384_800_000
+
+
+@dataclass
+class Rows:
+    content: bytes
+    rows: int = 3
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.content)
+
+    def encode(self) -> list[bytes]:
+        return [self.content]
+
+
+def cut(sequence: int, *contents: bytes, partition: int = 3, first: int = 0) -> Cut:
+    marks = [Marked(*Origin("lab", "node-a1", "5be6c2f0a91d"), Mark(1, sequence, 0, 2))]
+    manifest = Manifest(
+        topic=TOPIC,
+        partition=partition,
+        sequence=sequence,
+        writer="",
+        first_offset=first,
+        next_offset=first + 3,
+        marks=marks,
+    )
+    return Cut(manifest, {HOUR_MS + number * 3_600_000: Rows(content) for number, content in enumerate(contents)})
+
+
+@pytest.fixture(params=["local", "object-store"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "local":
+        return open_store(str(tmp_path / "out"))
+    return ObjectStore(fs.SubTreeFileSystem(str(_made(tmp_path / "out")), fs.LocalFileSystem()), "")
+
+
+def _made(path: Path) -> Path:
+    for directory in ("_manifests/p=3", "flows/date=2026-11-22/hour=22", "flows/date=2026-11-22/hour=23"):
+        (path / directory).mkdir(parents=True)
+    return path
+
+
+def archive(store: Store) -> Archive:
+    return Archive(store, TOPIC, ".jsonl")
+
+
+def data_files(root: Path) -> set[str]:
+    return {str(path.relative_to(root / "out")) for path in root.glob("out/flows/date=*/**/*") if path.is_file()}
+
+
+def test_the_newest_manifest_holds_where_to_go_on(store: Store, tmp_path: Path) -> None:
+    assert archive(store).recover(3) is None
+    writer = archive(store)
+    writer.write(cut(1, b"one"))
+    second = writer.write(cut(2, b"two", b"three", first=3))
+    assert archive(store).recover(3) == second
+    assert archive(store).recover(4) is None
+    assert [file.rows for file in second.files] == [3, 3]
+    assert [store.read(file.path) for file in second.files] == [b"two", b"three"]
+    assert second.files[0].path.startswith("flows/date=2026-11-22/hour=22/flows-p3-000000000002-")
+    assert second.known_marks() == {Origin("lab", "node-a1", "5be6c2f0a91d"): Mark(1, 2, 0, 2)}
+    assert len(data_files(tmp_path)) == 3
+    assert sorted(store.names("_manifests/p=3")) == ["000000000001.json", "000000000002.json"]
+
+
+def test_only_one_of_two_writers_gets_the_next_number(store: Store, tmp_path: Path) -> None:
+    first, second = archive(store), archive(store)
+    kept = first.write(cut(1, b"first"))
+    with pytest.raises(Overtaken):
+        second.write(cut(1, b"second"))
+    assert archive(store).recover(3) == kept
+    assert data_files(tmp_path) == {kept.files[0].path}
+
+
+def test_what_was_written_but_not_listed_is_deleted(store: Store, tmp_path: Path) -> None:
+    kept = archive(store).write(cut(1, b"kept"))
+    orphan = "flows/date=2026-11-22/hour=22/flows-p3-000000000002-abcdef.jsonl"
+    store.put(orphan, [b"orphan"])
+    missing = "flows/date=2026-11-22/hour=23/flows-p3-000000000002-abcdef.jsonl"
+    store.put("_manifests/p=3/000000000002-abcdef.intent", [encode(Intent(2, [orphan, missing]))])
+    newest = archive(store).recover(3)
+    assert data_files(tmp_path) == {kept.files[0].path}
+    assert newest is not None
+    assert (newest.sequence, newest.next_offset, newest.marks) == (2, kept.next_offset, kept.marks)
+    # Whoever wrote the orphan and was only slow finds the number taken.
+    with pytest.raises(Overtaken):
+        archive(store).write(cut(2, b"late"))
+    assert data_files(tmp_path) == {kept.files[0].path}
+
+
+def test_an_intent_left_behind_by_a_manifest_deletes_nothing_of_it(store: Store, tmp_path: Path) -> None:
+    kept = archive(store).write(cut(1, b"kept"))
+    store.put("_manifests/p=3/000000000001-abcdef.intent", [encode(Intent(1, [kept.files[0].path]))])
+    assert archive(store).recover(3) == kept
+    assert data_files(tmp_path) == {kept.files[0].path}
+    assert store.names("_manifests/p=3") == ["000000000001.json"]
+
+
+def test_a_crash_before_the_first_manifest(store: Store, tmp_path: Path) -> None:
+    orphan = "flows/date=2026-11-22/hour=22/flows-p3-000000000001-abcdef.jsonl"
+    store.put(orphan, [b"orphan"])
+    store.put("_manifests/p=3/000000000001-abcdef.intent", [encode(Intent(1, [orphan]))])
+    newest = archive(store).recover(3)
+    assert newest is not None
+    assert (newest.sequence, newest.next_offset) == (1, None)
+    assert data_files(tmp_path) == set()
+
+
+class Failing(LocalStore):
+    """Fails after it has done what it should: what a lost answer looks like."""
+
+    def create(self, path: str, parts: object) -> bool:
+        super().create(path, parts)  # type: ignore[arg-type]
+        raise OSError("no answer")
+
+
+def test_a_manifest_that_was_written_after_all_is_recognised_as_ours(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    writer = archive(Failing(tmp_path / "out"))
+    with pytest.raises(OSError, match="no answer"):
+        writer.write(cut(1, b"one"))
+    with pytest.raises(OSError, match="no answer"):
+        writer.write(cut(1, b"one"))
+    writer._store = LocalStore(tmp_path / "out")
+    written = writer.write(cut(1, b"one"))
+    assert data_files(tmp_path) == {written.files[0].path}
+    assert archive(LocalStore(tmp_path / "out")).recover(3) == written
+
+
+def test_a_full_disk_leaves_nothing_and_the_same_cut_goes_in_later(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "300k") as disk:
+        store = open_store(str(disk / "out"))
+        writer = archive(store)
+        writer.write(cut(1, b"kept"))
+        filler = disk / "filler"
+        filler.write_bytes(b"x" * 200_000)
+        large = cut(2, b"y" * 30_000, b"z" * 100_000)
+        with pytest.raises(OSError, match="No space left"):
+            writer.write(large)
+        assert len(data_files(disk)) == 1
+        filler.unlink()
+        assert [file.size_bytes for file in writer.write(large).files] == [30_000, 100_000]
+
+
+def test_names_that_are_none_of_ours_are_left_alone(store: Store) -> None:
+    kept = archive(store).write(cut(1, b"kept"))
+    for name in ("notes.txt", "x.json", "9.intent", "000000000009-zzzzzz.intent"):
+        store.put(f"_manifests/p=3/{name}", [b"not ours"])
+    assert archive(store).recover(3) == kept
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        pytest.param(b"{", "000000000002.json is damaged", id="half"),
+        pytest.param(b"", "000000000002.json is damaged", id="empty"),
+        pytest.param(b'{"topic":"\xff"}', "000000000002.json is damaged", id="no UTF-8"),
+        pytest.param(b'{"x":' + b"[" * 100_000, "000000000002.json is damaged", id="brackets without end"),
+        pytest.param(encode(cut(2).manifest).replace(TOPIC.encode(), b"other"), "is of topic other", id="other-topic"),
+    ],
+)
+def test_a_manifest_that_cannot_be_trusted_is_refused_in_one_line(store: Store, content: bytes, says: str) -> None:
+    archive(store).write(cut(1, b"kept"))
+    store.put("_manifests/p=3/000000000002.json", [content])
+    with pytest.raises(Refusal, match=says) as refusal:
+        archive(store).recover(3)
+    assert "\n" not in str(refusal.value)
+
+
+def test_an_intent_that_cannot_be_read_is_refused_in_one_line(store: Store) -> None:
+    archive(store).write(cut(1, b"kept"))
+    store.put("_manifests/p=3/000000000001-5c9e01.intent", [b"{"])
+    with pytest.raises(Refusal, match=r"000000000001-5c9e01\.intent is damaged"):
+        archive(store).recover(3)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "output", "says"),
+    [
+        pytest.param(lambda path: path.write_text("x"), "{}", "expected a directory to write to", id="a-file"),
+        pytest.param(lambda path: None, "/proc/none", "expected a directory to write to", id="not-writable"),
+        pytest.param(lambda path: None, "gopher://x/y", "expected a directory or a URI", id="no-such-scheme"),
+    ],
+)
+def test_an_output_that_cannot_be_used_is_refused(
+    prepare: Callable[[Path], object], output: str, says: str, tmp_path: Path
+) -> None:
+    prepare(tmp_path / "out")
+    with pytest.raises(Refusal, match=says):
+        open_store(output.format(tmp_path / "out"))
+
+
+def test_a_file_uri_is_a_directory(tmp_path: Path) -> None:
+    assert isinstance(open_store(f"file://{tmp_path}/out"), LocalStore)
+    assert (tmp_path / "out").is_dir()

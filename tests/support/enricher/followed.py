@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lab's API, all that follows it in an enricher, and the truth to compare the index with."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from common.service.lifecycle import Service
+from enricher.index.ownership import Index
+from enricher.kube.cluster import Cluster
+from enricher.kube.follower import Follower
+from enricher.metrics import Metrics
+from enricher.settings import EnricherSettings
+from lab.kube.api import ApiSettings, KubeApi
+from lab.kube.faults import KubeFaults
+from lab.kube.kubeconfig import kubeconfig
+from lab.kube.objects import objects
+from lab.kube.store import RESOURCES, Store
+from lab.stories import shop
+
+PLAN = shop()
+AT = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
+TOKEN = "lab-token"
+
+Facts = dict[str, tuple[Any, ...]]
+
+
+class Followed:
+    """An enricher's index that follows an API."""
+
+    def __init__(self, api: KubeApi, faults: KubeFaults, kubeconfig_file: Path, silence_seconds: float) -> None:
+        self.api = api
+        self.faults = faults
+        self.kubeconfig = kubeconfig_file
+        self.service = Service("enricher")
+        self.index = Index()
+        self.metrics = Metrics(self.service.registry, self.index)
+        self.cluster = Cluster(self.index, live=True)
+        settings = EnricherSettings(kubeconfig=kubeconfig_file, kube_silence_seconds=silence_seconds)
+        self.follower = Follower(self.service, settings, self.cluster, self.metrics)
+
+    def truth(self) -> Facts:
+        """Return what there is, read from the store's JSON: its addresses, node or zone, and what selects it."""
+        found = {name: self._present(name) for name in RESOURCES}
+        selectors = [
+            (s["metadata"]["namespace"], s["metadata"]["name"], s["spec"].get("selector")) for s in found["services"]
+        ]
+        facts: Facts = {}
+        for node in found["nodes"]:
+            zone = node["metadata"]["labels"].get("topology.kubernetes.io/zone")
+            addresses = [a["address"] for a in node["status"]["addresses"] if a["type"] == "InternalIP"]
+            facts[node["metadata"]["uid"]] = (addresses, zone)
+        for service in found["services"]:
+            facts[service["metadata"]["uid"]] = (service["spec"]["clusterIPs"], service["metadata"]["name"])
+        for pod in found["pods"]:
+            meta, status = pod["metadata"], pod["status"]
+            if status["phase"] in ("Succeeded", "Failed") or not status.get("podIPs"):
+                continue
+            selected = sorted(
+                name
+                for namespace, name, selector in selectors
+                if namespace == meta["namespace"] and selector and selector.items() <= meta["labels"].items()
+            )
+            facts[meta["uid"]] = ([ip["ip"] for ip in status["podIPs"]], pod["spec"]["nodeName"], selected)
+        return facts
+
+    def known(self) -> Facts:
+        """Return the same of what the index holds as still true."""
+        facts: Facts = {}
+        for state in self.index.current():
+            if state.to_ms is None:
+                rest = {"node": (state.zone,), "service": (state.name,), "pod": (state.node, state.services)}[
+                    state.kind
+                ]
+                facts[state.uid] = (state.addresses, *rest)
+        return facts
+
+    async def agrees(self) -> None:
+        """Wait until the index is the truth."""
+        await self.until(lambda: self.known() == self.truth())
+
+    async def until(self, check: Callable[[], object]) -> None:
+        while not check():  # noqa: ASYNC110 - the condition lies in another coroutine
+            await asyncio.sleep(0.01)
+
+    def failures(self, resource: str, reason: str) -> float:
+        """Return the metric that says what happened."""
+        return self._sample("kube_failures_total", resource=resource, reason=reason)
+
+    def lists(self, resource: str) -> float:
+        return self._sample("kube_lists_total", resource=resource)
+
+    def _sample(self, name: str, **labels: str) -> float:
+        return self.service.registry.get_sample_value(f"zonemeter_enricher_{name}", labels) or 0.0
+
+    def _present(self, resource: str) -> list[dict[str, Any]]:
+        return [orjson.loads(item) for item in self.api.store.page(resource).items]
+
+
+def api_with_everything() -> tuple[KubeApi, KubeFaults]:
+    """Return the lab's API with the shop in it, and its faults."""
+    store, faults = Store(), KubeFaults()
+    for resource, body in objects(PLAN, AT):
+        store.put(resource, body)
+    return KubeApi(store, ApiSettings(TOKEN, bookmark_seconds=0.1), faults), faults
+
+
+def write_kubeconfig(file: Path, server: str, token: str = TOKEN, authority: Path | None = None) -> None:
+    """Write a kubeconfig; `authority` is a PEM file."""
+    config = orjson.loads(kubeconfig(server, token))
+    if authority is not None:
+        config["clusters"][0]["cluster"]["certificate-authority"] = str(authority)
+    file.write_bytes(orjson.dumps(config))
+
+
+@contextlib.asynccontextmanager
+async def following(
+    api: KubeApi, faults: KubeFaults, file: Path, server: str, silence: float = 60
+) -> AsyncIterator[Followed]:
+    """Follow an API that is served already, by a kubeconfig written to `file`."""
+    write_kubeconfig(file, server)
+    made = Followed(api, faults, file, silence)
+    await made.follower.open()
+    task = asyncio.create_task(made.follower.run())
+    try:
+        yield made
+    finally:
+        faults.heal()
+        task.cancel()
+        await asyncio.wait([task])
+        await made.follower.close()
+        assert task.cancelled(), task.exception()

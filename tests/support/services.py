@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A service as a process of its own, and waiting for conditions."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from lab.kafka.broker import free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+DEADLINE_SECONDS = 30.0
+
+T = TypeVar("T")
+Samples = dict[tuple[str, tuple[str, ...]], float]
+
+
+def eventually(check: Callable[[], T | None], seconds: float = DEADLINE_SECONDS) -> T:
+    """Call `check` until it returns something true, and return that; fail after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = check()
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"not within {seconds} s: last seen {found!r}"
+        time.sleep(0.03)
+
+
+class ServiceProcess:
+    """A service, started by a module and its arguments; flags come after `--listen` (default: any free port)."""
+
+    def __init__(
+        self,
+        module: Sequence[str],
+        flags: Sequence[str],
+        log: Path,
+        stdout: Path | int | None = None,
+        listen: str | None = None,
+    ) -> None:
+        self.listen = listen or f"127.0.0.1:{free_port()}"
+        self.log = log
+        command = [sys.executable, "-m", *module, "--listen", self.listen, *flags]
+        with ExitStack() as files:
+            stderr = files.enter_context(log.open("ab"))
+            out = files.enter_context(stdout.open("ab")) if isinstance(stdout, Path) else stdout or subprocess.DEVNULL
+            self.process = subprocess.Popen(command, cwd=ROOT, stderr=stderr, stdout=out)
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Return status and body of a path; status 0 if nothing listens."""
+        try:
+            with urllib.request.urlopen(f"http://{self.listen}{path}", timeout=10) as response:
+                return response.status, response.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    def samples(self) -> Samples:
+        """Return what /metrics shows, by name and label values."""
+        return {
+            (sample.name, tuple(sample.labels.values())): sample.value
+            for family in text_string_to_metric_families(self.get("/metrics")[1])
+            for sample in family.samples
+        }
+
+    def ready(self) -> bool:
+        """Whether it says that it is ready; fails if it has ended."""
+        assert self.process.poll() is None, self.log.read_text()
+        return self.get("/readyz")[0] == 200
+
+    def peak_bytes(self) -> int:
+        """Return the most memory that it ever held (VmHWM)."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+    def wait(self, seconds: float = DEADLINE_SECONDS) -> int:
+        """Wait for its end and return its exit status."""
+        return self.process.wait(seconds)
+
+    def terminate(self) -> int:
+        """Ask it to stop, wait, and return its exit status."""
+        self.process.terminate()
+        return self.wait()
+
+    def kill(self) -> None:
+        """Kill it, wherever it is; one that has ended by itself is left."""
+        if self.process.poll() is None:
+            os.kill(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+P = TypeVar("P", bound=ServiceProcess)
+
+
+@contextmanager
+def while_running(service: P) -> Iterator[P]:
+    """Give the service while the context lasts; it is killed if it still runs then."""
+    try:
+        yield service
+    finally:
+        if service.process.poll() is None:
+            service.kill()

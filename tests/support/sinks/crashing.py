@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A sink that kills itself (SIGKILL) at a named point: python -m tests.support.sinks.crashing ROOM POINT:N FLAGS...
+
+The N-th time that the point is reached. The points stand around the steps of a checkpoint or a manifest; the
+product has no hooks for this, its functions are wrapped from outside.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+POINTS = {
+    "before-letters": ("sinks.kafka_io", "deliver", "before", "dead letters"),
+    "after-letters": ("sinks.kafka_io", "deliver", "after", "dead letters"),
+    "before-ledger": ("sinks.deliveries:Deliveries", "_publish", "before", None),
+    "after-ledger": ("sinks.deliveries:Deliveries", "_publish", "after", None),
+    "before-group-commit": ("sinks.kafka_io", "commit", "before", None),
+    "after-group-commit": ("sinks.kafka_io", "commit", "after", None),
+    "before-checkpoint": ("sinks.metrics.checkpoint:State", "commit", "before", None),
+    "within-checkpoint": ("sinks.metrics.checkpoint:State", "_write", "after", None),
+    "after-checkpoint": ("sinks.metrics.checkpoint:State", "commit", "after", None),
+    "before-intent": ("sinks.flowlog.archive:Archive", "_write_intent", "before", None),
+    "after-intent": ("sinks.flowlog.archive:Archive", "_write_intent", "after", None),
+    "after-file": ("sinks.flowlog.store:LocalStore", "put", "after", None),
+    "within-file": ("pathlib:Path", "replace", "before", None),
+    "before-manifest": ("sinks.flowlog.store:LocalStore", "create", "before", None),
+    "after-manifest": ("sinks.flowlog.store:LocalStore", "create", "after", None),
+}
+
+
+def die() -> None:
+    """End as a kill -9 ends a process."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def arm(point: str, number: int) -> None:
+    """Wrap the function that `point` is about."""
+    place, name, when, part = POINTS[point]
+    module_name, _, class_name = place.partition(":")
+    __import__(module_name)
+    owner: Any = sys.modules[module_name]
+    owner = getattr(owner, class_name) if class_name else owner
+    setattr(owner, name, _wrapped(getattr(owner, name), when, part, number))
+
+
+def _wrapped(function: Callable[..., Any], when: str, part: str | None, number: int) -> Callable[..., Any]:
+    left = number
+
+    def reached(arguments: tuple[Any, ...], now: str) -> None:
+        nonlocal left
+        if now == when and (part is None or (part in arguments and arguments[-1])):
+            left -= 1
+            if left == 0:
+                die()
+
+    @wraps(function)
+    def plain(*arguments: Any, **named: Any) -> Any:
+        reached(arguments, "before")
+        result = function(*arguments, **named)
+        reached(arguments, "after")
+        return result
+
+    @wraps(function)
+    async def awaited(*arguments: Any, **named: Any) -> Any:
+        reached(arguments, "before")
+        result = await function(*arguments, **named)
+        reached(arguments, "after")
+        return result
+
+    return awaited if asyncio.iscoroutinefunction(function) else plain
+
+
+if __name__ == "__main__":
+    room, (at, _, nth), *flags = sys.argv[1], sys.argv[2].partition(":"), *sys.argv[3:]
+    arm(at, int(nth))
+    main_module = __import__(f"sinks.{room}.main", fromlist=["main"])
+    sys.exit(main_module.main(flags))
