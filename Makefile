@@ -3,8 +3,9 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 PYTHON_ROOMS := audit bench cli collector common compose docs doctor enricher history lab prices schemas sinks tests
-# A file's tests stay in one process: they share what is expensive to make.
-PYTEST_ARGS ?= -n 2 --dist loadfile
+# A file's tests stay in one process: they share what is expensive to make. Most wait for Kafka or for a window, so four
+# processes keep two cores busy. Files go out in the order that tests/conftest.py gives them.
+PYTEST_ARGS ?= -n 4 --dist loadfile --no-loadscope-reorder
 # A name here is a module bench.NAME, `make bench-NAME` and a section of docs/benchmarks.md.
 BENCHES := hook collector enricher sinks index freshness
 

@@ -3,7 +3,11 @@
 
 import asyncio
 import logging
+import os
+import sys
+import zlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -12,10 +16,16 @@ from common.service.log import JsonLines
 from lab.kafka.broker import Broker
 from lab.plan import Plan
 from tests.support.labs import own_plan
+from tests.support.services import ROOT
 
 # No test depends on a wall time.
 hypothesis.settings.register_profile("zonemeter", deadline=None)
 hypothesis.settings.load_profile("zonemeter")
+
+# The tests start several hundred processes: each module is compiled once, not in every one of them, whatever the
+# environment says.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # What a test needs beside Python, told by its fixtures and by what its module imports. Without any it is `quick`: no
 # root, no network, no process (`make quick`).
@@ -32,7 +42,12 @@ _MODULES = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by what it needs."""
+    """Mark each test by what it needs, and put the files in the order in which processes take them.
+
+    Files that need nothing come last: they are short, so that no process is alone with a long one at the end. The
+    others are mixed, always in the same way: a room's files are alike, and while one waits another should compute.
+    """
+    quick: dict[Path, bool] = {}
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         names = set(vars(getattr(item, "module", None) or object))
@@ -40,6 +55,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         marks |= {mark for mark, which in _MODULES.items() if which & names}
         for mark in sorted(marks) or ["quick"]:
             item.add_marker(mark)
+        quick[item.path] = quick.get(item.path, True) and not marks
+    items.sort(key=lambda item: (quick[item.path], zlib.crc32(item.path.relative_to(ROOT).as_posix().encode())))
 
 
 @pytest.fixture(scope="session")
