@@ -12,6 +12,7 @@ from typing import Any
 from aiokafka.cluster import ClusterMetadata
 
 from cli.main import main
+from common.kafka import clients
 
 _NO_LEADER = -1
 
@@ -26,6 +27,8 @@ def arm(topic: str, partition: int, while_there: str) -> None:
         return real(self, where)
 
     ClusterMetadata.leader_for_partition = leader
+    # The partition is found again when metadata is: sooner than in a cluster, which is asked every 15 s.
+    clients.METADATA_MS = 1_000
 
 
 if __name__ == "__main__":
