@@ -11,7 +11,7 @@ from lab.processes import Process, Processes
 Probe = tuple[Process, str | None, int, str]
 """Process, namespace (None: the root's), port on its loopback, path."""
 
-_READY_SECONDS = 30.0
+_READY_SECONDS = 90.0
 _ANSWER_SECONDS = 2.0
 _POLL_SECONDS = 0.05
 

@@ -27,7 +27,7 @@ _LOG_CONFIG = _ROOT / "lab/kafka/log4j2.xml"
 _ROLE = "kafka"
 _JVM = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-Djava.awt.headless=true"]
 _HEAP = ["-Xms96m", "-Xmx256m"]
-_READY_SECONDS = 30.0
+_READY_SECONDS = 90.0
 _POLL_SECONDS = 0.05
 _STOP_SECONDS = 10.0
 FORMAT_SECONDS = 30.0

@@ -69,7 +69,7 @@ def test_an_interrupt_while_modules_load_ends_it_at_once(tmp_path: Path) -> None
     # In the background of a shell it would be ignored, there too.
     interruptible = ["env", "--default-signal=INT", sys.executable, "-c"]
     command = [*interruptible, f"import sys; sys.path.append({str(tmp_path)!r}); {code}", "top"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 

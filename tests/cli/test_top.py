@@ -197,7 +197,7 @@ def produce_recent(topics: Topics, count: int) -> None:
 
 def test_once_shows_the_last_window_and_ends(topics: Topics) -> None:
     produce_recent(topics, 3)
-    done = subprocess.run(command(topics, "--once", "-o", "json"), cwd=ROOT, capture_output=True, timeout=60)
+    done = subprocess.run(command(topics, "--once", "-o", "json"), cwd=ROOT, capture_output=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, b"")
     (line,) = done.stdout.splitlines()
     assert orjson.loads(line)["bytes"] == 3_000
@@ -205,7 +205,7 @@ def test_once_shows_the_last_window_and_ends(topics: Topics) -> None:
 
 def test_once_without_flows_says_so_and_ends_with_1(topics: Topics) -> None:
     done = subprocess.run(
-        command(topics, "--once", "--quiet-seconds", "0.5"), cwd=ROOT, capture_output=True, timeout=60
+        command(topics, "--once", "--quiet-seconds", "0.5"), cwd=ROOT, capture_output=True, timeout=120
     )
     assert (done.returncode, done.stdout) == (1, b"")
     assert b"zonemeter doctor" in done.stderr
@@ -214,7 +214,7 @@ def test_once_without_flows_says_so_and_ends_with_1(topics: Topics) -> None:
 def test_a_filter_that_nothing_meets_says_what_there_is(topics: Topics) -> None:
     produce_recent(topics, 3)
     flags = ("--once", "--quiet-seconds", "2", "-n", "shpo")
-    done = subprocess.run(command(topics, *flags), cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command(topics, *flags), cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == 'zonemeter top: no flow of namespace "shpo" so far; did you mean shop?\n'
 
@@ -244,7 +244,7 @@ def test_it_goes_on_until_it_is_told_to_end(topics: Topics, number: signal.Signa
         assert select.select([process.stdout], [], [], 30)[0], "nothing shown"
         first = process.stdout.readline()
         process.send_signal(number)
-        _, complaints = process.communicate(timeout=30)
+        _, complaints = process.communicate(timeout=120)
     finally:
         process.kill()
     assert first.startswith(b"window ")
@@ -268,7 +268,7 @@ def test_it_says_so_when_kafka_goes_and_still_ends_when_told(tmp_path: Path) -> 
             assert select.select([process.stderr], [], [], 30)[0], "nothing said"
             said = process.stderr.readline()
             process.send_signal(signal.SIGINT)
-            process.communicate(timeout=30)
+            process.communicate(timeout=120)
         finally:
             process.kill()
     finally:
@@ -283,7 +283,7 @@ def test_on_a_terminal_ctrl_c_ends_it_and_gives_the_cursor_back(topics: Topics) 
     if pid == 0:
         os.chdir(ROOT)
         os.execv(sys.executable, command(topics))
-    shown, deadline = b"", time.monotonic() + 30
+    shown, deadline = b"", time.monotonic() + 120
     while b"flows 1" not in shown:
         assert time.monotonic() < deadline, shown
         if select.select([terminal], [], [], 0.5)[0]:
@@ -308,6 +308,6 @@ def test_on_a_terminal_ctrl_c_ends_it_and_gives_the_cursor_back(topics: Topics) 
     ],
 )
 def test_wrong_use_is_one_line_and_exit_2(topics: Topics, more: list[str], says: bytes) -> None:
-    done = subprocess.run(command(topics, *more), cwd=ROOT, capture_output=True, timeout=60)
+    done = subprocess.run(command(topics, *more), cwd=ROOT, capture_output=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (2, b"", 1)
     assert says in done.stderr

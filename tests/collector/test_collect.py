@@ -99,7 +99,7 @@ def live(settings: CollectorSettings, recorder: Recorder, script: Script, at: st
     return netlab.inside(at, lambda: asyncio.run(body()))
 
 
-async def until(condition: Callable[[], bool], seconds: float = 8.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - what is waited for happens in the kernel and elsewhere
             await asyncio.sleep(0.02)

@@ -33,16 +33,16 @@ def test_it_waits_for_kafka_and_its_topics_and_counts_meanwhile(broker: Broker, 
         was_ready.add(collector.ready())
         return any("not ready: Kafka at 192.168.50.99:9094" in line for line in collector.lines())
 
-    assert wait_until(waits, 60)
+    assert wait_until(waits)
     send_udp("pod11", "pod12", B, count=3, size=72)
     assert was_ready == {collector.ready()} == {False}
-    assert wait_until(lambda: collector.metric("zonemeter_collector_spool_windows") >= 3, 60)
+    assert wait_until(lambda: collector.metric("zonemeter_collector_spool_windows") >= 3)
     start(broker)
     assert collector.says("does not exist: zonemeter topics apply")
     assert collector.says("ready again: kafka")
     topics_apply(collector)
-    assert wait_until(collector.ready, 60)
-    assert wait_until(lambda: collector.metric("zonemeter_collector_windows_total") >= 2, 60)
+    assert wait_until(collector.ready)
+    assert wait_until(lambda: collector.metric("zonemeter_collector_windows_total") >= 2)
     send_udp("pod11", "pod12", B, count=4, size=72)
     assert collector.signal(signal.SIGTERM) == 0
     chunks = check(collector, 7)
@@ -55,7 +55,7 @@ def test_stopped_within_its_first_window_it_publishes_that(broker: Broker, colle
     topics_apply(collector)
     collector.command[collector.command.index("--window-seconds") + 1] = "60"
     collector.start()
-    assert wait_until(collector.ready, 60)
+    assert wait_until(collector.ready)
     send_udp("pod11", "pod12", B, count=3, size=72)
     assert collector.signal(signal.SIGTERM) == 0
     assert check(collector, 3)[-1].short, collector.log.read_text()
@@ -75,16 +75,16 @@ def test_the_broker_killed_and_away_for_longer_than_a_deadline(broker: Broker, c
     start(broker)
     topics_apply(collector)
     collector.start()
-    assert wait_until(lambda: collector.ready() and collector.metric("zonemeter_collector_windows_total") >= 1, 60)
+    assert wait_until(lambda: collector.ready() and collector.metric("zonemeter_collector_windows_total") >= 1)
     broker.kill()
     send_udp("pod11", "pod12", B, count=3, size=72)
     assert collector.says("Kafka does not take windows")
-    assert wait_until(lambda: collector.metric("zonemeter_collector_spool_windows") >= 3, 60)
+    assert wait_until(lambda: collector.metric("zonemeter_collector_spool_windows") >= 3)
     send_udp("pod11", "pod12", B, count=4, size=72)
     start(broker)
-    assert wait_until(lambda: collector.ready() and collector.metric("zonemeter_collector_spool_windows") == 0, 60)
+    assert wait_until(lambda: collector.ready() and collector.metric("zonemeter_collector_spool_windows") == 0)
     windows = collector.metric("zonemeter_collector_windows_total")
-    assert wait_until(lambda: collector.metric("zonemeter_collector_windows_total") >= windows + 2, 60)
+    assert wait_until(lambda: collector.metric("zonemeter_collector_windows_total") >= windows + 2)
     assert collector.signal(signal.SIGTERM) == 0
     check(collector, 7)
 
@@ -95,16 +95,16 @@ def test_without_a_disk_windows_grow(broker: Broker, collector: Process) -> None
     topics_apply(collector)
     collector.start()
     assert collector.says("while Kafka is away windows grow in the kernel instead")
-    assert wait_until(lambda: collector.ready() and collector.metric("zonemeter_collector_windows_total") >= 1, 60)
+    assert wait_until(lambda: collector.ready() and collector.metric("zonemeter_collector_windows_total") >= 1)
     assert collector.metric("zonemeter_collector_spool_usable") == 0
     broker.kill()
     send_udp("pod11", "pod12", B, count=3, size=72)
     assert collector.says("windows grow in the kernel until Kafka takes them")
     begun = collector.metric("zonemeter_collector_spool_failures_total")
-    assert wait_until(lambda: collector.metric("zonemeter_collector_spool_failures_total") > begun, 60)
+    assert wait_until(lambda: collector.metric("zonemeter_collector_spool_failures_total") > begun)
     send_udp("pod11", "pod12", B, count=4, size=72)
     start(broker)
-    assert wait_until(collector.ready, 60)
+    assert wait_until(collector.ready)
     assert collector.signal(signal.SIGTERM) == 0
     chunks = check(collector, 7)
     assert max(chunk.end_ms - chunk.start_ms for chunk in chunks) > 3000
@@ -114,7 +114,7 @@ def test_left_alone_for_too_long_it_stops_and_the_ledger_says_since_when(broker:
     start(broker)
     topics_apply(collector)
     collector.start()
-    assert wait_until(lambda: collector.ready() and collector.metric("zonemeter_collector_windows_total") >= 1, 60)
+    assert wait_until(lambda: collector.ready() and collector.metric("zonemeter_collector_windows_total") >= 1)
     send_udp("pod11", "pod12", B, count=3, size=72)
     collector.signal(signal.SIGKILL)
     active = pins.active_generation(collector.pin_dir)
@@ -127,12 +127,12 @@ def test_left_alone_for_too_long_it_stops_and_the_ledger_says_since_when(broker:
             send_udp("pod12", "pod11", A, count=1, size=72)
             return generation.stopped_for() is not None
 
-        assert wait_until(stopped, 60)
+        assert wait_until(stopped)
     send_udp("pod11", "pod12", B, count=4, size=72)  # seen by nobody
     collector.start()
     assert collector.says("no collector had been here for long (--deadman)")
     windows = collector.metric("zonemeter_collector_windows_total")
-    assert wait_until(lambda: collector.metric("zonemeter_collector_windows_total") >= windows + 2, 60)
+    assert wait_until(lambda: collector.metric("zonemeter_collector_windows_total") >= windows + 2)
     send_udp("pod11", "pod12", B, count=5, size=72)
     assert collector.signal(signal.SIGTERM) == 0
     chunks, entries = published(collector)
@@ -153,7 +153,7 @@ def test_a_spool_outlives_the_node(broker: Broker, collector: Process) -> None:
     collector.start()
     assert collector.says("counting")
     send_udp("pod11", "pod12", B, count=3, size=72)
-    assert wait_until(lambda: collector.metric("zonemeter_collector_spool_windows") >= 2, 60)
+    assert wait_until(lambda: collector.metric("zonemeter_collector_spool_windows") >= 2)
     collector.signal(signal.SIGKILL)
     spooled = len(list(collector.spool.glob("*/*.window")))
     pins.detach(collector.pin_dir)  # as a reboot does
@@ -161,7 +161,7 @@ def test_a_spool_outlives_the_node(broker: Broker, collector: Process) -> None:
     collector.command += ["--node", "renamed"]
     start(broker)
     collector.start()
-    assert wait_until(lambda: collector.ready() and collector.metric("zonemeter_collector_windows_total") > spooled, 60)
+    assert wait_until(lambda: collector.ready() and collector.metric("zonemeter_collector_windows_total") > spooled)
     send_udp("pod11", "pod12", B, count=4, size=72)
     assert collector.signal(signal.SIGTERM) == 0
     chunks, entries = published(collector)
@@ -178,7 +178,7 @@ def test_stopped_while_the_broker_is_away(broker: Broker, collector: Process) ->
     start(broker)
     topics_apply(collector)
     collector.start()
-    assert wait_until(lambda: collector.ready() and collector.metric("zonemeter_collector_windows_total") >= 1, 60)
+    assert wait_until(lambda: collector.ready() and collector.metric("zonemeter_collector_windows_total") >= 1)
     broker.kill()
     send_udp("pod11", "pod12", B, count=3, size=72)
     assert collector.signal(signal.SIGTERM) == 0, collector.log.read_text()
@@ -186,7 +186,7 @@ def test_stopped_while_the_broker_is_away(broker: Broker, collector: Process) ->
     send_udp("pod11", "pod12", B, count=2, size=72)
     start(broker)
     collector.start()
-    assert wait_until(lambda: collector.ready() and collector.metric("zonemeter_collector_windows_total") >= 2, 60)
+    assert wait_until(lambda: collector.ready() and collector.metric("zonemeter_collector_windows_total") >= 2)
     assert collector.signal(signal.SIGTERM) == 0
     check(collector, 5)
 
@@ -196,7 +196,7 @@ def test_stopped_while_the_broker_answers_nothing(broker: Broker, collector: Pro
     start(broker)
     topics_apply(collector)
     collector.start()
-    assert wait_until(lambda: collector.ready() and collector.metric("zonemeter_collector_windows_total") >= 1, 60)
+    assert wait_until(lambda: collector.ready() and collector.metric("zonemeter_collector_windows_total") >= 1)
     assert broker.process is not None
     os.kill(broker.process.pid, signal.SIGSTOP)
     try:
@@ -207,7 +207,7 @@ def test_stopped_while_the_broker_answers_nothing(broker: Broker, collector: Pro
     assert "stopped" in collector.lines()
     send_udp("pod11", "pod12", B, count=2, size=72)
     collector.start()
-    assert wait_until(lambda: collector.ready() and collector.metric("zonemeter_collector_windows_total") >= 2, 60)
+    assert wait_until(lambda: collector.ready() and collector.metric("zonemeter_collector_windows_total") >= 2)
     assert collector.signal(signal.SIGTERM) == 0
     check(collector, 5)
 
@@ -226,7 +226,7 @@ def test_killed_again_and_again(broker: Broker, collector: Process) -> None:
         wait_until(lambda: False, 0.9)
         collector.signal(signal.SIGKILL)
     collector.start()
-    assert wait_until(lambda: collector.ready() and collector.metric("zonemeter_collector_windows_total") >= 2, 60)
+    assert wait_until(lambda: collector.ready() and collector.metric("zonemeter_collector_windows_total") >= 2)
     assert collector.signal(signal.SIGTERM) == 0
     check(collector, sent)
 
@@ -239,10 +239,10 @@ def test_what_a_reboot_cost_is_named(broker: Broker, collector: Process) -> None
     start(broker)
     topics_apply(collector)
     collector.start()
-    assert wait_until(lambda: collector.ready() and collector.metric("zonemeter_collector_windows_total") >= 2, 60)
+    assert wait_until(lambda: collector.ready() and collector.metric("zonemeter_collector_windows_total") >= 2)
     send_udp("pod11", "pod12", B, count=3, size=72)
     windows = collector.metric("zonemeter_collector_windows_total")
-    assert wait_until(lambda: collector.metric("zonemeter_collector_windows_total") >= windows + 2, 60)
+    assert wait_until(lambda: collector.metric("zonemeter_collector_windows_total") >= windows + 2)
     collector.signal(signal.SIGKILL)
     pins.detach(collector.pin_dir)
     send_udp("pod11", "pod12", B, count=4, size=72)  # seen by nobody
@@ -250,7 +250,7 @@ def test_what_a_reboot_cost_is_named(broker: Broker, collector: Process) -> None
     collector.start()
     assert collector.says("counting", times=2)
     send_udp("pod11", "pod12", B, count=5, size=72)
-    assert wait_until(lambda: collector.ready() and collector.metric("zonemeter_collector_windows_total") >= 1, 60)
+    assert wait_until(lambda: collector.ready() and collector.metric("zonemeter_collector_windows_total") >= 1)
     assert collector.signal(signal.SIGTERM) == 0
     chunks, entries = published(collector)
     assert sum(packets_between(chunk, A, B) for chunk in chunks) == 3 + 5

@@ -57,7 +57,7 @@ def test_a_line_that_nobody_laid_out_is_broken_between_words(width: int) -> None
 @pytest.mark.parametrize("width", [80, 100])
 def test_a_command_on_a_terminal(width: int) -> None:
     argv = [sys.executable, "-m", "cli", "prices", "explain", "eu-west-1a", "eu-west-1b"]
-    piped = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60).stdout
+    piped = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=120).stdout
     shown = on_a_terminal(argv, width)
     assert not [line for line in shown.splitlines() if len(line) > width and len(line.split()) > 1], "but an address"
     assert shown.split() == piped.split(), "nothing breaks within a word"

@@ -116,7 +116,7 @@ def grant(bootstrap: str) -> None:
 
 def zonemeter(*words: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "cli", *words]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
 async def publish(settings: KafkaSettings, wanted: list[str], records: list[Record]) -> None:

@@ -21,7 +21,7 @@ from tests.support.sinks.topics import Topics
 PAGE = (ROOT / "docs/topics.md").read_text()
 EXAMPLE = ROOT / "docs/examples/consume.py"
 DEFAULT_TOPIC, DEFAULT_BOOTSTRAP = "zonemeter.flows.enriched.v1", "127.0.0.1:9092"
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 120.0
 
 # Row 3 comes again, and an older one after it; outer packets, other scopes and unknown ends stand between.
 FLOWS = [

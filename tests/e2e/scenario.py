@@ -223,18 +223,18 @@ async def _relayed(plan: Plan, senders: Traffic) -> None:
 
 async def _settle(plan: Plan, ports: Ports, facts: Facts, begun_ms: int) -> None:
     """Wait until the wire is quiet, stop the collectors, and wait until the last window is everywhere."""
-    await _until(lambda: _quiet(plan), 20)
+    await _until(lambda: _quiet(plan), 120)
     facts.wire, facts.dropped = truth.read(plan), truth.dropped(plan)
     await asyncio.to_thread(cluster.stop, plan.prefix, "collector")
     settings = AuditSettings(kafka_bootstrap=f"127.0.0.1:{ports.kafka}", settle_seconds=0)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         now_ms = time.time_ns() // 1_000_000
         facts.audit = await audit_range(settings, TimeRange(begun_ms, now_ms), now_ms)
         if facts.audit.closes and not facts.audit.absent:
             break
         await asyncio.sleep(0.5)
-    await _until(lambda: _audit_has_seen(plan, ports, facts), 30)
+    await _until(lambda: _audit_has_seen(plan, ports, facts), 120)
 
 
 def _audit_has_seen(plan: Plan, ports: Ports, facts: Facts) -> bool:
@@ -313,7 +313,7 @@ def _read(bootstrap: str, topic: str) -> list[Any]:
         numbers = consumer.list_topics(topic, timeout=10).topics[topic].partitions
         consumer.assign([confluent_kafka.TopicPartition(topic, n, confluent_kafka.OFFSET_BEGINNING) for n in numbers])
         found, open_ = [], set(numbers)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while open_ and time.monotonic() < deadline:
             message = consumer.poll(1.0)
             if message is None:

@@ -158,7 +158,7 @@ def test_a_chunk_waits_for_a_pod_that_is_just_coming_up_and_once_only(topics: To
             time.sleep(0.5)  # the chunk must be waiting, and nothing shows that it does
             assert topics.flows() == []
             api.put(LATE)
-            eventually(lambda: len(topics.flows()) == 2, 5)
+            eventually(lambda: len(topics.flows()) == 2)
             flow = topics.flows()[0]
             assert (flow.source.kind, flow.source.k8s.pod.name) == ("pod", "postgres-1")  # type: ignore[union-attr]
             assert enricher.metric("index_waits_total", "known") == 1

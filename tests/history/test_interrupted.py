@@ -51,7 +51,7 @@ def test_ctrl_c_leaves_no_half_file(long: Topics, tmp_path: Path, form: str) -> 
     replay = start("replay", *long.flags, *SPAN, "-o", form, "--file", str(file))
     eventually(lambda: any(path.stat().st_size for path in tmp_path.iterdir()))
     replay.send_signal(signal.SIGINT)
-    out, err = replay.communicate(timeout=30)
+    out, err = replay.communicate(timeout=120)
     assert replay.returncode == 130
     assert out == b""
     assert err.decode() == f"zonemeter replay: interrupted: {file} was not written\n"
@@ -73,12 +73,12 @@ def test_ctrl_c_says_what_is_in_a_topic_and_again_completes_it(long: Topics) -> 
     topic = f"again.{os.getpid()}"
     eventually(lambda: _records(long, topic))
     replay.send_signal(signal.SIGINT)
-    _, err = replay.communicate(timeout=30)
+    _, err = replay.communicate(timeout=120)
     assert replay.returncode == 130
     [line] = err.decode().splitlines()
     assert f"flows are in topic {topic}; readers know repeats by their ids" in line
     again = start("replay", *long.flags, *SPAN, "--to-topic", topic)
-    assert again.communicate(timeout=60)[1] == f"zonemeter replay: 150,000 flows to topic {topic}\n".encode()
+    assert again.communicate(timeout=120)[1] == f"zonemeter replay: 150,000 flows to topic {topic}\n".encode()
     assert _records(long, topic) >= 150_000
 
 
@@ -86,7 +86,7 @@ def test_ctrl_c_in_a_report(long: Topics) -> None:
     report = start("report", *long.flags, *SPAN)
     eventually(lambda: _connected(report.pid))
     report.send_signal(signal.SIGINT)
-    out, err = report.communicate(timeout=30)
+    out, err = report.communicate(timeout=120)
     assert (report.returncode, out, err) == (130, b"", b"zonemeter report: interrupted\n")
 
 
@@ -108,7 +108,7 @@ def test_ctrl_c_where_nobody_reads_the_pipe(long: Topics) -> None:
     wchan = Path(f"/proc/{replay.pid}/wchan")
     eventually(lambda: "pipe" in wchan.read_text())
     replay.send_signal(signal.SIGINT)
-    out, err = replay.communicate(timeout=30)
+    out, err = replay.communicate(timeout=120)
     assert replay.returncode == 130
     assert err == b"zonemeter replay: interrupted\n"
     assert out.count(b"\n") < 150_000
@@ -119,7 +119,7 @@ def test_a_pipe_takes_parquet_and_csv(history: Lived, tmp_path: Path) -> None:
         target = tmp_path / form
         with target.open("wb") as stream:
             replay = start("replay", *history.flags, *history.span, "-o", form, stdout=stream.fileno())
-            _, err = replay.communicate(timeout=60)
+            _, err = replay.communicate(timeout=120)
         assert (replay.returncode, err) == (0, b"")
         assert target.read_bytes().startswith(begin)
 
@@ -135,7 +135,7 @@ def test_kafka_that_falls_silent_ends_it_with_one_line(tmp_path: Path) -> None:
         replay = start("replay", *flags, "--file", str(file))
         eventually(lambda: any(p.suffix == ".partial" and p.stat().st_size for p in tmp_path.iterdir()))
         broker.kill()
-        _, err = replay.communicate(timeout=60)
+        _, err = replay.communicate(timeout=120)
     finally:
         broker.kill()
     assert replay.returncode in (0, 2), "0 where all had been fetched already"
@@ -186,7 +186,7 @@ def _connected(pid: int) -> bool:
 def test_a_progress_bar_is_for_terminals_only(history: Lived) -> None:
     flags = [*history.flags, *history.span, "-o", "jsonl"]
     quiet = start("replay", *flags)
-    out, err = quiet.communicate(timeout=60)
+    out, err = quiet.communicate(timeout=120)
     assert (quiet.returncode, err) == (0, b"")
     assert len(out.splitlines()) == len(history.flows)
     command = [sys.executable, "-m", "cli", "replay", *flags]

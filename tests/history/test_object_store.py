@@ -93,7 +93,7 @@ def test_the_flow_log_writes_it(history: Lived, bucket: str, tmp_path: Path, com
     uri = bucket.format(path="/written")
     flags = [*history.flags, "--output", uri, "--cut-seconds", "1", "--group", "zonemeter.again"]
     with running("flowlog", flags, tmp_path / "log") as sink:
-        eventually(lambda: sink.samples().get(("zonemeter_flows_taken_total", ())) == len(history.flows), 90)
+        eventually(lambda: sink.samples().get(("zonemeter_flows_taken_total", ())) == len(history.flows))
         assert sink.terminate() == 0
     assert _rows(uri) == len(history.flows)
     status, out, err = command(replay.main, *history.flags, *history.span, "-o", "jsonl", "--archive", uri)
@@ -108,12 +108,12 @@ def test_a_store_that_falls_silent_is_named_and_waited_for(history: Lived, bucke
         through = uri.replace(port, str(proxy.port))
         flags = [*history.flags, "--output", through, "--cut-seconds", "5", "--group", "zonemeter.silent"]
         with running("flowlog", flags, tmp_path / "log") as sink:
-            eventually(lambda: sink.samples().get(("zonemeter_flows_taken_total", ())) == len(history.flows), 90)
+            eventually(lambda: sink.samples().get(("zonemeter_flows_taken_total", ())) == len(history.flows))
             proxy.silence("replies")
-            eventually(lambda: "no answer for 10 s" in sink.get("/readyz")[1], 90)
+            eventually(lambda: "no answer for 10 s" in sink.get("/readyz")[1])
             proxy.heal()
-            eventually(lambda: _rows(uri) == len(history.flows), 90)
-            eventually(sink.ready, 90)
+            eventually(lambda: _rows(uri) == len(history.flows))
+            eventually(sink.ready)
             assert sink.terminate() == 0
     assert _rows(uri) == len(history.flows)
 

@@ -84,7 +84,7 @@ def test_kafka_comes_late_and_is_killed_and_comes_back(room: str, own_broker: Br
         assert sink.get("/healthz")[0] == 200
         asyncio.run(own_broker.start())
         absent.produce({0: flows(2), 2: flows(3)})
-        eventually(has_rows(room, sink, tmp_path, 3), 60)
+        eventually(has_rows(room, sink, tmp_path, 3))
         eventually(lambda: sink.ready() or None)
         assert sink.terminate() == 0
     parts = [chunk for entry in absent.ledger(room).values() for chunk in entry.parts]
@@ -127,7 +127,7 @@ def test_a_topic_made_anew_brings_nothing_twice(room: str, topics: Topics, tmp_p
         eventually(lambda: _made_anew(topics))
         # The last window again, as a mirror of the old topic would hold it, and a new one.
         topics.produce({0: flows(2, 3)})
-        eventually(has_rows(room, sink, tmp_path, 3), 60)
+        eventually(has_rows(room, sink, tmp_path, 3))
         assert sink.terminate() == 0
 
 

@@ -31,7 +31,7 @@ def s3_server(directory: Path) -> Iterator[str]:
     with (directory / "log").open("wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, cwd=directory)
     try:
-        eventually(lambda: _answers(port), 90)
+        eventually(lambda: _answers(port))
         yield f"s3://{BUCKET}{{path}}?endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1"
     finally:
         server.kill()

@@ -14,7 +14,7 @@ from typing import Any
 
 from lab.kafka.broker import free_port
 
-SCRAPED_SECONDS = 60.0
+SCRAPED_SECONDS = 120.0
 # The job that a test waits for, under the name that the alert rules and the dashboards know it by.
 JOB = "zonemeter-metrics"
 

@@ -119,7 +119,7 @@ def withdraw(world: World, times: int) -> None:
         world.nap(0.5, 2.0)
         for done in client.create_acls([allow, denial]).values():
             done.result(timeout=20)
-        eventually(lambda: _not_ready(world), 60)
+        eventually(lambda: _not_ready(world))
         _calm(world, 4.0)
         filters = [ADMIN.AclBindingFilter(kind, name, literal, "User:service", "*", verb, deny)]
         for done in client.delete_acls(filters).values():
@@ -196,16 +196,16 @@ def made_anew(world: World, times: int) -> None:
     for number in range(times):
         with world.still():
             name = (names.raw, names.enriched)[number % 2]
-            eventually(lambda: world.committed("enricher") and world.committed("metrics"), 30)
+            eventually(lambda: world.committed("enricher") and world.committed("metrics"))
             world.wait_for_rows()
             if name == names.enriched:
                 world.deleted |= world.feeder.truth.keys()
             for done in client.delete_topics([name]).values():
                 done.result(timeout=20)
-            eventually(lambda: name not in client.list_topics(timeout=20).topics, 30)  # noqa: B023
+            eventually(lambda: name not in client.list_topics(timeout=20).topics)  # noqa: B023
             world.nap()
             world.apply_topics()
-            eventually(lambda: _has_leaders(client, name), 30)  # noqa: B023
+            eventually(lambda: _has_leaders(client, name))  # noqa: B023
         world.recover()
 
 
@@ -222,7 +222,7 @@ def grown(world: World, times: int) -> None:
         world.recover()
     role = f"flowlog-{world.counts['flowlog']}"
     world.fleet.start(role)
-    eventually(lambda: "they must agree" in world.fleet.running[role].get("/readyz")[1], 60)
+    eventually(lambda: "they must agree" in world.fleet.running[role].get("/readyz")[1])
     world.fleet.terminate(role)
 
 
@@ -238,7 +238,7 @@ def overtaken(world: World, times: int) -> None:
             doomed = [world.feeder.feed(node) for node in NODES for _ in range(3)]
             lost = {id_.rpartition("/")[0] for window in doomed for id_ in window.flows}
             if room == "sinks":
-                eventually(lambda: world.committed("enricher"), 60)
+                eventually(lambda: world.committed("enricher"))
                 world.deleted |= world.feeder.truth.keys()
             world.delete_records(topics.raw if room == "enricher" else topics.enriched)
             world.lost |= lost

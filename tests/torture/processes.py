@@ -54,7 +54,7 @@ def rescale(world: World, times: int) -> None:
     for number in range(2 * times):
         with world.still():
             world.wait_for_rows()
-            eventually(lambda: world.committed("metrics"), 60)
+            eventually(lambda: world.committed("metrics"))
             world.scraped()
             old, new = world.counts["metrics"], (3, 2)[number % 2]
             for role in (f"metrics-{ordinal}" for ordinal in range(new, old)):

@@ -65,7 +65,7 @@ class Life:
         sending = asyncio.create_task(self.outbox.send(_at_once))
         await script(self)
         if drain:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(120):
                 await self.outbox.drain()
         sending.cancel()
         await asyncio.wait([sending])
@@ -79,7 +79,7 @@ async def _at_once() -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while not condition():  # noqa: ASYNC110 - what is waited for happens elsewhere
             await asyncio.sleep(0.01)
 

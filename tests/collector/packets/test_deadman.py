@@ -82,7 +82,7 @@ def stop(node: Node) -> None:
         send(1)
         return node.stopped()
 
-    assert wait_until(found_out, 20)
+    assert wait_until(found_out)
 
 
 def test_it_counts_until_it_stops_and_the_audit_names_the_time_until_it_goes_on(node: Node) -> None:

@@ -135,7 +135,7 @@ def test_overhead_of_a_pair_of_nodes_is_outer_minus_inner(
     def told() -> dict[tuple[str, str], tuple[int, int]]:
         return {ends: cluster.outer(ends) for ends in (there, back)}
 
-    assert wait_until(lambda: told() == truth(), 20), (told(), truth())
+    assert wait_until(lambda: told() == truth()), (told(), truth())
     sent, answered = truth().values()
     assert sent[1] > 1400
     assert answered[1] >= 5

@@ -94,7 +94,7 @@ def test_every_node_and_both_directions_agree_with_the_model(
             meter.collect()
         return all(_counted(meter, A, B) == there and _counted(meter, B, A) == back for meter in metered_both.values())
 
-    assert wait_until(agrees, 20), ({n: dict(m.flows) for n, m in metered_both.items()}, there)
+    assert wait_until(agrees), ({n: dict(m.flows) for n, m in metered_both.items()}, there)
 
 
 def _send(pod: str, source: str, destination: str, pairs: list[Pair]) -> None:

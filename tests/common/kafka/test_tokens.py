@@ -238,7 +238,7 @@ def test_every_service_goes_on_while_sessions_and_tokens_end(kafka: Kafka, tmp_p
         connections = proxy.connections_seen
         # A session lives 1.5 s, a token 4 s; a window is fed each tenth of a second.
         wanted = sum(world.feeder.marks().values()) + 80
-        eventually(lambda: sum(world.feeder.marks().values()) >= wanted, 60)
+        eventually(lambda: sum(world.feeder.marks().values()) >= wanted)
         world.recover()
         assert proxy.connections_seen == connections
         assert all(service.ready() for service in world.fleet.running.values())

@@ -88,7 +88,7 @@ def running(rooms: tuple[str, ...], topics: Topics, directory: Path) -> Iterator
 def test_in_the_middle_of_the_work(own_broker: Broker, tmp_path: Path) -> None:
     topics = Topics.make(own_broker.bootstrap)
     with running(ROOMS, topics, tmp_path) as services:
-        eventually(lambda: all(each.ready() for each in services.values()), 60)
+        eventually(lambda: all(each.ready() for each in services.values()))
         topics.produce(chunks(1, 200))
         eventually(lambda: "zonemeter_zone_bytes_total" in services["metrics"].get("/metrics")[1])
         topics.produce(chunks(201, 200))
@@ -99,7 +99,7 @@ def test_in_the_middle_of_the_work(own_broker: Broker, tmp_path: Path) -> None:
 def test_before_anything_was_answered(own_broker: Broker, tmp_path: Path) -> None:
     topics = Topics.make(own_broker.bootstrap)
     with silent(own_broker), running(ROOMS, topics, tmp_path) as services:
-        eventually(lambda: all(each.get("/readyz")[0] == 503 for each in services.values()), 60)
+        eventually(lambda: all(each.get("/readyz")[0] == 503 for each in services.values()))
         end(services)
 
 

@@ -85,7 +85,7 @@ def test_a_slow_kafka_sets_the_pace(proxied: tuple[Topics, Proxy], tmp_path: Pat
             peak = max(peak, resident_bytes(enricher.process.pid))
             return len(topics.ledger()) == chunks
 
-        eventually(done, 90)
+        eventually(done)
         assert peak - held < 64 << 20
         assert taken_over(tmp_path / "log") == 3
         assert enricher.terminate() == 0
@@ -105,9 +105,9 @@ def test_a_kafka_that_falls_silent_under_way_brings_nothing_twice(
             proxy.cut()
         else:
             proxy.silence(fault)  # type: ignore[arg-type]
-        eventually(lambda: enricher.get("/readyz")[0] == 503, 60)  # beyond Kafka's deadline, on a busy machine
+        eventually(lambda: enricher.get("/readyz")[0] == 503)  # beyond Kafka's deadline, on a busy machine
         proxy.heal()
-        eventually(lambda: len(topics.ledger()) == chunks, 60)
+        eventually(lambda: len(topics.ledger()) == chunks)
         eventually(enricher.ready)
         assert enricher.terminate() == 0
     check_whole(topics, chunks)
@@ -120,7 +120,7 @@ def test_a_topic_that_takes_nothing_stops_the_reading_and_no_heartbeat(topics: T
         held = backlog(topics, enricher, 1)
         set_max_message_bytes(topics, 100)
         topics.produce(windows(range(2, chunks + 1)))
-        eventually(lambda: enricher.samples()["zonemeter_publish_failures_total", ()] >= 3, 90)
+        eventually(lambda: enricher.samples()["zonemeter_publish_failures_total", ()] >= 3)
         eventually(
             lambda: "partition 0: failing" in (said := enricher.get("/readyz")[1]) and "MessageSizeTooLarge" in said
         )
@@ -128,7 +128,7 @@ def test_a_topic_that_takes_nothing_stops_the_reading_and_no_heartbeat(topics: T
         assert enricher.metric("raw_flows_total") <= 2 * ROWS
         assert resident_bytes(enricher.process.pid, peak=True) - held < 64 << 20
         set_max_message_bytes(topics, 1 << 20)
-        eventually(lambda: len(topics.ledger()) == chunks, 60)
+        eventually(lambda: len(topics.ledger()) == chunks)
         eventually(enricher.ready)
         assert taken_over(tmp_path / "log") == 3
         assert enricher.terminate() == 0

@@ -239,7 +239,7 @@ def test_two_share_the_partitions_and_nothing_is_done_twice(topics: Topics, tmp_
             one.kill()
             produce_windows(topics, range(produced + 1, produced + 11))
             produced += 10
-            eventually(lambda: len(topics.ledger()) == 3 * produced, 60)
+            eventually(lambda: len(topics.ledger()) == 3 * produced)
     flows = topics.flows()
     assert len({flow.id for flow in flows}) == len(flows) == 3 * produced * 300
 
@@ -256,7 +256,7 @@ def test_a_broker_killed_under_way_brings_no_flow_twice_and_loses_none(tmp_path:
                 eventually(lambda: enricher.metric("chunks_total", "enriched") >= chunks)  # noqa: B023
                 broker.kill()
                 asyncio.run(broker.start())
-            eventually(lambda: len(topics.ledger()) == 60, 60)
+            eventually(lambda: len(topics.ledger()) == 60)
             assert enricher.terminate() == 0
         check_books(topics, range(1, 61), rows)
     finally:

@@ -32,7 +32,7 @@ def test_told_to_stop_is_no_failure_that_a_retry_would_mend() -> None:
 def test_who_follows_ends_quietly(caplog: pytest.LogCaptureFixture) -> None:
     async def follow() -> None:
         _, topic, _, _ = parts()
-        await asyncio.wait_for(topic.follow(), 30)
+        await asyncio.wait_for(topic.follow(), 120)
 
     asyncio.run(follow())
     assert caplog.messages == []
@@ -42,7 +42,7 @@ def test_who_writes_ends_quietly_and_keeps_what_it_did_not_write(caplog: pytest.
     async def write() -> Cluster:
         _, topic, publisher, cluster = parts()
         cluster.pending[b"pod/uid-api-1/100"] = pod("api-1", "10.42.1.17", "node-a1")
-        await asyncio.wait_for(topic.write(publisher, lambda: True), 30)
+        await asyncio.wait_for(topic.write(publisher, lambda: True), 120)
         return cluster
 
     assert len(asyncio.run(write()).pending) == 1

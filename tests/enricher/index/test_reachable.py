@@ -217,7 +217,7 @@ def test_who_read_it_writes_it_and_who_reads_the_topic_knows_it() -> None:
 
     async def write() -> None:
         task = asyncio.create_task(topic.write(kafka, lambda: False))  # type: ignore[arg-type]
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while world.cluster.told:  # noqa: ASYNC110 - another task empties it
                 await asyncio.sleep(0.01)
         task.cancel()

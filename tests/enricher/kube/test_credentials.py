@@ -53,7 +53,7 @@ def test_a_new_token_and_a_new_authority_are_taken_up_by_kubeconfig(
 
     async def run() -> None:
         api, faults = api_with_everything()
-        async with asyncio.timeout(25), following(api, faults, file, server) as made:
+        async with asyncio.timeout(120), following(api, faults, file, server) as made:
             write_kubeconfig(file, server, authority=first.authority)
             await served(api, first, made.agrees)
             api.settings = dataclasses.replace(api.settings, token="another")
@@ -172,7 +172,7 @@ def test_without_a_right_the_line_says_which_and_where_to_get_it(tmp_path: Path)
         api.settings = ApiSettings(TOKEN, rights=frozenset(rights() - {("list", "nodes")}))
         port = free_port()
         async with (
-            asyncio.timeout(25),
+            asyncio.timeout(120),
             serve(api, port),
             following(api, faults, tmp_path / "kubeconfig", f"http://127.0.0.1:{port}") as made,
         ):

@@ -59,7 +59,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def now(test: Callable[[Followed], Awaitable[None]], silence: float = 60) -> None:
         async def inside() -> None:
             api, faults = api_with_everything()
-            async with asyncio.timeout(25), serve(api) as port:
+            async with asyncio.timeout(120), serve(api) as port:
                 server = f"http://127.0.0.1:{port}"
                 async with following(api, faults, tmp_path / "kubeconfig", server, silence) as made:
                     await test(made)

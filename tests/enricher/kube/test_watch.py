@@ -170,7 +170,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         async def inside() -> None:
             settings = ApiSettings(TOKEN, bookmark_seconds=0.1 if silence >= 60 else 60)
             async with (
-                asyncio.timeout(15),
+                asyncio.timeout(120),
                 following(tmp_path, script or Script(), settings, token, silence) as made,
             ):
                 await test(made)

@@ -77,7 +77,7 @@ def run(
     faults: Faults | None = None,
 ) -> None:
     async def inside() -> None:
-        async with asyncio.timeout(15), cluster(directory, settings or ApiSettings(TOKEN), token, faults) as made:
+        async with asyncio.timeout(120), cluster(directory, settings or ApiSettings(TOKEN), token, faults) as made:
             await test(made)
 
     asyncio.run(inside())

@@ -72,7 +72,7 @@ class Process:
         return [json.loads(line)["message"] for line in self.log.read_text().splitlines() if line.startswith("{")]
 
     def says(self, text: str, *, times: int = 1) -> bool:
-        return wait_until(lambda: sum(text in line for line in self.lines()) >= times, 60)
+        return wait_until(lambda: sum(text in line for line in self.lines()) >= times)
 
     def metric(self, name: str) -> float:
         text = netlab.inside("node1", lambda: urllib.request.urlopen(f"http://{LISTEN}/metrics", timeout=5).read())

@@ -339,7 +339,7 @@ def link_mtu(name: str, device: str, octets: int) -> Iterator[None]:
         ip(name, f"link set {device} mtu {old}")
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+def wait_until(condition: Callable[[], bool], seconds: float = 120.0) -> bool:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
