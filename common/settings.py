@@ -22,6 +22,7 @@ from pydantic_settings import (
 )
 
 from common import terminal, toml
+from common.files import read_bounded
 from common.flags import FlagParser, refuse
 from schemas.topics import TopicNames
 
@@ -224,7 +225,7 @@ def _read_file(cls: type[Settings], service: str, path: Path | None) -> dict[str
         return {}
     check_text(str(path))
     try:
-        document = toml.parse(path.read_bytes())
+        document = toml.parse(read_bounded(path))
     except ValueError as error:
         raise ValueError(f"config = '{path}': {error}") from error
     tables = {key: value for key, value in document.items() if isinstance(value, dict)}

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 
 from common.errors import Refusal, Stopped
+from common.files import read_bounded
 from common.kafka import clients
 from common.kafka.partitions import Partitions
 from common.kafka.publish import PublishCounters, Publisher
@@ -23,7 +24,7 @@ from enricher.delivery.topology_topic import TopologyTopic, read_file
 from enricher.delivery.waiting import Patience
 from enricher.delivery.worker import Deps
 from enricher.index.cidr_check import findings
-from enricher.index.cidrs import CidrMap, read_cidr_map
+from enricher.index.cidrs import MAX_MAP_BYTES, CidrMap, read_cidr_map
 from enricher.index.ownership import Index
 from enricher.index.resolve import Resolver
 from enricher.kube.cluster import Cluster
@@ -50,7 +51,7 @@ async def run(running: Service, settings: EnricherSettings) -> None:
     index = Index()
     metrics = Metrics(running.registry, index)
     cluster = Cluster(index, live=settings.topology is None, tell_left_out=metrics.left_out)
-    cidrs = _cidrs(settings)
+    cidrs = read_cidrs(settings)
     metrics.expect(cidrs)
     patience = Patience(cluster, Resolver(index, cidrs), metrics, settings.late_seconds)
     counters, partitions = PublishCounters(running.registry), Partitions(running, metrics.lag_records)
@@ -118,11 +119,12 @@ def _topics(settings: EnricherSettings) -> dict[str, int]:
     return partitioned | {names.topology: 1, names.dead_letter: 1}
 
 
-def _cidrs(settings: EnricherSettings) -> CidrMap:
+def read_cidrs(settings: EnricherSettings) -> CidrMap:
+    """Read the `--cidr-map` file, if there is one; raise `Refusal` naming what is wrong with it."""
     if settings.cidr_map is None:
         return CidrMap([])
     try:
-        content = settings.cidr_map.read_bytes()
+        content = read_bounded(settings.cidr_map, MAX_MAP_BYTES)
     except OSError as error:
         raise Refusal(
             f"cidr_map = {str(settings.cidr_map)!r}: {error.strerror}; expected a TOML or JSON file"

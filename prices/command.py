@@ -10,6 +10,7 @@ from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from common.amounts import wrapped
 from common.errors import Refusal
+from common.files import read_bounded
 from common.flags import refuse
 from common.settings import Settings, load
 from common.terminal import say, write_json
@@ -72,7 +73,7 @@ def check(argv: list[str]) -> int:
     """Check one file; return 1 if anything is wrong with it."""
     settings = load(PricesCheckSettings, "prices check", argv)
     try:
-        book = parse_prices(settings.file.read_bytes(), str(settings.file))
+        book = parse_prices(read_bounded(settings.file), str(settings.file))
     except OSError as error:
         refuse("zonemeter prices check", f"file = '{settings.file}': {error.strerror}")
     except PriceFileError as error:

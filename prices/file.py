@@ -15,12 +15,16 @@ from typing import Any, get_args
 
 from common import toml
 from common.errors import Refusal
+from common.files import read_bounded
 from prices.book import MAX_DECIMALS, UNIT_BYTES, Price, PriceBook
 from schemas.flow import Scope
 
 SHIPPED = ("aws", "azure", "gcp")
 PRICED_SCOPES = tuple(scope for scope in get_args(Scope) if scope != "unknown")
 HIGHEST_PRICE = 1000
+# Each price is compared with all before it, and the place of each error is looked for.
+MAX_PRICES = 1000
+MAX_PROBLEMS = 100
 
 _GLOBS = ("source_region", "destination_region", "source_name", "destination_name")
 _TOP = ("title", "currency", "unit", "as_of", "zone_pattern", "price")
@@ -77,7 +81,7 @@ def load_prices(which: str) -> PriceBook:
         return shipped(which)
     path = Path(which)
     try:
-        return parse_prices(path.read_bytes(), which)
+        return parse_prices(read_bounded(path), which)
     except OSError as error:
         raise Refusal(
             f"prices = {which!r}: {error.strerror}; expected {', '.join(SHIPPED)} or a file of that kind"
@@ -101,6 +105,9 @@ class _Reader:
         tables = document.get("price", [])
         if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
             self._note(None, "price", "expected [[price]] tables")
+            tables = []
+        if len(tables) > MAX_PRICES:
+            self._note(None, "price", f"{len(tables):,} prices; expected at most {MAX_PRICES:,}")
             tables = []
         prices = [self._price(table, number, unit) for number, table in enumerate(tables)]
         self._check_reach(prices)
@@ -208,6 +215,8 @@ class _Reader:
         return value
 
     def _note(self, number: int | None, key: str, text: str) -> None:
+        if len(self.problems) >= MAX_PROBLEMS:
+            return
         price = "" if number is None else f"price {number + 1}: "
         line = self._line(number, key)
         self.problems.append((line, f"{self._name}:{line}: {price}{key}: {text}"))

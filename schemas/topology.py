@@ -15,6 +15,8 @@ from schemas.flow import Workload
 
 SCHEMA_VERSION = 1
 MAX_READ_BYTES = 1024 * 1024
+# Of a --topology file: more states than the enricher keeps.
+MAX_TOPOLOGY_FILE_BYTES = 256 * 1024 * 1024
 # Of one object: no node or pod has as many addresses, and of a pod's services no more are kept, the first by name.
 MAX_LISTED = 256
 # An IPv6 address in its longest form, with a prefix' length.

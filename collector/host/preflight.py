@@ -10,6 +10,7 @@ from pathlib import Path
 
 from collector.host.privileges import effective_of, needed_to_load
 from common.errors import Refusal
+from common.files import read_bounded
 
 BPFFS = Path("/sys/fs/bpf")
 _OLDEST_KERNEL = (5, 15)  # hook tc; netfilter's is a matter of collector/attach/hook.py
@@ -71,7 +72,7 @@ def is_bpffs(pin_dir: Path) -> bool:
 def read_boot_id(path: Path) -> str:
     """Return the first 12 hex digits of the boot id; raise `Refusal` if there are none."""
     try:
-        text = path.read_text().strip().replace("-", "").lower()
+        text = read_bounded(path).decode("ascii", "replace").strip().replace("-", "").lower()
     except OSError as error:
         raise Refusal(f"boot_id_file = {str(path)!r}: {error.strerror}") from error
     if not re.match(r"[0-9a-f]{12}", text):

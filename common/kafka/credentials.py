@@ -16,8 +16,9 @@ from aiokafka.abc import AbstractTokenProvider
 from aiokafka.helpers import create_ssl_context
 
 from common.errors import Refusal
+from common.files import read_bounded
 from common.kafka import tokens
-from common.kafka.reloading import Kept, read_bounded, secret
+from common.kafka.reloading import Kept, secret
 from common.settings import KafkaSettings
 
 _SSL_FILES = ("kafka_ssl_ca_file", "kafka_ssl_cert_file", "kafka_ssl_key_file", "kafka_ssl_key_password_file")

@@ -1,21 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is made of files, again whenever they have changed."""
 
-import errno
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from common.errors import Refusal
+from common.files import read_bounded
 from common.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-# Far more than passwords, certificates and the CAs of a system take; a file that never ends is none of these.
-MAX_FILE_BYTES = 1024 * 1024
 
 
 class Kept(Generic[T]):
@@ -61,15 +58,6 @@ def secret(settings: KafkaSettings, name: str, what: str = "password") -> str:
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "is not text in UTF-8"
         raise Refusal(f"{name} = {str(path)!r}: {why}; expected a file that holds the {what}") from error
-
-
-def read_bounded(path: Path) -> bytes:
-    """Return what a file holds; raise `OSError` (EFBIG) for more than `MAX_FILE_BYTES`."""
-    with path.open("rb") as file:
-        content = file.read(MAX_FILE_BYTES + 1)
-    if len(content) > MAX_FILE_BYTES:
-        raise OSError(errno.EFBIG, f"is larger than {MAX_FILE_BYTES:,} bytes", str(path))
-    return content
 
 
 def _bytes(path: Path) -> bytes | None:

@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from common.errors import PublishError, Refusal, Stopped
+from common.files import read_bounded
 from common.kafka import clients
 from common.kafka.publish import Publisher, Record
 from common.service.lifecycle import Service
@@ -25,7 +26,13 @@ from enricher.kube.cluster import Cluster
 from enricher.metrics import Metrics
 from enricher.settings import EnricherSettings
 from schemas.errors import DecodeError
-from schemas.topology import TopologyState, decode_topology, decode_topology_file, encode_topology
+from schemas.topology import (
+    MAX_TOPOLOGY_FILE_BYTES,
+    TopologyState,
+    decode_topology,
+    decode_topology_file,
+    encode_topology,
+)
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +48,7 @@ def read_file(settings: EnricherSettings) -> list[TopologyState]:
     path = settings.topology
     assert path is not None
     try:
-        states = decode_topology_file(path.read_bytes())
+        states = decode_topology_file(read_bounded(path, MAX_TOPOLOGY_FILE_BYTES))
     except OSError as error:
         raise Refusal(f"topology = {str(path)!r}: {error.strerror}; expected a JSON file of topology states") from error
     except DecodeError as error:

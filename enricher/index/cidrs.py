@@ -16,6 +16,9 @@ from common.errors import Refusal
 from enricher.index.addresses import Prefix, pack, parse_prefix, prefix_of
 from schemas.codec import UNREADABLE
 
+# Of a map: a hundred thousand entries.
+MAX_MAP_BYTES = 16 * 1024 * 1024
+
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 _DOCUMENTATION = ipaddress.IPv6Network("3fff::/20")

@@ -16,6 +16,7 @@ import aiohttp
 import msgspec
 
 from common.errors import Refusal
+from common.files import read_bounded
 from enricher.kube.errors import GoneError, KubeError
 from schemas.codec import UNREADABLE
 
@@ -24,6 +25,8 @@ _CONNECT_SECONDS = 10.0
 # For a cloud's own command, which asks its servers for a token.
 CREDENTIALS_SECONDS = 30.0
 # What an error's body may take; it is shown in one line.
+# What the library raises for YAML of another form, or text that is no UTF-8.
+_NOT_KUBECONFIG = (TypeError, ValueError, LookupError, AttributeError, RecursionError)
 _MAX_STATUS_BYTES = 64 * 1024
 
 
@@ -129,9 +132,10 @@ class KubeClient:
         try:
             async with asyncio.timeout(CREDENTIALS_SECONDS):
                 await self._find(config, configuration)
-        except (config.ConfigException, YAMLError, OSError, TypeError, KeyError) as error:
+        except (config.ConfigException, YAMLError, OSError, *_NOT_KUBECONFIG) as error:
             late = isinstance(error, TimeoutError)
-            said = f"no credentials within {CREDENTIALS_SECONDS:g} s" if late else _one_line(error)
+            why = error.strerror if isinstance(error, OSError) and error.strerror else _one_line(error)
+            said = f"no credentials within {CREDENTIALS_SECONDS:g} s" if late else why
             asked = self._kubeconfig or ("the pod's service account" if self._where == "in-cluster" else "kubeconfig")
             raise Refusal(
                 f"kube: {asked}: {said}; give --kubeconfig FILE, run in a pod, or use --topology FILE"
@@ -152,8 +156,8 @@ class KubeClient:
         # What it warns of, a file that is not there, is refused here in words of our own.
         logging.getLogger("kubernetes_asyncio.config").setLevel(logging.ERROR)
         file = self._kubeconfig
-        if file is not None and not file.is_file():
-            raise FileNotFoundError("no such file")
+        if file is not None:
+            read_bounded(file)  # the library reads it to its end
         await config.load_kube_config(
             config_file=file and str(file), client_configuration=configuration, persist_config=False
         )

@@ -9,8 +9,9 @@ from pathlib import Path
 from aiokafka.structs import ConsumerRecord
 
 from common.errors import Refusal
+from common.files import read_bounded
 from common.settings import KafkaSettings
-from enricher.index.cidrs import CidrMap, read_cidr_map
+from enricher.index.cidrs import MAX_MAP_BYTES, CidrMap, read_cidr_map
 from enricher.index.ownership import Index
 from enricher.index.resolve import Resolver
 from enricher.join.join import Ends, Joined, join, resolve
@@ -18,7 +19,7 @@ from enricher.join.policy import Policy
 from history.read.topic import Reading, read_topic
 from schemas.errors import DecodeError
 from schemas.raw import RawChunk, decode_chunk
-from schemas.topology import TopologyState, decode_topology, decode_topology_file
+from schemas.topology import MAX_TOPOLOGY_FILE_BYTES, TopologyState, decode_topology, decode_topology_file
 
 
 @dataclass(slots=True)
@@ -71,9 +72,10 @@ async def known_states(settings: KafkaSettings, path: Path | None, taken: Taken)
 
 def _read_states(path: Path) -> list[TopologyState]:
     try:
-        return decode_topology_file(path.read_bytes())
+        return decode_topology_file(read_bounded(path, MAX_TOPOLOGY_FILE_BYTES))
     except (OSError, DecodeError) as error:
-        raise Refusal(f"topology = '{path}': {error}; expected a JSON array of topology states") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise Refusal(f"topology = '{path}': {why}; expected a JSON array of topology states") from error
 
 
 async def read_topology(settings: KafkaSettings, taken: Taken) -> list[TopologyState]:
@@ -103,6 +105,6 @@ def cidr_map_of(path: Path | None, setting: str = "cidr_map") -> CidrMap:
     if path is None:
         return CidrMap([])
     try:
-        return read_cidr_map(path.read_bytes(), str(path))
+        return read_cidr_map(read_bounded(path, MAX_MAP_BYTES), str(path))
     except OSError as error:
         raise Refusal(f"{setting} = '{path}': {error.strerror}; expected a TOML or JSON file") from error

@@ -37,7 +37,7 @@ def refused(argv: list[str], capfd: pytest.CaptureFixture[str]) -> str:
         pytest.param("--topology", b"[{", "JSON array of topology states", id="topology that is no JSON"),
         pytest.param("--topology", b'[{"kind":"pod"}]', "missing required field", id="topology that lacks fields"),
         pytest.param("--topology", b"[]", "holds no node", id="topology without nodes"),
-        pytest.param("--kubeconfig", None, "no such file", id="no kubeconfig"),
+        pytest.param("--kubeconfig", None, "No such file", id="no kubeconfig"),
     ],
 )
 def test_a_file_with_an_error_is_one_line_and_exit_2(

@@ -210,3 +210,13 @@ def test_only_our_own_known_sides_are_billed(
 ) -> None:
     price = parse_prices(ANYWHERE.encode(), "mine").find(scope, source, destination)
     assert (price and (price.source, price.destination)) == (billed and tuple(map(Decimal, billed)))
+
+
+def test_a_file_of_many_prices_or_errors_is_refused_without_comparing_them_all() -> None:
+    head, prices = RIGHT.split("[[price]]", 1)
+    with pytest.raises(PriceFileError, match="1,002 prices; expected at most 1,000"):
+        parse_prices((head + ("[[price]]" + prices) * 501).encode(), "file")
+    names = "".join(f"x{number} = 1\n" for number in range(1000))
+    with pytest.raises(PriceFileError) as caught:
+        parse_prices((names + RIGHT).encode(), "file")
+    assert len(caught.value.problems) == 100

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads the files that settings name. Whoever wrote one may have meant another: none is read without a bound."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+# Far more than settings, passwords, certificates and the CAs of a system take.
+MAX_FILE_BYTES = 1024 * 1024
+
+
+def read_bounded(path: Path, most: int = MAX_FILE_BYTES) -> bytes:
+    """Return what a file holds; raise `OSError`, whose `strerror` says why, for more than `most` bytes.
+
+    Nothing but files is read: a pipe without a writer never opens, and a device never ends.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "is a pipe or a device, not a file", str(path))
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"is larger than {most:,} bytes", str(path))
+    return content
