@@ -10,6 +10,7 @@ from typing import NamedTuple
 from schemas.errors import DecodeError
 
 MAX_DIGITS = 16
+MAX_NUMBER = 10**MAX_DIGITS - 1
 
 
 class Origin(NamedTuple):

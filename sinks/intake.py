@@ -9,15 +9,15 @@ loses nothing and doubles nothing. No Kafka client here: records come in, rows c
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Annotated, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from common.plausible import CLOCK_SLACK_MS, Place, seen_end_ms, why_not_then, why_not_there
-from schemas.codec import offsets_of
+from schemas.codec import Milliseconds, offsets_of
 from schemas.errors import DecodeError
 from schemas.flow import Endpoint, FlowHead, Observer, decode_endpoint, decode_head, decode_observer
-from schemas.ids import Origin, parse_chunk_id, split_flow_id
+from schemas.ids import MAX_NUMBER, Origin, parse_chunk_id, split_flow_id
 from sinks.tallies import Books
 
 # Distinct end points known by their bytes; then all are forgotten and learnt anew. About 1 KiB each, and where somebody
@@ -32,6 +32,8 @@ MAX_MARKS = 10_000
 MARK_IDLE_MS = 3_600_000
 # Greater than any row's number (schemas.ids.MAX_DIGITS).
 EVERY_ROW = 2**63
+
+Number = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)]
 
 E = TypeVar("E")
 
@@ -48,12 +50,12 @@ class SourceRecord(Protocol):
 class Mark(msgspec.Struct):
     """The last flow taken of one life of a node, until when that life was seen and when it was taken (Unix time)."""
 
-    generation: int
-    sequence: int
-    chunk: int
-    row: int
-    end_ms: int = 0
-    taken_ms: int = 0
+    generation: Number
+    sequence: Number
+    chunk: Number
+    row: Annotated[int, msgspec.Meta(ge=-1, le=MAX_NUMBER)]
+    end_ms: Milliseconds = 0
+    taken_ms: Milliseconds = 0
 
     @property
     def seen_ms(self) -> int:
@@ -121,6 +123,20 @@ class Lane:
 
     def __post_init__(self) -> None:
         self.marks = dict(sorted(self.marks.items(), key=lambda item: item[1].taken_ms))
+
+    def believe(self, now_ms: int) -> None:
+        """Hold marks that were read back to what holds for those that are made now: by this clock, and so many.
+
+        The clock by which they were made may have been ahead, and a file may have been written by hand. `touched` are
+        those that the file says otherwise.
+        """
+        for origin, mark in self.marks.items():
+            seen = seen_end_ms(mark.end_ms, now_ms), min(mark.taken_ms, now_ms)
+            if seen != (mark.end_ms, mark.taken_ms):
+                mark.end_ms, mark.taken_ms = seen
+                self.touched.add(origin)
+        while len(self.marks) > MAX_MARKS:
+            self._drop_oldest()
 
     def forget_old_marks(self, now_ms: int) -> list[Origin]:
         """Drop the lives that brought nothing for `MARK_KEPT_MS`; return all that have gone since the last time."""

@@ -13,7 +13,7 @@ from pyarrow import fs
 
 from common.errors import Refusal
 from schemas.codec import UNREADABLE
-from sinks.flowlog.manifest import DataFile, Manifest, decode_manifest
+from sinks.flowlog.manifest import DataFile, Manifest, read_manifest
 from sinks.flowlog.store import LocalStore, ObjectStore, Store
 from sinks.intake import Lane
 
@@ -108,8 +108,8 @@ class FlowArchive:
     def _manifest(self, partition: int, number: int) -> Manifest:
         path = manifest_path(partition, number)
         try:
-            return decode_manifest(self.store.read(path))
-        except (OSError, *UNREADABLE) as error:
+            return read_manifest(self.store.read(path), partition, number)
+        except (OSError, ValueError, *UNREADABLE) as error:
             raise Refusal(f"archive {self.location}: {path} is damaged: {error}") from error
 
 

@@ -23,10 +23,12 @@ import msgspec
 
 from common.errors import Refusal
 from schemas.codec import UNREADABLE
-from sinks.flowlog.manifest import DataFile, Intent, Manifest, decode_intent, decode_manifest, encode
+from sinks.flowlog.manifest import DataFile, Intent, Manifest, encode, read_intent, read_manifest
 from sinks.flowlog.store import TEMPORARY, Parts, Store
 
 FLOWS = "flows"
+# Manifests that a writer who is still alive may have written since the directory was listed.
+MAX_AHEAD = 1000
 MANIFEST, INTENT = re.compile(r"\d{12}\.json"), re.compile(r"\d{12}-[0-9a-f]{6}\.intent")
 
 
@@ -71,7 +73,10 @@ class Archive:
             newest = self._read(partition, manifests[-1]) if manifests else None
             if not intents:
                 return newest
-            if _intent_number(intents[-1]) <= (newest.sequence if newest else 0):
+            ahead = _number(intents[-1]) - (newest.sequence if newest else 0)
+            if ahead > MAX_AHEAD:
+                raise _damaged(f"{_directory(partition)}/{intents[-1]}", ValueError(f"it is {ahead:,} manifests ahead"))
+            if ahead <= 0:
                 for name in intents:
                     self._withdraw(partition, name)
                 return newest
@@ -121,8 +126,8 @@ class Archive:
     def _read(self, partition: int, name: str) -> Manifest:
         path = f"{_directory(partition)}/{name}"
         try:
-            manifest = decode_manifest(self._store.read(path))
-        except UNREADABLE as error:
+            manifest = read_manifest(self._store.read(path), partition, _number(name))
+        except (*UNREADABLE, ValueError) as error:
             raise _damaged(path, error) from error
         if manifest.topic != self._topic:
             raise Refusal(f"output: {path} is of topic {manifest.topic}, not {self._topic}; use another directory")
@@ -131,10 +136,10 @@ class Archive:
     def _withdraw(self, partition: int, name: str) -> None:
         path = f"{_directory(partition)}/{name}"
         try:
-            intent = decode_intent(self._store.read(path))
+            intent = read_intent(self._store.read(path), partition, name)
         except FileNotFoundError:
             return
-        except UNREADABLE as error:
+        except (*UNREADABLE, ValueError) as error:
             raise _damaged(path, error) from error
         manifest = self._read(partition, _manifest_name(intent.sequence))
         listed = {file.path for file in manifest.files}
@@ -178,5 +183,5 @@ def _manifest_name(sequence: int) -> str:
     return f"{sequence:012}.json"
 
 
-def _intent_number(name: str) -> int:
-    return int(name.partition("-")[0])
+def _number(name: str) -> int:
+    return int(name[:12])

@@ -5,6 +5,8 @@ Manifests of a partition are a chain, numbered from 1 without holes. A file coun
 holds the whole state to go on from: the position, the last flow taken of each life of a node, and its ledger records.
 """
 
+import re
+
 import msgspec
 
 from schemas.codec import Count
@@ -77,6 +79,31 @@ def decode_manifest(value: bytes) -> Manifest:
     return _manifest_decoder.decode(value)
 
 
-def decode_intent(value: bytes) -> Intent:
-    """Decode an intent; raises `UNREADABLE`."""
-    return _intent_decoder.decode(value)
+def read_manifest(value: bytes, partition: int, sequence: int) -> Manifest:
+    """Decode the manifest of that number; raise `UNREADABLE` or `ValueError` if it is not that one.
+
+    One that stands in another's place, copied or renamed by hand, has the position of another partition.
+    """
+    found = decode_manifest(value)
+    if (found.partition, found.sequence) != (partition, sequence):
+        raise ValueError(f"it is manifest {found.sequence} of partition {found.partition}")
+    for entry in found.ledger:
+        if (entry.hop, entry.partition) != ("flowlog", partition):
+            raise ValueError(f"its ledger has an entry of {entry.hop}, partition {entry.partition}")
+    return found
+
+
+def read_intent(value: bytes, partition: int, name: str) -> Intent:
+    """Decode the intent of that name; raise `UNREADABLE` or `ValueError` if it names files that its writer never has.
+
+    What it names may be deleted.
+    """
+    found = _intent_decoder.decode(value)
+    stem = name.removesuffix(".intent")
+    if found.sequence != int(stem.partition("-")[0]):
+        raise ValueError(f"it is the intent of manifest {found.sequence}")
+    own = re.compile(rf"flows/date=\d{{4}}-\d\d-\d\d/hour=\d\d/flows-p{partition}-{stem}\.[a-z.]+", re.ASCII)
+    for path in found.paths:
+        if not own.fullmatch(path):
+            raise ValueError(f"its writer has no file {path[:200]!r}")
+    return found

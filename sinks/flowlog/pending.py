@@ -36,11 +36,14 @@ class Pending:
     refused: Refusals = field(default_factory=Refusals)
 
     @classmethod
-    def resume(cls, partition: int, newest: Manifest | None, new_buffer: Callable[[], Buffer]) -> "Pending":
+    def resume(
+        cls, partition: int, newest: Manifest | None, new_buffer: Callable[[], Buffer], now_ms: int
+    ) -> "Pending":
         """Go on behind a partition's newest manifest."""
         if newest is None:
             return cls(Lane(partition), 0, new_buffer)
         lane = Lane(partition, newest.next_offset, newest.known_marks())
+        lane.believe(now_ms)
         return cls(lane, newest.sequence, new_buffer, first_offset=newest.next_offset)
 
     @property

@@ -137,7 +137,7 @@ class FlowlogSink:
         await self._deliveries.forget()
         for partition in sorted(consumer.assignment()):
             newest = await self._insist(partial(self._output.recover, partition.partition))
-            pending = Pending.resume(partition.partition, newest, self._new_buffer)
+            pending = Pending.resume(partition.partition, newest, self._new_buffer, kafka_io.now_ms())
             self._pending[partition.partition] = pending
             await self._deliveries.deliver(newest.ledger if newest else [])
             try:

@@ -20,9 +20,10 @@ import msgspec
 import orjson
 
 from common.errors import Refusal
-from schemas.ids import Origin
+from schemas.codec import Milliseconds
+from schemas.ids import MAX_NUMBER, Origin
 from schemas.ledger import LedgerRecord, decode_ledger, encode_ledger
-from sinks.intake import Lane, Mark
+from sinks.intake import Lane, Mark, Number
 from sinks.metrics.families import SPECS, Sample
 
 log = logging.getLogger(__name__)
@@ -71,12 +72,12 @@ class _MarkRow(NamedTuple):
     cluster: str
     node: str
     boot_id: str
-    generation: _Whole
-    sequence: _Whole
-    chunk: _Whole
-    row: Annotated[int, msgspec.Meta(ge=-1)]
-    end_ms: _Whole
-    taken_ms: _Whole
+    generation: Number
+    sequence: Number
+    chunk: Number
+    row: Annotated[int, msgspec.Meta(ge=-1, le=MAX_NUMBER)]
+    end_ms: Milliseconds
+    taken_ms: Milliseconds
 
 
 class _SeriesRow(NamedTuple):
@@ -156,7 +157,7 @@ class State:
         for partition, cluster, node, boot_id, *mark in self._rows("marks", "*", _MarkRow):
             lanes.setdefault(partition, Lane(partition)).marks[Origin(cluster, node, boot_id)] = Mark(*mark)
         series = [_sample(row) for row in self._rows("series", "*", _SeriesRow)]
-        ledger = [decode_ledger(row.record) for row in self._rows("ledger", "record", _LedgerRow, "number")]
+        ledger = [_entry(row) for row in self._rows("ledger", "record", _LedgerRow, "number")]
         return Restored(about.life, int(about.sequence), series, lanes, ledger)
 
     def _about(self) -> "_About":
@@ -244,6 +245,13 @@ def _sample(row: _SeriesRow) -> Sample:
     if row.family in SPECS and len(labels) != len(SPECS[row.family].labels):
         raise ValueError(f"table series: {row.labels[:100]} are not the labels of {row.family}")
     return Sample(row.number, row.family, labels, int(row.value), row.changed_ms, bool(row.served))
+
+
+def _entry(row: _LedgerRow) -> LedgerRecord:
+    entry = decode_ledger(row.record)
+    if entry.hop != "metrics":
+        raise ValueError(f"table ledger: {entry.id[:100]!r} is an entry of {entry.hop}")
+    return entry
 
 
 def _refusal(path: Path, error: Exception) -> Refusal:

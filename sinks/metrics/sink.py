@@ -77,6 +77,8 @@ class MetricsSink:
         restored = await asyncio.to_thread(self._state.load)
         for sample in restored.series:
             self._aggregate.restore(sample)
+        for lane in restored.lanes.values():
+            lane.believe(kafka_io.now_ms())
         marks = [item for lane in restored.lanes.values() for item in lane.marks.items()]
         self._exposition.apply(restored.series, marks)
         self._lanes = {partition: restored.lanes.get(partition, Lane(partition)) for partition in self._owned}

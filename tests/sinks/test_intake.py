@@ -153,6 +153,28 @@ def test_a_clock_ahead_does_not_make_a_node_fresh_for_ever() -> None:
     assert lane.marks[ORIGIN].seen_ms == NOW_MS
 
 
+def test_marks_that_are_read_back_are_held_to_what_holds_for_those_made_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may have been made while this clock was a year ahead, or by hand."""
+    ahead = NOW_MS + 365 * 86_400_000
+    lane = Lane(0)
+    intake().take(lane, records([at(5, 365 * 24 * 360)]), ahead)
+    assert lane.marks[ORIGIN].taken_ms == ahead
+    restored = Lane(0, lane.position, dict(lane.marks))
+    restored.believe(NOW_MS)
+    assert restored.touched == {ORIGIN}
+    # A number below, of a later time than the node can have been seen in: not a repeat.
+    batch = intake().take(restored, records([at(4, 60)], offset=1), NOW_MS + 700_000)
+    assert (len(batch.rows), batch.repeats) == (1, 0)
+    assert restored.forget_old_marks(NOW_MS + 700_001 + MARK_KEPT_MS) == [ORIGIN]
+
+    monkeypatch.setattr("sinks.intake.MAX_MARKS", 3)
+    many = {Origin("lab", f"node-{n}", "5be6c2f0a91d"): Mark(1, 1, 0, 0, NOW_MS, NOW_MS - n) for n in range(5)}
+    restored = Lane(0, 1, many)
+    restored.believe(NOW_MS)
+    assert [origin.node for origin in restored.marks] == ["node-2", "node-1", "node-0"]
+    assert [origin.node for origin in restored.forget_old_marks(NOW_MS)] == ["node-4", "node-3"]
+
+
 def test_large_books_are_split_and_add_up() -> None:
     books = Books()
     books.cover(START_MS, END_MS)

@@ -5,11 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pytest
 from pyarrow import fs
 
 from common.errors import Refusal
+from schemas.amount import Amount
 from schemas.ids import Origin
+from schemas.ledger import Hop, LedgerRecord
 from sinks.flowlog.archive import Archive, Cut, Overtaken
 from sinks.flowlog.manifest import Intent, Manifest, Marked, encode
 from sinks.flowlog.store import LocalStore, ObjectStore, Store, open_store
@@ -18,6 +21,7 @@ from tests.support.sinks.disk import small_disk
 
 TOPIC = "zonemeter.flows.enriched.v1"
 HOUR_MS = 1_795_384_800_000
+HOUR = "flows/date=2026-11-22/hour=22"
 
 
 @dataclass
@@ -45,6 +49,14 @@ def cut(sequence: int, *contents: bytes, partition: int = 3, first: int = 0) -> 
         marks=marks,
     )
     return Cut(manifest, {HOUR_MS + number * 3_600_000: Rows(content) for number, content in enumerate(contents)})
+
+
+def with_entry(hop: Hop = "flowlog", partition: int = 3) -> bytes:
+    """Return manifest 2 with that entry in its ledger."""
+    entry = LedgerRecord(
+        hop=hop, id="x", partition=partition, start_ms=0, end_ms=1, taken=Amount(0, 0, 0), given=Amount(0, 0, 0)
+    )
+    return encode(msgspec.structs.replace(cut(2).manifest, ledger=[entry]))
 
 
 @pytest.fixture(params=["local", "object-store"])
@@ -110,7 +122,7 @@ def test_what_was_written_but_not_listed_is_deleted(store: Store, tmp_path: Path
 
 def test_an_intent_left_behind_by_a_manifest_deletes_nothing_of_it(store: Store, tmp_path: Path) -> None:
     kept = archive(store).write(cut(1, b"kept"))
-    store.put("_manifests/p=3/000000000001-abcdef.intent", [encode(Intent(1, [kept.files[0].path]))])
+    store.put(f"_manifests/p=3/000000000001-{kept.writer}.intent", [encode(Intent(1, [kept.files[0].path]))])
     assert archive(store).recover(3) == kept
     assert data_files(tmp_path) == {kept.files[0].path}
     assert store.names("_manifests/p=3") == ["000000000001.json"]
@@ -176,6 +188,11 @@ def test_names_that_are_none_of_ours_are_left_alone(store: Store) -> None:
         pytest.param(b"", "000000000002.json is damaged", id="empty"),
         pytest.param(b'{"topic":"\xff"}', "000000000002.json is damaged", id="no UTF-8"),
         pytest.param(b'{"x":' + b"[" * 100_000, "000000000002.json is damaged", id="brackets without end"),
+        pytest.param(encode(cut(2, partition=4).manifest), "it is manifest 2 of partition 4", id="another partition's"),
+        pytest.param(encode(cut(1).manifest), "it is manifest 1 of partition 3", id="an earlier one"),
+        pytest.param(encode(cut(2).manifest).replace(b'"row":2', b'"row":-2'), "damaged: Expected", id="negative row"),
+        pytest.param(with_entry(hop="metrics"), "has an entry of metrics, partition 3", id="another hop's entry"),
+        pytest.param(with_entry(partition=5), "has an entry of flowlog, partition 5", id="another partition's entry"),
         pytest.param(encode(cut(2).manifest).replace(TOPIC.encode(), b"other"), "is of topic other", id="other-topic"),
     ],
 )
@@ -185,6 +202,39 @@ def test_a_manifest_that_cannot_be_trusted_is_refused_in_one_line(store: Store, 
     with pytest.raises(Refusal, match=says) as refusal:
         archive(store).recover(3)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("sequence", "paths", "says"),
+    [
+        pytest.param(1, ["../../kept"], "no file '../../kept'", id="outside of the output"),
+        pytest.param(1, ["/etc/passwd"], "no file '/etc/passwd'", id="absolute"),
+        pytest.param(1, ["flows/date=2026-11-22/hour=22/../../../../kept"], "has no file", id="dots"),
+        pytest.param(1, [f"{HOUR}/flows-p4-000000000001-5c9e01.jsonl"], "has no file", id="another partition's"),
+        pytest.param(1, [f"{HOUR}/flows-p3-000000000002-5c9e01.jsonl"], "has no file", id="another manifest's"),
+        pytest.param(1, [f"{HOUR}/flows-p3-000000000001-abcdef.jsonl"], "has no file", id="another writer's"),
+        pytest.param(2, [], "it is the intent of manifest 2", id="another number"),
+    ],
+)
+def test_an_intent_names_its_writers_files_and_no_others(
+    store: Store, tmp_path: Path, sequence: int, paths: list[str], says: str
+) -> None:
+    kept = archive(store).write(cut(1, b"kept"))
+    (tmp_path / "kept").touch()
+    store.put("_manifests/p=3/000000000001-5c9e01.intent", [encode(Intent(sequence, paths))])
+    with pytest.raises(Refusal, match=says) as refusal:
+        archive(store).recover(3)
+    assert "000000000001-5c9e01.intent is damaged" in str(refusal.value)
+    assert (tmp_path / "kept").exists()
+    assert data_files(tmp_path) == {kept.files[0].path}
+
+
+def test_an_intent_far_ahead_is_refused_and_no_numbers_are_claimed_up_to_it(store: Store) -> None:
+    archive(store).write(cut(1, b"kept"))
+    store.put("_manifests/p=3/999999999999-5c9e01.intent", [encode(Intent(999_999_999_999, []))])
+    with pytest.raises(Refusal, match=r"999999999999-5c9e01\.intent is damaged: it is 999,999,999,998 manifests ahead"):
+        archive(store).recover(3)
+    assert len(store.names("_manifests/p=3")) == 2
 
 
 def test_an_intent_that_cannot_be_read_is_refused_in_one_line(store: Store) -> None:

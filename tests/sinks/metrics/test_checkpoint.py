@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from common.errors import Refusal
 from schemas.ids import Origin
+from schemas.ledger import encode_ledger
 from sinks.intake import Mark
 from sinks.metrics.aggregate import Aggregate
 from sinks.metrics.checkpoint import FILE_NAME, Checkpoint, State
@@ -27,6 +28,9 @@ TOPIC = "zonemeter.flows.enriched.v1"
 ORIGIN = Origin("lab", 'no"de', "5be6c2f0a91d")
 ZONE, UNKNOWN = ZONE_BYTES.name, UNKNOWN_BYTES.name
 LABELS = ("lab", 'a"\\\n', "é", "")
+
+
+ENTRY_OF_FLOWLOG = encode_ledger(sink_entry("flowlog", 7, {1: 100}))
 
 
 def full_checkpoint() -> Checkpoint:
@@ -248,7 +252,10 @@ def test_what_no_checkpoint_holds_is_refused_in_one_line_and_never_a_crash(whole
         ("marks", "node", b"\xff"),
         ("about", "name", "what"),
         ("about", "value", "?"),
+        ("marks", "sequence", 10**16),
+        ("marks", "end_ms", 2**53),
         ("ledger", "record", b"{}"),
+        ("ledger", "record", ENTRY_OF_FLOWLOG),
     ],
 )
 def test_rubbish_in_a_row_is_refused(whole: Path, tmp_path: Path, table: str, column: str, value: object) -> None:
