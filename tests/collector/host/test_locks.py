@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[3]
 HOLD = """
 import sys, time
 from pathlib import Path
-from collector import locks
+from collector.host import locks
 with locks.pin_directory(Path(sys.argv[1])), locks.node_name(sys.argv[2], "node"):
     print("held", flush=True)
     time.sleep(60)
@@ -60,7 +60,7 @@ def test_the_name_with_any_directory(holder: int) -> None:
 
 def test_a_holder_that_cannot_be_seen_from_here(holder: int) -> None:
     """In a pid namespace of its own, as a container has, the holder has no number."""
-    code = "import sys; from collector import locks; locks.node_name(sys.argv[1], 'node').__enter__()"
+    code = "import sys; from collector.host import locks; locks.node_name(sys.argv[1], 'node').__enter__()"
     command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code]
     done = subprocess.run([*command, metered.pin_dir("cluster").name], capture_output=True, text=True, cwd=ROOT)
     assert "Refusal: node = 'node': a collector in another container counts" in done.stderr

@@ -101,7 +101,7 @@ def test_a_kernel_without_btf(tmp_path: Path) -> None:
 MODULES = """
 import json, sys
 import collector.main
-from collector import netlink
+from collector.attach import netlink
 assert netlink.read()[0]
 found = sorted(sys.modules)
 from pyroute2 import NDB, IPRoute
@@ -119,7 +119,12 @@ def test_a_long_life_is_not_spent_with_what_is_not_needed() -> None:
     assert not loaded & {"bcc", "pyroute2.ndb", "kubernetes_asyncio", "pyarrow", "duckdb", "rich", "enricher", "lab"}
 
 
-CHECK = "import sys; from pathlib import Path; from collector import preflight as p; p.check_bpffs(Path(sys.argv[1]))"
+CHECK = """
+import sys
+from pathlib import Path
+from collector.host.preflight import check_bpffs
+check_bpffs(Path(sys.argv[1]))
+"""
 HIDE = "mount -t tmpfs none /sys/fs && mkdir /sys/fs/bpf && "
 
 

@@ -24,7 +24,7 @@ LIMIT = 1 << 20
 OPENED_BY_NOBODY = """
 import os, sys
 from pathlib import Path
-from collector.spool import Spool
+from collector.outbox.spool import Spool
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 Spool(Path(sys.argv[1]), 1).open()
 """

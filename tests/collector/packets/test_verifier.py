@@ -23,7 +23,7 @@ LOADER = (sys.executable, "-m", "collector.kernel.loader")
 # The loader of a kernel that knows the call no more.
 UNKNOWN_KFUNC = """
 import sys
-from collector import btf, loader
+from collector.kernel import btf, loader
 flags = btf.kernel_flags
 btf.kernel_flags = lambda hook: flags(hook) | {"K_RDONLY_CAST": 1_000_000_000}
 sys.exit(loader.main())

@@ -21,7 +21,7 @@ BODY_BYTES = 9_000_000
 CLOSED = "zonemeter_http_closed_connections_total"
 SERVICE = """
 import sys
-from common import service
+from common.service import lifecycle as service
 from common.settings import ServiceSettings, load
 
 async def body(running):

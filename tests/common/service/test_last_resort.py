@@ -12,7 +12,7 @@ from tests.support.services import ServiceProcess, eventually, while_running
 # Each service's own main, whose body never yields.
 BUSY = """
 import asyncio, hashlib, sys
-from common import service
+from common.service import lifecycle as service
 
 service.CLOSING_SECONDS = 0.5
 run = service.run
@@ -63,7 +63,7 @@ def test_a_loop_that_never_yields_does_not_keep_the_process(
 def test_a_signal_before_there_is_a_loop_is_not_lost(tmp_path: Path) -> None:
     code = """
 import asyncio, os, signal, time
-from common.last_resort import Signals
+from common.service.last_resort import Signals
 signals = Signals(30)
 os.kill(os.getpid(), signal.SIGTERM)
 async def main():

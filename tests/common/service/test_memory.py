@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[3]
 LARGE = """
 import sys
 from pathlib import Path
-from common import memory
+from common.service import memory
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
@@ -31,7 +31,7 @@ print(resident() - before - sum(map(len, kept)))
 HOLES = """
 import sys
 from pathlib import Path
-from common import memory
+from common.service import memory
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
@@ -47,7 +47,7 @@ print(resident() - before - sum(map(len, kept)))
 
 THREADS = """
 import ctypes, sys, threading
-from common import memory
+from common.service import memory
 
 if sys.argv[1] == "asked":
     memory.use_one_arena()

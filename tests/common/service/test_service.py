@@ -9,7 +9,7 @@ from tests.support.services import ServiceProcess, eventually, while_running
 
 SERVICE = """
 import asyncio, gc, logging, sys, threading, weakref
-from common import service
+from common.service import lifecycle as service
 from common.settings import ServiceSettings, load
 
 service.CLOSING_SECONDS = 0.5
