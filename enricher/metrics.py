@@ -55,6 +55,10 @@ class Metrics:
             "renumbered_chunks",
             "Raw chunks numbered below the one before though of a later time: somebody made one up.",
         )
+        self.foreign_output = counter(
+            "foreign_output_chunks",
+            "Raw chunks of which flows were out already that do not fit them: not an enricher's.",
+        )
         self.freshness = Histogram(
             "zonemeter_enricher_freshness_seconds",
             "From a window's end to its flows being in Kafka, by whether the chunk waited for the index.",

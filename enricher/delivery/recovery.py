@@ -10,7 +10,6 @@ import logging
 import re
 from dataclasses import dataclass, field
 
-import msgspec
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
@@ -19,10 +18,9 @@ from common.service.lifecycle import Service
 from enricher.delivery.kafka_read import bounds, reader, stretch
 from enricher.join.join import Out
 from enricher.settings import EnricherSettings
-from schemas.codec import Count, decode
 from schemas.errors import DecodeError
-from schemas.flow import MAX_READ_BYTES
-from schemas.ids import split_flow_id
+from schemas.flow import Flow, decode_flow
+from schemas.ids import parse_flow_id, split_flow_id
 
 log = logging.getLogger(__name__)
 
@@ -53,25 +51,21 @@ class Tail:
     end: int = 0
     chunks: dict[str, Out] = field(default_factory=dict)
 
-    def add(self, flow: "_Flow") -> None:
+    def add(self, flow: Flow) -> None:
         """Take in one flow."""
         chunk, number = split_flow_id(flow.id)
         self.chunks.setdefault(chunk, Out()).add(number, flow.rows or (number,), flow.bytes, flow.packets)
 
 
-class _Flow(msgspec.Struct):
-    id: str
-    bytes: Count
-    packets: Count
-    rows: list[Count] = []
-
-
-_flow_decoder = msgspec.json.Decoder(_Flow)
-
-
-def read_back(value: bytes | None) -> _Flow:
-    """Decode what is needed of a flow to know that it is out; raises `DecodeError`."""
-    return decode(_flow_decoder, value, MAX_READ_BYTES)
+def read_back(value: bytes | None, key: bytes | None, partition: int) -> Flow:
+    """Decode a flow that is out; raise `DecodeError` if no sink takes it, or no enricher wrote it there."""
+    flow = decode_flow(value)
+    origin, _ = parse_flow_id(flow.id)
+    if key != origin.node.encode():
+        raise DecodeError("inconsistent", f"the key is {(key or b'')[:100]!r}, the node {origin.node[:100]!r}")
+    if flow.raw.partition != partition:
+        raise DecodeError("inconsistent", f"its chunk is in partition {flow.raw.partition}, and it in {partition}")
+    return flow
 
 
 async def committed(service: Service, settings: EnricherSettings, partition: int) -> Committed:
@@ -108,7 +102,7 @@ async def read_tail(service: Service, settings: EnricherSettings, partition: int
         async for records in stretch(consumer, where, first, end, settings.kafka_deadline_seconds):
             for record in records:
                 try:
-                    tail.add(read_back(record.value))
+                    tail.add(read_back(record.value, record.key, partition))
                 except DecodeError as error:
                     log.warning("%s-%s@%s is no flow: %s", where.topic, partition, record.offset, error)
     return tail

@@ -153,7 +153,7 @@ class Worker:
         try:
             chunk = decode_record(record, self._settings.cluster)
             self._deps.nodes.admit(chunk.node, self._deps.cluster.clock())
-            out = self._resumed.pop(chunk.id, None)
+            out = self._out_of(chunk)
             is_repeat = out is None and await repeats.has(chunk)
         except DecodeError as error:
             self._refuse(record, error, unit)
@@ -172,6 +172,17 @@ class Worker:
             self._metrics.behind.labels(self._partition).set((self._deps.cluster.clock() - chunk.end_ms) / 1000)
         unit.end = self._next = record.offset + 1
         return unit
+
+    def _out_of(self, chunk: RawChunk) -> Out | None:
+        """Return what of a chunk was out when this partition was taken over; None if nothing was."""
+        out = self._resumed.pop(chunk.id, None)
+        if out is None or out.fits(chunk):
+            return out
+        self._metrics.foreign_output.inc()
+        log.error(
+            "%s: flows of it are out that do not fit it, and no enricher wrote them: all of it is written", chunk.id
+        )
+        return None
 
     async def _enrich(self, chunk: RawChunk, offset: int, out: Out | None, unit: Unit) -> Unit:
         self._deps.cluster.hear(chunk)

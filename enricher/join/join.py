@@ -39,6 +39,10 @@ class Ends:
     watcher: Watcher
 
 
+# Of one chunk: each time its numbers go on beyond the rows (see `_write`).
+MOST_RESUMED = 1000
+
+
 @dataclass(slots=True)
 class Out:
     """What of one chunk is out: the greatest number of its flows' ids, their rows, and what they come to."""
@@ -53,6 +57,20 @@ class Out:
             self.last = number
             self.amount += Amount(size, packets, 1)
             self.rows.extend(rows)
+
+    def fits(self, chunk: RawChunk) -> bool:
+        """Tell whether it is of this chunk: each row once at most, and what they come to.
+
+        What others wrote in its name must not stand for what is not out.
+        """
+        columns = Columns(chunk)
+        if not self.rows:
+            return True
+        if self.last >= MOST_RESUMED * columns.rows:
+            return False
+        rows = np.unique(np.array(self.rows) % columns.rows)
+        found = columns.amount(rows)
+        return len(rows) == len(self.rows) and (found.bytes, found.packets) == (self.amount.bytes, self.amount.packets)
 
 
 @dataclass(slots=True)

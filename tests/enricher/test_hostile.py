@@ -102,4 +102,4 @@ def test_topology_that_is_taken_can_be_joined_with(values: list[bytes], policy: 
 def test_what_is_read_back_after_a_start_is_taken_or_refused(value: bytes) -> None:
     Lives("prod").note([ConsumerRecord("raw", 0, 0, 0, 0, b"node-a1", value, None, 7, len(value), ())], START)
     with suppress(DecodeError):
-        Tail().add(read_back(value))
+        Tail().add(read_back(value, b"node-a1", 3))

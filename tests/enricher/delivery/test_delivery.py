@@ -12,12 +12,15 @@ import pytest
 
 from lab.kafka.broker import Broker, free_port
 from schemas.amount import NOTHING, Amount
+from schemas.flow import RawPosition
 from schemas.ids import parse_flow_id
 from tests.support.batches import BOMBS, bomb_within_limits, publish
 from tests.support.enricher.build import END, encoded, row
 from tests.support.enricher.processes import running, topology_file
 from tests.support.enricher.topics import Topics, given
 from tests.support.services import eventually
+from tests.support.sinks import flows
+from tests.support.sinks.flows import encoded as encode_flow
 
 # Well under the manifest's limit (k8s/base/services/enricher.yaml).
 MOST_BYTES = 400 * 1024 * 1024
@@ -198,6 +201,22 @@ def test_what_somebody_else_committed_is_known_for_what_it_is(topics: Topics, tm
     check_books(topics, [1, 2, 3, 4], 3)
     told = "was committed by somebody else" in (tmp_path / "log").read_text()
     assert told == (said != "enriched=999999999")
+
+
+def test_a_flow_in_the_output_that_no_enricher_wrote_keeps_none_of_its_chunk_back(
+    topics: Topics, tmp_path: Path
+) -> None:
+    flags = [*topics.flags, "--topology", str(topology_file(tmp_path))]
+    forged = encode_flow(flows.flow(id="prod-eu/node-a1/5be6c2f0a91d/3/1/0/1", bytes=1, raw=RawPosition(0, 0)))
+    topics.produce_flows([forged])
+    topics.produce_flows([forged], key=b"node-b1")
+    topics.produce([window(1), window(2)])
+    with running(flags, tmp_path / "log") as enricher:
+        eventually(lambda: len(topics.ledger()) == 2)
+        assert enricher.metric("foreign_output_chunks_total") == 1
+        assert enricher.terminate() == 0
+    assert [entry.given for entry in topics.ledger().values()] == [Amount(3003, 30, 3)] * 2
+    assert len(topics.flows()) == 2 + 6
 
 
 def test_a_repeat_split_over_two_chunks_after_a_restart(topics: Topics, tmp_path: Path) -> None:

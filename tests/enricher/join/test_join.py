@@ -18,6 +18,7 @@ from enricher.index.resolve import Resolver
 from enricher.join.join import Joined, Out, join, late_sources, resolve
 from enricher.join.policy import DEFAULT, NodeNames, Policy
 from schemas.amount import NOTHING, Amount, total
+from schemas.errors import DecodeError
 from schemas.flow import Flow, decode_flow
 from schemas.ledger import decode_ledger
 from schemas.raw import ENCAPSULATIONS
@@ -273,7 +274,7 @@ def out_of(values: Iterable[bytes]) -> Out:
     """Return what is known of flows read back."""
     tail = Tail()
     for value in values:
-        tail.add(read_back(value))
+        tail.add(read_back(value, b"node-a1", 3))
     [out] = tail.chunks.values() or [Out()]
     return out
 
@@ -288,6 +289,48 @@ def test_resumed_after_any_row_the_books_are_the_same() -> None:
         rest = joined(rows, out)
         assert list(whole.values[cut:]) == list(rest.values)
         assert decode_ledger(WRITER.enriched(raw, rest, out, END).value) == entry
+
+
+ROWS = [row(A1, B1, bytes=100), row(A1, A2, bytes=50), row(B1, A1, direction=1, bytes=7)]
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        pytest.param({"bytes": 99}, id="fewer bytes"),
+        pytest.param({"packets": 1}, id="fewer packets"),
+        pytest.param({"number": 1}, id="another row's number"),
+        pytest.param({"rows": [0, 1]}, id="two rows"),
+        pytest.param({"rows": [0, 0]}, id="a row twice"),
+        pytest.param({"number": 3 * 10**14}, id="a number that no enricher comes to"),
+        pytest.param({"number": 999, "rows": [2**53 - 1]}, id="a row that no chunk has"),
+    ],
+)
+def test_a_flow_that_does_not_fit_its_chunk_stands_for_nothing(forged: dict[str, Any]) -> None:
+    raw = chunk(ROWS)
+    true = orjson.loads(next(iter(joined(ROWS).values)))
+    assert out_of([orjson.dumps(true)]).fits(raw)
+    number = forged.pop("number", 0)
+    value = orjson.dumps(true | forged | {"id": f"{raw.id}/{number}"})
+    assert not out_of([value]).fits(raw)
+    assert not out_of([value]).fits(chunk([]))
+
+
+@pytest.mark.parametrize(
+    ("changed", "key", "partition"),
+    [
+        pytest.param({}, b"node-b1", 3, id="another node's key"),
+        pytest.param({}, None, 3, id="no key"),
+        pytest.param({}, b"node-a1", 4, id="another partition"),
+        pytest.param({"scope": "near"}, b"node-a1", 3, id="no sink takes it"),
+        pytest.param({"id": "prod/node-a1/x/0"}, b"node-a1", 3, id="no id"),
+    ],
+)
+def test_what_no_enricher_wrote_is_not_out(changed: dict[str, Any], key: bytes | None, partition: int) -> None:
+    value = next(iter(joined(ROWS).values))
+    read_back(value, b"node-a1", 3)
+    with pytest.raises(DecodeError):
+        read_back(orjson.dumps(orjson.loads(value) | changed), key, partition)
 
 
 def test_what_is_out_is_left_out() -> None:

@@ -68,6 +68,10 @@ class Topics:
     def produce_topology(self, states: Sequence[TopologyState]) -> None:
         self._produce(self.settings.topics.topology, [(0, state.key, encode_topology(state)) for state in states])
 
+    def produce_flows(self, values: Iterable[bytes], *, key: bytes = b"node-a1", partition: int = 0) -> None:
+        """Append to the enriched topic, as nobody but an enricher may."""
+        self._produce(self.settings.topics.enriched, [(partition, key, value) for value in values])
+
     def _produce(self, topic: str, records: list[tuple[int, bytes, bytes | None]]) -> None:
         async def send() -> None:
             producer = clients.new_producer(self.settings, max_request_size=4 * 1024 * 1024)
