@@ -25,7 +25,7 @@ from common.service.lifecycle import Service
 from schemas.codec import Unreadable
 from schemas.errors import DecodeError
 from schemas.ledger import read_ledger
-from schemas.topology import TopologyState, decode_topology
+from schemas.topology import TopologyState, read_state
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ class Auditor:
         key = record.key or b""
         if not key.startswith(b"node/") and not isinstance(record.value, Unreadable):
             return
-        state = None if record.value is None else decode_topology(record.value)
+        state = None if record.value is None else read_state(record.value, record.key)
         if state is None or (state.to_ms is not None and state.to_ms < self._rolling.floor_ms):
             self._nodes.pop(key, None)
         else:

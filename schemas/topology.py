@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from schemas.codec import Milliseconds, Name, decode
+from schemas.errors import DecodeError
 from schemas.flow import Workload
 
 SCHEMA_VERSION = 1
@@ -73,6 +74,17 @@ def encode_topology(state: TopologyState) -> bytes:
 def decode_topology(value: bytes | None) -> TopologyState:
     """Decode one state; raises `DecodeError`."""
     return decode(_decoder, value, MAX_READ_BYTES)
+
+
+def read_state(value: bytes | None, key: bytes | None) -> TopologyState:
+    """Decode a state that stands under that key; raises `DecodeError`.
+
+    A state under another key would outlive its own: the topic is compacted, and taken off by key.
+    """
+    state = decode_topology(value)
+    if state.key != key:
+        raise DecodeError("inconsistent", f"the key is {(key or b'')[:100]!r}, not {state.key[:100]!r}")
+    return state
 
 
 def decode_topology_file(value: bytes) -> list[TopologyState]:

@@ -29,9 +29,9 @@ from schemas.errors import DecodeError
 from schemas.topology import (
     MAX_TOPOLOGY_FILE_BYTES,
     TopologyState,
-    decode_topology,
     decode_topology_file,
     encode_topology,
+    read_state,
 )
 
 log = logging.getLogger(__name__)
@@ -182,7 +182,7 @@ class TopologyTopic:
             if record.value is None:
                 continue  # tombstoned: older than all that is still to be joined
             try:
-                states.append(decode_topology(record.value))
+                states.append(read_state(record.value, record.key))
             except DecodeError as error:
                 self._metrics.topology_refused.labels(error.reason).inc()
                 log.warning("%s@%s: %s", self._where.topic, record.offset, error)

@@ -30,7 +30,7 @@ from schemas.codec import Unreadable
 from schemas.errors import DecodeError
 from schemas.ids import Origin
 from schemas.ledger import read_ledger
-from schemas.topology import TopologyState, decode_topology
+from schemas.topology import TopologyState, read_state
 
 # The latest that a window may arrive at the last hop and still be called in flight: the window itself is over;
 # the enricher waits 2 s at most for its index, each hop commits about once a second, a sink's cut may take longer.
@@ -149,7 +149,7 @@ async def _nodes(settings: KafkaSettings, audit: Audit) -> AsyncIterator[Topolog
                 continue
             state = None
             with _naming(message, audit):
-                state = decode_topology(message.value)
+                state = read_state(message.value, message.key)
             if state is not None:
                 yield state
 

@@ -19,7 +19,7 @@ from enricher.join.policy import Policy
 from history.read.topic import Reading, read_topic
 from schemas.errors import DecodeError
 from schemas.raw import RawChunk, decode_chunk
-from schemas.topology import MAX_TOPOLOGY_FILE_BYTES, TopologyState, decode_topology, decode_topology_file
+from schemas.topology import MAX_TOPOLOGY_FILE_BYTES, TopologyState, decode_topology_file, read_state
 
 
 @dataclass(slots=True)
@@ -86,7 +86,7 @@ async def read_topology(settings: KafkaSettings, taken: Taken) -> list[TopologyS
             if record.value is None:
                 continue
             try:
-                states.append(decode_topology(record.value))
+                states.append(read_state(record.value, record.key))
             except DecodeError as error:
                 taken.refused[f"topology {error.reason}"] += 1
     return states
