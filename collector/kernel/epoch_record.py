@@ -22,6 +22,7 @@ import numpy as np
 
 from collector.errors import RecordError
 from collector.kernel.layout import COUNTER_ROOM, COUNTERS, TALLY
+from schemas.codec import MAX_INTEGER
 
 LAYOUT_VERSION = 1
 ROWS_PER_CHUNK = 3000  # at most 153 bytes a row: 459 kB, under schemas.raw.MAX_ENCODED_BYTES with the ledger
@@ -145,10 +146,12 @@ def decode(pinned: bytes, layout: np.dtype[Any] = RECORD) -> Record:
         raw["layout_version"] != LAYOUT_VERSION
         or raw["phase"] not in list(Phase)
         or raw["uplink_count"] > len(raw["uplinks"])
+        or raw["sequence"] > MAX_INTEGER
+        or not raw["rows_per_chunk"]
     ):
         raise RecordError(f"a pinned record has layout {raw['layout_version']}, phase {raw['phase']}: not zonemeter's")
     uplinks = tuple(
-        Uplink(entry["name"].decode(), tuple(entry["start"].tolist()), tuple(entry["end"].tolist()))
+        Uplink(entry["name"].decode("utf-8", "replace"), tuple(entry["start"].tolist()), tuple(entry["end"].tolist()))
         for entry in raw["uplinks"][: raw["uplink_count"]]
     )
     return Record(

@@ -14,6 +14,7 @@ import contextlib
 import errno
 import logging
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from collector.outbox import spool_file
-from collector.outbox.spool_file import EncodedWindow, Head
+from collector.outbox.spool_file import DamagedError, EncodedWindow, Head
 from common.errors import Refusal
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class Spool:
         except OSError as error:
             raise SpoolError(self._line(error)) from error
         try:
+            self._check_owner()
             self._scan()
         except OSError as error:
             raise Refusal(f"{self._line(error)}; unpublished windows may lie there") from error
@@ -82,15 +84,17 @@ class Spool:
             return self._entries[0] if self._entries else None
 
     def newest_id(self) -> str | None:
-        """Return the id of the last window, None if there is none or its file is damaged."""
+        """Return the id of the last window, None if there is none or its file is damaged.
+
+        What the kernel still holds of that window is cleared: so the file is read to its end first.
+        """
         with self._lock:
             last = self._entries[-1] if self._entries else None
         try:
-            head = None if last is None else spool_file.read_head(last.path)
-        except OSError as error:  # it will be set aside when it is its turn
+            return None if last is None else spool_file.read(last.path).ledger.id
+        except (DamagedError, OSError) as error:  # it will be set aside when it is its turn
             log.warning("%s cannot be read: %s", last and last.path, error)
             return None
-        return None if head is None else head.ledger.id
 
     def add(self, window: EncodedWindow) -> Entry:
         """Return when a window is on disk to stay; raise `SpoolError` if it cannot be, and leave nothing of it.
@@ -152,6 +156,20 @@ class Spool:
             os.fsync(file.fileno())
             return file.tell()
 
+    def _check_owner(self) -> None:
+        """Raise `Refusal` if others can write there: windows in any node's name would be published from it."""
+        found, uid = self.directory.stat(), os.geteuid()
+        if found.st_uid not in (0, uid):
+            who = f"it belongs to uid {found.st_uid}, not to uid {uid}"
+        elif found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            who = f"others can write there (mode {stat.S_IMODE(found.st_mode):04o})"
+        else:
+            return
+        raise Refusal(
+            f"spool_dir = {str(self.directory)!r}: {who}, and what lies there is published; look at its files, then "
+            f"chown {uid} and chmod 700 it, or give another --spool-dir"
+        )
+
     def _scan(self) -> None:
         entries: list[Entry] = []
         other = highest = 0
@@ -161,7 +179,7 @@ class Spool:
             if kind not in (_WINDOW, _PART, _DAMAGED) or not number.isdecimal():
                 continue
             highest = max(highest, int(number))
-            size = path.stat().st_size
+            size = path.lstat().st_size
             if kind == _WINDOW:
                 entries.append(Entry(path, size, found=True))
             elif kind == _DAMAGED:

@@ -6,6 +6,8 @@ is in it. Nothing here knows which window is whose turn; that is `spool`.
 """
 
 import gzip
+import os
+import stat
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -15,6 +17,8 @@ from typing import IO, Any
 import msgspec
 
 from schemas.codec import UNREADABLE
+from schemas.errors import DecodeError
+from schemas.ids import parse_window_id
 from schemas.ledger import LedgerRecord
 from schemas.raw import MAX_READ_BYTES, as_repeat
 
@@ -64,10 +68,7 @@ def read(path: Path) -> EncodedWindow:
     Its chunks are read again when they are asked for, so that no more than one of them is in memory.
     """
     lines = _read(path)
-    try:
-        head = _head_decoder.decode(next(lines, b""))
-    except UNREADABLE as error:
-        raise DamagedError(f"its head cannot be decoded: {error}") from error
+    head = _head(next(lines, b""))
     found = sum(1 for _ in lines)
     if found != head.ledger.chunks:
         raise DamagedError(f"it holds {found} chunks of {head.ledger.chunks}")
@@ -83,18 +84,36 @@ def read(path: Path) -> EncodedWindow:
 def read_head(path: Path) -> Head | None:
     """Return a file's first line alone; None if it is damaged. Raises OSError."""
     try:
-        return _head_decoder.decode(next(_read(path), b""))
-    except (*UNREADABLE, DamagedError):
+        return _head(next(_read(path), b""))
+    except DamagedError:
         return None
+
+
+def _head(line: bytes) -> Head:
+    try:
+        head = _head_decoder.decode(line)
+        origin, _ = parse_window_id(head.ledger.id)
+    except (*UNREADABLE, DecodeError) as error:
+        raise DamagedError(f"its head cannot be decoded: {error}") from error
+    if head.ledger.hop != "collector" or head.ledger.node != origin.node:
+        raise DamagedError(f"its head is not of a window of {origin.node!r}")
+    return head
 
 
 def _read(path: Path) -> Iterator[bytes]:
     try:
-        with gzip.open(path) as lines:
+        # What is not a file never ends, or never begins: a pipe without a writer.
+        with open(path, "rb", opener=_not_waiting) as file, gzip.open(file) as lines:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise DamagedError("it is not a file")
             while line := _readline(lines):
                 yield line.removesuffix(b"\n")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DamagedError(" ".join(str(error).split())) from error
+
+
+def _not_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _readline(lines: Any) -> bytes:

@@ -44,11 +44,19 @@ def test_an_element_never_written_is_idle() -> None:
         pytest.param(b"\xff" * epoch_record.RECORD_BYTES, id="noise"),
         pytest.param(b"\2\0\0\0" + epoch_record.encode(record())[4:], id="layout-of-another-version"),
         pytest.param(b"\1\0\0\0\x09" + epoch_record.encode(record())[5:], id="phase-unknown"),
+        pytest.param(epoch_record.encode(replace(record(), rows_per_chunk=0)), id="no-rows-in-a-chunk"),
+        pytest.param(epoch_record.encode(record(sequence=2**53)), id="a-sequence-that-no-reader-takes"),
     ],
 )
 def test_rubbish_is_refused(rubbish: bytes) -> None:
     with pytest.raises(RecordError, match="not zonemeter's"):
         epoch_record.decode(rubbish)
+
+
+def test_an_uplink_with_any_name_is_read() -> None:
+    pinned = epoch_record.encode(replace(record(), uplinks=(Uplink("eth0", (0, 0, 0, 0)),)))
+    found = epoch_record.decode(pinned.replace(b"eth0", b"et\xff0"))
+    assert found.uplinks[0].name == "et\ufffd0"
 
 
 IDLE = Record()

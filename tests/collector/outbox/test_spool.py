@@ -2,6 +2,7 @@
 """The spool on a real file system: order, bounds, full and read-only disks, and files that are not what they were."""
 
 import gzip
+import os
 import shutil
 import subprocess
 import sys
@@ -9,11 +10,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from collector.outbox.spool import Entry, Spool, SpoolError, directory_for
 from collector.outbox.spool_file import DamagedError, EncodedWindow, read, read_head
 from collector.window.encode import ledger_record, raw_chunks
+from common.errors import Refusal
 from schemas.raw import as_repeat
 from tests.collector.window.test_encode import FROZEN, META, THREE
 from tests.support.sinks.disk import small_disk
@@ -203,6 +206,61 @@ def test_a_head_that_is_no_json_is_damage(tmp_path: Path, head: bytes) -> None:
     with pytest.raises(DamagedError):
         read(path)
     assert read_head(path) is None
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"hop": "enricher"}, {"node": "node-b1"}, {"node": None}, {"id": "x"}],
+    ids=["of another hop", "another node's name", "of no node", "no id"],
+)
+def test_a_head_that_contradicts_itself_is_damage(tmp_path: Path, changed: dict[str, str]) -> None:
+    path = put(opened(tmp_path), 1).path
+    head, *chunks = gzip.decompress(path.read_bytes()).splitlines()
+    lines = [msgspec.json.encode({"ledger": msgspec.json.decode(head)["ledger"] | changed, "maybe_repeat": False})]
+    path.write_bytes(gzip.compress(b"\n".join([*lines, *chunks])))
+    with pytest.raises(DamagedError, match="its head"):
+        read(path)
+    assert read_head(path) is None
+
+
+def test_what_is_no_file_is_damage_and_holds_nobody_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "000000000001.window")
+    (tmp_path / "000000000002.window").symlink_to("/dev/zero")
+    (tmp_path / "000000000003.window").mkdir()
+    spool = opened(tmp_path)
+    assert spool.newest_id() is None
+    for _ in range(3):
+        entry = take(spool)
+        with pytest.raises((DamagedError, OSError)):
+            read(entry.path)
+        spool.set_aside(entry)
+    assert spool.oldest() is None
+
+
+def test_the_newest_is_only_known_if_its_file_is_whole(tmp_path: Path) -> None:
+    """The kernel may still hold that window, and clears it where a file has it."""
+    path = put(opened(tmp_path), 1).path
+    assert opened(tmp_path).newest_id() == window(1).ledger.id
+    whole = path.read_bytes()
+    for cut in (whole[:-1], whole[: len(whole) * 3 // 4]):
+        path.write_bytes(cut)
+        assert read_head(path) is not None
+        assert opened(tmp_path).newest_id() is None
+
+
+@pytest.mark.parametrize(
+    ("mode", "uid", "says"), [(0o777, 0, "mode 0777"), (0o770, 0, "0770"), (0o700, 65534, "65534")]
+)
+def test_a_directory_that_others_can_write_is_refused(tmp_path: Path, mode: int, uid: int, says: str) -> None:
+    directory = tmp_path / "spool"
+    directory.mkdir()
+    directory.chmod(mode)
+    os.chown(directory, uid, -1)
+    with pytest.raises(Refusal, match=rf"spool_dir = '{directory}': .*{says}.*chmod 700"):
+        opened(directory)
+    os.chown(directory, 0, -1)
+    directory.chmod(0o755)
+    opened(directory)
 
 
 def test_a_damaged_file_is_kept_and_counts(tmp_path: Path) -> None:
