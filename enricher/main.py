@@ -50,7 +50,12 @@ async def run(running: Service, settings: EnricherSettings) -> None:
     running.health.starting("pipeline", "topics, history and the lists of the API come first")
     index = Index()
     metrics = Metrics(running.registry, index)
-    cluster = Cluster(index, live=settings.topology is None, tell_left_out=metrics.left_out)
+    cluster = Cluster(
+        index,
+        live=settings.topology is None,
+        tell_left_out=metrics.left_out,
+        tell_unheard=metrics.unheard,
+    )
     cidrs = read_cidrs(settings)
     metrics.expect(cidrs)
     patience = Patience(cluster, Resolver(index, cidrs), metrics, settings.late_seconds)

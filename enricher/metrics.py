@@ -76,7 +76,12 @@ class Metrics:
         self.relists = counter("kube_lists", "Lists completed, the first one too.", "resource")
         self._left_out = counter(
             "kube_left_out",
-            "Times that the API showed what no object can have, and it was left out: owner, address.",
+            "Times that the API showed what no object can have, and it was left out: owner, address, services.",
+            "what",
+        )
+        self._unheard = counter(
+            "node_addresses_left_out",
+            "Times that a chunk said more of its node's own addresses than is believed: addresses, change.",
             "what",
         )
         self._watch_age = gauge("kube_silence_seconds", "Time since anything was heard of a resource.", "resource")
@@ -106,6 +111,10 @@ class Metrics:
     def left_out(self, what: str) -> None:
         """Count what the API showed and no object can have."""
         self._left_out.labels(what).inc()
+
+    def unheard(self, what: str) -> None:
+        """Count what a node said of its own addresses beyond what is believed."""
+        self._unheard.labels(what).inc()
 
     def expect(self, cidrs: CidrMap) -> None:
         """Show every entry of the map from the start, so that one which never matches is seen: it stays 0."""

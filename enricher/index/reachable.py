@@ -9,7 +9,7 @@ What is said may be made up. So only nodes that Kubernetes knows are believed, o
 (resolve.py), so many addresses of a node at most, and so many changes a day.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -27,22 +27,31 @@ _DAY_MS = 86_400_000
 _AHEAD_MS = 60_000
 
 
-def heard(index: Index, chunk: RawChunk, now_ms: int) -> list[TopologyState]:
-    """Return the states that a chunk closes and opens; none where it says nothing new."""
+def heard(
+    index: Index, chunk: RawChunk, now_ms: int, tell_unheard: Callable[[str], None] = lambda _: None
+) -> list[TopologyState]:
+    """Return the states that a chunk closes and opens; none where it says nothing new.
+
+    `tell_unheard` is told what is beyond the bounds: `addresses` of the node, a `change` of them.
+    """
     if chunk.node_addresses is None or chunk.end_ms > now_ms + _AHEAD_MS:
         return []
     known = index.states_of(_key(chunk.node))
     last = known[-1] if known else None
     if last is not None and (chunk.start_ms < last.from_ms or chunk.start_ms <= _said_at(last)):
         return []
-    if len(known) >= MOST_A_DAY and known[-MOST_A_DAY].from_ms > chunk.start_ms - _DAY_MS:
-        return []
     nodes = index.owners(("name", chunk.node), chunk.start_ms, chunk.end_ms)
     if not nodes or _is_gone(index, chunk.node, now_ms):
         return []  # nobody would end it
-    said = _beside(chunk.node_addresses, nodes[-1])
+    beside = _beside(chunk.node_addresses, nodes[-1])
+    said = beside[:MOST_ADDRESSES]
+    if len(beside) > MOST_ADDRESSES:
+        tell_unheard("addresses")
     before = last.addresses if last is not None and last.to_ms is None else []
     if said == before:
+        return []
+    if len(known) >= MOST_A_DAY and known[-MOST_A_DAY].from_ms > chunk.start_ms - _DAY_MS:
+        tell_unheard("change")
         return []
     came = [address for address in said if address not in before]
     from_ms = chunk.start_ms if came else chunk.end_ms
@@ -77,7 +86,7 @@ def _beside(said: Iterable[str], node: TopologyState) -> list[str]:
     """Return which of the addresses Node.status does not have, each once."""
     known = {pack(address) for address in (*node.addresses, "")}
     found = {packed: address for address in said if (packed := pack(address)) not in known}
-    return list(found.values())[:MOST_ADDRESSES]
+    return list(found.values())
 
 
 def _said_at(state: TopologyState) -> int:

@@ -27,7 +27,8 @@ def now_ms() -> int:
 class Cluster:
     """A sink of what the API shows. `live`: there is an API, so that what is not known yet may become known.
 
-    `tell_left_out` is told what of an object is left out, each time that the API shows it.
+    `tell_left_out` is told what of an object is left out, each time that the API shows it, and `tell_unheard` what of
+    a node's own addresses, each time that a chunk says it.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Cluster:
         live: bool,
         clock: Clock = now_ms,
         tell_left_out: Callable[[str], None] = lambda _: None,
+        tell_unheard: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.index = index
         self.live = live
@@ -44,7 +46,8 @@ class Cluster:
         self.pending: dict[bytes, TopologyState] = {}
         self.told: dict[bytes, TopologyState] = {}
         self._tell_left_out = tell_left_out
-        self._observed = Observed(index.states_of)
+        self._tell_unheard = tell_unheard
+        self._observed = Observed(index.states_of, tell_left_out)
         self._news = asyncio.Event()
 
     def load(self, states: Iterable[TopologyState]) -> None:
@@ -73,7 +76,7 @@ class Cluster:
 
     def hear(self, chunk: RawChunk) -> None:
         """Take in by which addresses a node says that it is reached."""
-        self._tell_of(heard(self.index, chunk, self.clock()))
+        self._tell_of(heard(self.index, chunk, self.clock(), self._tell_unheard))
 
     def confirm(self, state: TopologyState) -> None:
         """Note that the topic holds a state: what it says as well need not be written."""

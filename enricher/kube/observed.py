@@ -36,9 +36,17 @@ Labels = frozenset[tuple[str, str]]
 class Observed:
     """The last state of each object, and which services select which pods."""
 
-    def __init__(self, recall: Callable[[str], Sequence[TopologyState]] = lambda _: ()) -> None:
-        """`recall` returns the states on record of an object, oldest first: etcd may bring back one that is gone."""
+    def __init__(
+        self,
+        recall: Callable[[str], Sequence[TopologyState]] = lambda _: (),
+        tell_left_out: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`recall` returns the states on record of an object, oldest first: etcd may bring back one that is gone.
+
+        `tell_left_out` is told each time that a pod is selected by more services than its state holds.
+        """
         self._recall = recall
+        self._tell_left_out = tell_left_out
         self._last: dict[str, TopologyState] = {}
         self._labels: dict[str, Labels] = {}
         # The pods whose labels are known, by namespace: after a restart none, however many the history holds.
@@ -162,6 +170,8 @@ class Observed:
     def _services_of(self, pod: TopologyState) -> list[str]:
         labels = self._labels.get(pod.uid, frozenset())
         selected = {name for name, wanted in self._selectors[pod.namespace or ""].values() if wanted <= labels}
+        if len(selected) > MAX_LISTED:
+            self._tell_left_out("services")
         return heapq.nsmallest(MAX_LISTED, selected)
 
     def _select(self, service: Service, list_version: str, now_ms: int) -> list[TopologyState]:

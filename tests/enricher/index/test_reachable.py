@@ -2,6 +2,7 @@
 """Nodes' further addresses as history: who had one when, what others make of it, and what it costs whoever lies."""
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -42,7 +43,10 @@ class World:
     def __init__(self, *states: TopologyState, cidrs: tuple[Cidr, ...] = (), live: bool = True) -> None:
         self.now = START
         self.index = Index()
-        self.cluster = Cluster(self.index, live=live, clock=lambda: self.now)
+        self.unheard: Counter[str] = Counter()
+        self.cluster = Cluster(
+            self.index, live=live, clock=lambda: self.now, tell_unheard=lambda what: self.unheard.update([what])
+        )
         self.cluster.load([*STATES, *states])
         self.resolver = Resolver(self.index, CidrMap(list(cidrs)))
 
@@ -183,6 +187,18 @@ def test_lies_without_end_are_few_states_of_bounded_length() -> None:
     states = world.index.states_of("addresses/node-a1")
     assert len(states) == 3 * MOST_A_DAY
     assert {len(state.addresses) for state in states} <= {MOST_ADDRESSES, 2 * MOST_ADDRESSES}
+    told = len(range(0, 3 * day, 8))
+    assert world.unheard == {"addresses": told, "change": told - 3 * MOST_A_DAY}
+
+
+def test_what_a_node_says_within_the_bounds_is_heard_whole() -> None:
+    world = World()
+    for window in range(MOST_A_DAY):
+        world.hear(window, "node-a1", f"172.20.1.{window}", *(f"172.20.0.{n}" for n in range(MOST_ADDRESSES - 1)))
+        world.hear(window, "node-b1", HOST_A)
+    assert not world.unheard
+    world.hear(MOST_A_DAY, "node-a1", CARD)
+    assert world.unheard == {"change": 1}
 
 
 def test_a_node_that_goes_takes_its_addresses_along() -> None:

@@ -9,7 +9,7 @@ from enricher.index.addresses import pack
 from enricher.index.ownership import Index
 from enricher.kube.objects import Service, list_version
 from enricher.kube.observed import LINGER_MS, Observed
-from schemas.topology import TopologyState
+from schemas.topology import MAX_LISTED, TopologyState
 from tests.enricher.kube.test_objects import NOW, STARTED_MS, pod_of
 
 
@@ -161,6 +161,19 @@ def looked_at_in_a_restart(count: int) -> int:
 
 def test_services_listed_after_a_restart_are_not_each_compared_with_all_pods_of_the_history() -> None:
     assert looked_at_in_a_restart(200) <= 2.2 * looked_at_in_a_restart(100)
+
+
+def test_a_pod_that_more_services_select_than_its_state_holds_is_told() -> None:
+    told: list[str] = []
+    observed = Observed(tell_left_out=told.append)
+    for number in range(MAX_LISTED):
+        observed.take(service_of({"app": "api"}, name=f"s{number:03}"), "1", NOW)
+    [state] = observed.take(pod_of(labels={"app": "api"}), "1", NOW)
+    assert (len(state.services), told) == (MAX_LISTED, [])
+    observed.take(service_of({"app": "api"}, rv="201", name="z"), "1", NOW)
+    assert told == ["services"]
+    observed.take(pod_of(rv="300", labels={"app": "api"}), "1", NOW)
+    assert told == ["services"] * 2
 
 
 def test_a_service_without_selector_selects_nothing() -> None:
