@@ -24,6 +24,9 @@ from sinks import kafka_io
 
 log = logging.getLogger(__name__)
 
+# How long all wait for one that may fail; then each waits for itself. Kafka acknowledges within hundredths of that.
+TOGETHER_SECONDS = 2.0
+
 
 @dataclass(slots=True)
 class _Held:
@@ -45,7 +48,7 @@ class Deliveries:
         self._counters = counters
         self._partitions = partitions
         # Of a failure the partitions tell that it concerns.
-        self._publisher = Publisher(service, settings, counters, lambda _: None)
+        self._publisher = Publisher(service, settings, counters, lambda _: None, TOGETHER_SECONDS)
         self._held: dict[TopicPartition, _Held] = {}
 
     async def start(self) -> None:

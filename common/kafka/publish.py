@@ -3,6 +3,7 @@
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -91,11 +92,14 @@ class Publisher:
         settings: KafkaSettings,
         counters: PublishCounters | None = None,
         tell: Callable[[str | None], None] | None = None,
+        deadline_seconds: float = math.inf,
     ) -> None:
+        """`deadline_seconds`: of a publication, where that is less than `kafka_deadline_seconds`."""
         self._service = service
         self._settings = settings
         self.counters = counters or PublishCounters(service.registry)
         self._tell = tell or self._tell_health
+        self._deadline_seconds = min(settings.kafka_deadline_seconds, deadline_seconds)
         self._producer: AIOKafkaProducer | None = None
         self._lock = asyncio.Lock()
         self._batch_bytes = clients.MAX_BATCH_BYTES
@@ -130,7 +134,7 @@ class Publisher:
         for record in records:
             by_partition.setdefault((record.topic, record.partition), []).append(record)
         try:
-            async with asyncio.timeout(self._settings.kafka_deadline_seconds), TaskGroup() as tasks:
+            async with asyncio.timeout(self._deadline_seconds), TaskGroup() as tasks:
                 sent = {
                     (topic, partition): tasks.create_task(
                         _send(producer, topic, partition, part, self._size()), name=f"publish-{topic}-{partition}"

@@ -24,8 +24,11 @@ def topics(broker: Broker) -> Topics:
 
 
 def test_what_is_paused_is_what_waits_though_the_group_was_shared_out_anew_meanwhile(topics: Topics) -> None:
-    """The pause falls on the new assignment; then what waited in the old one is forgotten."""
-    settings = topics.settings.model_copy(update={"kafka_deadline_seconds": 2.0})
+    """The pause falls on the new assignment; then what waited in the old one is forgotten.
+
+    And that is after moments: while a partition begins to fail, all others wait with it.
+    """
+    settings = topics.settings.model_copy(update={"kafka_deadline_seconds": 300.0})
     where = [TopicPartition(settings.topics.enriched, number) for number in range(PARTITIONS)]
     entry = msgspec.structs.replace(sink_entry("flowlog", 1, {1: 500}), partition=1)
 
@@ -36,7 +39,8 @@ def test_what_is_paused_is_what_waits_though_the_group_was_shared_out_anew_meanw
         await consumer.start()
         try:
             consumer.assign(where)
-            await deliveries.deliver([entry], consumer)
+            async with asyncio.timeout(60):
+                await deliveries.deliver([entry], consumer)
             assert consumer.paused() == {where[1]}
             await deliveries.forget()
             deliveries.pause(consumer)
