@@ -60,10 +60,10 @@ format: setup ## rewrite the sources as `make check` wants them
 	@$(BIN)/ruff format --quiet $(PYTHON_ROOMS)
 	@$(BIN)/clang-format -i bpf/*.[ch]
 
-docs: setup ## write docs/settings.md anew from the settings classes
+docs: setup ## rewrite docs/settings.md from the settings classes
 	@$(BIN)/python -m cli.settings_reference >docs/settings.md
 
-lock: setup ## write requirements.lock, and the images' parts of it, anew from pyproject.toml
+lock: setup ## rewrite requirements.lock, and the images' parts of it, from pyproject.toml
 	@$(BIN)/pip install -q uv
 	@$(BIN)/uv pip compile -q --upgrade --all-extras --generate-hashes --python-version 3.11 --no-header --no-annotate pyproject.toml -o requirements.lock
 	@$(BIN)/uv pip compile -q --generate-hashes --python-version 3.11 --no-header --no-annotate -c requirements.lock pyproject.toml -o images/requirements.lock

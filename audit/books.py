@@ -170,14 +170,14 @@ class Books:
             window.record = window.record or record
 
     def _count_only(self, record: LedgerRecord) -> None:
-        """Count a window of a node that there is no room for: what is not reconciled is not accounted for."""
+        """Count a window of a node for which the books have no room: its bytes count as unaccounted for."""
         sums = self._sums_of(OTHERS, record.start_ms)
         sums.windows += 1
         sums.hop("collector").add(record, sums.room)
         sums.miss(Shortfall("collector", record.id, record.taken.bytes, record.taken.packets, NOT_RECONCILED))
 
     def _contradicts(self, key: Key, chunk: int | None, record: LedgerRecord, first: LedgerRecord | None) -> bool:
-        """Tell whether an entry says something else than the first one of its key, and note it if it does."""
+        """Return whether an entry says something else than the first one of its key, and note it if it does."""
         said = self._said.get((key, chunk)) if first is None else _what(first)
         if said is None or said == _what(record):
             return False
@@ -321,7 +321,7 @@ def _holds(closed: dict[Origin, Intervals], key: Key) -> bool:
 
 
 def _what(record: LedgerRecord) -> int:
-    """Return what an entry says, in short. Made anew after a crash it says the same of what went in and came of it."""
+    """Return what an entry says, in short. Published again after a crash, it says the same."""
     window = (record.chunks, record.start_ms, record.end_ms) if record.hop == "collector" else ()
     reasons = sorted(record.aside), sorted(record.lost)
     amounts = [of[name] for of, names in zip((record.aside, record.lost), reasons, strict=True) for name in names]

@@ -3,7 +3,7 @@
 
 A life is one boot of one node. Its windows come in order and without holes; the next life begins after it. Two lives
 of one name that go on side by side are two machines, or somebody who writes in a node's name. Where a node's clock was
-set, its times go on elsewhere: that is no hole, and what it lived before is reckoned by the clock as it was set.
+set, its times go on elsewhere: that is not a hole, and the time before it is computed by the new clock.
 """
 
 import itertools
@@ -16,7 +16,7 @@ from audit.window import Key
 from schemas.ids import Origin
 from schemas.ledger import LedgerRecord
 
-# Of one node's lives the latest are kept: whoever forges boots must not fill the memory.
+# Of one node's lives the latest are kept: forged boots must not fill the memory.
 MAX_LIVES = 16
 DETACHED = "somebody had detached what counts: since some moment in this window and until its end or shortly before"
 # Gaps and steps of a clock in all; the number of gaps goes on.
@@ -100,7 +100,7 @@ class Lives:
             self._told += own.told - before
 
     def is_past(self, origin: Origin, place: tuple[int, int]) -> bool:
-        """Tell whether the collector of this life has closed a later window."""
+        """Return whether the collector of this life has closed a later window."""
         lives = self._nodes.get(origin.cluster, {}).get(origin.node, ())
         return any(life.origin == origin and life.last > place for life in lives)
 

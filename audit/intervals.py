@@ -4,7 +4,7 @@
 import bisect
 from dataclasses import dataclass, field
 
-# Of one generation. Beyond it the two lowest become one: whoever writes numbers at random must not fill the memory.
+# Of one generation. Beyond it the two lowest become one: random numbers must not fill the memory.
 MAX_INTERVALS = 4096
 # Beyond it the lowest is forgotten.
 MAX_GENERATIONS = 64
@@ -62,7 +62,7 @@ class Intervals:
             run.shrink(most)
 
     def holds(self, generation: int, sequence: int) -> bool:
-        """Tell whether it is in."""
+        """Return whether it is in."""
         run = self._runs.get(generation)
         if run is None:
             return False

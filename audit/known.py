@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Of whom the books are kept: clusters and nodes, a bounded number of each. Pure.
 
-Names cost memory and series, and whoever may write to the ledger can make them up. Nodes that Kubernetes knows always
+Names cost memory and series, and a forger in the ledger can make them up. Nodes that Kubernetes knows always
 find room, others as long as there is some. What is left over is in the sums of one cluster, `_other_`, unaccounted: it
 is counted and not reconciled.
 """
@@ -30,7 +30,7 @@ class Known:
         self._strangers = 0
 
     def admits(self, origin: Origin) -> bool:
-        """Tell whether the books are kept of a node, and remember it."""
+        """Return whether the books are kept of a node, and remember it."""
         nodes = self._nodes.get(origin.cluster)
         if nodes is not None and origin.node in nodes:
             return True

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The last minutes of the audit: sums of closed windows by minute, and what is open on top of them. Pure.
 
-What is only late counts for nothing: it stands in Kafka, and the lag of whoever should take it is measured there.
+What is only late is not counted: it is in Kafka, and the consumer's lag is measured there.
 What has been passed over counts as unaccounted for as long as it is open; should it come after all, it closes.
 """
 
@@ -67,7 +67,7 @@ class Rolling:
             self._room.give_back(self._minutes.pop(key).names)
 
     def wants(self, _: Origin, start_ms: int) -> bool:
-        """Tell whether a window that starts then is in the span."""
+        """Return whether a window that starts then is in the span."""
         return self.floor_ms <= start_ms <= self._now_ms + MAX_AHEAD_MS
 
     def sums_of(self, origin: Origin, start_ms: int) -> Sums:

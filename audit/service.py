@@ -107,17 +107,17 @@ class Auditor:
             self._catching_up = dict(known)
             self._service.health.waiting("ledger", f"reading the ledger of the last {settings.span_minutes} min")
         for place, offset in self._positions.items():
-            # Beyond the end: the topic was made anew, and begins at 0 again.
+            # Beyond the end: the topic was recreated, and begins at 0 again.
             consumer.seek(place, offset if offset <= known.get(place, offset) else 0)
         # Of the others aiokafka asks where they begin, again and again.
         if topology in self._catching_up:
-            # First whose names they are: nodes of the cluster find room in the books whoever else writes there.
+            # First whose names they are: nodes of the cluster find room in the books no matter who else writes there.
             consumer.pause(*ledger)
 
     async def _end(self, consumer: AIOKafkaConsumer, place: TopicPartition, *, first: bool) -> int | None:
         """Return the offset after a partition's last record; `first`: also find where to begin to read it.
 
-        None if Kafka does not say: that is no matter of the other partitions.
+        None if Kafka does not say, which must not hold up the other partitions.
         """
         try:
             async with asyncio.timeout(self._settings.kafka_deadline_seconds):
@@ -139,7 +139,7 @@ class Auditor:
         return (await by_time.untimed_from(consumer, floor_ms, {place: target}, begins, {place: end}))[place]
 
     async def _has_caught_up(self, consumer: AIOKafkaConsumer) -> bool:
-        """Tell whether what stood in the topics at the start has been read."""
+        """Return whether what stood in the topics at the start has been read."""
         waiting = self._catching_up or {}
         for place, end in list(waiting.items()):
             async with asyncio.timeout(self._settings.kafka_deadline_seconds):

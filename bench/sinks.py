@@ -41,7 +41,7 @@ _METRICS, _FLOWLOG, _FLOW_BYTES, _SCRAPE_SECONDS, _MEANWHILE = 0.5, 0.35, 12.0, 
 
 
 class Rig:
-    """One enriched topic, and sinks that read it from its beginning, each time anew."""
+    """One enriched topic, and sinks that read it from the beginning each time."""
 
     def __init__(self, directory: Path, bootstrap: str, observers: int, states: list[TopologyState]) -> None:
         directory.mkdir()

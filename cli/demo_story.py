@@ -18,7 +18,7 @@ READERS = "shop/Deployment/api"
 
 
 def goes_away(pair: Pair) -> bool:
-    """Tell whether act two ends what a pair sends across zones: all of the second stack's, what readers are sent."""
+    """Return whether act two ends what a pair sends across zones: all of the second stack's, what readers are sent."""
     return SECOND_STACK in (pair.source, pair.destination) or (pair.source, pair.destination) == (DATABASE, READERS)
 
 

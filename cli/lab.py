@@ -43,7 +43,7 @@ class UpSettings(LabSettings):
 
 
 class DownSettings(LabSettings):
-    """Take a lab down, whoever brought it up, and leave nothing of it behind."""
+    """Take a lab down, including one that another process brought up; leave nothing behind."""
 
     of_this_checkout: bool = Field(False, description="only if this directory's own code brought it up")
 

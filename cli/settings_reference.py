@@ -175,7 +175,7 @@ def _table(cls: type[Settings], names: Iterable[str]) -> str:
 
 
 def name_of(action: argparse.Action) -> str:
-    """Return what an argument that is no flag is called."""
+    """Return the name of a positional argument."""
     return str(action.metavar or action.dest).upper()
 
 

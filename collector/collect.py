@@ -120,11 +120,11 @@ class Collector:
         await self._outbox.drain()
 
     async def send(self, ready: Callable[[], Awaitable[None]]) -> None:
-        """Publish what was handed over, for ever, once `ready` has returned; return when told to stop before that."""
+        """Publish what was handed over, forever, once `ready` has returned; return when told to stop before that."""
         await self._outbox.send(ready)
 
     async def watch_devices(self) -> None:
-        """Notice when devices or default routes change, for ever."""
+        """Notice when devices or default routes change, forever."""
         while True:
             try:
                 async for _ in netlink.changes():
@@ -134,7 +134,7 @@ class Collector:
                 self._devices_changed.set()
 
     async def follow_devices(self) -> None:
-        """Hand changed uplinks to the kernel, soon after a change and from time to time, for ever.
+        """Hand changed uplinks to the kernel, soon after a change and from time to time, forever.
 
         Each time the kernel gets its sign of life too: also while a window waits for Kafka and none is closed.
         """

@@ -20,7 +20,7 @@ def parse_ports(text: str) -> set[int]:
     for part in filter(None, (part.strip() for part in text.split(","))):
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise ValueError(f"{part!r} is no port; expected such as 50051,40000-40100")
+            raise ValueError(f"{part!r} is not a port; expected, for example, 50051,40000-40100")
         low, high = int(first), int(last or first)
         if not _LOWEST_PORT <= low <= high <= _HIGHEST_PORT:
             raise ValueError(f"{part!r} is not within {_LOWEST_PORT} to {_HIGHEST_PORT}")

@@ -20,7 +20,7 @@ def parse_duration(text: str) -> int:
         raise ValueError(f"{text!r} is not a duration; expected such as 90s, 15m, 1h30m, 7d")
     milliseconds = sum(int(number) * _UNITS_MS[unit] for number, unit in parts)
     if milliseconds == 0:
-        raise ValueError(f"{text!r} is no time at all; expected such as 90s, 15m, 1h30m, 7d")
+        raise ValueError(f"{text!r} is not longer than zero; expected, for example, 90s, 15m, 1h30m, 7d")
     return milliseconds
 
 

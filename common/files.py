@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the files that settings name. Whoever wrote one may have meant another: none is read without a bound."""
+"""Reads the files that settings name. One may be the wrong file, so none is read without a bound."""
 
 import errno
 import os

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How wide text for people may be: as the terminal, or, where it is read by something else, as wide as its names.
 
-Whoever lays text out asks `current`; a command's beginning says what it writes to, `top` again for each window. It is
-no argument of every function in between: there is one stdout.
+Code that lays text out asks `current`; a command's beginning says what it writes to, `top` again for each window. It is
+not passed through every function in between, because there is one stdout.
 """
 
 import contextlib

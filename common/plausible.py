@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What can be believed of a window's place and time, given where its node was before. Pure.
 
-A node numbers its windows one after the other, and never faster than the shortest window is long. Whoever writes in its
-name may claim any number and any time; what follows from them is bounded here, for all that keep a node's place.
+A node numbers its windows one after the other, and never faster than the shortest window is long. A forger may claim
+any number and any time; what follows from them is bounded here, for all that keep a node's place.
 """
 
 from typing import NamedTuple
@@ -48,7 +48,7 @@ def why_not_there(last: Place, last_end_ms: int, place: Place, now_ms: int) -> s
     same = place.generation == last.generation
     skipped = place.sequence - last.sequence if same else place.sequence
     if skipped > MOST_SKIPPED + max(now_ms - last_end_ms, 0) // SHORTEST_WINDOW_MS:
-        where = f"was at {last.sequence}" if same else f"begins anew after generation {last.generation}"
+        where = f"was at {last.sequence}" if same else f"starts again after generation {last.generation}"
         return f"sequence {place.sequence}, where this boot of the node {where}: nobody counts so fast"
     return None
 

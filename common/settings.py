@@ -128,7 +128,7 @@ class KafkaSettings(Settings):
         None, description="file that holds the password; a file, because variables and flags leak"
     )
     kafka_sasl_token_file: Path | None = Field(
-        None, description="OAUTHBEARER: file that holds the token; whoever renews it replaces the file"
+        None, description="OAUTHBEARER: file that holds the token; to renew the token, replace the file"
     )
     kafka_sasl_token_command: str | None = Field(
         None,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one place through which commands write: text for people, JSON and bytes for programs, a cell of CSV.
 
-Names come from records, and whoever may write a record chooses them. A terminal obeys escape sequences (ECMA-48; C1
+Names come from records, and anyone who may write a record chooses them. A terminal obeys escape sequences (ECMA-48; C1
 also as UTF-8), shows text in another order than it stands (bidirectional controls) and hides what has no width; a
 spreadsheet takes a cell that begins with "=" for a formula. None of that gets past here.
 """
@@ -49,7 +49,7 @@ def cell(text: str) -> str:
 def command(words: str) -> str:
     """Return a command of zonemeter's as it is run here, for what is printed to be run next.
 
-    In a container that is another line than on a host; whoever starts it knows, and says so in ZONEMETER_PROGRAM.
+    In a container that is another line than on a host; what starts it knows, and says so in ZONEMETER_PROGRAM.
     """
     return f"{os.environ.get('ZONEMETER_PROGRAM', 'zonemeter')} {words}"
 

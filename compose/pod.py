@@ -33,7 +33,7 @@ async def talk(address: str, response_bytes: int) -> None:
 
 
 async def answers(address: str, response_bytes: int) -> AsyncIterator[int]:
-    """Yield the size of each answer of a peer, for ever."""
+    """Yield the size of each answer of a peer, without end."""
     while True:
         try:
             reader, writer = await asyncio.open_connection(address, PORT)

@@ -55,26 +55,26 @@ def host_checks(pin_dir: Path, patterns: Sequence[str], tunnel_ports: Collection
 
 
 def check_kernel(release: str, machine: str) -> list[Finding]:
-    """Tell whether this kernel and machine are of those that the hook works on; raise `Refusal` if not."""
+    """Check whether this kernel and machine are of those that the hook works on; raise `Refusal` if not."""
     preflight.check_kernel(release, machine)
     return ok("kernel", f"{release} {machine}")
 
 
 def check_btf(directory: Path) -> list[Finding]:
-    """Tell whether the kernel describes its own types, which takes the place of its headers."""
+    """Check whether the kernel describes its own types, which takes the place of its headers."""
     if not (directory / "vmlinux").exists():
         return fault("btf", f"{directory}/vmlinux does not exist", "boot a kernel with CONFIG_DEBUG_INFO_BTF=y")
     return ok("btf", f"{directory}/vmlinux")
 
 
 def check_capabilities(status: str) -> list[Finding]:
-    """Tell whether this process may load and attach; `status` is /proc/self/status. Raises `Refusal` if not."""
+    """Check whether this process may load and attach; `status` is /proc/self/status. Raises `Refusal` if not."""
     preflight.check_capabilities(status)
     return ok("capabilities", "BPF, NET_ADMIN and PERFMON, or SYS_ADMIN in their place")
 
 
 def check_netfilter() -> list[Finding]:
-    """Tell whether programs can be attached to netfilter, and what is done where they cannot."""
+    """Check whether programs can be attached to netfilter, and what is done where they cannot."""
     name = "netfilter programs"
     try:
         refusal = hook.netfilter_refusal()
@@ -86,7 +86,7 @@ def check_netfilter() -> list[Finding]:
 
 
 def check_bpffs(pin_dir: Path) -> list[Finding]:
-    """Tell whether the pin directory is on a bpffs; raise `Refusal` if others can write there."""
+    """Check whether the pin directory is on a bpffs; raise `Refusal` if others can write there."""
     if preflight.is_bpffs(pin_dir):
         if pin_dir.is_dir():
             pin_owner.check(pin_dir, pin_dir.stat())
@@ -115,7 +115,7 @@ def uplinks_finding(chosen: Sequence[Link]) -> list[Finding]:
 
 
 def check_overlays(tunnel_ports: Collection[int]) -> list[Finding]:
-    """Tell whether it is known what carries the packets of TUN devices."""
+    """Check whether it is known what carries the packets of TUN devices."""
     names = uplinks.unexplained(netlink.read()[0], netlink.bound_ports(), tunnel_ports)
     if names:
         found = f"what carries the packets of {', '.join(names)} is not known: it counts beside them, as the host's"
@@ -138,7 +138,7 @@ def check_plugin(links: Sequence[Link], cilium: Path) -> list[Finding]:
 
 
 def check_bridges(links: Sequence[Link], switch: Path) -> list[Finding]:
-    """Tell whether packets that a bridge switches between pods of this node pass netfilter."""
+    """Check whether packets that a bridge switches between pods of this node pass netfilter."""
     names = sorted(link.name for link in links if link.kind == "bridge")
     if not names:
         return ok("bridges", "none: every packet is routed")
@@ -152,7 +152,7 @@ def check_bridges(links: Sequence[Link], switch: Path) -> list[Finding]:
 
 
 def check_conntrack(counter: Path) -> list[Finding]:
-    """Tell whether connections are tracked; without it nobody knows which traffic went through a Service."""
+    """Check whether connections are tracked; without it nobody knows which traffic went through a Service."""
     if counter.exists():
         return ok("conntrack", "tracks connections")
     return unclear("conntrack", "not loaded: flows carry no dnat", "fine where no Service is translated on the node")

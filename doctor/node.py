@@ -46,7 +46,7 @@ def node_checks(
 
 
 def check_links(root: Path, patterns: Sequence[str] = ()) -> list[Finding]:
-    """Tell whether all of the hook in use is attached, and which generation counts."""
+    """Check whether all of the hook in use is attached, and which generation counts."""
     if not root.is_dir():
         return unclear("links", f"nothing is pinned at {root}: no collector has run here", "zonemeter run collector")
     active = pins.active_generation(root)
@@ -73,7 +73,7 @@ def _tc_attachments(root: Path, patterns: Sequence[str]) -> tuple[list[str], str
 
 
 def check_window(root: Path, now_seconds: float) -> list[Finding]:
-    """Tell whether windows are being closed: by a collector that lives, and that has somewhere to put them."""
+    """Check whether windows are being closed: by a collector that lives, and that has somewhere to put them."""
     with _counting(root) as (generation, _, record):
         age = now_seconds - record.start_ms / 1000
         stopped = generation.stopped_for()
@@ -109,7 +109,7 @@ def map_finding(rows: int, room: int, lost: dict[str, int]) -> list[Finding]:
 
 
 def check_spool(directory: Path, limit: int, now_seconds: float) -> list[Finding]:
-    """Tell whether windows wait on disk, for how long, and whether there is room for more."""
+    """Check whether windows wait on disk, for how long, and whether there is room for more."""
     if not directory.is_dir():
         return unclear("spool", f"{directory} does not exist: no collector has run here, or its disk cannot be written")
     files = {path: path.stat() for path in directory.iterdir() if path.suffix in (".window", ".damaged")}

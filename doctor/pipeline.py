@@ -90,7 +90,7 @@ async def _within(seconds: float, look: Callable[[], Awaitable[list[Finding]]]) 
 
 
 async def check_kafka(settings: KafkaSettings) -> list[Finding]:
-    """Tell whether Kafka answers."""
+    """Check whether Kafka answers."""
     todo = "start it, or correct --kafka-bootstrap; docs/settings.md has the TLS and SASL settings"
     seconds = 0.9 * settings.kafka_deadline_seconds
     try:

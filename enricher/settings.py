@@ -50,7 +50,7 @@ class EnricherSettings(ServiceSettings):
     )
     detail: Literal["pod", "workload"] = Field(
         "pod",
-        description="workload: flows within a node or a zone, which nobody pays for, are summed up by workload, "
+        description="workload: flows within a node or a zone, which cost nothing, are summed up by workload, "
         "window and port; all others stay as they are",
     )
     history_hours: float = Field(

@@ -100,7 +100,7 @@ def _filters(settings: DeadLettersSettings) -> str:
 async def read_range(settings: DeadLettersSettings, span: TimeRange) -> AsyncIterator[Letter]:
     """Yield the wanted letters that were refused in `span`, without their values; raise `Refusal` if that cannot be.
 
-    What stands in the topic and is no dead letter is one, too: somebody else writes there.
+    A record in the topic that is not a dead letter becomes one, too: somebody else writes there.
     """
     topic = settings.topics.dead_letter
     async for batch in read_topic(settings, topic, span.from_ms):
@@ -118,7 +118,7 @@ async def read_range(settings: DeadLettersSettings, span: TimeRange) -> AsyncIte
 def _stranger(topic: str, record: ConsumerRecord[bytes, bytes], error: DecodeError) -> DeadLetter:
     return DeadLetter(
         reason=error.reason,
-        detail=f"stands in {topic} and is no dead letter: {error.detail[:500]}",
+        detail=f"is in {topic} and is not a dead letter: {error.detail[:500]}",
         topic=topic,
         partition=0,
         offset=record.offset,
@@ -164,7 +164,7 @@ def value_of(letter: DeadLetter) -> bytes:
     try:
         return base64.b64decode(letter.value, validate=True)
     except binascii.Error as error:
-        raise Refusal(f"its value is no base64: {error}") from error
+        raise Refusal(f"its value is not base64: {error}") from error
 
 
 def _decode(settings: KafkaSettings, offset: int, value: bytes | None) -> DeadLetter:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A whole lab up and down: network, Kubernetes API, Kafka, zonemeter's services.
 
-Everything of it carries its prefix, so that it can be removed by whoever comes next: `up` begins with that, and
+Everything of it carries its prefix, so that the next lab can remove it: `up` begins with that, and
 ends with it if it fails or is cancelled.
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SIGINT and SIGTERM as cancellation, so that whoever was making a lab gets to take it down."""
+"""SIGINT and SIGTERM as cancellation, so that the code that was making a lab gets to take it down."""
 
 import asyncio
 import signal

@@ -107,7 +107,7 @@ class Processes:
         return " | ".join(lines[-_LOG_LINES:]) or "empty log"
 
     def stop(self, processes: Iterable[Process], term_seconds: float) -> list[str]:
-        """SIGTERM them all, SIGKILL whoever is left after so long, with children; return the roles killed."""
+        """SIGTERM them all, SIGKILL those left after the timeout, with children; return the roles killed."""
         stopping = list(processes)
         waiting = {process: handle for process in stopping if (handle := _open(process)) is not None}
         for handle in waiting.values():

@@ -67,7 +67,7 @@ class Price:
         return " and ".join(sides) or "nobody"
 
     def matches(self, scope: Scope, source: Side, destination: Side) -> bool:
-        """Tell whether this is a price of such traffic."""
+        """Return whether this is a price of such traffic."""
         return (
             scope == self.scope
             and _fits(self.source_region, source.region)
@@ -77,7 +77,7 @@ class Price:
         )
 
     def covers(self, other: "Price") -> bool:
-        """Tell whether this one, standing first, leaves nothing for the other."""
+        """Return whether this one, standing first, leaves nothing for the other."""
         mine = (self.source_region, self.destination_region, self.source_name, self.destination_name)
         theirs = (other.source_region, other.destination_region, other.source_name, other.destination_name)
         return self.scope == other.scope and all(a in (None, b) for a, b in zip(mine, theirs, strict=True))

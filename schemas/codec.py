@@ -15,7 +15,7 @@ Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
 Name = Annotated[str, msgspec.Meta(max_length=253)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
-# What msgspec raises for bytes that are no such JSON, also for text that is no UTF-8 and for brackets without end.
+# What msgspec raises for bytes that are not such JSON, also for text that is not UTF-8 and for endless brackets.
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 T = TypeVar("T")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Identity of a window, a chunk and a flow: `cluster/node/boot_id/generation/sequence[/chunk[/index]]`.
 
-It is given by the node that counted, not by Kafka's offsets, so it survives a topic made anew and a mirror.
+It is given by the node that counted, not by Kafka's offsets, so it survives a topic recreated and a mirror.
 Within one (node, boot_id) the numbers only grow; compare them as numbers, never as text.
 """
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How both sinks take flows: decode, skip what was taken before, refuse what cannot be read. Pure.
 
-A lane is one partition: its position in the topic, and per life of a node the last flow taken. Whoever owns a
+A lane is one partition: its position in the topic, and per life of a node the last flow taken. The sink that owns a
 lane stores both in one step with what it made of the flows (a checkpoint, a manifest); then a crash at any moment
 loses nothing and doubles nothing. No Kafka client here: records come in, rows come out.
 """
@@ -20,7 +20,7 @@ from schemas.flow import Endpoint, FlowHead, Observer, decode_endpoint, decode_h
 from schemas.ids import MAX_NUMBER, Origin, parse_chunk_id, split_flow_id
 from sinks.tallies import Books
 
-# Distinct end points known by their bytes; then all are forgotten and learnt anew. About 1 KiB each, and where somebody
+# Distinct end points known by their bytes; then all are forgotten and learned again. About 1 KiB each; if somebody
 # writes longer ones, fewer.
 MAX_KNOWN_ENDS = 100_000
 MAX_KNOWN_BYTES = 64 * 1024 * 1024

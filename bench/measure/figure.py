@@ -27,7 +27,7 @@ class Target:
     at_least: bool = False
 
     def met(self, value: float) -> bool:
-        """Tell whether a compared number is as wanted."""
+        """Return whether a compared number is as wanted."""
         return value >= self.bound if self.at_least else value <= self.bound
 
 
@@ -55,7 +55,7 @@ class Figure:
         return [ours - yardstick for ours, yardstick in pairs]
 
     def met(self) -> bool | None:
-        """Tell whether the median round is as wanted; None without a target."""
+        """Return whether the median round is as wanted; None without a target."""
         return None if self.target is None else self.target.met(median(self.compared()))
 
 

@@ -4,7 +4,7 @@
     raise SystemExit(report.main("hook", "The hook, per packet", measure))
 
 `measure` is given the number of rounds and returns tables. Between the section's two marker lines everything is
-written anew, the rest of the page is left as it is. Exit status 1 if a target is missed.
+rewritten, the rest of the page is left as it is. Exit status 1 if a target is missed.
 """
 
 import argparse
@@ -90,7 +90,7 @@ def machine() -> str:
 
 
 def replaced(page: str, name: str, body: str) -> str:
-    """Return the page with the section of this name written anew, or added at its end."""
+    """Return the page with the section of this name rewritten, or added at its end."""
     begin, end = f"<!-- bench-{name} -->", f"<!-- end of bench-{name} -->"
     written = f"{begin}\n{body.rstrip()}\n{end}\n"
     if begin not in page:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What counts, looked at with every window: its pins, its links and the program in its slot. What is gone is put back.
 
-All that is pinned is held open as well. So whoever removes pins, root with `rm` or `find -delete`, ends nothing while
+All that is pinned is held open as well. So removing the pins, as root with `rm` or `find -delete`, stops nothing while
 a collector is there: what they stood for is pinned again, and not a packet was missed. A link, a filter or a program
 that was detached did not count until it was put back; since when, the kernel does not tell.
 """

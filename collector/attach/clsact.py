@@ -68,7 +68,7 @@ def detach(root: Path, dispatcher: int, ifindex: int) -> None:
 
 
 def is_whole(dispatcher: int, ifindex: int) -> bool:
-    """Tell whether both filters of a device are there."""
+    """Return whether both filters of a device are there."""
     with IPRoute() as ip:
         return all(_ours(ip, ifindex, parent, name_of(dispatcher)) for parent in _PARENTS)
 
@@ -102,7 +102,7 @@ def _value(devices: int, key: bytes) -> int | None:
 
 
 def _make_qdisc(ip: IPRoute, devices: int, key: bytes) -> None:
-    """Note first what is about to be made: whoever comes after a crash in between takes it for ours."""
+    """Note first what is about to be made: the next collector after a crash in between takes it for zonemeter's."""
     ifindex = int.from_bytes(key, "little")
     if any(each.get_attr("TCA_KIND") == "clsact" for each in ip.get_qdiscs(index=ifindex)):
         if _value(devices, key) is None:
@@ -149,7 +149,7 @@ def _filters(ip: IPRoute, ifindex: int, parent: int) -> list[Any]:
 
 
 def _is_first(filters: list[Any], name: str) -> bool:
-    """Tell whether ours is the first of its preference; `filters` in the order that they run in, the kernel's."""
+    """Return whether zonemeter's filter is first of its preference; `filters` is in the order in which they run."""
     for place, message in enumerate(filters):
         if _name(message) == name:
             return all(other["info"] != message["info"] for other in filters[:place])

@@ -2,7 +2,7 @@
 """pyroute2's rtnetlink and no more: the rest of it would be 5 MB of what a collector holds all its life.
 
 `import pyroute2` imports all that the package has: a database, nftables, IPVS, 802.11. Its rtnetlink needs none of
-that. So the package is made known without being run, and is run once somebody asks it for what is no module of it.
+that. So the package is registered without being run, and runs once somebody asks it for anything but its modules.
 """
 
 import importlib

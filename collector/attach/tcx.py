@@ -17,7 +17,7 @@ _NO_DEVICE = 0
 
 
 def is_known(dispatcher: int) -> bool:
-    """Tell whether this kernel has TCX; asks it to attach where no device is."""
+    """Return whether this kernel has TCX; asks it to attach where no device is."""
     try:
         sys_bpf.tcx_link_create(dispatcher, _NO_DEVICE, TCX_EGRESS)
     except OSError as error:
@@ -50,7 +50,7 @@ def detach(root: Path, ifindex: int) -> None:
 
 
 def is_whole(root: Path, ifindex: int) -> bool:
-    """Tell whether both links of a device are there and the device still is."""
+    """Return whether both links of a device are there and the device still is."""
     for way in _WAYS:
         try:
             link = sys_bpf.obj_get(str(_path(root, ifindex, way)))

@@ -107,7 +107,7 @@ def _leads_out(link: Link, default: set[int]) -> bool:
 
 
 def _is_tun(link: Link) -> bool:
-    """Tell whether a program takes IP packets from this device: an overlay's. A TAP device is a virtual machine's."""
+    """Return whether a program takes IP packets from this device: an overlay's. A TAP device is a virtual machine's."""
     return link.kind == "tun" and link.arphrd == ARPHRD_NONE
 
 

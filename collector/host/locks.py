@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One collector a pin directory, and one a node's name: whoever comes second is told who was first.
+"""One collector a pin directory, and one a node's name: the second one is told who was first.
 
 The lock is on the directory itself, wherever it is mounted; the name is an abstract Unix socket, which is the network
 namespace's own. Both die with their holder and leave nothing. Two under one name would give the same ids to different

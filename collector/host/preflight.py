@@ -61,7 +61,7 @@ def check_bpffs(pin_dir: Path) -> None:
 
 
 def is_bpffs(pin_dir: Path) -> bool:
-    """Tell whether `pin_dir` is, or would be, beneath the root of a bpffs (statfs(2))."""
+    """Return whether `pin_dir` is, or would be, beneath the root of a bpffs (statfs(2))."""
     above = next(path for path in pin_dir.parents if path.exists())
     found = ctypes.create_string_buffer(256)
     if _libc.statfs(str(above).encode(), found):
@@ -76,5 +76,5 @@ def read_boot_id(path: Path) -> str:
     except OSError as error:
         raise Refusal(f"boot_id_file = {str(path)!r}: {error.strerror}") from error
     if not re.match(r"[0-9a-f]{12}", text):
-        raise Refusal(f"boot_id_file = {str(path)!r}: {text[:40]!r} is no boot id; expected at least 12 hex digits")
+        raise Refusal(f"boot_id_file = {str(path)!r}: {text[:40]!r} is not a boot id; expected at least 12 hex digits")
     return text[:12]

@@ -31,7 +31,7 @@ class Capability(IntEnum):
 
 
 def needed_to_load(effective: int) -> set[Capability]:
-    """Return what loading and attaching takes, given what there is: SYS_ADMIN stands for BPF and PERFMON."""
+    """Return the capabilities for loading and attaching, of those held: SYS_ADMIN stands for BPF and PERFMON."""
     if effective >> Capability.CAP_SYS_ADMIN & 1:
         return {Capability.CAP_NET_ADMIN}
     return {Capability.CAP_NET_ADMIN, Capability.CAP_PERFMON, Capability.CAP_BPF}
@@ -41,7 +41,7 @@ def needed_to_stay(hook: Hook, effective: int) -> set[Capability]:
     """Return what draining takes: bpf(2) on pinned maps, which below Linux 5.19 asks for a capability at all.
 
     tc is attached to uplinks that come later. Reading files is kept where it was given (outside of containers), because
-    Kafka's passwords and keys are read again with every new client, whoever they belong to; what is written is root's.
+    Kafka's passwords and keys are read again with every new client, no matter who owns them; what is written is root's.
     """
     kept = {Capability.CAP_DAC_READ_SEARCH}
     kept.add(Capability.CAP_BPF if effective >> Capability.CAP_BPF & 1 else Capability.CAP_SYS_ADMIN)

@@ -2,7 +2,7 @@
 """The few commands of bpf(2) that a process without bcc needs: maps, pins, links.
 
 Numbers and attribute layouts: include/uapi/linux/bpf.h. Every failure is an `OSError` that names the command.
-File descriptors are plain integers; whoever got one closes it. The calls release the interpreter's lock.
+File descriptors are plain integers; the caller that got one closes it. The calls release the interpreter's lock.
 """
 
 import ctypes

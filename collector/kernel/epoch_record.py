@@ -74,7 +74,7 @@ class Uplink:
     end: DeviceCounters = (0, 0, 0, 0)
 
     def during(self) -> DeviceCounters:
-        """Return what it counted in the window; all of `end` if the device was made anew meanwhile."""
+        """Return what it counted in the window; all of `end` if the device was recreated meanwhile."""
         if any(end < start for start, end in zip(self.start, self.end, strict=True)):
             return self.end
         tx_bytes, tx_packets, rx_bytes, rx_packets = (e - s for s, e in zip(self.start, self.end, strict=True))

@@ -88,7 +88,7 @@ class Generation:
         sys_bpf.map_update(self._fds["control"], _FIRST, control.tobytes())
 
     def renew(self, seconds: float) -> None:
-        """Let the program count for so long from now, 0 for ever, unless it has stopped already."""
+        """Let the program count for so long from now, 0 forever, unless it has stopped already."""
         until = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + int(seconds * 1e9) if seconds else 0
         sys_bpf.map_update(self._fds["deadline"], _FIRST, until.to_bytes(8, "little"))
 

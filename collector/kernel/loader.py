@@ -79,7 +79,7 @@ def _remove_never_activated(root: Path, active: int | None) -> None:
 
 
 def _has_ended(root: Path, generation: int) -> bool:
-    """Tell whether a generation has a window that is over: one to be published, or to be cleared."""
+    """Return whether a generation has a window that is over: one to be published, or to be cleared."""
     meta = pins.read_meta(root, generation)
     if meta is None:
         return False
@@ -158,7 +158,7 @@ def _networks(request: Request) -> dict[tuple[int, bytes], int]:
 
 
 def takes_direct_loads(release: str) -> bool:
-    """Tell whether this kernel's verifier lets a program read by itself what skb->head points into: from 6.17 on.
+    """Return whether this kernel's verifier lets a program read by itself what skb->head points into: from 6.17 on.
 
     Its type is a pointer to bytes, which was but a number before ("rdonly_untrusted_mem" in kernel/bpf/verifier.c).
     """

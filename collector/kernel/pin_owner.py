@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a pin directory is this user's alone. Whoever can write there can end the counting, and nothing would tell.
+"""Whether a pin directory is this user's alone. Anyone who can write there can stop the counting unseen.
 
 The root of a bpffs is mode 1777, as /tmp is: anybody may make a directory there, also the one that a collector is about
 to use. Directories above it are looked at as far as the bpffs reaches; what lies above that, a mount covers.

@@ -41,7 +41,7 @@ _NAMES = re.compile(
 )
 _FIRST = bytes(4)  # key 0 of an array
 _NAMESPACE_BYTES = 16
-_BARRIER_BYTES = 8  # for ever: an array of maps takes elements of one shape
+_BARRIER_BYTES = 8  # forever: an array of maps takes elements of one shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def generations(root: Path) -> list[int]:
 
 
 def is_generation(path: Path) -> bool:
-    """Tell whether this is a generation's directory, by its name."""
+    """Return whether this is a generation's directory, by its name."""
     return _GENERATION.fullmatch(path.name) is not None and path.is_dir()
 
 

@@ -2,7 +2,7 @@
 """What becomes of a closed window: published while the kernel still holds it, else spooled; in order, whichever way.
 
 Two coroutines share the work. `settle` is called once for each window and returns when it is safe: acknowledged by
-Kafka, or on disk. `send` publishes whatever is oldest, for ever. A window that Kafka has not acknowledged after
+Kafka, or on disk. `send` publishes what is oldest, until told to stop. A window that Kafka has not acknowledged after
 `patience` is spooled, and one that comes while others wait is spooled at once; so the kernel's map is free again
 before the next window ends, and what is in memory is one window at most. Where the disk does not take a window it
 stays in the kernel, and the next one is longer.
@@ -94,7 +94,7 @@ class Outbox:
         return held.published
 
     async def send(self, ready: Callable[[], Awaitable[None]]) -> None:
-        """Publish what is oldest, for ever, once `ready` has returned; return when told to stop while Kafka is away."""
+        """Publish what is oldest, once `ready` has returned, until told to stop."""
         try:
             await ready()
             while True:

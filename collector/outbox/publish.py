@@ -78,6 +78,6 @@ class WindowPublisher:
 
 
 def is_balanced(books: WindowLedger) -> bool:
-    """Tell whether the hook's count is what was put aside, what is in the map and what was lost, to the byte."""
+    """Return whether the hook's count is what was put aside, what is in the map and what was lost, to the byte."""
     accounted = books.map + total(books.aside) + total(books.lost)
     return (accounted.bytes, accounted.packets) == (books.hook.bytes, books.hook.packets)

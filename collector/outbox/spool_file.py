@@ -45,7 +45,7 @@ _head_decoder = msgspec.json.Decoder(Head)
 class EncodedWindow:
     """A closed window as records to publish.
 
-    `chunks` gives its raw chunks in order, each time anew; they say `maybe_repeat` if asked to. `maybe_repeat`: they
+    `chunks` gives its raw chunks in order, at each call; they say `maybe_repeat` if asked to. `maybe_repeat`: they
     must, because there was an attempt before.
     """
 

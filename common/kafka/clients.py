@@ -2,8 +2,8 @@
 """Kafka clients set up alike: idempotent producers, manual commits, topics checked, deadlines everywhere.
 
 What aiokafka 0.14 does not do by itself: its `start` tries each broker once; an idempotent producer's sends,
-`flush` and `stop` wait for ever when no broker answers (aiokafka issue 1101); after a batch that cannot be
-retried every later send to that partition fails until the producer is made anew (issue 1017).
+`flush` and `stop` wait forever when no broker answers (aiokafka issue 1101); after a batch that cannot be
+retried every later send to that partition fails until the producer is recreated (issue 1017).
 """
 
 import asyncio
@@ -44,7 +44,7 @@ FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 15.0
 # One Kafka batch; the broker's limit (message.max.bytes, 1 MiB by default) is on the compressed batch.
 MAX_BATCH_BYTES = 512 * 1024
-# How soon a topic that was made anew is noticed: a group whose topic is gone assigns nothing until somebody looks.
+# How soon a topic that was recreated is noticed: a group whose topic is gone assigns nothing until somebody looks.
 # aiokafka looks every 5 minutes.
 METADATA_MS = 15_000
 # Beyond its own timeout, how long a fetch may wait for a group that shares its partitions out.
@@ -66,7 +66,7 @@ def client_options(settings: KafkaSettings) -> dict[str, Any]:
         "client_id": "zonemeter",
         "sasl_mechanism": settings.kafka_sasl_mechanism,
         "sasl_plain_username": settings.kafka_sasl_username,
-        # A client insists on having these; its connections ask for them anew.
+        # A client insists on having these; its connections ask for new ones.
         "ssl_context": known.tls(),
         "sasl_plain_password": known.password(),
         "sasl_oauth_token_provider": known,
@@ -131,7 +131,7 @@ def away(service: Service, settings: KafkaSettings, why: str) -> None:
 async def fetch(
     consumer: AIOKafkaConsumer, *partitions: TopicPartition, seconds: float, max_records: int | None = None
 ) -> dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]]:
-    """Return what there is, or comes within so long; nothing while a group shares its partitions out.
+    """Return the records at hand, or those that come in time; none while a group shares its partitions out.
 
     Of all there is about `fetching.MAX_FETCH_BYTES`; the rest comes with the next call. `getmany` itself waits for the
     group without end, whatever its timeout: for as long as another member keeps it waiting. Nothing is lost when it is
@@ -152,7 +152,7 @@ async def close(client: Any, seconds: float = 5.0) -> None:
     """Stop a client within a deadline; what it still held is given up (see the module's first lines)."""
     stop: Callable[[], Awaitable[None]] = client.close if isinstance(client, AIOKafkaAdminClient) else client.stop
     if not await _ends(stop(), seconds):
-        # A client that fails while it stops leaves its connections, and a task that looks for brokers, for ever.
+        # A client that fails while it stops leaves its connections, and a task that looks for brokers, forever.
         connections = client.client if isinstance(client, AIOKafkaProducer) else client._client  # noqa: SLF001
         await _ends(connections.close(), seconds)
 
@@ -161,7 +161,7 @@ async def abandon(producer: AIOKafkaProducer, seconds: float = 2.0) -> None:
     """End a producer within a deadline, whatever it still holds: nothing of it is sent any more.
 
     aiokafka's own `stop` first sends all that is pending. Cancelled meanwhile it leaves its sender running, which
-    connects anew on its own: batches that were given up long ago would arrive behind those that took their place.
+    reconnects on its own: batches that were given up long ago would arrive behind those that took their place.
     """
     sender: Any = producer._sender  # noqa: SLF001
     task: asyncio.Task[None] | None = sender and sender.sender_task
@@ -177,7 +177,7 @@ async def abandon(producer: AIOKafkaProducer, seconds: float = 2.0) -> None:
 
 
 def _fail_pending(accumulator: Any) -> None:
-    """Let whoever still waits for a batch learn that nobody will send it."""
+    """Fail the futures of batches that will not be sent, so that nothing waits for them."""
     pending = [batch for queue in accumulator._batches.values() for batch in queue]  # noqa: SLF001
     pending += accumulator._pending_batches  # noqa: SLF001
     # What was sent once and queued again is in neither place where its own callback expects it.
@@ -190,7 +190,7 @@ def _fail_pending(accumulator: Any) -> None:
 
 
 async def _ends(stopping: Awaitable[None], seconds: float) -> bool:
-    """Tell whether it ends in time and without an error.
+    """Return whether it ends in time and without an error.
 
     Not `asyncio.wait_for`: aiokafka's consumer awaits tasks that it has cancelled, so that its `stop` may raise
     `CancelledError` although nobody cancelled us.

@@ -3,7 +3,7 @@
 
 aiokafka keeps password and TLS context in the client, for as long as that lives, and hides why a connection fails: a
 wrong password, an untrusted certificate and a broker that is down are all "no connection". Here the reason is kept, so
-that whoever hears of a failure can say it (`why_not`).
+that the caller that sees the failure can report it (`why_not`).
 """
 
 import asyncio
@@ -108,9 +108,9 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka ships no
     async def _send_later(self, sent: Callable[[], Awaitable[Any]]) -> Any:
         if self._proving is None:
             self._proving = asyncio.create_task(self._prove(), name="kafka-reauthenticate")
-            # Whoever waits for it gets its error; where nobody does, nobody needs it.
+            # The caller that waits for it gets its error; without one, nobody needs it.
             self._proving.add_done_callback(lambda done: done.cancelled() or done.exception())
-        # Whoever gives up waiting must not leave it half done.
+        # A caller that gives up waiting must not leave it half done.
         await asyncio.shield(self._proving)
         return await sent()
 
@@ -118,7 +118,7 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka ships no
         try:
             await self._do_sasl_handshake()
         except Exception as error:
-            # To whoever waits, a connection that is lost: the next one says why.
+            # To the waiting caller this is a lost connection: the next one says why.
             log.warning("%s:%s: not authenticated again: %s", self.host, self.port, error)
             self.close(CloseReason.AUTH_FAILURE, error)
             raise KafkaConnectionError(f"Connection at {self.host}:{self.port} closed") from error
@@ -128,7 +128,7 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka ships no
     def close(self, reason: CloseReason | None = None, exc: BaseException | None = None) -> Any:
         """Close it; a broker that breaks it off may have been asked by a protocol that it does not speak there.
 
-        A broker that refuses a password hangs up, too: where that is heard of last, it is no news.
+        A broker that refuses a password hangs up, too: if the hang-up is seen last, it must not hide the refusal.
         """
         if reason == CloseReason.CONNECTION_BROKEN and exc is not None and self._reader is not None:
             _note(self._sasl_oauth_token_provider, f"{self.host}:{self.port}", exc)

@@ -2,7 +2,7 @@
 """What aiokafka's consumer does with what it fetched, within bounds and without an end; in force by `install`.
 
 A batch that cannot be unpacked (unpacking.py) comes as one record: its value is an `Unreadable`, its offset the batch's
-last. So whoever decodes values refuses it as he refuses a bad record, and the position moves past it. aiokafka itself
+last. So the code that decodes values refuses it like a bad record, and the position moves past it. aiokafka itself
 would raise, for every partition of the consumer, at the same offset again and again.
 """
 
@@ -105,7 +105,7 @@ class Records(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka ships
 
 
 class Result(fetcher.FetchResult):  # type: ignore[misc]  # aiokafka ships no types
-    """One answer on its way to whoever asked, as much of it as the fetch's budget allows."""
+    """One answer on its way to the caller, as much of it as the fetch's budget allows."""
 
     _partition_records: Records | None
 

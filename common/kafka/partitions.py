@@ -21,7 +21,7 @@ from prometheus_client import Gauge
 from common.kafka import clients
 from common.service.lifecycle import Service
 
-# Who says that a partition fails: `work` whoever works on it, `reading` the look at its position and its end.
+# Who says that a partition fails: `work`: the code that works on it; `reading`: the look at its position and its end.
 Kind: TypeAlias = Literal["work", "reading"]
 
 LOOK_SECONDS = 5.0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Publishing that never sends past a failed batch, never waits for ever, and starts afresh after any failure."""
+"""Publishing that never sends past a failed batch, never waits forever, and starts again after any failure."""
 
 import asyncio
 import logging
@@ -80,7 +80,7 @@ class PublishCounters:
 class Publisher:
     """An idempotent producer behind one call. One at a time per partition: the caller keeps the order.
 
-    After a failure the producer is ended and made anew, which is all that helps once a batch was refused (aiokafka
+    After a failure the producer is ended and recreated, which is all that helps once a batch was refused (aiokafka
     issue 1017), and the longer the failures go on the later. While they do, the service is not ready and says why, or
     `tell` is given the reason, and None when it is over. With the producer all that it has under way ends: partitions
     that must not wait for each other have publishers of their own, with the same `counters`.
@@ -181,7 +181,7 @@ class Publisher:
     def _with_time_taken(self, record: Record | Run, now_ms: int) -> Record | Run:
         """Return it with a time that the broker takes, as far as is known.
 
-        The present is as good as its own for whoever asks for what is of some time or later: it is found. Only where
+        The present serves as well as its own time: a reader that asks for some time or later finds it. Only where
         this clock cannot be right is there none.
         """
         count = len(record.values) if isinstance(record, Run) else 1

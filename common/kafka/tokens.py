@@ -35,7 +35,7 @@ Source = Callable[[], Coroutine[Any, Any, str]]
 
 
 class NoTokenError(KafkaError):  # type: ignore[misc]  # aiokafka ships no types
-    """There is no token now; its text is one line that says why and names the setting."""
+    """No token now; its text is one line that says why and names the setting."""
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -171,7 +171,7 @@ def _reused(get: Source) -> Source:
         nonlocal running, asked
         if running is None or not serves(running):
             asked, running = time.monotonic(), asyncio.create_task(get(), name="kafka-token")
-        # Whoever gives up waiting must not take it from the others.
+        # A caller that gives up waiting must not take it from the others.
         return await asyncio.shield(running)
 
     return reuse

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HTTP server of a service, bounded: whoever reaches the port can cost it little and cannot keep others out.
+"""The HTTP server of a service, bounded: a client that reaches the port costs it little and cannot keep others out.
 
 aiohttp by itself has no limit on connections, keeps an idle one for an hour, and holds a copy of the answer for each
 reader that does not read. Here connections, what a request may hold, idle time and the time of an answer are bounded.

@@ -6,7 +6,7 @@ asyncio's own handlers run in the loop: a loop that is busy would hear of nothin
 moment, so ending at once costs no more than the SIGKILL that would come otherwise.
 
 What this cannot end: C code that never lets go of Python's lock and began before the signal came. There the SIGKILL of
-whoever started us is the last resort.
+the supervisor that started the process is the last resort.
 """
 
 import asyncio

@@ -22,7 +22,7 @@ class Marks:
         self._last: dict[tuple[int, str], tuple[int, ...]] = {}
 
     def is_new(self, partition: int, flow_id: str) -> bool:
-        """Note a flow; tell whether it comes for the first time."""
+        """Note a flow; return whether it comes for the first time."""
         # cluster/node/boot_id, then generation/sequence/chunk/index, which only grow: compare them as numbers.
         origin, *numbers = flow_id.rsplit("/", 4)
         at = tuple(map(int, numbers))
@@ -44,7 +44,7 @@ def add(totals: Counter[str], flow: dict[str, Any]) -> None:
 
 
 def main(bootstrap: str) -> None:
-    """Read for ever; print the totals whenever there was something new and all of it is read."""
+    """Read forever; print the totals whenever there was something new and all of it is read."""
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whose chunks are taken: those of every node that Kubernetes knows, and of some that it does not. Pure.
 
-A name costs memory here and in all that comes after, and a series in the metrics; and whoever may write to the raw
+A name costs memory here and in all that comes after, and a series in the metrics; and anyone who may write to the raw
 topic can make names up. Nodes of the cluster find room whatever anybody else writes.
 """
 

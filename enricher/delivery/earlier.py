@@ -2,7 +2,7 @@
 """The raw chunks that stand before the offset from which on a partition was read: looked through when it is asked.
 
 How far back a chunk makes us look its own time says, which may be made up. So each reading goes back at least twice as
-far as the one before, and all of a partition together are bounded: however many ask for ever older times, a partition
+far as the one before, and all of a partition together are bounded: however many ask forever-older times, a partition
 is not held up for long.
 """
 

@@ -3,7 +3,7 @@
 
 Every rebalance revokes everything (aiokafka has no cooperative assignor). A revoked worker finishes the unit under
 way and commits it, within a deadline; what it could not finish the next owner reads back and completes. A worker that
-fails begins again by itself while the others go on; only where all of ours fail, the session ends and begins anew.
+fails begins again by itself while the others go on; only if all of them fail does the session end and start again.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ class Pipeline:
         return TopicPartition(self._deps.settings.topics.raw, 0) in self._workers
 
     async def run(self) -> None:
-        """Work; after any failure of Kafka begin anew from what is committed."""
+        """Work; after any failure of Kafka start again from what is committed."""
         service = self._deps.service
         while not service.stopping.is_set():
             try:
@@ -55,7 +55,7 @@ class Pipeline:
                 log.info("stopped before Kafka took what was under way: it stays uncommitted")
             except* (KafkaError, OSError, TimeoutError) as failure:
                 line = "; ".join(f"{type(leaf).__name__}: {leaf}" for leaf in leaves(failure))
-                service.health.waiting("pipeline", f"{line}; beginning anew from what is committed")
+                service.health.waiting("pipeline", f"{line}; starting again from what is committed")
                 await service.pause(_RETRY_SECONDS)
 
     async def _session(self) -> None:
@@ -137,8 +137,8 @@ class Pipeline:
                 await worker.run()
                 return
             except (CommitFailedError, IllegalStateError) as error:
-                # The group has moved on; whoever has the partition now reads back what is out.
-                log.warning("partition %s is no longer ours: %s", where.partition, error)
+                # The group has moved on; the enricher that has the partition now reads back what is out.
+                log.warning("partition %s now belongs to another enricher: %s", where.partition, error)
                 self._workers.pop(where, None)
                 return
             except (Refusal, Stopped):

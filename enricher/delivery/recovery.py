@@ -104,5 +104,5 @@ async def read_tail(service: Service, settings: EnricherSettings, partition: int
                 try:
                     tail.add(read_back(record.value, record.key, partition))
                 except DecodeError as error:
-                    log.warning("%s-%s@%s is no flow: %s", where.topic, partition, record.offset, error)
+                    log.warning("%s-%s@%s is not a flow: %s", where.topic, partition, record.offset, error)
     return tail

@@ -61,7 +61,7 @@ class Memory:
 
 
 def came_before(chunk: RawChunk, life: Life) -> bool:
-    """Tell whether a chunk was taken, or is of a time that its boot has been seen in."""
+    """Return whether a chunk was taken, or is of a time that its boot has been seen in."""
     mark = mark_of(chunk)
     if life.taken.holds(mark):
         return True

@@ -49,11 +49,11 @@ class Taken:
         return len(self._runs)
 
     def holds(self, mark: Mark) -> bool:
-        """Tell whether this chunk was taken, as far as is remembered."""
+        """Return whether this chunk was taken, as far as is remembered."""
         return any(run.holds(mark) for run in reversed(self._runs))
 
     def within(self, mark: Mark) -> bool:
-        """Tell whether it is the next part of a window of which an earlier one was taken."""
+        """Return whether it is the next part of a window of which an earlier one was taken."""
         return any(run.goes_on_with(mark) and run.last == mark.sequence for run in reversed(self._runs))
 
     def add(self, mark: Mark) -> None:

@@ -4,8 +4,8 @@
 A state that ended longer ago than raw flows are kept is taken off (a tombstone); one that still holds never is.
 
 The enricher that owns raw partition 0 writes. The others follow what it writes and keep only what it did not: if
-it dies, whoever takes over writes the rest. What raw chunks say of nodes' addresses, each writes that has read it. Two
-writers for a moment do no harm: a key says the same whoever wrote.
+it dies, its successor writes the rest. What raw chunks say of nodes' addresses, each writes that has read it. Two
+writers for a moment do no harm: both write the same under a key.
 """
 
 import asyncio
@@ -103,7 +103,7 @@ class TopologyTopic:
     async def write(self, publisher: Publisher, is_writer: Callable[[], bool]) -> None:
         """Write what changed while `is_writer` says so, and forget what is too old to matter.
 
-        Returns when told to stop while Kafka is away: whoever writes next sees in the topic what is missing.
+        Returns when told to stop while Kafka is away: the next writer sees in the topic what is missing.
         """
         with contextlib.suppress(Stopped):
             await self._write_on(publisher, is_writer)
@@ -136,7 +136,7 @@ class TopologyTopic:
         self._metrics.topology_writes.inc(len(states))
 
     def _prune(self) -> list[TopologyState]:
-        """Forget what is too old to matter, and return it; then what there is no room for."""
+        """Forget what is too old to matter, and return it; then what exceeds the room."""
         ended = self._cluster.index.prune(self._cluster.clock() - int(self._settings.history_hours * 3_600_000))
         self._keep_small()
         return ended

@@ -82,7 +82,7 @@ class Worker:
         self.idle = True
 
     async def run(self) -> None:
-        """Work until `stopping`. Raises what Kafka's client raises; then it may be called again, and begins anew."""
+        """Work until `stopping`. Raises what Kafka's client raises; then it may be called again, and starts again."""
         try:
             await self._recover()
             while not self.stopping:

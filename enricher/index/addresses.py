@@ -16,7 +16,7 @@ class Prefix(NamedTuple):
 
 
 def pack(text: str) -> bytes | None:
-    """Return 4 or 16 bytes in network byte order, an IPv4-mapped IPv6 address as IPv4; None if it is no address."""
+    """Return 4 or 16 bytes in network byte order, an IPv4-mapped IPv6 address as IPv4; None if it is not an address."""
     try:
         if ":" not in text:
             return socket.inet_pton(socket.AF_INET, text)

@@ -12,7 +12,7 @@ from enricher.index.addresses import pack
 from enricher.index.endpoints import Resolved
 from enricher.index.ownership import Index, Slot
 
-# Entries kept; when there are more, all are made anew.
+# Entries kept; when there are more, all are dropped and built again.
 MAX_KEPT = 131_072
 _OF_ONE_ADDRESS = ("pod", "service", "addresses")
 

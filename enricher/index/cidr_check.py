@@ -30,7 +30,7 @@ class Finding:
 
 
 def findings(entries: Sequence[Cidr], nodes: Iterable[TopologyState]) -> list[Finding]:
-    """Return what there is to say about a map, entry by entry; without nodes, only what the map itself shows."""
+    """Return the findings about a map, entry by entry; without nodes, only what the map itself shows."""
     known = list(nodes)
     parsed = [(entry, prefix) for entry in entries if (prefix := parse_prefix(entry.cidr)) is not None]
     by_prefix = {prefix: entry for entry, prefix in parsed}

@@ -71,7 +71,7 @@ class CidrMap:
         return None
 
     def divides(self, prefix: Prefix) -> bool:
-        """Tell whether an entry of public addresses holds some of `prefix` and not all.
+        """Return whether an entry of public addresses holds some of `prefix` and not all.
 
         Our own are not in it: a node folds none that `--cluster-cidrs` names, and those are to be named there.
         """
@@ -150,6 +150,6 @@ def link_reason(packed: bytes) -> str | None:
 
 
 def may_be_pods(address: str) -> bool:
-    """Tell whether the address, as text, may be a pod's: not if it stands for many, or exists on one link only."""
+    """Return whether the address, as text, may be a pod's: not if it stands for many, or exists on one link only."""
     packed = pack(address)
     return packed is not None and link_reason(packed) is None

@@ -59,7 +59,7 @@ def scope_of(source: Place, destination: Place) -> Scope:
     """Return the scope of traffic between two places that are not the same node.
 
     A zone missing on either side is unknown, a missing region alone is not. Zones compare by their ids where both
-    are known: AWS hands out names anew in each account, so that one account's eu-west-1a is another's eu-west-1b
+    are known: AWS assigns names per account, so that one account's eu-west-1a is another's eu-west-1b
     (https://docs.aws.amazon.com/ram/latest/userguide/working-with-az-ids.html). Else they compare by name.
     """
     if source.external or destination.external:
@@ -76,7 +76,7 @@ def scope_of(source: Place, destination: Place) -> Scope:
 
 
 def workload_end(end: Resolved) -> Resolved | None:
-    """Return what all pods of the end's workload have in common in that place; None if it is no pod of a workload."""
+    """Return what all pods of the end's workload have in common there; None if it is not a pod of a workload."""
     owner = end.made_of[0]
     if end.kind != "pod" or not isinstance(owner, TopologyState) or owner.workload is None:
         return None

@@ -224,7 +224,7 @@ class Index:
 
 
 def _counted(counter: Counter[int], network: int, change: int) -> bool:
-    """Count up or down; tell whether the network came or went."""
+    """Count up or down; return whether the network came or went."""
     before = network in counter
     counter[network] += change
     if not counter[network]:
@@ -235,7 +235,7 @@ def _counted(counter: Counter[int], network: int, change: int) -> bool:
 def merge(one: TopologyState, other: TopologyState) -> TopologyState:
     """Join two accounts of the same state: the earlier beginning and the earlier end, and the tighter bounds.
 
-    Whoever saw it first saw it nearest to its time. Should they differ in more, which one wins does not depend on
+    The first to see it saw it nearest to its time. Should they differ in more, which one wins does not depend on
     their order.
     """
     if one == other:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names the end point behind an address as of a window, or says why it cannot. Pure.
 
-In order: pod; node; service; the node whose podCIDR holds it (zone known, pod not); the user's CIDR map, but for what
-is ours; the node whose collector says that it is reached by it; what is ours; globally routable and in no IPv6 site of
-ours; else unknown. Each answer is kept with its JSON, ready but for the port.
+In order: pod; node; service; the node whose podCIDR holds it (zone known, pod not); the user's CIDR map, except its
+entries with `ours`; the node whose collector says that it is reached by it; entries with `ours`; globally routable and
+not in an IPv6 site of the cluster; else unknown. Each answer is kept with its JSON, ready but for the port.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from enricher.index.tenancy import FOREVER
 from schemas.flow import Kind
 from schemas.topology import TopologyState
 
-# Answers kept, about 1 kB each; when there are more, all are made anew.
+# Answers kept, about 1 kB each; when there are more, all are dropped and built again.
 MAX_CACHED = 65_536
 
 

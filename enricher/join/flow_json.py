@@ -2,7 +2,7 @@
 """The flows of a chunk as JSON, written when they are asked for. Pure.
 
 All at once they would take rows times what an end point's names take, and a raw record of 1 MiB may have 50,000 rows.
-Whoever sends them needs a batch of them at a time.
+The sender needs a batch of them at a time.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -59,7 +59,7 @@ class Out:
             self.rows.extend(rows)
 
     def fits(self, chunk: RawChunk) -> bool:
-        """Tell whether it is of this chunk: each row once at most, and what they come to.
+        """Return whether it is of this chunk: each row once at most, and what they come to.
 
         What others wrote in its name must not stand for what is not out.
         """
@@ -104,7 +104,7 @@ class Joined:
 def resolve(chunk: RawChunk, resolver: Resolver) -> Ends:
     """Resolve every address of a chunk as of its window.
 
-    What the node says is its own is, and who sends from it is on it, whoever it is. One that came in as well, from
+    What the node says is its own is, and a sender from it is on it, known or not. One that came in as well, from
     elsewhere, within the same window, has moved: of it nothing more is said.
     """
     window = resolver.window(chunk.start_ms, chunk.end_ms)
@@ -122,7 +122,7 @@ def late_sources(chunk: RawChunk, ends: Ends) -> set[str]:
     """Return the senders on the observing node that may yet turn out to be pods.
 
     Where podCIDRs are known they are inside; where pods get addresses of the VPC (a cloud's own CNI), or public ones,
-    they are anything that is no node's, also what the CIDR map names: it may name the subnet that pods are in.
+    they are anything that is not a node's, also what the CIDR map names: it may name the subnet that pods are in.
     """
     late = {
         number
@@ -201,7 +201,7 @@ def _in_cluster(ends: Ends) -> Mask:
 
 
 def _foreign_rows(columns: Columns, ends: Ends, node: str) -> Rows:
-    """Return the egress rows whose source is known to be on another node; a podCIDR alone is no such knowledge."""
+    """Return the egress rows whose source is known to be on another node; a podCIDR alone does not say so."""
     foreign = np.fromiter((end.node not in (None, node) and not end.reason for end in ends.addresses), np.bool_)
     return np.flatnonzero((columns.direction == EGRESS) & foreign[columns.src]) if foreign.any() else _NO_ROWS
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the settings decide about a join: which nodes have no collector, and how fine flows are that nobody pays for.
+"""What the settings decide about a join: which nodes have no collector, and how much detail to keep for free traffic.
 
 Pure, and the same for the enricher and for a replay: history is joined by the same policy or says so.
 """

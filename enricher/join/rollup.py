@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sums up by workload what stays within a node or a zone, which nobody pays for. Pure.
+"""Sums up by workload what stays within a node or a zone, which costs nothing. Pure.
 
 Of a pod in a rolled up flow remain its namespace, its workload and where it is; what differs between the pods (name,
-address, node) is absent. An end that is no pod with a workload stays as it is. Nothing else is given up: direction,
+address, node) is absent. An end that is not a pod with a workload stays as it is. Nothing else is given up: direction,
 protocol, ports, Service and scope are those of every row, and the flow names its rows, so that after a crash it is
 known which rows are out even if they would be grouped otherwise now.
 """
@@ -27,7 +27,7 @@ def roll_up(rows: Rows, columns: Columns, values: Values, scopes: Ints, ends: Se
     src_port, dst_port = values.ports(rows)
     group = np.zeros(len(rows), np.int64)
     for column in (src, dst, src_port, dst_port, values.kinds[rows], scopes[rows]):
-        # Numbered anew after each column, so that the product stays below 2^63.
+        # Renumbered after each column, so that the product stays below 2^63.
         group = np.unique(group * (int(column.max(initial=0)) + 1) + column, return_inverse=True)[1]
     order = np.lexsort((rows, group))
     sizes = np.unique(group, return_counts=True)[1]

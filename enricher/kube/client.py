@@ -3,7 +3,7 @@
 
 kubernetes_asyncio finds the server and signs the requests; its models are not used: they cost 15 times the
 decoding. Its requests have no deadline of their own, and neither has the command that a kubeconfig may name for
-credentials; so each of ours brings one.
+credentials; so each of zonemeter's brings one.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _CONNECT_SECONDS = 10.0
 # For a cloud's own command, which asks its servers for a token.
 CREDENTIALS_SECONDS = 30.0
 # What an error's body may take; it is shown in one line.
-# What the library raises for YAML of another form, or text that is no UTF-8.
+# What the library raises for YAML of another form, or text that is not UTF-8.
 _NOT_KUBECONFIG = (TypeError, ValueError, LookupError, AttributeError, RecursionError)
 _MAX_STATUS_BYTES = 64 * 1024
 
@@ -77,7 +77,7 @@ class KubeClient:
             await self._api.close()
 
     async def reopen(self) -> None:
-        """Read the credentials and the authorities anew: tokens and certificates rotate."""
+        """Read the credentials and the authorities again: tokens and certificates rotate."""
         fresh = KubeClient(self._where, self._kubeconfig)
         await fresh.open()
         await self.close()

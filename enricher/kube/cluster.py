@@ -2,7 +2,7 @@
 """The cluster as this process knows it: the index, what the API showed, and who waits for news of it.
 
 Changes go into the index at once and into `pending`, which the topology topic's writer empties, or into `told`: what
-raw chunks say, which nobody else may have read, whoever read them writes.
+raw chunks say, which nobody else may have read, the enricher that read them writes.
 """
 
 import asyncio

@@ -43,7 +43,7 @@ class Follower:
             await client.close()
 
     async def run(self) -> None:
-        """Follow for ever. A resource is begun when the one before it is listed."""
+        """Follow forever. A resource is begun when the one before it is listed."""
         self._cluster.begin()
         async with TaskGroup() as tasks:
             for resource in self._resources:

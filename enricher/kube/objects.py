@@ -309,7 +309,7 @@ def versions_like(version: str) -> Iterator[str]:
 
 
 def is_older(version: str, other: str) -> bool:
-    """Return whether a version is before another; of versions that are no numbers nothing is known.
+    """Return whether a version is before another; versions that are not numbers have no known order.
 
     They grow: https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions.
     """

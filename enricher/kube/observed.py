@@ -120,7 +120,7 @@ class Observed:
         closed = self._close(key, at_ms)
         from_ms = max(at_ms, self._last[key].to_ms or 0)
         kept = set(before.addresses) == set(state.addresses) and before.host_network == state.host_network
-        # Kept addresses are not got anew. New ones it had when it said so, a second's fraction later at the latest.
+        # Addresses it kept were acquired before. New ones it had when it said so, or a fraction of a second later.
         begin, by = acquired(before) if kept else (from_ms, from_ms + 1000)
         opened = msgspec.structs.replace(
             state,

@@ -2,7 +2,7 @@
 """A reflector: lists the objects of one resource, then watches them, and never believes that all is well.
 
 After client-go's tools/cache/reflector.go: list in pages, watch from the list's version with bookmarks, take up
-again from the last version after an end, list anew after a 410. kubernetes_asyncio's own Watch does none of that: it
+again from the last version after an end, list again after a 410. kubernetes_asyncio's own Watch does none of that: it
 has no deadline, no back-off, and takes an error's text for an event.
 
 Beyond client-go: a watch from a version that does not exist yet hears nothing until it does. That is what is left when
@@ -30,13 +30,13 @@ log = logging.getLogger(__name__)
 
 PAGE_OBJECTS = 500
 PAGE_SECONDS = 60.0
-# client-go's back-off (0.8 s, doubled, times 1 to 2, begun anew after two minutes without failure), but for its limit
+# client-go's back-off (0.8 s, doubled, times 1 to 2, reset after two minutes without failure), except for its limit
 # of 30 s: that spares an API server thousands of kubelets. Of enrichers there are few, and within 5 s of its return
 # they are to know what happened.
 FIRST_BACKOFF_SECONDS = 0.8
 LONGEST_BACKOFF_SECONDS = 2.0
 HEALTHY_SECONDS = 120.0
-# The API server ends a watch after this long at the latest, so that none hangs for ever.
+# The API server ends a watch after this long at the latest, so that none hangs forever.
 WATCH_SECONDS = (300, 600)
 # A watch that ends sooner than this is a failure, however politely it ended.
 SHORT_WATCH_SECONDS = 1.0
@@ -127,7 +127,7 @@ class Reflector:
         self._backoff = Backoff()
 
     async def run(self) -> None:
-        """List and watch for ever."""
+        """List and watch forever."""
         while True:
             try:
                 if self._version is None:
@@ -164,7 +164,7 @@ class Reflector:
         if is_older(version, self._version or ""):
             raise GoneError(
                 f"{self._place}: it went back from version {self._version} to {version}, as after etcd is restored "
-                "from a backup; listing anew",
+                "from a backup; listing again",
                 why="restored",
             )
 
@@ -194,7 +194,7 @@ class Reflector:
                     answer.close()
             return msgspec.json.decode(body, type=_Page)
         except UNREADABLE as error:
-            raise KubeError(f"{self._place}: what came is no list: {error}", why="malformed") from error
+            raise KubeError(f"{self._place}: the answer is not a list: {error}", why="malformed") from error
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise KubeError(f"{self._place}: {error or type(error).__name__}") from error
 
@@ -225,7 +225,7 @@ class Reflector:
         except TimeoutError as error:
             # Not even a bookmark, which comes about every minute: a dead link looks like this, a version that does not
             # exist yet, and a resource of which nothing changed. Only a list tells them apart.
-            raise GoneError(f"{self._place}: the watch fell silent; listing anew", why="silent") from error
+            raise GoneError(f"{self._place}: the watch fell silent; listing again", why="silent") from error
         except (aiohttp.ClientError, OSError) as error:
             raise KubeError(f"{self._place}: the watch broke off: {error or type(error).__name__}") from error
         finally:

@@ -39,7 +39,7 @@ class DryRun:
 
 @dataclass
 class Unmapped:
-    """A network that no entry names. `ports`: of what it serves, and of ours that it calls; by bytes, as `peers`."""
+    """A network that no entry names. `ports`: served, and called in the cluster; by bytes, as `peers`."""
 
     network: Prefix
     sent: int = 0

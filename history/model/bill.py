@@ -19,7 +19,7 @@ class Cost:
 
     @property
     def total(self) -> int:
-        """What it costs, whoever is billed."""
+        """What it costs, both sides together."""
         return self.source + self.destination
 
     def __add__(self, other: "Cost") -> "Cost":
@@ -31,7 +31,7 @@ NOTHING = Cost()
 
 @dataclass
 class Bill:
-    """What the traffic of a summary costs. Of traffic that has no price there is no cost, not one of zero."""
+    """What the traffic of a summary costs. Traffic without a price has no cost, which is not a cost of zero."""
 
     book: PriceBook | None
     costs: dict[Traffic, Cost] = field(default_factory=dict)

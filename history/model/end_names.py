@@ -64,7 +64,7 @@ def side_columns(texts: Iterable[str]) -> list[Choice]:
 
 
 def is_network(text: str) -> bool:
-    """Tell whether a text is an address or a CIDR; raise `ValueError` where it is nearly one."""
+    """Return whether a text is an address or a CIDR; raise `ValueError` where it is nearly one."""
     try:
         ipaddress.ip_network(text, strict=False)
     except ValueError:

@@ -111,7 +111,7 @@ class Selection:
             yield "direction", text, Selection(directions=(text,))
 
     def wants(self, row: Row[FlatEnd]) -> bool:
-        """Tell whether a flow is wanted."""
+        """Return whether a flow is wanted."""
         flow, from_end, to_end, _ = row
         if flow.bytes < self.min_bytes or (self.scopes and flow.scope not in self.scopes):
             return False
@@ -151,7 +151,7 @@ class Selection:
         )
 
     def holds(self, address: str) -> bool:
-        """Tell whether an address is one of those wanted of either end."""
+        """Return whether an address is one of those wanted of either end."""
         return _holds(self.addresses, address)
 
     def held(self, addresses: Iterable[str]) -> list[tuple[str, str]]:

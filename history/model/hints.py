@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What there is where a filter found nothing: the values present, and the one that was probably meant. Pure."""
+"""Hints for an empty result: the values present, and the one that was probably meant. Pure."""
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
@@ -47,18 +47,18 @@ class Present:
             self.ports.add(str(values["port"]))
 
     def merge(self, other: "Present") -> None:
-        """Note what there is elsewhere too."""
+        """Note the values of other rows too."""
         for name in ("clusters", "namespaces", "workloads", "pods", "zones", "scopes", "ports", "met"):
             getattr(self, name).update(getattr(other, name))
         self.addressed |= other.addressed
         self.largest = max(self.largest, other.largest)
 
     def has_workload(self, text: str) -> bool:
-        """Tell whether some workload goes by that text."""
+        """Return whether some workload goes by that text."""
         return any(_goes_by(full, text) for full in self.workloads)
 
     def has_pod(self, text: str) -> bool:
-        """Tell whether some pod goes by that text."""
+        """Return whether some pod goes by that text."""
         return any(full == text or full.partition("/")[2] == text for full in self.pods)
 
 
@@ -95,7 +95,7 @@ class Memory:
 
 
 def why_nothing(selection: Selection, present: Present, where: str = "in this range") -> str:
-    """Say in one line why nothing was wanted of what there is, and what would have been."""
+    """Say in one line why no row matched, and which filter would have."""
     checks: tuple[tuple[str, Iterable[str], set[str], Callable[[str], bool]], ...] = (
         ("cluster", selection.clusters, present.clusters, present.clusters.__contains__),
         ("namespace", selection.namespaces, present.namespaces, present.namespaces.__contains__),

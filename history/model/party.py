@@ -23,7 +23,7 @@ FIELDS = (
     "name",
     "reason",
 )
-# Flattened ends known; then all are forgotten and learnt anew.
+# Flattened ends known; then all are forgotten and learned again.
 MAX_KNOWN = 200_000
 _PLACES = tuple(END_COLUMNS.index(name) for name in FIELDS)
 _ADDRESS, _PORT = END_COLUMNS.index("address"), END_COLUMNS.index("port")
@@ -58,9 +58,9 @@ class Own(NamedTuple):
     brokers: frozenset[tuple[str, int]] = frozenset()
 
     def tells(self, source: End, destination: End) -> bool:
-        """Tell whether traffic between these two is the meter's own.
+        """Return whether traffic between these two is the meter's own.
 
-        Collectors are on the host's network: what a node itself says to a broker of ours is theirs.
+        Collectors are on the host's network: what a node itself sends to zonemeter's broker is theirs.
         """
         if self.namespace and self.namespace in (source.namespace, destination.namespace):
             return True

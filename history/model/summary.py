@@ -14,7 +14,7 @@ from msgspec import UNSET
 from history.model.party import End, Ends
 from schemas.flow import Cloud, FlowHead, Observer, Scope, decode_endpoint, decode_observer
 
-# Distinct ends seen by their bytes; beyond this many the cache starts anew rather than grow without bound.
+# Distinct ends seen by their bytes; beyond this many the cache is emptied rather than grow without bound.
 MAX_CACHED_ENDS = 200_000
 EXTERNAL = "external"
 

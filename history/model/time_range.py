@@ -31,11 +31,11 @@ class TimeRange:
     ended_by_ms: int | None = None
 
     def holds(self, window_start_ms: int) -> bool:
-        """Tell whether a window that starts then belongs here."""
+        """Return whether a window that starts then belongs here."""
         return self.from_ms <= window_start_ms < self.to_ms
 
     def has_ended(self, window_end_ms: int) -> bool:
-        """Tell whether a window that ends then had ended when it had to."""
+        """Return whether a window that ends then had ended when it had to."""
         return self.ended_by_ms is None or window_end_ms <= self.ended_by_ms
 
     def earlier(self, milliseconds: int) -> "TimeRange":
@@ -127,6 +127,6 @@ def _checked_instant(text: str) -> str:
 
 # What `now` stands for while a setting is only checked: any time does, and this one is not before what is asked for.
 _SOME_TIME_MS = 4_102_444_800_000
-# As settings, kept as they were written: the time is reckoned from when the command runs.
+# As settings, kept as they were written: the time is counted from when the command runs.
 Since = Annotated[str, AfterValidator(_checked_since)]
 Instant = Annotated[str, AfterValidator(_checked_instant)]

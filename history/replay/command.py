@@ -120,7 +120,7 @@ class Replay:
         if self._settings.archive is not None:
             return f"archive {self._settings.archive}"
         topics = self._settings.topics
-        return f"topic {topics.raw}, joined anew" if self._settings.from_raw else f"topic {topics.enriched}"
+        return f"topic {topics.raw}, joined again" if self._settings.from_raw else f"topic {topics.enriched}"
 
     async def _batches(self, tell: Tell) -> AsyncGenerator[Batch, None]:
         if self._archive is not None:

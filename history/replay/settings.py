@@ -12,11 +12,11 @@ from history.range_settings import SHORTCUTS, RangeSettings
 
 
 class ReplaySettings(RangeSettings):
-    """Print, write or publish the flows of a time range again; with --from-raw, attributed anew as of their time."""
+    """Print, write or publish the flows of a time range again; with --from-raw, attributed again as of their time."""
 
     model_config = SettingsConfigDict(cli_shortcuts={**SHORTCUTS, "file": "f"})
 
-    from_raw: bool = Field(False, description="read the raw topic and join it anew with who owned what then")
+    from_raw: bool = Field(False, description="read the raw topic and join it again with who owned which address then")
     cidr_map: Path | None = Field(None, description="with --from-raw: the CIDR map to join with, TOML or JSON")
     topology: Path | None = Field(None, description="with --from-raw: a file of states instead of the topology topic")
     unmetered_nodes: str = Field(

@@ -113,7 +113,7 @@ async def _partitions(admin: AIOKafkaAdminClient, topic: str) -> int | None:
 
 
 async def _replication(admin: AIOKafkaAdminClient, like: str) -> int:
-    """Return how many replicas that topic has; one if there is no such topic."""
+    """Return how many replicas that topic has; one if it does not exist."""
     (described,) = await admin.describe_topics([like])
     return min((len(partition["replicas"]) for partition in described["partitions"]), default=1)
 

@@ -31,7 +31,7 @@ from sinks.intake import Intake, Lane, Row
 class Gathered:
     """What was read: a summary for each range, and from where, in words.
 
-    `present`: what there is in the first range, where nothing that was wanted was found. `refused`: records that cannot
+    `present`: the values in the first range, if nothing matched. `refused`: records that cannot
     be decoded.
     """
 

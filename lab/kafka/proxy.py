@@ -2,7 +2,7 @@
 """A TCP proxy that delays, throttles, silences or cuts what passes through it, at a word from a test.
 
 It stands between a client and a broker (or an API) that advertises the proxy's address as its own. It has a thread
-of its own, so that tests that are no coroutines can use it, and every method may be called from any thread.
+of its own, so that tests that are not coroutines can use it, and every method may be called from any thread.
 """
 
 import asyncio

@@ -24,7 +24,7 @@ Key = tuple[str, str]
 
 
 class NotFoundError(Exception):
-    """There is no such object."""
+    """The object does not exist."""
 
 
 class CompactedError(Exception):

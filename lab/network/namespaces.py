@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Network namespaces by name: entering one, running a command or writing a sysctl inside, listing and removing.
 
-A socket belongs to the namespace in which it was made, whoever uses it later: that is how one process serves
+A socket belongs to the namespace in which it was made, no matter who uses it later: that is how one process serves
 every pod. Entering concerns the calling thread only (setns(2)).
 """
 
@@ -25,7 +25,7 @@ def run(argv: Iterable[str], stdin: str = "") -> str:
     """Run a command to its end and return its output; raises `LabError` with its first line of complaint."""
     command = list(argv)
     try:
-        # Of a group of its own: Ctrl-C is for whoever makes the lab, who ends when what is half done is done.
+        # Of a group of its own: Ctrl-C is for the lab's maker, which finishes what is half done and then ends.
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, process_group=0)
     except FileNotFoundError as error:
         raise LabError(f"{command[0]}: command not found; scripts/setup installs what the lab needs") from error

@@ -58,7 +58,7 @@ def remove_pod(plan: Plan, pod: Pod) -> None:
 
 
 def apply_services(plan: Plan) -> None:
-    """Write every node's ClusterIPs anew, in one step per node."""
+    """Rewrite every node's ClusterIPs, in one step per node."""
     for node in plan.nodes:
         with enter(script.node_namespace(plan.prefix, node.name)):
             run(["nft", "-f", "-"], script.services(plan, node))

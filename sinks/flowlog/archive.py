@@ -80,7 +80,7 @@ class Archive:
                 for name in intents:
                     self._withdraw(partition, name)
                 return newest
-            # Whoever meant to write it may still be alive: its number must be taken before its files are deleted.
+            # Its writer may still be alive: its number must be taken before its files are deleted.
             self._claim(partition, newest)
 
     def write(self, cut: Cut) -> Manifest:

@@ -34,7 +34,7 @@ from sinks.metrics.families import (
 from sinks.metrics.family import SEEN_MS, Changes, Family, Labels, Series
 from sinks.tallies import Books
 
-# Routes known at a time, about 400 bytes each; then all are forgotten and found anew. Counters are not touched.
+# Routes known at a time, about 400 bytes each; then all are forgotten and looked up again. Counters are not touched.
 MAX_ROUTES = 200_000
 
 # How often it is looked which series are idle, and which pairs are the heaviest.

@@ -109,7 +109,7 @@ class _About(msgspec.Struct):
 
 @dataclass(slots=True)
 class Checkpoint:
-    """What changed since the checkpoint before. `removed`: the numbers of series that are no more."""
+    """What changed since the checkpoint before. `removed`: the numbers of series that are gone."""
 
     sequence: int
     series: list[Sample] = field(default_factory=list)
@@ -169,7 +169,7 @@ class State:
             try:
                 yield msgspec.convert(row, kind)
             except msgspec.ValidationError as error:
-                raise ValueError(f"table {table}: {str(row)[:100]} is no row of it: {error}") from error
+                raise ValueError(f"table {table}: {str(row)[:100]} is not a row of it: {error}") from error
 
     def commit(self, checkpoint: Checkpoint) -> None:
         """Make a checkpoint durable; raise `sqlite3.Error` with nothing changed, so that it can be tried again.
@@ -256,7 +256,7 @@ def _entry(row: _LedgerRow) -> LedgerRecord:
 
 def _refusal(path: Path, error: Exception) -> Refusal:
     line = " ".join(str(error).split())
-    return Refusal(f"state_dir: {path}: {line}; move it away to begin anew from the positions committed to Kafka")
+    return Refusal(f"state_dir: {path}: {line}; move it away to start again from the positions in Kafka")
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -10,7 +10,7 @@ from schemas.flow import UNKNOWN_REASONS, Cloud, Endpoint, Named
 
 # kubezonnet's namespace for traffic of the host itself; the pod is then the node's name.
 HOST_NAMESPACE = "_node_"
-# Label values that are no name in the cluster; distinct ones are all kept in memory.
+# Label values that are not names in the cluster; distinct ones are all kept in memory.
 MAX_DISTINCT = 200_000
 
 

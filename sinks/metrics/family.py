@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from sinks.metrics.families import LEFT, OTHER, Sample, Spec
 
-# How long a value is served before its series may go: whoever scrapes at least as often has seen it.
+# How long a value is served before its series may go: a scraper that comes at least as often has seen it.
 SEEN_MS = 300_000
 # Of what a series brought before, a sixteenth is forgotten with each sweep: what is left is about the last half hour's.
 FORGOTTEN = 16
@@ -36,7 +36,7 @@ class Series:
     """One counter. `number` is its identity in the checkpoint; `changed_ms`: when it grew last, Unix time.
 
     `closing`: it counts no more, and goes once its last value was served for long enough. `lately`: what it brought,
-    the older the less; `swept`: its value when that was reckoned last.
+    the older the less; `swept`: its value when that was last computed.
     """
 
     number: int
@@ -63,7 +63,7 @@ class Series:
 
 @dataclass(slots=True)
 class Changes:
-    """What of the series changed: those to be kept as they are now, and the numbers of those that are no more."""
+    """What of the series changed: those to be kept as they are now, and the numbers of those that are gone."""
 
     series: dict[int, Series] = field(default_factory=dict)
     removed: list[int] = field(default_factory=list)
@@ -113,7 +113,7 @@ class Family:
         return self._name(labels) if self.can_name(labels) and not is_full else self._other(labels)
 
     def can_name(self, labels: Labels) -> bool:
-        """Tell whether labels are those of a pair, and not of what is added up here; nobody else's have `_left_`."""
+        """Return whether labels are those of a pair, and not of what is added up here; nobody else's have `_left_`."""
         names = [value for name, value in zip(self.spec.labels, labels, strict=True) if name in self.spec.folded]
         return not names or not (set(names) == {OTHER} or any(value.startswith(LEFT) for value in names))
 

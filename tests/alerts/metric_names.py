@@ -18,7 +18,7 @@ def named(text: str) -> set[str]:
 
 
 def is_exported(name: str) -> bool:
-    """Tell whether the code exports it, or one of its parts if it is a histogram."""
+    """Return whether the code exports it, or one of its parts if it is a histogram."""
     bare = re.sub(r"_(bucket|sum|count)$", "", name)
     return any(metric.fits(name) or metric.fits(bare) for metric in code_metrics())
 

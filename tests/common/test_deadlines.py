@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """No wait for Kafka is without end: read from the source, so that a new one cannot be forgotten.
 
-aiokafka's `stop`, `flush`, `send`, `commit`, `position` and `getmany` may each wait for ever. So whatever is awaited of
+aiokafka's `stop`, `flush`, `send`, `commit`, `position` and `getmany` may each wait forever. So whatever is awaited of
 one of its clients stands within `asyncio.timeout`, or within an `admin_client`, which is one; or in a function that is
 called nowhere else. What `common/kafka/clients.py` and `common/kafka/publish.py` do is theirs, and tested by itself.
 """

@@ -25,7 +25,7 @@ class CodeMetric:
     place: str
 
     def fits(self, name: str) -> bool:
-        """Tell whether an exported name is of this metric."""
+        """Return whether an exported name is of this metric."""
         return re.fullmatch(self.name, name) is not None
 
 

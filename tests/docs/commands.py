@@ -32,7 +32,7 @@ class Printed:
 
     @property
     def has_placeholder(self) -> bool:
-        """Tell whether a word stands for another: FILE, NUMBER, ..."""
+        """Return whether a word stands for another: FILE, NUMBER, ..."""
         return any(re.fullmatch(r"\.\.\.|[A-Z][A-Z_]+", word) for word in self.words)
 
 

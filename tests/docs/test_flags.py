@@ -63,7 +63,7 @@ def test_a_flag_is_some_commands_and_takes_that_value(code: str, page: str) -> N
 
 
 def takes(command: tuple[str, ...], flags: list[str]) -> bool:
-    """Tell whether a command would start with these flags, and what else it must be given."""
+    """Return whether a command would start with these flags, and what else it must be given."""
     module, _, name = COMMANDS[command].target.partition(":")
     needed = {"collector": ["--node=n"], "flowlog": ["--output=o"]}.get(command[-1], [])
     needed = [each for each in needed if each.partition("=")[0] not in {flag.partition("=")[0] for flag in flags}]

@@ -54,7 +54,7 @@ def adapted(text: str, topics: Topics) -> str:
 
 
 def read_until(process: "subprocess.Popen[bytes]", wanted: int) -> list[bytes]:
-    """Return the first lines of a process that goes on for ever."""
+    """Return the first lines of a process that goes on forever."""
     assert process.stdout is not None
     deadline = time.monotonic() + DEADLINE_SECONDS
     lines: list[bytes] = []

@@ -238,7 +238,7 @@ async def _settle(plan: Plan, ports: Ports, facts: Facts, begun_ms: int) -> None
 
 
 def _audit_has_seen(plan: Plan, ports: Ports, facts: Facts) -> bool:
-    """Tell whether the audit's service has come as far as the audit that was made here."""
+    """Return whether the audit's service has come as far as the audit that was made here."""
     with urllib.request.urlopen(f"http://127.0.0.1:{ports.audit}/metrics", timeout=10) as answer:
         families = list(text_string_to_metric_families(answer.read().decode()))
     samples = [sample for family in families for sample in family.samples]
@@ -251,7 +251,7 @@ def _audit_has_seen(plan: Plan, ports: Ports, facts: Facts) -> bool:
 
 
 def _quiet(plan: Plan) -> bool:
-    """Tell whether no pod sent anything between two looks."""
+    """Return whether no pod sent anything between two looks."""
     before = truth.read(plan)
     time.sleep(1.0)
     after = truth.read(plan)

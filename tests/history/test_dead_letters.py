@@ -52,7 +52,7 @@ def test_what_is_no_dead_letter_is_named_and_hides_nothing(filled: Topics, capsy
     publish(filled.settings, [Record(topic, 0, b"k", b"rubbish", time.time_ns() // 1_000_000)])
     assert dead_letters.main(filled.flags) == 0
     out = capsys.readouterr().out
-    assert f"stands in {topic} and is no dead letter" in out
+    assert f"is in {topic} and is not a dead letter" in out
     assert out.splitlines()[-1].startswith("3 dead letters: schema_mismatch 1, empty 1, not_json 1; --show")
 
 

@@ -174,7 +174,7 @@ def _records(topics: Topics, topic: str) -> int:
 
 
 def _connected(pid: int) -> bool:
-    """Tell whether a process has a connection open."""
+    """Return whether a process has a connection open."""
     held = 0
     for each in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # closed meanwhile

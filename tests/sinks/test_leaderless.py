@@ -49,7 +49,7 @@ def test_a_sink_takes_the_others_and_later_that(topics: Topics, tmp_path: Path, 
         eventually(sink.ready)
         eventually(lambda: failing(sink, topic)["1"] == 0)
         assert sink.terminate() == 0
-    assert "; retrying" not in (tmp_path / "log").read_text(), "no consumer was begun anew"
+    assert "; retrying" not in (tmp_path / "log").read_text(), "no consumer was started again"
 
 
 @pytest.mark.parametrize(("room", "killed"), [("metrics", True), ("flowlog", False)])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kafka away at the start, killed later, topics missing, of another shape or made anew: both sinks wait and go on."""
+"""Kafka away at the start, killed later, topics missing, of another shape or recreated: both sinks wait and go on."""
 
 import asyncio
 import os

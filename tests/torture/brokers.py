@@ -168,11 +168,11 @@ def expire(world: World, times: int) -> None:
         before = proxy.connections_seen
         time.sleep(world.rng.uniform(8.0, 12.0))
         assert not _not_ready(world)
-        assert proxy.connections_seen == before, "a connection was opened anew"
+        assert proxy.connections_seen == before, "a connection was opened again"
 
 
 def all_say(world: World, words: str) -> bool:
-    """Tell whether every service is not ready, and says so in these words."""
+    """Return whether every service is not ready, and says so in these words."""
     return all(words in service.get("/readyz")[1] for service in world.fleet.running.values())
 
 
@@ -210,7 +210,7 @@ def made_anew(world: World, times: int) -> None:
 
 
 def grown(world: World, times: int) -> None:
-    """Somebody gives a topic more partitions: what runs goes on, what starts anew says that they must agree."""
+    """Somebody gives a topic more partitions: what runs goes on, what starts again says that they must agree."""
     client = ADMIN.AdminClient({"bootstrap.servers": world.direct})
     topics = world.settings.topics
     for number in range(times):

@@ -112,7 +112,7 @@ def _difference(found: dict[Zones, int], wanted: dict[Zones, int]) -> dict[Zones
 
 
 def _serves(world: World, name: str, wanted: dict[Zones, int]) -> bool:
-    """Tell whether the counters are as wanted; fail at once where one says too much: waiting would not help."""
+    """Return whether the counters are as wanted; fail at once where one says too much: waiting would not help."""
     served = _served(world, name)
     more = {zones: over for zones, over in _difference(served, wanted).items() if over > 0}
     assert not more, f"{name} counts more than was sent: {more}"

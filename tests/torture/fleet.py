@@ -13,7 +13,7 @@ READY_SECONDS = 90.0
 
 
 class Fleet:
-    """Services by role, such as `metrics-0`. `flags` gives a role's flags anew at each start."""
+    """Services by role, such as `metrics-0`. `flags` gives a role's flags at each start."""
 
     def __init__(self, directory: Path, flags: Callable[[str], list[str]]) -> None:
         self._directory = directory

@@ -15,7 +15,7 @@ HEAD = """
 
 
 def write(results: Sequence[Result], seed: int) -> None:
-    """Write the section anew."""
+    """Rewrite the section."""
     report.PAGE.write_text(report.replaced(report.PAGE.read_text(), "torture", section(results, seed)))
 
 

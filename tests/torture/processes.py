@@ -93,7 +93,7 @@ def rebalancing(world: World, *rooms: str) -> Iterator[list[int]]:
 
 
 def rebalance(world: World, times: int) -> None:
-    """Kill enrichers and flow logs while the group is shared out anew all the while."""
+    """Kill enrichers and flow logs while the group is reassigned all the while."""
     with rebalancing(world, "enricher", "flowlog") as done:
         for _ in range(times):
             for room in ("enricher", "flowlog"):

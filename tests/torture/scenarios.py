@@ -33,7 +33,7 @@ SCENARIOS = [
     Scenario("sessions and tokens that expire", brokers.expire, 4, kafka=kafka.with_tokens),
     Scenario("smaller messages allowed", brokers.smaller_messages, 4),
     Scenario("partitions added by hand", brokers.grown, 2),
-    Scenario("topic deleted and made anew", brokers.made_anew, 4),
+    Scenario("topic deleted and recreated", brokers.made_anew, 4),
     Scenario("retention overtakes a reader", brokers.overtaken, 4),
     Scenario("broker's disk full", brokers.fill(brokers.data_directory), 3, kafka=kafka.on_a_small_disk),
     Scenario("metrics' disk full", brokers.fill(lambda world: world.directory / "state"), 4, kafka=_SMALL_DISKS),

@@ -121,7 +121,7 @@ class World:
         return self._in_checkpoints() if room == "metrics" else self._in_manifests()
 
     def has(self, wanted: Sent) -> bool:
-        """Tell whether both sinks have everything up to these windows; fails if a service has ended by itself."""
+        """Return whether both sinks have everything up to these windows; fails if a service has ended by itself."""
         assert not self.fleet.dead(), self.fleet.dead()
         arrived = [self.arrived(room) for room in ("metrics", "flowlog")]
         return all(each.get(origin, 0) >= sequence for origin, sequence in wanted.items() for each in arrived)
@@ -153,7 +153,7 @@ class World:
         eventually(lambda: self.rows() >= len(wanted), RECOVERY_SECONDS)
 
     def committed(self, room: str) -> bool:
-        """Tell whether a group has committed everything that stands in its topic."""
+        """Return whether a group has committed everything that stands in its topic."""
         topic = self.settings.topics.raw if room == "enricher" else self.settings.topics.enriched
         places = [confluent_kafka.TopicPartition(topic, number) for number in range(PARTITIONS)]
         options = {"bootstrap.servers": self.direct, "group.id": f"{self.settings.topic_prefix}{room}"}

@@ -57,7 +57,7 @@ def _copy(facts: Facts, chunk: str, copy: Copy) -> Iterator[Finding]:
         yield Finding("raw", f"{at} is {chunk} with {_said(copy.amount)}, the enricher took {_said(entry.taken)}")
     if entry is None and is_past:
         yield Finding("raw", f"{at} is {chunk}, and the enricher passed over it")
-    # By their number, not by their offsets: those change with a mirror, or a topic made anew.
+    # By their number, not by their offsets: those change with a mirror, or a topic recreated.
     for number, offset in enumerate(copy.again):
         told = number < facts.repeats.get(chunk, 0)
         what = f"partition {facts.partition} offset {offset} is {chunk} again, first at {copy.offset}"

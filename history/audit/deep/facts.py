@@ -19,7 +19,7 @@ Letter = tuple[str, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing by name. `source`: raw, enriched, archive or ledger. What is no fault is worth knowing."""
+    """One thing by name. `source`: raw, enriched, archive or ledger. What is not a fault is worth knowing."""
 
     source: str
     what: str
@@ -35,7 +35,7 @@ class Wanted:
     node: str | None = None
 
     def holds(self, origin: Origin, start_ms: int) -> bool:
-        """Tell whether a window that starts then is looked at."""
+        """Return whether a window that starts then is looked at."""
         mine = self.cluster in (None, origin.cluster) and self.node in (None, origin.node)
         return mine and self.span.holds(start_ms)
 
@@ -104,15 +104,15 @@ class Facts:
         of_hop[origin] = max(of_hop.get(origin, place), place)
 
     def is_past(self, hop: str, origin: Origin, place: Place) -> bool:
-        """Tell whether a hop has taken something later than this."""
+        """Return whether a hop has taken something later than this."""
         return self.reached.get(hop, {}).get(origin, (-1, -1, -1)) > place
 
     def is_kept(self, source: str, end_ms: int) -> bool:
-        """Tell whether what ended then would still be in a topic."""
+        """Return whether what ended then would still be in a topic."""
         return end_ms >= self.kept_since_ms.get(source, 0)
 
     def is_whole(self, source: str) -> bool:
-        """Tell whether nothing that was wanted has been deleted from a topic."""
+        """Return whether nothing that was wanted has been deleted from a topic."""
         return source not in self.kept_since_ms
 
     def count(self, source: str, amount: Amount) -> None:
@@ -125,7 +125,7 @@ class Facts:
 
 
 def flow_place(flow_id: str) -> tuple[str, int, Origin, Position]:
-    """Take a flow's id apart: its chunk, its number, whose it is; raise `DecodeError` if it is no flow's id."""
+    """Take a flow's id apart: its chunk, its number, whose it is; raise `DecodeError` if it is not a flow's id."""
     chunk, number = split_flow_id(flow_id)
     if number >= MAX_NUMBER:
         raise DecodeError("inconsistent", f"{flow_id!r}: its last part is greater than any row's number")

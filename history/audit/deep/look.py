@@ -49,7 +49,7 @@ async def look(settings: KafkaSettings, wanted: Wanted, location: str | None) ->
         facts = Facts(partition, wanted, letters)
         await read_partition(settings, facts)
         if archive is not None:
-            # Anew for each partition: a running flow log has gone on meanwhile.
+            # Again for each partition: a running flow log has gone on meanwhile.
             read_archive(FlowArchive(archive.location), facts)
         deep.add(facts, compare(facts))
     return deep

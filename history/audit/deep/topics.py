@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads one partition of ledger, raw and enriched into facts, and the dead letters that explain what is no record."""
+"""Reads one partition of ledger, raw and enriched into facts, and the dead letters that explain bad records."""
 
 from collections.abc import Callable
 from typing import TypeAlias

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every benchmark shares: rounds in turn, comparison by round, and one section of a page written anew."""
+"""What every benchmark shares: rounds in turn, comparison by round, and one section of a page rewritten."""
 
 import itertools
 

@@ -34,7 +34,9 @@ ROOT = Path(__file__).resolve().parents[3]
         pytest.param(["--deadman", "soon"], "'soon' is not a duration", id="deadman"),
         pytest.param(["--deadman", "20s"], "expected 5m or more", id="deadman-too-short"),
         pytest.param(["--map-memory", "1KiB"], "greater than or equal to 4096", id="map-memory-too-small"),
-        pytest.param(["--service-ports", "80,x"], "'x' is no port; expected such as 50051,40000-40100", id="ports"),
+        pytest.param(
+            ["--service-ports", "80,x"], "'x' is not a port; expected, for example, 50051,40000-40100", id="ports"
+        ),
         pytest.param(["--service-ports", "70000"], "'70000' is not within 1 to 65535", id="port-range"),
         pytest.param(["--pin-dir", "/sys/fs/bpf/a.b"], 'expected an absolute path without "."', id="pin-dir"),
         pytest.param(["--node", "a/b"], 'must not contain "/"', id="node"),

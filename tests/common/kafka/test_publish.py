@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Publishing while Kafka misbehaves: nothing late, nothing for ever, no task left, and on it goes."""
+"""Publishing while Kafka misbehaves: nothing late, nothing forever, no task left, and on it goes."""
 
 import asyncio
 import random
@@ -74,7 +74,7 @@ def test_what_was_given_up_does_not_arrive_behind_what_took_its_place(behind: tu
         assert "publish" not in service.health.reasons
         assert len(asyncio.all_tasks()) <= before
         connections = proxy.connections_seen
-        # A producer left behind would connect anew within its back-off, 0.1 s, and send.
+        # A producer left behind would reconnect within its back-off, 0.1 s, and send.
         await asyncio.sleep(1.0)
         assert proxy.connections_seen == connections
         assert [value for value, _ in await stored(broker.port)] == [b"a", b"b", b"c"]

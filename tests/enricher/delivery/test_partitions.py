@@ -37,7 +37,7 @@ def test_the_others_go_on_and_it_comes_back_by_itself(topics: Topics, tmp_path: 
         assert set(failing(enricher).values()) == {0}
         assert enricher.terminate() == 0
     said = log.read_text()
-    assert "beginning anew from what is committed" not in said
+    assert "starting again from what is committed" not in said
     assert sum('"partition":2' in line and "took over" in line for line in said.splitlines()) == 1
     check_books(topics, [1, 2, 3, 11, 12, 13, 21, 22, 23, 24], 3)
 
@@ -50,7 +50,7 @@ def test_where_all_partitions_fail_it_is_the_session(topics: Topics, tmp_path: P
     with while_running(
         Enricher(flags, tmp_path / "log", ["tests.support.enricher.failing", "recovery-all", str(fails)])
     ) as enricher:
-        eventually(lambda: "beginning anew from what is committed" in enricher.get("/readyz")[1])
+        eventually(lambda: "starting again from what is committed" in enricher.get("/readyz")[1])
         fails.unlink()
         eventually(lambda: len(topics.ledger()) == 1)
         eventually(enricher.ready)

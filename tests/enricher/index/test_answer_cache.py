@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is remembered of addresses is what would be found anew, whatever changed in between."""
+"""What is remembered of addresses is what would be looked up again, whatever changed in between."""
 
 from typing import Any
 

@@ -15,7 +15,7 @@ from tests.support.enricher.world import ADDRESSES, T0, Enricher, Event, Life, e
 
 
 def told(made: list[Life], outage: tuple[int, int], delay: int, *, restarted: bool) -> Enricher:
-    """Return an enricher that was told everything but what happened in the outage, then listed anew."""
+    """Return an enricher that was told everything but what happened in the outage, then listed again."""
     enricher, begin, end = Enricher(), *outage
     everything = events(made)
     present: dict[str, Event] = {}

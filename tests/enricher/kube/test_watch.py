@@ -44,7 +44,7 @@ class Script:
 
     async def answer(self, request: web.Request) -> web.StreamResponse | None:
         watch = "watch" in request.query
-        self.asked.append("watch" if watch else f"list {'continued' if 'continue' in request.query else 'anew'}")
+        self.asked.append("watch" if watch else f"list {'continued' if 'continue' in request.query else 'again'}")
         script = self.watches if watch else self.lists
         return script.pop(0)(request) if script else None
 
@@ -188,7 +188,7 @@ def test_lists_in_pages_then_follows(run: Callable[..., None]) -> None:
         await made.remove("postgres-0")
         await made.agrees()
         assert made.seen.dropped == ["postgres-0"]
-        assert made.script.asked == ["list anew", *["list continued"] * 3, "watch"]
+        assert made.script.asked == ["list again", *["list continued"] * 3, "watch"]
         assert made.seen.failures == []
 
     run(test)
@@ -220,7 +220,7 @@ def test_an_expired_continue_token_begins_the_list_anew(run: Callable[..., None]
 
     async def test(made: Cluster) -> None:
         await made.agrees()
-        assert script.asked[:4] == ["list anew", "list continued", "list anew", "list continued"]
+        assert script.asked[:4] == ["list again", "list continued", "list again", "list continued"]
         assert "too old" in made.seen.failures[0][1]
 
     run(test, script)
@@ -278,13 +278,13 @@ def test_a_watch_that_breaks_is_taken_up_again(run: Callable[..., None], fault: 
         pytest.param(
             lambda _: web.Response(text="{", content_type="application/json"),
             "malformed",
-            "what came is no list",
+            "the answer is not a list",
             id="half of a list",
         ),
         pytest.param(
             lambda _: web.Response(body=b'{"metadata":{"resourceVersion":"\xff"}}', content_type="application/json"),
             "malformed",
-            "what came is no list",
+            "the answer is not a list",
             id="a list that is no UTF-8",
         ),
     ],
@@ -352,7 +352,7 @@ def test_a_version_that_goes_back_ends_in_a_list(run: Callable[..., None], line:
         await made.agrees()
         [(why, said)] = made.seen.failures
         assert why == "restored"
-        assert "to 7, as after etcd is restored from a backup; listing anew" in said
+        assert "to 7, as after etcd is restored from a backup; listing again" in said
 
     run(test, script)
 

@@ -175,7 +175,7 @@ def rows_of(path: Path) -> dict[str, list[str]]:
 
 
 def is_taken(directory: Path) -> bool:
-    """Tell whether a state can be taken back and served; if not it must be refused in one line that names the file."""
+    """Return whether a state can be taken back and served; if not, one line that names the file refuses it."""
     try:
         state = State(directory, TOPIC)
     except Refusal as refusal:

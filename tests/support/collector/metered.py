@@ -90,7 +90,7 @@ class Metered:
             answer, found = load(name, wanted), devices(name)
             netlab.inside(name, lambda: self.meter.start(answer, found))
         except BaseException:
-            self.detach()  # what is half made would stay for ever
+            self.detach()  # what is half made would stay forever
             raise
         self.flows: dict[Flow, tuple[int, int]] = defaultdict(lambda: (0, 0))
         self.books: list[WindowLedger] = []

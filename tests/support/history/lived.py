@@ -208,7 +208,7 @@ def _given(topics: Topics, chunks: int) -> int:
 
 
 def _settled(topics: Topics, archive: Path, chunks: int) -> bool:
-    """Tell whether so many chunks are through the enricher and their flows in the archive."""
+    """Return whether so many chunks are through the enricher and their flows in the archive."""
     given = _given(topics, chunks)
     return given > 0 and _archived(archive) == given
 

@@ -60,7 +60,7 @@ class Topics:
             await topic_admin.apply(admin, await topic_admin.describe(admin, specs))
 
     async def exists(self, name: str) -> bool:
-        """Tell whether a topic is there with all its partitions."""
+        """Return whether a topic is there with all its partitions."""
         async with topic_admin.admin_client(self.settings) as admin:
             [found] = await admin.describe_topics([name])
             return bool(found["error_code"] == 0 and len(found["partitions"]) == PARTITIONS)
