@@ -17,7 +17,7 @@ def parse_duration(text: str) -> int:
     spelt = _SPELT.fullmatch(text)
     parts = [(spelt[1], _WORDS[spelt[2]])] if spelt else _DURATION.findall(text)
     if not parts or (not spelt and "".join(number + unit for number, unit in parts) != text):
-        raise ValueError(f"{text!r} is not a duration; expected such as 90s, 15m, 1h30m, 7d")
+        raise ValueError(f"{text!r} is not a duration; expected, for example, 90s, 15m, 1h30m, 7d")
     milliseconds = sum(int(number) * _UNITS_MS[unit] for number, unit in parts)
     if milliseconds == 0:
         raise ValueError(f"{text!r} is not longer than zero; expected, for example, 90s, 15m, 1h30m, 7d")

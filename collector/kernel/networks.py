@@ -42,7 +42,7 @@ def parse_networks(text: str) -> list[Network]:
     for part in filter(None, (part.strip() for part in text.split(","))):
         network = ipaddress.ip_network(part)
         if network.prefixlen == 0:
-            raise ValueError(f"{part!r} is everything; expected such as 10.42.0.0/16,fd42::/48")
+            raise ValueError(f"{part!r} is everything; expected, for example, 10.42.0.0/16,fd42::/48")
         found.append(network)
     return found
 

@@ -109,7 +109,7 @@ def _checked(entry: Cidr, place: str) -> Prefix:
     try:
         network = ipaddress.ip_network(entry.cidr)
     except ValueError as error:
-        raise Refusal(f"{place}: cidr = {entry.cidr!r}: {error}; expected such as 10.20.0.0/16") from error
+        raise Refusal(f"{place}: cidr = {entry.cidr!r}: {error}; expected, for example, 10.20.0.0/16") from error
     for field in ("name", "zone", "region", "zone_id"):
         if getattr(entry, field) == "":
             raise Refusal(f"{place}: {field} is empty; leave it out if it is not known")

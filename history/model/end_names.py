@@ -78,7 +78,7 @@ def check_network(text: str) -> None:
     try:
         ipaddress.ip_network(text)
     except ValueError as error:
-        raise ValueError(f"address {text!r}: {error}; expected such as 10.42.1.17 or 10.42.0.0/16") from error
+        raise ValueError(f"address {text!r}: {error}; expected, for example, 10.42.1.17 or 10.42.0.0/16") from error
 
 
 def check_pod(text: str) -> None:

@@ -119,7 +119,7 @@ def _open(location: str) -> tuple[Store, fs.FileSystem, str]:
             return _open_local(location, location)
         filesystem, root = fs.FileSystem.from_uri(location)
         if not root.strip("/"):
-            raise Refusal(f"archive = {location!r}: names no bucket; expected such as s3://BUCKET/PATH")
+            raise Refusal(f"archive = {location!r}: names no bucket; expected, for example, s3://BUCKET/PATH")
         if isinstance(filesystem, fs.LocalFileSystem):
             return _open_local(root, location)
         return ObjectStore(filesystem, root), filesystem, root.rstrip("/")

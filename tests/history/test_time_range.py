@@ -27,7 +27,7 @@ def test_durations(text: str, milliseconds: int) -> None:
     "text", ["", "1", "h", "1h 30m", "-1h", "1.5h", "0s", "1y", "\uff11h", "2 fortnights", "0 hours"]
 )
 def test_what_is_no_duration_is_refused_by_name(text: str) -> None:
-    with pytest.raises(ValueError, match="expected such as"):
+    with pytest.raises(ValueError, match="expected, for example,"):
         parse_duration(text)
 
 
