@@ -94,7 +94,8 @@ FILES: dict[str, bytes] = {
     "nul": b"cluster = 'a\x00b'\n",
     "deep-list": b"x = " + b"[" * DEEP,
     "deep-tables": b"x = " + b"{a=" * DEEP,
-    "deep-name": b"[" + b".".join([b"a"] * DEEP) + b"]\nx = 1\n",
+    # tomllib takes the square of this; it is still ten times as deep as Python goes.
+    "deep-name": b"[" + b".".join([b"a"] * (DEEP // 5)) + b"]\nx = 1\n",
     "deep-json.json": b"[" * DEEP,
     "deep-object.json": b'{"cidr":' * DEEP,
     "long-number": b"x = " + b"9" * 5_000,
