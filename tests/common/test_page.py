@@ -79,5 +79,5 @@ def on_a_terminal(argv: list[str], width: int) -> str:
         pass
     finally:
         os.close(master)
-        process.wait(60)
+        process.wait(120)
     return shown.decode()

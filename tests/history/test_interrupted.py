@@ -95,7 +95,7 @@ def test_a_reader_that_has_enough_is_no_fault(long: Topics) -> None:
     assert replay.stdout is not None
     assert replay.stdout.readline().startswith(b'{"id":')
     replay.stdout.close()
-    assert replay.wait(60) == 0
+    assert replay.wait(120) == 0
     assert replay.stderr is not None
     assert replay.stderr.read() == b""
     replay.stderr.close()

@@ -149,7 +149,7 @@ def test_a_signal_while_it_comes_up_leaves_nothing(plan: Plan, ports: Ports, num
     with in_a_process(plan, ports) as process:
         wait_for(process, "network")
         process.send_signal(number)
-        process.wait(30)
+        process.wait(120)
     assert left_of(plan) == []
 
 
@@ -202,7 +202,7 @@ def test_two_at_once_are_refused(plan: Plan, ports: Ports) -> None:
         with pytest.raises(LabError, match="another process is bringing it up or down"):
             asyncio.run(cluster.down(plan.prefix))
         process.terminate()
-        process.wait(30)
+        process.wait(120)
 
 
 @pytest.mark.parametrize("prefix", ["", "a-b", "../etc"])

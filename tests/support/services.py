@@ -20,6 +20,8 @@ from lab.kafka.broker import free_port
 ROOT = Path(__file__).resolve().parents[2]
 # For a machine on which everything takes ten times as long: only a test that fails ever waits for so long.
 DEADLINE_SECONDS = 120.0
+# What Kubernetes gives a pod to end (terminationGracePeriodSeconds); then it is killed.
+GRACE_SECONDS = 30.0
 
 T = TypeVar("T")
 Samples = dict[tuple[str, tuple[str, ...]], float]
@@ -88,9 +90,9 @@ class ServiceProcess:
         return self.process.wait(seconds)
 
     def terminate(self) -> int:
-        """Ask it to stop, wait, and return its exit status."""
+        """Ask it to stop, wait as long as Kubernetes does, and return its exit status."""
         self.process.terminate()
-        return self.wait()
+        return self.wait(GRACE_SECONDS)
 
     def kill(self) -> None:
         """Kill it, wherever it is; one that has ended by itself is left."""

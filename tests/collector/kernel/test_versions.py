@@ -50,7 +50,7 @@ class Other:
         self._stdin.write("\n")
         self._stdin.flush()
         frozen, chunks = json.loads(self._lines.readline())
-        assert self.process.wait(30) == 0
+        assert self.process.wait(120) == 0
         return frozen, [chunk.encode() for chunk in chunks]
 
 
