@@ -7,6 +7,7 @@ import pytest
 
 from lab.kafka.broker import Broker
 from tests.support.history.lived import Lived, lived
+from tests.support.sinks.topics import Topics
 
 # Exit status, stdout, stderr.
 Ran = tuple[int, str, str]
@@ -26,6 +27,12 @@ def command(capfdbinary: pytest.CaptureFixture[bytes]) -> Command:
         return status, captured.out.decode(), captured.err.decode()
 
     return run
+
+
+@pytest.fixture
+def topics(broker: Broker) -> Topics:
+    """The five topics under a prefix of the test's own, with three partitions."""
+    return Topics.make(broker.bootstrap)
 
 
 @pytest.fixture(scope="session")
