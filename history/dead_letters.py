@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 from msgspec.structs import asdict, replace
 from pydantic import Field
@@ -20,7 +19,7 @@ from pydantic_settings import SettingsConfigDict
 from common import terminal
 from common.errors import Refusal
 from common.flags import refuse
-from common.kafka import clients
+from common.kafka.reading import command_reader, held, stretch
 from common.settings import KafkaSettings, load
 from history.model.time_range import Since, TimeRange, timestamp
 from history.range_settings import SPAN_SHORTCUTS, SpanSettings
@@ -136,25 +135,14 @@ def _is_wanted(settings: DeadLettersSettings, letter: DeadLetter) -> bool:
 async def read_one(settings: KafkaSettings, number: int) -> DeadLetter:
     """Return one letter; raise `Refusal` if there is none with this number, or Kafka cannot be read."""
     place = TopicPartition(settings.topics.dead_letter, 0)
-    consumer = clients.new_consumer(settings)
-    try:
-        async with asyncio.timeout(settings.kafka_deadline_seconds):
-            await consumer.start()
-            consumer.assign([place])
-            first, end = (
-                (await consumer.beginning_offsets([place]))[place],
-                (await consumer.end_offsets([place]))[place],
-            )
-            if not first <= number < end:
-                kept = f"{first} to {end - 1} are kept" if first < end else "there is none"
-                raise Refusal(f"show = {number}: no such dead letter; {kept}")
-            consumer.seek(place, number)
-            record = await consumer.getone(place)
-    except (KafkaError, OSError, TimeoutError) as error:
-        raise Refusal(f"Kafka at {settings.kafka_bootstrap} cannot be read: {clients.reason(error)}") from error
-    finally:
-        await clients.close(consumer)
-    return _decode(settings, record.offset, record.value)
+    async with command_reader(settings, [place]) as consumer:
+        there = (await held(consumer, [place], settings.kafka_deadline_seconds))[place]
+        wanted = {place: range(number, number + (number in there))}
+        found = [each async for batch in stretch(consumer, wanted, settings.kafka_deadline_seconds) for each in batch]
+    if not found:
+        kept = f"{there.start} to {there.stop - 1} are kept" if there else "there is none"
+        raise Refusal(f"show = {number}: no such dead letter; {kept}")
+    return _decode(settings, number, found[0].value)
 
 
 def value_of(letter: DeadLetter) -> bytes:

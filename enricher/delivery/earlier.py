@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from common.kafka import by_time
+from common.kafka.reading import Records, held, reader, stretch
 from common.plausible import Place, seen_end_ms, why_not_then, why_not_there
 from common.service.lifecycle import Service
-from enricher.delivery.kafka_read import Records, bounds, reader, stretch
 from enricher.delivery.raw_records import decode_record
 from enricher.delivery.taken import Mark, Taken
 from enricher.settings import EnricherSettings
@@ -175,13 +175,13 @@ class Earlier:
         async with reader(self._service, self._settings, self._where) as consumer:
             async with asyncio.timeout(deadline):
                 found = await by_time.offsets_for_times(consumer, {self._where: max(to_ms, 0)})
-            begin, end = await bounds(consumer, self._where, deadline)
-            targets = {place: end if at is None else at.offset for place, at in found.items()}
+            there = (await held(consumer, [self._where], deadline))[self._where]
+            targets = {place: there.stop if at is None else at.offset for place, at in found.items()}
             async with asyncio.timeout(deadline):
                 untimed = await by_time.untimed_from(
-                    consumer, max(to_ms, 0), targets, {self._where: begin}, {self._where: end}
+                    consumer, max(to_ms, 0), targets, {self._where: there.start}, {self._where: there.stop}
                 )
-            start = min(max(untimed[self._where], begin), self._reach.read_from)
+            start = min(max(untimed[self._where], there.start), self._reach.read_from)
             while part := self._reach.next_slice(start):
                 self._reach.took(part, await self._read(consumer, part, now_ms))
         if self._reach.read_from <= start:
@@ -190,8 +190,8 @@ class Earlier:
             log.warning("%s-%s: what is older than offset %s is looked at no more", *self._where, self._reach.read_from)
 
     async def _read(self, consumer: AIOKafkaConsumer, part: range, now_ms: int) -> int:
-        size, deadline = 0, self._settings.kafka_deadline_seconds
-        async for records in stretch(consumer, self._where, part.start, part.stop, deadline):
+        size = 0
+        async for records in stretch(consumer, {self._where: part}, self._settings.kafka_deadline_seconds):
             size += sum(len(record.value or b"") for record in records)
             self._lives.note(records, now_ms)
         return size

@@ -14,8 +14,8 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from common.kafka import clients
+from common.kafka.reading import held, reader, stretch
 from common.service.lifecycle import Service
-from enricher.delivery.kafka_read import bounds, reader, stretch
 from enricher.join.join import Out
 from enricher.settings import EnricherSettings
 from schemas.errors import DecodeError
@@ -94,12 +94,12 @@ async def read_tail(service: Service, settings: EnricherSettings, partition: int
     """Read the output partition from `start` (None, or no longer there: from its beginning) to its end."""
     where = TopicPartition(settings.topics.enriched, partition)
     async with reader(service, settings, where) as consumer:
-        begin, end = await bounds(consumer, where, settings.kafka_deadline_seconds)
-        first = begin if start is None or start > end else max(begin, start)
-        if end - first > 1_000_000:
-            log.info("reading back %s records of %s-%s", end - first, where.topic, partition)
-        tail = Tail(end)
-        async for records in stretch(consumer, where, first, end, settings.kafka_deadline_seconds):
+        there = (await held(consumer, [where], settings.kafka_deadline_seconds))[where]
+        first = there.start if start is None or start > there.stop else max(there.start, start)
+        if there.stop - first > 1_000_000:
+            log.info("reading back %s records of %s-%s", there.stop - first, where.topic, partition)
+        tail, wanted = Tail(there.stop), {where: range(first, there.stop)}
+        async for records in stretch(consumer, wanted, settings.kafka_deadline_seconds):
             for record in records:
                 try:
                     tail.add(read_back(record.value, record.key, partition))

@@ -20,8 +20,8 @@ from common.errors import PublishError, Refusal, Stopped
 from common.files import read_bounded
 from common.kafka import clients
 from common.kafka.publish import Publisher, Record
+from common.kafka.reading import Records, held, reader, stretch
 from common.service.lifecycle import Service
-from enricher.delivery.kafka_read import Records, bounds, reader, stretch
 from enricher.kube.cluster import Cluster
 from enricher.metrics import Metrics
 from enricher.settings import EnricherSettings
@@ -169,11 +169,11 @@ class TopologyTopic:
 
     async def _catch_up(self, consumer: AIOKafkaConsumer) -> None:
         deadline = self._settings.kafka_deadline_seconds
-        begin, end = await bounds(consumer, self._where, deadline)
-        start = begin if self._position > end else max(begin, self._position)
-        async for records in stretch(consumer, self._where, start, end, deadline):
+        there = (await held(consumer, [self._where], deadline))[self._where]
+        start = there.start if self._position > there.stop else max(there.start, self._position)
+        async for records in stretch(consumer, {self._where: range(start, there.stop)}, deadline):
             self._take(records)
-        self._position = end
+        self._position = there.stop
 
     def _take(self, records: Records) -> None:
         states = []

@@ -10,11 +10,10 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
 from msgspec import UNSET
 
-from common.errors import Refusal
 from common.kafka import by_time, clients
+from common.kafka.reading import command_reader
 from common.settings import KafkaSettings
 from history.model.filters import Selection
 from history.model.hints import Present, why_nothing
@@ -150,36 +149,25 @@ async def follow(
     windows = Windows(window_ms, first_ms, begun_ms, wanted)
     topic = settings.topics.enriched
     places = [TopicPartition(topic, number) for number in await partitions_of(settings, topic)]
-    consumer = clients.new_consumer(settings)
-    try:
-        try:
-            async with asyncio.timeout(settings.kafka_deadline_seconds):
-                await consumer.start()
-                await _seek(consumer, places, first_ms + window_ms)
-        except (KafkaError, OSError, TimeoutError) as error:
-            raise Refusal(f"Kafka at {settings.kafka_bootstrap} cannot be read: {clients.reason(error)}") from error
+    async with command_reader(settings, places) as consumer:
+        async with asyncio.timeout(settings.kafka_deadline_seconds):
+            await _seek(consumer, places, first_ms + window_ms)
         while not stopping.is_set():
-            try:
-                batches = await clients.fetch(consumer, seconds=_POLL_SECONDS)
-                for record in (record for records in batches.values() for record in records):
-                    windows.add(record.value, _now_ms())
-                async with asyncio.timeout(settings.kafka_deadline_seconds):
-                    behind = await _behind(consumer)
-            except (KafkaError, TimeoutError) as error:
-                raise Refusal(f"Kafka at {settings.kafka_bootstrap}: {clients.reason(error)}") from error
+            batches = await clients.fetch(consumer, seconds=_POLL_SECONDS)
+            for record in (record for records in batches.values() for record in records):
+                windows.add(record.value, _now_ms())
+            async with asyncio.timeout(settings.kafka_deadline_seconds):
+                behind = await _behind(consumer)
             # What is still to be read may belong to any window.
             ready = [] if behind else windows.ready(_now_ms())
             for window in ready:
                 yield window
             if not ready and not batches:
                 yield None
-    finally:
-        await clients.close(consumer)
 
 
 async def _seek(consumer: AIOKafkaConsumer, places: list[TopicPartition], end_ms: int) -> None:
     """Go to the first records of windows that ended at `end_ms` or later: the end is a record's Kafka timestamp."""
-    consumer.assign(places)
     found = await by_time.offsets_for_times(consumer, dict.fromkeys(places, end_ms))
     ends = await consumer.end_offsets(places)
     for place, at in found.items():
