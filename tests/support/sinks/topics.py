@@ -58,6 +58,11 @@ class Topics:
         ]
         async with topic_admin.admin_client(self.settings) as admin:
             await topic_admin.apply(admin, await topic_admin.describe(admin, specs))
+            # What the controller has made, the broker learns a moment later.
+            while True:
+                if all(state.partitions for state in await topic_admin.describe(admin, specs)):
+                    break
+                await asyncio.sleep(0.05)
 
     async def exists(self, name: str) -> bool:
         """Return whether a topic is there with all its partitions."""
