@@ -25,6 +25,8 @@ PODS_OF_NODE = 5
 ROWS_OF_CHUNK = 40
 WINDOW_MS = 10_000
 OUTSIDE = ("8.8.8.8", "1.1.1.1")
+# As long as Kubernetes lets a name be.
+LONGEST = 253
 
 
 class Expected(NamedTuple):
@@ -73,6 +75,11 @@ def pods() -> list[Pod]:
     ]
 
 
+def long_pods() -> list[Pod]:
+    """Return a pod of each node with the longest names that there are; they send in no window but `long` ones."""
+    return [Pod(f"{number}".rjust(LONGEST, "x"), f"10.42.{number}.200", node) for number, node in enumerate(NODES)]
+
+
 def topology(since_ms: int) -> list[TopologyState]:
     """Return the cluster as a `--topology` file holds it."""
     nodes = [
@@ -92,16 +99,16 @@ def topology(since_ms: int) -> list[TopologyState]:
     return nodes + [
         TopologyState(
             kind="pod",
-            uid=f"uid-{pod.name}",
+            uid=f"uid-{pod.address}",
             resource_version="2",
             name=pod.name,
-            namespace="shop",
+            namespace="shop" if len(pod.name) < LONGEST else "n" * LONGEST,
             addresses=[pod.address],
             from_ms=since_ms,
             node=pod.node,
-            workload=Workload("Deployment", pod.name.rpartition("-")[0]),
+            workload=Workload("Deployment", pod.name.rpartition("-")[0] or pod.name),
         )
-        for pod in pods()
+        for pod in (*pods(), *long_pods())
     ]
 
 
@@ -115,13 +122,19 @@ class Content:
     boots: dict[str, str] = field(default_factory=dict)
     shift_ms: dict[str, int] = field(default_factory=dict)
 
-    def window(self, node: str, sequence: int, rows: int | None = None) -> Window:
-        """Return a node's window of that number; `shift_ms` is how far its clock is off."""
+    def window(self, node: str, sequence: int, rows: int | None = None, *, long: bool = False) -> Window:
+        """Return a node's window of that number; `shift_ms` is how far its clock is off.
+
+        `long`: all rows are of pods with the longest names, and in one chunk.
+        """
         rng = random.Random(f"{self.seed}/{node}/{self.boot(node)}/{sequence}")
         start = self.start_ms + sequence * WINDOW_MS + self.shift_ms.get(node, 0)
         made = [_row(rng, node) for _ in range(rows or rng.choice((1, 7, 30, 60, 110)))]
         made[0] = _sent(rng, node)  # at least one flow comes of each window, so that every window can be waited for
-        parts = [made[i : i + ROWS_OF_CHUNK] for i in range(0, len(made), ROWS_OF_CHUNK)]
+        if long:
+            made = [_between(rng, node, number) for number in range(len(made))]
+        size = len(made) if long else ROWS_OF_CHUNK
+        parts = [made[i : i + size] for i in range(0, len(made), size)]
         head: dict[str, Any] = {
             "cluster": CLUSTER,
             "node": node,
@@ -190,6 +203,11 @@ def _sent(rng: random.Random, node: str) -> dict[str, Any]:
     return _make(rng, here.address, there, 0)
 
 
+def _between(rng: random.Random, node: str, number: int) -> dict[str, Any]:
+    here, there = ([pod.address for pod in long_pods() if (pod.node == node) is own] for own in (True, False))
+    return _make(rng, here[0], rng.choice(there), 0) | {"dst_port": 1 + number}
+
+
 def _make(rng: random.Random, src: str, dst: str, direction: int) -> dict[str, Any]:
     packets = rng.randrange(1, 2000)
     return {
@@ -208,7 +226,7 @@ def _make(rng: random.Random, src: str, dst: str, direction: int) -> dict[str, A
 
 def _expected(row: dict[str, Any]) -> Expected | None:
     """Return what a row must become; None for what its sender's own node has counted."""
-    nodes = {pod.address: pod.node for pod in pods()}
+    nodes = {pod.address: pod.node for pod in (*pods(), *long_pods())}
     src, dst = nodes.get(row["src"]), nodes.get(row["dst"])
     if row["direction"] == 1 and src is not None:
         return None

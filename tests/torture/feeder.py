@@ -76,7 +76,8 @@ class Feeder:
         """End the thread; what is under way is acknowledged first."""
         self._stopping.set()
         self._going.set()
-        self._thread.join()
+        if self._thread.ident is not None:  # else it was never started: what kept it from that is to be told
+            self._thread.join()
 
     def marks(self) -> Sent:
         """Return the last acknowledged window of every node's life."""
@@ -90,10 +91,10 @@ class Feeder:
             self.publish(window, maybe_repeat=number > 0)
         return window
 
-    def number(self, node: str, rows: int | None = None) -> Window:
-        """Return a node's next window, and publish nothing."""
+    def number(self, node: str, rows: int | None = None, *, long: bool = False) -> Window:
+        """Return a node's next window, and publish nothing; `long` as `Content.window` has it."""
         self._next[node] += 1
-        return self.content.window(node, self._next[node] - 1, rows)
+        return self.content.window(node, self._next[node] - 1, rows, long=long)
 
     def publish(self, window: Window, *, maybe_repeat: bool = False) -> None:
         """Publish a window until all of it is acknowledged, then note what must come of it."""

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from schemas.ledger import encode_ledger
 from schemas.raw import COLUMNS
 from tests.support.batches import BOMBS, SMALL_BOMB, bomb, publish
+from tests.torture.attacks import unharmed
 from tests.torture.content import NODES, WINDOW_MS, Window
 from tests.torture.world import PARTITIONS, World
 
@@ -67,29 +68,13 @@ def rubbish(world: World, times: int) -> None:
 def bombs(world: World, times: int) -> None:
     """Batches that unpack to more than anybody reads, in one partition, while windows come in all of them."""
     raw, partition = world.settings.topics.raw, world.rng.randrange(PARTITIONS)
-    furthest = 0.0
     for _ in range(times):
         codec = world.rng.choice(sorted(BOMBS))
         publish(world.direct, raw, partition, bomb(codec, min(BOMBS[codec], SMALL_BOMB), records=16))
         world.dead_letters["batch_too_large"] = world.dead_letters.get("batch_too_large", 0) + 1
         world.nap()
-        for service in world.fleet.running.values():
-            samples = service.samples()
-            failing = [labels for (name, labels), on in samples.items() if name == "zonemeter_partition_failing" and on]
-            assert not failing, failing
-            lags = {labels[0]: n for (name, labels), n in samples.items() if name == "zonemeter_enricher_lag_records"}
-            lags.pop(str(partition), None)
-            furthest = max(furthest, *lags.values(), 0)
+        unharmed(world, partition)
         world.recover()
-    assert furthest < MOST_BEHIND, f"another partition was {furthest} records behind"
-    peaks = {role: service.peak_bytes() for role, service in world.fleet.running.items()}
-    assert max(peaks.values()) < MOST_BYTES, peaks
-
-
-# Of raw records, of a partition that nothing is wrong with: what comes in a few seconds.
-MOST_BEHIND = 200
-# Under what the manifests let any of the three have (k8s/base/services).
-MOST_BYTES = 400 * _MEBIBYTE
 
 
 def repeats(world: World, times: int) -> None:

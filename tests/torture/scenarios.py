@@ -3,9 +3,10 @@
 
 from functools import partial
 
-from tests.torture import brokers, kafka, packets, processes, rubbish
+from tests.torture import attacks, brokers, kafka, packets, processes, rubbish
 from tests.torture.scenario import Scenario
 
+_WITH_AUDIT = {"enricher": 1, "metrics": 1, "flowlog": 1, "audit": 1}
 _SMALL_DISKS = kafka.beside_small_disks
 
 # On the lab, with real packets: the collector's.
@@ -40,6 +41,9 @@ SCENARIOS = [
     Scenario("flow log's disk full", brokers.fill(lambda world: world.output), 4, kafka=_SMALL_DISKS),
     Scenario("rubbish of every kind in raw", rubbish.rubbish, 3),
     Scenario("batches that unpack to 40 MiB", rubbish.bombs, 20),
+    Scenario("chunks of the longest names", attacks.long_names, 10),
+    Scenario("connections that cost a service", attacks.hoard, 8),
+    Scenario("clusters made up in the ledger", attacks.clusters, 4, counts=_WITH_AUDIT),
     Scenario("windows repeated and late", rubbish.repeats, 10),
     Scenario("windows behind later ones", rubbish.late, 6),
     Scenario("sequence gaps, new boots", rubbish.gaps, 10),

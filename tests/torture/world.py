@@ -222,6 +222,7 @@ class World:
                 *("--output", str(self.output), "--cut-seconds", "0.7", "--session-timeout-seconds", "6"),
                 *("--group-instance-id", role),
             ],
+            "audit": ["--span-minutes", "10080", "--check-seconds", "1"],
         }
         return [
             *("--kafka-bootstrap", self.kafka.bootstrap, "--topic-prefix", self.settings.topic_prefix),
