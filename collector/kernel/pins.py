@@ -17,14 +17,17 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
 
+from collector.errors import RecordError
 from collector.kernel import bpf_syscall as sys_bpf
 from collector.kernel.bpf_syscall import MapType
+from schemas.codec import UNREADABLE
 from schemas.ids import Origin
 from schemas.raw import Hook
 
@@ -63,6 +66,9 @@ class Meta:
         return Origin(self.cluster, self.node, self.boot_id)
 
 
+_meta_decoder = msgspec.json.Decoder(Meta)
+
+
 def generation_dir(root: Path, generation: int) -> Path:
     """Return where a generation's objects are pinned."""
     return root / f"gen_{generation}"
@@ -84,7 +90,7 @@ def strangers(root: Path) -> list[str]:
 
 
 def read_meta(root: Path, generation: int) -> Meta | None:
-    """Return what a generation is; None if it is half made or half removed."""
+    """Return what a generation is; None if it is half made or half removed. Raises `RecordError` for rubbish."""
     if not all((generation_dir(root, generation) / name).exists() for name in WHOLE):
         return None
     try:
@@ -92,9 +98,14 @@ def read_meta(root: Path, generation: int) -> Meta | None:
     except FileNotFoundError:
         return None
     with closing_fd(fd):
-        found = orjson.loads(sys_bpf.map_lookup(fd, _FIRST, META_BYTES).rstrip(b"\0"))
-    known = {each.name for each in fields(Meta)}  # a later version may say more
-    return Meta(**{name: value for name, value in found.items() if name in known})
+        found = sys_bpf.map_lookup(fd, _FIRST, META_BYTES).rstrip(b"\0")
+    try:
+        meta = _meta_decoder.decode(found)  # a later version may say more
+    except UNREADABLE as error:
+        raise RecordError(f"{generation_dir(root, generation)}/meta: {error}: not zonemeter's") from error
+    if meta.generation != generation:
+        raise RecordError(f"{generation_dir(root, generation)}/meta is generation {meta.generation}'s")
+    return meta
 
 
 def pin_meta(root: Path, meta: Meta) -> None:
