@@ -7,11 +7,11 @@ from common.settings import HostPort, ServiceSettings, listen_on
 
 
 class AuditServiceSettings(ServiceSettings):
-    """Reconciles the ledger all the time and serves what it comes to as metrics; keeps nothing on disk."""
+    """Reconciles the ledger all the time and serves the result as metrics; keeps nothing on disk."""
 
     listen: HostPort = listen_on(9466)
     span_minutes: int = Field(
-        60, ge=2, le=10_080, description="how far back what is served looks; read again from Kafka after a restart"
+        60, ge=2, le=10_080, description="how far back the served figures look; read again from Kafka after a restart"
     )
     settle_seconds: float = Field(
         90.0,
@@ -30,6 +30,6 @@ class AuditServiceSettings(ServiceSettings):
     max_strangers: int = Field(
         2_000,
         ge=0,
-        description="nodes, of all clusters, whose books are kept though Kubernetes does not know them",
+        description="nodes, of all clusters, whose books are kept although Kubernetes does not know them",
     )
     check_seconds: float = Field(10.0, gt=0, le=600, description="time between two reconciliations")

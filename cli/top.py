@@ -42,9 +42,7 @@ class TopSettings(KafkaSettings):
     top: int = Field(TOP_PAIRS, ge=1, le=10_000, description="how many pairs to show")
     output: Literal["table", "json"] = Field("table", description="how to show a window; json: one object a line")
     window_seconds: int = Field(10, ge=1, le=60, description="the collectors' --window-seconds")
-    quiet_seconds: float = Field(
-        30.0, gt=0, description="after so long without flows it says so; with --once it ends then"
-    )
+    quiet_seconds: float = Field(30.0, gt=0, description="after this long without flows, say so; with --once, end")
 
 
 def main(argv: list[str]) -> int:

@@ -96,14 +96,14 @@ class CollectorSettings(ServiceSettings):
         "none: all as one; so that a crowd of clients cannot fill the map",
     )
     deadman: Annotated[str, AfterValidator(_deadman)] = Field(
-        "6h", description="the kernel stops counting when no collector has been there for so long, such as 6h; 0: never"
+        "6h", description="the kernel stops counting after this long without a collector, such as 6h; 0: never"
     )
     uplinks: str = Field(
         "", description="devices that lead out of the node, such as eth0,ens*; empty: found over rtnetlink"
     )
     tunnel_ports: Ports = Field(
         "",
-        description="UDP ports that programs of this node carry tunnels by, such as 1194,4242: their packets are outer "
+        description="UDP ports of tunnel programs on this node, such as 1194,4242: their packets count as outer "
         "ones; Tailscale's, NetBird's, Nebula's and flannel's usual ones are known",
     )
     pin_dir: PinDir = Field(
@@ -116,10 +116,11 @@ class CollectorSettings(ServiceSettings):
     spool_size: ByteSize = Field(
         ByteSize(512 * 1024 * 1024),
         ge=0,
-        description="what the spool may take on disk: an hour of 130,000 flows a window; beyond, windows grow",
+        description="limit of the spool on disk; 512 MiB hold an hour of 130,000 flows a window; full: windows grow",
     )
     boot_id_file: Path = Field(
-        Path("/proc/sys/kernel/random/boot_id"), description="what tells one life of the node from the next"
+        Path("/proc/sys/kernel/random/boot_id"),
+        description="file with the id of this boot; it changes with each start of the kernel",
     )
 
     @property

@@ -35,7 +35,7 @@ class DoctorSettings(KafkaSettings):
     node_only: bool = Field(False, description="only this node: kernel, rights, network, what is pinned")
     pipeline_only: bool = Field(False, description="only the pipeline: Kafka, topics, lag, ledger, dead letters")
     output: Literal["table", "json"] = Field("table", description="how to print the findings")
-    kafka_deadline_seconds: float = Field(5.0, gt=0, le=300, description="no look at the pipeline lasts longer")
+    kafka_deadline_seconds: float = Field(5.0, gt=0, le=300, description="time limit for each check of the pipeline")
     since: Duration = Field("10m", description="how far back ledger and dead letters are read, such as 10m or 1h")
     lag_seconds: float = Field(120.0, gt=0, description="a group that has not taken records older than this is behind")
     cut_seconds: float = Field(

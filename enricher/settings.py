@@ -37,7 +37,7 @@ class EnricherSettings(ServiceSettings):
         120.0,
         ge=1,
         le=3600,
-        description="after so long without a word from a watch, not even a bookmark, all is listed again; "
+        description="after this long without any message from a watch, not even a bookmark, list everything again; "
         "the API server sends a bookmark about every minute",
     )
     cidr_map: Path | None = Field(

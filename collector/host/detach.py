@@ -46,7 +46,7 @@ class DetachSettings(Settings):
     What the kernel holds and no collector has published is given up.
     """
 
-    pin_dir: Path = Field(CollectorSettings.model_fields["pin_dir"].default, description="as the collector was given")
+    pin_dir: Path = Field(CollectorSettings.model_fields["pin_dir"].default, description="the collector's --pin-dir")
 
 
 def main(argv: list[str]) -> int:

@@ -30,8 +30,8 @@ T = TypeVar("T")
 
 # After the drain budget, for closing what can be closed; the two together are less than a pod's grace period.
 CLOSING_SECONDS = 5.0
-# Cycles, such as a scrape's connection leaves, are looked for so often, and what is free given back: of themselves
-# Python's collections are counted in new objects, and a service with little to do would gather them for hours.
+# Collect garbage this often and return free memory: Python triggers on allocations, so an idle service would keep
+# cycles, such as those that a scrape's connection leaves, for hours.
 COLLECT_SECONDS = 60.0
 # What a service writes says who talks to whom (docs/security.md): files 0640, directories 0750.
 _UMASK = 0o027

@@ -25,7 +25,7 @@ class ReplaySettings(RangeSettings):
     output: Literal["table", "json", "jsonl", "csv", "parquet"] = Field(
         "table", description="how to write the flows; json and jsonl are one object a line"
     )
-    sum: bool = Field(False, description="only what the flows come to, by scope; as table, json, jsonl or csv")
+    sum: bool = Field(False, description="print only totals by scope; as table, json, jsonl or csv")
     file: Path | None = Field(None, description="write to this file instead of stdout; it appears when it is whole")
     to_topic: str | None = Field(None, min_length=1, description="publish to this topic instead; made if missing")
     top: int = Field(30, ge=1, description="of the table: how many of the greatest flows to show")

@@ -55,9 +55,7 @@ class ReportSettings(RangeSettings):
     prices: str | None = Field(
         None, description="aws, azure, gcp, a file, or none; else the cloud that names its zones as these are named"
     )
-    compare: Duration | None = Field(
-        None, description="set its rates against those of the same span so long before, such as 7d"
-    )
+    compare: Duration | None = Field(None, description="compare with the same span this long before, such as 7d")
     by: By | None = Field(
         None, description="sum up by namespace, workload, pod, node, zone, port, service, hour or day, instead of pairs"
     )

@@ -15,7 +15,7 @@ class MetricsSettings(ServiceSettings):
     listen: HostPort = listen_on(9464)
     state_dir: Path = Field(
         Path("/var/lib/zonemeter/metrics"),
-        description="directory of the checkpoint: counters and positions; lost, counters begin at 0 again",
+        description="directory of the checkpoint: counters and positions; if it is lost, counters begin at 0",
     )
     group: IdPart | None = Field(
         None, description="Kafka group under which positions are committed; default: topic prefix + metrics"
@@ -28,14 +28,14 @@ class MetricsSettings(ServiceSettings):
         20_000, ge=0, description="series of the workload metric before further pairs are added up in _other_"
     )
     series_idle_hours: float = Field(
-        24.0, ge=0.1, le=8760, description="how long a series that does not grow is served; then it gives its name up"
+        24.0, ge=0.1, le=8760, description="how long to serve a series that does not grow; then its labels are dropped"
     )
     kubezonnet_metric: bool = Field(
         True, description="whether to serve pod_cross_zone_network_traffic_bytes_total, as kubezonnet does"
     )
     kubezonnet_max_series: int = Field(20_000, ge=0, description="series of that metric before pods go to _other_")
     checkpoint_seconds: float = Field(
-        1.0, gt=0, le=60, description="time between checkpoints while flows come in; what is served is as old at most"
+        1.0, gt=0, le=60, description="time between checkpoints while flows come in; served values are at most this old"
     )
     prices: str | None = Field(
         None,
