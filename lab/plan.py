@@ -15,9 +15,6 @@ from typing import Literal
 
 POD_CIDR_V4 = "10.42.0.0/16"
 POD_CIDR_V6 = "fd42::/16"
-SERVICE_CIDR_V4 = "10.96.0.0/16"
-SERVICE_CIDR_V6 = "fd96::/112"
-FABRIC_V6 = "fd50::/64"
 
 _FIRST_POD = 10
 _HASH_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"  # Kubernetes: apimachinery/pkg/util/rand

@@ -14,9 +14,7 @@ from collector.window.encode import ledger_record, raw_chunks
 from collector.window.meter import Window
 from common.kafka.clients import partition_for
 from common.kafka.publish import Record
-from schemas.amount import total
 from schemas.ledger import LedgerRecord, encode_ledger
-from schemas.raw import WindowLedger
 from schemas.topics import TopicNames
 
 # Chunks sent and awaited together: at most 2 MB in flight, however many flows a window has.
@@ -75,9 +73,3 @@ class WindowPublisher:
     def _place(self, entry: LedgerRecord) -> tuple[bytes, int]:
         node = entry.node or ""
         return node.encode(), partition_for(node, self._partitions)
-
-
-def is_balanced(books: WindowLedger) -> bool:
-    """Return whether the hook's count is what was put aside, what is in the map and what was lost, to the byte."""
-    accounted = books.map + total(books.aside) + total(books.lost)
-    return (accounted.bytes, accounted.packets) == (books.hook.bytes, books.hook.packets)

@@ -181,10 +181,6 @@ class Meter:
             generation.resume()
         return self._freeze(generation, epoch)
 
-    def open_since_ms(self) -> int:
-        """Return when the open window began."""
-        return self._counting.read(self._counting.epoch()).start_ms
-
     def finish(self, window: Window) -> None:
         """Note that a window is safe, published or on disk, and clear it."""
         window.generation.write(window.epoch, replace(window.record, phase=Phase.ACKED))

@@ -9,8 +9,6 @@ import asyncio
 import socket
 import struct
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import TracebackType
 from typing import Literal
 
@@ -135,10 +133,3 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     if not writer.transport.is_closing() and link is not None:
         link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
-
-
-@contextmanager
-def proxied_port(target_port: int, port: int = 0) -> Iterator[Proxy]:
-    """Give a proxy of a port of 127.0.0.1 while the context lasts."""
-    with Proxy(("127.0.0.1", target_port), port) as proxy:
-        yield proxy

@@ -169,7 +169,7 @@ def test_a_node_that_counts(meters: dict[int, Metered]) -> None:
     counters = netlab.inside("node1", netlink.device_counters)
     assert only(netlab.inside("node1", lambda: check_coverage(root, counters))).status == "ok"
 
-    begun = meters[1].meter.open_since_ms() / 1000
+    begun = metered.open_since_ms(meters[1].meter) / 1000
     assert only(check_window(root, begun + 5)).status == "ok"
     assert only(check_window(root, begun + 500)).status == "no"
 

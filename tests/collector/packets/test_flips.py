@@ -8,10 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from collector.outbox.publish import is_balanced
 from collector.window.encode import window_ledger
 from tests.support.collector import metered
-from tests.support.collector.metered import Metered, flows_of
+from tests.support.collector.metered import Metered, flows_of, is_balanced
 from tests.support.collector.netlab import new_socket, pod_address
 
 A, B = pod_address(1, 1), pod_address(1, 2)

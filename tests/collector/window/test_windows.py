@@ -316,5 +316,5 @@ def test_an_upgrade_while_the_clock_goes_back(node: Node) -> None:
     assert left.end_ms == clock[0]
     assert 0 < left.end_ms - left.start_ms < 120_000
     assert left.start_ms == 1_800_000_000_000 + left.clock_step_ms
-    assert meter.open_since_ms() == clock[0]
+    assert metered.open_since_ms(meter) == clock[0]
     meter.close()

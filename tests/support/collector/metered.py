@@ -14,10 +14,10 @@ from collector.attach import netlink
 from collector.host.detach import remove_all
 from collector.kernel.layout import Rows
 from collector.kernel.load_request import Answer, Request
-from collector.outbox.publish import is_balanced
 from collector.window import devices as devices_
 from collector.window.encode import address_text, window_ledger
 from collector.window.meter import Devices, Meter
+from schemas.amount import total
 from schemas.raw import DIRECTIONS, WindowLedger
 from tests.support.collector import netlab
 
@@ -152,3 +152,15 @@ def flows_of(rows: Rows) -> dict[Flow, tuple[int, int]]:
         ): (int(tally["bytes"]), int(tally["packets"]))
         for key, tally in rows
     }
+
+
+def is_balanced(books: WindowLedger) -> bool:
+    """Return whether the hook's count is what was put aside, what is in the map and what was lost, to the byte."""
+    accounted = books.map + total(books.aside) + total(books.lost)
+    return (accounted.bytes, accounted.packets) == (books.hook.bytes, books.hook.packets)
+
+
+def open_since_ms(meter: Meter) -> int:
+    """Return when the open window began."""
+    generation = meter._counting
+    return generation.read(generation.epoch()).start_ms
