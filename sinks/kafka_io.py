@@ -42,7 +42,7 @@ async def wait_for_topics(service: Service, settings: KafkaSettings) -> None:
 
 
 def too_many(refusals: Sequence[Refusals]) -> bool:
-    """Tell whether so much was refused that it must become dead letters now."""
+    """Return whether so much was refused that it must become dead letters now."""
     count, size = sum(len(each.records) for each in refusals), sum(each.size_bytes for each in refusals)
     return count >= MAX_RECORDS or size >= MAX_REFUSED_BYTES
 
@@ -110,7 +110,7 @@ async def keep_reading(
     new_consumer: Callable[[], AIOKafkaConsumer],
     read: Callable[[AIOKafkaConsumer], Awaitable[None]],
 ) -> None:
-    """Read until told to stop; after any failure of Kafka wait, and begin anew with another consumer."""
+    """Read until told to stop; after any failure of Kafka wait, and start again with another consumer."""
     while not service.stopping.is_set():
         consumer = await clients.start(service, settings, new_consumer)
         try:
@@ -128,7 +128,7 @@ async def seek(consumer: AIOKafkaConsumer, settings: KafkaSettings, partition: T
 
     The group's is further if another replica had the partition meanwhile, or our own state was lost. Where the group
     has none, Kafka has forgotten it, as it does when the topic is deleted: our own offset may then be one of a topic
-    made anew, so everything is read again, and the marks skip what was taken.
+    recreated, so everything is read again, and the marks skip what was taken.
     """
     async with asyncio.timeout(settings.kafka_deadline_seconds):
         committed: int | None = await consumer.committed(partition)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The hook's count beside the uplinks' own counters: what shows that packets bypass the hook, or a wrong uplink. Pure.
 
-Not equal, ever: uplinks count frames (14 bytes more a packet on Ethernet), a super-packet once, and what is no IP; the
+Not equal, ever: uplinks count frames (14 bytes more a packet on Ethernet), a super-packet once, and non-IP packets; the
 hook sees traffic that stays on the node, and not what was refused before it. So a window of much traffic is judged
 generously: half is enough. A wrong choice of uplinks is far from half:
 

@@ -11,7 +11,7 @@ def next_boundary(now_ms: int, window_ms: int) -> int:
 
 
 def is_on_time(boundary_ms: int, now_ms: int) -> bool:
-    """Tell whether a flip now may end its window at `boundary_ms`: not before it, and only just after it.
+    """Return whether a flip now may end its window at `boundary_ms`: not before it, and only just after it.
 
     A clock that stepped, or a process that was stopped, wakes elsewhere.
     """

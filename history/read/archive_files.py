@@ -101,7 +101,7 @@ class _Search:
             after = some[-1]
 
     def _take(self, partition: int, numbers: Sequence[int], after: int | None) -> bool:
-        """Take what manifests list of the range; tell whether any of that is there."""
+        """Take what manifests list of the range; return whether any of that is there."""
         any_there = False
         listings = self._pool.map(lambda number: self._archive.listing(partition, number), numbers)
         for number, listing in zip(numbers, listings, strict=True):
@@ -116,7 +116,7 @@ class _Search:
         return any_there
 
     def _take_file(self, partition: int, number: int, file: DataFile) -> bool:
-        """Take a file; tell whether it is there."""
+        """Take a file; return whether it is there."""
         path = file.path
         hour = _hour_of(path)
         if path not in self._there.get(partition, {}).get(number, set()):
@@ -152,7 +152,7 @@ class _Search:
                     yield f"{day}/{hour}"
 
     def _touches(self, path: str) -> bool:
-        """Tell whether a file's hour has any of the range."""
+        """Return whether a file's hour has any of the range."""
         start_ms = _start_ms(_hour_of(path))
         return start_ms is not None and start_ms < self._span.to_ms and self._span.from_ms < start_ms + HOUR_MS
 

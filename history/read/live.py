@@ -110,7 +110,7 @@ class Only:
         self._present = Present()
 
     def __call__(self, flow: FlowHead) -> bool:
-        """Tell whether a flow is wanted; raise `DecodeError` for an end point that is none."""
+        """Return whether a flow is wanted; raise `DecodeError` for an end point that is none."""
         self._present.clusters.add(flow.k8s.cluster.name)
         if self._cluster is not None and flow.k8s.cluster.name != self._cluster:
             return False

@@ -17,7 +17,7 @@ from common.terminal import command
 
 @dataclass(slots=True)
 class Reading:
-    """How far a reading is, for whoever watches it.
+    """How far a reading is, for the code that watches it.
 
     `records`, `done`: offsets to read and read. `cut_off`: partitions from whose beginning records have been deleted
     that may have been wanted. `timed_from`: where in each partition the wanted times begin; of what is read before

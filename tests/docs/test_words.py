@@ -15,7 +15,9 @@ FINE = re.compile(
 )
 
 # Under rebuilding; to be read once that is done.
-LATER = re.compile(r"(sinks/([a-z]+/sink|kafka_io|deliveries)|history/read/.*|prices/file|collector/window/.*)\.py")
+LATER = re.compile(
+    r"(sinks/(deliveries|flowlog/sink)|history/read/(archive|archive_sql)|prices/file|collector/window/encode)\.py"
+)
 
 
 def avoided() -> dict[str, re.Pattern[str]]:
