@@ -69,7 +69,7 @@ static __always_inline void account(struct packet *p, u32 epoch, bool tunnels_he
     }
     key.direction = direction_of(p);
     set_ports(p, &key, transport);
-    set_dnat(p, &key);
+    set_connection(p, &key);
     key.encapsulation = encapsulation_of(p, &key, tunnels_here);
     if (is_metered_by_sender(&key)) {
         count(epoch, COUNTER_ASIDE_SENDER_IN_CLUSTER, wire.bytes, wire.packets);

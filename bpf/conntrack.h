@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
-// What connection tracking knows: whether a Service was addressed, and who sends in truth.
+// What connection tracking knows: whether a Service was addressed, which end serves, and who sends in truth.
 #pragma once
 #include "layout.h"
 #include "packet.h"
@@ -23,16 +23,18 @@ static __always_inline void restore_source(struct packet *p, struct flow_key *ke
         key->src_port = __builtin_bswap16(READ(u16, man + K_CT_MAN_PORT));
 }
 
-static __always_inline void set_dnat(struct packet *p, struct flow_key *key) {
+// Who serves is who was addressed first, as far as connection tracking saw; see fold_ports().
+static __always_inline void set_connection(struct packet *p, struct flow_key *key) {
 #ifdef K_CT_STATUS
     u64 nfct = LOAD(u64, p->skb, K_SKB_NFCT), conntrack = nfct & ~NFCT_INFOMASK, status;
     u32 info = nfct & NFCT_INFOMASK;
     bool reply = info >= IP_CT_IS_REPLY;
-    key->dnat = DNAT_NO_CONNTRACK;
+    key->connection = DNAT_NO_CONNTRACK;
     if (!conntrack)
         return;
     status = READ(u64, conntrack + K_CT_STATUS);
-    key->dnat = status & K_IPS_DST_NAT && !reply ? DNAT_YES : DNAT_NO;
+    key->connection = (reply ? SERVER_SOURCE : SERVER_DESTINATION) << SERVER_SHIFT;
+    key->connection |= status & K_IPS_DST_NAT && !reply ? DNAT_YES : DNAT_NO;
     if (!p->nat_done || !(status & (K_IPS_SRC_NAT | K_IPS_DST_NAT)))
         return;
     // An ICMP error is not of the connection that it is about: its sender may be any router.
@@ -40,6 +42,6 @@ static __always_inline void set_dnat(struct packet *p, struct flow_key *key) {
         return;
     restore_source(p, key, conntrack + (reply ? K_CT_REPLY_SRC : K_CT_ORIGINAL_SRC));
 #else
-    key->dnat = DNAT_NO_CONNTRACK;
+    key->connection = DNAT_NO_CONNTRACK;
 #endif
 }

@@ -11,6 +11,10 @@
 
 enum direction { EGRESS, INGRESS, RELAY };
 enum dnat { DNAT_NO, DNAT_YES, DNAT_NO_CONNTRACK };
+enum server { SERVER_UNKNOWN, SERVER_DESTINATION, SERVER_SOURCE };
+
+// A flow's `connection`: enum dnat below this bit, enum server from it on.
+#define SERVER_SHIFT LAYOUT_SERVER_SHIFT
 
 // What the program puts into a per-epoch counter.  collector/kernel/layout.py names them in the same order.
 enum counter {
@@ -36,7 +40,7 @@ struct flow_key {
     u16 dst_port;
     u8 protocol;
     u8 direction;
-    u8 dnat;
+    u8 connection;
     u8 encapsulation;
 };
 
@@ -69,7 +73,7 @@ _Static_assert(__builtin_offsetof(struct flow_key, src_port) == LAYOUT_KEY_SRC_P
 _Static_assert(__builtin_offsetof(struct flow_key, dst_port) == LAYOUT_KEY_DST_PORT, "dst_port");
 _Static_assert(__builtin_offsetof(struct flow_key, protocol) == LAYOUT_KEY_PROTOCOL, "protocol");
 _Static_assert(__builtin_offsetof(struct flow_key, direction) == LAYOUT_KEY_DIRECTION, "direction");
-_Static_assert(__builtin_offsetof(struct flow_key, dnat) == LAYOUT_KEY_DNAT, "dnat");
+_Static_assert(__builtin_offsetof(struct flow_key, connection) == LAYOUT_KEY_CONNECTION, "connection");
 _Static_assert(__builtin_offsetof(struct flow_key, encapsulation) == LAYOUT_KEY_ENCAPSULATION, "encapsulation");
 _Static_assert(sizeof(struct tally) == LAYOUT_TALLY_SIZE, "tally");
 _Static_assert(COUNTERS == LAYOUT_COUNTERS && COUNTERS <= COUNTER_ROOM, "counters");

@@ -23,15 +23,24 @@ static __always_inline bool is_service(u16 port) {
     return listed && listed->bits[(port >> 3) & (sizeof(listed->bits) - 1)] >> (port & 7) & 1;
 }
 
-// Pure in (a, b) and the same in both directions: exactly one in the service set stays, else the lower; equal ones do.
+// The service's port stays: of exactly one in the service set that one, else the server's as connection tracking has
+// it, else the lower; of equal ones both.  The same in both directions.
+//
+// Who serves is not known where the set contradicts connection tracking, which takes a connection that it meets in the
+// middle for one that begins with whoever speaks then; nor without ports.
 static __always_inline void fold_ports(struct flow_key *key) {
-#ifndef PORTS_FULL
     u16 a = key->src_port, b = key->dst_port;
+    u8 server = key->connection >> SERVER_SHIFT;
+    bool from_server = server == SERVER_SOURCE, keep_a = from_server;
+    if (a != b) {
+        bool in_a = is_service(a), in_b = is_service(b);
+        keep_a = in_a != in_b ? in_a : server ? from_server : a < b;
+    }
+    if (keep_a != from_server || !(keep_a ? a : b))
+        key->connection &= (1 << SERVER_SHIFT) - 1;
+#ifndef PORTS_FULL
     if (a == b)
         return;
-    bool keep_a = is_service(a), keep_b = is_service(b);
-    if (keep_a == keep_b)
-        keep_a = a < b;
     if (keep_a)
         key->dst_port = 0;
     else

@@ -155,7 +155,11 @@ def check_conntrack(counter: Path) -> list[Finding]:
     """Check whether connections are tracked; without it nobody knows which traffic went through a Service."""
     if counter.exists():
         return ok("conntrack", "tracks connections")
-    return unclear("conntrack", "not loaded: flows carry no dnat", "fine where no Service is translated on the node")
+    return unclear(
+        "conntrack",
+        "not loaded: flows say neither dnat nor who serves",
+        "fine where no Service is translated on the node",
+    )
 
 
 def check_clock() -> list[Finding]:

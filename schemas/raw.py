@@ -33,8 +33,11 @@ DIRECTIONS = ("egress", "ingress", "relay")
 ENCAPSULATIONS = ("none", "vxlan", "geneve", "ipip", "gre", "wireguard", "esp", "udp")
 # What a later version may have more of: an outer packet all the same.
 OTHER_ENCAPSULATION = "other"
+# Which end is the server.
+SERVERS = ("unknown", "destination", "source")
 
 Direction = Annotated[int, msgspec.Meta(ge=0, le=len(DIRECTIONS) - 1)]
+Server = Annotated[int, msgspec.Meta(ge=0, le=len(SERVERS) - 1)]
 Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
 Flag = Annotated[int, msgspec.Meta(ge=0, le=1)]
 # INET6_ADDRSTRLEN without its NUL. An address is written out once per flow: a long one would multiply.
@@ -67,6 +70,7 @@ class WindowLedger(msgspec.Struct, frozen=True):
 class RawChunk(msgspec.Struct, frozen=True, kw_only=True):
     """One message of the raw topic. Columns have one entry a row; `dnat` is None where there is no conntrack.
 
+    `server`: which end was addressed first, where connection tracking saw it; absent where it is known of no row.
     `own`: which of `addresses` were on a device of the node itself, throughout the window. `node_addresses`, in chunk
     0: those of its uplinks at the window's end, by which others reach it. Both absent: not known.
     """
@@ -93,6 +97,7 @@ class RawChunk(msgspec.Struct, frozen=True, kw_only=True):
     bytes: list[Count]
     packets: list[Count]
     encapsulation: list[Byte]
+    server: list[Server] = []
     ledger: WindowLedger | None = None
     short: bool = False
     maybe_repeat: bool = False
@@ -122,6 +127,7 @@ COLUMNS = (
     "packets",
     "encapsulation",
 )
+OPTIONAL_COLUMNS = ("server",)
 
 _decoder = msgspec.json.Decoder(RawChunk)
 
@@ -153,6 +159,8 @@ def _check_version(version: int) -> None:
 
 def _check_consistency(chunk: RawChunk) -> None:
     lengths = {name: len(getattr(chunk, name)) for name in COLUMNS}
+    if chunk.server:
+        lengths["server"] = len(chunk.server)
     if len(set(lengths.values())) != 1:
         raise DecodeError("inconsistent", f"columns differ in length: {lengths}")
     if chunk.end_ms <= chunk.start_ms:
@@ -174,7 +182,7 @@ def encode_chunk(head: dict[str, Any], addresses: Sequence[str], columns: dict[s
 
     The same input gives the same bytes, which is what makes a window published again recognisable.
     """
-    ordered = {name: columns[name] for name in COLUMNS}
+    ordered = {name: columns[name] for name in (*COLUMNS, *OPTIONAL_COLUMNS) if name in columns or name in COLUMNS}
     return orjson.dumps(
         {"schema_version": SCHEMA_VERSION, **head, "addresses": list(addresses), **ordered},
         option=orjson.OPT_SERIALIZE_NUMPY,

@@ -25,7 +25,7 @@ from collector.kernel.layout import COUNTER_ROOM, COUNTERS, TALLY
 from schemas.codec import MAX_INTEGER
 
 LAYOUT_VERSION = 1
-ROWS_PER_CHUNK = 3000  # at most 153 bytes a row: 459 kB, under schemas.raw.MAX_ENCODED_BYTES with the ledger
+ROWS_PER_CHUNK = 3000  # at most 155 bytes a row: 465 kB, under schemas.raw.MAX_ENCODED_BYTES with the ledger
 MAX_UPLINKS = 64  # whose own counters a record holds, for the coverage; nodes with 15 interfaces and more are sold
 _SHORT, _DEADMAN, _DETACHED = 1, 2, 4
 # A clock that was set by less is not noticed: a flip may be so late, and a reading of two clocks so far apart.

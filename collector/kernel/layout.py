@@ -21,14 +21,17 @@ KEY = np.dtype(
         ("dst_port", "<u2"),
         ("protocol", "u1"),
         ("direction", "u1"),
-        ("dnat", "u1"),
+        ("connection", "u1"),
         ("encapsulation", "u1"),
     ]
 )
 # IP-layer bytes and packets as they leave the source node.
 TALLY = np.dtype([("bytes", "<u8"), ("packets", "<u8")])
 
+# Of `connection`: below the shift enum dnat, above it enum server.
 DNAT_NO_CONNTRACK = 2
+SERVER_SHIFT = 2
+SERVER_UNKNOWN, SERVER_DESTINATION, SERVER_SOURCE = range(3)
 
 # enum counter of layout.h; a new one goes to the end, for the sake of earlier versions' maps. After the first, "aside"
 # and "lost" with their reasons.
@@ -76,8 +79,22 @@ def converted(rows: Rows) -> Rows:
     for name in KEY.names or ():
         if name in known:
             made["key"][name] = rows["key"][name]
+    if "dnat" in known:  # before `connection`, which it is the lower part of
+        made["key"]["connection"] = rows["key"]["dnat"]
     made["tally"] = rows["tally"]
     return made
+
+
+def dnat_of(keys: Rows) -> NDArray[np.uint8]:
+    """Return of each key whether the packets' destination was translated: 0, 1 or `DNAT_NO_CONNTRACK`."""
+    found: NDArray[np.uint8] = keys["connection"] & np.uint8((1 << SERVER_SHIFT) - 1)
+    return found
+
+
+def server_of(keys: Rows) -> NDArray[np.uint8]:
+    """Return of each key which end is the server, as `SERVER_*`."""
+    found: NDArray[np.uint8] = keys["connection"] >> np.uint8(SERVER_SHIFT)
+    return found
 
 
 def compile_flags() -> dict[str, int]:
@@ -89,6 +106,7 @@ def compile_flags() -> dict[str, int]:
         "LAYOUT_TALLY_SIZE": TALLY.itemsize,
         "LAYOUT_COUNTERS": COUNTERS,
         "LAYOUT_COUNTER_ROOM": COUNTER_ROOM,
+        "LAYOUT_SERVER_SHIFT": SERVER_SHIFT,
         "LAYOUT_SERVICE_PORTS": SERVICE_PORTS,
         "LAYOUT_UPLINK_SLOTS": UPLINK_SLOTS,
         "LAYOUT_NETWORK_CLUSTER": NETWORK_CLUSTER,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from collector.attach.addresses import Own
 from collector.kernel.epoch_record import Record, Tally
-from collector.kernel.layout import ASIDE, DNAT_NO_CONNTRACK, HOOK_COUNTER, LOST, Rows
+from collector.kernel.layout import ASIDE, DNAT_NO_CONNTRACK, HOOK_COUNTER, LOST, Rows, dnat_of, server_of
 from collector.kernel.pins import Meta
 from schemas.amount import NOTHING, Amount
 from schemas.ids import window_id
@@ -142,7 +142,10 @@ def _columns(rows: Rows) -> tuple[NDArray[np.uint8], dict[str, Any]]:
     for name in ("bytes", "packets"):
         columns[name] = np.ascontiguousarray(rows["tally"][name])
     columns["src"], columns["dst"] = np.split(index, 2)
-    columns["dnat"] = _dnat(keys["dnat"])
+    columns["dnat"] = _dnat(dnat_of(keys))
+    server = server_of(keys)
+    if server.any():
+        columns["server"] = server
     return distinct, columns
 
 

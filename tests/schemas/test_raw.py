@@ -60,6 +60,8 @@ def test_the_same_window_is_the_same_bytes() -> None:
         ),
         pytest.param(changed(bytes=[]), "inconsistent", id="columns of different length"),
         pytest.param(changed(dst=[2]), "inconsistent", id="address beyond the list"),
+        pytest.param(changed(server=[1, 2]), "inconsistent", id="server for more rows than there are"),
+        pytest.param(changed(server=[3]), "schema_mismatch", id="a third end that serves"),
         pytest.param(changed(own=[2]), "inconsistent", id="own address beyond the list"),
         pytest.param(changed(own=["10.0.0.1"]), "schema_mismatch", id="own addresses as text"),
         pytest.param(changed(node_addresses=["::1"] * 257), "schema_mismatch", id="more addresses than a node has"),
@@ -74,6 +76,11 @@ def test_what_is_no_chunk_is_refused_with_its_reason(value: bytes | None, reason
     with pytest.raises(DecodeError) as caught:
         decode_chunk(value)
     assert caught.value.reason == reason
+
+
+def test_what_an_earlier_version_wrote_says_of_no_row_who_serves() -> None:
+    assert decode_chunk(changed()).server == []
+    assert decode_chunk(changed(server=[2])).server == [2]
 
 
 def test_a_field_of_a_later_minor_version_is_ignored() -> None:

@@ -31,7 +31,7 @@ def raw_head(**overrides: Any) -> dict[str, Any]:
 def raw_columns(**overrides: list[Any]) -> dict[str, list[Any]]:
     """Return columns; those not given are zeros of the right length."""
     rows = max((len(column) for column in overrides.values()), default=0)
-    return {name: overrides.get(name, [0] * rows) for name in COLUMNS}
+    return {name: [0] * rows for name in COLUMNS} | overrides
 
 
 def raw_chunk(addresses: list[str], head: dict[str, Any] | None = None, **columns: Any) -> bytes:

@@ -11,12 +11,22 @@ from hypothesis import strategies as st
 
 from collector.kernel.epoch_record import MAX_UPLINKS, Phase, Record, Uplink
 from collector.kernel.generation import possible_cpus, sort_rows
-from collector.kernel.layout import COUNTERS, ROW, Rows
+from collector.kernel.layout import (
+    COUNTERS,
+    KEY,
+    ROW,
+    SERVER_DESTINATION,
+    SERVER_SHIFT,
+    SERVER_SOURCE,
+    TALLY,
+    Rows,
+    converted,
+)
 from collector.kernel.pins import Meta
 from collector.window.encode import address_text, chunk_count, ledger_record, raw_chunks
 from schemas.amount import Amount
 from schemas.ledger import decode_ledger, encode_ledger
-from schemas.raw import MAX_ENCODED_BYTES, UplinkCounters, decode_chunk
+from schemas.raw import MAX_ENCODED_BYTES, SERVERS, UplinkCounters, decode_chunk
 
 META = Meta("digest", 3, "prod-eu", "node-a1", "5be6c2f0a91d")
 FROZEN = Record(
@@ -33,7 +43,7 @@ SIX = bytes.fromhex("fd420002000000000000000000000009")
 
 
 def rows(*entries: tuple[bytes, bytes, int, int, int, int, int, int, int, int]) -> Rows:
-    """Rows of src, dst, src_port, dst_port, protocol, direction, dnat, encapsulation, bytes, packets."""
+    """Rows of src, dst, src_port, dst_port, protocol, direction, connection, encapsulation, bytes, packets."""
     made = np.zeros(len(entries), ROW)
     for index, (src, dst, *numbers, octets, packets) in enumerate(entries):
         made[index]["key"] = (list(src), list(dst), *numbers)
@@ -47,8 +57,8 @@ FOLDED = b"\xff\x00\x18" + V4[3:] + bytes([10, 1, 2, 0])
 MIXED = V4S | SIXES | st.just(FOLDED) | st.binary(min_size=16, max_size=16)
 
 THREE = rows(
-    (SIX, SIX, 0, 53, 17, 1, 0, 0, 300, 3),
-    (A, B, 0, 5432, 6, 0, 1, 0, 1000, 10),
+    (SIX, SIX, 0, 53, 17, 1, 0 | SERVER_SOURCE << SERVER_SHIFT, 0, 300, 3),
+    (A, B, 0, 5432, 6, 0, 1 | SERVER_DESTINATION << SERVER_SHIFT, 0, 1000, 10),
     (B, A, 5432, 0, 6, 2, 2, 1, 200, 2),
 )
 
@@ -67,6 +77,7 @@ def test_a_reader_gets_what_the_map_held() -> None:
     ]
     assert chunk.direction == [0, 2, 1]
     assert chunk.dnat == [1, None, 0]
+    assert [SERVERS[server] for server in chunk.server] == ["destination", "unknown", "source"]
     assert (chunk.bytes, chunk.packets, chunk.encapsulation) == ([1000, 200, 300], [10, 2, 3], [0, 1, 0])
     assert chunk.ledger is not None
     assert chunk.ledger.hook == Amount(1700, 17)
@@ -79,8 +90,22 @@ def test_a_reader_gets_what_the_map_held() -> None:
 def test_an_empty_window_is_one_chunk_without_rows() -> None:
     (encoded,) = raw_chunks(META, FROZEN, rows(), maybe_repeat=False)
     chunk = decode_chunk(encoded)
-    assert (chunk.addresses, chunk.src, chunk.dnat) == ([], [], [])
+    assert (chunk.addresses, chunk.src, chunk.dnat, chunk.server) == ([], [], [], [])
     assert chunk.ledger is not None
+
+
+def test_a_column_that_says_nothing_is_left_out() -> None:
+    (encoded,) = raw_chunks(META, FROZEN, rows((A, B, 0, 53, 17, 0, 1, 0, 1700, 17)), maybe_repeat=False)
+    assert b'"server"' not in encoded
+    assert decode_chunk(encoded).server == []
+
+
+def test_rows_of_a_version_that_knew_no_server_keep_what_it_knew() -> None:
+    was = [(name if name != "connection" else "dnat", *rest) for name, *rest in KEY.descr]
+    old = np.zeros(3, np.dtype([("key", np.dtype(was)), ("tally", TALLY)]))
+    old["key"]["dnat"] = [0, 1, 2]
+    (encoded,) = raw_chunks(META, FROZEN, converted(old), maybe_repeat=False)
+    assert (decode_chunk(encoded).dnat, decode_chunk(encoded).server) == ([0, 1, None], [])
 
 
 @pytest.mark.parametrize(
@@ -97,7 +122,8 @@ def _random_rows(count: int) -> Rows:
     made = np.zeros(count, ROW)
     made["key"] = random.integers(0, 256, (count, 40), np.uint8).view(made["key"].dtype).reshape(count)
     made["key"]["direction"] %= 3
-    made["key"]["dnat"] %= 3
+    connection = made["key"]["connection"]
+    made["key"]["connection"] = connection % 3 | connection // 3 % 3 << SERVER_SHIFT
     made["key"]["encapsulation"] %= 7
     made["tally"]["bytes"] = made["tally"]["packets"] = 10**12  # more digits than one flow of a window can have
     return made

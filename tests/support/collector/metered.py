@@ -12,13 +12,13 @@ import msgspec
 
 from collector.attach import netlink
 from collector.host.detach import remove_all
-from collector.kernel.layout import Rows
+from collector.kernel.layout import Rows, dnat_of, server_of
 from collector.kernel.load_request import Answer, Request
 from collector.window import devices as devices_
 from collector.window.encode import address_text, window_ledger
 from collector.window.meter import Devices, Meter
 from schemas.amount import total
-from schemas.raw import DIRECTIONS, WindowLedger
+from schemas.raw import DIRECTIONS, SERVERS, WindowLedger
 from tests.support.collector import netlab
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -33,6 +33,7 @@ class Flow(NamedTuple):
     direction: str
     dnat: int
     encapsulation: int
+    server: str = "unknown"
 
 
 # Of a fixture: with the program of newer kernels, and with that of older ones, which reads by a helper.
@@ -147,8 +148,9 @@ def flows_of(rows: Rows) -> dict[Flow, tuple[int, int]]:
             int(key["dst_port"]),
             int(key["protocol"]),
             DIRECTIONS[key["direction"]],
-            int(key["dnat"]),
+            int(dnat_of(key)),
             int(key["encapsulation"]),
+            SERVERS[int(server_of(key))],
         ): (int(tally["bytes"]), int(tally["packets"]))
         for key, tally in rows
     }
