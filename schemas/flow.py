@@ -23,6 +23,7 @@ SCOPES: tuple[Scope, ...] = ("same_node", "same_zone", "cross_zone", "cross_regi
 Kind = Literal["pod", "node", "service", "cidr", "external", "unknown"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Direction = Literal["egress", "ingress", "relay"]
+Server = Literal["source", "destination"]
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 # Why an end point's kind or zone is not known. The set is closed: metrics label by it.
 UNKNOWN_REASONS = (
@@ -123,6 +124,7 @@ class _FlowFields(msgspec.Struct, gc=False, frozen=True, omit_defaults=True, kw_
     direction: Direction
     dnat: bool | UnsetType = UNSET
     encapsulation: str | UnsetType = UNSET
+    server: Server | UnsetType = UNSET
     network: Network
     k8s: Cluster
     raw: RawPosition

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from schemas.codec import Milliseconds, Name, decode
+from schemas.codec import Milliseconds, Name, Port, decode
 from schemas.errors import DecodeError
 from schemas.flow import Workload
 
@@ -26,6 +26,15 @@ MAX_ADDRESS = 49
 Address = Annotated[str, msgspec.Meta(max_length=MAX_ADDRESS)]
 Addresses = Annotated[list[Address], msgspec.Meta(max_length=MAX_LISTED)]
 Names = Annotated[list[Name], msgspec.Meta(max_length=MAX_LISTED)]
+
+
+class Served(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """A port of a pod that a Service in its namespace sends to. `headless`: the Service has no address of its own."""
+
+    service: Name
+    protocol: Literal["tcp", "udp", "sctp"]
+    port: Port
+    headless: bool = False
 
 
 class TopologyState(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -50,6 +59,7 @@ class TopologyState(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tru
     workload: Workload | None = None  # of a pod
     ready: bool | None = None  # of a pod
     services: Names = []  # of a pod: names, in its namespace, of the services that select it
+    served: Annotated[list[Served], msgspec.Meta(max_length=MAX_LISTED)] = []  # of a pod: by which ports they reach it
     zone: Name | None = None  # of a node: topology.kubernetes.io/zone
     region: Name | None = None  # of a node: topology.kubernetes.io/region
     zone_id: Name | None = None  # of a node: topology.k8s.aws/zone-id

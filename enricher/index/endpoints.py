@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """An end point of a flow once resolved, its JSON, and the scope of the traffic between two of them. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import msgspec
 
 from enricher.index.cidrs import Cidr
 from schemas.flow import Cloud, Endpoint, Kind, Kubernetes, Named, Observer, Scope
-from schemas.topology import TopologyState
+from schemas.topology import Served, TopologyState
 
 
 class Place(NamedTuple):
@@ -20,6 +20,8 @@ class Place(NamedTuple):
     external: bool = False
 
 
+# IANA protocol numbers of what a Service can have ports of.
+_PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
 NOWHERE = Place()
 INTERNET = Place(external=True)
 
@@ -29,7 +31,8 @@ class Resolved:
     """One end point. Its JSON is `head`, then `,"port":N` where there is one, then `tail`.
 
     `node`: the node it is on. `in_cluster`: it is a pod or a node of the cluster, so what it sends is metered at its
-    own node. `made_of` keeps alive what this answer is cached by.
+    own node. `made_of` keeps alive what this answer is cached by. `service`: of a pod, that it is named as the server
+    of; `as_server` remembers the pod as the server of each, by protocol and port.
     """
 
     kind: Kind
@@ -40,6 +43,14 @@ class Resolved:
     head: str
     tail: str
     made_of: tuple[TopologyState | Cidr | None, tuple[TopologyState, ...]]
+    service: str | None = None
+    as_server: "dict[int, Resolved]" = field(default_factory=dict)
+
+    @property
+    def served(self) -> list[Served]:
+        """By which ports Services reach it."""
+        owner = self.made_of[0]
+        return owner.served if isinstance(owner, TopologyState) else []
 
     def json(self, port: int) -> str:
         """Return the end point's JSON; port 0 is a folded one, and absent."""
@@ -75,16 +86,41 @@ def scope_of(source: Place, destination: Place) -> Scope:
     return "same_zone" if same else "cross_zone"
 
 
+def served_end(end: Resolved, protocol: int, port: int) -> Resolved | None:
+    """Return a pod as the server of the Service behind that port of it; None if no one Service is.
+
+    Services with an address go before headless ones, which often stand beside one for the same pods. Where that leaves
+    more than one, none is named: nothing in a packet behind the translation tells which was asked.
+    """
+    known = end.as_server.get(protocol << 16 | port)
+    if known is not None:
+        return known
+    found = [each for each in end.served if each.port == port and each.protocol == _PROTOCOLS.get(protocol)]
+    names = {each.service for each in found if not each.headless} or {each.service for each in found}
+    if len(names) != 1:
+        return None
+    (service,) = names
+    whole = Endpoint(
+        kind=end.kind,
+        reason=end.reason or msgspec.UNSET,
+        k8s=_kubernetes(end.kind, end.made_of[0], end.node, service),
+        cloud=_cloud(end.place),
+    )
+    tail = msgspec.json.encode(whole).decode()[len(msgspec.json.encode(Endpoint(kind=end.kind))) - 1 :]
+    made = end.as_server[protocol << 16 | port] = replace(end, tail=tail, service=service, as_server={})
+    return made
+
+
 def workload_end(end: Resolved) -> Resolved | None:
     """Return what all pods of the end's workload have in common there; None if it is not a pod of a workload."""
     owner = end.made_of[0]
     if end.kind != "pod" or not isinstance(owner, TopologyState) or owner.workload is None:
         return None
-    namespace = Named(owner.namespace) if owner.namespace else msgspec.UNSET
+    namespace = _named(owner.namespace)
     whole = Endpoint(
         kind="pod",
         reason=end.reason or msgspec.UNSET,
-        k8s=Kubernetes(namespace=namespace, workload=owner.workload),
+        k8s=Kubernetes(namespace=namespace, workload=owner.workload, service=_named(end.service)),
         cloud=_cloud(end.place),
     )
     head = msgspec.json.encode(Endpoint(kind="pod")).decode()[:-1]
@@ -119,14 +155,26 @@ def observer_json(name: str, place: Place) -> str:
     return msgspec.json.encode(Observer(node=name, cloud=_cloud(place))).decode()
 
 
-def _kubernetes(kind: Kind, owner: TopologyState | Cidr | None, node: str | None) -> Kubernetes | msgspec.UnsetType:
-    on = Named(node) if node else msgspec.UNSET
+def _kubernetes(
+    kind: Kind, owner: TopologyState | Cidr | None, node: str | None, service: str | None = None
+) -> Kubernetes | msgspec.UnsetType:
+    on = _named(node)
     if not isinstance(owner, TopologyState):
         return Kubernetes(node=on) if node else msgspec.UNSET
-    namespace = Named(owner.namespace) if owner.namespace else msgspec.UNSET
+    namespace = _named(owner.namespace)
     if kind == "service":
         return Kubernetes(namespace=namespace, service=Named(owner.name), node=on)
-    return Kubernetes(namespace=namespace, pod=Named(owner.name), workload=owner.workload or msgspec.UNSET, node=on)
+    return Kubernetes(
+        namespace=namespace,
+        pod=Named(owner.name),
+        workload=owner.workload or msgspec.UNSET,
+        service=_named(service),
+        node=on,
+    )
+
+
+def _named(name: str | None) -> Named | msgspec.UnsetType:
+    return Named(name) if name else msgspec.UNSET
 
 
 def _cloud(place: Place) -> Cloud | msgspec.UnsetType:

@@ -255,9 +255,10 @@ def merge(one: TopologyState, other: TopologyState) -> TopologyState:
     )
 
 
-def _content(state: TopologyState) -> bytes:
+def _content(state: TopologyState) -> tuple[bool, bytes]:
+    # A version that knew nothing of `served` may be running still, and say the same without it.
     bare = {"from_ms": 0, "to_ms": None, "acquired_from_ms": None, "acquired_by_ms": None, "released_from_ms": None}
-    return msgspec.json.encode(msgspec.structs.replace(state, **bare))
+    return bool(state.served), msgspec.json.encode(msgspec.structs.replace(state, **bare))
 
 
 def slots_of(state: TopologyState) -> list[Slot]:

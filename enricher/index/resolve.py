@@ -9,6 +9,8 @@ not in an IPv6 site of the cluster; else unknown. Each answer is kept with its J
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from enricher.index.addresses import pack, parse_prefix
 from enricher.index.answer_cache import Kept, Memo
 from enricher.index.cidrs import Cidr, CidrMap, is_public, link_reason
@@ -210,6 +212,10 @@ class Window:
         pod = pods[-1]
         if len(pods) > 1 and any(other.uid != pod.uid for other in pods):
             return self._ambiguous(address, {other.node for other in pods})
+        if any(other.served != pod.served for other in pods):
+            # What came or went within the window is not said of all of it.
+            always = [each for each in pod.served if all(each in other.served for other in pods)]
+            pod = msgspec.structs.replace(pod, served=always)
         return self._resolver.answer("pod", address, owner=pod, node=pod.node, at=self._at(pod.node), in_cluster=True)
 
     def _node(self, address: str, nodes: list[TopologyState]) -> Resolved:

@@ -19,6 +19,7 @@ from enricher.join.columns import EGRESS, INGRESS, RELAY, Columns, Ints, Mask, R
 from enricher.join.flow_json import Flows
 from enricher.join.policy import DEFAULT, NodeNames, Policy
 from enricher.join.rollup import roll_up
+from enricher.join.serving import Sides
 from enricher.join.values import Parts, Values
 from schemas.amount import NOTHING, Amount
 from schemas.flow import SCOPES, UNKNOWN_REASONS
@@ -233,7 +234,8 @@ def _write(
     be rolled up or put aside), and for sums, it is a multiple of the chunk's rows more, so that numbers ascend,
     none comes twice, and the row can be told from it.
     """
-    values, parts = Values(chunk, columns, ends.watcher, raw), Parts(ends.addresses)
+    sides = Sides(chunk, columns, ends.addresses)
+    values, parts = Values(chunk, columns, sides, ends.watcher, raw), Parts(sides.ends)
     beyond = columns.rows * max(1, last // max(columns.rows, 1) + 1)
     late = single <= last
     numbers = np.concatenate([single[~late], single[late] + beyond])
@@ -244,7 +246,7 @@ def _write(
 
     if not len(free):
         return Flows(of_rows, np.arange(len(rows))), numbers.tolist()
-    groups = roll_up(free, columns, values, scopes, ends.addresses)
+    groups = roll_up(free, sides, values, scopes)
     sums = beyond + np.array([each[-1] for each in groups.rows], np.int64)
 
     def of_both(places: Ints) -> list[bytes]:

@@ -7,23 +7,22 @@ protocol, ports, Service and scope are those of every row, and the flow names it
 known which rows are out even if they would be grouped otherwise now.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from enricher.index.endpoints import Resolved, workload_end
-from enricher.join.columns import Columns, Ints, Rows
+from enricher.join.columns import Ints, Rows
+from enricher.join.serving import Sides
 from enricher.join.values import Groups, Parts, Values
 
 # Rows that one flow names at most: its JSON stays under 40 KiB (readers take 64 KiB, schemas/flow.py).
 MAX_ROWS = 4096
 
 
-def roll_up(rows: Rows, columns: Columns, values: Values, scopes: Ints, ends: Sequence[Resolved]) -> Groups:
+def roll_up(rows: Rows, sides: Sides, values: Values, scopes: Ints) -> Groups:
     """Group these rows; the groups are ordered by their last row. `scopes` is of all the chunk's rows."""
     common: list[Resolved] = []
-    number_of = _Numbers(ends, common)
-    src, dst = number_of.of(columns.src[rows]), number_of.of(columns.dst[rows])
+    number_of = _Numbers(sides.ends, common)
+    src, dst = number_of.of(sides.src[rows]), number_of.of(sides.dst[rows])
     src_port, dst_port = values.ports(rows)
     group = np.zeros(len(rows), np.int64)
     for column in (src, dst, src_port, dst_port, values.kinds[rows], scopes[rows]):
@@ -40,7 +39,7 @@ def roll_up(rows: Rows, columns: Columns, values: Values, scopes: Ints, ends: Se
 class _Numbers:
     """Numbers end points so that pods of one workload in one place have one number; fills `common` with them."""
 
-    def __init__(self, ends: Sequence[Resolved], common: list[Resolved]) -> None:
+    def __init__(self, ends: list[Resolved], common: list[Resolved]) -> None:
         self._ends = ends
         self._common = common
         self._by_key: dict[object, int] = {}

@@ -13,8 +13,9 @@ import numpy as np
 
 from enricher.index.endpoints import Resolved, Watcher
 from enricher.join.columns import Columns, Ints, Rows
+from enricher.join.serving import Sides
 from schemas.flow import SCOPES, Cluster, Named
-from schemas.raw import DIRECTIONS, ENCAPSULATIONS, OTHER_ENCAPSULATION, RawChunk
+from schemas.raw import DIRECTIONS, ENCAPSULATIONS, OTHER_ENCAPSULATION, SERVERS, RawChunk
 
 # IANA protocol numbers; ICMP and ICMPv6 are told apart by `network.type`. The others are named by their number.
 _TRANSPORTS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmp", 132: "sctp"}
@@ -28,9 +29,10 @@ _PORTS = np.array(["", *(f',"port":{port}' for port in range(1, 65536))], dtype=
 class Values:
     """Makes the JSON of a chunk's flows. `raw` says where the chunk stands: partition and offset."""
 
-    def __init__(self, chunk: RawChunk, columns: Columns, watcher: Watcher, raw: tuple[int, int]) -> None:
+    def __init__(self, chunk: RawChunk, columns: Columns, sides: Sides, watcher: Watcher, raw: tuple[int, int]) -> None:
         self._chunk = chunk
         self._columns = columns
+        self._sides = sides
         self._ports = (np.array(chunk.src_port, np.int64), np.array(chunk.dst_port, np.int64))
         self._begin = msgspec.json.encode({"id": chunk.id}).decode()[:-2] + "/"
         window = f'","start_ms":{chunk.start_ms},"end_ms":{chunk.end_ms},"scope":"'
@@ -47,8 +49,8 @@ class Values:
             self._columns.size[rows].tolist(),
             self._columns.packets[rows].tolist(),
             self._kinds(rows),
-            *ends.of(self._columns.src[rows], self._ports[0][rows]),
-            *ends.of(self._columns.dst[rows], self._ports[1][rows]),
+            *ends.of(self._sides.src[rows], self._ports[0][rows]),
+            *ends.of(self._sides.dst[rows], self._ports[1][rows]),
             strict=True,
         )
         begin, end = self._begin, f"{self._end}}}"
@@ -95,6 +97,7 @@ class Values:
         for column, size in (
             (dnat, _NO_DNAT + 1),
             (np.minimum(np.array(chunk.encapsulation, np.int64), _OTHER), len(_ENCAPSULATIONS)),
+            (self._sides.server, len(SERVERS)),
             (version_6, 2),
             (np.array(chunk.protocol, np.int64), 256),
         ):
@@ -137,9 +140,11 @@ def _pick(made: list[str], numbers: Ints) -> list[str]:
 def _kind(code: int) -> str:
     code, protocol = divmod(code, 256)
     code, version_6 = divmod(code, 2)
+    code, server = divmod(code, len(SERVERS))
     code, encapsulation = divmod(code, len(_ENCAPSULATIONS))
     direction, dnat = divmod(code, _NO_DNAT + 1)
     translated = "" if dnat == _NO_DNAT else f',"dnat":{"true" if dnat else "false"}'
     outer = f',"encapsulation":"{_ENCAPSULATIONS[encapsulation]}"' if encapsulation else ""
+    serves = f',"server":"{SERVERS[server]}"' if server else ""
     network = f'{{"transport":"{_TRANSPORTS.get(protocol, protocol)}","type":"{"ipv6" if version_6 else "ipv4"}"}}'
-    return f',"direction":"{DIRECTIONS[direction]}"{translated}{outer},"network":{network},"source":'
+    return f',"direction":"{DIRECTIONS[direction]}"{translated}{outer}{serves},"network":{network},"source":'

@@ -124,11 +124,28 @@ class Condition(_Part, frozen=True):
     last_transition_time: str | None = None
 
 
+class ContainerPort(_Part, frozen=True):
+    """spec.containers[].ports[]."""
+
+    container_port: int | None = None
+    name: str | None = None
+    protocol: str | None = None
+
+
+class Container(_Part, frozen=True):
+    """spec.containers[], spec.initContainers[]."""
+
+    ports: list[ContainerPort] | None = None
+    restart_policy: str | None = None
+
+
 class PodSpec(_Part, frozen=True):
     """A pod's spec."""
 
     node_name: str | None = None
     host_network: bool | None = None
+    containers: list[Container] | None = None
+    init_containers: list[Container] | None = None
 
 
 class PodStatus(_Part, frozen=True):
@@ -180,12 +197,21 @@ class Node(_Part, frozen=True):
     status: NodeStatus = NodeStatus()
 
 
+class ServicePort(_Part, frozen=True):
+    """A service's spec.ports[]."""
+
+    port: int | None = None
+    protocol: str | None = None
+    target_port: int | str | None = None
+
+
 class ServiceSpec(_Part, frozen=True):
     """A service's spec."""
 
     cluster_ip: str | None = msgspec.field(name="clusterIP", default=None)
     cluster_ips: list[str] | None = msgspec.field(name="clusterIPs", default=None)
     selector: dict[str, str] | None = None
+    ports: list[ServicePort] | None = None
 
 
 class Service(_Part, frozen=True):

@@ -24,6 +24,7 @@ from enricher.kube.objects import (
     service_state,
     versions_like,
 )
+from enricher.kube.served import NamedPorts, Offer, named_ports, offer_of, served
 from schemas.topology import MAX_LISTED, TopologyState
 
 # A pod whose object goes while its containers run (a forced delete, one that nobody watched) runs on until its
@@ -43,18 +44,21 @@ class Observed:
     ) -> None:
         """`recall` returns the states on record of an object, oldest first: etcd may bring back one that is gone.
 
-        `tell_left_out` is told each time that a pod is selected by more services than its state holds.
+        `tell_left_out` is told each time that a pod is selected by more services, or at more ports, than its
+        state holds.
         """
         self._recall = recall
         self._tell_left_out = tell_left_out
         self._last: dict[str, TopologyState] = {}
         self._labels: dict[str, Labels] = {}
+        # Of the pods whose containers name any.
+        self._named_ports: dict[str, NamedPorts] = {}
         # The pods whose labels are known, by namespace: after a restart none, however many the history holds.
         self._pods: defaultdict[str, dict[str, None]] = defaultdict(dict)
         # Pods of one template carry equal labels: one set for all of them.
         self._label_sets: dict[Labels, Labels] = {}
         # By namespace and uid: a service deleted and made again while nobody looked has its old name.
-        self._selectors: defaultdict[str, dict[str, tuple[str, Labels]]] = defaultdict(dict)
+        self._selectors: defaultdict[str, dict[str, tuple[Offer, Labels]]] = defaultdict(dict)
 
     def seed(self, states: Iterable[TopologyState]) -> None:
         """Take what is known from before; the last state of each object."""
@@ -76,7 +80,7 @@ class Observed:
         state = pod_state(found, now_ms)
         self._label(found)
         if state is not None:
-            state = msgspec.structs.replace(state, services=self._services_of(state))
+            state = self._selected(state)
         return self._put(found, state, list_version, now_ms)
 
     def drop(self, found: Object, now_ms: int) -> list[TopologyState]:
@@ -155,6 +159,7 @@ class Observed:
         closed = self._close(key, at_ms, released_ms)
         state = self._last.pop(key)
         self._labels.pop(state.uid, None)
+        self._named_ports.pop(state.uid, None)
         self._pods[state.namespace or ""].pop(key, None)
         if state.kind != "service" or self._selectors[state.namespace or ""].pop(state.uid, None) is None:
             return closed
@@ -166,20 +171,30 @@ class Observed:
         self._pods[pod.metadata.namespace or ""][_key(pod)] = None
         labels = frozenset((pod.metadata.labels or {}).items())
         self._labels[pod.metadata.uid] = self._label_sets.setdefault(labels, labels)
+        if named := named_ports(pod):
+            self._named_ports[pod.metadata.uid] = named
 
-    def _services_of(self, pod: TopologyState) -> list[str]:
+    def _selected(self, pod: TopologyState) -> TopologyState:
+        """Return a pod's state with the services that select it now."""
         labels = self._labels.get(pod.uid, frozenset())
-        selected = {name for name, wanted in self._selectors[pod.namespace or ""].values() if wanted <= labels}
-        if len(selected) > MAX_LISTED:
+        offers = [offer for offer, wanted in self._selectors[pod.namespace or ""].values() if wanted <= labels]
+        names = {offer.service for offer in offers}
+        ports = served(offers, self._named_ports.get(pod.uid, {})) if offers else []
+        if len(names) > MAX_LISTED or len(ports) > MAX_LISTED:
             self._tell_left_out("services")
-        return heapq.nsmallest(MAX_LISTED, selected)
+        services = heapq.nsmallest(MAX_LISTED, names)
+        # Of some of them it would seem that no other Service is behind a port.
+        ports = ports if len(ports) <= MAX_LISTED else []
+        if (services, ports) == (pod.services, pod.served):
+            return pod
+        return msgspec.structs.replace(pod, services=services, served=ports)
 
     def _select(self, service: Service, list_version: str, now_ms: int) -> list[TopologyState]:
-        """Take in a service's selector; return the pods' states that it changes."""
+        """Take in a service's selector and ports; return the pods' states that they change."""
         meta = service.metadata
         # A service without a selector selects nothing, not everything (core/v1, ServiceSpec.selector).
         labels = frozenset((service.spec.selector or {}).items())
-        wanted = (meta.name, labels) if labels else None
+        wanted = (offer_of(service), labels) if labels else None
         own = self._selectors[meta.namespace or ""]
         if own.get(meta.uid) == wanted:
             return []
@@ -196,11 +211,11 @@ class Observed:
             last = self._last.get(key)
             if last is None or last.to_ms is not None:
                 continue
-            if (services := self._services_of(last)) != last.services:
+            if (selected := self._selected(last)) is not last:
                 # As in `_put`: an older version must not name a state again.
                 back = list_version not in (None, version) and is_older(version, last.resource_version)
                 name = list_version if back else version
-                state = msgspec.structs.replace(last, services=services, resource_version=name)
+                state = msgspec.structs.replace(selected, resource_version=name)
                 changes += self._follow(key, state, at_ms)
         return changes
 

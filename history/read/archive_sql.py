@@ -24,6 +24,7 @@ from history.model.summary import Summary, Traffic
 from history.model.time_range import TimeRange
 from history.read.archive import FlowArchive
 from history.read.archive_files import Chapter, find_chapter
+from history.read.batch import SCHEMA
 from sinks.flowlog.columns import COLUMNS
 
 BATCH_ROWS = 50_000
@@ -57,7 +58,7 @@ class ArchiveQuery:
             else:
                 # Every store that pyarrow knows, with no extension of DuckDB's to fetch.
                 files = self._database.from_arrow(
-                    ds.dataset(paths, filesystem=self.archive.filesystem, format="parquet")
+                    ds.dataset(paths, SCHEMA, filesystem=self.archive.filesystem, format="parquet")
                 )
             files.create_view("flows")
 
@@ -114,11 +115,24 @@ class ArchiveQuery:
         if not self.chapter.paths:
             return
         where, parameters = self._where(selection)
-        query = f"SELECT {', '.join(COLUMNS)} FROM flows WHERE {where}"  # noqa: S608
         with _refusing(self.archive, self.chapter.paths):
+            query = f"SELECT {self._columns()} WHERE {where}"
             reader: pa.RecordBatchReader = self._database.sql(query, params=parameters).to_arrow_reader(BATCH_ROWS)
             for batch in reader:
                 yield pa.Table.from_batches([batch])
+
+    def _columns(self) -> str:
+        """Return the columns of rows and the view that has them: an earlier version's files lack some, which are null.
+
+        Not of sums: they want none of these, and all files would be looked into before the first is read.
+        """
+        if not self.archive.is_local:
+            return f"{', '.join(COLUMNS)} FROM flows"  # by `SCHEMA`
+        paths = [f"{self.archive.root}/{path}" for path in self.chapter.paths]
+        files = self._database.read_parquet(paths, hive_partitioning=False, union_by_name=True)
+        files.create_view("rows_of_flows")
+        there = set(files.columns)
+        return f"{', '.join(name if name in there else f'NULL AS {name}' for name in COLUMNS)} FROM rows_of_flows"
 
     def present(self, selection: Selection) -> Present:
         """Return what values there are in the time range."""

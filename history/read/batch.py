@@ -105,7 +105,7 @@ class Known:
         self, head: tuple[Any, ...], source: tuple[FlatEnd, msgspec.Raw], destination: tuple[FlatEnd, msgspec.Raw]
     ) -> Row[FlatEnd]:
         id_, start, end, scope, direction, size, packets, dnat, outer, transport, version, node, zone, *rest = head
-        cluster, partition, offset = rest
+        cluster, partition, offset, server = rest
         observer, raw_observer = self._observer(node, zone)
         flow = FlowHead(
             id=id_,
@@ -117,6 +117,7 @@ class Known:
             packets=packets,
             dnat=UNSET if dnat is None else dnat,
             encapsulation=UNSET if outer is None else outer,
+            server=UNSET if server is None else server,
             network=Network(transport, version),
             k8s=Cluster(Named(cluster)),
             raw=RawPosition(partition, offset),
@@ -137,6 +138,7 @@ class Known:
 _HEAD = (
     *("id", "window_start", "window_end", "scope", "direction", "bytes", "packets", "dnat", "encapsulation"),
     *("transport", "network_type", "observer_node", "observer_zone", "cluster", "raw_partition", "raw_offset"),
+    "server",
 )
 
 

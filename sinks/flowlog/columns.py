@@ -48,6 +48,7 @@ COLUMNS = (
     "cluster",
     "raw_partition",
     "raw_offset",
+    "server",
 )
 
 Value = str | int | None

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from msgspec import UNSET, UnsetType
 
-from schemas.flow import Cluster, Network, Observer
+from schemas.flow import Cluster, Network, Observer, Server
 from sinks.flowlog.columns import COLUMNS, END_COLUMNS, FlatEnd, text
 from sinks.intake import Row
 
@@ -24,8 +24,8 @@ ENCODINGS = {"id": "DELTA_BYTE_ARRAY", "bytes": "DELTA_BINARY_PACKED", "packets"
 COMPRESSION_LEVEL = 3
 MILLISECONDS = pa.timestamp("ms", tz="UTC")
 
-# Scope, direction, encapsulation, DNAT, network and cluster of a flow.
-Kind = tuple[str, str, str | UnsetType, bool | UnsetType, Network, Cluster]
+# Scope, direction, encapsulation, server, DNAT, network and cluster of a flow.
+Kind = tuple[str, str, str | UnsetType, Server | UnsetType, bool | UnsetType, Network, Cluster]
 
 
 class ParquetRows:
@@ -60,7 +60,7 @@ class ParquetRows:
         numbers["packets"].extend([flow.packets for flow in flows])
         numbers["partition"].extend([flow.raw.partition for flow in flows])
         numbers["offset"].extend([flow.raw.offset for flow in flows])
-        of_rows = [(f.scope, f.direction, f.encapsulation, f.dnat, f.network, f.k8s) for f in flows]
+        of_rows = [(f.scope, f.direction, f.encapsulation, f.server, f.dnat, f.network, f.k8s) for f in flows]
         self._rows_kinds.extend([kinds.setdefault(kind, len(kinds)) for kind in of_rows])
         self._sources.extend([ends.setdefault(source, len(ends)) for _, source, _, _ in rows])
         self._destinations.extend([ends.setdefault(destination, len(ends)) for _, _, destination, _ in rows])
@@ -121,11 +121,12 @@ class ParquetRows:
             "scope": [scope for scope, *_ in kinds],
             "direction": [direction for _, direction, *_ in kinds],
             "encapsulation": [text(encapsulation) for _, _, encapsulation, *_ in kinds],
+            "server": [text(server) for _, _, _, server, *_ in kinds],
             "transport": [network.transport for *_, network, _ in kinds],
             "network_type": [network.type for *_, network, _ in kinds],
             "cluster": [k8s.cluster.name for *_, k8s in kinds],
         }
-        dnat = [None if dnat is UNSET else dnat for _, _, _, dnat, _, _ in kinds]
+        dnat = [None if dnat is UNSET else dnat for *_, dnat, _, _ in kinds]
         return {
             "dnat": pa.array(dnat, pa.bool_()).take(rows),
             **{name: _spread(values, rows, name) for name, values in texts.items()},

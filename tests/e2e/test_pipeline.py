@@ -189,6 +189,28 @@ def test_services_are_resolved_to_the_pod_behind_them(facts: Facts) -> None:
     assert {f["destination"]["k8s"]["workload"]["name"] for f in to_postgres} == {"postgres"}
 
 
+def test_requests_and_replies_say_who_serves_and_by_which_service(facts: Facts) -> None:
+    of_pods = [f for f in facts.flows if f["source"]["kind"] == f["destination"]["kind"] == "pod"]
+    of_pods = [f for f in of_pods if f["network"]["transport"] in ("tcp", "udp") and f["direction"] == "egress"]
+    for service in facts.plan.services:
+        workload = service.workload.partition("/")[2]
+        legs = Counter(
+            (flow.get("server"), flow[flow["server"]]["k8s"].get("service", {}).get("name"))
+            for flow in of_pods
+            for side in ("source", "destination")
+            if flow[side]["k8s"]["workload"]["name"] == workload and flow[side].get("port") == service.target_port
+            if flow["network"]["transport"] == service.protocol
+        )
+        assert legs.keys() == {("destination", service.name), ("source", service.name)}
+    named = [(f, side) for f in of_pods for side in ("source", "destination") if "service" in f[side]["k8s"]]
+    assert {flow["server"] == side for flow, side in named} == {True}
+    with duckdb.connect() as connection:
+        connection.read_parquet([str(path) for path in facts.flow_log]).create_view("flows")
+        query = "select server, coalesce(src_service, dst_service) from flows where coalesce(src_port, dst_port) = 5432"
+        rows = connection.execute(f"{query} and direction = 'egress'").fetchall()
+    assert set(rows) == {("destination", "postgres"), ("source", "postgres")}
+
+
 def test_every_pod_is_named_with_its_workload_and_zone(facts: Facts) -> None:
     where = {
         a: pod for pod in facts.plan.pods for a in (pod.address_v4, pod.address_v6) if not pod.workload.host_network

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 import pytest
 from pyarrow import fs
+from pyarrow import parquet as pq
 
 from history.audit import command as audit
 from history.replay import command as replay
@@ -61,6 +62,22 @@ def test_a_report_is_the_same(history: Lived, copied: str, command: Command, for
 def test_a_replay_is_the_same(history: Lived, copied: str, command: Command) -> None:
     local, remote = both(command, replay.main, history, copied, "-o", "jsonl", "--address", "10.0.0.0/8")
     assert sorted(remote.splitlines()) == sorted(local.splitlines()) != []
+
+
+def test_an_object_of_a_version_that_lacked_a_column_is_read(history: Lived, bucket: str, command: Command) -> None:
+    uri = bucket.format(path="/older")
+    filesystem, root = fs.FileSystem.from_uri(uri)
+    fs.copy_files(str(history.archive), root, destination_filesystem=filesystem)
+    objects = filesystem.get_file_info(fs.FileSelector(f"{root}/flows", recursive=True))
+    old = min(each.path for each in objects if each.path.endswith(".parquet"))
+    with filesystem.open_input_file(old) as stream:
+        table = pq.read_table(stream)
+    pq.write_table(table.drop_columns(["server"]), old, filesystem=filesystem, store_schema=False)
+    status, out, err = command(replay.main, *history.flags, *history.span, "-o", "jsonl", "--archive", uri)
+    assert (status, err) == (0, "")
+    rows = [orjson.loads(line) for line in out.splitlines()]
+    assert {row["id"] for row in rows} == history.flows.keys()
+    assert any("server" in row for row in rows)
 
 
 def test_a_deep_audit_is_the_same(history: Lived, copied: str, command: Command) -> None:

@@ -53,6 +53,7 @@ def test_the_same_flows_however_they_are_read(history: Lived, run: Run, how: str
         row = found[id_]
         assert (row["bytes"], row["packets"], row["scope"]) == (flow["bytes"], flow["packets"], flow["scope"])
         assert row["raw_offset"] == flow["raw"]["offset"]
+        assert row.get("server") == flow.get("server")
         for side, end in (("src", flow["source"]), ("dst", flow["destination"])):
             assert row[f"{side}_kind"] == end["kind"]
             assert row.get(f"{side}_pod") == end.get("k8s", {}).get("pod", {}).get("name")
@@ -336,6 +337,24 @@ def test_files_that_no_manifest_lists_do_not_count(history: Lived, run: Run, arc
     assert status == 0
     assert lines(out).keys() == history.flows.keys()
     assert "left out: 2 files that no manifest lists" in err
+
+
+@pytest.mark.parametrize("which", ["all", "the first", "the last"])
+def test_files_of_a_version_that_lacked_a_column_are_read_with_the_others(
+    history: Lived, run: Run, archive: Path, which: str
+) -> None:
+    files = sorted(archive.glob("flows/date=*/hour=*/*.parquet"))
+    old = {"all": files, "the first": files[:1], "the last": files[-1:]}[which]
+    for path in old:
+        pq.write_table(pq.ParquetFile(path).read().drop_columns(["server"]), path, store_schema=False)
+    status, out, err = run(*history.flags, *history.span, "--archive", str(archive), "-o", "jsonl")
+    assert status == 0, err
+    found = lines(out)
+    assert found.keys() == history.flows.keys()
+    known = {id_: flow["server"] for id_, flow in history.flows.items() if "server" in flow}
+    said = {id_: row["server"] for id_, row in found.items() if "server" in row}
+    assert said.items() <= known.items()
+    assert (len(said) < len(known), bool(said)) == (True, which != "all")
 
 
 def test_an_archive_whose_dates_stand_beside_its_manifests_is_read(history: Lived, run: Run, archive: Path) -> None:

@@ -27,12 +27,13 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
 }
 EXAMPLE_FLOW = b"""
 {"id":"prod-eu/node-a1/5be6c2f0a91d/3/8121/0/57","start_ms":1795384000000,"end_ms":1795384010000,"scope":"cross_zone",
- "bytes":1048576,"packets":742,"direction":"egress","dnat":true,"network":{"transport":"tcp","type":"ipv4"},
+ "bytes":1048576,"packets":742,"direction":"egress","dnat":true,"server":"destination",
+ "network":{"transport":"tcp","type":"ipv4"},
  "source":{"kind":"pod","address":"10.42.1.17","k8s":{"namespace":{"name":"shop"},"pod":{"name":"api-7d9f8b6c5-x2x9q"},
   "workload":{"kind":"Deployment","name":"api"},"node":{"name":"node-a1"}},
   "cloud":{"availability_zone":"eu-west-1a","region":"eu-west-1"}},
  "destination":{"kind":"pod","address":"10.42.2.9","port":5432,"k8s":{"namespace":{"name":"shop"},
-  "pod":{"name":"postgres-0"},"workload":{"kind":"StatefulSet","name":"postgres"},"node":{"name":"node-b1"}},
+  "pod":{"name":"postgres-0"},"workload":{"kind":"StatefulSet","name":"postgres"},"service":{"name":"postgres"},"node":{"name":"node-b1"}},
   "cloud":{"availability_zone":"eu-west-1b","region":"eu-west-1"}},
  "observer":{"node":"node-a1","cloud":{"availability_zone":"eu-west-1a","region":"eu-west-1"}},
  "k8s":{"cluster":{"name":"prod-eu"}},"raw":{"partition":3,"offset":88123}}
@@ -59,6 +60,8 @@ def examples() -> list[Any]:
     state = topology.TopologyState(
         kind="pod", uid="u1", resource_version="7", name="api-0", namespace="shop", addresses=["10.0.0.1"], from_ms=1
     )
+    behind = [topology.Served("api", "tcp", 8080), topology.Served("api-hl", "tcp", 8080, headless=True)]
+    served = msgspec.structs.replace(state, services=["api", "api-hl"], served=behind)
     refused = dead_letter.dead_letter("not_json", "x", "enricher", "raw", 0, 7, 1, b"node", b"\xff" * 10)
     return [
         pytest.param("raw.v1", raw_chunk(["::1"], src=[0], dst=[0]), id="raw"),
@@ -66,6 +69,8 @@ def examples() -> list[Any]:
         pytest.param("ledger.v1", ledger.encode_ledger(collector_entry(1, 500)), id="collector"),
         pytest.param("ledger.v1", ledger.encode_ledger(sink_entry("metrics", 1, {1: 500})), id="sink"),
         pytest.param("topology.v1", topology.encode_topology(state), id="topology"),
+        pytest.param("topology.v1", topology.encode_topology(served), id="a pod behind services"),
+        pytest.param("raw.v1", raw_chunk(["::1"], src=[0], dst=[0], server=[2]), id="raw with a server"),
         pytest.param("dead-letter.v1", refused, id="dead letter"),
     ]
 

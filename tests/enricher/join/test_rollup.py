@@ -15,6 +15,7 @@ from enricher.join.join import Out
 from enricher.join.policy import NodeNames, Policy
 from schemas.amount import NOTHING, Amount
 from schemas.flow import Flow, decode_flow
+from schemas.topology import Served
 from tests.enricher.join.test_join import index, joined, out_of
 from tests.support.enricher.build import node, pod, row
 
@@ -31,7 +32,7 @@ def states() -> Index:
 
 
 def rolled(rows: list[dict[str, Any]], **more: Any) -> list[Flow]:
-    return [decode_flow(value) for value in joined(rows, policy=ROLLED, states=states(), **more).values]
+    return [decode_flow(value) for value in joined(rows, policy=ROLLED, **({"states": states()} | more)).values]
 
 
 def test_pods_of_one_workload_become_one_flow_that_names_its_rows() -> None:
@@ -57,10 +58,28 @@ def test_pods_of_one_workload_become_one_flow_that_names_its_rows() -> None:
 
 @pytest.mark.parametrize(
     "differs",
-    [{"protocol": 17}, {"dst_port": 81}, {"src_port": 9}, {"dnat": 1}, {"direction": 2}, {"encapsulation": 1}],
+    [
+        {"protocol": 17},
+        {"dst_port": 81},
+        {"src_port": 9},
+        {"dnat": 1},
+        {"direction": 2},
+        {"encapsulation": 1},
+        {"server": 1},
+    ],
 )
 def test_what_differs_in_more_than_the_pod_is_not_summed_up(differs: dict[str, Any]) -> None:
     assert len(rolled([row(API_1, DB), row(API_2, DB, **differs)])) == 2
+
+
+def test_a_sum_keeps_the_service_that_all_its_rows_have() -> None:
+    made = states()
+    made.apply(pod("db-1", DB, "node-a2", resource_version="101", served=[Served("db", "tcp", 5432)]))
+    rows = [row(API_1, DB, server=1), row(API_2, DB, server=1), row(API_1, DB, dst_port=80, server=1)]
+    by_service, other = rolled(rows, states=made)
+    assert (by_service.rows, by_service.server) == ([0, 1], "destination")
+    assert by_service.destination.k8s.service.name == "db"  # type: ignore[union-attr]
+    assert other.destination.k8s.service is UNSET  # type: ignore[union-attr]
 
 
 def test_an_end_that_is_no_pod_keeps_its_address() -> None:

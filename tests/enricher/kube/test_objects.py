@@ -41,6 +41,8 @@ def pod_json(**overrides: Any) -> dict[str, Any]:
         "ready": "True",
         "host_network": False,
         "ended": None,
+        "containers": [{"name": "c"}],
+        "init_containers": None,
     } | overrides
     terminated = {"state": {"terminated": {"finishedAt": fields["ended"], "exitCode": 0}}}
     return {
@@ -57,7 +59,12 @@ def pod_json(**overrides: Any) -> dict[str, Any]:
                 {"manager": "kubelet", "time": overrides.get("changed", STARTED), "fieldsV1": {"f:x": {}}}
             ],
         },
-        "spec": {"nodeName": fields["node"], "hostNetwork": fields["host_network"], "containers": [{"name": "c"}]},
+        "spec": {
+            "nodeName": fields["node"],
+            "hostNetwork": fields["host_network"],
+            "containers": fields["containers"],
+            "initContainers": fields["init_containers"],
+        },
         "status": {
             "phase": fields["phase"],
             "startTime": STARTED,

@@ -9,14 +9,16 @@ from enricher.index.addresses import pack
 from enricher.index.ownership import Index
 from enricher.kube.objects import Service, list_version
 from enricher.kube.observed import LINGER_MS, Observed
-from schemas.topology import MAX_LISTED, TopologyState
+from schemas.topology import MAX_LISTED, Served, TopologyState
 from tests.enricher.kube.test_objects import NOW, STARTED_MS, pod_of
 
 
-def service_of(selector: dict[str, str] | None, rv: str = "200", name: str = "api", uid: str | None = None) -> Service:
+def service_of(
+    selector: dict[str, str] | None, rv: str = "200", name: str = "api", uid: str | None = None, **spec: Any
+) -> Service:
     found: dict[str, Any] = {
         "metadata": {"name": name, "namespace": "shop", "uid": uid or f"s-{name}", "resourceVersion": rv},
-        "spec": {"clusterIP": "10.96.0.9", "selector": selector},
+        "spec": {"clusterIP": "10.96.0.9", "selector": selector, **spec},
     }
     return msgspec.json.decode(orjson.dumps(found), type=Service)
 
@@ -131,6 +133,58 @@ def test_services_that_select_a_pod_are_named_whichever_came_first() -> None:
     assert (closed.services, opened.services, opened.resource_version) == (["api"], ["api", "other"], "300")
     _, closed, opened = observed.drop(service_of({"app": "api"}, rv="301"), NOW)
     assert (opened.services, opened.resource_version) == (["other"], "301")
+
+
+def test_a_pod_says_by_which_ports_services_reach_it_as_of_then() -> None:
+    observed, index = Observed(), Index()
+    web = [{"name": "c", "ports": [{"name": "web", "containerPort": 8080}]}]
+    ports = [{"port": 80, "targetPort": "web"}]
+
+    def seen(states: list[TopologyState], at_ms: int) -> list[Served]:
+        for state in states:
+            index.apply(state)
+        [owner] = index.owners(("pod", pack("10.42.1.17")), at_ms, at_ms + 1)  # type: ignore[arg-type]
+        return owner.served
+
+    observed.take(service_of({"app": "api"}, ports=ports), "1", NOW)
+    pod = pod_of(labels={"app": "api"}, containers=web)
+    assert seen(observed.take(pod, "1", NOW), NOW) == [Served("api", "tcp", 8080)]
+    # Another port, another Service beside it, none any more.
+    changed = service_of({"app": "api"}, rv="300", ports=[{"port": 80, "targetPort": 9090}])
+    assert seen(observed.take(changed, "1", NOW + 1000), NOW + 2000) == [Served("api", "tcp", 9090)]
+    beside = service_of({"app": "api"}, rv="400", name="hl", clusterIP="None", ports=ports)
+    both = [Served("api", "tcp", 9090), Served("hl", "tcp", 8080, headless=True)]
+    assert seen(observed.take(beside, "1", NOW + 3000), NOW + 4000) == both
+    gone = service_of({"app": "api"}, rv="500")
+    assert seen(observed.drop(gone, NOW + 5000), NOW + 6000) == both[1:]
+    assert seen([], NOW + 2000) == [Served("api", "tcp", 9090)]
+
+
+def test_history_of_a_version_that_knew_no_ports_is_followed_by_what_is_known_now() -> None:
+    first, second = Observed(), Observed()
+    service = service_of({"app": "api"}, ports=[{"port": 80}])
+    first.take(service, "1", NOW)
+    [known] = first.take(pod_of(labels={"app": "api"}), "1", NOW)
+    without = msgspec.structs.replace(known, served=[])
+    for told in ((known, without), (without, known)):
+        index = Index()
+        for state in told:
+            index.apply(state)
+        assert index.states_of("pod/u1") == [known], "two versions side by side"
+    second.seed([without])
+    second.take(service, "9", NOW + 1000)
+    closed, opened = second.take(pod_of(labels={"app": "api"}), "9", NOW + 1000)
+    assert (closed.served, closed.to_ms) == ([], opened.from_ms)
+    assert (opened.served, opened.from_ms) == ([Served("api", "tcp", 80)], NOW + 1000)
+
+
+def test_of_more_ports_than_a_state_holds_none_is_kept_and_it_is_told() -> None:
+    left_out: list[str] = []
+    observed = Observed(tell_left_out=left_out.append)
+    ports = [{"port": port} for port in range(1, MAX_LISTED + 2)]
+    observed.take(service_of({"app": "api"}, ports=ports), "1", NOW)
+    [opened] = observed.take(pod_of(labels={"app": "api"}), "1", NOW)
+    assert (opened.services, opened.served, left_out) == (["api"], [], ["services"])
 
 
 class Counting(dict[str, TopologyState]):

@@ -37,6 +37,7 @@ AWKWARD = 'a"b\\c\nd\té日本,{}'
 FLOWS = [
     pytest.param({}, id="pods"),
     pytest.param({"source": FULL, "dnat": True, "encapsulation": "vxlan"}, id="everything"),
+    pytest.param({"server": "source", "source": FULL}, id="a reply"),
     pytest.param({"dnat": False, "direction": "ingress", "source": EXTERNAL, "scope": "external"}, id="external"),
     pytest.param({"source": other("unknown", reason="late_index"), "scope": "unknown"}, id="unknown"),
     pytest.param({"destination": other("cidr", name=AWKWARD), "k8s": Cluster(Named(AWKWARD))}, id="awkward-names"),
@@ -76,7 +77,10 @@ def expected(one: Flow) -> dict[str, Any]:
     value = orjson.loads(encoded(one))
     observer = value["observer"]
     return {
-        **{name: value.get(name) for name in ("id", "scope", "direction", "bytes", "packets", "dnat", "encapsulation")},
+        **{
+            name: value.get(name)
+            for name in ("id", "scope", "direction", "bytes", "packets", "dnat", "encapsulation", "server")
+        },
         "window_start": value["start_ms"],
         "window_end": value["end_ms"],
         "transport": value["network"]["transport"],

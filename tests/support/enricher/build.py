@@ -76,6 +76,8 @@ def encoded(rows: list[dict[str, Any]], **overrides: Any) -> bytes:
         for name in ("protocol", "src_port", "dst_port", "direction", "dnat", "bytes", "packets", "encapsulation")
     }
     columns |= {name: [addresses.index(r[name]) for r in rows] for name in ("src", "dst")}
+    if any("server" in r for r in rows):
+        columns["server"] = [r.get("server", 0) for r in rows]
     amount = {"bytes": sum(columns["bytes"]), "packets": sum(columns["packets"]), "rows": len(rows)}
     head: dict[str, Any] = {
         "cluster": "prod-eu",

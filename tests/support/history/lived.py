@@ -113,6 +113,7 @@ def _rows(chance: random.Random, number: int) -> Iterator[dict[str, Any]]:
             source = "fd00::1"
         port = chance.choice([5432, 8080, 443])
         row = build.row(source, destination, dst_port=port, bytes=size + place, packets=size // 1_000 + 1)
+        row["server"] = place % 3
         kind = chance.random()
         if kind < 0.1:
             row |= {"src": chance.choice(elsewhere[:3]), "dst": source, "direction": 1, "dnat": None}
