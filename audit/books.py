@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 
-from audit.boots import Lives
+from audit.boots import Boots
 from audit.intervals import Intervals
-from audit.known import OTHERS, Known
+from audit.known import OTHERS, Admitted
 from audit.result import MAX_LISTED, Audit, Contradiction, Repeat, Shortfall, Sums
 from audit.window import Key, OpenWindow
 from schemas.amount import NOTHING, Amount
@@ -44,7 +44,7 @@ SumsOf = Callable[[Origin, int], Sums]
 Wanted = Callable[[Origin, int], bool]
 
 
-class Books:
+class Reconciler:
     """The open windows of one ledger topic. `wanted` tells of a window's origin and start whether it is of interest.
 
     `sums_of` gives the sums that a window's amounts are added to once it is closed. `flowlog_group`: a flow log of
@@ -57,13 +57,13 @@ class Books:
         sums_of: SumsOf,
         wanted: Wanted = lambda origin, start_ms: True,
         flowlog_group: str = "zonemeter.flowlog",
-        known: Known | None = None,
+        known: Admitted | None = None,
     ) -> None:
         self._sums_of = sums_of
-        self._known_nodes = known or Known(MAX_CLUSTERS, MAX_NODES)
+        self._known_nodes = known or Admitted(MAX_CLUSTERS, MAX_NODES)
         self._flowlog_group = flowlog_group
         self._wanted = wanted
-        self.lives = Lives()
+        self.lives = Boots()
         self.sinks: dict[str, dict[Origin, tuple[int, int]]] = {}
         self.repeated: deque[Repeat] = deque(maxlen=MAX_LISTED)
         self.contradicted: deque[Contradiction] = deque(maxlen=MAX_LISTED)
@@ -287,13 +287,15 @@ def reconcile(
 ) -> Audit:
     """Close the books over `records`, in the order of the ledger; `nodes`, if given, are the cluster's in the range."""
     audit = Audit()
-    books = Books(audit.of)
+    books = Reconciler(audit.of)
     for record in records:
         books.take(record)
     return conclude(books, audit, settled_before_ms, nodes)
 
 
-def conclude(books: Books, audit: Audit, settled_before_ms: int, nodes: Iterable[TopologyState] | None = None) -> Audit:
+def conclude(
+    books: Reconciler, audit: Audit, settled_before_ms: int, nodes: Iterable[TopologyState] | None = None
+) -> Audit:
     """Close what is open of a range that has been read whole.
 
     What is only late, of a window that ended at `settled_before_ms` or later, is in flight and left out of every sum.

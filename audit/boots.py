@@ -24,7 +24,7 @@ MAX_TOLD = 50_000
 
 
 @dataclass(slots=True)
-class Life:
+class Boot:
     """One life. `first_ms`, `last_ms`: of its windows; `last`: (generation, sequence) of the furthest, and its end."""
 
     origin: Origin
@@ -64,11 +64,11 @@ class Life:
             self.clock_steps.append(ClockStep(self.origin.node, record.end_ms, record.clock_step_ms))
 
 
-class Lives:
+class Boots:
     """All nodes, by cluster and name, so that what is asked of one cluster costs nothing for the others."""
 
     def __init__(self) -> None:
-        self._nodes: dict[str, dict[str, list[Life]]] = {}
+        self._nodes: dict[str, dict[str, list[Boot]]] = {}
         self._interleaved: dict[str, dict[str, dict[str, int]]] = {}
         self._told = 0
 
@@ -79,7 +79,7 @@ class Lives:
         own = next((life for life in lives if life.origin == key.origin), None)
         place = (key.generation, key.sequence)
         if own is None:
-            lives.append(Life(key.origin, record.start_ms, record.end_ms, place, record.ended_by))
+            lives.append(Boot(key.origin, record.start_ms, record.end_ms, place, record.ended_by))
             if self._told < MAX_TOLD:
                 lives[-1].note_clock(record)
                 lives[-1].note_detached(record)
@@ -104,7 +104,7 @@ class Lives:
         lives = self._nodes.get(origin.cluster, {}).get(origin.node, ())
         return any(life.origin == origin and life.last > place for life in lives)
 
-    def _of(self, cluster: str | None) -> Iterator[tuple[str, list[Life]]]:
+    def _of(self, cluster: str | None) -> Iterator[tuple[str, list[Boot]]]:
         """Yield the nodes of a cluster (None: of all of them, one after the other) by name, with their lives."""
         for each in sorted(self._nodes) if cluster is None else (cluster,):
             yield from sorted(self._nodes.get(each, {}).items(), key=lambda item: item[0])
@@ -163,7 +163,7 @@ class Lives:
         self._interleaved = {cluster: nodes for cluster, nodes in self._interleaved.items() if nodes}
 
     @staticmethod
-    def _of_node(lives: list[Life]) -> Iterator[Gap]:
+    def _of_node(lives: list[Boot]) -> Iterator[Gap]:
         own = sorted(lives, key=lambda life: life.first_ms)
         for before, after in itertools.pairwise([None, *own]):
             if before is not None and after is not None:
@@ -173,7 +173,7 @@ class Lives:
                 yield from after.gaps
 
 
-def _why_gap(own: Life, place: tuple[int, int], record: LedgerRecord) -> str | None:
+def _why_gap(own: Boot, place: tuple[int, int], record: LedgerRecord) -> str | None:
     (generation, sequence), (of, last) = place, own.last
     if generation == of and sequence > last + 1:
         missing = f"{last + 1} to {sequence - 1}" if sequence > last + 2 else str(last + 1)

@@ -14,7 +14,7 @@ OTHER = "_other_"
 OTHERS = Origin(OTHER, OTHER, OTHER)
 
 
-class Known:
+class Admitted:
     """Who has room. `is_node` tells of a name in `cluster` whether Kubernetes knows it."""
 
     def __init__(

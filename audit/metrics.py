@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from audit.books import Books
+from audit.books import Reconciler
 from audit.known import OTHER
 from audit.result import covered
 from audit.rolling import Recent
@@ -13,7 +13,7 @@ from audit.rolling import Recent
 _STATES = ("closed", "open", "late", "in_flight")
 
 
-class Metrics:
+class AuditMetrics:
     """All of them, in one registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -50,7 +50,7 @@ class Metrics:
         self.refused = counter("refused_records", "Records of ledger or topology not understood.", "reason")
         self.given_up = counter("given_up_windows", "Windows that left the span, or memory, without closing.")
 
-    def show(self, recent: Mapping[str, Recent], books: Books, nodes: Mapping[str, Iterable[str]]) -> None:
+    def show(self, recent: Mapping[str, Recent], books: Reconciler, nodes: Mapping[str, Iterable[str]]) -> None:
         """Serve the last minutes; `nodes` are those of each cluster whose topology is known."""
         for gauge in self._of_clusters:
             gauge.clear()
@@ -84,7 +84,7 @@ class Metrics:
         for way, ratio in covered(sums.coverage.values()).items():
             self._coverage.labels(cluster, way).set(ratio)
 
-    def _show_nodes(self, cluster: str, books: Books, nodes: Mapping[str, Iterable[str]]) -> None:
+    def _show_nodes(self, cluster: str, books: Reconciler, nodes: Mapping[str, Iterable[str]]) -> None:
         gaps = books.lives.gaps(cluster)
         self._nodes.labels(cluster, "metered").set(len(books.lives.metered(cluster)))
         if cluster in nodes:

@@ -7,7 +7,7 @@ What has been passed over counts as unaccounted for as long as it is open; shoul
 
 from dataclasses import dataclass, field
 
-from audit.books import Books
+from audit.books import Reconciler
 from audit.result import Room, Shortfall, Sums
 from audit.window import OpenWindow
 from schemas.ids import Origin
@@ -85,7 +85,7 @@ class Rolling:
             recent.setdefault(cluster, Recent()).sums.merge(sums)
         return recent
 
-    def recent(self, books: Books, settled_before_ms: int) -> dict[str, Recent]:
+    def recent(self, books: Reconciler, settled_before_ms: int) -> dict[str, Recent]:
         """Return each cluster's last minutes, after closing what fits."""
         opened: list[tuple[OpenWindow, list[Shortfall]]] = []
         for window, shortfalls in list(books.windows()):

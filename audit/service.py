@@ -14,9 +14,9 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, KafkaTimeoutError
 from aiokafka.structs import ConsumerRecord
 
-from audit.books import Books
-from audit.known import Known
-from audit.metrics import Metrics
+from audit.books import Reconciler
+from audit.known import Admitted
+from audit.metrics import AuditMetrics
 from audit.rolling import Rolling
 from audit.settings import AuditServiceSettings
 from common.kafka import by_time, clients
@@ -46,12 +46,14 @@ class Auditor:
     def __init__(self, service: Service, settings: AuditServiceSettings) -> None:
         self._service = service
         self._settings = settings
-        self._metrics = Metrics(service.registry)
+        self._metrics = AuditMetrics(service.registry)
         self._partitions = Partitions(service)
         self._rolling = Rolling(settings.span_minutes * _MINUTE_MS)
-        known = Known(settings.max_clusters, settings.max_strangers, settings.cluster, lambda name: name in self._names)
+        known = Admitted(
+            settings.max_clusters, settings.max_strangers, settings.cluster, lambda name: name in self._names
+        )
         group = f"{settings.topic_prefix}flowlog"
-        self._books = Books(self._rolling.sums_of, self._rolling.wants, group, known)
+        self._books = Reconciler(self._rolling.sums_of, self._rolling.wants, group, known)
         self._names: set[str] = set()
         self._nodes: dict[bytes, TopologyState] = {}
         self._positions: dict[TopicPartition, int] = {}

@@ -13,19 +13,19 @@ from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar
 
 from collector.attach import addresses, hook, netlink
-from collector.attach.addresses import Own
+from collector.attach.addresses import OwnAddresses
 from collector.attach.attachment import Missing
 from collector.kernel import layout
 from collector.kernel.epoch_record import MAX_UPLINKS
 from collector.kernel.load_request import Request, load
 from collector.kernel.networks import parse_networks
-from collector.metrics import Metrics
+from collector.metrics import CollectorMetrics
 from collector.outbox.outbox import Outbox
-from collector.outbox.publish import Publisher, WindowPublisher, encoded
+from collector.outbox.publish import RecordPublisher, WindowPublisher, encoded
 from collector.outbox.spool import Spool, directory_for
 from collector.settings import CollectorSettings, parse_ports
 from collector.window import devices
-from collector.window.coverage import Coverage, of_window
+from collector.window.coverage import WindowCoverage, of_window
 from collector.window.meter import Devices, Meter, Window
 from collector.window.schedule import is_on_time, next_boundary
 from common.service.lifecycle import Service
@@ -51,10 +51,10 @@ def now_ms() -> int:
 class Collector:
     """One node's collector; `publisher` may be any that keeps the promise of `common.kafka.publish.Publisher`."""
 
-    def __init__(self, settings: CollectorSettings, service: Service, publisher: Publisher) -> None:
+    def __init__(self, settings: CollectorSettings, service: Service, publisher: RecordPublisher) -> None:
         self._settings = settings
         self._service = service
-        self._metrics = Metrics(service.registry, layout.entries_for(settings.map_memory), settings.spool_size)
+        self._metrics = CollectorMetrics(service.registry, layout.entries_for(settings.map_memory), settings.spool_size)
         windows = WindowPublisher(publisher, settings.topics, settings.partitions)
         spool = Spool(directory_for(settings.spool_dir, settings.pin_dir), settings.spool_size)
         self._outbox = Outbox(service, windows, spool, self._metrics, settings.window_seconds * _PATIENCE)
@@ -173,7 +173,7 @@ class Collector:
                 return end_ms
         return None
 
-    async def _hand_over(self, window: Window, own: Own | None = None) -> None:
+    async def _hand_over(self, window: Window, own: OwnAddresses | None = None) -> None:
         rows = await self._call(window.rows)
         ready = encoded(window, rows, own)
         self._compare(of_window(ready.ledger))
@@ -184,7 +184,7 @@ class Collector:
         extra = {"sequence": window.record.sequence, "generation": window.meta.generation, "seconds": seconds}
         say("window published" if published else "window spooled", extra=extra)
 
-    def _compare(self, found: Coverage) -> None:
+    def _compare(self, found: WindowCoverage) -> None:
         for way, ratio in found.ratios().items():
             self._metrics.coverage.labels(way).set(ratio)
         problem = found.problem()
@@ -192,7 +192,7 @@ class Collector:
             log.warning("%s: %s", *problem)
         self._covered_badly = problem is not None
 
-    def _read_own(self) -> Own | None:
+    def _read_own(self) -> OwnAddresses | None:
         """Return the node's addresses as of the window that ended just now; None if they are not known."""
         before = self._addresses
         try:
@@ -203,7 +203,7 @@ class Collector:
             return None
         self._addresses = frozenset(address.packed for address in found)
         uplinks = self._devices.uplinks if self._devices is not None else {}
-        return None if before is None else Own(before & self._addresses, addresses.told(found, uplinks))
+        return None if before is None else OwnAddresses(before & self._addresses, addresses.told(found, uplinks))
 
     def _read_devices(self) -> Devices:
         patterns = [pattern.strip() for pattern in self._settings.uplinks.split(",") if pattern.strip()]

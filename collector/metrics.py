@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from schemas.ledger import LedgerRecord
 
 
-class Metrics:
+class CollectorMetrics:
     """Registered once for the service's registry."""
 
     def __init__(self, registry: CollectorRegistry, map_entries: int, spool_limit: int) -> None:

@@ -13,11 +13,11 @@ from pathlib import Path
 from collector.attach import netlink, tc, uplinks
 from collector.kernel import bpf_syscall as sys_bpf
 from collector.kernel import pins
-from collector.kernel.epoch_record import DeviceCounters, Record, Uplink
+from collector.kernel.epoch_record import DeviceCounters, EpochRecord, Uplink
 from collector.kernel.generation import Generation
 from collector.kernel.layout import HOOK_COUNTER, LOST
 from collector.outbox.spool import directory_for
-from collector.window.coverage import Coverage
+from collector.window.coverage import WindowCoverage
 from collector.window.encode import received
 from doctor.checks import Check, Finding, UnclearError, fault, ok, unclear
 from doctor.host import host_checks
@@ -140,10 +140,10 @@ def check_coverage(root: Path, devices: dict[str, DeviceCounters]) -> list[Findi
         of_it = received(generation.drain(epoch)).bytes
     during = [Uplink(u.name, u.start, devices[u.name]).during() for u in record.uplinks if u.name in devices]
     sent, got = sum(uplink[0] for uplink in during), sum(uplink[2] for uplink in during)
-    return coverage_finding(Coverage(seen, of_it, sent, got))
+    return coverage_finding(WindowCoverage(seen, of_it, sent, got))
 
 
-def coverage_finding(found: Coverage) -> list[Finding]:
+def coverage_finding(found: WindowCoverage) -> list[Finding]:
     """Judge the open window; the uplinks count frames, so a little more."""
     problem = found.problem()
     if problem is None:
@@ -159,7 +159,7 @@ def _is_elsewhere(root: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _counting(root: Path) -> Iterator[tuple[Generation, int, Record]]:
+def _counting(root: Path) -> Iterator[tuple[Generation, int, EpochRecord]]:
     """Give the generation that counts, its epoch and that epoch's record; raise `UnclearError` where none does."""
     active = pins.active_generation(root) if root.is_dir() else None
     meta = None if active is None else pins.read_meta(root, active)

@@ -21,15 +21,15 @@ from common.task_group import TaskGroup
 from enricher.delivery.admission import Nodes
 from enricher.delivery.pipeline import Pipeline
 from enricher.delivery.topology_topic import TopologyTopic, read_file
-from enricher.delivery.waiting import Patience
+from enricher.delivery.waiting import LateSenders
 from enricher.delivery.worker import Deps
 from enricher.index.cidr_check import findings
 from enricher.index.cidrs import MAX_MAP_BYTES, CidrMap, read_cidr_map
 from enricher.index.ownership import Index
 from enricher.index.resolve import Resolver
-from enricher.kube.cluster import Cluster
+from enricher.kube.cluster import ClusterView
 from enricher.kube.follower import Follower
-from enricher.metrics import Metrics
+from enricher.metrics import EnricherMetrics
 from enricher.settings import EnricherSettings
 
 log = logging.getLogger(__name__)
@@ -49,8 +49,8 @@ async def run(running: Service, settings: EnricherSettings) -> None:
     """Run until told to stop."""
     running.health.starting("pipeline", "topics, history and the lists of the API come first")
     index = Index()
-    metrics = Metrics(running.registry, index)
-    cluster = Cluster(
+    metrics = EnricherMetrics(running.registry, index)
+    cluster = ClusterView(
         index,
         live=settings.topology is None,
         tell_left_out=metrics.left_out,
@@ -58,7 +58,7 @@ async def run(running: Service, settings: EnricherSettings) -> None:
     )
     cidrs = read_cidrs(settings)
     metrics.expect(cidrs)
-    patience = Patience(cluster, Resolver(index, cidrs), metrics, settings.late_seconds)
+    patience = LateSenders(cluster, Resolver(index, cidrs), metrics, settings.late_seconds)
     counters, partitions = PublishCounters(running.registry), Partitions(running, metrics.lag_records)
     publisher = Publisher(running, settings, counters)
     deps = Deps(running, settings, settings.policy, cluster, patience, counters, partitions, metrics, Nodes(index))
@@ -111,7 +111,7 @@ async def _run_live(
             task.cancel()
 
 
-def _question(cidrs: CidrMap, cluster: Cluster) -> None:
+def _question(cidrs: CidrMap, cluster: ClusterView) -> None:
     """Log what of the CIDR map may not be meant, now that the nodes are known."""
     nodes = [state for state in cluster.index.current() if state.kind == "node" and state.to_ms is None]
     for finding in findings(cidrs.entries, nodes):

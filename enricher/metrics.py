@@ -15,7 +15,7 @@ from schemas.ledger import UNANNOUNCED_REPEAT
 from schemas.raw import RawChunk
 
 
-class Metrics:
+class EnricherMetrics:
     """All of them, in one registry."""
 
     def __init__(self, registry: CollectorRegistry, index: Index) -> None:

@@ -18,7 +18,7 @@ from schemas.codec import Milliseconds, offsets_of
 from schemas.errors import DecodeError
 from schemas.flow import Endpoint, FlowHead, Observer, decode_endpoint, decode_head, decode_observer
 from schemas.ids import MAX_NUMBER, Origin, parse_chunk_id, split_flow_id
-from sinks.tallies import Books
+from sinks.tallies import Tallies
 
 # Distinct end points known by their bytes; then all are forgotten and learned again. About 1 KiB each; if somebody
 # writes longer ones, fewer.
@@ -47,7 +47,7 @@ class SourceRecord(Protocol):
     value: bytes | None
 
 
-class Mark(msgspec.Struct):
+class FlowMark(msgspec.Struct):
     """The last flow taken of one life of a node, until when that life was seen and when it was taken (Unix time)."""
 
     generation: Number
@@ -116,9 +116,9 @@ class Lane:
 
     partition: int
     position: int | None = None
-    marks: dict[Origin, Mark] = field(default_factory=dict)
+    marks: dict[Origin, FlowMark] = field(default_factory=dict)
     touched: set[Origin] = field(default_factory=set)
-    books: Books = field(default_factory=Books)
+    books: Tallies = field(default_factory=Tallies)
     pushed_out: list[Origin] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -183,7 +183,7 @@ class Intake(Generic[E]):
         return batch
 
     def _take_rows(self, lane: Lane, records: Iterable[SourceRecord], batch: Batch[E], now_ms: int) -> None:
-        run = _Run("", 0, 0, -1, Mark(0, 0, 0, 0))
+        run = _Run("", 0, 0, -1, FlowMark(0, 0, 0, 0))
         part = None
         for record in records:
             try:
@@ -256,7 +256,7 @@ class _Run:
     start_ms: int
     end_ms: int
     floor: int
-    mark: Mark
+    mark: FlowMark
     is_renumbered: bool = False
 
 
@@ -268,7 +268,7 @@ def _begin(lane: Lane, flow: FlowHead, chunk: str, now_ms: int) -> _Run:
     _check_plausible(flow, Place(*position[:2]), mark, now_ms)
     if mark is None:
         lane.make_room(origin, now_ms)
-        mark = Mark(*position[:3], row=-1)
+        mark = FlowMark(*position[:3], row=-1)
     # To the end: who was heard of last.
     lane.marks.pop(origin, None)
     lane.marks[origin] = mark
@@ -288,7 +288,7 @@ def _begin(lane: Lane, flow: FlowHead, chunk: str, now_ms: int) -> _Run:
     return _Run(chunk, flow.start_ms, flow.end_ms, mark.row, mark, is_renumbered=at < before)
 
 
-def _check_plausible(flow: FlowHead, place: Place, mark: Mark | None, now_ms: int) -> None:
+def _check_plausible(flow: FlowHead, place: Place, mark: FlowMark | None, now_ms: int) -> None:
     why = why_not_then(flow.start_ms, flow.end_ms, now_ms)
     if why is None and mark is not None:
         why = why_not_there(Place(mark.generation, mark.sequence), mark.end_ms, place, now_ms)

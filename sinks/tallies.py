@@ -48,7 +48,7 @@ class Tally:
 
 
 @dataclass(slots=True)
-class Books:
+class Tallies:
     """What one partition brought since the last checkpoint. `aside` is by reason, then by chunk id."""
 
     parts: dict[str, Tally] = field(default_factory=dict)

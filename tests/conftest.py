@@ -12,7 +12,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from common.service.log import JsonLines
+from common.service.log import JsonFormatter
 from lab.kafka.broker import Broker
 from lab.plan import Plan
 from tests.support.labs import own_plan
@@ -82,5 +82,5 @@ def _service_logs_no_further() -> Iterator[None]:
     """A service that a test ran in this process logs to that test's stderr, which is closed after it."""
     yield
     root = logging.getLogger()
-    for handler in [each for each in root.handlers if isinstance(each.formatter, JsonLines)]:
+    for handler in [each for each in root.handlers if isinstance(each.formatter, JsonFormatter)]:
         root.removeHandler(handler)

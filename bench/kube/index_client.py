@@ -32,10 +32,10 @@ from enricher.index.cidrs import CidrMap
 from enricher.index.ownership import Index, Slot
 from enricher.index.resolve import Resolver
 from enricher.join.join import join, resolve
-from enricher.kube.cluster import Cluster, now_ms
+from enricher.kube.cluster import ClusterView, now_ms
 from enricher.kube.follower import Follower
 from enricher.kube.reflector import PAGE_OBJECTS
-from enricher.metrics import Metrics
+from enricher.metrics import EnricherMetrics
 from enricher.settings import EnricherSettings
 from schemas.raw import RawChunk, decode_chunk
 
@@ -57,9 +57,9 @@ class Enricher:
         # All of its modules are loaded, as they are in the service.
         assert callable(enricher.main)
         self.index = Index()
-        self.cluster = Cluster(self.index, live=True)
+        self.cluster = ClusterView(self.index, live=True)
         self.service = Service("enricher")
-        metrics = Metrics(self.service.registry, self.index)
+        metrics = EnricherMetrics(self.service.registry, self.index)
         self.follower = Follower(self.service, EnricherSettings(kubeconfig=kubeconfig), self.cluster, metrics)
         self.changes = 0
         self.index.listen(self._count)

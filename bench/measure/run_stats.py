@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from collector.kernel import bpf_syscall as sys_bpf
-from collector.kernel.bpf_syscall import Command
+from collector.kernel.bpf_syscall import BpfCommand
 
 
 class Cost(NamedTuple):
@@ -26,7 +26,7 @@ class Cost(NamedTuple):
 @contextlib.contextmanager
 def enabled() -> Iterator[None]:
     """Let the kernel measure all programs, as kernel.bpf_stats_enabled does, for the length of a block."""
-    fd = sys_bpf.bpf(Command.ENABLE_STATS, struct.pack("<I", 0))  # BPF_STATS_RUN_TIME
+    fd = sys_bpf.bpf(BpfCommand.ENABLE_STATS, struct.pack("<I", 0))  # BPF_STATS_RUN_TIME
     try:
         yield
     finally:

@@ -37,7 +37,7 @@ class Address(NamedTuple):
     is_global: bool
 
 
-class Own(NamedTuple):
+class OwnAddresses(NamedTuple):
     """What a window says of its node's addresses. `throughout`: those that it had all the time; `told`: to others."""
 
     throughout: frozenset[bytes]

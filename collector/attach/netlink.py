@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from collector.attach.rtnetlink import RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE, RTMGRP_LINK, AsyncIPRoute, IPRoute
-from collector.attach.uplinks import Link, Route
+from collector.attach.uplinks import KernelRoute, Link
 from collector.kernel.epoch_record import DeviceCounters
 
 _DEVICES = Path("/proc/thread-self/net/dev")
@@ -17,7 +17,7 @@ _SOCKETS = (Path("/proc/thread-self/net/udp"), Path("/proc/thread-self/net/udp6"
 _PORT_ATTRIBUTES = {"vxlan": "IFLA_VXLAN_PORT", "geneve": "IFLA_GENEVE_PORT"}
 
 
-def read() -> tuple[list[Link], list[Route]]:
+def read() -> tuple[list[Link], list[KernelRoute]]:
     """Return all devices, and all routes of all tables."""
     with IPRoute() as socket:
         messages = list(socket.link("dump"))
@@ -47,13 +47,13 @@ def link_of(message: Any, kinds: dict[int, str]) -> Link:
     )
 
 
-def routes_of(message: Any) -> Iterable[Route]:
-    """Yield what one RTM_NEWROUTE message says, a `Route` for each next hop."""
+def routes_of(message: Any) -> Iterable[KernelRoute]:
+    """Yield what one RTM_NEWROUTE message says, a `KernelRoute` for each next hop."""
     hops = message.get_attr("RTA_MULTIPATH") or [message]
     for hop in hops:
         oif = hop.get("oif") or (message.get_attr("RTA_OIF") if hop is message else 0)
         if oif:
-            yield Route(oif, message["dst_len"], hop.get_attr("RTA_GATEWAY") is not None, message["type"])
+            yield KernelRoute(oif, message["dst_len"], hop.get_attr("RTA_GATEWAY") is not None, message["type"])
 
 
 def _kind(message: Any) -> str:

@@ -74,7 +74,7 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class KernelRoute:
     """What rtnetlink says of one route, one for each next hop."""
 
     oif: int
@@ -83,7 +83,7 @@ class Route:
     kind: int = RTN_UNICAST
 
 
-def choose(links: Iterable[Link], routes: Iterable[Route], patterns: Iterable[str] = ()) -> list[Link]:
+def choose(links: Iterable[Link], routes: Iterable[KernelRoute], patterns: Iterable[str] = ()) -> list[Link]:
     """Return the uplinks by index. `patterns` (as file names are matched) replace all rules if there are any.
 
     Else: devices of default routes of any table; physical ones and bonds, teams and VLANs; tunnels, TUN devices too;

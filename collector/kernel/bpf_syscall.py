@@ -43,7 +43,7 @@ class MapType(IntEnum):
     ARRAY_OF_MAPS = 12
 
 
-class Command(IntEnum):
+class BpfCommand(IntEnum):
     """enum bpf_cmd."""
 
     MAP_CREATE = 0
@@ -62,13 +62,13 @@ class Command(IntEnum):
     LINK_DETACH = 34
 
 
-def bpf(command: Command, attributes: bytes) -> int:
+def bpf(command: BpfCommand, attributes: bytes) -> int:
     """Make one system call with this prefix of `union bpf_attr`; return what it returns."""
     buffer = ctypes.create_string_buffer(attributes, _ATTR_BYTES)
     return _call(command, buffer)
 
 
-def _call(command: Command, buffer: ctypes.Array[ctypes.c_char]) -> int:
+def _call(command: BpfCommand, buffer: ctypes.Array[ctypes.c_char]) -> int:
     number = _SYSCALL[platform.machine()]
     result: int = _libc.syscall(number, int(command), buffer, _ATTR_BYTES)
     if result < 0:
@@ -84,14 +84,14 @@ def _address(buffer: ctypes.Array[ctypes.c_char]) -> int:
 def map_create(kind: MapType, key_size: int, value_size: int, entries: int, name: str, inner_fd: int = 0) -> int:
     """Create a map and return its file descriptor; `name` of at most 15 letters is for `bpftool map`."""
     attributes = struct.pack("<7I16s", kind, key_size, value_size, entries, 0, inner_fd, 0, name.encode()[:15])
-    return bpf(Command.MAP_CREATE, attributes)
+    return bpf(BpfCommand.MAP_CREATE, attributes)
 
 
 def map_lookup(fd: int, key: bytes, value_size: int) -> bytes:
     """Return the value of `key` (for a per-CPU map: of all possible CPUs); KeyError if there is none."""
     key_buffer, value = ctypes.create_string_buffer(key, len(key)), ctypes.create_string_buffer(value_size)
     try:
-        bpf(Command.MAP_LOOKUP_ELEM, struct.pack("<IIQQQ", fd, 0, _address(key_buffer), _address(value), 0))
+        bpf(BpfCommand.MAP_LOOKUP_ELEM, struct.pack("<IIQQQ", fd, 0, _address(key_buffer), _address(value), 0))
     except FileNotFoundError:
         raise KeyError(key) from None
     return value.raw
@@ -100,14 +100,14 @@ def map_lookup(fd: int, key: bytes, value_size: int) -> bytes:
 def map_update(fd: int, key: bytes, value: bytes) -> None:
     """Set `key` to `value`. In one array element it is all or nothing as far as the death of this process goes."""
     key_buffer, buffer = ctypes.create_string_buffer(key, len(key)), ctypes.create_string_buffer(value, len(value))
-    bpf(Command.MAP_UPDATE_ELEM, struct.pack("<IIQQQ", fd, 0, _address(key_buffer), _address(buffer), 0))
+    bpf(BpfCommand.MAP_UPDATE_ELEM, struct.pack("<IIQQQ", fd, 0, _address(key_buffer), _address(buffer), 0))
 
 
 def map_delete(fd: int, key: bytes) -> None:
     """Delete `key`; it may be gone already."""
     key_buffer = ctypes.create_string_buffer(key, len(key))
     try:
-        bpf(Command.MAP_DELETE_ELEM, struct.pack("<IIQQQ", fd, 0, _address(key_buffer), 0, 0))
+        bpf(BpfCommand.MAP_DELETE_ELEM, struct.pack("<IIQQQ", fd, 0, _address(key_buffer), 0, 0))
     except FileNotFoundError:
         return
 
@@ -119,7 +119,7 @@ def map_keys(fd: int, key_size: int) -> list[bytes]:
     while True:
         try:
             bpf(
-                Command.MAP_GET_NEXT_KEY,
+                BpfCommand.MAP_GET_NEXT_KEY,
                 struct.pack("<IIQQQ", fd, 0, 0 if previous is None else _address(previous), _address(following), 0),
             )
         except FileNotFoundError:
@@ -142,7 +142,7 @@ def lookup_batch(fd: int, cursor: int | None, keys: int, values: int, room: int)
     )
     buffer = ctypes.create_string_buffer(attributes, _ATTR_BYTES)
     try:
-        _call(Command.MAP_LOOKUP_BATCH, buffer)
+        _call(BpfCommand.MAP_LOOKUP_BATCH, buffer)
     except FileNotFoundError:  # the end; entries up to it have been copied
         return struct.unpack_from("<I", buffer.raw, 32)[0], None
     return struct.unpack_from("<I", buffer.raw, 32)[0], struct.unpack("<I", place_out.raw)[0]
@@ -152,7 +152,7 @@ def delete_batch(fd: int, keys: int, count: int) -> int:
     """Delete `count` keys of a hash map from the address `keys`; return how many, up to the first that is gone."""
     buffer = ctypes.create_string_buffer(struct.pack("<QQQQIIQQ", 0, 0, keys, 0, count, fd, 0, 0), _ATTR_BYTES)
     try:
-        _call(Command.MAP_DELETE_BATCH, buffer)
+        _call(BpfCommand.MAP_DELETE_BATCH, buffer)
     except FileNotFoundError:
         return int(struct.unpack_from("<I", buffer.raw, 32)[0])
     return count
@@ -161,19 +161,19 @@ def delete_batch(fd: int, keys: int, count: int) -> int:
 def obj_pin(fd: int, path: str) -> None:
     """Pin a map, program or link at `path` on a bpffs: it outlives this process."""
     name = ctypes.create_string_buffer(path.encode())
-    bpf(Command.OBJ_PIN, struct.pack("<QII", _address(name), fd, 0))
+    bpf(BpfCommand.OBJ_PIN, struct.pack("<QII", _address(name), fd, 0))
 
 
 def obj_get(path: str) -> int:
     """Open what is pinned at `path`; raises FileNotFoundError if nothing is."""
     name = ctypes.create_string_buffer(path.encode())
-    return bpf(Command.OBJ_GET, struct.pack("<QII", _address(name), 0, 0))
+    return bpf(BpfCommand.OBJ_GET, struct.pack("<QII", _address(name), 0, 0))
 
 
 def prog_id(fd: int) -> int:
     """Return a program's id, as a program array shows it (struct bpf_prog_info)."""
     info = ctypes.create_string_buffer(256)
-    bpf(Command.OBJ_GET_INFO_BY_FD, struct.pack("<IIQ", fd, len(info), _address(info)))
+    bpf(BpfCommand.OBJ_GET_INFO_BY_FD, struct.pack("<IIQ", fd, len(info), _address(info)))
     return int(struct.unpack_from("<I", info.raw, 4)[0])
 
 
@@ -189,7 +189,7 @@ def map_value_size(fd: int) -> int:
 
 def _map_info(fd: int, offset: int) -> int:
     info = ctypes.create_string_buffer(256)
-    bpf(Command.OBJ_GET_INFO_BY_FD, struct.pack("<IIQ", fd, len(info), _address(info)))
+    bpf(BpfCommand.OBJ_GET_INFO_BY_FD, struct.pack("<IIQ", fd, len(info), _address(info)))
     return int(struct.unpack_from("<I", info.raw, offset)[0])
 
 
@@ -202,7 +202,7 @@ def prog_load(kind: int, attach_type: int, instructions: bytes, name: str) -> in
     count = len(instructions) // 8
     attributes = struct.pack("<IIQQIIQII", kind, count, _address(code), _address(terms), 0, 0, 0, 0, 0)
     attributes += struct.pack("<16sII", name.encode()[:15], 0, attach_type)
-    return bpf(Command.PROG_LOAD, attributes)
+    return bpf(BpfCommand.PROG_LOAD, attributes)
 
 
 def netfilter_link_create(prog_fd: int, family: int, hook: int, priority: int) -> int:
@@ -211,7 +211,7 @@ def netfilter_link_create(prog_fd: int, family: int, hook: int, priority: int) -
     `family`: NFPROTO_IPV4 (2) or NFPROTO_IPV6 (10); `hook`: enum nf_inet_hooks. Raises EBUSY if another BPF
     program has this priority already, EINVAL below kernel 6.4.
     """
-    return bpf(Command.LINK_CREATE, struct.pack("<4I IIiI", prog_fd, 0, BPF_NETFILTER, 0, family, hook, priority, 0))
+    return bpf(BpfCommand.LINK_CREATE, struct.pack("<4I IIiI", prog_fd, 0, BPF_NETFILTER, 0, family, hook, priority, 0))
 
 
 def netfilter_link_place(fd: int) -> tuple[int, int, int]:
@@ -227,7 +227,7 @@ def tcx_link_create(prog_fd: int, ifindex: int, attach_type: int) -> int:
     `attach_type`: `TCX_INGRESS` or `TCX_EGRESS`. Raises ENODEV if there is no such device in this process's network
     namespace, EINVAL below kernel 6.6.
     """
-    return bpf(Command.LINK_CREATE, struct.pack("<4I IIQ", prog_fd, ifindex, attach_type, _BPF_F_BEFORE, 0, 0, 0))
+    return bpf(BpfCommand.LINK_CREATE, struct.pack("<4I IIQ", prog_fd, ifindex, attach_type, _BPF_F_BEFORE, 0, 0, 0))
 
 
 def tcx_link_ifindex(fd: int) -> int:
@@ -237,11 +237,11 @@ def tcx_link_ifindex(fd: int) -> int:
 
 def link_detach(fd: int) -> None:
     """Detach a link for good; it stays pinned."""
-    bpf(Command.LINK_DETACH, struct.pack("<I", fd))
+    bpf(BpfCommand.LINK_DETACH, struct.pack("<I", fd))
 
 
 def _link_info(fd: int) -> bytes:
     """Return struct bpf_link_info; what is of its kind begins at 16."""
     info = ctypes.create_string_buffer(256)
-    bpf(Command.OBJ_GET_INFO_BY_FD, struct.pack("<IIQ", fd, len(info), _address(info)))
+    bpf(BpfCommand.OBJ_GET_INFO_BY_FD, struct.pack("<IIQ", fd, len(info), _address(info)))
     return info.raw

@@ -93,7 +93,7 @@ class Moment(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class EpochRecord:
     """One epoch's record. Times are Unix milliseconds; `end_ms` is 0 until it is known.
 
     `start_boot_ms` is when it began in milliseconds since boot; 0: its version did not say. `clock_step_ms` is how far
@@ -118,7 +118,7 @@ class Record:
 _LATER = ("start_boot_ms", "clock_step_ms")
 
 
-def encode(record: Record, layout: np.dtype[Any] = RECORD) -> bytes:
+def encode(record: EpochRecord, layout: np.dtype[Any] = RECORD) -> bytes:
     """Return a record as it is pinned, in the layout of the version that pinned it."""
     raw = np.zeros((), layout)
     raw["layout_version"] = LAYOUT_VERSION
@@ -135,13 +135,13 @@ def encode(record: Record, layout: np.dtype[Any] = RECORD) -> bytes:
     return raw.tobytes()
 
 
-def decode(pinned: bytes, layout: np.dtype[Any] = RECORD) -> Record:
+def decode(pinned: bytes, layout: np.dtype[Any] = RECORD) -> EpochRecord:
     """Return what `encode` wrote; an element never written is an idle record. Raises `RecordError` for rubbish."""
     if len(pinned) != layout.itemsize:
         raise RecordError(f"a pinned record has {len(pinned)} bytes, expected {layout.itemsize}: not zonemeter's")
     raw = np.frombuffer(pinned, layout)[0]
     if raw["layout_version"] == 0 and not any(pinned):
-        return Record()
+        return EpochRecord()
     if (
         raw["layout_version"] != LAYOUT_VERSION
         or raw["phase"] not in list(Phase)
@@ -154,7 +154,7 @@ def decode(pinned: bytes, layout: np.dtype[Any] = RECORD) -> Record:
         Uplink(entry["name"].decode("utf-8", "replace"), tuple(entry["start"].tolist()), tuple(entry["end"].tolist()))
         for entry in raw["uplinks"][: raw["uplink_count"]]
     )
-    return Record(
+    return EpochRecord(
         phase=Phase(raw["phase"]),
         sequence=int(raw["sequence"]),
         start_ms=int(raw["start_ms"]),
@@ -182,7 +182,7 @@ class Step(IntEnum):
     FREEZE = 3  # nobody adds to it any more, but its record is not final
 
 
-def recover(records: tuple[Record, Record], epoch: int, *, active: bool) -> list[tuple[int, Step]]:
+def recover(records: tuple[EpochRecord, EpochRecord], epoch: int, *, active: bool) -> list[tuple[int, Step]]:
     """Say what is left to do: (epoch, first step) in the order of their windows.
 
     `epoch` is the one that the generation's program adds to, or added to last if the generation is not `active` any
@@ -201,8 +201,8 @@ def recover(records: tuple[Record, Record], epoch: int, *, active: bool) -> list
 
 
 def prepared(
-    record: Record, end_ms: int, uplinks: dict[str, DeviceCounters], *, short: bool, stopped_ms: int | None = None
-) -> Record:
+    record: EpochRecord, end_ms: int, uplinks: dict[str, DeviceCounters], *, short: bool, stopped_ms: int | None = None
+) -> EpochRecord:
     """Return the counting record with what is known at the flip: its end and the uplinks' counters then.
 
     A device without a reading at either end is left out: what it counted in this window is not known. So is what all
@@ -215,7 +215,7 @@ def prepared(
     return replace(record, end_ms=end_ms, uplinks=ends, short=short)
 
 
-def ending(record: Record, end: Moment) -> tuple[Record, Moment]:
+def ending(record: EpochRecord, end: Moment) -> tuple[EpochRecord, Moment]:
     """Return the counting record as it is by the clock at its end, and its end, so that it ends after it began.
 
     Where the clock was set meanwhile, forward or back, the window began as long before its end as it has lasted: its
@@ -228,7 +228,7 @@ def ending(record: Record, end: Moment) -> tuple[Record, Moment]:
     return record, end.at(max(end.wall_ms, record.start_ms + 1))
 
 
-def _stepped(record: Record, end: Moment) -> int:
+def _stepped(record: EpochRecord, end: Moment) -> int:
     """Return how much longer the window has lasted by the clock that can be set than by the one that cannot."""
     by_wall_ms = end.wall_ms - record.start_ms
     if record.start_boot_ms:
@@ -236,7 +236,7 @@ def _stepped(record: Record, end: Moment) -> int:
     return min(by_wall_ms - 1, 0)
 
 
-def following(sequence: int, start: Moment, uplinks: dict[str, DeviceCounters]) -> Record:
+def following(sequence: int, start: Moment, uplinks: dict[str, DeviceCounters]) -> EpochRecord:
     """Return the record of a window that begins."""
     begins = tuple(Uplink(name, counters) for name, counters in list(uplinks.items())[:MAX_UPLINKS])
-    return Record(Phase.COUNTING, sequence, start.wall_ms, uplinks=begins, start_boot_ms=start.boot_ms)
+    return EpochRecord(Phase.COUNTING, sequence, start.wall_ms, uplinks=begins, start_boot_ms=start.boot_ms)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from collector.kernel import bpf_syscall as sys_bpf
 from collector.kernel import epoch_record, pins
-from collector.kernel.epoch_record import Record, Tally
+from collector.kernel.epoch_record import EpochRecord, Tally
 from collector.kernel.layout import (
     CONTROL,
     COUNTER_ROOM,
@@ -110,11 +110,11 @@ class Generation:
         outer, element = (self._fds[name] for name in _BARRIER)
         sys_bpf.map_update(outer, _FIRST, element.to_bytes(4, "little"))
 
-    def read(self, epoch: int) -> Record:
+    def read(self, epoch: int) -> EpochRecord:
         """Return an epoch's pinned record."""
         return epoch_record.decode(self._lookup("records", _index(epoch), self._record.itemsize), self._record)
 
-    def write(self, epoch: int, record: Record) -> None:
+    def write(self, epoch: int, record: EpochRecord) -> None:
         """Pin an epoch's record, whole or not at all."""
         sys_bpf.map_update(self._fds["records"], _index(epoch), epoch_record.encode(record, self._record))
 

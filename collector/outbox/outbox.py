@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from collector.metrics import Metrics
+from collector.metrics import CollectorMetrics
 from collector.outbox.publish import WindowPublisher
 from collector.outbox.spool import Entry, Spool, SpoolError
 from collector.outbox.spool_file import DamagedError, EncodedWindow, read, read_head
@@ -48,7 +48,12 @@ class Outbox:
     """The windows of one collector on their way to Kafka."""
 
     def __init__(
-        self, service: Service, publisher: WindowPublisher, spool: Spool, metrics: Metrics, patience_seconds: float
+        self,
+        service: Service,
+        publisher: WindowPublisher,
+        spool: Spool,
+        metrics: CollectorMetrics,
+        patience_seconds: float,
     ) -> None:
         self._service = service
         self._publisher = publisher

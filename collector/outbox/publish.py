@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from collector.attach.addresses import Own
+from collector.attach.addresses import OwnAddresses
 from collector.kernel.layout import Rows
 from collector.outbox.spool_file import EncodedWindow
 from collector.window.encode import ledger_record, raw_chunks
@@ -21,14 +21,14 @@ from schemas.topics import TopicNames
 _CHUNKS_AT_ONCE = 4
 
 
-class Publisher(Protocol):
+class RecordPublisher(Protocol):
     """What `common.kafka.publish.Publisher` is to this module."""
 
     async def publish(self, records: Sequence[Record]) -> object:
         """Return when all are acknowledged; else raise `PublishError`."""
 
 
-def encoded(window: Window, rows: Rows, own: Own | None = None) -> EncodedWindow:
+def encoded(window: Window, rows: Rows, own: OwnAddresses | None = None) -> EncodedWindow:
     """Return a window of the kernel's as records to publish; `rows` are its own, and stay as they are.
 
     `own` are the node's addresses, where they are known as of the window.
@@ -45,7 +45,7 @@ def encoded(window: Window, rows: Rows, own: Own | None = None) -> EncodedWindow
 class WindowPublisher:
     """Publishes windows, each to the partition of the node that counted it."""
 
-    def __init__(self, publisher: Publisher, topics: TopicNames, partitions: int) -> None:
+    def __init__(self, publisher: RecordPublisher, topics: TopicNames, partitions: int) -> None:
         self._publisher = publisher
         self._topics = topics
         self._partitions = partitions

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from collector.outbox import spool_file
-from collector.outbox.spool_file import DamagedError, EncodedWindow, Head
+from collector.outbox.spool_file import DamagedError, EncodedWindow, SpoolHead
 from common.errors import Refusal
 
 log = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ class Spool:
     def _write(self, part: Path, window: EncodedWindow) -> int:
         room = self.limit - self.used()
         with part.open("wb") as file:
-            head = Head(window.ledger, window.maybe_repeat)
+            head = SpoolHead(window.ledger, window.maybe_repeat)
             spool_file.write(file, head, _within(room, file, window.chunks(False)))
             file.flush()
             _check(room, file)

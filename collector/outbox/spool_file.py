@@ -30,7 +30,7 @@ class DamagedError(Exception):
     """A file is not what was written; its text is one line that says in which way."""
 
 
-class Head(msgspec.Struct, frozen=True):
+class SpoolHead(msgspec.Struct, frozen=True):
     """The first line. `maybe_repeat`: there was an attempt to publish the window before it was spooled."""
 
     ledger: LedgerRecord
@@ -38,7 +38,7 @@ class Head(msgspec.Struct, frozen=True):
 
 
 _head_encoder = msgspec.json.Encoder()
-_head_decoder = msgspec.json.Decoder(Head)
+_head_decoder = msgspec.json.Decoder(SpoolHead)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class EncodedWindow:
     chunks: Callable[[bool], Iterator[bytes]]
 
 
-def write(file: IO[bytes], head: Head, chunks: Iterable[bytes]) -> None:
+def write(file: IO[bytes], head: SpoolHead, chunks: Iterable[bytes]) -> None:
     """Write a window to an empty file; `chunks` without `maybe_repeat`. Raises OSError."""
     with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=_LEVEL, mtime=0) as packed:
         packed.write(_head_encoder.encode(head) + b"\n")
@@ -81,7 +81,7 @@ def read(path: Path) -> EncodedWindow:
     return EncodedWindow(head.ledger, head.maybe_repeat, chunks)
 
 
-def read_head(path: Path) -> Head | None:
+def read_head(path: Path) -> SpoolHead | None:
     """Return a file's first line alone; None if it is damaged. Raises OSError."""
     try:
         return _head(next(_read(path), b""))
@@ -89,7 +89,7 @@ def read_head(path: Path) -> Head | None:
         return None
 
 
-def _head(line: bytes) -> Head:
+def _head(line: bytes) -> SpoolHead:
     try:
         head = _head_decoder.decode(line)
         origin, _ = parse_window_id(head.ledger.id)

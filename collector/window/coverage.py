@@ -21,7 +21,7 @@ _NEXT_TO_NOTHING = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Coverage:
+class WindowCoverage:
     """Bytes of one window. At the hook: `seen` in all, and `received` of it over an uplink. `sent`, `got`: uplinks'.
 
     `received` None: not known, from a collector before that.
@@ -60,9 +60,9 @@ class Coverage:
         return None
 
 
-def of_window(entry: LedgerRecord) -> Coverage:
+def of_window(entry: LedgerRecord) -> WindowCoverage:
     """Return the coverage of a window by its entry in the ledger."""
-    return Coverage(
+    return WindowCoverage(
         seen=entry.taken.bytes,
         received=entry.received.bytes if entry.received else None,
         sent=sum(uplink.tx_bytes for uplink in entry.uplinks.values()),

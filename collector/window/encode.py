@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from collector.attach.addresses import Own
-from collector.kernel.epoch_record import Record, Tally
+from collector.attach.addresses import OwnAddresses
+from collector.kernel.epoch_record import EpochRecord, Tally
 from collector.kernel.layout import ASIDE, DNAT_NO_CONNTRACK, HOOK_COUNTER, LOST, Rows, dnat_of, server_of
 from collector.kernel.pins import Meta
 from schemas.amount import NOTHING, Amount
@@ -26,13 +26,13 @@ _MAPPED = b"\0" * 10 + b"\xff\xff"
 _FOLDED = b"\xff\x00"
 
 
-def chunk_count(record: Record, rows: int) -> int:
+def chunk_count(record: EpochRecord, rows: int) -> int:
     """Return how many chunks a window of so many rows has; one without rows is one chunk."""
     return max(1, -(-rows // record.rows_per_chunk))
 
 
 def raw_chunks(
-    meta: Meta, record: Record, rows: Rows, *, maybe_repeat: bool, own: Own | None = None
+    meta: Meta, record: EpochRecord, rows: Rows, *, maybe_repeat: bool, own: OwnAddresses | None = None
 ) -> Iterator[bytes]:
     """Yield the window's chunks in order; `rows` sorted as `generation.sort_rows` does.
 
@@ -67,7 +67,7 @@ def raw_chunks(
         yield encode_chunk(head, address_texts(distinct), columns)
 
 
-def window_ledger(record: Record, rows: Rows) -> WindowLedger:
+def window_ledger(record: EpochRecord, rows: Rows) -> WindowLedger:
     """Return the window's books: what the program counted, and what the map really holds."""
     counters = record.counters
     return WindowLedger(
@@ -84,7 +84,7 @@ def in_map(rows: Rows) -> Amount:
     return _sum(rows["tally"])
 
 
-def ledger_record(meta: Meta, record: Record, rows: Rows, partition: int) -> LedgerRecord:
+def ledger_record(meta: Meta, record: EpochRecord, rows: Rows, partition: int) -> LedgerRecord:
     """Return what the ledger topic says of this window: what the hook took in and the raw topic was given."""
     books = window_ledger(record, rows)
     return LedgerRecord(
@@ -126,7 +126,7 @@ def _reasons(counters: tuple[Tally, ...], names: dict[str, int]) -> dict[str, Am
     return {reason: amount for reason, amount in amounts.items() if amount != NOTHING}
 
 
-def _places(distinct: NDArray[np.uint8], own: Own) -> list[int]:
+def _places(distinct: NDArray[np.uint8], own: OwnAddresses) -> list[int]:
     """Return which of n x 16 octets are the node's own, by their place."""
     return [place for place, address in enumerate(distinct.view("V16").ravel().tolist()) if address in own.throughout]
 

@@ -18,7 +18,7 @@ from collector.attach import tc
 from collector.attach.attachment import Attachment, Missing
 from collector.errors import RecordError
 from collector.kernel import epoch_record, pins
-from collector.kernel.epoch_record import DeviceCounters, Moment, Phase, Record, Step
+from collector.kernel.epoch_record import DeviceCounters, EpochRecord, Moment, Phase, Step
 from collector.kernel.generation import Generation, Tunnel
 from collector.kernel.layout import Rows
 from collector.kernel.load_request import Answer
@@ -53,7 +53,7 @@ class Window:
 
     generation: Generation
     epoch: int
-    record: Record
+    record: EpochRecord
     maybe_repeat: bool
 
     @property
@@ -230,7 +230,7 @@ class Meter:
         return min(read() for _ in range(_TRIES))[1]
 
     @staticmethod
-    def _ending(record: Record, end: Moment) -> tuple[Record, Moment]:
+    def _ending(record: EpochRecord, end: Moment) -> tuple[EpochRecord, Moment]:
         ended, end = epoch_record.ending(record, end)
         if ended.clock_step_ms != record.clock_step_ms:
             seconds = (ended.clock_step_ms - record.clock_step_ms) / 1000
@@ -311,4 +311,4 @@ class Meter:
     @staticmethod
     def _clear(generation: Generation, epoch: int) -> None:
         generation.clear(epoch)
-        generation.write(epoch, Record())
+        generation.write(epoch, EpochRecord())

@@ -18,7 +18,7 @@ from aiokafka.helpers import create_ssl_context
 from common.errors import Refusal
 from common.files import read_bounded
 from common.kafka import tokens
-from common.kafka.reloading import Kept, secret
+from common.kafka.reloading import Reloading, secret
 from common.settings import KafkaSettings
 
 _SSL_FILES = ("kafka_ssl_ca_file", "kafka_ssl_cert_file", "kafka_ssl_key_file", "kafka_ssl_key_password_file")
@@ -33,11 +33,11 @@ class Credentials(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka ship
         """Read all files; raise `Refusal` for settings or files that cannot be used."""
         self.settings = settings
         protocol = settings.kafka_security_protocol
-        self._tls: Kept[ssl.SSLContext] | None = None
-        self._password: Kept[str] | None = None
+        self._tls: Reloading[ssl.SSLContext] | None = None
+        self._password: Reloading[str] | None = None
         self._extensions: dict[str, str] = {}
         if protocol.endswith("SSL"):
-            self._tls = Kept(settings, _SSL_FILES, lambda: _ssl_context(settings))
+            self._tls = Reloading(settings, _SSL_FILES, lambda: _ssl_context(settings))
         elif given := [name for name in _SSL_FILES if getattr(settings, name) is not None]:
             raise Refusal(
                 f"{given[0]} is given, and kafka_security_protocol = {protocol!r} does not encrypt; expected SSL or "
@@ -66,7 +66,7 @@ class Credentials(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka ship
         elif missing := [name for name in _PASSWORD if getattr(settings, name) is None]:
             raise Refusal(f"{missing[0]} is not set; kafka_sasl_mechanism = {mechanism!r} needs {', '.join(_PASSWORD)}")
         else:
-            self._password = Kept(settings, (_PASSWORD[1],), lambda: secret(settings, _PASSWORD[1]))
+            self._password = Reloading(settings, (_PASSWORD[1],), lambda: secret(settings, _PASSWORD[1]))
 
     def tls(self) -> ssl.SSLContext | None:
         """Return how to speak TLS, by what the files hold now; None where the protocol does not encrypt."""

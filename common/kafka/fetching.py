@@ -16,7 +16,7 @@ from aiokafka.consumer import fetcher
 from aiokafka.record.memory_records import _MemoryRecordsPy
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
-from common.kafka.unpacking import BadBatch, BadChecksum, Head, unpack
+from common.kafka.unpacking import BadBatch, BadChecksum, BatchHead, unpack
 from schemas.codec import Unreadable
 
 # Of one fetch, over all its partitions; the record that goes beyond it is the last.
@@ -70,7 +70,7 @@ class Records(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka ships
     def _unpack_records(self) -> Iterator[ConsumerRecord[bytes, bytes]]:
         while self._records.has_next():
             packed = self._records.next_packed()
-            head = Head(packed)
+            head = BatchHead(packed)
             try:
                 yield from self._of_batch(packed, head)
             except BadChecksum as error:
@@ -82,7 +82,7 @@ class Records(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka ships
                 yield self._unreadable(packed, head, error)
             self.next_fetch_offset = max(self.next_fetch_offset, head.last_offset + 1)
 
-    def _of_batch(self, packed: memoryview, head: Head) -> Iterator[ConsumerRecord[bytes, bytes]]:
+    def _of_batch(self, packed: memoryview, head: BatchHead) -> Iterator[ConsumerRecord[bytes, bytes]]:
         batch = unpack(packed, head)
         if batch.is_control_batch:
             return
@@ -95,7 +95,7 @@ class Records(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka ships
                 stamp = record.timestamp, record.timestamp_type
                 yield _made(self._tp, record.offset, *stamp, record.key, record.value, headers)
 
-    def _unreadable(self, packed: memoryview, head: Head, error: BadBatch) -> ConsumerRecord[bytes, bytes]:
+    def _unreadable(self, packed: memoryview, head: BatchHead, error: BadBatch) -> ConsumerRecord[bytes, bytes]:
         """Return what stands for the rest of a batch; none of it is left where what follows its records is wrong."""
         last = head.last_offset
         first = min(max(head.first_offset, self.next_fetch_offset), last)

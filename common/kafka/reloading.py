@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class Kept(Generic[T]):
+class Reloading(Generic[T]):
     """What `make` makes of the files that settings name; the last of it while they cannot be used.
 
     `make` raises `Refusal` for such files: the first time that is passed on, later it is a line in the log.

@@ -20,7 +20,7 @@ from typing import Any
 from aiokafka.errors import KafkaError
 
 from common.errors import Refusal
-from common.kafka.reloading import Kept, secret
+from common.kafka.reloading import Reloading, secret
 from common.settings import KafkaSettings
 
 SOURCES = ("kafka_sasl_token_file", "kafka_sasl_token_command", "kafka_sasl_msk_region")
@@ -65,7 +65,7 @@ def _file(settings: KafkaSettings) -> Source:
             raise Refusal(f"{name} = {str(settings.kafka_sasl_token_file)!r}: {_EXPECTED}")
         return token
 
-    kept = Kept(settings, (name,), read)
+    kept = Reloading(settings, (name,), read)
 
     async def get() -> str:
         return kept.get()

@@ -47,7 +47,7 @@ class BadChecksum(BadBatch):
         super().__init__("batch_unreadable", "its checksum is wrong")
 
 
-class Head:
+class BatchHead:
     """What the header of a batch says, whatever is in it; of a format before v2, only the offset."""
 
     def __init__(self, packed: memoryview) -> None:
@@ -61,7 +61,7 @@ class Head:
             self.codec = fields[5] & _CODEC_MASK
 
 
-def unpack(packed: memoryview, head: Head) -> DefaultRecordBatch:
+def unpack(packed: memoryview, head: BatchHead) -> DefaultRecordBatch:
     """Return the batch, uncompressed; raise `BadBatch` for one that is too large, broken or of another format."""
     if not head.is_v2:
         raise BadBatch("batch_unreadable", "it has a format of before Kafka 0.11")

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from common.errors import Refusal
-from common.service.http_limits import PATIENCE, BoundedServer, Patience, Rendered
+from common.service.http_limits import PATIENCE, BoundedServer, HttpTimeouts, Rendered
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ async def serve(
     health: Health,
     registry: CollectorRegistry,
     extra: Callable[[], bytes] | None = None,
-    patience: Patience = PATIENCE,
+    patience: HttpTimeouts = PATIENCE,
 ) -> AsyncIterator[None]:
     """Serve the three paths at HOST:PORT while the context lasts; raise `Refusal` if the port cannot be had.
 

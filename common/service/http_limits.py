@@ -55,14 +55,14 @@ class _Request(web.BaseRequest):
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class HttpTimeouts:
     """How long a connection may lie idle, or a request's header take; how long an answer, from that to its end."""
 
     idle_seconds: float = 20.0
     answer_seconds: float = 10.0
 
 
-PATIENCE = Patience()
+PATIENCE = HttpTimeouts()
 
 
 class _Connection(RequestHandler):
@@ -80,7 +80,7 @@ class _Connection(RequestHandler):
 class BoundedServer(web.Server):
     """aiohttp's server with the limits above. Which of them closed how many connections is counted."""
 
-    def __init__(self, handler: Handler, registry: CollectorRegistry, patience: Patience) -> None:
+    def __init__(self, handler: Handler, registry: CollectorRegistry, patience: HttpTimeouts) -> None:
         super().__init__(
             self._answer,
             request_factory=self._request,

@@ -16,7 +16,7 @@ _SPARED = ("aiokafka", "aiohttp", "kubernetes_asyncio")
 _MAX_REMEMBERED = 1000
 
 
-class JsonLines(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """Formats a record as one JSON object; what is passed as `extra` becomes fields."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -58,7 +58,7 @@ class Sparing(logging.Filter):
 def configure(level: str) -> None:
     """Send all logging to stderr as JSON lines; libraries only from warnings on."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(JsonFormatter())
     handler.addFilter(Sparing())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for library in ("aiohttp", "asyncio", "pyroute2", "kubernetes_asyncio", "aiokafka.consumer", "aiokafka.producer"):

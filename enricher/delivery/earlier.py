@@ -18,7 +18,7 @@ from common.kafka.reading import Records, held, reader, stretch
 from common.plausible import Place, seen_end_ms, why_not_then, why_not_there
 from common.service.lifecycle import Service
 from enricher.delivery.raw_records import decode_record
-from enricher.delivery.taken import Mark, Taken
+from enricher.delivery.taken import ChunkMark, TakenRuns
 from enricher.settings import EnricherSettings
 from schemas.errors import DecodeError
 from schemas.ids import Origin
@@ -38,15 +38,15 @@ MAX_BOOTS = 10_000
 
 
 @dataclass(slots=True)
-class Life:
+class BootState:
     """What is known of one boot of a node: how far it came, until when it was seen, and which chunks were taken."""
 
-    furthest: Mark | None = None
+    furthest: ChunkMark | None = None
     end_ms: int = 0
-    latest: Mark | None = None
-    taken: Taken = field(default_factory=lambda: Taken(MAX_RUNS))
+    latest: ChunkMark | None = None
+    taken: TakenRuns = field(default_factory=lambda: TakenRuns(MAX_RUNS))
 
-    def note(self, mark: Mark, end_ms: int) -> None:
+    def note(self, mark: ChunkMark, end_ms: int) -> None:
         """Remember a chunk."""
         self.taken.add(mark)
         self.latest = mark
@@ -54,12 +54,12 @@ class Life:
         self.end_ms = max(self.end_ms, end_ms)
 
 
-def mark_of(chunk: RawChunk) -> Mark:
+def mark_of(chunk: RawChunk) -> ChunkMark:
     """Return which chunk of its boot it is."""
-    return Mark(chunk.generation, chunk.sequence, chunk.chunk)
+    return ChunkMark(chunk.generation, chunk.sequence, chunk.chunk)
 
 
-def why_not(chunk: RawChunk, life: Life | None, now_ms: int) -> str | None:
+def why_not(chunk: RawChunk, life: BootState | None, now_ms: int) -> str | None:
     """Say why a chunk cannot be by now, given what is known of its boot; None if it can."""
     if found := why_not_then(chunk.start_ms, chunk.end_ms, now_ms):
         return found
@@ -70,7 +70,7 @@ def why_not(chunk: RawChunk, life: Life | None, now_ms: int) -> str | None:
 
 
 @dataclass(slots=True)
-class Lives:
+class BootStates:
     """What was read back of a partition, by boots of nodes. Pure.
 
     Only what the enricher would take counts: a record that went to the dead letters says nothing of its node, wherever
@@ -78,9 +78,9 @@ class Lives:
     """
 
     cluster: str
-    _lives: dict[Origin, Life] = field(default_factory=dict)
+    _lives: dict[Origin, BootState] = field(default_factory=dict)
 
-    def get(self, origin: Origin) -> Life | None:
+    def get(self, origin: Origin) -> BootState | None:
         """Return what was found of a boot."""
         return self._lives.get(origin)
 
@@ -89,7 +89,7 @@ class Lives:
         for record in records:
             with suppress(DecodeError):
                 chunk = decode_record(record, self.cluster)
-                life = self._lives.get(chunk.origin) or Life()
+                life = self._lives.get(chunk.origin) or BootState()
                 if why_not(chunk, life, now_ms) is None:
                     life.note(mark_of(chunk), seen_end_ms(chunk.end_ms, now_ms))
                     self._lives[chunk.origin] = life
@@ -148,9 +148,9 @@ class Earlier:
         self._settings = settings
         self._where = where
         self._reach = Reach(before)
-        self._lives = Lives(settings.cluster)
+        self._lives = BootStates(settings.cluster)
 
-    def life(self, origin: Origin) -> Life | None:
+    def life(self, origin: Origin) -> BootState | None:
         """Return what was found of a boot."""
         return self._lives.get(origin)
 

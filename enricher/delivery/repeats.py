@@ -16,7 +16,7 @@ from aiokafka import TopicPartition
 
 from common.plausible import seen_end_ms
 from common.service.lifecycle import Service
-from enricher.delivery.earlier import Earlier, Life, mark_of, why_not
+from enricher.delivery.earlier import BootState, Earlier, mark_of, why_not
 from enricher.kube.cluster import Clock, now_ms
 from enricher.settings import EnricherSettings
 from schemas.errors import DecodeError
@@ -29,25 +29,25 @@ MAX_BOOTS_OF_NODE = 16
 
 
 @dataclass(slots=True)
-class Memory:
+class BootMemory:
     """What was read of one partition, by boots of nodes. Pure."""
 
-    _nodes: dict[str, dict[Origin, Life]] = field(default_factory=dict)
+    _nodes: dict[str, dict[Origin, BootState]] = field(default_factory=dict)
     _size: int = 0
 
     def __len__(self) -> int:
         return self._size
 
-    def life(self, origin: Origin) -> Life | None:
+    def life(self, origin: Origin) -> BootState | None:
         """Return what is known of a boot."""
         return self._nodes.get(origin.node, {}).get(origin)
 
-    def note(self, chunk: RawChunk, at_ms: int, before: Life | None = None) -> None:
+    def note(self, chunk: RawChunk, at_ms: int, before: BootState | None = None) -> None:
         """Remember a chunk that came at that time; `before` is what looking back told of its boot."""
         boots = self._nodes.pop(chunk.node, {})
         life = boots.pop(chunk.origin, None)
         if life is None:
-            life = Life() if before is None else Life(before.furthest, before.end_ms)
+            life = BootState() if before is None else BootState(before.furthest, before.end_ms)
             self._size += 1
         life.note(mark_of(chunk), seen_end_ms(chunk.end_ms, at_ms))
         # In the order in which they were heard of, so that the first is who was silent for longest.
@@ -60,7 +60,7 @@ class Memory:
             self._size -= len(self._nodes.pop(next(iter(self._nodes))))
 
 
-def came_before(chunk: RawChunk, life: Life) -> bool:
+def came_before(chunk: RawChunk, life: BootState) -> bool:
     """Return whether a chunk was taken, or is of a time that its boot has been seen in."""
     mark = mark_of(chunk)
     if life.taken.holds(mark):
@@ -76,7 +76,7 @@ class Repeats:
     def __init__(
         self, service: Service, settings: EnricherSettings, partition: int, first: int, clock: Clock = now_ms
     ) -> None:
-        self._memory = Memory()
+        self._memory = BootMemory()
         self._clock = clock
         self._earlier = Earlier(service, settings, TopicPartition(settings.topics.raw, partition), first)
 

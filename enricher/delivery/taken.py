@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 
-class Mark(NamedTuple):
+class ChunkMark(NamedTuple):
     """Which chunk; marks of one boot compare in the order in which it counted."""
 
     generation: int
@@ -26,19 +26,19 @@ class _Run:
     last: int
     chunk: int
 
-    def holds(self, mark: Mark) -> bool:
+    def holds(self, mark: ChunkMark) -> bool:
         if mark.generation != self.generation or not self.first <= mark.sequence <= self.last:
             return False
         return mark.sequence < self.last or mark.chunk <= self.chunk
 
-    def goes_on_with(self, mark: Mark) -> bool:
+    def goes_on_with(self, mark: ChunkMark) -> bool:
         if mark.generation != self.generation:
             return False
         within = mark.sequence == self.last and mark.chunk > self.chunk
         return within or mark.sequence == self.last + 1
 
 
-class Taken:
+class TakenRuns:
     """At most `limit` runs."""
 
     def __init__(self, limit: int) -> None:
@@ -48,15 +48,15 @@ class Taken:
     def __len__(self) -> int:
         return len(self._runs)
 
-    def holds(self, mark: Mark) -> bool:
+    def holds(self, mark: ChunkMark) -> bool:
         """Return whether this chunk was taken, as far as is remembered."""
         return any(run.holds(mark) for run in reversed(self._runs))
 
-    def within(self, mark: Mark) -> bool:
+    def within(self, mark: ChunkMark) -> bool:
         """Return whether it is the next part of a window of which an earlier one was taken."""
         return any(run.goes_on_with(mark) and run.last == mark.sequence for run in reversed(self._runs))
 
-    def add(self, mark: Mark) -> None:
+    def add(self, mark: ChunkMark) -> None:
         """Remember a chunk."""
         if self.holds(mark):
             return

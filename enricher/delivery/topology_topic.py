@@ -22,8 +22,8 @@ from common.kafka import clients
 from common.kafka.publish import Publisher, Record
 from common.kafka.reading import Records, held, reader, stretch
 from common.service.lifecycle import Service
-from enricher.kube.cluster import Cluster
-from enricher.metrics import Metrics
+from enricher.kube.cluster import ClusterView
+from enricher.metrics import EnricherMetrics
 from enricher.settings import EnricherSettings
 from schemas.errors import DecodeError
 from schemas.topology import (
@@ -61,7 +61,9 @@ def read_file(settings: EnricherSettings) -> list[TopologyState]:
 class TopologyTopic:
     """Reads the topic, and writes what the topic does not know yet."""
 
-    def __init__(self, service: Service, settings: EnricherSettings, cluster: Cluster, metrics: Metrics) -> None:
+    def __init__(
+        self, service: Service, settings: EnricherSettings, cluster: ClusterView, metrics: EnricherMetrics
+    ) -> None:
         self._service = service
         self._settings = settings
         self._cluster = cluster

@@ -46,7 +46,7 @@ class Unit:
     end: int | None = None
 
 
-class Writer:
+class UnitWriter:
     """Makes the records of one partition."""
 
     def __init__(self, topics: TopicNames, partition: int) -> None:

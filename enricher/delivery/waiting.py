@@ -8,36 +8,36 @@ window's end and once per address, unless that was a pod's since; what lags behi
 from enricher.index.addresses import pack
 from enricher.index.resolve import Resolver
 from enricher.index.tenancy import FOREVER
-from enricher.join.join import Ends, late_sources, resolve
-from enricher.kube.cluster import Cluster
-from enricher.metrics import Metrics
+from enricher.join.join import ResolvedChunk, late_sources, resolve
+from enricher.kube.cluster import ClusterView
+from enricher.metrics import EnricherMetrics
 from schemas.raw import RawChunk
 
 # Addresses waited for in vain are remembered: a node's bridges and second network cards never become pods.
 _MAX_REMEMBERED = 100_000
 
 
-class Patience:
+class LateSenders:
     """Resolves chunks, and waits where that helps."""
 
-    def __init__(self, cluster: Cluster, resolver: Resolver, metrics: Metrics, late_seconds: float) -> None:
+    def __init__(self, cluster: ClusterView, resolver: Resolver, metrics: EnricherMetrics, late_seconds: float) -> None:
         self._cluster = cluster
         self._resolver = resolver
         self._metrics = metrics
         self._late_ms = int(late_seconds * 1000)
         self._in_vain: dict[str, int] = {}
 
-    def resolve(self, chunk: RawChunk) -> Ends:
+    def resolve(self, chunk: RawChunk) -> ResolvedChunk:
         """Resolve a chunk's addresses with what is known now."""
         return resolve(chunk, self._resolver)
 
-    def worth_waiting_for(self, chunk: RawChunk, ends: Ends) -> set[str]:
+    def worth_waiting_for(self, chunk: RawChunk, ends: ResolvedChunk) -> set[str]:
         """Return the senders that may yet become known; empty if it is too late or nobody would tell."""
         if not self._cluster.live or self._remaining_ms(chunk) <= 0:
             return set()
         return {address for address in late_sources(chunk, ends) if not self._known_vain(address)}
 
-    async def wait(self, chunk: RawChunk, late: set[str]) -> Ends:
+    async def wait(self, chunk: RawChunk, late: set[str]) -> ResolvedChunk:
         """Wait until all of them are known, or until it is too late; return the chunk resolved."""
         ends = self.resolve(chunk)
         while late and (remaining := self._remaining_ms(chunk)) > 0:

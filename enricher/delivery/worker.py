@@ -23,12 +23,12 @@ from enricher.delivery import recovery
 from enricher.delivery.admission import MAX_STRANGERS, Nodes
 from enricher.delivery.raw_records import decode_record
 from enricher.delivery.repeats import Repeats
-from enricher.delivery.unit import Unit, Writer, kafka_time, not_out, taken_of
-from enricher.delivery.waiting import Patience
+from enricher.delivery.unit import Unit, UnitWriter, kafka_time, not_out, taken_of
+from enricher.delivery.waiting import LateSenders
 from enricher.join.join import Out, join
 from enricher.join.policy import Policy
-from enricher.kube.cluster import Cluster
-from enricher.metrics import Metrics
+from enricher.kube.cluster import ClusterView
+from enricher.metrics import EnricherMetrics
 from enricher.settings import EnricherSettings
 from schemas.codec import offsets_of
 from schemas.dead_letter import dead_letter
@@ -52,11 +52,11 @@ class Deps:
     service: Service
     settings: EnricherSettings
     policy: Policy
-    cluster: Cluster
-    patience: Patience
+    cluster: ClusterView
+    patience: LateSenders
     publish_counters: PublishCounters
     partitions: Partitions
-    metrics: Metrics
+    metrics: EnricherMetrics
     nodes: Nodes
 
 
@@ -70,7 +70,7 @@ class Worker:
         self._consumer = consumer
         self._partition = partition
         self._where = TopicPartition(deps.settings.topics.raw, partition)
-        self._writer = Writer(deps.settings.topics, partition)
+        self._writer = UnitWriter(deps.settings.topics, partition)
         self._resumed: dict[str, Out] = {}
         self._enriched_end = 0
         self._next: int | None = None

@@ -17,7 +17,7 @@ MAX_KEPT = 131_072
 _OF_ONE_ADDRESS = ("pod", "service", "addresses")
 
 
-class Kept(NamedTuple):
+class KeptAnswer(NamedTuple):
     """An answer for windows within [from_ms, to_ms)."""
 
     from_ms: int
@@ -29,7 +29,7 @@ class Memo:
     """The answers by address, as text; the index says what changed."""
 
     def __init__(self, index: Index) -> None:
-        self._kept: dict[str, Kept] = {}
+        self._kept: dict[str, KeptAnswer] = {}
         # An IPv6 address can be written in several ways.
         self._texts: dict[bytes, list[str]] = {}
         index.listen(self._forget)
@@ -41,7 +41,7 @@ class Memo:
             return None
         return kept.answer
 
-    def keep(self, address: str, kept: Kept) -> None:
+    def keep(self, address: str, kept: KeptAnswer) -> None:
         """Remember an answer."""
         if len(self._kept) >= MAX_KEPT:
             self._kept.clear()

@@ -11,7 +11,7 @@ from schemas.flow import Cloud, Endpoint, Kind, Kubernetes, Named, Observer, Sco
 from schemas.topology import Served, TopologyState
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """Where an end point is in the cloud; None is not known."""
 
     zone: str | None = None
@@ -22,8 +22,8 @@ class Place(NamedTuple):
 
 # IANA protocol numbers of what a Service can have ports of.
 _PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
-NOWHERE = Place()
-INTERNET = Place(external=True)
+NOWHERE = Location()
+INTERNET = Location(external=True)
 
 
 @dataclass(slots=True, eq=False, frozen=True)
@@ -37,7 +37,7 @@ class Resolved:
 
     kind: Kind
     reason: str | None
-    place: Place
+    place: Location
     node: str | None
     in_cluster: bool
     head: str
@@ -62,11 +62,11 @@ class Watcher:
     """The observing node: its JSON, and where it is."""
 
     json: str
-    place: Place
+    place: Location
     node: str
 
 
-def scope_of(source: Place, destination: Place) -> Scope:
+def scope_of(source: Location, destination: Location) -> Scope:
     """Return the scope of traffic between two places that are not the same node.
 
     A zone missing on either side is unknown, a missing region alone is not. Zones compare by their ids where both
@@ -129,7 +129,7 @@ def workload_end(end: Resolved) -> Resolved | None:
 
 
 def endpoint_json(
-    kind: Kind, address: str, reason: str | None, place: Place, owner: TopologyState | Cidr | None, node: str | None
+    kind: Kind, address: str, reason: str | None, place: Location, owner: TopologyState | Cidr | None, node: str | None
 ) -> tuple[str, str]:
     """Return the end point's JSON in two parts, between which its port goes.
 
@@ -150,7 +150,7 @@ def endpoint_json(
     return head, msgspec.json.encode(whole).decode()[len(head) :]
 
 
-def observer_json(name: str, place: Place) -> str:
+def observer_json(name: str, place: Location) -> str:
     """Return the observing node's JSON."""
     return msgspec.json.encode(Observer(node=name, cloud=_cloud(place))).decode()
 
@@ -177,7 +177,7 @@ def _named(name: str | None) -> Named | msgspec.UnsetType:
     return Named(name) if name else msgspec.UNSET
 
 
-def _cloud(place: Place) -> Cloud | msgspec.UnsetType:
+def _cloud(place: Location) -> Cloud | msgspec.UnsetType:
     if not (place.zone or place.region or place.zone_id):
         return msgspec.UNSET
     return Cloud(

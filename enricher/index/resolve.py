@@ -12,9 +12,9 @@ from typing import NamedTuple
 import msgspec
 
 from enricher.index.addresses import pack, parse_prefix
-from enricher.index.answer_cache import Kept, Memo
+from enricher.index.answer_cache import KeptAnswer, Memo
 from enricher.index.cidrs import Cidr, CidrMap, is_public, link_reason
-from enricher.index.endpoints import INTERNET, NOWHERE, Place, Resolved, Watcher, endpoint_json, observer_json
+from enricher.index.endpoints import INTERNET, NOWHERE, Location, Resolved, Watcher, endpoint_json, observer_json
 from enricher.index.ownership import Index, Slot
 from enricher.index.tenancy import FOREVER
 from schemas.flow import Kind
@@ -28,7 +28,7 @@ class _Node(NamedTuple):
     """A node's states within a window and the place that all of them agree on."""
 
     states: tuple[TopologyState, ...]
-    place: Place
+    place: Location
 
 
 _NO_NODE = _Node((), NOWHERE)
@@ -58,9 +58,9 @@ class Resolver:
         self.memo = Memo(index)
         self._cache: dict[tuple[object, ...], Resolved] = {}
 
-    def window(self, start_ms: int, end_ms: int) -> "Window":
+    def window(self, start_ms: int, end_ms: int) -> "WindowResolver":
         """Return the view of everything as of [start_ms, end_ms). It must not outlive a change of the index."""
-        return Window(self, start_ms, end_ms)
+        return WindowResolver(self, start_ms, end_ms)
 
     def answer(
         self,
@@ -89,7 +89,7 @@ class Resolver:
         return found
 
 
-class Window:
+class WindowResolver:
     """Everything as of one window."""
 
     def __init__(self, resolver: Resolver, start_ms: int, end_ms: int) -> None:
@@ -109,7 +109,7 @@ class Window:
         self._same = _ALWAYS
         found = self._resolve(address)
         if self._same.from_ms < self._same.to_ms:
-            self._memo.keep(address, Kept(self._same.from_ms, self._same.to_ms, found))
+            self._memo.keep(address, KeptAnswer(self._same.from_ms, self._same.to_ms, found))
         return found
 
     def _resolve(self, address: str) -> Resolved:
@@ -191,7 +191,7 @@ class Window:
         return Watcher(observer_json(name, place), place, name)
 
     def _rule(self, address: str, entry: Cidr) -> Resolved:
-        at = _Node((), Place(entry.zone, entry.region, entry.zone_id))
+        at = _Node((), Location(entry.zone, entry.region, entry.zone_id))
         return self._resolver.answer("cidr", address, owner=entry, at=at, in_cluster=entry.ours)
 
     def _folded(self, address: str) -> Resolved | None:
@@ -246,7 +246,7 @@ class Window:
         if known is None:
             before, self._same = self._same, _ALWAYS
             states = self._owners(("name", name or ""))
-            places = [Place(s.zone or None, s.region or None, s.zone_id or None) for s in states]
+            places = [Location(s.zone or None, s.region or None, s.zone_id or None) for s in states]
             known = self._nodes[name] = _Node(tuple(states), _common(places)), self._same
             self._same = before
         found, same = known
@@ -254,12 +254,12 @@ class Window:
         return found
 
 
-def _common(places: Sequence[Place]) -> Place:
+def _common(places: Sequence[Location]) -> Location:
     """Return what all places agree on; nowhere if there is none."""
     if len(places) < 2:
         return places[0] if places else NOWHERE
     first = places[0]
-    return Place(
+    return Location(
         first.zone if all(place.zone == first.zone for place in places) else None,
         first.region if all(place.region == first.region for place in places) else None,
         first.zone_id if all(place.zone_id == first.zone_id for place in places) else None,

@@ -14,7 +14,7 @@ from enricher.join.columns import Ints
 BLOCK_ROWS = 2000
 
 
-class Flows(Sequence[bytes]):
+class FlowsJson(Sequence[bytes]):
     """A value a flow, to be gone through once: none of them is held. `write` returns those of some of `places`."""
 
     def __init__(self, write: Callable[[Ints], list[bytes]], places: Ints) -> None:
@@ -27,11 +27,11 @@ class Flows(Sequence[bytes]):
     @overload
     def __getitem__(self, index: int) -> bytes: ...
     @overload
-    def __getitem__(self, index: slice) -> "Flows": ...
-    def __getitem__(self, index: int | slice) -> "bytes | Flows":
+    def __getitem__(self, index: slice) -> "FlowsJson": ...
+    def __getitem__(self, index: int | slice) -> "bytes | FlowsJson":
         """Return values that are not written yet; or one, which costs as much as many."""
         if isinstance(index, slice):
-            return Flows(self._write, self._places[index])
+            return FlowsJson(self._write, self._places[index])
         return self._write(self._places[[index]])[0]
 
     def __iter__(self) -> Iterator[bytes]:

@@ -13,10 +13,10 @@ from itertools import compress
 import numpy as np
 
 from enricher.index.cidrs import Cidr, may_be_pods
-from enricher.index.endpoints import Place, Resolved, Watcher, scope_of
+from enricher.index.endpoints import Location, Resolved, Watcher, scope_of
 from enricher.index.resolve import Resolver
 from enricher.join.columns import EGRESS, INGRESS, RELAY, Columns, Ints, Mask, Rows
-from enricher.join.flow_json import Flows
+from enricher.join.flow_json import FlowsJson
 from enricher.join.policy import DEFAULT, NodeNames, Policy
 from enricher.join.rollup import roll_up
 from enricher.join.serving import Sides
@@ -33,7 +33,7 @@ NO_NODE = "?"
 
 
 @dataclass(slots=True)
-class Ends:
+class ResolvedChunk:
     """A chunk's addresses resolved as of its window, in the chunk's order, and its observer."""
 
     addresses: list[Resolved]
@@ -87,7 +87,7 @@ class Joined:
     `foreign_source` is what the chunk's node says it sent from addresses that are another node's, by that node.
     """
 
-    values: Flows
+    values: FlowsJson
     numbers: list[int]
     taken: Amount
     given: Amount
@@ -102,7 +102,7 @@ class Joined:
     foreign_source: dict[str, Amount]
 
 
-def resolve(chunk: RawChunk, resolver: Resolver) -> Ends:
+def resolve(chunk: RawChunk, resolver: Resolver) -> ResolvedChunk:
     """Resolve every address of a chunk as of its window.
 
     What the node says is its own is, and a sender from it is on it, known or not. One that came in as well, from
@@ -116,10 +116,10 @@ def resolve(chunk: RawChunk, resolver: Resolver) -> Ends:
     if elsewhere := {number for number in sources if ends[number].node != chunk.node}:
         for number in elsewhere - _sources(chunk, INGRESS) - _sources(chunk, RELAY):
             ends[number] = window.sent_here(chunk.addresses[number], chunk.node)
-    return Ends(ends, window.watcher(chunk.node))
+    return ResolvedChunk(ends, window.watcher(chunk.node))
 
 
-def late_sources(chunk: RawChunk, ends: Ends) -> set[str]:
+def late_sources(chunk: RawChunk, ends: ResolvedChunk) -> set[str]:
     """Return the senders on the observing node that may yet turn out to be pods.
 
     Where podCIDRs are known they are inside; where pods get addresses of the VPC (a cloud's own CNI), or public ones,
@@ -139,7 +139,7 @@ def _sources(chunk: RawChunk, direction: int) -> set[int]:
 
 
 def join(
-    chunk: RawChunk, ends: Ends, partition: int, offset: int, out: Out | None = None, policy: Policy = DEFAULT
+    chunk: RawChunk, ends: ResolvedChunk, partition: int, offset: int, out: Out | None = None, policy: Policy = DEFAULT
 ) -> Joined:
     """Return the chunk's flows; those in `out` went out before, and their rows are in `taken` only.
 
@@ -176,12 +176,12 @@ def join(
     )
 
 
-def given_rows(columns: Columns, ends: Ends, policy: Policy = DEFAULT) -> Rows:
+def given_rows(columns: Columns, ends: ResolvedChunk, policy: Policy = DEFAULT) -> Rows:
     """Return the rows of a chunk that become flows: all but those from senders that are metered themselves."""
     return np.flatnonzero((columns.direction != INGRESS) | ~_metered(ends, policy.unmetered)[columns.src])
 
 
-def _late(columns: Columns, ends: Ends, rows: Rows) -> Amount:
+def _late(columns: Columns, ends: ResolvedChunk, rows: Rows) -> Amount:
     late = [number for number, end in enumerate(ends.addresses) if end.reason == "late_index"]
     if not late:
         return NOTHING
@@ -197,17 +197,17 @@ def _not_out(columns: Columns, out: Out) -> Mask:
     return new
 
 
-def _in_cluster(ends: Ends) -> Mask:
+def _in_cluster(ends: ResolvedChunk) -> Mask:
     return np.fromiter((end.in_cluster for end in ends.addresses), np.bool_, len(ends.addresses))
 
 
-def _foreign_rows(columns: Columns, ends: Ends, node: str) -> Rows:
+def _foreign_rows(columns: Columns, ends: ResolvedChunk, node: str) -> Rows:
     """Return the egress rows whose source is known to be on another node; a podCIDR alone does not say so."""
     foreign = np.fromiter((end.node not in (None, node) and not end.reason for end in ends.addresses), np.bool_)
     return np.flatnonzero((columns.direction == EGRESS) & foreign[columns.src]) if foreign.any() else _NO_ROWS
 
 
-def _metered(ends: Ends, unmetered: NodeNames) -> Mask:
+def _metered(ends: ResolvedChunk, unmetered: NodeNames) -> Mask:
     """Return of each address whether what it sends is counted at its own node."""
     metered = (end.in_cluster and end.node not in unmetered for end in ends.addresses)
     return np.fromiter(metered, np.bool_, len(ends.addresses))
@@ -221,13 +221,13 @@ def _within_a_zone(scopes: Ints) -> Mask:
 def _write(
     chunk: RawChunk,
     columns: Columns,
-    ends: Ends,
+    ends: ResolvedChunk,
     raw: tuple[int, int],
     scopes: Ints,
     single: Rows,
     free: Rows,
     last: int,
-) -> tuple[Flows, list[int]]:
+) -> tuple[FlowsJson, list[int]]:
     """Return the flows of rows that stay single and of those that are free of charge, and their ascending numbers.
 
     A single row's flow has its row's number. Where that would not come after `last` (before a crash the row was to
@@ -245,7 +245,7 @@ def _write(
         return values.of_rows(rows[places], numbers[places], scopes[rows[places]], parts)
 
     if not len(free):
-        return Flows(of_rows, np.arange(len(rows))), numbers.tolist()
+        return FlowsJson(of_rows, np.arange(len(rows))), numbers.tolist()
     groups = roll_up(free, sides, values, scopes)
     sums = beyond + np.array([each[-1] for each in groups.rows], np.int64)
 
@@ -258,14 +258,14 @@ def _write(
 
     every = np.concatenate([numbers, sums])
     order = np.argsort(every)
-    return Flows(of_both, order), every[order].tolist()
+    return FlowsJson(of_both, order), every[order].tolist()
 
 
 def _split(columns: Columns, rows: Rows, codes: Ints, names: Sequence[str]) -> dict[str, Amount]:
     return {names[code]: columns.amount(rows[codes == code]) for code in np.unique(codes).tolist()}
 
 
-def _by_rule(columns: Columns, ends: Ends, rows: Rows) -> dict[str, Amount]:
+def _by_rule(columns: Columns, ends: ResolvedChunk, rows: Rows) -> dict[str, Amount]:
     """Return what each entry of the CIDR map took; what one named both ends of counts once."""
     rules = [end.made_of[0] if end.kind == "cidr" else None for end in ends.addresses]
     names = {rule.cidr: None for rule in rules if isinstance(rule, Cidr)}
@@ -281,7 +281,7 @@ def _by_rule(columns: Columns, ends: Ends, rows: Rows) -> dict[str, Amount]:
     }
 
 
-def _by_node(columns: Columns, ends: Ends, rows: Rows) -> dict[str, Amount]:
+def _by_node(columns: Columns, ends: ResolvedChunk, rows: Rows) -> dict[str, Amount]:
     """Split rows by the node that their source is on."""
     if not len(rows):
         return {}
@@ -290,12 +290,12 @@ def _by_node(columns: Columns, ends: Ends, rows: Rows) -> dict[str, Amount]:
     return _split(columns, rows, np.array(of_address, np.int64)[columns.src[rows]], list(numbers))
 
 
-def _classify(columns: Columns, ends: Ends) -> tuple[Ints, Ints]:
+def _classify(columns: Columns, ends: ResolvedChunk) -> tuple[Ints, Ints]:
     """Return each row's scope as an index into SCOPES, and why it is unknown as one into UNKNOWN_REASONS.
 
     The observer, last of `everyone`, takes the place of a relay's source.
     """
-    places: dict[Place, int] = {}
+    places: dict[Location, int] = {}
     nodes: dict[str, int] = {}
     everyone = [(e.place, e.node, e.reason) for e in ends.addresses]
     everyone.append((ends.watcher.place, ends.watcher.node, None))

@@ -24,7 +24,7 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-class Cluster:
+class ClusterView:
     """A sink of what the API shows. `live`: there is an API, so that what is not known yet may become known.
 
     `tell_left_out` is told what of an object is left out, each time that the API shows it, and `tell_unheard` what of

@@ -10,9 +10,9 @@ import logging
 from common.service.lifecycle import Service
 from common.task_group import TaskGroup
 from enricher.kube.client import KubeClient
-from enricher.kube.cluster import Cluster
+from enricher.kube.cluster import ClusterView
 from enricher.kube.reflector import NODES, PODS, SERVICES, Reflector, Resource
-from enricher.metrics import Metrics
+from enricher.metrics import EnricherMetrics
 from enricher.settings import EnricherSettings
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,9 @@ log = logging.getLogger(__name__)
 class Follower:
     """The reflectors, and what the service says about them."""
 
-    def __init__(self, service: Service, settings: EnricherSettings, cluster: Cluster, metrics: Metrics) -> None:
+    def __init__(
+        self, service: Service, settings: EnricherSettings, cluster: ClusterView, metrics: EnricherMetrics
+    ) -> None:
         self._service = service
         self._settings = settings
         self._cluster = cluster

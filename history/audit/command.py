@@ -15,7 +15,7 @@ from aiokafka.structs import ConsumerRecord
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from audit.books import Books, conclude
+from audit.books import Reconciler, conclude
 from audit.result import MAX_LISTED, Audit
 from common.errors import Refusal
 from common.flags import refuse
@@ -126,7 +126,7 @@ async def _reconcile(asked: _Asked, now_ms: int) -> Audit:
     settings, span = asked.settings, asked.span
     audit = Audit()
     group = f"{settings.topic_prefix}flowlog"
-    books = Books(audit.of, asked.holds, group)
+    books = Reconciler(audit.of, asked.holds, group)
     async for batch in read_topic(settings, settings.topics.ledger, span.from_ms):
         for message in batch:
             if message.value is not None:

@@ -21,7 +21,7 @@ from schemas.topics import TopicNames
 _NAMED = 5
 
 
-class Refused(NamedTuple):
+class RefusedRecord(NamedTuple):
     """A dead letter, as far as it explains: its number, who refused it, from which topic, of which node, and why."""
 
     number: int
@@ -51,7 +51,7 @@ def why(
     hop: str,
     node: str,
     shorts: Sequence[Shortfall],
-    letters: Iterable[Refused],
+    letters: Iterable[RefusedRecord],
     kept_ms: dict[str, int],
     span: TimeRange,
 ) -> list[str]:
@@ -97,7 +97,7 @@ def _topics(topics: TopicNames, shorts: Iterable[Shortfall]) -> set[str]:
     return {_source(topics, short.hop) for short in shorts if not short.late and short.bytes > 0}
 
 
-async def _letters(settings: KafkaSettings, span: TimeRange) -> list[Refused]:
+async def _letters(settings: KafkaSettings, span: TimeRange) -> list[RefusedRecord]:
     found = []
     async for batch in read_topic(settings, settings.topics.dead_letter, span.from_ms):
         for record in batch:
@@ -105,7 +105,7 @@ async def _letters(settings: KafkaSettings, span: TimeRange) -> list[Refused]:
                 letter = decode_dead_letter(record.value)
             except DecodeError:
                 continue
-            found.append(Refused(record.offset, letter.refused_by, letter.topic, letter.key, letter.reason))
+            found.append(RefusedRecord(record.offset, letter.refused_by, letter.topic, letter.key, letter.reason))
     return found
 
 

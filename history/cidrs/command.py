@@ -23,7 +23,7 @@ from history.cidrs.text import Checked, Suggested
 from history.model.time_range import Since, TimeRange
 from history.range_settings import SPAN_SHORTCUTS, SpanSettings, Words
 from history.read import interrupts
-from history.read.rejoin import Joiner, Taken, cidr_map_of, known_states, resolver_of
+from history.read.rejoin import Joiner, ReadTally, cidr_map_of, known_states, resolver_of
 from schemas.topology import TopologyState
 
 _DEFAULT_SINCE = "24h"
@@ -85,7 +85,7 @@ def suggest(argv: list[str]) -> int:
 
 
 async def _check(settings: CidrsCheckSettings, span: TimeRange) -> Checked:
-    taken = Taken()
+    taken = ReadTally()
     wanted, current = cidr_map_of(settings.file, "file"), cidr_map_of(settings.current, "current")
     states = await known_states(settings, settings.topology, taken)
     policy = policy_of(settings.unmetered_nodes)
@@ -96,7 +96,7 @@ async def _check(settings: CidrsCheckSettings, span: TimeRange) -> Checked:
 
 
 async def _suggest(settings: CidrsSuggestSettings, span: TimeRange) -> Suggested:
-    taken = Taken()
+    taken = ReadTally()
     states = await known_states(settings, settings.topology, taken)
     joiner = Joiner(resolver_of(states, cidr_map_of(settings.cidr_map)), policy_of(settings.unmetered_nodes))
     read, found = await unmapped(settings, span, settings.cluster, joiner, taken)

@@ -14,9 +14,9 @@ from common.settings import KafkaSettings
 from enricher.index.addresses import Prefix, pack, prefix_of
 from enricher.index.endpoints import Resolved
 from enricher.join.columns import Columns
-from enricher.join.join import Ends, given_rows
+from enricher.join.join import ResolvedChunk, given_rows
 from history.model.time_range import TimeRange
-from history.read.rejoin import Joiner, Taken, raw_chunk
+from history.read.rejoin import Joiner, ReadTally, raw_chunk
 from history.read.topic import read_topic
 from schemas.amount import NOTHING, Amount
 from schemas.raw import RawChunk
@@ -57,7 +57,11 @@ class Unmapped:
 
 
 async def dry_run(
-    settings: KafkaSettings, span: TimeRange, clusters: Collection[str], joiners: tuple[Joiner, Joiner], taken: Taken
+    settings: KafkaSettings,
+    span: TimeRange,
+    clusters: Collection[str],
+    joiners: tuple[Joiner, Joiner],
+    taken: ReadTally,
 ) -> DryRun:
     """Join history with one joiner and with another; raises `Refusal`."""
     found = DryRun()
@@ -72,7 +76,7 @@ async def dry_run(
 
 
 async def unmapped(
-    settings: KafkaSettings, span: TimeRange, clusters: Collection[str], joiner: Joiner, taken: Taken
+    settings: KafkaSettings, span: TimeRange, clusters: Collection[str], joiner: Joiner, taken: ReadTally
 ) -> tuple[int, list[Unmapped]]:
     """Return how many chunks there were and the networks nobody names, by descending bytes; raises `Refusal`."""
     found: dict[Prefix, Unmapped] = {}
@@ -84,7 +88,7 @@ async def unmapped(
 
 
 async def chunks(
-    settings: KafkaSettings, span: TimeRange, clusters: Collection[str], taken: Taken
+    settings: KafkaSettings, span: TimeRange, clusters: Collection[str], taken: ReadTally
 ) -> AsyncGenerator[RawChunk, None]:
     """Yield the raw chunks of windows that start in `span`, each once; raises `Refusal`."""
     seen: set[str] = set()
@@ -110,7 +114,7 @@ def _add(sums: dict[str, Amount], more: dict[str, Amount]) -> None:
         sums[name] = sums.get(name, NOTHING) + amount
 
 
-def _note(chunk: RawChunk, ends: Ends, joiner: Joiner, found: dict[Prefix, Unmapped]) -> None:
+def _note(chunk: RawChunk, ends: ResolvedChunk, joiner: Joiner, found: dict[Prefix, Unmapped]) -> None:
     wanted = np.array([end.reason == "vpc_unmapped" for end in ends.addresses], np.bool_)
     if not wanted.any():
         return

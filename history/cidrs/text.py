@@ -13,11 +13,11 @@ from common import page, terminal
 from common.amounts import duration, fitted, human, labelled, shorten
 from common.terminal import command
 from enricher.index.addresses import Prefix
-from enricher.index.cidr_check import Finding
+from enricher.index.cidr_check import CidrFinding
 from enricher.index.cidrs import Cidr
 from history.cidrs.dry_run import DryRun, Unmapped
 from history.model.time_range import TimeRange
-from history.read.rejoin import Taken
+from history.read.rejoin import ReadTally
 from schemas.amount import NOTHING
 from schemas.flow import SCOPES
 from schemas.topology import TopologyState
@@ -50,8 +50,8 @@ class Checked:
     source: str
     entries: Sequence[Cidr]
     run: DryRun
-    findings: Sequence[Finding]
-    taken: Taken
+    findings: Sequence[CidrFinding]
+    taken: ReadTally
     against_current: bool
 
     @property
@@ -72,7 +72,7 @@ class Suggested:
     span: TimeRange
     networks: Sequence[tuple[Unmapped, Sequence[TopologyState]]]
     chunks: int
-    taken: Taken
+    taken: ReadTally
     with_map: bool
 
 
@@ -225,6 +225,6 @@ def _checked(checked: Checked) -> dict[str, Any]:
     return {"sound": checked.sound, "entries": entries, "bytes_before_after": scopes}
 
 
-def _nothing(span: TimeRange, taken: Taken) -> str:
+def _nothing(span: TimeRange, taken: ReadTally) -> str:
     gone = " (the topic's oldest records are gone)" if taken.reading.cut_off else ""
     return f"no raw window in {span}{gone}; try a longer --since"

@@ -7,7 +7,7 @@ beside them: a text for each end, "" where there is none.
 
 from typing import Literal, assert_never
 
-from history.model.party import End
+from history.model.party import Party
 from history.model.time_range import timestamp
 from schemas.flow import FlowHead
 from sinks.flowlog.columns import END_COLUMNS, FlatEnd
@@ -25,7 +25,7 @@ _AT = {name: place for place, name in enumerate(END_COLUMNS)}
 
 
 def groups_of(by: By | None, flow: FlowHead, source: FlatEnd, destination: FlatEnd) -> Groups:
-    """Return what a flow's two ends are summed up by, beside what `End` says of them."""
+    """Return what a flow's two ends are summed up by, beside what `Party` says of them."""
     if by is None or by in ("namespace", "workload", "zone"):
         return NO_GROUPS
     if by == "pod":
@@ -61,7 +61,7 @@ def groups_sql(by: By | None) -> Groups:
 _FULL_SQL = "{0}_namespace || '/' || {0}_{1}"
 
 
-def title_of(by: By, group: str, end: End) -> str:
+def title_of(by: By, group: str, end: Party) -> str:
     """Return what a report calls the sum that this end goes into; in brackets what has no such thing."""
     if by == "workload":
         return end.label

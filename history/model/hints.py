@@ -62,7 +62,7 @@ class Present:
         return any(full == text or full.partition("/")[2] == text for full in self.pods)
 
 
-class Memory:
+class SeenValues:
     """What rows that were not wanted had, for the hint if none is wanted in the end."""
 
     def __init__(self, selection: Selection) -> None:

@@ -9,7 +9,7 @@ from prices.book import Side
 from schemas.flow import Endpoint
 from sinks.flowlog.columns import END_COLUMNS, FlatEnd, Value, flatten
 
-# What an `End` is made of, among the flow log's columns; the address and the port are not.
+# What an `Party` is made of, among the flow log's columns; the address and the port are not.
 FIELDS = (
     "kind",
     "namespace",
@@ -30,7 +30,7 @@ _ADDRESS, _PORT = END_COLUMNS.index("address"), END_COLUMNS.index("port")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class End:
+class Party:
     """One side of a flow; "" where something is not known or does not apply. Equal means the same object.
 
     `broker`: it is a Kafka broker that this pipeline writes to, by address and port.
@@ -51,13 +51,13 @@ class End:
         return Side(self.region, self.name, self.kind == "external")
 
 
-class Own(NamedTuple):
+class MeterTraffic(NamedTuple):
     """How the meter's own traffic is told: its namespace, and its brokers by (address, port)."""
 
     namespace: str = ""
     brokers: frozenset[tuple[str, int]] = frozenset()
 
-    def tells(self, source: End, destination: End) -> bool:
+    def tells(self, source: Party, destination: Party) -> bool:
         """Return whether traffic between these two is the meter's own.
 
         Collectors are on the host's network: what a node itself sends to zonemeter's broker is theirs.
@@ -67,20 +67,20 @@ class Own(NamedTuple):
         return (source.kind == "node" and destination.broker) or (destination.kind == "node" and source.broker)
 
 
-class Ends:
+class Parties:
     """Makes end points, one object for each distinct one."""
 
     def __init__(self, brokers: Collection[tuple[str, int]] = ()) -> None:
         self.brokers = brokers
-        self._known: dict[tuple[Value, ...], End] = {}
-        self._flat: dict[FlatEnd, End] = {}
-        self._moved: dict[tuple[End, str, str], End] = {}
+        self._known: dict[tuple[Value, ...], Party] = {}
+        self._flat: dict[FlatEnd, Party] = {}
+        self._moved: dict[tuple[Party, str, str], Party] = {}
 
-    def make(self, endpoint: Endpoint) -> End:
+    def make(self, endpoint: Endpoint) -> Party:
         """Return the end point that stands in a flow."""
         return self._made(flatten(endpoint).values)
 
-    def of_flat(self, flat: FlatEnd) -> End:
+    def of_flat(self, flat: FlatEnd) -> Party:
         """Return the end point that was flattened so; each is known by what it is made of."""
         end = self._flat.get(flat)
         if end is None:
@@ -89,11 +89,11 @@ class Ends:
             end = self._flat[flat] = self._made(flat.values)
         return end
 
-    def _made(self, values: tuple[Value, ...]) -> End:
+    def _made(self, values: tuple[Value, ...]) -> Party:
         broker = bool(self.brokers) and (values[_ADDRESS], values[_PORT]) in self.brokers
         return self.of([values[place] for place in _PLACES], broker=broker)
 
-    def of(self, values: list[Value], *, broker: bool) -> End:
+    def of(self, values: list[Value], *, broker: bool) -> Party:
         """Return the end point with these values, in the order of `FIELDS`."""
         kind, namespace, pod, workload_kind, workload, service, node, zone, region, name, reason = (
             str(value or "") for value in values
@@ -103,10 +103,10 @@ class Ends:
         facts = (label, kind, namespace, zone, region, name, reason, broker)
         end = self._known.get(facts)
         if end is None:
-            end = self._known[facts] = End(*facts)
+            end = self._known[facts] = Party(*facts)
         return end
 
-    def at(self, end: End, zone: str, region: str) -> End:
+    def at(self, end: Party, zone: str, region: str) -> Party:
         """Return the same end point as if it were in that zone: a relayed packet is sent on from the observer's."""
         if (end.zone, end.region) == (zone, region):
             return end

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from msgspec import UNSET
 
-from history.model.party import End, Ends
+from history.model.party import Parties, Party
 from schemas.flow import Cloud, FlowHead, Observer, Scope, decode_endpoint, decode_observer
 
 # Distinct ends seen by their bytes; beyond this many the cache is emptied rather than grow without bound.
@@ -26,8 +26,8 @@ class Traffic(NamedTuple):
     """
 
     scope: Scope
-    source: End
-    destination: End
+    source: Party
+    destination: Party
     received: bool
     groups: tuple[str, str] = ("", "")
 
@@ -133,9 +133,9 @@ def note(summary: Summary, flow: FlowHead, observer: Observer) -> None:
 class Summariser:
     """Adds flows to a summary; knows each distinct end point by its bytes, so that it decodes it once."""
 
-    def __init__(self, ends: Ends | None = None) -> None:
-        self.ends = ends or Ends()
-        self._known: dict[bytes, End] = {}
+    def __init__(self, ends: Parties | None = None) -> None:
+        self.ends = ends or Parties()
+        self._known: dict[bytes, Party] = {}
         self._observers: dict[bytes, Observer] = {}
 
     def add(self, summary: Summary, flow: FlowHead) -> None:
@@ -147,8 +147,8 @@ class Summariser:
         self,
         summary: Summary,
         flow: FlowHead,
-        source: End,
-        destination: End,
+        source: Party,
+        destination: Party,
         observer: Observer,
         groups: tuple[str, str] = ("", ""),
     ) -> None:
@@ -163,13 +163,13 @@ class Summariser:
         traffic = Traffic(flow.scope, source, destination, flow.direction == "ingress", groups)
         summary.traffic[traffic] += flow.bytes
 
-    def relayed(self, source: End, observer: Observer) -> End:
+    def relayed(self, source: Party, observer: Observer) -> Party:
         """Return the sender of a relayed packet where it was sent on."""
         cloud = Cloud() if observer.cloud is UNSET else observer.cloud
         zone = "" if cloud.availability_zone is UNSET else cloud.availability_zone
         return self.ends.at(source, zone, "" if cloud.region is UNSET else cloud.region)
 
-    def _end(self, encoded: bytes) -> End:
+    def _end(self, encoded: bytes) -> Party:
         end = self._known.get(encoded)
         if end is None:
             if len(self._known) >= MAX_CACHED_ENDS:

@@ -19,7 +19,7 @@ from common.terminal import command
 from history.model.filters import Selection
 from history.model.grouping import By, groups_sql
 from history.model.hints import Present
-from history.model.party import FIELDS, End, Ends
+from history.model.party import FIELDS, Parties, Party
 from history.model.summary import Summary, Traffic
 from history.model.time_range import TimeRange
 from history.read.archive import FlowArchive
@@ -68,7 +68,7 @@ class ArchiveQuery:
     def __exit__(self, *_: object) -> None:
         self._database.close()
 
-    def summarise(self, ends: Ends, summary: Summary, selection: Selection, by: By | None = None) -> None:
+    def summarise(self, ends: Parties, summary: Summary, selection: Selection, by: By | None = None) -> None:
         """Add the sums of the flows that are wanted to a summary, told apart by what they are to be summed up by."""
         if not self.chapter.paths:
             return
@@ -230,6 +230,6 @@ def _end_columns(side: str) -> str:
     return ", ".join(special.get(name, f"{side}{name}") for name in FIELDS)
 
 
-def _end(ends: Ends, values: list[object]) -> End:
+def _end(ends: Parties, values: list[object]) -> Party:
     *facts, broker = values
     return ends.of([None if value is None else str(value) for value in facts], broker=bool(broker))

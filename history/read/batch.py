@@ -46,7 +46,7 @@ _SOURCE = COLUMNS.index("src_kind")
 _DESTINATION = COLUMNS.index("dst_kind")
 
 
-class Batch:
+class FlowBatch:
     """Some flows."""
 
     def __init__(self, rows: list[Row[FlatEnd]] | None = None, table: pa.Table | None = None) -> None:
@@ -65,14 +65,14 @@ class Batch:
             self._table = made.table().cast(SCHEMA)
         return self._table
 
-    def rows(self, known: "Known") -> list[Row[FlatEnd]]:
+    def rows(self, known: "ArchiveParties") -> list[Row[FlatEnd]]:
         """Return them as rows."""
         if self._rows is None:
             self._rows = known.rows(self._table)
         return self._rows
 
 
-class Known:
+class ArchiveParties:
     """Ends and observers made out of an archive's columns, one object for each distinct one."""
 
     def __init__(self) -> None:

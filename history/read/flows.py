@@ -14,10 +14,10 @@ from aiokafka.structs import ConsumerRecord
 from common.settings import KafkaSettings
 from enricher.join.flow_json import BLOCK_ROWS
 from history.model.time_range import TimeRange
-from history.read.rejoin import Joiner, Taken, raw_chunk
+from history.read.rejoin import Joiner, ReadTally, raw_chunk
 from history.read.topic import read_topic
 from sinks.intake import Intake, Lane, Row, SourceRecord
-from sinks.tallies import Books
+from sinks.tallies import Tallies
 
 E = TypeVar("E")
 Holds = Callable[[int], bool]
@@ -44,7 +44,7 @@ async def enriched_rows(
     settings: KafkaSettings,
     intake: Intake[E],
     spans: Sequence[TimeRange],
-    taken: Taken,
+    taken: ReadTally,
     lanes: Mapping[int, Lane] | None = None,
 ) -> AsyncGenerator[list[Row[E]], None]:
     """Yield the flows of the enriched topic whose windows start in one of `spans`.
@@ -64,7 +64,7 @@ async def enriched_rows(
 
 
 async def rejoined_rows(
-    settings: KafkaSettings, intake: Intake[E], spans: Sequence[TimeRange], taken: Taken, joiner: Joiner
+    settings: KafkaSettings, intake: Intake[E], spans: Sequence[TimeRange], taken: ReadTally, joiner: Joiner
 ) -> AsyncGenerator[list[Row[E]], None]:
     """Yield the flows that the raw topic's windows in `spans` become, joined as of their own time. Raises `Refusal`."""
     lanes: dict[int, Lane] = {}
@@ -77,16 +77,16 @@ async def rejoined_rows(
                 yield _take(intake, lane, made, taken)
 
 
-def _take(intake: Intake[E], lane: Lane, records: Sequence[SourceRecord], taken: Taken) -> list[Row[E]]:
+def _take(intake: Intake[E], lane: Lane, records: Sequence[SourceRecord], taken: ReadTally) -> list[Row[E]]:
     batch = intake.take(lane, records, time.time_ns() // 1_000_000)
     # Nobody publishes these books; let them not grow.
-    lane.books = Books()
+    lane.books = Tallies()
     taken.repeats += batch.repeats
     taken.refused.update(refused.reason for refused in batch.refused)
     return batch.rows
 
 
-def _rejoin(record: ConsumerRecord, joiner: Joiner, holds: Holds, taken: Taken) -> Iterator[list[_Record]]:
+def _rejoin(record: ConsumerRecord, joiner: Joiner, holds: Holds, taken: ReadTally) -> Iterator[list[_Record]]:
     """Yield what a chunk becomes, so many flows at a time: all of one with long names would take hundreds of MB."""
     chunk = raw_chunk(record, taken.refused)
     if chunk is None or not holds(chunk.start_ms):

@@ -14,7 +14,7 @@ from common.settings import KafkaSettings
 from enricher.index.cidrs import MAX_MAP_BYTES, CidrMap, read_cidr_map
 from enricher.index.ownership import Index
 from enricher.index.resolve import Resolver
-from enricher.join.join import Ends, Joined, join, resolve
+from enricher.join.join import Joined, ResolvedChunk, join, resolve
 from enricher.join.policy import Policy
 from history.read.topic import Reading, read_topic
 from schemas.errors import DecodeError
@@ -23,7 +23,7 @@ from schemas.topology import MAX_TOPOLOGY_FILE_BYTES, TopologyState, decode_topo
 
 
 @dataclass(slots=True)
-class Taken:
+class ReadTally:
     """What came of reading beside the flows themselves: records refused, by reason, and repeats skipped."""
 
     refused: Counter[str] = field(default_factory=Counter)
@@ -38,7 +38,7 @@ class Joiner:
     resolver: Resolver
     policy: Policy
 
-    def resolve(self, chunk: RawChunk) -> Ends:
+    def resolve(self, chunk: RawChunk) -> ResolvedChunk:
         """Return a chunk's ends as of its window."""
         return resolve(chunk, self.resolver)
 
@@ -59,7 +59,7 @@ def raw_chunk(record: ConsumerRecord, refused: Counter[str]) -> RawChunk | None:
     return chunk
 
 
-async def known_states(settings: KafkaSettings, path: Path | None, taken: Taken) -> list[TopologyState]:
+async def known_states(settings: KafkaSettings, path: Path | None, taken: ReadTally) -> list[TopologyState]:
     """Return the states of a file, or of the topology topic if there is none; raises `Refusal`."""
     if path is not None:
         return _read_states(path)
@@ -78,7 +78,7 @@ def _read_states(path: Path) -> list[TopologyState]:
         raise Refusal(f"topology = '{path}': {why}; expected a JSON array of topology states") from error
 
 
-async def read_topology(settings: KafkaSettings, taken: Taken) -> list[TopologyState]:
+async def read_topology(settings: KafkaSettings, taken: ReadTally) -> list[TopologyState]:
     """Return the states that the topology topic holds; raises `Refusal`."""
     states = []
     async for records in read_topic(settings, settings.topics.topology):

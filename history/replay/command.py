@@ -19,15 +19,15 @@ from common.settings import load
 from common.terminal import complain
 from enricher.join.policy import policy_of
 from history.model.filters import Selection
-from history.model.hints import Memory, why_nothing
+from history.model.hints import SeenValues, why_nothing
 from history.model.time_range import TimeRange, timestamp
 from history.read import interrupts
 from history.read.archive import FlowArchive
 from history.read.archive_sql import ArchiveQuery
-from history.read.batch import Batch
+from history.read.batch import FlowBatch
 from history.read.flows import enriched_rows, rejoined_rows
 from history.read.progress import Tell, progress
-from history.read.rejoin import Joiner, Taken, cidr_map_of, known_states, resolver_of
+from history.read.rejoin import Joiner, ReadTally, cidr_map_of, known_states, resolver_of
 from history.replay.files import CsvWriter, JsonLinesWriter, ParquetWriter, Writer, stream_to
 from history.replay.settings import ReplaySettings
 from history.replay.sum import SumWriter
@@ -73,8 +73,8 @@ class Replay:
         self._settings = settings
         self._span = span
         self._selection = selection
-        self._taken = Taken()
-        self._memory = Memory(selection)
+        self._taken = ReadTally()
+        self._memory = SeenValues(selection)
         self._flows = 0
         self._unlisted = 0
         self._deleted = ""
@@ -122,7 +122,7 @@ class Replay:
         topics = self._settings.topics
         return f"topic {topics.raw}, joined again" if self._settings.from_raw else f"topic {topics.enriched}"
 
-    async def _batches(self, tell: Tell) -> AsyncGenerator[Batch, None]:
+    async def _batches(self, tell: Tell) -> AsyncGenerator[FlowBatch, None]:
         if self._archive is not None:
             for batch in self._archived(self._archive):
                 yield batch
@@ -132,15 +132,15 @@ class Replay:
                 tell(self._taken.reading)
                 wanted = [row for row in rows if self._selection.wants(row)]
                 if wanted:
-                    yield Batch(wanted)
+                    yield FlowBatch(wanted)
                 elif not self._flows:
                     self._memory.note(rows)
 
-    def _archived(self, archive: FlowArchive) -> Iterator[Batch]:
+    def _archived(self, archive: FlowArchive) -> Iterator[FlowBatch]:
         with ArchiveQuery(archive, self._span) as query:
             self._unlisted, self._deleted = query.chapter.unlisted, query.chapter.deleted
             for table in query.tables(self._selection):
-                yield Batch(table=table)
+                yield FlowBatch(table=table)
             if not self._flows and query.chapter.rows:
                 self._memory.present = query.present(self._selection)
 

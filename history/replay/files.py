@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from common.errors import Refusal
 from common.terminal import FORMULA, data
-from history.read.batch import SCHEMA, Batch, Known
+from history.read.batch import SCHEMA, ArchiveParties, FlowBatch
 from sinks.flowlog.jsonl import JsonLines
 from sinks.flowlog.parquet import COMPRESSION_LEVEL
 
@@ -28,7 +28,7 @@ GROUP_ROWS = 200_000
 class Writer(Protocol):
     """Takes batches, then an end."""
 
-    async def write(self, batch: Batch) -> None:
+    async def write(self, batch: FlowBatch) -> None:
         """Take some flows."""
 
     async def finish(self) -> None:
@@ -40,9 +40,9 @@ class JsonLinesWriter:
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
-        self._known = Known()
+        self._known = ArchiveParties()
 
-    async def write(self, batch: Batch) -> None:
+    async def write(self, batch: FlowBatch) -> None:
         """Write some flows."""
         lines = JsonLines()
         lines.add(batch.rows(self._known))
@@ -62,7 +62,7 @@ class CsvWriter:
         schema = pa.schema([(field.name, _csv_type(field.type)) for field in SCHEMA])
         self._writer = pa_csv.CSVWriter(stream, schema, write_options=pa_csv.WriteOptions(quoting_style="needed"))
 
-    async def write(self, batch: Batch) -> None:
+    async def write(self, batch: FlowBatch) -> None:
         """Write some flows."""
         table = batch.table()
         columns = [_as_text(table.column(name)) for name in SCHEMA.names]
@@ -90,7 +90,7 @@ class ParquetWriter:
         self._held: list[pa.Table] = []
         self._rows = 0
 
-    async def write(self, batch: Batch) -> None:
+    async def write(self, batch: FlowBatch) -> None:
         """Hold flows back until they make a row group."""
         self._held.append(batch.table())
         self._rows += len(batch)

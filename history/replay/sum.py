@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from common.amounts import columns, labelled
 from common.terminal import say, write_json
 from history.model.time_range import TimeRange
-from history.read.batch import Batch
+from history.read.batch import FlowBatch
 from schemas.amount import NOTHING, Amount
 
 OUTER = "encapsulation"
@@ -27,7 +27,7 @@ class SumWriter:
         self._stream = stream
         self._sums: dict[str, Amount] = defaultdict(lambda: NOTHING)
 
-    async def write(self, batch: Batch) -> None:
+    async def write(self, batch: FlowBatch) -> None:
         """Take some flows."""
         table = batch.table().select(["scope", "encapsulation", "bytes", "packets"])
         name = pc.if_else(pc.is_valid(table["encapsulation"]), pa.scalar(OUTER), table["scope"])

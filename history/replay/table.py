@@ -9,7 +9,7 @@ from msgspec import UNSET
 from common.amounts import fitted, human, labelled, short_zones, shorten
 from common.terminal import say
 from history.model.time_range import TimeRange, timestamp
-from history.read.batch import Batch, Known
+from history.read.batch import ArchiveParties, FlowBatch
 from schemas.flow import FlowHead
 from sinks.flowlog.columns import END_COLUMNS, FlatEnd, Value
 from sinks.intake import Row
@@ -22,13 +22,13 @@ class FlowTable:
         self._span = span
         self._source = source
         self._top = top
-        self._known = Known()
+        self._known = ArchiveParties()
         self._greatest: list[tuple[int, int, Row[FlatEnd]]] = []
         self._scopes: Counter[str] = Counter()
         self._outer = 0
         self._flows = 0
 
-    async def write(self, batch: Batch) -> None:
+    async def write(self, batch: FlowBatch) -> None:
         """Take some flows."""
         for row in batch.rows(self._known):
             self._flows += 1

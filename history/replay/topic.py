@@ -17,7 +17,7 @@ from common.kafka.topic_admin import admin_client
 from common.service.lifecycle import Service
 from common.settings import KafkaSettings
 from enricher.delivery.unit import kafka_time
-from history.read.batch import Batch, Known
+from history.read.batch import ArchiveParties, FlowBatch
 from schemas.flow import HEADERS
 from schemas.topics import ANY_AGE_MS
 
@@ -39,7 +39,7 @@ class TopicWriter:
         self._partitions = partitions
         self._publisher = Publisher(Service("replay"), settings)
         self._deadline_seconds = TRIES * settings.kafka_deadline_seconds
-        self._known = Known()
+        self._known = ArchiveParties()
         self._written = 0
 
     @classmethod
@@ -52,7 +52,7 @@ class TopicWriter:
                 await _make(admin, topic, partitions, await _replication(admin, settings.topics.enriched))
         return cls(settings, topic, partitions)
 
-    async def write(self, batch: Batch) -> None:
+    async def write(self, batch: FlowBatch) -> None:
         """Publish some flows; raise `Refusal` if Kafka does not take them."""
         now_ms = time.time_ns() // 1_000_000
         groups: dict[tuple[str, int], list[bytes]] = defaultdict(list)

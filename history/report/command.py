@@ -25,7 +25,7 @@ from history.audit.command import AuditSettings, audit_range
 from history.model.bill import price_summary
 from history.model.grouping import OF_TIME, By
 from history.model.hints import Present, why_nothing
-from history.model.party import Ends
+from history.model.party import Parties
 from history.model.summary import Summary
 from history.model.time_range import TimeRange
 from history.range_settings import SHORTCUTS, RangeSettings
@@ -115,7 +115,7 @@ def compared(span: TimeRange, compare: str, now_ms: int) -> list[TimeRange]:
 async def _report(settings: ReportSettings, spans: list[TimeRange], now_ms: int) -> tuple[Report, str]:
     """Return the report, and why there is none if there is none."""
     own = await find_own(settings, settings.own_namespace, settings.own_kafka)
-    ends = Ends(own.brokers)
+    ends = Parties(own.brokers)
     with progress("reading flows") as tell:
         gathered = await Gatherer(settings, spans, ends, settings.by).gather(tell)
     summary = gathered.summaries[0]

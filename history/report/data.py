@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from audit.result import Audit
 from history.model.bill import NOTHING, Bill, Cost
 from history.model.grouping import By
-from history.model.party import End, Own
+from history.model.party import MeterTraffic, Party
 from history.model.summary import Summary, Traffic
 from history.model.time_range import TimeRange
 from schemas.flow import Scope
@@ -55,7 +55,7 @@ class Report:
     now: Range
     sources: list[str]
     prices_why: str
-    own: Own
+    own: MeterTraffic
     top: int
     before: Range | None = None
     compare: str | None = None
@@ -121,7 +121,7 @@ def _line(lines: dict[tuple[str, str], PairLine], traffic: Traffic) -> PairLine:
     return lines.setdefault(key, PairLine(*key))
 
 
-def _group(end: End) -> str:
+def _group(end: Party) -> str:
     # A node exporter on each of 200 nodes is one line, not 200.
     return "nodes" if end.kind == "node" else end.label
 

@@ -13,8 +13,8 @@ from common.amounts import counted
 from common.errors import Refusal
 from history.model.filters import Selection
 from history.model.grouping import By, groups_of
-from history.model.hints import Memory, Present
-from history.model.party import Ends
+from history.model.hints import Present, SeenValues
+from history.model.party import Parties
 from history.model.summary import Summariser, Summary, note
 from history.model.time_range import TimeRange, timestamp
 from history.range_settings import RangeSettings
@@ -22,7 +22,7 @@ from history.read.archive import FlowArchive
 from history.read.archive_sql import ArchiveQuery
 from history.read.flows import enriched_rows
 from history.read.progress import Tell
-from history.read.rejoin import Taken
+from history.read.rejoin import ReadTally
 from sinks.flowlog.columns import FlatEnd, flatten
 from sinks.intake import Intake, Lane, Row
 
@@ -45,14 +45,16 @@ class Gathered:
 class Gatherer:
     """Reads several time ranges in one pass."""
 
-    def __init__(self, settings: RangeSettings, spans: Sequence[TimeRange], ends: Ends, by: By | None = None) -> None:
+    def __init__(
+        self, settings: RangeSettings, spans: Sequence[TimeRange], ends: Parties, by: By | None = None
+    ) -> None:
         self._by = by
         self._settings = settings
         self._spans = spans
         self._summariser = Summariser(ends)
         self._selection = settings.selection()
         self._metered = Selection(clusters=settings.cluster)
-        self._memory = Memory(self._selection)
+        self._memory = SeenValues(self._selection)
         self.gathered = Gathered([Summary() for _ in spans], [True for _ in spans])
 
     async def gather(self, tell: Tell) -> Gathered:
@@ -89,7 +91,7 @@ class Gatherer:
             self._source(f"of this range, {deleted} was deleted from it, and perhaps what is older")
 
     async def _read_topic(self, lanes: dict[int, Lane], tell: Tell) -> None:
-        taken = Taken()
+        taken = ReadTally()
         intake: Intake[FlatEnd] = Intake(flatten)
         flows = enriched_rows(self._settings, intake, self._spans, taken, lanes)
         count = 0

@@ -8,10 +8,10 @@ import socket
 from common.errors import Refusal
 from common.kafka.topic_admin import admin_client
 from common.settings import KafkaSettings
-from history.model.party import Own
+from history.model.party import MeterTraffic
 
 
-async def find_own(settings: KafkaSettings, namespace: str, named: str | None) -> Own:
+async def find_own(settings: KafkaSettings, namespace: str, named: str | None) -> MeterTraffic:
     """Return how to tell it. `named`: Kafka as the collectors reach it; else as Kafka calls itself, if it answers."""
     places = _split(named) if named else await _brokers(settings)
     loop = asyncio.get_running_loop()
@@ -22,7 +22,7 @@ async def find_own(settings: KafkaSettings, namespace: str, named: str | None) -
         except OSError:
             continue  # a name of the cluster's own, asked from outside: then it cannot be told
         found |= {(str(ipaddress.ip_address(answer[4][0])), port) for answer in answers}
-    return Own(namespace, frozenset(found))
+    return MeterTraffic(namespace, frozenset(found))
 
 
 async def _brokers(settings: KafkaSettings) -> list[tuple[str, int]]:

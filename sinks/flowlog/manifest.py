@@ -12,7 +12,7 @@ import msgspec
 from schemas.codec import Count
 from schemas.ids import Origin
 from schemas.ledger import LedgerRecord
-from sinks.intake import Mark
+from sinks.intake import FlowMark
 
 SCHEMA_VERSION = 1
 
@@ -31,7 +31,7 @@ class Marked(msgspec.Struct, frozen=True):
     cluster: str
     node: str
     boot_id: str
-    mark: Mark
+    mark: FlowMark
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +52,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     marks: list[Marked] = []
     ledger: list[LedgerRecord] = []
 
-    def known_marks(self) -> dict[Origin, Mark]:
+    def known_marks(self) -> dict[Origin, FlowMark]:
         """Return the marks by life of a node."""
         return {Origin(each.cluster, each.node, each.boot_id): each.mark for each in self.marks}
 

@@ -11,7 +11,7 @@ from sinks.flowlog.archive import Cut, Rows
 from sinks.flowlog.columns import FlatEnd
 from sinks.flowlog.manifest import Manifest, Marked
 from sinks.intake import Batch, Lane, Refusals, Row
-from sinks.tallies import Books
+from sinks.tallies import Tallies
 
 HOUR_MS = 3_600_000
 
@@ -88,7 +88,7 @@ class Pending:
             ledger=lane.books.records("flowlog", entry, lane.partition, now_ms),
         )
         cut = Cut(manifest, self.buffers)
-        lane.books, lane.touched = Books(), set()
+        lane.books, lane.touched = Tallies(), set()
         self.buffers, self.refused, self.since = {}, Refusals(), None
         self.first_offset = lane.position
         return cut

@@ -2,7 +2,7 @@
 """Adds flows up into counters. Pure: rows come in, series that changed come out.
 
 What a flow adds to depends on its two ends, its scope and little else, and that repeats from window to window. So
-the first flow of a kind finds its series, a `Route`, and the next ones are two additions each.
+the first flow of a kind finds its series, a `SeriesRoute`, and the next ones are two additions each.
 
 Cost is counted, not derived: bytes times the price in force when they are folded in. So another price file changes
 what comes from then on, and no counter ever jumps; and the sums are whole numbers in the same checkpoint as the bytes.
@@ -32,7 +32,7 @@ from sinks.metrics.families import (
     Spec,
 )
 from sinks.metrics.family import SEEN_MS, Changes, Family, Labels, Series
-from sinks.tallies import Books
+from sinks.tallies import Tallies
 
 # Routes known at a time, about 400 bytes each; then all are forgotten and looked up again. Counters are not touched.
 MAX_ROUTES = 200_000
@@ -46,7 +46,7 @@ RouteKey = tuple[End, End, Scope, str, tuple[str, str] | None, str | None]
 
 
 @dataclass(slots=True, eq=False)
-class Route:
+class SeriesRoute:
     """The series that one kind of flow adds to, and what it brought since the last fold.
 
     `rate`: what a byte costs, in subunits (prices/book.py). `unnamed`: the families in which its pair has no series.
@@ -95,10 +95,10 @@ class Aggregate:
             self._zone_cost = self._family(ZONE_COST)
             # As many series as the bytes' at most: each takes over the labels of one of those.
             self._workload_cost = self._family(WORKLOAD_COST)
-        self._routes: dict[RouteKey, Route] = {}
-        self._touched: list[Route] = []
+        self._routes: dict[RouteKey, SeriesRoute] = {}
+        self._touched: list[SeriesRoute] = []
 
-    def add(self, rows: Iterable[Row[End]], books: Books) -> None:
+    def add(self, rows: Iterable[Row[End]], books: Tallies) -> None:
         """Count flows; the outer packets of overlays are put aside in the books, as what they are."""
         routes = self._routes
         for flow, source, destination, observer in rows:
@@ -172,7 +172,7 @@ class Aggregate:
         family = self.families[spec.name] = Family(spec, self._next_number, budget)
         return family
 
-    def _find(self, key: RouteKey) -> Route:
+    def _find(self, key: RouteKey) -> SeriesRoute:
         if len(self._routes) >= MAX_ROUTES:
             self._routes.clear()
         route = self._routes[key] = self._route(*key)
@@ -186,10 +186,10 @@ class Aggregate:
         cluster: str,
         relay: tuple[str, str] | None,
         encapsulation: str | None,
-    ) -> Route:
+    ) -> SeriesRoute:
         if encapsulation is not None:
             outer = (cluster, source.node, destination.node, encapsulation)
-            return Route((self._encapsulation.get(outer),), (), unnamed=_unnamed((self._encapsulation, outer)))
+            return SeriesRoute((self._encapsulation.get(outer),), (), unnamed=_unnamed((self._encapsulation, outer)))
         # A relayed packet is sent on by the observer: its zone is the one that the traffic leaves.
         src_zone, src_region = (source.zone, source.region) if relay is None else relay
         zones = (cluster, src_zone, destination.zone, scope)
@@ -207,7 +207,7 @@ class Aggregate:
         if scope == "unknown":
             reason = source.reason or destination.reason or "zone_missing"
             byte_series.append(self._unknown.get((cluster, reason)))
-        route = Route(tuple(byte_series), (self._zone_packets.get(zones),), unnamed=_unnamed(*capped))
+        route = SeriesRoute(tuple(byte_series), (self._zone_packets.get(zones),), unnamed=_unnamed(*capped))
         if self._prices is not None:
             price = self._prices.find(scope, source.side._replace(region=src_region), destination.side)
             if price is not None:
@@ -221,7 +221,7 @@ class Aggregate:
         return (zone, self._workload_cost.get(workload)) if rate else (zone,)
 
 
-def _rare_key(flow: FlowHead, source: End, destination: End, observer: Observer, books: Books) -> RouteKey:
+def _rare_key(flow: FlowHead, source: End, destination: End, observer: Observer, books: Tallies) -> RouteKey:
     cluster = flow.k8s.cluster.name
     if flow.encapsulation is not UNSET:
         chunk, _ = split_flow_id(flow.id)

@@ -23,7 +23,7 @@ from common.errors import Refusal
 from schemas.codec import Milliseconds
 from schemas.ids import MAX_NUMBER, Origin
 from schemas.ledger import LedgerRecord, decode_ledger, encode_ledger
-from sinks.intake import Lane, Mark, Number
+from sinks.intake import FlowMark, Lane, Number
 from sinks.metrics.families import SPECS, Sample
 
 log = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ class Checkpoint:
     series: list[Sample] = field(default_factory=list)
     removed: list[int] = field(default_factory=list)
     positions: dict[int, int] = field(default_factory=dict)
-    marks: list[tuple[int, Origin, Mark]] = field(default_factory=list)
+    marks: list[tuple[int, Origin, FlowMark]] = field(default_factory=list)
     dropped: list[tuple[int, Origin]] = field(default_factory=list)
     ledger: list[LedgerRecord] = field(default_factory=list)
 
@@ -155,7 +155,7 @@ class State:
         about = self._about()
         lanes = {lane.partition: Lane(*lane) for lane in self._rows("lanes", "partition, position", _LaneRow)}
         for partition, cluster, node, boot_id, *mark in self._rows("marks", "*", _MarkRow):
-            lanes.setdefault(partition, Lane(partition)).marks[Origin(cluster, node, boot_id)] = Mark(*mark)
+            lanes.setdefault(partition, Lane(partition)).marks[Origin(cluster, node, boot_id)] = FlowMark(*mark)
         series = [_sample(row) for row in self._rows("series", "*", _SeriesRow)]
         ledger = [_entry(row) for row in self._rows("ledger", "record", _LedgerRow, "number")]
         return Restored(about.life, int(about.sequence), series, lanes, ledger)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from decimal import Context, Decimal
 
 from schemas.ids import Origin
-from sinks.intake import MARK_KEPT_MS, Mark
+from sinks.intake import MARK_KEPT_MS, FlowMark
 from sinks.metrics.families import Sample, Spec
 
 # Enough digits for any counter of money; the default context rounds to 28.
@@ -54,7 +54,7 @@ class Exposition:
         self._body: bytes | None = None
 
     def apply(
-        self, series: Iterable[Sample], marks: Iterable[tuple[Origin, Mark]], removed: Iterable[int] = ()
+        self, series: Iterable[Sample], marks: Iterable[tuple[Origin, FlowMark]], removed: Iterable[int] = ()
     ) -> None:
         """Take over what a checkpoint changed, all at once; of families that are switched off, nothing."""
         with self._lock:

@@ -30,7 +30,7 @@ from sinks.metrics.ends import End, Ends
 from sinks.metrics.exposition import Exposition
 from sinks.metrics.settings import MetricsSettings
 from sinks.self_metrics import SelfMetrics
-from sinks.tallies import Books
+from sinks.tallies import Tallies
 
 POLL_SECONDS = 0.25
 
@@ -173,7 +173,7 @@ class MetricsSink:
             touched = [(origin, lane.marks[origin]) for origin in lane.touched if origin in lane.marks]
             checkpoint.marks += [(lane.partition, origin, copy.copy(mark)) for origin, mark in touched]
             lane.touched.clear()
-            lane.books = Books()
+            lane.books = Tallies()
         return checkpoint
 
     async def _make_durable(self, checkpoint: Checkpoint) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from audit.books import Books, reconcile
+from audit.books import Reconciler, reconcile
 from audit.intervals import MAX_INTERVALS, Intervals
 from audit.result import Audit, ClockStep, Sums
 from schemas.ids import Origin
@@ -215,7 +215,7 @@ class Long:
 
     def __init__(self) -> None:
         self.sums = Sums()
-        self.books = Books(lambda origin, start_ms: self.sums)
+        self.books = Reconciler(lambda origin, start_ms: self.sums)
 
     def run(self, windows: range, sinks: tuple[str, ...] = ("metrics", "flowlog")) -> None:
         for sequence in windows:
@@ -237,7 +237,7 @@ def test_what_fits_is_forgotten_however_long_the_run() -> None:
     )
 
 
-class Counted(Books):
+class Counted(Reconciler):
     """Books that note how many windows were open whenever they were asked to look at all."""
 
     looked: list[int]

@@ -10,9 +10,9 @@ from msgspec.structs import replace
 from prometheus_client import CollectorRegistry, generate_latest
 
 from audit import books as books_
-from audit.books import MAX_SINKS, Books
-from audit.known import OTHER, Known
-from audit.metrics import Metrics
+from audit.books import MAX_SINKS, Reconciler
+from audit.known import OTHER, Admitted
+from audit.metrics import AuditMetrics
 from audit.rolling import Rolling
 from schemas.errors import DecodeError
 from schemas.ids import Origin
@@ -32,10 +32,10 @@ class Service:
     ) -> None:
         self.rolling = Rolling(3_600_000)
         self.rolling.move(NOW_MS)
-        known = Known(max_clusters, max_strangers, ORIGIN.cluster, nodes.__contains__)
-        self.books = Books(self.rolling.sums_of, self.rolling.wants, known=known)
+        known = Admitted(max_clusters, max_strangers, ORIGIN.cluster, nodes.__contains__)
+        self.books = Reconciler(self.rolling.sums_of, self.rolling.wants, known=known)
         self.registry = CollectorRegistry()
-        self.metrics = Metrics(self.registry)
+        self.metrics = AuditMetrics(self.registry)
 
     def work(self, records: list[LedgerRecord]) -> None:
         for record in records:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from audit.books import Books, conclude
+from audit.books import Reconciler, conclude
 from audit.result import Audit
 from audit.rolling import Rolling
 from schemas.errors import DecodeError
@@ -31,7 +31,7 @@ def test_the_books_take_or_refuse_and_go_on(values: list[bytes]) -> None:
     rolling = Rolling(3_600_000)
     rolling.move(END_MS + 60_000)
     audit = Audit()
-    all_books = [Books(audit.of), Books(rolling.sums_of, rolling.wants)]
+    all_books = [Reconciler(audit.of), Reconciler(rolling.sums_of, rolling.wants)]
     for value in [*map(encode_ledger, ENTRIES), *values]:
         for books in all_books:
             try:
@@ -50,7 +50,7 @@ def test_a_window_of_as_many_chunks_as_there_can_be_costs_little() -> None:
     tracemalloc.start()
     try:
         audit = Audit()
-        books = Books(audit.of)
+        books = Reconciler(audit.of)
         books.take(decode_ledger(encode_ledger(entry)))
         conclude(books, audit, 2 * END_MS)
         _, peak = tracemalloc.get_traced_memory()

@@ -7,7 +7,7 @@ import pytest
 
 from cli.demo import keep, title_of
 from cli.demo_story import DATABASE, READERS, SECOND_STACK, Story
-from history.model.party import Ends
+from history.model.party import Parties
 from history.model.summary import Summary, Traffic
 from history.read.live import LiveWindow
 from prices.file import shipped
@@ -19,7 +19,7 @@ MB = 1_000_000
 
 def window(number: int, sizes: dict[tuple[str, str], int], arrived_ms: int = 0) -> LiveWindow:
     """A window in which each pair of `namespace/Kind/name` sent so many bytes from zone a to zone b."""
-    ends, summary = Ends(), Summary()
+    ends, summary = Parties(), Summary()
     for pair, size in sizes.items():
         source, destination = (
             ends.of(["pod", *_parts(name), None, "node-a1", zone, "r", None, None], broker=False)

@@ -21,7 +21,7 @@ from enricher.index.cidrs import CidrMap
 from enricher.index.ownership import Index
 from enricher.index.resolve import Resolver
 from enricher.join.join import join, resolve
-from enricher.kube.cluster import Cluster
+from enricher.kube.cluster import ClusterView
 from schemas.flow import decode_flow
 from schemas.ledger import decode_ledger
 from schemas.raw import RawChunk, decode_chunk
@@ -315,7 +315,7 @@ def test_a_chunk_says_which_addresses_are_the_nodes_own(settings: CollectorSetti
         flows = [flow for flow in map(decode_flow, joined.values) if flow.network.transport == "udp"]
         found |= {(flow.source.address, flow.destination.address, flow.scope) for flow in flows}
         # A node that receives from the virtual address knows whose it is.
-        others = Cluster(Index(), live=False)
+        others = ClusterView(Index(), live=False)
         others.load(index.current())
         others.hear(chunk)
         window = Resolver(others.index, CidrMap([])).window(chunk.start_ms, chunk.end_ms)

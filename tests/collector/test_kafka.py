@@ -6,7 +6,7 @@ import os
 import signal
 from itertools import pairwise
 
-from audit.books import Books, conclude
+from audit.books import Reconciler, conclude
 from audit.result import Audit
 from collector.kernel import pins
 from collector.kernel.generation import Generation
@@ -258,7 +258,7 @@ def test_what_a_reboot_cost_is_named(broker: Broker, collector: Process) -> None
     after = [chunk for chunk in chunks if chunk.boot_id == "222222222222"]
     assert [chunk.sequence for chunk in after] == list(range(1, len(after) + 1))
     audit = Audit()
-    books = Books(lambda origin, start_ms: audit, lambda origin, start_ms: True)
+    books = Reconciler(lambda origin, start_ms: audit, lambda origin, start_ms: True)
     for entry in entries:
         books.take(entry)
     conclude(books, audit, metered.now_ms())

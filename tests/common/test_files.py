@@ -17,7 +17,7 @@ from enricher.index.cidrs import MAX_MAP_BYTES
 from enricher.kube.client import KubeClient
 from enricher.main import read_cidrs
 from enricher.settings import EnricherSettings
-from history.read.rejoin import Taken, cidr_map_of, known_states
+from history.read.rejoin import ReadTally, cidr_map_of, known_states
 from prices.command import check
 from prices.file import load_prices
 from schemas.topology import MAX_TOPOLOGY_FILE_BYTES
@@ -30,7 +30,7 @@ READERS = [
     pytest.param(lambda path: check([str(path)]), MAX_FILE_BYTES, id="prices check"),
     pytest.param(lambda path: read_file(EnricherSettings(topology=path)), MAX_TOPOLOGY_FILE_BYTES, id="topology"),
     pytest.param(
-        lambda path: asyncio.run(known_states(EnricherSettings(), path, Taken())),
+        lambda path: asyncio.run(known_states(EnricherSettings(), path, ReadTally())),
         MAX_TOPOLOGY_FILE_BYTES,
         id="topology of a command",
     ),

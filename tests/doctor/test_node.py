@@ -16,7 +16,7 @@ from collector.attach.uplinks import Link
 from collector.kernel import layout, pins
 from collector.kernel.epoch_record import MAX_UPLINKS
 from collector.outbox.spool import directory_for
-from collector.window.coverage import Coverage
+from collector.window.coverage import WindowCoverage
 from common.errors import Refusal
 from doctor import host
 from doctor.checks import Finding, UnclearError
@@ -146,7 +146,7 @@ def test_map_fill(rows: int, lost: dict[str, int], status: str) -> None:
     ],
 )
 def test_coverage(seen: int, received: int, sent: int, got: int, status: str, says: str) -> None:
-    finding = only(coverage_finding(Coverage(seen, received, sent, got)))
+    finding = only(coverage_finding(WindowCoverage(seen, received, sent, got)))
     assert (finding.status, says in finding.found + finding.todo) == (status, True)
 
 

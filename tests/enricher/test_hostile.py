@@ -7,9 +7,9 @@ from aiokafka.structs import ConsumerRecord
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from enricher.delivery.earlier import Lives
+from enricher.delivery.earlier import BootStates
 from enricher.delivery.recovery import Tail, read_back
-from enricher.delivery.unit import Writer
+from enricher.delivery.unit import UnitWriter
 from enricher.index.cidrs import CidrMap
 from enricher.index.ownership import Index
 from enricher.index.resolve import Resolver
@@ -60,7 +60,7 @@ def enriched(chunk: RawChunk, states: Index, policy: Policy) -> None:
     joined = join(chunk, resolve(chunk, Resolver(states, CidrMap([]))), 0, 7, None, policy)
     flows = [decode_flow(value) for value in joined.values]
     assert sum(flow.bytes for flow in flows) == joined.given.bytes
-    writer = Writer(TopicNames(), 0)
+    writer = UnitWriter(TopicNames(), 0)
     for record in (writer.enriched(chunk, joined, None, END), writer.repeat(chunk, 9, END)):
         entry = decode_ledger(record.value)
         assert entry.balance() is None
@@ -100,6 +100,6 @@ def test_topology_that_is_taken_can_be_joined_with(values: list[bytes], policy: 
 @example(b'{"id":"c/n/b/1/1/0/1","bytes":1,"packets":1,"rows":[%d]}' % 2**63)
 @example(b" " * 2**21)
 def test_what_is_read_back_after_a_start_is_taken_or_refused(value: bytes) -> None:
-    Lives("prod").note([ConsumerRecord("raw", 0, 0, 0, 0, b"node-a1", value, None, 7, len(value), ())], START)
+    BootStates("prod").note([ConsumerRecord("raw", 0, 0, 0, 0, b"node-a1", value, None, 7, len(value), ())], START)
     with suppress(DecodeError):
         Tail().add(read_back(value, b"node-a1", 3))

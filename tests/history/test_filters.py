@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from history.model.filters import Selection
-from history.model.party import Ends
+from history.model.party import Parties
 from history.read.archive_sql import WANTED_ADDRESSES, wanted_addresses
-from history.read.batch import Batch
+from history.read.batch import FlowBatch
 from history.replay.table import name_of
 from schemas.flow import DIRECTIONS, SCOPES, Flow, Kubernetes, Named, decode_head, decode_observer
 from sinks.flowlog.columns import END_COLUMNS, FlatEnd, flatten
@@ -95,7 +95,7 @@ def test_rows_and_columns_are_filtered_alike(flows: list[Flow], selection: Selec
 
 
 def wanted_by_sql(rows: list[Row[FlatEnd]], selection: Selection) -> list[int]:
-    table = Batch(rows).table().append_column("place", [list(range(len(rows)))])
+    table = FlowBatch(rows).table().append_column("place", [list(range(len(rows)))])
     addresses = {str(end.values[ADDRESS]) for row in rows for end in (row.source, row.destination)}
     with duckdb.connect() as database:
         database.register("flows", table)
@@ -109,10 +109,10 @@ def wanted_by_sql(rows: list[Row[FlatEnd]], selection: Selection) -> list[int]:
 def test_what_a_table_prints_is_accepted(end: Any) -> None:
     flat = flatten(end)
     one = row_of(flow(source=end, destination=end))
-    printed = {Ends().of_flat(flat).label, name_of(dict(zip(END_COLUMNS, flat.values, strict=True)))}
+    printed = {Parties().of_flat(flat).label, name_of(dict(zip(END_COLUMNS, flat.values, strict=True)))}
     for text in printed:
         assert Selection(sources=[text], destinations=[text]).wants(one), text
-    label = Ends().of_flat(flat).label
+    label = Parties().of_flat(flat).label
     assert Selection(workloads=[label]).wants(one), label
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from common.errors import Refusal
 from common.settings import KafkaSettings
-from history.read.batch import Batch
+from history.read.batch import FlowBatch
 from history.read.topic import read_topic
 from history.replay.files import ParquetWriter
 from history.replay.topic import TopicWriter
@@ -145,7 +145,7 @@ def test_kafka_that_falls_silent_ends_it_with_one_line(tmp_path: Path) -> None:
 
 def test_kafka_that_goes_away_under_a_replay_to_a_topic_ends_it(tmp_path: Path) -> None:
     records = [StoredRecord(offset, encoded(each)) for offset, each in enumerate(window(1, 10))]
-    batch = Batch(Intake[FlatEnd](flatten).take(Lane(0), records, END_MS).rows)
+    batch = FlowBatch(Intake[FlatEnd](flatten).take(Lane(0), records, END_MS).rows)
 
     async def write() -> None:
         broker = Broker(tmp_path / "kafka")

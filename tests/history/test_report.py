@@ -18,7 +18,7 @@ from audit.result import Audit, Coverage, Gap, HopTotal, Shortfall
 from common import page
 from history.model.bill import NOTHING, price_summary
 from history.model.grouping import OF_ENDS, By, groups_of
-from history.model.party import Ends, Own
+from history.model.party import MeterTraffic, Parties
 from history.model.summary import Summariser, Summary
 from history.model.time_range import TimeRange
 from history.report import machine
@@ -36,13 +36,13 @@ from tests.support.sinks.flows import END_MS, START_MS, cloud, encoded, flow, no
 GB = 10**9
 DAY_MS = 86_400_000
 KAFKA = ("10.0.9.9", 9092)
-OWN = Own("zonemeter", frozenset({KAFKA}))
+OWN = MeterTraffic("zonemeter", frozenset({KAFKA}))
 # Flows of a quarter of an hour of a day, in the zones of one region.
 WINDOW = {"start_ms": START_MS, "end_ms": START_MS + 900_000}
 
 
-def summed(flows: Iterable[Flow], ends: Ends | None = None, by: By | None = None) -> Summary:
-    summary, summariser = Summary(), Summariser(ends or Ends(OWN.brokers))
+def summed(flows: Iterable[Flow], ends: Parties | None = None, by: By | None = None) -> Summary:
+    summary, summariser = Summary(), Summariser(ends or Parties(OWN.brokers))
     for one in flows:
         head, sides = decode_head(encoded(one)), (flatten(one.source), flatten(one.destination))
         source, destination = map(summariser.ends.of_flat, sides)
@@ -52,7 +52,7 @@ def summed(flows: Iterable[Flow], ends: Ends | None = None, by: By | None = None
 
 def report(flows: Iterable[Flow], book: PriceBook | None = None, **overrides: Any) -> Report:
     span = TimeRange(START_MS, START_MS + 1_800_000)
-    ends = Ends(OWN.brokers)
+    ends = Parties(OWN.brokers)
     before = overrides.pop("before", None)
     if before is not None:
         earlier = summed(before, ends, overrides.get("by"))

@@ -12,8 +12,8 @@ from schemas.amount import Amount, total
 from schemas.flow import Endpoint
 from schemas.ids import Origin, chunk_id
 from schemas.ledger import encode_ledger
-from sinks.intake import MARK_IDLE_MS, MARK_KEPT_MS, Intake, Lane, Mark
-from sinks.tallies import Books
+from sinks.intake import MARK_IDLE_MS, MARK_KEPT_MS, FlowMark, Intake, Lane
+from sinks.tallies import Tallies
 from tests.support.sinks.flows import BOOT, END_MS, START_MS, encoded, flow, flow_id, records, window
 
 NOW_MS = END_MS + 1_000
@@ -50,7 +50,7 @@ def ids(values: list[str]) -> list[bytes]:
 def test_takes_what_is_greater_than_the_mark(
     mark: tuple[int, int, int, int] | None, given_ids: list[str], taken: list[str]
 ) -> None:
-    lane = Lane(0, 0, {} if mark is None else {ORIGIN: Mark(*mark, end_ms=END_MS)})
+    lane = Lane(0, 0, {} if mark is None else {ORIGIN: FlowMark(*mark, end_ms=END_MS)})
     batch = intake().take(lane, records(ids(given_ids)), NOW_MS)
     assert [flow.id for flow, *_ in batch.rows] == taken
     assert batch.repeats == len(given_ids) - len(taken)
@@ -168,7 +168,7 @@ def test_marks_that_are_read_back_are_held_to_what_holds_for_those_made_now(monk
     assert restored.forget_old_marks(NOW_MS + 700_001 + MARK_KEPT_MS) == [ORIGIN]
 
     monkeypatch.setattr("sinks.intake.MAX_MARKS", 3)
-    many = {Origin("lab", f"node-{n}", "5be6c2f0a91d"): Mark(1, 1, 0, 0, NOW_MS, NOW_MS - n) for n in range(5)}
+    many = {Origin("lab", f"node-{n}", "5be6c2f0a91d"): FlowMark(1, 1, 0, 0, NOW_MS, NOW_MS - n) for n in range(5)}
     restored = Lane(0, 1, many)
     restored.believe(NOW_MS)
     assert [origin.node for origin in restored.marks] == ["node-2", "node-1", "node-0"]
@@ -176,7 +176,7 @@ def test_marks_that_are_read_back_are_held_to_what_holds_for_those_made_now(monk
 
 
 def test_large_books_are_split_and_add_up() -> None:
-    books = Books()
+    books = Tallies()
     books.cover(START_MS, END_MS)
     chunks = [chunk_id(Origin("lab", "n" * 200, BOOT), 1, sequence, 0) for sequence in range(4_000)]
     for chunk in chunks:
@@ -195,7 +195,7 @@ def test_large_books_are_split_and_add_up() -> None:
 
 
 def test_empty_books_make_no_record() -> None:
-    assert Books().records("metrics", "1", 0, NOW_MS) == []
+    assert Tallies().records("metrics", "1", 0, NOW_MS) == []
 
 
 def at(sequence: int, later: int = 0, **overrides: Any) -> bytes:

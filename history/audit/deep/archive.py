@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.errors import Refusal
-from history.audit.deep.facts import Facts, Flows, flow_place
+from history.audit.deep.facts import ChunkFlows, Facts, flow_place
 from history.read.archive import FlowArchive
 from schemas.amount import Amount
 from schemas.codec import UNREADABLE, Count
@@ -93,7 +93,7 @@ def _take_row(facts: Facts, file: DataFile, row: Row) -> None:
     chunk, number, origin, _ = flow_place(flow_id)
     if not facts.wanted.holds(origin, start_ms) or facts.archive is None:
         return
-    if facts.archive.setdefault(chunk, Flows()).add(number, size, packets):
+    if facts.archive.setdefault(chunk, ChunkFlows()).add(number, size, packets):
         facts.count("archive", Amount(size, packets, 1))
     else:
         facts.find("archive", f"{flow_id} stands twice, once more in {file.path}")

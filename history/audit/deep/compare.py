@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator
 
-from history.audit.deep.facts import Copy, Facts, Finding, Flows
+from history.audit.deep.facts import ChunkFlows, Copy, Discrepancy, Facts
 from schemas.amount import NOTHING, Amount
 from schemas.ids import chunk_id, parse_chunk_id, parse_window_id
 from schemas.ledger import LedgerRecord
@@ -12,7 +12,7 @@ from schemas.ledger import LedgerRecord
 _NAMED = 12
 
 
-def compare(facts: Facts) -> list[Finding]:
+def compare(facts: Facts) -> list[Discrepancy]:
     """Return what does not fit, in the order of the pipeline, after what was found while reading."""
     found = list(facts.findings)
     for window in sorted(facts.windows.values(), key=lambda entry: (entry.node or "", entry.start_ms)):
@@ -28,7 +28,7 @@ def compare(facts: Facts) -> list[Finding]:
     return found
 
 
-def _window(facts: Facts, window: LedgerRecord) -> Iterator[Finding]:
+def _window(facts: Facts, window: LedgerRecord) -> Iterator[Discrepancy]:
     """Look that every chunk that a collector published is in the raw topic, and that they hold what it gave out."""
     if not facts.is_kept("raw", window.end_ms):
         return
@@ -38,53 +38,53 @@ def _window(facts: Facts, window: LedgerRecord) -> Iterator[Finding]:
     for chunk in missing:
         entry = facts.entries.get(chunk)
         after = "and nobody enriched it" if entry is None else f"the enricher took {entry.taken.bytes:,} bytes of it"
-        yield Finding("raw", f"{chunk} is not in partition {facts.partition}, its collector published it; {after}")
+        yield Discrepancy("raw", f"{chunk} is not in partition {facts.partition}, its collector published it; {after}")
     held = sum((facts.raw[chunk].amount for chunk in ids if chunk in facts.raw), NOTHING)
     if not missing and _size(held) != _size(window.given):
-        yield Finding("raw", f"{window.id} holds {_said(held)}, its collector published {_said(window.given)}")
+        yield Discrepancy("raw", f"{window.id} holds {_said(held)}, its collector published {_said(window.given)}")
 
 
-def _copy(facts: Facts, chunk: str, copy: Copy) -> Iterator[Finding]:
+def _copy(facts: Facts, chunk: str, copy: Copy) -> Iterator[Discrepancy]:
     """Look that a chunk in the raw topic was published by a collector, and enriched, once."""
     origin, position = parse_chunk_id(chunk)
     at = f"partition {facts.partition} offset {copy.offset}"
     window = chunk.rpartition("/")[0]
     if window not in facts.windows and facts.is_past("collector", origin, position[:3]):
-        yield Finding("raw", f"{at} is {chunk}, and the ledger has no entry of its collector")
+        yield Discrepancy("raw", f"{at} is {chunk}, and the ledger has no entry of its collector")
     entry = facts.entries.get(chunk)
     is_past = facts.is_past("enricher", origin, position[:3])
     if entry is not None and entry.taken != copy.amount:
-        yield Finding("raw", f"{at} is {chunk} with {_said(copy.amount)}, the enricher took {_said(entry.taken)}")
+        yield Discrepancy("raw", f"{at} is {chunk} with {_said(copy.amount)}, the enricher took {_said(entry.taken)}")
     if entry is None and is_past:
-        yield Finding("raw", f"{at} is {chunk}, and the enricher passed over it")
+        yield Discrepancy("raw", f"{at} is {chunk}, and the enricher passed over it")
     # By their number, not by their offsets: those change with a mirror, or a topic recreated.
     for number, offset in enumerate(copy.again):
         told = number < facts.repeats.get(chunk, 0)
         what = f"partition {facts.partition} offset {offset} is {chunk} again, first at {copy.offset}"
         if told or is_past:
             said = "the enricher put it aside" if told else "and the enricher does not say that it put it aside"
-            yield Finding("raw", f"{what}: {said}", is_fault=not told)
+            yield Discrepancy("raw", f"{what}: {said}", is_fault=not told)
 
 
-def _flows(facts: Facts, chunk: str, entry: LedgerRecord) -> Iterator[Finding]:
+def _flows(facts: Facts, chunk: str, entry: LedgerRecord) -> Iterator[Discrepancy]:
     """Look that all an enricher gave out of a chunk is in the enriched topic, and in the files once they are so far."""
     rows = _rows_given_singly(facts, chunk, entry)
     if facts.is_kept("enriched", entry.end_ms):
-        yield from _same("enriched", chunk, entry.given, facts.enriched.get(chunk, Flows()), rows)
+        yield from _same("enriched", chunk, entry.given, facts.enriched.get(chunk, ChunkFlows()), rows)
     if facts.archive is not None:
         origin, position = parse_chunk_id(chunk)
         if facts.is_past("archive", origin, position[:3]):
-            yield from _same("archive", chunk, entry.given, facts.archive.get(chunk, Flows()), rows)
+            yield from _same("archive", chunk, entry.given, facts.archive.get(chunk, ChunkFlows()), rows)
 
 
-def _same(source: str, chunk: str, given: Amount, found: Flows, rows: int | None) -> Iterator[Finding]:
+def _same(source: str, chunk: str, given: Amount, found: ChunkFlows, rows: int | None) -> Iterator[Discrepancy]:
     if found.amount == given:
         return
     names = ""
     if rows is not None and (missing := found.missing(rows)):
         names = f"; missing: flow {', '.join(map(str, missing[:_NAMED]))}"
         names += f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
-    yield Finding(source, f"{chunk} has {_said(found.amount)}, the enricher gave out {_said(given)}{names}")
+    yield Discrepancy(source, f"{chunk} has {_said(found.amount)}, the enricher gave out {_said(given)}{names}")
 
 
 def _rows_given_singly(facts: Facts, chunk: str, entry: LedgerRecord) -> int | None:
@@ -94,7 +94,7 @@ def _rows_given_singly(facts: Facts, chunk: str, entry: LedgerRecord) -> int | N
     return rows if entry.given.rows == rows and not entry.aside and entry.rolled_up is None else None
 
 
-def _again(facts: Facts) -> Iterator[Finding]:
+def _again(facts: Facts) -> Iterator[Discrepancy]:
     """Look that each sink that read beyond a flow that stands there once more says that it put such flows aside.
 
     Which ones it does not say: only how many.
@@ -109,16 +109,18 @@ def _again(facts: Facts) -> Iterator[Finding]:
         at = f"partition {facts.partition} offset {offset} is {flow_id} again"
         if sinks:
             told = ", ".join(f"{sink} says so of {facts.put_aside[sink]} of {len(facts.again)}" for sink in sinks)
-            yield Finding("enriched", f"{at}, and not every such flow was put aside: {told}")
+            yield Discrepancy("enriched", f"{at}, and not every such flow was put aside: {told}")
         else:
-            yield Finding("enriched", f"{at}: readers skip it by its id", is_fault=False)
+            yield Discrepancy("enriched", f"{at}: readers skip it by its id", is_fault=False)
 
 
-def _untold(facts: Facts, source: str, chunk: str, flows: Flows) -> Iterator[Finding]:
+def _untold(facts: Facts, source: str, chunk: str, flows: ChunkFlows) -> Iterator[Discrepancy]:
     """Look that an enricher tells of every chunk that stands somewhere, once it has taken a later one."""
     origin, position = parse_chunk_id(chunk)
     if chunk not in facts.entries and facts.is_past("enricher", origin, position[:3]):
-        yield Finding(source, f"{chunk} has {_said(flows.amount)}, and the ledger has no entry of an enricher for it")
+        yield Discrepancy(
+            source, f"{chunk} has {_said(flows.amount)}, and the ledger has no entry of an enricher for it"
+        )
 
 
 def _size(amount: Amount) -> tuple[int, int]:

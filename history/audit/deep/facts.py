@@ -18,7 +18,7 @@ Letter = tuple[str, int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Discrepancy:
     """One thing by name. `source`: raw, enriched, archive or ledger. What is not a fault is worth knowing."""
 
     source: str
@@ -51,7 +51,7 @@ class Copy:
 
 
 @dataclass(slots=True)
-class Flows:
+class ChunkFlows:
     """The flows of one chunk as they stand in the enriched topic or the files; `numbers` is a set of bits."""
 
     amount: Amount = NOTHING
@@ -89,14 +89,14 @@ class Facts:
     repeats: dict[str, int] = field(default_factory=dict)
     reached: dict[str, dict[Origin, Place]] = field(default_factory=dict)
     raw: dict[str, Copy] = field(default_factory=dict)
-    enriched: dict[str, Flows] = field(default_factory=dict)
+    enriched: dict[str, ChunkFlows] = field(default_factory=dict)
     again: list[tuple[int, str]] = field(default_factory=list)
     put_aside: dict[str, int] = field(default_factory=dict)
     read_to: dict[str, int] = field(default_factory=dict)
-    archive: dict[str, Flows] | None = None
+    archive: dict[str, ChunkFlows] | None = None
     kept_since_ms: dict[str, int] = field(default_factory=dict)
     read: dict[str, Amount] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Discrepancy] = field(default_factory=list)
 
     def reach(self, hop: str, origin: Origin, place: Place) -> None:
         """Note that a hop has taken this much of a life of a node."""
@@ -121,7 +121,7 @@ class Facts:
 
     def find(self, source: str, what: str, *, is_fault: bool = True) -> None:
         """Name something."""
-        self.findings.append(Finding(source, what, is_fault))
+        self.findings.append(Discrepancy(source, what, is_fault))
 
 
 def flow_place(flow_id: str) -> tuple[str, int, Origin, Position]:

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from common.settings import KafkaSettings
 from history.audit.deep.archive import read_archive
 from history.audit.deep.compare import compare
-from history.audit.deep.facts import Facts, Finding, Wanted
+from history.audit.deep.facts import Discrepancy, Facts, Wanted
 from history.audit.deep.topics import read_letters, read_partition
 from history.model.time_range import TimeRange
 from history.read.archive import FlowArchive
 from history.read.topic import partitions_of
 from schemas.amount import NOTHING, Amount
 
-__all__ = ["Deep", "Finding", "TimeRange", "Wanted", "look"]
+__all__ = ["Deep", "Discrepancy", "TimeRange", "Wanted", "look"]
 
 
 @dataclass
@@ -26,14 +26,14 @@ class Deep:
     """What was found. `read`: what stands in the range, by source; `findings` are faults and repeats, by name."""
 
     read: dict[str, Amount] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Discrepancy] = field(default_factory=list)
 
     @property
-    def faults(self) -> list[Finding]:
+    def faults(self) -> list[Discrepancy]:
         """What should not be."""
         return [finding for finding in self.findings if finding.is_fault]
 
-    def add(self, facts: Facts, findings: list[Finding]) -> None:
+    def add(self, facts: Facts, findings: list[Discrepancy]) -> None:
         """Add a partition."""
         for source, amount in facts.read.items():
             self.read[source] = self.read.get(source, NOTHING) + amount

@@ -8,7 +8,7 @@ import msgspec
 from aiokafka.structs import ConsumerRecord
 
 from common.settings import KafkaSettings
-from history.audit.deep.facts import Copy, Facts, Flows, Letter, flow_place
+from history.audit.deep.facts import ChunkFlows, Copy, Facts, Letter, flow_place
 from history.model.time_range import TimeRange
 from history.read.topic import Reading, read_topic
 from schemas.amount import NOTHING, Amount
@@ -137,7 +137,7 @@ def _take_flow(facts: Facts, record: RawRecord) -> None:
     if not facts.wanted.holds(origin, flow.start_ms):
         return
     if chunk not in facts.enriched:
-        facts.enriched[chunk] = Flows()
+        facts.enriched[chunk] = ChunkFlows()
         for sink in facts.put_aside:
             if facts.is_past(sink, origin, position[:3]):
                 facts.read_to[sink] = record.offset

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from collector.attach import addresses
-from collector.attach.addresses import MAX_TOLD, Address, Own, messages, parse, told
+from collector.attach.addresses import MAX_TOLD, Address, OwnAddresses, messages, parse, told
 from collector.kernel.layout import ROW
 from collector.window.encode import raw_chunks
 from schemas.raw import MAX_NODE_ADDRESSES, decode_chunk
@@ -92,7 +92,7 @@ def test_the_kernel_tells_all_of_a_node_with_an_address_for_each_service(node: s
 
 
 def test_a_chunk_names_its_own_and_chunk_0_what_others_are_told() -> None:
-    own = Own(frozenset({A, SIX, V4 + FOUR}), ("192.168.77.5",))
+    own = OwnAddresses(frozenset({A, SIX, V4 + FOUR}), ("192.168.77.5",))
     (encoded,) = raw_chunks(META, FROZEN, THREE, maybe_repeat=True, own=own)
     chunk = decode_chunk(encoded)
     assert chunk.maybe_repeat

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from audit.books import Books, conclude
+from audit.books import Reconciler, conclude
 from audit.boots import DETACHED
 from audit.result import Audit
 from collector.attach import tcx
@@ -68,7 +68,7 @@ class Node:
     def gaps(self) -> list[str]:
         """What the audit says of time that nobody metered."""
         audit = Audit()
-        books = Books(lambda origin, start_ms: audit, lambda origin, start_ms: True)
+        books = Reconciler(lambda origin, start_ms: audit, lambda origin, start_ms: True)
         for entry in self.entries:
             books.take(decode_ledger(entry))
         conclude(books, audit, metered.now_ms(), None)

@@ -143,9 +143,9 @@ class Change:
         self.left: int | None = None
         self.seen = self.sent = 0
         call, unlink = sys_bpf._call, Path.unlink
-        changing = (sys_bpf.Command.MAP_UPDATE_ELEM, sys_bpf.Command.MAP_DELETE_ELEM, sys_bpf.Command.OBJ_PIN)
+        changing = (sys_bpf.BpfCommand.MAP_UPDATE_ELEM, sys_bpf.BpfCommand.MAP_DELETE_ELEM, sys_bpf.BpfCommand.OBJ_PIN)
 
-        def guarded_call(command: sys_bpf.Command, buffer: Any) -> int:
+        def guarded_call(command: sys_bpf.BpfCommand, buffer: Any) -> int:
             if command in changing:
                 self.step()
             return call(command, buffer)

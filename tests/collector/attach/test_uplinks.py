@@ -9,32 +9,36 @@ import pytest
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
 from collector.attach import netlink
-from collector.attach.uplinks import Link, Route, choose, contained, outer_packets, outer_ports, unexplained
+from collector.attach.uplinks import KernelRoute, Link, choose, contained, outer_packets, outer_ports, unexplained
 from tests.support.collector import netlab
 
 NIC = Link(2, "eth0")
 POD = Link(7, "veth1", kind="veth")
 LO = Link(1, "lo", arphrd=772)
-DEFAULT = Route(2, 0, gateway=True)
+DEFAULT = KernelRoute(2, 0, gateway=True)
 
 
 @pytest.mark.parametrize(
     ("links", "routes", "expected"),
     [
-        pytest.param([LO, NIC, POD], [DEFAULT, Route(7, 32)], ["eth0"], id="a-node"),
-        pytest.param([LO, Link(3, "eth0", kind="veth"), POD], [Route(3, 0)], ["eth0"], id="a-node-that-is-a-namespace"),
+        pytest.param([LO, NIC, POD], [DEFAULT, KernelRoute(7, 32)], ["eth0"], id="a-node"),
+        pytest.param(
+            [LO, Link(3, "eth0", kind="veth"), POD], [KernelRoute(3, 0)], ["eth0"], id="a-node-that-is-a-namespace"
+        ),
         pytest.param([NIC, Link(3, "eth1")], [DEFAULT], ["eth0", "eth1"], id="second-nic-without-default-route"),
         pytest.param([Link(3, "eth1", flags=0)], [], [], id="nic-that-is-down"),
-        pytest.param([NIC, Link(9, "br0", kind="bridge")], [Route(9, 0)], ["eth0", "br0"], id="bridge-beside-a-nic"),
+        pytest.param(
+            [NIC, Link(9, "br0", kind="bridge")], [KernelRoute(9, 0)], ["eth0", "br0"], id="bridge-beside-a-nic"
+        ),
         pytest.param(
             [Link(2, "eth0", master_kind="bridge"), Link(9, "br0", kind="bridge")],
-            [Route(9, 0)],
+            [KernelRoute(9, 0)],
             ["br0"],
             id="in-bridge",
         ),
         pytest.param(
             [Link(2, "e0", master_kind="bond"), Link(3, "e1", master_kind="bond"), Link(4, "bond0", kind="bond")],
-            [Route(4, 24)],
+            [KernelRoute(4, 24)],
             ["bond0"],
             id="bond-for-storage",
         ),
@@ -46,14 +50,18 @@ DEFAULT = Route(2, 0, gateway=True)
         pytest.param(
             [NIC, Link(5, "pf0vf3", phys_port="pf0vf3")], [DEFAULT], ["eth0"], id="representor-leads-to-a-pod"
         ),
-        pytest.param([NIC, POD], [DEFAULT, Route(7, 24, gateway=True)], ["eth0"], id="gateway-route-to-a-pod-is-none"),
-        pytest.param([LO, NIC], [DEFAULT, Route(1, 0, kind=2)], ["eth0"], id="local-route-in-a-table-for-proxies"),
+        pytest.param(
+            [NIC, POD], [DEFAULT, KernelRoute(7, 24, gateway=True)], ["eth0"], id="gateway-route-to-a-pod-is-none"
+        ),
+        pytest.param(
+            [LO, NIC], [DEFAULT, KernelRoute(1, 0, kind=2)], ["eth0"], id="local-route-in-a-table-for-proxies"
+        ),
         pytest.param(
             [NIC, Link(6, "docker0", kind="bridge"), Link(8, "dummy0", kind="dummy")], [], ["eth0"], id="others"
         ),
     ],
 )
-def test_choice(links: list[Link], routes: list[Route], expected: list[str]) -> None:
+def test_choice(links: list[Link], routes: list[KernelRoute], expected: list[str]) -> None:
     assert [link.name for link in choose(links, routes)] == expected
 
 
@@ -150,8 +158,8 @@ def test_what_rtnetlink_says(tunnels: None) -> None:
     assert (by_name["vx0"].kind, by_name["vx0"].port) == ("vxlan", 4789)
     assert (by_name["inner"].kind, by_name["inner"].master_kind) == ("veth", "bridge")
     eth0 = by_name["eth0"].index
-    assert routes.count(Route(eth0, 0, gateway=True)) == 3  # IPv4, IPv6, table 77
-    assert routes.count(Route(eth0, 24, gateway=True)) == 3  # the other node's pods, two next hops
+    assert routes.count(KernelRoute(eth0, 0, gateway=True)) == 3  # IPv4, IPv6, table 77
+    assert routes.count(KernelRoute(eth0, 24, gateway=True)) == 3  # the other node's pods, two next hops
     assert {link.name for link in choose(links, routes)} == {"eth0", "vx0"}
 
 
@@ -227,7 +235,7 @@ def test_a_bond_and_vlans_on_it() -> None:
         ("bond0.100", "vlan", "", 4),
         ("bond0.200", "vlan", "", 4),
     ]
-    chosen = choose(links, [Route(5, 0)])
+    chosen = choose(links, [KernelRoute(5, 0)])
     assert [link.name for link in chosen] == ["bond0", "bond0.100", "bond0.200"]
     assert contained(chosen) == {"bond0.100", "bond0.200"}, "the bond counts their packets too"
 
@@ -235,7 +243,7 @@ def test_a_bond_and_vlans_on_it() -> None:
 def test_a_vlan_that_is_a_bridges_port() -> None:
     bridge = new_link(7, "br100", info("bridge"))
     vlan = new_link(5, "ens1.100", info("vlan"), number(_LINK, 2), number(_MASTER, 7))
-    chosen = choose(decoded(new_link(2, "ens1"), vlan, bridge), [Route(7, 0)])
+    chosen = choose(decoded(new_link(2, "ens1"), vlan, bridge), [KernelRoute(7, 0)])
     assert [link.name for link in chosen] == ["ens1", "br100"]
     assert contained(chosen) == set()
 

@@ -8,16 +8,16 @@ import pytest
 
 from collector.errors import RecordError
 from collector.kernel import epoch_record
-from collector.kernel.epoch_record import Moment, Phase, Record, Step, Uplink, ending, following, recover
+from collector.kernel.epoch_record import EpochRecord, Moment, Phase, Step, Uplink, ending, following, recover
 from collector.kernel.layout import COUNTERS
 
 
-def record(phase: Phase = Phase.COUNTING, sequence: int = 7) -> Record:
-    return Record(phase, sequence)
+def record(phase: Phase = Phase.COUNTING, sequence: int = 7) -> EpochRecord:
+    return EpochRecord(phase, sequence)
 
 
 def test_a_record_is_read_back_as_it_was_written() -> None:
-    whole = Record(
+    whole = EpochRecord(
         phase=Phase.FROZEN,
         sequence=2**40,
         start_ms=1_795_384_000_000,
@@ -35,7 +35,7 @@ def test_a_record_is_read_back_as_it_was_written() -> None:
 
 
 def test_an_element_never_written_is_idle() -> None:
-    assert epoch_record.decode(bytes(epoch_record.RECORD_BYTES)) == Record()
+    assert epoch_record.decode(bytes(epoch_record.RECORD_BYTES)) == EpochRecord()
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_an_uplink_with_any_name_is_read() -> None:
     assert found.uplinks[0].name == "et\ufffd0"
 
 
-IDLE = Record()
+IDLE = EpochRecord()
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,9 @@ IDLE = Record()
         pytest.param((IDLE, IDLE), 0, False, [], id="nothing-left"),
     ],
 )
-def test_recovery(found: tuple[Record, Record], epoch: int, active: bool, expected: list[tuple[int, Step]]) -> None:
+def test_recovery(
+    found: tuple[EpochRecord, EpochRecord], epoch: int, active: bool, expected: list[tuple[int, Step]]
+) -> None:
     assert recover(found, epoch, active=active) == expected
 
 

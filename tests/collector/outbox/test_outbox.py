@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from collector.metrics import Metrics
+from collector.metrics import CollectorMetrics
 from collector.outbox.outbox import Outbox
 from collector.outbox.publish import WindowPublisher
 from collector.outbox.spool import Spool
@@ -57,7 +57,7 @@ class Life:
         self.service = Service("collector")
         self.spool = Spool(directory, limit)
         publisher = WindowPublisher(kafka, NAMES, 12)
-        metrics = Metrics(self.service.registry, 1, limit)
+        metrics = CollectorMetrics(self.service.registry, 1, limit)
         self.outbox = Outbox(self.service, publisher, self.spool, metrics, patience)
 
     async def live(self, script: Callable[["Life"], Awaitable[None]], *, drain: bool = True) -> None:

@@ -13,7 +13,7 @@ from collector.kernel import bpf_syscall as sys_bpf
 from collector.kernel import layout, pins
 from collector.kernel.bpf_syscall import MapType
 from collector.kernel.generation import possible_cpus
-from collector.metrics import Metrics
+from collector.metrics import CollectorMetrics
 from collector.settings import CollectorSettings
 from collector.window.encode import window_ledger
 from schemas.ledger import LedgerRecord
@@ -90,7 +90,7 @@ def test_what_finds_no_room_is_counted_in_bytes_and_packets(meter: Metered) -> N
         lost=books.lost,
         aside=books.aside,
     )
-    Metrics(registry, room, 0).published(entry)
+    CollectorMetrics(registry, room, 0).published(entry)
     for name, amount in (("bytes", lost.bytes), ("packets", lost.packets)):
         assert registry.get_sample_value(f"zonemeter_collector_lost_{name}_total", {"reason": "map_full"}) == amount
     meter.collect()  # as full as it was, it was cleared

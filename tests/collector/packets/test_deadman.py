@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from audit.books import Books, conclude
+from audit.books import Reconciler, conclude
 from audit.result import Audit
 from collector.kernel import pins
 from collector.kernel.load_request import Answer
@@ -111,7 +111,7 @@ def test_it_counts_until_it_stops_and_the_audit_names_the_time_until_it_goes_on(
     assert node.packets[2] == 13
 
     audit = Audit()
-    books = Books(lambda origin, start_ms: audit, lambda origin, start_ms: True)
+    books = Reconciler(lambda origin, start_ms: audit, lambda origin, start_ms: True)
     for entry in node.entries:
         books.take(decode_ledger(entry))
     conclude(books, audit, metered.now_ms(), None)

@@ -50,7 +50,7 @@ def verified(root: Path, answer: Answer) -> int:
 
 def verified_instructions(program: int) -> int:
     info = ctypes.create_string_buffer(256)
-    sys_bpf.bpf(sys_bpf.Command.OBJ_GET_INFO_BY_FD, struct.pack("<IIQ", program, len(info), ctypes.addressof(info)))
+    sys_bpf.bpf(sys_bpf.BpfCommand.OBJ_GET_INFO_BY_FD, struct.pack("<IIQ", program, len(info), ctypes.addressof(info)))
     return int(struct.unpack_from("<I", info.raw, VERIFIED_AT)[0])
 
 

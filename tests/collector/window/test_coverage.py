@@ -12,7 +12,7 @@ from collector.attach import netlink, uplinks
 from collector.collect import Collector
 from collector.kernel import pins
 from collector.settings import CollectorSettings
-from collector.window.coverage import Coverage, of_window
+from collector.window.coverage import WindowCoverage, of_window
 from collector.window.encode import ledger_record
 from collector.window.meter import Devices, Meter
 from common.service.lifecycle import Service
@@ -31,7 +31,7 @@ class Bridged:
         answer = metered.load("bridged", metered.request(root))
         netlab.inside("bridged", lambda: self.meter.start(answer, Devices({}, {})))
 
-    def covered(self, patterns: Sequence[str]) -> tuple[list[str], Coverage]:
+    def covered(self, patterns: Sequence[str]) -> tuple[list[str], WindowCoverage]:
         """Return the uplinks chosen, and the coverage of a window with 2 MB in and 1.5 MB out."""
         links, routes = netlab.inside("bridged", netlink.read)
         chosen = {link.index: link.name for link in uplinks.choose(links, routes, patterns)}
@@ -41,7 +41,7 @@ class Bridged:
         send_udp("bridged", "fabric", netlab.CLIENT, count=1500, size=1000)
         return sorted(chosen.values()), self._flip()
 
-    def _flip(self) -> Coverage:
+    def _flip(self) -> WindowCoverage:
         window = self.meter.flip(metered.now_ms())
         entry = ledger_record(window.meta, window.record, window.rows(), partition=0)
         self.meter.finish(window)

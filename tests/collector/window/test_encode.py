@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.kernel.epoch_record import MAX_UPLINKS, Phase, Record, Uplink
+from collector.kernel.epoch_record import MAX_UPLINKS, EpochRecord, Phase, Uplink
 from collector.kernel.generation import possible_cpus, sort_rows
 from collector.kernel.layout import (
     COUNTERS,
@@ -29,7 +29,7 @@ from schemas.ledger import decode_ledger, encode_ledger
 from schemas.raw import MAX_ENCODED_BYTES, SERVERS, UplinkCounters, decode_chunk
 
 META = Meta("digest", 3, "prod-eu", "node-a1", "5be6c2f0a91d")
-FROZEN = Record(
+FROZEN = EpochRecord(
     Phase.FROZEN,
     8121,
     1_795_384_000_000,

@@ -14,7 +14,7 @@ import pytest
 from audit.books import reconcile
 from audit.result import ClockStep
 from collector.kernel import bpf_syscall, pins
-from collector.kernel.bpf_syscall import Command
+from collector.kernel.bpf_syscall import BpfCommand
 from collector.kernel.load_request import Answer, Request
 from collector.window import meter as meter_
 from collector.window.encode import ledger_record, raw_chunks
@@ -26,7 +26,7 @@ from tests.support.collector.collector_process import bare
 from tests.support.collector.netlab import pod_address, send_udp
 
 A, B = pod_address(1, 1), pod_address(1, 2)
-CHANGING = (Command.MAP_UPDATE_ELEM, Command.MAP_DELETE_ELEM, Command.MAP_DELETE_BATCH, Command.OBJ_PIN)
+CHANGING = (BpfCommand.MAP_UPDATE_ELEM, BpfCommand.MAP_DELETE_ELEM, BpfCommand.MAP_DELETE_BATCH, BpfCommand.OBJ_PIN)
 
 
 class Killed(BaseException):

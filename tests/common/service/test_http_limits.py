@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from common.service import health, http_limits
-from common.service.http_limits import Patience
+from common.service.http_limits import HttpTimeouts
 from lab.kafka.broker import free_port
 from tests.support.services import ServiceProcess, eventually, while_running
 
@@ -107,13 +107,13 @@ def test_who_made_room_is_counted(service: ServiceProcess) -> None:
     ("patience", "first", "reason"),
     [
         pytest.param(
-            Patience(answer_seconds=0.2), b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", "slow", id="no reading"
+            HttpTimeouts(answer_seconds=0.2), b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", "slow", id="no reading"
         ),
-        pytest.param(Patience(idle_seconds=0.2), b"", "idle", id="nothing sent"),
-        pytest.param(Patience(idle_seconds=0.2), b"GET /metrics HTTP/1.1\r\nX: ", "idle", id="half a header"),
+        pytest.param(HttpTimeouts(idle_seconds=0.2), b"", "idle", id="nothing sent"),
+        pytest.param(HttpTimeouts(idle_seconds=0.2), b"GET /metrics HTTP/1.1\r\nX: ", "idle", id="half a header"),
     ],
 )
-def test_who_takes_too_long_is_closed_and_counted(patience: Patience, first: bytes, reason: str) -> None:
+def test_who_takes_too_long_is_closed_and_counted(patience: HttpTimeouts, first: bytes, reason: str) -> None:
     registry, listen = CollectorRegistry(), f"127.0.0.1:{free_port()}"
 
     def closed() -> dict[str, float]:

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from common.service.log import JsonLines, Sparing
+from common.service.log import JsonFormatter, Sparing
 
 
 def record(name: str, template: str, at: float) -> logging.LogRecord:
@@ -31,6 +31,6 @@ def test_a_librarys_complaint_is_logged_once_a_minute(second: logging.LogRecord,
 
 
 def test_nothing_that_a_terminal_obeys_gets_into_a_line() -> None:
-    line = JsonLines().format(logging.LogRecord("x", logging.INFO, "", 0, "of %s", ("\x1b[2J\x9b\u202e",), None))
+    line = JsonFormatter().format(logging.LogRecord("x", logging.INFO, "", 0, "of %s", ("\x1b[2J\x9b\u202e",), None))
     assert line.isascii()
     assert json.loads(line)["message"] == "of \x1b[2J\x9b\u202e"

@@ -10,11 +10,11 @@ from aiokafka.structs import ConsumerRecord
 from prometheus_client import CollectorRegistry
 
 from enricher.delivery.admission import IDLE_MS, MAX_STRANGERS, Nodes
-from enricher.delivery.earlier import MAX_RECORDS, MORE_MS, Lives, Reach, why_not
-from enricher.delivery.repeats import MAX_BOOTS, MAX_BOOTS_OF_NODE, Memory, came_before
-from enricher.delivery.taken import Mark, Taken
+from enricher.delivery.earlier import MAX_RECORDS, MORE_MS, BootStates, Reach, why_not
+from enricher.delivery.repeats import MAX_BOOTS, MAX_BOOTS_OF_NODE, BootMemory, came_before
+from enricher.delivery.taken import ChunkMark, TakenRuns
 from enricher.index.ownership import Index
-from enricher.metrics import Metrics
+from enricher.metrics import EnricherMetrics
 from schemas.errors import DecodeError
 from schemas.raw import RawChunk
 from tests.support.enricher.build import START, chunk, node, row
@@ -34,7 +34,7 @@ class Partition:
     """Takes chunks as the enricher does; each comes when its window ends, by a clock that is right."""
 
     def __init__(self) -> None:
-        self.memory = Memory()
+        self.memory = BootMemory()
         self.now_ms = START
 
     def take(self, raw: RawChunk, now_ms: int | None = None) -> str:
@@ -111,11 +111,11 @@ def test_what_went_to_the_dead_letters_says_nothing_when_it_is_read_back(refused
     true = [window(number) for number in (0, 1)]
     forged = encoded(window(2)) | refused
     records = [record(encoded(each)) for each in true] + [record(forged), record(encoded(window(2)), key=b"another")]
-    lives = Lives(true[0].cluster)
+    lives = BootStates(true[0].cluster)
     lives.note(records, START + 365 * DAY_MS)
     life = lives.get(true[0].origin)
     assert life is not None
-    assert life.furthest == Mark(true[1].generation, 1, 0)
+    assert life.furthest == ChunkMark(true[1].generation, 1, 0)
     assert life.end_ms == true[1].end_ms
     assert [came_before(window(number), life) for number in range(4)] == [True, True, False, False]
 
@@ -188,7 +188,7 @@ def test_nodes_of_the_cluster_find_room_whatever_names_are_made_up() -> None:
 def test_series_of_nodes_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("enricher.metrics.MAX_NODES", 3)
     registry = CollectorRegistry()
-    metrics = Metrics(registry, Index())
+    metrics = EnricherMetrics(registry, Index())
     for number in range(10):
         metrics.node_window.labels(f"n{number}").set(1)
         metrics.node_bytes.labels(f"n{number}", "sender").inc(1)
@@ -226,11 +226,11 @@ def test_ever_older_times_are_few_readings_of_few_records() -> None:
 
 
 def test_runs_are_forgotten_and_never_joined() -> None:
-    taken = Taken(3)
+    taken = TakenRuns(3)
     for number in range(0, 100, 10):
-        taken.add(Mark(1, number, 0))
-        taken.add(Mark(1, number + 1, 0))
+        taken.add(ChunkMark(1, number, 0))
+        taken.add(ChunkMark(1, number + 1, 0))
     assert len(taken) == 3
-    assert [taken.holds(Mark(1, number, 0)) for number in (91, 90, 85, 71, 61)] == [True, True, False, True, False]
-    assert not taken.holds(Mark(1, 91, 1))
-    assert not taken.holds(Mark(2, 91, 0))
+    assert [taken.holds(ChunkMark(1, number, 0)) for number in (91, 90, 85, 71, 61)] == [True, True, False, True, False]
+    assert not taken.holds(ChunkMark(1, 91, 1))
+    assert not taken.holds(ChunkMark(2, 91, 0))

@@ -10,18 +10,18 @@ from common.kafka.publish import Publisher
 from common.service.lifecycle import Service
 from enricher.delivery.topology_topic import TopologyTopic
 from enricher.index.ownership import Index
-from enricher.kube.cluster import Cluster
-from enricher.metrics import Metrics
+from enricher.kube.cluster import ClusterView
+from enricher.metrics import EnricherMetrics
 from enricher.settings import EnricherSettings
 from tests.support.enricher.build import pod
 
 
-def parts() -> tuple[Service, TopologyTopic, Publisher, Cluster]:
+def parts() -> tuple[Service, TopologyTopic, Publisher, ClusterView]:
     service, index = Service("enricher"), Index()
     service.stopping.set()
     settings = EnricherSettings(kafka_bootstrap="127.0.0.1:1", kafka_deadline_seconds=1)
-    cluster = Cluster(index, live=True)
-    topic = TopologyTopic(service, settings, cluster, Metrics(service.registry, index))
+    cluster = ClusterView(index, live=True)
+    topic = TopologyTopic(service, settings, cluster, EnricherMetrics(service.registry, index))
     return service, topic, Publisher(service, settings), cluster
 
 
@@ -39,7 +39,7 @@ def test_who_follows_ends_quietly(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_who_writes_ends_quietly_and_keeps_what_it_did_not_write(caplog: pytest.LogCaptureFixture) -> None:
-    async def write() -> Cluster:
+    async def write() -> ClusterView:
         _, topic, publisher, cluster = parts()
         cluster.pending[b"pod/uid-api-1/100"] = pod("api-1", "10.42.1.17", "node-a1")
         await asyncio.wait_for(topic.write(publisher, lambda: True), 120)

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from enricher.delivery.waiting import Patience
+from enricher.delivery.waiting import LateSenders
 from enricher.index.cidrs import CidrMap
 from enricher.index.ownership import Index
 from enricher.index.resolve import Resolver
-from enricher.kube.cluster import Cluster
-from enricher.metrics import Metrics
+from enricher.kube.cluster import ClusterView
+from enricher.metrics import EnricherMetrics
 from schemas.raw import RawChunk
 from tests.support.enricher.build import END, START, chunk, node, pod, row
 
@@ -26,10 +26,10 @@ class Waiter:
         self.now = END + 100
         self.index = Index()
         self.index.apply(node("node-a1", PEER))
-        self.cluster = Cluster(self.index, live=live, clock=lambda: self.now)
+        self.cluster = ClusterView(self.index, live=live, clock=lambda: self.now)
         self.registry = CollectorRegistry()
-        self.metrics = Metrics(self.registry, self.index)
-        self.patience = Patience(self.cluster, Resolver(self.index, CidrMap([])), self.metrics, 2.0)
+        self.metrics = EnricherMetrics(self.registry, self.index)
+        self.patience = LateSenders(self.cluster, Resolver(self.index, CidrMap([])), self.metrics, 2.0)
 
     def chunk(self, **times: Any) -> RawChunk:
         return chunk([row(LATE, PEER)], **times)

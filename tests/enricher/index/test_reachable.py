@@ -16,9 +16,9 @@ from enricher.index.ownership import Index
 from enricher.index.reachable import MOST_A_DAY, MOST_ADDRESSES, heard
 from enricher.index.resolve import Resolver
 from enricher.join.join import join, resolve
-from enricher.kube.cluster import Cluster
+from enricher.kube.cluster import ClusterView
 from enricher.kube.objects import Node
-from enricher.metrics import Metrics
+from enricher.metrics import EnricherMetrics
 from enricher.settings import EnricherSettings
 from schemas.amount import Amount
 from schemas.flow import Flow, decode_flow
@@ -44,7 +44,7 @@ class World:
         self.now = START
         self.index = Index()
         self.unheard: Counter[str] = Counter()
-        self.cluster = Cluster(
+        self.cluster = ClusterView(
             self.index, live=live, clock=lambda: self.now, tell_unheard=lambda what: self.unheard.update([what])
         )
         self.cluster.load([*STATES, *states])
@@ -229,7 +229,7 @@ def test_who_read_it_writes_it_and_who_reads_the_topic_knows_it() -> None:
     world.hear(0, "node-a1", CARD)
     world.cluster.pending[b"pod/uid-api-1/100"] = STATES[3]
     made = Service("enricher")
-    topic = TopologyTopic(made, EnricherSettings(), world.cluster, Metrics(made.registry, world.index))
+    topic = TopologyTopic(made, EnricherSettings(), world.cluster, EnricherMetrics(made.registry, world.index))
 
     async def write() -> None:
         task = asyncio.create_task(topic.write(kafka, lambda: False))  # type: ignore[arg-type]

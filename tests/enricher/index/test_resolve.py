@@ -9,7 +9,7 @@ import pytest
 from common.errors import Refusal
 from enricher.index.addresses import pack
 from enricher.index.cidrs import CidrMap, is_public, read_cidr_map
-from enricher.index.endpoints import Place, scope_of
+from enricher.index.endpoints import Location, scope_of
 from enricher.index.ownership import Index
 from enricher.index.resolve import Resolver
 from schemas.flow import UNKNOWN_REASONS, Endpoint, decode_endpoint
@@ -201,8 +201,8 @@ def test_one_answer_serves_until_the_facts_change() -> None:
     assert one.window(START, END).resolve("10.42.1.17") is first
 
 
-A, B, C = Place("a", "r1"), Place("b", "r1"), Place("c", "r2")
-BY_ID, NOWHERE, INTERNET = Place(None, "r1", "id1"), Place(), Place(external=True)
+A, B, C = Location("a", "r1"), Location("b", "r1"), Location("c", "r2")
+BY_ID, NOWHERE, INTERNET = Location(None, "r1", "id1"), Location(), Location(external=True)
 
 
 @pytest.mark.parametrize(
@@ -211,24 +211,28 @@ BY_ID, NOWHERE, INTERNET = Place(None, "r1", "id1"), Place(), Place(external=Tru
         pytest.param(A, A, "same_zone", id="one zone"),
         pytest.param(A, B, "cross_zone", id="two zones of one region"),
         pytest.param(A, C, "cross_region", id="two regions"),
-        pytest.param(Place("a", "r1"), Place("a", "r2"), "cross_region", id="a zone's name used in two regions"),
-        pytest.param(Place("a"), Place("b"), "cross_zone", id="regions unknown"),
-        pytest.param(Place("a"), Place("a", "r1"), "same_zone", id="one region unknown"),
+        pytest.param(Location("a", "r1"), Location("a", "r2"), "cross_region", id="a zone's name used in two regions"),
+        pytest.param(Location("a"), Location("b"), "cross_zone", id="regions unknown"),
+        pytest.param(Location("a"), Location("a", "r1"), "same_zone", id="one region unknown"),
         pytest.param(A, NOWHERE, "unknown", id="no zone"),
         pytest.param(NOWHERE, NOWHERE, "unknown", id="no zones"),
-        pytest.param(A, Place(None, "r2"), "unknown", id="a region alone"),
+        pytest.param(A, Location(None, "r2"), "unknown", id="a region alone"),
         pytest.param(A, INTERNET, "external", id="to the internet"),
         pytest.param(INTERNET, A, "external", id="from the internet"),
         pytest.param(NOWHERE, INTERNET, "external", id="from somewhere to the internet"),
-        pytest.param(Place("a", "r1", "id1"), BY_ID, "same_zone", id="by id, same"),
-        pytest.param(Place("b", "r1", "id2"), BY_ID, "cross_zone", id="by id, other"),
+        pytest.param(Location("a", "r1", "id1"), BY_ID, "same_zone", id="by id, same"),
+        pytest.param(Location("b", "r1", "id2"), BY_ID, "cross_zone", id="by id, other"),
         pytest.param(A, BY_ID, "unknown", id="a name against an id"),
-        pytest.param(Place("a", "r1", "id1"), Place("a", "r1", "id2"), "cross_zone", id="one name in two accounts"),
-        pytest.param(Place("a", "r1", "id1"), Place("b", "r1", "id1"), "same_zone", id="two names of one zone"),
-        pytest.param(Place("a", "r1", "id1"), Place("a", "r1"), "same_zone", id="by name, where one id is missing"),
+        pytest.param(
+            Location("a", "r1", "id1"), Location("a", "r1", "id2"), "cross_zone", id="one name in two accounts"
+        ),
+        pytest.param(Location("a", "r1", "id1"), Location("b", "r1", "id1"), "same_zone", id="two names of one zone"),
+        pytest.param(
+            Location("a", "r1", "id1"), Location("a", "r1"), "same_zone", id="by name, where one id is missing"
+        ),
     ],
 )
-def test_scope(source: Place, destination: Place, scope: str) -> None:
+def test_scope(source: Location, destination: Location, scope: str) -> None:
     assert scope_of(source, destination) == scope
 
 

@@ -15,7 +15,7 @@ from enricher.index.cidrs import CidrMap
 from enricher.index.ownership import Index
 from enricher.index.resolve import Resolver
 from enricher.join import flow_json as flows_module
-from enricher.join.flow_json import Flows
+from enricher.join.flow_json import FlowsJson
 from enricher.join.join import join, resolve
 from enricher.join.policy import DEFAULT, Policy
 from enricher.kube.objects import pod_state
@@ -97,7 +97,7 @@ def test_an_owner_of_200_kb_is_in_no_flow() -> None:
     assert most < 8 * 1024 * 1024
 
 
-def values_of(rows: list[dict[str, Any]], policy: Policy) -> Flows:
+def values_of(rows: list[dict[str, Any]], policy: Policy) -> FlowsJson:
     return joined(rows, None, policy, rolled_states()).values
 
 

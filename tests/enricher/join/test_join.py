@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enricher.delivery.recovery import Tail, read_back
-from enricher.delivery.unit import ChunkRun, Writer, not_out
+from enricher.delivery.unit import ChunkRun, UnitWriter, not_out
 from enricher.index.cidrs import Cidr, CidrMap
 from enricher.index.ownership import Index
 from enricher.index.resolve import Resolver
@@ -332,7 +332,7 @@ def test_a_sender_nobody_knows_is_on_the_node_that_sent_and_counted_as_late() ->
     assert found.late == Amount(780, 20, 2)
 
 
-WRITER = Writer(TopicNames(), 3)
+WRITER = UnitWriter(TopicNames(), 3)
 
 
 def out_of(values: Iterable[bytes]) -> Out:

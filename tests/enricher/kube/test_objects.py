@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from enricher.index.ownership import Index
-from enricher.kube.cluster import Cluster
+from enricher.kube.cluster import ClusterView
 from enricher.kube.objects import (
     Node,
     Pod,
@@ -430,7 +430,7 @@ def test_what_can_be_is_not_left_out() -> None:
 
 def test_what_is_left_out_is_told_each_time_that_it_is_shown() -> None:
     told: list[str] = []
-    cluster = Cluster(Index(), live=True, tell_left_out=told.append)
+    cluster = ClusterView(Index(), live=True, tell_left_out=told.append)
     for version, name in (("100", "api-7d9f8b6c5"), ("101", "x" * 254), ("102", "x" * 254)):
         cluster.take(pod_of(rv=version, owners=owner("ReplicaSet", name)), version)
     assert told == ["owner", "owner"]

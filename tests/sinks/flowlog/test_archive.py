@@ -16,7 +16,7 @@ from schemas.ledger import Hop, LedgerRecord
 from sinks.flowlog.archive import Archive, Cut, Overtaken
 from sinks.flowlog.manifest import Intent, Manifest, Marked, encode
 from sinks.flowlog.store import LocalStore, ObjectStore, Store, open_store
-from sinks.intake import Mark
+from sinks.intake import FlowMark
 from tests.support.sinks.disk import small_disk
 
 TOPIC = "zonemeter.flows.enriched.v1"
@@ -38,7 +38,7 @@ class Rows:
 
 
 def cut(sequence: int, *contents: bytes, partition: int = 3, first: int = 0) -> Cut:
-    marks = [Marked(*Origin("lab", "node-a1", "5be6c2f0a91d"), Mark(1, sequence, 0, 2))]
+    marks = [Marked(*Origin("lab", "node-a1", "5be6c2f0a91d"), FlowMark(1, sequence, 0, 2))]
     manifest = Manifest(
         topic=TOPIC,
         partition=partition,
@@ -90,7 +90,7 @@ def test_the_newest_manifest_holds_where_to_go_on(store: Store, tmp_path: Path) 
     assert [file.rows for file in second.files] == [3, 3]
     assert [store.read(file.path) for file in second.files] == [b"two", b"three"]
     assert second.files[0].path.startswith("flows/date=2026-11-22/hour=22/flows-p3-000000000002-")
-    assert second.known_marks() == {Origin("lab", "node-a1", "5be6c2f0a91d"): Mark(1, 2, 0, 2)}
+    assert second.known_marks() == {Origin("lab", "node-a1", "5be6c2f0a91d"): FlowMark(1, 2, 0, 2)}
     assert len(data_files(tmp_path)) == 3
     assert sorted(store.names("_manifests/p=3")) == ["000000000001.json", "000000000002.json"]
 

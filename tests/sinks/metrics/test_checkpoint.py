@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from common.errors import Refusal
 from schemas.ids import Origin
 from schemas.ledger import encode_ledger
-from sinks.intake import Mark
+from sinks.intake import FlowMark
 from sinks.metrics.aggregate import Aggregate
 from sinks.metrics.checkpoint import FILE_NAME, Checkpoint, State
 from sinks.metrics.exposition import Exposition
@@ -38,7 +38,7 @@ def full_checkpoint() -> Checkpoint:
         7,
         series=[Sample(1, ZONE, LABELS, 2**70, 7), Sample(2, UNKNOWN, ("lab", "x"), 5, 8)],
         positions={0: 12, 4: 9},
-        marks=[(4, ORIGIN, Mark(1, 2, 3, 4, 5, 6))],
+        marks=[(4, ORIGIN, FlowMark(1, 2, 3, 4, 5, 6))],
         ledger=[sink_entry("metrics", 7, {1: 100})],
     )
 
@@ -60,7 +60,7 @@ def test_what_was_committed_is_there_after_reopening(tmp_path: Path) -> None:
         Sample(2, UNKNOWN, ("lab", "x"), 6, 9, served=False),
     ]
     assert {partition: lane.position for partition, lane in restored.lanes.items()} == {0: 13, 4: 9}
-    assert restored.lanes[4].marks == {ORIGIN: Mark(1, 2, 3, 4, 5, 6)}
+    assert restored.lanes[4].marks == {ORIGIN: FlowMark(1, 2, 3, 4, 5, 6)}
     assert restored.ledger == []
 
 

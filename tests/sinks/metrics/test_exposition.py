@@ -6,7 +6,7 @@ import subprocess
 from prometheus_client.parser import text_string_to_metric_families
 
 from schemas.ids import Origin
-from sinks.intake import MARK_KEPT_MS, Mark
+from sinks.intake import MARK_KEPT_MS, FlowMark
 from sinks.metrics.exposition import Exposition
 from sinks.metrics.families import KUBEZONNET_BYTES, UNKNOWN_BYTES, WORKLOAD_BYTES, ZONE_BYTES, Sample
 
@@ -60,11 +60,11 @@ def test_nodes_fall_silent_and_are_forgotten_at_last() -> None:
     shown.apply(
         [],
         [
-            (Origin("lab", "a", "0" * 12), Mark(1, 1, 0, 0, end_ms=NOW_MS)),
-            (Origin("lab", "a", "1" * 12), Mark(1, 1, 0, 0, end_ms=NOW_MS - 10**6)),
-            (Origin("lab", "b", "0" * 12), Mark(1, 1, 0, 0, end_ms=NOW_MS - 30_001)),
-            (Origin("other", "a", "0" * 12), Mark(1, 1, 0, 0, end_ms=NOW_MS - 30_000)),
-            (Origin("lab", "c", "0" * 12), Mark(1, 1, 0, 0, end_ms=NOW_MS - MARK_KEPT_MS - 1)),
+            (Origin("lab", "a", "0" * 12), FlowMark(1, 1, 0, 0, end_ms=NOW_MS)),
+            (Origin("lab", "a", "1" * 12), FlowMark(1, 1, 0, 0, end_ms=NOW_MS - 10**6)),
+            (Origin("lab", "b", "0" * 12), FlowMark(1, 1, 0, 0, end_ms=NOW_MS - 30_001)),
+            (Origin("other", "a", "0" * 12), FlowMark(1, 1, 0, 0, end_ms=NOW_MS - 30_000)),
+            (Origin("lab", "c", "0" * 12), FlowMark(1, 1, 0, 0, end_ms=NOW_MS - MARK_KEPT_MS - 1)),
         ],
     )
     assert parsed(shown.render(NOW_MS)) == {

@@ -12,9 +12,9 @@ import orjson
 
 from common.service.lifecycle import Service
 from enricher.index.ownership import Index
-from enricher.kube.cluster import Cluster
+from enricher.kube.cluster import ClusterView
 from enricher.kube.follower import Follower
-from enricher.metrics import Metrics
+from enricher.metrics import EnricherMetrics
 from enricher.settings import EnricherSettings
 from lab.kube.api import ApiSettings, KubeApi
 from lab.kube.faults import KubeFaults
@@ -39,8 +39,8 @@ class Followed:
         self.kubeconfig = kubeconfig_file
         self.service = Service("enricher")
         self.index = Index()
-        self.metrics = Metrics(self.service.registry, self.index)
-        self.cluster = Cluster(self.index, live=True)
+        self.metrics = EnricherMetrics(self.service.registry, self.index)
+        self.cluster = ClusterView(self.index, live=True)
         settings = EnricherSettings(kubeconfig=kubeconfig_file, kube_silence_seconds=silence_seconds)
         self.follower = Follower(self.service, settings, self.cluster, self.metrics)
 
