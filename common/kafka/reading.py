@@ -19,6 +19,7 @@ from common.errors import Refusal
 from common.kafka import clients
 from common.service.lifecycle import Service
 from common.settings import KafkaSettings
+from schemas.codec import offsets_of
 
 Records: TypeAlias = Sequence[ConsumerRecord[bytes, bytes]]
 _FETCH_SECONDS = 0.5
@@ -79,7 +80,9 @@ async def stretch(
             raise KafkaTimeoutError(f"no more records came for {deadline_seconds:.0f} s")
         consumer.pause(*(wanted.keys() - open_.keys()))
         for where, records in (await clients.fetch(consumer, seconds=_FETCH_SECONDS)).items():
-            if there := [record for record in records if record.offset < wanted[where].stop]:
+            # Of a batch that cannot be unpacked one record stands for all, at its last offset.
+            stop = wanted[where].stop
+            if there := [record for record in records if record.offset - offsets_of(record.value) + 1 < stop]:
                 yield there
 
 
