@@ -60,7 +60,7 @@ def recognise(zones: Iterable[str]) -> PriceBook | None:
 
 
 def is_shipped(book: PriceBook) -> bool:
-    """Tell whether a price file is one that comes with zonemeter: list prices of a cloud."""
+    """Return whether a price file is one that comes with zonemeter: list prices of a cloud."""
     return book.name in SHIPPED
 
 

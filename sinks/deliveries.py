@@ -100,7 +100,7 @@ class Deliveries:
     def pause(self, consumer: AIOKafkaConsumer) -> None:
         """Let a consumer read nothing of the partitions that wait, and all others.
 
-        Others may be paused: the group shares them out anew while entries wait, the pause falls on the new assignment,
+        Others may be paused: the group reassigns them while entries wait, the pause falls on the new assignment,
         and then what waited is forgotten.
         """
         waiting = self._held.keys() & consumer.assignment()
@@ -118,7 +118,7 @@ class Deliveries:
         await kafka_io.commit(consumer, self._settings, positions)
 
     async def forget(self) -> None:
-        """Give up what waits: whoever has a partition next finds it where it is durable."""
+        """Give up what waits: the next owner of a partition finds it where it is durable."""
         tasks = [held.task for held in self._held.values()]
         self._held.clear()
         for task in tasks:

@@ -181,7 +181,7 @@ def address_texts(addresses: NDArray[np.uint8]) -> list[str]:
 def address_text(address: bytes) -> str:
     """Return 16 bytes as text: IPv4 dotted if mapped (::ffff:a.b.c.d), else as RFC 5952 writes IPv6.
 
-    What was folded is no address but the prefix that stands for some: bpf/networks.h has its form.
+    A folded address is the prefix that stands for several: bpf/networks.h has its form.
     """
     if address[:2] == _FOLDED and address[3:12] == _MAPPED[3:]:
         return f"{socket.inet_ntop(socket.AF_INET, address[12:])}/{address[2]}"

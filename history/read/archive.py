@@ -130,7 +130,7 @@ def _open(location: str) -> tuple[Store, fs.FileSystem, str]:
 def _open_local(root: str, location: str) -> tuple[Store, fs.FileSystem, str]:
     path = Path(root)
     if not path.is_dir():
-        what = "is no directory" if path.exists() else "does not exist"
+        what = "is not a directory" if path.exists() else "does not exist"
         raise Refusal(f"archive = {location!r} {what}; expected what zonemeter run flowlog --output wrote")
     return LocalStore(path), fs.LocalFileSystem(), str(path)
 

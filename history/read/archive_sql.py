@@ -222,7 +222,7 @@ def wanted_addresses(held: Sequence[tuple[str, str]]) -> pa.Table:
 
 
 def _end_columns(side: str) -> str:
-    """Return the columns that a report's end is made of; a node only of what is a node, a pod of what is no more."""
+    """Return the columns that a report's end is made of; a node only of what is a node, a pod of what has gone."""
     special = {
         "node": f"CASE WHEN {side}kind = 'node' THEN {side}node END",
         "pod": f"CASE WHEN {side}workload IS NULL THEN {side}pod END",

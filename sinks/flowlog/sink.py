@@ -52,7 +52,7 @@ class Output(Protocol):
 
 
 class _Changes(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no types
-    """Notes that the group has shared the partitions out anew; aiokafka swallows what a listener raises."""
+    """Notes that the group has reassigned the partitions; aiokafka swallows what a listener raises."""
 
     def __init__(self) -> None:
         self.seen = True

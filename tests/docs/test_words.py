@@ -14,11 +14,6 @@ FINE = re.compile(
     r"\bthere\s+(?:is|are)\s+no\b|\b(?:is|are)\s+no\s+(?:longer|more than|less than|fewer than|later than)\b"
 )
 
-# Under rebuilding; to be read once that is done.
-LATER = re.compile(
-    r"(sinks/(deliveries|flowlog/sink)|history/read/(archive|archive_sql)|prices/file|collector/window/encode)\.py"
-)
-
 
 def avoided() -> dict[str, re.Pattern[str]]:
     """Return the words of the table in CONTRIBUTING.md as patterns; "..." stands for one word."""
@@ -39,11 +34,7 @@ def texts() -> dict[str, str]:
     """Return the pages, without this list, and the sources."""
     pages = {page.name: re.sub(r"\n## Words\n.*?\n## ", "", page.read_text(), flags=re.DOTALL) for page in DOCUMENTS}
     listed = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    paths = [
-        path
-        for path in listed.split()
-        if not path.startswith("tests/") and not LATER.fullmatch(path) and (ROOT / path).exists()
-    ]
+    paths = [path for path in listed.split() if not path.startswith("tests/") and (ROOT / path).exists()]
     # Without the marks that begin a comment's lines, so that words are found over the end of one.
     sources = {path: re.sub(r"\n *# ", "\n", (ROOT / path).read_text()) for path in paths}
     return {name: FINE.sub("", text) for name, text in (pages | sources).items()}

@@ -290,7 +290,7 @@ def test_a_filter_that_finds_nothing_says_what_is_there(
         (["--since", "soon"], 2, "'soon' is neither a duration"),
         (["--since", "1h", "--from", "now-2h"], 2, "give one"),
         (["--archive", "/nonexistent"], 2, "archive = '/nonexistent' does not exist"),
-        (["--archive", "/dev/null"], 2, "is no directory"),
+        (["--archive", "/dev/null"], 2, "is not a directory"),
         (["--archive", "/proc/self/fdinfo"], 2, "no flow log is there"),
         (["--archive", "s4://bucket"], 2, "archive = 's4://bucket'"),
         (["--archive", "/tmp", "--from-raw"], 2, "the archive holds no raw flows"),
