@@ -102,7 +102,8 @@ def read_intent(value: bytes, partition: int, name: str) -> Intent:
     stem = name.removesuffix(".intent")
     if found.sequence != int(stem.partition("-")[0]):
         raise ValueError(f"it is the intent of manifest {found.sequence}")
-    own = re.compile(rf"flows/date=\d{{4}}-\d\d-\d\d/hour=\d\d/flows-p{partition}-{stem}\.[a-z.]+", re.ASCII)
+    # Earlier versions had the dates beside the manifests.
+    own = re.compile(rf"(?:flows/)?date=\d{{4}}-\d\d-\d\d/hour=\d\d/flows-p{partition}-{stem}\.[a-z.]+", re.ASCII)
     for path in found.paths:
         if not own.fullmatch(path):
             raise ValueError(f"its writer has no file {path[:200]!r}")

@@ -67,7 +67,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 
 def _made(path: Path) -> Path:
-    for directory in ("_manifests/p=3", "flows/date=2026-11-22/hour=22", "flows/date=2026-11-22/hour=23"):
+    hours = [f"{folder}date=2026-11-22/hour={hour}" for folder in ("flows/", "") for hour in (22, 23)]
+    for directory in ("_manifests/p=3", *hours):
         (path / directory).mkdir(parents=True)
     return path
 
@@ -77,7 +78,7 @@ def archive(store: Store) -> Archive:
 
 
 def data_files(root: Path) -> set[str]:
-    return {str(path.relative_to(root / "out")) for path in root.glob("out/flows/date=*/**/*") if path.is_file()}
+    return {str(path.relative_to(root / "out")) for path in root.glob("out/**/date=*/**/*") if path.is_file()}
 
 
 def test_the_newest_manifest_holds_where_to_go_on(store: Store, tmp_path: Path) -> None:
@@ -104,11 +105,12 @@ def test_only_one_of_two_writers_gets_the_next_number(store: Store, tmp_path: Pa
     assert data_files(tmp_path) == {kept.files[0].path}
 
 
-def test_what_was_written_but_not_listed_is_deleted(store: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["flows/", pytest.param("", id="of a version that had no folder for them")])
+def test_what_was_written_but_not_listed_is_deleted(store: Store, tmp_path: Path, folder: str) -> None:
     kept = archive(store).write(cut(1, b"kept"))
-    orphan = "flows/date=2026-11-22/hour=22/flows-p3-000000000002-abcdef.jsonl"
+    orphan = f"{folder}date=2026-11-22/hour=22/flows-p3-000000000002-abcdef.jsonl"
     store.put(orphan, [b"orphan"])
-    missing = "flows/date=2026-11-22/hour=23/flows-p3-000000000002-abcdef.jsonl"
+    missing = f"{folder}date=2026-11-22/hour=23/flows-p3-000000000002-abcdef.jsonl"
     store.put("_manifests/p=3/000000000002-abcdef.intent", [encode(Intent(2, [orphan, missing]))])
     newest = archive(store).recover(3)
     assert data_files(tmp_path) == {kept.files[0].path}
