@@ -44,8 +44,7 @@ async def read_topic(
     Also those without one that came about then: where the first of that time stands is known, and what stands between
     it and the last of an earlier time may be of any.
     `starts`: of these partitions, begin at that offset if it is later. `only`: no other partition than this. A batch is
-    of one partition. Raises `Refusal`
-    where Kafka cannot be reached or stops answering, or the topic does not exist.
+    of one partition. Raises `Refusal` where Kafka cannot be reached or stops answering, or the topic does not exist.
     """
     reading = Reading() if reading is None else reading
     numbers = await partitions_of(settings, topic) if only is None else [only]
