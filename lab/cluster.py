@@ -155,7 +155,7 @@ def kill(prefix: str, role: str) -> None:
         if found.role == role and found.alive:
             processes.kill(found)
             return
-    raise LabError(f"{role}: does not run in lab {prefix}")
+    raise LabError(f"{role}: does not run in lab {prefix}: {processes.last_words(role)}")
 
 
 async def start(prefix: str, role: str) -> None:

@@ -50,8 +50,6 @@ class Topics:
             *("--topic-prefix", self.settings.topic_prefix),
             *("--partitions", str(self.settings.partitions)),
             *("--cluster", "prod-eu"),
-            # The tests' windows are of a fixed day: an owner that ended then must not be forgotten by today's date.
-            *("--history-hours", "1000000"),
         ]
 
     def apply(self, missing: tuple[str, ...] = ()) -> None:
