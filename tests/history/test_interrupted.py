@@ -150,7 +150,7 @@ def test_kafka_that_goes_away_under_a_replay_to_a_topic_ends_it(tmp_path: Path) 
     async def write() -> None:
         broker = Broker(tmp_path / "kafka")
         await broker.start()
-        settings = KafkaSettings(kafka_bootstrap=broker.bootstrap, kafka_deadline_seconds=1.0)
+        settings = KafkaSettings(kafka_bootstrap=broker.bootstrap, kafka_deadline_seconds=3.0)
         try:
             async with contextlib.aclosing(await TopicWriter.open(settings, "again")) as writer:
                 await writer.write(batch)

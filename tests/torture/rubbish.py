@@ -136,10 +136,14 @@ def two_boots(world: World, times: int) -> None:
 
 
 def made_up(world: World, times: int) -> None:
-    """Numbers, times and ledger entries that somebody makes up in a node's name, with the collectors' rights."""
+    """Numbers, times and ledger entries that somebody makes up in a node's name, with the collectors' rights.
+
+    Of a node whose clock was never ahead: windows of a time that its boot has been seen in, as all here are after a
+    clock of tomorrow, are put aside once somebody has made a number up (docs/security.md).
+    """
     for number in range(times):
         with world.still():
-            node = world.rng.choice(NODES)
+            node = world.rng.choice([node for node in NODES if world.content.origin(node) not in world.ahead])
             true = world.feeder.feed(node)
             for claimed in IMPLAUSIBLE:
                 world.feeder.raw(claiming(true.chunks[0], claimed), node.encode(), world.content.partition(node))
@@ -220,6 +224,8 @@ def clocks(world: World, times: int) -> None:
         with world.still():
             node = NODES[number % 2]
             world.content.shift_ms[node] = int(hours[number % len(hours)] * 360 * WINDOW_MS)
+            if world.content.shift_ms[node] > 0:
+                world.ahead.add(world.content.origin(node))
         world.recover()
     with world.still():
         world.content.shift_ms.clear()

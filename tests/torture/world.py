@@ -51,6 +51,8 @@ class World:
     deleted: set[str] = field(default_factory=set)
     # Nodes that had two boots side by side.
     interleaved: set[str] = field(default_factory=set)
+    # Boots whose clock was ahead at some time.
+    ahead: set[Origin] = field(default_factory=set)
     # Windows under whose ledger entry came another one, that says something else.
     contradicted: set[str] = field(default_factory=set)
     # What replicas served last that are no more: to Prometheus their counters are not undone.
