@@ -21,7 +21,7 @@ def test_every_hop_names_some() -> None:
 
 
 def test_each_thing_that_a_node_can_do_has_a_test() -> None:
-    table = SECURITY.partition("## What a node that was taken over can do")[2].partition("\nWhat remains")[0]
+    table = SECURITY.partition("## What a compromised node can do")[2].partition("\nWhat it can still do")[0]
     rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
     assert len(rows) >= 10
     assert all("`tests/" in row for row in rows)

@@ -60,7 +60,11 @@ def test_pairs_namespaces_and_zones_add_up_to_what_crosses_zones(
     history: Lived, flows: duckdb.DuckDBPyConnection
 ) -> None:
     crossing = expected(history, "scope")["cross_zone"]
-    for question, times in (("Who sends it to whom?", 1), ("What does it cost each namespace?", 2), ("When?", 1)):
+    for question, times in (
+        ("Which workloads send it to which?", 1),
+        ("What does it cost each namespace?", 2),
+        ("When?", 1),
+    ):
         without_limit = questions()[question].replace("LIMIT 20", "")
         [[total]] = flows.execute(f"SELECT sum(gb) FROM ({without_limit.rstrip().rstrip(';')})").fetchall()
         assert total * 1e9 == pytest.approx(times * crossing), question
