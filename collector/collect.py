@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar
 
 from collector.attach import addresses, hook, netlink
-from collector.attach.addresses import OwnAddresses
+from collector.attach.addresses import Address, OwnAddresses
 from collector.attach.attachment import Missing
 from collector.kernel import layout
 from collector.kernel.epoch_record import MAX_UPLINKS
@@ -26,7 +26,7 @@ from collector.outbox.spool import Spool, directory_for
 from collector.settings import CollectorSettings, parse_ports
 from collector.window import devices
 from collector.window.coverage import WindowCoverage, of_window
-from collector.window.meter import Devices, Meter, Window
+from collector.window.meter import Devices, Meter, Window, since_boot_ms
 from collector.window.schedule import is_on_time, next_boundary
 from common.service.lifecycle import Service
 from schemas.raw import Hook
@@ -62,7 +62,7 @@ class Collector:
         self._one_call = threading.Lock()
         self._devices_changed = asyncio.Event()
         self._devices: Devices | None = None
-        # The node's addresses when the open window began; None: not known.
+        # The node's addresses as they were read when the open window began; None: they were not.
         self._addresses: frozenset[bytes] | None = None
         self._covered_badly = False
 
@@ -89,7 +89,8 @@ class Collector:
         self._devices = await asyncio.to_thread(self._read_devices)
         await self._call(self._meter.start, answer, self._devices)
         if not answer.active:  # else the open window began under an earlier collector
-            await asyncio.to_thread(self._read_own)
+            found = await asyncio.to_thread(self._read_addresses)
+            self._addresses = None if found is None else addresses.packed(found)
         self._say_devices(self._devices)
         self._say_missing(self._meter.take_missing())
         await self._outbox.open()
@@ -109,14 +110,14 @@ class Collector:
             if window.id == self._outbox.found_id:  # its collector died before it could clear the map
                 await self._call(self._meter.finish, window)
             else:
-                await self._hand_over(window)
+                await self._hand_over(window, await asyncio.to_thread(self._own_of_earlier, window))
         while (end_ms := await self._next_end_ms()) is not None:
             window = await self._call(self._meter.flip, end_ms)
-            own = await asyncio.to_thread(self._read_own)
+            own = await asyncio.to_thread(self._own_of, window)
             self._say_missing(self._meter.take_missing())
             await self._hand_over(window, own)
         window = await self._call(lambda: self._meter.flip(now_ms(), short=True))
-        await self._hand_over(window, await asyncio.to_thread(self._read_own))
+        await self._hand_over(window, await asyncio.to_thread(self._own_of, window))
         await self._outbox.drain()
 
     async def send(self, ready: Callable[[], Awaitable[None]]) -> None:
@@ -173,7 +174,7 @@ class Collector:
                 return end_ms
         return None
 
-    async def _hand_over(self, window: Window, own: OwnAddresses | None = None) -> None:
+    async def _hand_over(self, window: Window, own: OwnAddresses | None) -> None:
         rows = await self._call(window.rows)
         ready = encoded(window, rows, own)
         self._compare(of_window(ready.ledger))
@@ -192,18 +193,27 @@ class Collector:
             log.warning("%s: %s", *problem)
         self._covered_badly = problem is not None
 
-    def _read_own(self) -> OwnAddresses | None:
-        """Return the node's addresses as of the window that ended just now; None if they are not known."""
-        before = self._addresses
-        try:
-            found = addresses.read()
-        except OSError as error:
-            log.warning("%s; this window and the next do not say which addresses are this node's", error)
-            self._addresses = None
+    def _own_of(self, window: Window) -> OwnAddresses | None:
+        """Return the node's addresses as of a window that ended just now; None if they cannot be read."""
+        began, found = self._addresses, self._read_addresses()
+        self._addresses = None if found is None else addresses.packed(found)
+        if found is None:
             return None
-        self._addresses = frozenset(address.packed for address in found)
         uplinks = self._devices.uplinks if self._devices is not None else {}
-        return None if before is None else OwnAddresses(before & self._addresses, addresses.told(found, uplinks))
+        throughout = _since_its_beginning(window, found) if began is None else began & addresses.packed(found)
+        return OwnAddresses(throughout, addresses.told(found, uplinks))
+
+    def _own_of_earlier(self, window: Window) -> OwnAddresses | None:
+        """Return what is known of the node's addresses in a window that an earlier collector ended."""
+        found = self._read_addresses()
+        return None if found is None else OwnAddresses(_since_its_beginning(window, found), None)
+
+    def _read_addresses(self) -> list[Address] | None:
+        try:
+            return addresses.read()
+        except OSError as error:
+            log.warning("%s; a window does not say which addresses are this node's", error)
+            return None
 
     def _read_devices(self) -> Devices:
         patterns = [pattern.strip() for pattern in self._settings.uplinks.split(",") if pattern.strip()]
@@ -239,3 +249,9 @@ class Collector:
             )
         if unwatched := found.beside[MAX_UPLINKS:]:
             log.warning("too many uplinks: the coverage does not look at these", extra={"names": unwatched})
+
+
+def _since_its_beginning(window: Window, found: list[Address]) -> frozenset[bytes]:
+    """Return which addresses the node has had since a window began that nobody here saw begin."""
+    began_ms = window.record.start_boot_ms
+    return addresses.there_for(found, since_boot_ms() - began_ms) if began_ms else frozenset()

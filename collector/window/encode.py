@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A frozen window as records of the raw topic and the ledger. Pure: the same window gives the same bytes.
 
-But for `own`, which only the collector that ended the window knows: one that publishes it again goes without.
+But for `own` and `node_addresses`: one that publishes a window again may know less of its time.
 """
 
 import socket
@@ -36,7 +36,7 @@ def raw_chunks(
 ) -> Iterator[bytes]:
     """Yield the window's chunks in order; `rows` sorted as `generation.sort_rows` does.
 
-    `own` is not known of a window that an earlier collector left.
+    `own` None: not known.
     """
     chunks = chunk_count(record, len(rows))
     for chunk in range(chunks):
@@ -62,7 +62,7 @@ def raw_chunks(
         distinct, columns = _columns(part)
         if own is not None:
             head["own"] = _places(distinct, own)
-            if chunk == 0:
+            if chunk == 0 and own.told is not None:
                 head["node_addresses"] = own.told
         yield encode_chunk(head, address_texts(distinct), columns)
 

@@ -12,6 +12,7 @@ import pytest
 
 from collector.collect import Collector
 from collector.kernel import pins
+from collector.outbox.outbox import Outbox
 from collector.settings import CollectorSettings
 from common.errors import PublishError
 from common.kafka.publish import Record
@@ -271,7 +272,7 @@ def test_the_next_collector_goes_on_where_the_last_ended(settings: CollectorSett
     assert sum(chunk.ledger.hook.bytes for chunk in chunks if chunk.ledger) >= 300
 
 
-VIRTUAL, NODE_LOCAL_DNS = "192.168.77.5", "169.254.20.10"
+VIRTUAL, LATER, NODE_LOCAL_DNS = "192.168.77.5", "192.168.77.6", "169.254.20.10"
 
 
 def _exchange(port: int, to: str, sender: str) -> None:
@@ -281,6 +282,59 @@ def _exchange(port: int, to: str, sender: str) -> None:
         asked, by = server.recvfrom(100)
         server.sendto(asked, by)
         assert client.recv(100) == asked
+
+
+@pytest.fixture
+def virtual() -> Iterator[None]:
+    """Two addresses of node1 besides its first, the second one to come while nobody looks."""
+    netlab.ip("node1", f"addr add {VIRTUAL}/32 dev eth0")
+    netlab.ip("fabric", f"route add 192.168.77.0/24 via {netlab.node_address(1)}")
+    yield
+    netlab.ip(
+        "node1", f"addr del {VIRTUAL}/32 dev eth0\naddr replace {LATER}/32 dev eth0\naddr del {LATER}/32 dev eth0"
+    )
+    netlab.ip("fabric", f"route del 192.168.77.0/24 via {netlab.node_address(1)}")
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_the_first_window_after_a_takeover_says_what_the_node_had_all_the_time(
+    settings: CollectorSettings, virtual: None, is_killed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No collector read the addresses as it began; when each came to the node the kernel knows."""
+    recorder = Recorder()
+
+    async def dies(*_: object) -> bool:
+        raise RuntimeError("killed with a window that nobody has")
+
+    async def long_enough(service: Service, _: Collector) -> None:
+        await until(lambda: len(recorder.chunks(settings)) >= 4)
+        service.stopping.set()
+
+    async def ask(service: Service, _: Collector) -> None:
+        await asyncio.to_thread(_exchange, 6443, VIRTUAL, "fabric")
+        service.stopping.set()
+
+    async def stop(service: Service, _: Collector) -> None:
+        service.stopping.set()
+
+    live(settings, recorder, long_enough)
+    if is_killed:
+        with monkeypatch.context() as patch, pytest.raises(ExceptionGroup):
+            patch.setattr(Outbox, "settle", dies)
+            live(settings, recorder, ask)
+    netlab.ip("node1", f"addr add {LATER}/32 dev eth0")
+    for address in (VIRTUAL, LATER):
+        _exchange(6443, address, "fabric")
+    recorder.taken.clear()
+    live(settings, recorder, stop)
+    first, *others = recorder.chunks(settings)
+    earlier, taken_over = (first, others[0]) if is_killed else (None, first)
+    assert {VIRTUAL, LATER} <= set(taken_over.addresses)
+    assert {taken_over.addresses[number] for number in taken_over.own} & {VIRTUAL, LATER} == {VIRTUAL}
+    assert taken_over.node_addresses == [netlab.node_address(1), VIRTUAL, LATER, netlab.node_address6(1)]
+    if earlier is not None:
+        assert VIRTUAL in [earlier.addresses[number] for number in earlier.own]
+        assert (LATER in earlier.addresses, earlier.node_addresses) == (False, None)
 
 
 def test_a_chunk_says_which_addresses_are_the_nodes_own(settings: CollectorSettings) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from collector.attach import addresses
-from collector.attach.addresses import MAX_TOLD, Address, OwnAddresses, messages, parse, told
+from collector.attach.addresses import MAX_TOLD, Address, OwnAddresses, messages, older_than, parse, told
 from collector.kernel.layout import ROW
 from collector.window.encode import raw_chunks
 from schemas.raw import MAX_NODE_ADDRESSES, decode_chunk
@@ -25,6 +25,11 @@ def attribute(kind: int, value: bytes) -> bytes:
 
 def message(*attributes: bytes, flags: int = 0, scope: int = 0, ifindex: int = 2) -> bytes:
     return struct.pack("=BBBBI", 2, 24, flags, scope, ifindex) + b"".join(attributes)
+
+
+def cache(valid: int, created: int, changed: int) -> bytes:
+    """struct ifa_cacheinfo."""
+    return attribute(6, struct.pack("=IIII", valid, valid, created, changed))
 
 
 FOUR, PEER = socket.inet_aton("192.168.77.5"), socket.inet_aton("192.168.77.6")
@@ -45,6 +50,16 @@ LINK, GLOBAL = (socket.inet_pton(socket.AF_INET6, text) for text in ("fe80::1", 
         pytest.param(
             message(attribute(2, b"\x7f\0\0\1"), scope=254), Address(V4 + b"\x7f\0\0\1", 2, False), id="loopback"
         ),
+        pytest.param(
+            message(attribute(2, FOUR), cache(valid=2**32 - 1, created=7, changed=9)),
+            Address(V4 + FOUR, 2, True, 9),
+            id="without a lifetime: changed by somebody",
+        ),
+        pytest.param(
+            message(attribute(2, FOUR), cache(valid=3600, created=7, changed=9)),
+            Address(V4 + FOUR, 2, True, 7),
+            id="with a lifetime, that was renewed",
+        ),
         pytest.param(message(attribute(1, GLOBAL), flags=0x48), None, id="another host has it"),
         pytest.param(message(attribute(1, GLOBAL), flags=0x40), None, id="not yet"),
         pytest.param(message(attribute(1, b"\1\2\3")), None, id="of another family"),
@@ -53,6 +68,21 @@ LINK, GLOBAL = (socket.inet_pton(socket.AF_INET6, text) for text in ("fe80::1", 
 )
 def test_a_message(told: bytes, expected: Address | None) -> None:
     assert parse(told) == expected
+
+
+@pytest.mark.parametrize(
+    ("since", "age_ms", "is_there"),
+    [
+        pytest.param(49_000, 9_000, True, id="ten seconds"),
+        pytest.param(49_000, 9_010, False, id="not sure: ticks lag"),
+        pytest.param(50_001, 0, False, id="the ticks are ahead"),
+        pytest.param(2**32 - 1000, 500_000, True, id="stamps began again"),
+        pytest.param(None, 0, False, id="no stamp"),
+    ],
+)
+def test_how_long_an_address_has_been_there(since: int | None, age_ms: int, is_there: bool) -> None:
+    found = [Address(FOUR, 2, True, since)]
+    assert older_than(found, age_ms, uptime_ms=500_000) == ({FOUR} if is_there else set())
 
 
 def test_messages_are_cut_apart_and_rubbish_ends() -> None:
