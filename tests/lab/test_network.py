@@ -190,7 +190,7 @@ def test_super_packets_reach_the_hook_and_are_cut_behind_it(network_plan: Plan, 
         run(["nft", "-f", "-"], counter + " counter; }; }\n")
     namespace = script.pod_namespace(network_plan.prefix, pod) if source == "pod" else node
     goal = (server.address_v4, server.workload.ports[0])
-    seen = counted(network_plan, tcp(namespace, goal, 500_000))
+    seen = counted_once(network_plan, tcp(namespace, goal, 500_000))
     with enter(node):
         listed = json.loads(run(["nft", "-j", "list", "table", "ip", "at_hook"]))["nftables"]
         run(["nft", "delete", "table", "ip", "at_hook"])
