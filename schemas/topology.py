@@ -22,6 +22,8 @@ MAX_TOPOLOGY_FILE_BYTES = 256 * 1024 * 1024
 MAX_LISTED = 256
 # An IPv6 address in its longest form, with a prefix' length.
 MAX_ADDRESS = 49
+# Azure's name subscription, group, scale set and machine.
+MAX_PROVIDER_ID = 1024
 
 Address = Annotated[str, msgspec.Meta(max_length=MAX_ADDRESS)]
 Addresses = Annotated[list[Address], msgspec.Meta(max_length=MAX_LISTED)]
@@ -35,6 +37,23 @@ class Served(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     protocol: Literal["tcp", "udp", "sctp"]
     port: Port
     headless: bool = False
+
+
+class Routing(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """How a Service chooses end points, as its spec says; absent: the API server's default.
+
+    Fields of core/v1 ServiceSpec, but for `headless` (it has no address of its own, clients choose) and `topology_mode`
+    (the annotation service.kubernetes.io/topology-mode, or topology-aware-hints before Kubernetes 1.27, which wins over
+    `traffic_distribution`).
+    """
+
+    type: Name = "ClusterIP"
+    headless: bool = False
+    traffic_distribution: Name | None = None
+    internal_traffic_policy: Name = "Cluster"
+    external_traffic_policy: Name | None = None
+    session_affinity: Name = "None"
+    topology_mode: Name | None = None
 
 
 class TopologyState(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -64,6 +83,9 @@ class TopologyState(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tru
     region: Name | None = None  # of a node: topology.kubernetes.io/region
     zone_id: Name | None = None  # of a node: topology.k8s.aws/zone-id
     pod_cidrs: Addresses = []  # of a node
+    provider_id: Annotated[str, msgspec.Meta(max_length=MAX_PROVIDER_ID)] | None = None  # of a node: the cloud's name
+    instance_type: Name | None = None  # of a node: node.kubernetes.io/instance-type
+    routing: Routing | None = None  # of a service; absent before there was this field
 
     @property
     def key(self) -> bytes:

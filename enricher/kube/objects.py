@@ -14,11 +14,14 @@ from datetime import UTC, datetime
 import msgspec
 
 from schemas.flow import Workload
-from schemas.topology import MAX_ADDRESS, MAX_LISTED, TopologyState
+from schemas.topology import MAX_ADDRESS, MAX_LISTED, MAX_PROVIDER_ID, Routing, TopologyState
 
 ZONE_LABEL = "topology.kubernetes.io/zone"
 REGION_LABEL = "topology.kubernetes.io/region"
 ZONE_ID_LABEL = "topology.k8s.aws/zone-id"
+INSTANCE_TYPE_LABEL = "node.kubernetes.io/instance-type"
+# The second is the name before Kubernetes 1.27.
+TOPOLOGY_MODE_ANNOTATIONS = ("service.kubernetes.io/topology-mode", "service.kubernetes.io/topology-aware-hints")
 # The label that carries a ReplicaSet's template hash, by whose it is. Argo Rollouts has ReplicaSets too, and a label
 # of its own (https://argo-rollouts.readthedocs.io/en/stable/features/specification/).
 TEMPLATE_HASH_LABELS = {"Deployment": "pod-template-hash", "Rollout": "rollouts-pod-template-hash"}
@@ -212,6 +215,11 @@ class ServiceSpec(_Part, frozen=True):
     cluster_ips: list[str] | None = msgspec.field(name="clusterIPs", default=None)
     selector: dict[str, str] | None = None
     ports: list[ServicePort] | None = None
+    type: str | None = None
+    traffic_distribution: str | None = None
+    internal_traffic_policy: str | None = None
+    external_traffic_policy: str | None = None
+    session_affinity: str | None = None
 
 
 class Service(_Part, frozen=True):
@@ -272,6 +280,8 @@ def node_state(node: Node, seen_ms: int) -> TopologyState:
         region=_intern(labels.get(REGION_LABEL)),
         zone_id=_intern(labels.get(ZONE_ID_LABEL)),
         pod_cidrs=_bounded(_pod_cidrs(node)),
+        provider_id=_at_most(node.spec.provider_id, MAX_PROVIDER_ID),
+        instance_type=_intern(labels.get(INSTANCE_TYPE_LABEL)),
     )
 
 
@@ -287,6 +297,7 @@ def service_state(service: Service, seen_ms: int) -> TopologyState:
         namespace=_intern(meta.namespace),
         addresses=[address for address in addresses if address and address != "None"],
         from_ms=milliseconds(meta.creation_timestamp) or seen_ms,
+        routing=_routing(service, headless="None" in addresses),
     )
 
 
@@ -467,6 +478,25 @@ def _zone(node: Node) -> str | None:
     zone = (node.metadata.labels or {}).get(ZONE_LABEL)
     fault_domain = zone is not None and zone.isdecimal() and (node.spec.provider_id or "").startswith("azure:")
     return None if fault_domain else zone
+
+
+def _routing(service: Service, *, headless: bool) -> Routing:
+    """Return what a Service says of how it chooses end points; what the API server would refuse is left out."""
+    spec, notes = service.spec, service.metadata.annotations or {}
+    said = {
+        "type": spec.type,
+        "traffic_distribution": spec.traffic_distribution,
+        "internal_traffic_policy": spec.internal_traffic_policy,
+        "external_traffic_policy": spec.external_traffic_policy,
+        "session_affinity": spec.session_affinity,
+        "topology_mode": next((notes[name] for name in TOPOLOGY_MODE_ANNOTATIONS if notes.get(name)), None),
+    }
+    known = {name: sys.intern(value) for name, value in said.items() if value and _NAME.fullmatch(value)}
+    return Routing(headless=headless, **known)
+
+
+def _at_most(text: str | None, length: int) -> str | None:
+    return text if text and len(text) <= length else None
 
 
 def _workload(kind: str, name: str) -> Workload:

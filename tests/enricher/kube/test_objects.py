@@ -19,7 +19,7 @@ from enricher.kube.objects import (
     service_state,
 )
 from schemas.flow import Workload
-from schemas.topology import decode_topology, encode_topology
+from schemas.topology import Routing, decode_topology, encode_topology
 
 NOW = 1_795_384_060_000
 STARTED = "2026-11-22T17:46:40Z"
@@ -325,9 +325,14 @@ def test_node() -> None:
                 "topology.kubernetes.io/zone": "eu-west-1a",
                 "topology.kubernetes.io/region": "eu-west-1",
                 "topology.k8s.aws/zone-id": "euw1-az3",
+                "node.kubernetes.io/instance-type": "m7g.large",
             },
         },
-        "spec": {"podCIDR": "10.42.1.0/24", "podCIDRs": ["10.42.1.0/24", "fd00:42:1::/64"]},
+        "spec": {
+            "podCIDR": "10.42.1.0/24",
+            "podCIDRs": ["10.42.1.0/24", "fd00:42:1::/64"],
+            "providerID": "aws:///eu-west-1a/i-0a1b2c3d4e5f60718",
+        },
         "status": {
             "addresses": [
                 {"type": "InternalIP", "address": "192.168.0.11"},
@@ -340,6 +345,7 @@ def test_node() -> None:
     assert state.addresses == ["192.168.0.11", "203.0.113.9", "10.42.1.0"]
     assert (state.zone, state.region, state.zone_id) == ("eu-west-1a", "eu-west-1", "euw1-az3")
     assert (state.pod_cidrs, state.from_ms) == (["10.42.1.0/24", "fd00:42:1::/64"], STARTED_MS)
+    assert (state.provider_id, state.instance_type) == ("aws:///eu-west-1a/i-0a1b2c3d4e5f60718", "m7g.large")
 
 
 def test_node_without_labels_and_spec_has_no_zone() -> None:
@@ -380,6 +386,40 @@ def test_an_azure_fault_domain_is_no_zone(provider: str | None, label: str, zone
 def test_service(spec: dict[str, Any], addresses: list[str]) -> None:
     found = {"metadata": {"name": "api", "namespace": "shop", "uid": "s", "resourceVersion": "7"}, "spec": spec}
     assert service_state(msgspec.json.decode(orjson.dumps(found), type=Service), NOW).addresses == addresses
+
+
+@pytest.mark.parametrize(
+    ("spec", "annotations", "routing"),
+    [
+        ({}, {}, Routing()),
+        ({"type": "ClusterIP", "internalTrafficPolicy": "Cluster", "sessionAffinity": "None"}, {}, Routing()),
+        ({"clusterIP": "None", "clusterIPs": ["None"]}, {}, Routing(headless=True)),
+        ({"trafficDistribution": "PreferClose"}, {}, Routing(traffic_distribution="PreferClose")),
+        ({"internalTrafficPolicy": "Local"}, {}, Routing(internal_traffic_policy="Local")),
+        (
+            {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "sessionAffinity": "ClientIP"},
+            {},
+            Routing(type="LoadBalancer", external_traffic_policy="Local", session_affinity="ClientIP"),
+        ),
+        ({}, {"service.kubernetes.io/topology-mode": "Auto"}, Routing(topology_mode="Auto")),
+        ({}, {"service.kubernetes.io/topology-aware-hints": "auto"}, Routing(topology_mode="auto")),
+        ({}, {"service.kubernetes.io/topology-mode": "x" * 200_000}, Routing()),
+    ],
+)
+def test_a_service_says_how_it_chooses_end_points(
+    spec: dict[str, Any], annotations: dict[str, str], routing: Routing
+) -> None:
+    meta = {"name": "api", "namespace": "shop", "uid": "s", "resourceVersion": "7", "annotations": annotations}
+    found = {"metadata": meta, "spec": {"clusterIP": "10.96.0.9", **spec}}
+    assert service_state(msgspec.json.decode(orjson.dumps(found), type=Service), NOW).routing == routing
+
+
+def test_a_provider_id_that_no_cloud_gives_is_left_out() -> None:
+    found = {
+        "metadata": {"name": "n", "uid": "n1", "resourceVersion": "7"},
+        "spec": {"providerID": "x" * 100_000},
+    }
+    assert node_state(msgspec.json.decode(orjson.dumps(found), type=Node), NOW).provider_id is None
 
 
 def test_changed_is_the_newest_stamp_but_never_after_it_was_seen() -> None:

@@ -9,7 +9,7 @@ from enricher.index.addresses import pack
 from enricher.index.ownership import Index
 from enricher.kube.objects import Service, list_version
 from enricher.kube.observed import LINGER_MS, Observed
-from schemas.topology import MAX_LISTED, Served, TopologyState
+from schemas.topology import MAX_LISTED, Routing, Served, TopologyState
 from tests.enricher.kube.test_objects import NOW, STARTED_MS, pod_of
 
 
@@ -228,6 +228,16 @@ def test_a_pod_that_more_services_select_than_its_state_holds_is_told() -> None:
     assert told == ["services"]
     observed.take(pod_of(rv="300", labels={"app": "api"}), "1", NOW)
     assert told == ["services"] * 2
+
+
+def test_a_service_that_keeps_traffic_in_its_zone_did_not_before() -> None:
+    observed = Observed()
+    observed.take(service_of({"app": "api"}), "1", NOW)
+    now = service_of({"app": "api"}, rv="201", trafficDistribution="PreferClose")
+    closed, opened = observed.take(now, "1", NOW + 5_000)
+    assert (closed.to_ms, closed.routing) == (NOW + 5_000, Routing())
+    assert (opened.from_ms, opened.routing) == (NOW + 5_000, Routing(traffic_distribution="PreferClose"))
+    assert observed.take(now, "1", NOW + 6_000) == []
 
 
 def test_a_service_without_selector_selects_nothing() -> None:
