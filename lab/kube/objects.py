@@ -80,6 +80,7 @@ def service_object(plan: Plan, service: Service, at: datetime) -> Object:
             "ports": [port],
             "selector": {"app": service.workload.partition("/")[2]},
             "sessionAffinity": "None",
+            **({"trafficDistribution": "PreferClose"} if service.prefer_close else {}),
             "type": "ClusterIP",
         },
         "status": {"loadBalancer": {}},

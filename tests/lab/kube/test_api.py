@@ -17,9 +17,9 @@ from kubernetes_asyncio.client.exceptions import ApiException
 
 from lab.kube.api import ApiSettings, Faults, KubeApi, serve
 from lab.kube.kubeconfig import kubeconfig
-from lab.kube.objects import objects, pod_object
+from lab.kube.objects import objects, pod_object, service_object
 from lab.kube.store import Store
-from lab.stories import shop
+from lab.stories import mended, shop
 
 PLAN = shop()
 AT = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
@@ -118,6 +118,13 @@ def test_objects_are_what_the_packages_models_read(tmp_path: Path) -> None:
         assert one.metadata.owner_references[0].kind == "StatefulSet"
 
     run(tmp_path, test)
+
+
+def test_a_service_that_keeps_traffic_in_the_zone_says_so() -> None:
+    plan = mended()
+    specs = {service.name: service_object(plan, service, AT)["spec"] for service in plan.services}
+    close = {name for name, spec in specs.items() if spec.get("trafficDistribution") == "PreferClose"}
+    assert close == {"postgres-read"}
 
 
 def test_resource_version_zero_ignores_the_limit(tmp_path: Path) -> None:
