@@ -203,21 +203,25 @@ _SMALL = {
 # Below the range from which the kernel takes a client's port (ip_local_port_range): else a connection could take a
 # port between its being found free and its being listened on.
 _PORTS = range(15_000, 32_000)
-_given: set[int] = set()
+# A port is this process's from when it is given until the process ends, whether or not something listens on it: tests
+# and labs side by side start hundreds of servers. The kernel keeps the names of abstract sockets unique.
+_given: list[socket.socket] = []
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a TCP port that nothing listens on now and that this process has not been given before."""
+    """Return a TCP port that nothing listens on now and that no running process has been given."""
     while True:
         port = random.choice(_PORTS)  # noqa: S311 (spreads test runs, keeps no secret)
+        claim = socket.socket(socket.AF_UNIX)
         with socket.socket() as probe:
             try:
+                claim.bind(f"\0zonemeter-port-{port}")
                 probe.bind((host, port))
             except OSError:
+                claim.close()
                 continue
-        if port not in _given:
-            _given.add(port)
-            return port
+        _given.append(claim)
+        return port
 
 
 def _java() -> str:
