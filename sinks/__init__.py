@@ -2,6 +2,6 @@
 """Takes enriched flows out of Kafka: Prometheus metrics, and a flow log of JSON lines or Parquet.
 
 In: the enriched topic. Out: /metrics, files or objects, ledger entries, dead letters.
-`intake` is what every sink takes flows by, `kafka_io` and `deliveries` what it does with Kafka.
+`sink` is what a sink has to do; `runner` does the rest for all, by `intake`, `deliveries` and `kafka_io`.
 May import `common` and `schemas`.
 """

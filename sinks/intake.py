@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How both sinks take flows: decode, skip what was taken before, refuse what cannot be read. Pure.
+"""How every sink takes flows: decode, skip what was taken before, refuse what cannot be read. Pure.
 
 A lane is one partition: its position in the topic, and per life of a node the last flow taken. The sink that owns a
 lane stores both in one step with what it made of the flows (a checkpoint, a manifest); then a crash at any moment
@@ -7,6 +7,7 @@ loses nothing and doubles nothing. No Kafka client here: records come in, rows c
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Generic, NamedTuple, Protocol, TypeVar
@@ -18,6 +19,7 @@ from schemas.codec import Milliseconds, offsets_of
 from schemas.errors import DecodeError
 from schemas.flow import Endpoint, FlowHead, Observer, decode_endpoint, decode_head, decode_observer
 from schemas.ids import MAX_NUMBER, Origin, parse_chunk_id, split_flow_id
+from schemas.ledger import Hop, LedgerRecord
 from sinks.tallies import Tallies
 
 # Distinct end points known by their bytes; then all are forgotten and learned again. About 1 KiB each; if somebody
@@ -71,19 +73,6 @@ class Refused(NamedTuple):
     detail: str
 
 
-@dataclass(slots=True)
-class Refusals:
-    """Refused records that wait until they are dead letters, and about what they take."""
-
-    records: list[Refused] = field(default_factory=list)
-    size_bytes: int = 0
-
-    def add(self, refused: Sequence[Refused]) -> None:
-        """Hold some more."""
-        self.records += refused
-        self.size_bytes += sum(len(each.record.value or b"") for each in refused)
-
-
 class Row(NamedTuple, Generic[E]):
     """One flow taken for the first time, its source and destination as the reader knows them, its observer."""
 
@@ -97,7 +86,7 @@ class Row(NamedTuple, Generic[E]):
 class Batch(Generic[E]):
     """What came of one batch of records; `missed` offsets were deleted before they could be read.
 
-    `renumbered` chunks were taken although they are numbered below the one before.
+    `first_offset`: of its first record. `renumbered` chunks were taken although they are numbered below the one before.
     """
 
     rows: list[Row[E]] = field(default_factory=list)
@@ -105,13 +94,15 @@ class Batch(Generic[E]):
     repeats: int = 0
     missed: int = 0
     renumbered: int = 0
+    first_offset: int | None = None
 
 
 @dataclass(slots=True)
 class Lane:
     """One partition. `position` is the offset to read next, None before the first record of an empty state.
 
-    `marks` stand in the order in which their nodes were heard of. `pushed_out` made room for others.
+    `marks` stand in the order in which their nodes were heard of. `pushed_out` made room for others. `refused`, by
+    reason, from offset `refused_from` on, has no dead letter yet, and is not in the books.
     """
 
     partition: int
@@ -120,9 +111,37 @@ class Lane:
     touched: set[Origin] = field(default_factory=set)
     books: Tallies = field(default_factory=Tallies)
     pushed_out: list[Origin] = field(default_factory=list)
+    refused: Counter[str] = field(default_factory=Counter)
+    refused_from: int | None = None
 
     def __post_init__(self) -> None:
         self.marks = dict(sorted(self.marks.items(), key=lambda item: item[1].taken_ms))
+
+    @property
+    def durable_position(self) -> int | None:
+        """The offset from which a reader who has all of this lane's marks loses nothing, and no dead letter either."""
+        if self.position is None or self.refused_from is None:
+            return self.position
+        return min(self.position, self.refused_from)
+
+    def refuse(self, refused: Sequence[Refused]) -> None:
+        """Note what was refused, until it is a dead letter."""
+        self.refused.update(each.reason for each in refused)
+        if self.refused_from is None and refused:
+            first = refused[0].record
+            self.refused_from = first.offset + 1 - offsets_of(first.value)
+
+    def settle(self) -> None:
+        """Take what was refused into the books: its dead letters are in Kafka."""
+        for reason, count in self.refused.items():
+            self.books.refuse(reason, count)
+        self.refused, self.refused_from = Counter(), None
+
+    def close(self, hop: Hop, name: str, now_ms: int) -> list[LedgerRecord]:
+        """Return the ledger entries of what was taken since the last time, and begin new books."""
+        entries = self.books.records(hop, name, self.partition, now_ms)
+        self.books, self.touched = Tallies(), set()
+        return entries
 
     def believe(self, now_ms: int) -> None:
         """Hold marks that were read back to what holds for those that are made now: by this clock, and so many.
@@ -174,9 +193,13 @@ class Intake(Generic[E]):
         self._known_bytes = 0
 
     def take(self, lane: Lane, records: Sequence[SourceRecord], now_ms: int) -> Batch[E]:
-        """Take the records of one partition, in the order of their offsets, and move the lane behind them."""
+        """Take the records of one partition, in the order of their offsets, and move the lane behind them.
+
+        The lane's books hold all but what was refused: see `Lane.refuse` and `settle`.
+        """
         batch: Batch[E] = Batch()
         if records:
+            batch.first_offset = records[0].offset
             self._take_rows(lane, records, batch, now_ms)
             batch.missed = _missed(lane.position, records)
             lane.position = records[-1].offset + 1
@@ -195,7 +218,6 @@ class Intake(Generic[E]):
                     batch.renumbered += run.is_renumbered
                     part = None
             except DecodeError as error:
-                lane.books.refuse(error.reason)
                 batch.refused.append(Refused(record, error.reason, error.detail))
                 continue
             if row <= run.floor:
@@ -204,7 +226,6 @@ class Intake(Generic[E]):
                 continue
             part = part or lane.books.part(chunk)
             if not part.add_if_it_fits(flow.bytes, flow.packets):
-                lane.books.refuse("inconsistent")
                 batch.refused.append(Refused(record, "inconsistent", "the flows of its chunk come to more than 2^53"))
                 continue
             run.floor = run.mark.row = row

@@ -14,7 +14,7 @@ DURATION_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
 
 
 class SelfMetrics:
-    """Counters and gauges that both sinks have; `step` names what makes a sink's intake durable."""
+    """Counters and gauges that every sink has; `step` names what makes a sink's intake durable."""
 
     def __init__(self, registry: CollectorRegistry, step: str) -> None:
         self.lag = Gauge(

@@ -36,9 +36,7 @@ class Tally:
         """Add one flow, unless it would be no number that the ledger can hold any more; return whether it was."""
         if self.bytes + octets > MAX_INTEGER or self.packets + packets > MAX_INTEGER:
             return False
-        self.bytes += octets
-        self.packets += packets
-        self.rows += 1
+        self.add(octets, packets)
         return True
 
     @property
@@ -71,9 +69,9 @@ class Tallies:
         """Count one flow that was taken and is left out of what the sink gives, by design."""
         self.aside.setdefault(reason, {}).setdefault(chunk, Tally()).add(octets, packets)
 
-    def refuse(self, reason: str) -> None:
-        """Count one record that could not be decoded; its bytes are not known, so it is a row and no more."""
-        self.refused[reason] = self.refused.get(reason, 0) + 1
+    def refuse(self, reason: str, records: int = 1) -> None:
+        """Count records that could not be decoded; their bytes are not known, so each is a row and no more."""
+        self.refused[reason] = self.refused.get(reason, 0) + records
 
     def cover(self, start_ms: int, end_ms: int) -> None:
         """Widen the span of windows that the records name."""
@@ -94,7 +92,8 @@ class Tallies:
             aside = {reason: self._aside(reason, chunks) for reason in self.aside}
             lost = {reason: Amount(0, 0, rows) for reason, rows in self.refused.items()} if number == 0 else {}
             repeats = {"repeat": self.repeats.amount} if number == 0 else {}
-            given = _minus(taken, sum(aside.values(), NOTHING))
+            out = sum(aside.values(), NOTHING)
+            given = Amount(taken.bytes - out.bytes, taken.packets - out.packets, taken.rows - out.rows)
             aside = {reason: amount for reason, amount in {**aside, **repeats}.items() if amount.rows}
             records.append(
                 LedgerRecord(
@@ -129,7 +128,3 @@ class Tallies:
             group.append(chunk)
             size, octets, packets = size + cost, octets + part.bytes, packets + part.packets
         yield group
-
-
-def _minus(a: Amount, b: Amount) -> Amount:
-    return Amount(a.bytes - b.bytes, a.packets - b.packets, a.rows - b.rows)

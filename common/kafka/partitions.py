@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
@@ -21,8 +21,9 @@ from prometheus_client import Gauge
 from common.kafka import clients
 from common.service.lifecycle import Service
 
-# Who says that a partition fails: `work`: the code that works on it; `reading`: the look at its position and its end.
-Kind: TypeAlias = Literal["work", "reading"]
+# What fails of a partition. `work`: what is done with its records; `reading`: the look at its position and its end;
+# what a sink publishes of it.
+Kind: TypeAlias = Literal["work", "dead letters", "ledger entries", "reading"]
 
 LOOK_SECONDS = 5.0
 # For how long records may wait of which none is taken, while those of other partitions are.
@@ -163,7 +164,7 @@ class Partitions:
         return state
 
     def _show(self, where: TopicPartition, state: _State) -> None:
-        reason = state.reasons.get("work") or state.reasons["reading"]
+        reason = next(state.reasons[kind] for kind in get_args(Kind) if kind in state.reasons)
         line = f"failing since {state.since:%Y-%m-%d %H:%M:%S} UTC, retrying while the other partitions go on: {reason}"
         self._health.waiting(_part(where), line, "" if state.lag is None else f"{state.lag:,} records behind")
 

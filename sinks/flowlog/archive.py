@@ -25,15 +25,12 @@ from common.errors import Refusal
 from schemas.codec import UNREADABLE
 from sinks.flowlog.manifest import DataFile, Intent, Manifest, encode, read_intent, read_manifest
 from sinks.flowlog.store import TEMPORARY, Parts, Store
+from sinks.sink import Overtaken
 
 FLOWS = "flows"
 # Manifests that a writer who is still alive may have written since the directory was listed.
 MAX_AHEAD = 1000
 MANIFEST, INTENT = re.compile(r"\d{12}\.json"), re.compile(r"\d{12}-[0-9a-f]{6}\.intent")
-
-
-class Overtaken(Exception):  # noqa: N818 - it is what happened, and no fault
-    """Another process has written the manifest of that number: go on from that one."""
 
 
 class Rows(Protocol):
@@ -50,7 +47,7 @@ class Rows(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class ArchiveCut:
     """What goes into one manifest; `rows` by the hour they belong to (Unix time in milliseconds)."""
 
     manifest: Manifest
@@ -83,7 +80,7 @@ class Archive:
             # Its writer may still be alive: its number must be taken before its files are deleted.
             self._claim(partition, newest)
 
-    def write(self, cut: Cut) -> Manifest:
+    def write(self, cut: ArchiveCut) -> Manifest:
         """Write data files and the manifest that lists them, and return it.
 
         Raises `OSError` with nothing written that counts, so that it can be tried again, and `Overtaken`.

@@ -2,25 +2,24 @@
 """`zonemeter run flowlog`: wiring only."""
 
 import asyncio
-import logging
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
-from common.errors import Stopped
-from common.kafka.publish import Publisher
+from common.kafka import clients
 from common.service import lifecycle
 from common.service.lifecycle import Service
 from common.settings import load
-from common.task_group import TaskGroup
-from sinks import gc_settings
 from sinks.flowlog import jsonl, parquet
 from sinks.flowlog.archive import Archive
+from sinks.flowlog.columns import FlatEnd, flatten
 from sinks.flowlog.pending import Buffer
 from sinks.flowlog.settings import STDOUT, FlowlogSettings
-from sinks.flowlog.sink import FlowlogSink, Output
-from sinks.flowlog.stdout import Stdout
+from sinks.flowlog.sink import ArchiveSink
+from sinks.flowlog.stdout import StdoutSink
 from sinks.flowlog.store import open_store
-
-log = logging.getLogger(__name__)
+from sinks.runner import Runner
+from sinks.sink import Sink
 
 FORMATS: dict[str, tuple[str, Callable[[], Buffer]]] = {
     "jsonl": (jsonl.SUFFIX, jsonl.JsonLines),
@@ -41,27 +40,20 @@ def main(argv: list[str]) -> int:
 async def write(running: Service, settings: FlowlogSettings) -> None:
     """Run one replica within a service."""
     running.health.starting("output", "not opened yet")
-    suffix, new_buffer = FORMATS[settings.format]
-    output = await asyncio.to_thread(_open, settings, suffix)
+    sink = await asyncio.to_thread(_open, settings)
     running.health.ready("output")
-    publisher = Publisher(running, settings)
-    sink = FlowlogSink(running, settings, output, new_buffer, publisher)
-    gc_settings.settle()
-    try:
-        async with TaskGroup() as tasks:
-            watching = tasks.create_task(sink.watch.run(), name="watch-lag")
-            try:
-                await sink.run()
-            except Stopped as error:
-                # What is in no manifest will be read again.
-                log.info("%s", error)
-            finally:
-                watching.cancel()
-    finally:
-        await publisher.close()
+    new_consumer = partial(
+        clients.new_consumer,
+        settings,
+        group_id=settings.group_id,
+        group_instance_id=settings.group_instance_id,
+        session_timeout_ms=int(settings.session_timeout_seconds * 1000),
+    )
+    await Runner(running, settings, sink, flatten, new_consumer).run()
 
 
-def _open(settings: FlowlogSettings, suffix: str) -> Output:
+def _open(settings: FlowlogSettings) -> Sink[FlatEnd, Any]:
     if settings.output == STDOUT:
-        return Stdout()
-    return Archive(open_store(settings.output), settings.topics.enriched, suffix)
+        return StdoutSink(settings)
+    suffix, new_buffer = FORMATS[settings.format]
+    return ArchiveSink(settings, Archive(open_store(settings.output), settings.topics.enriched, suffix), new_buffer)

@@ -37,7 +37,7 @@ class Marked(msgspec.Struct, frozen=True):
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """One manifest. Offsets are the enriched topic's: rows come from [first_offset, next_offset).
 
-    `writer` tells processes apart.
+    While dead letters wait, also from beyond: the marks skip those. `writer` tells processes apart.
     `next_offset` is None only in a chain that began with the clearing up after a crash.
     """
 

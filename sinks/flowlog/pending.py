@@ -7,11 +7,11 @@ from typing import Protocol
 
 import msgspec
 
-from sinks.flowlog.archive import Cut, Rows
+from sinks.flowlog.archive import ArchiveCut, Rows
 from sinks.flowlog.columns import FlatEnd
 from sinks.flowlog.manifest import Manifest, Marked
-from sinks.intake import Batch, Lane, Refusals, Row
-from sinks.tallies import Tallies
+from sinks.intake import Batch, Lane, Row
+from sinks.sink import Cut
 
 HOUR_MS = 3_600_000
 
@@ -25,26 +25,13 @@ class Buffer(Rows, Protocol):
 
 @dataclass(slots=True)
 class Pending:
-    """One partition. `since`: when the first record came that no manifest holds (monotonic seconds)."""
+    """One partition."""
 
     lane: Lane
     sequence: int
     new_buffer: Callable[[], Buffer]
     first_offset: int | None = None
-    since: float | None = None
     buffers: dict[int, Buffer] = field(default_factory=dict)
-    refused: Refusals = field(default_factory=Refusals)
-
-    @classmethod
-    def resume(
-        cls, partition: int, newest: Manifest | None, new_buffer: Callable[[], Buffer], now_ms: int
-    ) -> "Pending":
-        """Go on behind a partition's newest manifest."""
-        if newest is None:
-            return cls(Lane(partition), 0, new_buffer)
-        lane = Lane(partition, newest.next_offset, newest.known_marks())
-        lane.believe(now_ms)
-        return cls(lane, newest.sequence, new_buffer, first_offset=newest.next_offset)
 
     @property
     def rows(self) -> int:
@@ -56,12 +43,9 @@ class Pending:
         """About what they take in memory."""
         return sum(buffer.size_bytes for buffer in self.buffers.values())
 
-    def add(self, batch: Batch[FlatEnd], first_offset: int, now: float) -> None:
-        """Take what came of a batch of records that begins at `first_offset`."""
-        if self.since is None:
-            self.since = now
-            self.first_offset = first_offset
-        self.refused.add(batch.refused)
+    def add(self, batch: Batch[FlatEnd]) -> None:
+        """Take what came of a batch of records."""
+        self.first_offset = batch.first_offset if self.first_offset is None else self.first_offset
         by_hour: dict[int, list[Row[FlatEnd]]] = {}
         for row in batch.rows:
             by_hour.setdefault(row[0].start_ms // HOUR_MS, []).append(row)
@@ -71,7 +55,7 @@ class Pending:
                 buffer = self.buffers[hour * HOUR_MS] = self.new_buffer()
             buffer.add(rows)
 
-    def cut(self, topic: str, group: str, now_ms: int) -> Cut:
+    def cut(self, topic: str, group: str, now_ms: int) -> Cut[ArchiveCut]:
         """Take everything out as the content of the next manifest."""
         lane = self.lane
         self.sequence += 1
@@ -83,12 +67,10 @@ class Pending:
             sequence=self.sequence,
             writer="",
             first_offset=self.first_offset,
-            next_offset=lane.position,
+            next_offset=lane.durable_position,
             marks=[Marked(*origin, msgspec.structs.replace(mark)) for origin, mark in lane.marks.items()],
-            ledger=lane.books.records("flowlog", entry, lane.partition, now_ms),
+            ledger=lane.close("flowlog", entry, now_ms),
         )
-        cut = Cut(manifest, self.buffers)
-        lane.books, lane.touched = Tallies(), set()
-        self.buffers, self.refused, self.since = {}, Refusals(), None
-        self.first_offset = lane.position
-        return cut
+        content = ArchiveCut(manifest, self.buffers)
+        self.buffers, self.first_offset = {}, manifest.next_offset
+        return Cut({lane.partition: manifest.next_offset or 0}, manifest.ledger, content)

@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 from common.settings import HostPort, IdPart, ServiceSettings, listen_on
 
 STDOUT = "-"
+# Of rows held back, over all partitions; beyond it some are written before their time.
+MAX_HELD_BYTES = 256 * 1024 * 1024
 
 
 class FlowlogSettings(ServiceSettings):
@@ -40,6 +42,10 @@ class FlowlogSettings(ServiceSettings):
     def group_id(self) -> str:
         """The group. Not one for several prefixes: Kafka would give a fixed member the other topic's partitions."""
         return self.group or f"{self.topic_prefix}flowlog"
+
+    def is_full(self, rows: int, held_bytes: int) -> bool:
+        """Return whether so much is held back that some must be written before its time."""
+        return rows >= self.cut_rows or held_bytes >= MAX_HELD_BYTES
 
     @model_validator(mode="after")
     def _stdout_takes_lines(self) -> Self:

@@ -5,30 +5,55 @@ After a crash the rows since the last position committed to the group come again
 """
 
 import os
+from collections.abc import Sequence
 
-from sinks.flowlog.archive import Cut
-from sinks.flowlog.manifest import Manifest
+from common.errors import Stopped
+from schemas.ledger import Hop, LedgerRecord
+from sinks.flowlog.columns import FlatEnd
+from sinks.flowlog.jsonl import JsonLines
+from sinks.flowlog.settings import FlowlogSettings
+from sinks.intake import Batch, Lane
+from sinks.sink import Cut, Sink
 
 DESCRIPTOR = 1
 
 
-class Stdout:
-    """Stands in for an archive; there is nothing to recover."""
+class StdoutSink(Sink[FlatEnd, list[bytes]]):
+    """Rows of all partitions as lines."""
 
-    def recover(self, partition: int) -> Manifest | None:
-        """Return None: the group's committed position is all there is."""
-        del partition
-        return None
+    hop: Hop = "flowlog"
 
-    def write(self, cut: Cut) -> Manifest:
-        """Write all rows; raise `BrokenPipeError` if nobody reads any more."""
-        for hour_ms in sorted(cut.rows):
-            for part in cut.rows[hour_ms].encode():
-                _write_all(memoryview(part))
-        return cut.manifest
+    def __init__(self, settings: FlowlogSettings) -> None:
+        super().__init__("output = '-'", settings.cut_seconds)
+        self._settings = settings
+        self._lines = JsonLines()
 
+    def recover(self, partitions: Sequence[int]) -> tuple[list[Lane], list[LedgerRecord]]:
+        """Return empty lanes: the group's committed position is all there is."""
+        self._lines = JsonLines()
+        return [Lane(partition) for partition in partitions], []
 
-def _write_all(rest: memoryview) -> None:
-    # Not through sys.stdout: what it buffers would be lost, or written at exit, behind our back.
-    while rest:
-        rest = rest[os.write(DESCRIPTOR, rest) :]
+    def add(self, lane: Lane, batch: Batch[FlatEnd]) -> None:
+        """Hold lines back."""
+        self._lines.add(batch.rows)
+
+    def due(self, lanes: Sequence[Lane], now: float) -> Sequence[Lane]:
+        """Return all, also if there are too many lines."""
+        is_full = self._settings.is_full(self._lines.rows, self._lines.size_bytes)
+        return lanes if is_full else super().due(lanes, now)
+
+    def cut(self, lanes: Sequence[Lane], now_ms: int) -> list[Cut[list[bytes]]]:
+        """Take all lines."""
+        lines, self._lines = self._lines, JsonLines()
+        return [Cut.of(lanes, self.hop, self._settings.group_id, now_ms, lines.encode())]
+
+    def write(self, content: list[bytes]) -> None:
+        """Write them; that nobody reads any more ends the sink."""
+        try:
+            for part in content:
+                rest = memoryview(part)
+                while rest:
+                    # Not through sys.stdout: what it buffers would be lost, or written at exit, behind our back.
+                    rest = rest[os.write(DESCRIPTOR, rest) :]
+        except BrokenPipeError as error:
+            raise Stopped("nobody reads stdout any more") from error

@@ -2,19 +2,20 @@
 """`zonemeter run metrics`: wiring only."""
 
 import asyncio
+from functools import partial
 
-from common.errors import Refusal, Stopped
-from common.kafka.publish import Publisher
+from common.errors import Refusal
+from common.kafka import clients
 from common.service import lifecycle
 from common.service.lifecycle import Service
 from common.settings import load
-from common.task_group import TaskGroup
 from prices.book import PriceBook
 from prices.file import load_prices
-from sinks import gc_settings
 from sinks.metrics.checkpoint import State
+from sinks.metrics.ends import Ends
 from sinks.metrics.settings import MetricsSettings
 from sinks.metrics.sink import MetricsSink
+from sinks.runner import Runner
 
 
 def main(argv: list[str]) -> int:
@@ -32,23 +33,13 @@ async def serve(running: Service, settings: MetricsSettings) -> None:
     running.health.starting("state", "reading what was counted before")
     prices = _prices(settings.prices)
     state = await asyncio.to_thread(State, settings.state_dir, settings.topics.enriched)
-    publisher = Publisher(running, settings)
     try:
-        sink = MetricsSink(running, settings, state, publisher, prices)
-        await sink.restore()
+        sink = await asyncio.to_thread(MetricsSink, running, settings, state, prices)
         running.health.ready("state")
-        gc_settings.settle()
-        async with TaskGroup() as tasks:
-            watching = tasks.create_task(sink.watch.run(), name="watch-lag")
-            try:
-                await sink.run()
-            except Stopped:
-                # What is not in a checkpoint will be read again.
-                return
-            finally:
-                watching.cancel()
+        owned = [p for p in range(settings.partitions) if p % settings.replicas == settings.replica_ordinal]
+        new_consumer = partial(clients.new_consumer, settings, group_id=settings.group_id)
+        await Runner(running, settings, sink, Ends().make, new_consumer, owned).run()
     finally:
-        await publisher.close()
         state.close()
 
 

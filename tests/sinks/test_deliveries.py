@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which partitions a sink reads while ledger entries of some wait for Kafka."""
+"""Which partitions a sink reads while records of some wait for Kafka."""
 
 import asyncio
 
@@ -12,6 +12,7 @@ from common.kafka.partitions import Partitions
 from common.kafka.publish import PublishCounters
 from common.service.lifecycle import Service
 from lab.kafka.broker import Broker
+from sinks import kafka_io
 from sinks.deliveries import Deliveries
 from tests.support.builders import sink_entry
 from tests.support.sinks.topics import PARTITIONS, Topics
@@ -34,16 +35,20 @@ def test_what_is_paused_is_what_waits_though_the_group_was_shared_out_anew_meanw
 
     async def waiting() -> None:
         service = Service("flowlog")
-        deliveries = Deliveries(service, settings, PublishCounters(service.registry), Partitions(service))
+        partitions = Partitions(service)
+        deliveries = Deliveries(service, settings, PublishCounters(service.registry), partitions, "ledger entries")
         consumer = clients.new_consumer(settings)
         await consumer.start()
         try:
             consumer.assign(where)
             async with asyncio.timeout(60):
-                await deliveries.deliver([entry], consumer)
+                await deliveries.deliver(kafka_io.ledger_records(settings, [entry]))
+            kafka_io.pause(consumer, deliveries.waiting)
             assert consumer.paused() == {where[1]}
+            partitions.fails(where[1], "no topic", "ledger entries")
             await deliveries.forget()
-            deliveries.pause(consumer)
+            assert not partitions.is_failing(where[1], "ledger entries")
+            kafka_io.pause(consumer, deliveries.waiting)
             assert consumer.paused() == set()
         finally:
             await deliveries.close()

@@ -4,6 +4,7 @@
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
+from aiokafka import TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +15,7 @@ from sinks.flowlog.columns import FlatEnd, flatten
 from sinks.flowlog.jsonl import JsonLines
 from sinks.flowlog.manifest import DataFile, Manifest, Marked, decode_manifest, encode
 from sinks.flowlog.parquet import ParquetRows
-from sinks.intake import Intake, Lane, Refusals
+from sinks.intake import Intake, Lane
 from sinks.kafka_io import letter_records
 from sinks.metrics.aggregate import Aggregate
 from sinks.metrics.ends import End, Ends
@@ -69,9 +70,7 @@ def test_the_metrics_sink_serves_what_it_takes(values: list[bytes]) -> None:
 @given(BATCHES)
 def test_what_is_refused_becomes_a_dead_letter(values: list[bytes]) -> None:
     batch = Intake[FlatEnd](flatten).take(Lane(0), records(values), NOW_MS)
-    refusals = Refusals()
-    refusals.add(batch.refused)
-    for letter in letter_records(KafkaSettings(), 0, refusals, "flowlog"):
+    for letter in letter_records(KafkaSettings(), TopicPartition("flows", 0), batch.refused, "flowlog"):
         decode_dead_letter(letter.value)
 
 

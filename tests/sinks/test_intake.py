@@ -88,6 +88,10 @@ def test_refuses_and_goes_on(value: bytes | None, reason: str) -> None:
     assert [(refused.reason, refused.record.offset) for refused in batch.refused] == [(reason, 10)]
     assert [flow.id for flow, *_ in batch.rows] == [flow_id()]
     assert lane.position == 12
+    lane.refuse(batch.refused)
+    assert (lane.durable_position, lane.books.refused) == (10, {})
+    lane.settle()
+    assert lane.durable_position == 12
     [record] = lane.books.records("flowlog", "g/10", 3, NOW_MS)
     assert record.lost == {reason: Amount(0, 0, 1)}
     assert record.taken == Amount(1000, 2, 2)

@@ -56,6 +56,17 @@ def test_it_is_said_which_why_since_when_and_how_far_behind(watched: Watched) ->
     assert watched.failing(TWO) == 0
 
 
+def test_of_two_reasons_one_is_left(watched: Watched) -> None:
+    watched.partitions.fails(TWO, "no topic", "ledger entries")
+    watched.partitions.fails(TWO, "no leader", "dead letters")
+    assert watched.said["flows partition 2"].endswith(": no leader")
+    watched.partitions.works(TWO, "dead letters")
+    assert watched.said["flows partition 2"].endswith(": no topic")
+    assert watched.failing(TWO) == 1
+    watched.partitions.works(TWO, "ledger entries")
+    assert (watched.said, watched.failing(TWO)) == ({}, 0)
+
+
 def test_a_lag_that_changes_is_shown_and_not_logged(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
     for behind in range(5):
         watched.partitions.fails(TWO, "KafkaStorageError: the disk")

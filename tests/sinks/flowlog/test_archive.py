@@ -13,10 +13,11 @@ from common.errors import Refusal
 from schemas.amount import Amount
 from schemas.ids import Origin
 from schemas.ledger import Hop, LedgerRecord
-from sinks.flowlog.archive import Archive, Cut, Overtaken
+from sinks.flowlog.archive import Archive, ArchiveCut
 from sinks.flowlog.manifest import Intent, Manifest, Marked, encode
 from sinks.flowlog.store import LocalStore, ObjectStore, Store, open_store
 from sinks.intake import FlowMark
+from sinks.sink import Overtaken
 from tests.support.sinks.disk import small_disk
 
 TOPIC = "zonemeter.flows.enriched.v1"
@@ -37,7 +38,7 @@ class Rows:
         return [self.content]
 
 
-def cut(sequence: int, *contents: bytes, partition: int = 3, first: int = 0) -> Cut:
+def cut(sequence: int, *contents: bytes, partition: int = 3, first: int = 0) -> ArchiveCut:
     marks = [Marked(*Origin("lab", "node-a1", "5be6c2f0a91d"), FlowMark(1, sequence, 0, 2))]
     manifest = Manifest(
         topic=TOPIC,
@@ -48,7 +49,9 @@ def cut(sequence: int, *contents: bytes, partition: int = 3, first: int = 0) -> 
         next_offset=first + 3,
         marks=marks,
     )
-    return Cut(manifest, {HOUR_MS + number * 3_600_000: Rows(content) for number, content in enumerate(contents)})
+    return ArchiveCut(
+        manifest, {HOUR_MS + number * 3_600_000: Rows(content) for number, content in enumerate(contents)}
+    )
 
 
 def with_entry(hop: Hop = "flowlog", partition: int = 3) -> bytes:

@@ -9,15 +9,17 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any
 
+from common.kafka.publish import Record
+
 POINTS = {
-    "before-letters": ("sinks.kafka_io", "deliver", "before", "dead letters"),
-    "after-letters": ("sinks.kafka_io", "deliver", "after", "dead letters"),
-    "before-ledger": ("sinks.deliveries:Deliveries", "_publish", "before", None),
-    "after-ledger": ("sinks.deliveries:Deliveries", "_publish", "after", None),
+    "before-letters": ("sinks.deliveries:Deliveries", "deliver", "before", "dead-letter.v1"),
+    "after-letters": ("sinks.deliveries:Deliveries", "deliver", "after", "dead-letter.v1"),
+    "before-ledger": ("sinks.deliveries:Deliveries", "deliver", "before", "ledger.v1"),
+    "after-ledger": ("sinks.deliveries:Deliveries", "deliver", "after", "ledger.v1"),
     "before-group-commit": ("sinks.kafka_io", "commit", "before", None),
     "after-group-commit": ("sinks.kafka_io", "commit", "after", None),
     "before-checkpoint": ("sinks.metrics.checkpoint:State", "commit", "before", None),
@@ -52,7 +54,7 @@ def _wrapped(function: Callable[..., Any], when: str, part: str | None, number: 
 
     def reached(arguments: tuple[Any, ...], now: str) -> None:
         nonlocal left
-        if now == when and (part is None or (part in arguments and arguments[-1])):
+        if now == when and (part is None or part in _topic_of(arguments[-1])):
             left -= 1
             if left == 0:
                 die()
@@ -72,6 +74,11 @@ def _wrapped(function: Callable[..., Any], when: str, part: str | None, number: 
         return result
 
     return awaited if asyncio.iscoroutinefunction(function) else plain
+
+
+def _topic_of(records: Mapping[Any, Sequence[Record]]) -> str:
+    """Return the topic to which records go; there may be none."""
+    return next((record.topic for each in records.values() for record in each), "")
 
 
 if __name__ == "__main__":
