@@ -1,12 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """README, CONTRIBUTING, the operations and architecture pages list everything: pages, commands, make targets, rooms."""
 
+import json
 import re
 import subprocess
+from typing import get_args
 
+from audit.books import SINKS
 from cli.main import COMMANDS
+from common.settings import SERVICES
+from history.audit.text import HOP_TITLES
+from schemas.ledger import Hop
 from tests.docs.commands import ROOT
 
+# Those in the ledger that come before the sinks.
+NO_SINKS = {"collector", "enricher"}
 # Folders that are no part of the pipeline, and which a reader finds by their names.
 NOT_ROOMS = {"LICENSES", "docs", "scripts", "tests"}
 
@@ -33,6 +41,15 @@ def test_contributing_names_every_make_target() -> None:
     page = (ROOT / "CONTRIBUTING.md").read_text()
     assert len(targets) > 10
     assert sorted(target for target in targets if not re.search(rf"`make {target}[`;]", page)) == []
+
+
+def test_every_sink_is_named_wherever_sinks_are_listed() -> None:
+    sinks = {path.parent.name for path in (ROOT / "sinks").glob("*/main.py")}
+    schema = json.loads((ROOT / "schemas/ledger.v1.schema.json").read_text())
+    assert len(sinks) > 1
+    assert set(SINKS) == sinks
+    assert set(get_args(Hop)) == set(HOP_TITLES) == set(schema["properties"]["hop"]["enum"]) == NO_SINKS | sinks
+    assert {service for service in sinks if service not in SERVICES or ("run", service) not in COMMANDS} == set()
 
 
 def test_the_architecture_names_every_room() -> None:
