@@ -57,6 +57,20 @@ static __always_inline bool is_copy(struct packet *p, const struct flow_key *key
 #endif
 }
 
+// What a device of IPsec (xfrm, vti) hands on to be encrypted has passed this hook on its way to that device.  Now it
+// comes from nowhere, as from the device that it will leave by (xfrmi_xmit2(), vti_xmit()).  What policies encrypt
+// without such a device passes once: it comes from a device or a socket.
+static __always_inline bool is_second_pass(struct packet *p) {
+#ifdef K_DST_XFRM
+    u64 in = LOAD(u64, p->state, K_STATE_IN), dst = LOAD(u64, p->skb, K_SKB_REFDST) & SKB_DST_PTRMASK;
+    if (p->local_in || p->iif || LOAD(u32, in, K_DEV_IFINDEX) != p->oif)
+        return false;
+    return READ(u64, dst + K_DST_XFRM) != 0;
+#else
+    return false;
+#endif
+}
+
 // What a bridge forwards has the bridge as its output device, which may be an uplink, and a port as the device that it
 // goes to, which may lead to a pod (br_nf_post_routing()).
 static __always_inline u32 way_out(struct packet *p) {
@@ -71,6 +85,8 @@ static __always_inline int aside_of(struct packet *p, const struct flow_key *key
         return COUNTER_ASIDE_LOOPED_BACK;
     if (is_copy(p, key))
         return COUNTER_ASIDE_COPIED;
+    if (is_second_pass(p))
+        return COUNTER_ASIDE_SECOND_PASS;
     return -1;
 }
 

@@ -20,6 +20,8 @@ ARPHRD_ETHER = 1
 ARPHRD_INFINIBAND = 32
 RTN_UNICAST = 1
 
+# IPsec goes in UDP where a translator of addresses is on its way (RFC 3948); believed while a socket is bound to it.
+_ESP, _NAT_TRAVERSAL = 50, 4500
 # rtnl_link_ops kinds of devices that carry packets in packets, with the encapsulation and the outer IP protocol.
 _TUNNELS: dict[str, tuple[str, int]] = {
     "vxlan": ("vxlan", 17),
@@ -33,10 +35,12 @@ _TUNNELS: dict[str, tuple[str, int]] = {
     "ip6gre": ("gre", 47),
     "ip6gretap": ("gre", 47),
     "erspan": ("gre", 47),
-    "xfrm": ("esp", 50),
-    "vti": ("esp", 50),
-    "vti6": ("esp", 50),
+    "xfrm": ("esp", _ESP),
+    "vti": ("esp", _ESP),
+    "vti6": ("esp", _ESP),
 }
+# Each network namespace has one once the kernel's module is loaded; nothing goes by it unless somebody brings it up.
+_FALLBACKS = ("ip_vti0", "ip6_vti0")
 # A device tells its own over generic netlink only, together with its private key. These are what is used: the default
 # (Calico, flannel), the same for IPv6 (flannel's ListenPortV6, Calico's wireguardListeningPortV6), Cilium's.
 WIREGUARD_PORTS = (51820, 51821, 51871)
@@ -155,12 +159,14 @@ def outer_packets(
     for link in links:
         if _is_tun(link):
             found |= {(17, port, 1): ENCAPSULATIONS.index(name) for name, port in _carried_by(link, bound)}
-        if link.kind not in _TUNNELS:
+        if link.kind not in _TUNNELS or (link.name in _FALLBACKS and not link.flags & IFF_UP):
             continue
         name, protocol = _TUNNELS[link.kind]
         is_wireguard = link.kind == "wireguard"
         for port in WIREGUARD_PORTS if is_wireguard else (link.port,):
             found[protocol, port if protocol == 17 else 0, int(is_wireguard)] = ENCAPSULATIONS.index(name)
+        if protocol == _ESP and _NAT_TRAVERSAL in bound:
+            found[17, _NAT_TRAVERSAL, 1] = ENCAPSULATIONS.index(name)
     return found
 
 

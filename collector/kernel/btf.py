@@ -33,7 +33,7 @@ def kernel_flags(hook: Hook) -> dict[str, int]:
     """Return the K_* macros of bpf/ for a hook; raise `LoadError` if the kernel does not tell or lacks a field."""
     types = _dump("vmlinux")
     flags = _sk_buff(types) | _others(types) | _gso(types) | _fragments(types) | _conntrack(types) | _cast(types)
-    return flags | (_tc(types) if hook == "tc" else _task(types))
+    return flags | (_tc(types) if hook == "tc" else _task(types) | _xfrm(types))
 
 
 def _dump(module: str) -> Types:
@@ -104,6 +104,12 @@ def _task(types: Types) -> dict[str, int]:
     return {} if bit is None else {"K_TASK_IN_NF_DUPLICATE": bit // 8, "K_TASK_IN_NF_DUPLICATE_MASK": 1 << bit % 8}
 
 
+def _xfrm(types: Types) -> dict[str, int]:
+    """Return where a route says that IPsec encrypts what takes it, or nothing on a kernel without IPsec."""
+    bits = dict(_members(types, _struct(types, "dst_entry"))).get("xfrm")
+    return {} if bits is None else {"K_DST_XFRM": bits // 8}
+
+
 def _cast(types: Types) -> dict[str, int]:
     """Return the number by which a program calls bpf_rdonly_cast(), or nothing on a kernel before 6.2."""
     found = [id_ for id_, entry in types.items() if entry["kind"] == "FUNC" and entry["name"] == "bpf_rdonly_cast"]
@@ -134,7 +140,13 @@ def _bit(types: Types, field: str, macro: str) -> dict[str, int]:
 
 def _others(types: Types) -> dict[str, int]:
     wanted = {
-        "nf_hook_state": {"hook": "STATE_HOOK", "pf": "STATE_PF", "out": "STATE_OUT", "sk": "STATE_SK"},
+        "nf_hook_state": {
+            "hook": "STATE_HOOK",
+            "pf": "STATE_PF",
+            "in": "STATE_IN",
+            "out": "STATE_OUT",
+            "sk": "STATE_SK",
+        },
         "net_device": {"ifindex": "DEV_IFINDEX", "mtu": "DEV_MTU"},
         "skb_shared_info": {
             "gso_size": "SHINFO_GSO_SIZE",

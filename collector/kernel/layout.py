@@ -36,7 +36,7 @@ SERVER_UNKNOWN, SERVER_DESTINATION, SERVER_SOURCE = range(3)
 # enum counter of layout.h; a new one goes to the end, for the sake of earlier versions' maps. After the first, "aside"
 # and "lost" with their reasons.
 HOOK_COUNTER = 0
-ASIDE = {"loopback": 1, "looped_back": 2, "malformed": 3, "sender_in_cluster": 6, "copied": 7}
+ASIDE = {"loopback": 1, "looped_back": 2, "malformed": 3, "sender_in_cluster": 6, "copied": 7, "second_pass": 8}
 LOST = {"map_full": 4, "map_busy": 5}
 COUNTERS = 1 + len(ASIDE) + len(LOST)
 # Room for an epoch's counters, in the map and in the pinned record, whatever their number: a later version reads what

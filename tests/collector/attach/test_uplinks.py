@@ -10,6 +10,7 @@ from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
 from collector.attach import netlink
 from collector.attach.uplinks import KernelRoute, Link, choose, contained, outer_packets, outer_ports, unexplained
+from schemas.raw import ENCAPSULATIONS
 from tests.support.collector import netlab
 
 NIC = Link(2, "eth0")
@@ -104,6 +105,17 @@ def test_outer_packets_of_tunnels() -> None:
         (17, 4789, 0): 1,
     }
     assert [link.name for link in choose(links, [])] == [link.name for link in links]
+
+
+def test_outer_packets_of_ipsecs_devices_are_also_udp_while_a_program_has_its_port() -> None:
+    esp = {(50, 0, 0): ENCAPSULATIONS.index("esp")}
+    for kind in ("xfrm", "vti", "vti6"):
+        device = Link(3, "ipsec0", kind=kind)
+        assert outer_packets([NIC, device], {500}) == esp
+        assert outer_packets([NIC, device], {500, 4500}) == esp | {(17, 4500, 1): ENCAPSULATIONS.index("esp")}
+    assert outer_packets([NIC, Link(3, "ip_vti0", kind="vti", flags=0)], {4500}) == {}, "there once vti is loaded"
+    assert outer_packets([NIC, Link(3, "ip_vti0", kind="vti")]) == esp
+    assert outer_packets([NIC], {500, 4500}) == {}, "of policies alone the program learns by itself, where it can"
 
 
 TUN: dict[str, Any] = {"kind": "tun", "arphrd": 65534}
