@@ -19,10 +19,10 @@ from common.service.lifecycle import Service
 from common.settings import load
 from common.task_group import TaskGroup
 from enricher.delivery.admission import Nodes
+from enricher.delivery.deps import Deps
 from enricher.delivery.pipeline import Pipeline
 from enricher.delivery.topology_topic import TopologyTopic, read_file
 from enricher.delivery.waiting import LateSenders
-from enricher.delivery.worker import Deps
 from enricher.index.cidr_check import findings
 from enricher.index.cidrs import MAX_MAP_BYTES, CidrMap, read_cidr_map
 from enricher.index.ownership import Index

@@ -19,7 +19,8 @@ from common.errors import Refusal, Stopped, leaves
 from common.kafka import clients
 from common.kafka.partitions import LOOK_SECONDS
 from common.task_group import TaskGroup
-from enricher.delivery.worker import Deps, Worker
+from enricher.delivery.deps import Deps
+from enricher.delivery.worker import Worker
 
 log = logging.getLogger(__name__)
 

@@ -19,6 +19,8 @@ from schemas.topics import TopicNames
 
 # Kafka refuses what is further ahead than message.timestamp.after.max.ms, one hour by default.
 MAX_AHEAD_MS = 50 * 60_000
+# Of the dead letters held in a unit; beyond it they go out.
+_MAX_REFUSED_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -44,6 +46,15 @@ class Unit:
     rows: int = 0
     refused_bytes: int = 0
     end: int | None = None
+
+    def is_full(self, most_rows: int) -> bool:
+        """Return whether it is to go out before more is added."""
+        return self.rows >= most_rows or self.refused_bytes >= _MAX_REFUSED_BYTES
+
+    def refuse(self, letter: Record) -> None:
+        """Add a dead letter: it goes out with the books, and holds up nobody."""
+        self.books.append(letter)
+        self.refused_bytes += len(letter.value or b"")
 
 
 class UnitWriter:

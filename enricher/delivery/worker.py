@@ -1,37 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Takes one raw partition through the join, in order: enriched flows, then the ledger, then the commit.
+"""Takes one raw partition through the join, in order: a chunk is read, waits if it must, becomes flows, and goes out.
 
-Each flow goes out once in effect: what is already out is read back before the first record (recovery.py), and
-what a failed publication left behind before it is tried again. A worker lives as long as its assignment.
+What goes out is output.py's; only what is out is committed. A worker lives as long as its assignment.
 """
 
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata
 
-from common.errors import PublishError
 from common.kafka import clients
-from common.kafka.partitions import Partitions
-from common.kafka.publish import PublishCounters, Publisher, Record
-from common.service.lifecycle import Service
+from common.kafka.publish import Publisher
 from enricher.delivery import recovery
-from enricher.delivery.admission import MAX_STRANGERS, Nodes
-from enricher.delivery.raw_records import decode_record
+from enricher.delivery.admission import MAX_STRANGERS
+from enricher.delivery.deps import Deps
+from enricher.delivery.output import Output
+from enricher.delivery.raw_records import decode_record, letter_of
 from enricher.delivery.repeats import Repeats
-from enricher.delivery.unit import Unit, UnitWriter, kafka_time, not_out, taken_of
-from enricher.delivery.waiting import LateSenders
+from enricher.delivery.unit import Unit, UnitWriter, kafka_time, taken_of
 from enricher.join.join import Out, join
-from enricher.join.policy import Policy
-from enricher.kube.cluster import ClusterView
-from enricher.metrics import EnricherMetrics
-from enricher.settings import EnricherSettings
 from schemas.codec import offsets_of
-from schemas.dead_letter import dead_letter
 from schemas.errors import DecodeError
 from schemas.raw import RawChunk
 
@@ -41,27 +32,10 @@ RawRecord: TypeAlias = ConsumerRecord[bytes, bytes]
 
 _FETCH_RECORDS = 64
 _FETCH_SECONDS = 1.0
-# Of the dead letters held in a unit; beyond it they go out.
-_MAX_REFUSED_BYTES = 4 * 1024 * 1024
-
-
-@dataclass(slots=True)
-class Deps:
-    """What the workers of a process share."""
-
-    service: Service
-    settings: EnricherSettings
-    policy: Policy
-    cluster: ClusterView
-    patience: LateSenders
-    publish_counters: PublishCounters
-    partitions: Partitions
-    metrics: EnricherMetrics
-    nodes: Nodes
 
 
 class Worker:
-    """One raw partition, with a producer of its own: one that Kafka refuses must not end what others have under way."""
+    """One raw partition."""
 
     def __init__(self, deps: Deps, consumer: AIOKafkaConsumer, partition: int) -> None:
         self._deps = deps
@@ -71,13 +45,12 @@ class Worker:
         self._partition = partition
         self._where = TopicPartition(deps.settings.topics.raw, partition)
         self._writer = UnitWriter(deps.settings.topics, partition)
-        self._resumed: dict[str, Out] = {}
-        self._enriched_end = 0
         self._next: int | None = None
         self._done: int | None = None
         self._repeats: Repeats | None = None
         self._contradictions: set[str] = set()
-        self._publisher = Publisher(deps.service, deps.settings, deps.publish_counters, self._tell)
+        publisher = Publisher(deps.service, deps.settings, deps.publish_counters, self._tell)
+        self._output = Output(deps, publisher, partition)
         self.stopping = False
         self.idle = True
 
@@ -95,7 +68,7 @@ class Worker:
                     self._deps.partitions.works(self._where)
         finally:
             self.idle = True
-            await self._publisher.close()
+            await self._output.close()
 
     @property
     def position(self) -> int | None:
@@ -118,11 +91,10 @@ class Worker:
             self._consumer.seek(self._where, found.raw_offset)
         else:
             self._done = await self._from_the_beginning()
-        tail = await recovery.read_tail(self._deps.service, self._settings, self._partition, found.enriched_offset)
-        self._resumed, self._enriched_end = tail.chunks, tail.end
+        out = await self._output.recover(found.enriched_offset)
         log.info(
             "took over a partition",
-            extra={"partition": self._partition, "offset": found.raw_offset, "chunks_already_out": len(tail.chunks)},
+            extra={"partition": self._partition, "offset": found.raw_offset, "chunks_already_out": out},
         )
 
     async def _from_the_beginning(self) -> int:
@@ -137,8 +109,7 @@ class Worker:
         unit = Unit()
         for record in records:
             unit = await self._take(record, unit)
-            full = unit.rows >= self._settings.batch_rows or unit.refused_bytes >= _MAX_REFUSED_BYTES
-            if full or self.stopping:
+            if unit.is_full(self._settings.batch_rows) or self.stopping:
                 await self._finish(unit)
                 unit = Unit()
             if self.stopping:
@@ -153,7 +124,7 @@ class Worker:
         try:
             chunk = decode_record(record, self._settings.cluster)
             self._deps.nodes.admit(chunk.node, self._deps.cluster.clock())
-            out = self._out_of(chunk)
+            out = self._output.resumed(chunk)
             is_repeat = out is None and await repeats.has(chunk)
         except DecodeError as error:
             self._refuse(record, error, unit)
@@ -172,17 +143,6 @@ class Worker:
             self._metrics.behind.labels(self._partition).set((self._deps.cluster.clock() - chunk.end_ms) / 1000)
         unit.end = self._next = record.offset + 1
         return unit
-
-    def _out_of(self, chunk: RawChunk) -> Out | None:
-        """Return what of a chunk was out when this partition was taken over; None if nothing was."""
-        out = self._resumed.pop(chunk.id, None)
-        if out is None or out.fits(chunk):
-            return out
-        self._metrics.foreign_output.inc()
-        log.error(
-            "%s: flows of it are out that do not fit it, and no enricher wrote them: all of it is written", chunk.id
-        )
-        return None
 
     async def _enrich(self, chunk: RawChunk, offset: int, out: Out | None, unit: Unit) -> Unit:
         self._deps.cluster.hear(chunk)
@@ -222,19 +182,11 @@ class Worker:
         self._metrics.contradicted.labels(chunk.node).inc()
 
     async def _finish(self, unit: Unit) -> None:
-        """Publish a unit's flows, then its books, then commit; again and again until Kafka takes it."""
+        """Publish a unit, however long it takes, then commit it."""
         if unit.end is None:
             return
-        await self._publish_flows(unit)
-        self._metrics.published(unit.windows, self._deps.cluster.clock())
-        while True:
-            try:
-                await self._publisher.publish(unit.books)
-                break
-            except PublishError as error:
-                # Keys are the same again, so a book that did arrive is overwritten by itself.
-                log.warning("ledger of partition %s: %s; publishing it again", self._partition, error)
-        position = OffsetAndMetadata(unit.end, recovery.commit_metadata(self._enriched_end))
+        await self._output.publish(unit)
+        position = OffsetAndMetadata(unit.end, self._output.position)
         async with asyncio.timeout(self._settings.kafka_deadline_seconds):
             await self._consumer.commit({self._where: position})
         self._done = unit.end
@@ -247,21 +199,6 @@ class Worker:
         """Say why Kafka does not take what we publish; that it does again is shown by the next commit."""
         if reason is not None:
             self._deps.partitions.fails(self._where, reason)
-
-    async def _publish_flows(self, unit: Unit) -> None:
-        runs = unit.runs
-        place = (self._settings.topics.enriched, self._partition)
-        while runs:
-            try:
-                ends = await self._publisher.publish([part.run for part in runs])
-                self._enriched_end = ends.get(place, self._enriched_end)
-                return
-            except PublishError as error:
-                log.warning("flows of partition %s: %s; reading back what arrived", self._partition, error)
-            tail = await recovery.read_tail(self._deps.service, self._settings, self._partition, self._enriched_end)
-            runs = not_out(runs, tail.chunks)
-            if not runs:
-                self._enriched_end = tail.end
 
     def _note_position(self, record: RawRecord) -> Repeats:
         first = record.offset - offsets_of(record.value) + 1
@@ -276,10 +213,6 @@ class Worker:
         return self._repeats
 
     def _refuse(self, record: RawRecord, error: DecodeError, unit: Unit) -> None:
-        place = (record.topic, record.partition, record.offset)
-        value = dead_letter(error.reason, error.detail, "enricher", *place, record.timestamp, record.key, record.value)
-        key = "/".join(map(str, place)).encode()
-        unit.books.append(Record(self._settings.topics.dead_letter, 0, key, value, self._deps.cluster.clock()))
-        unit.refused_bytes += len(value)
+        unit.refuse(letter_of(record, error, self._settings.topics.dead_letter, self._deps.cluster.clock()))
         self._metrics.refused(error.reason)
-        log.warning("%s-%s@%s goes to the dead letters: %s", *place, error)
+        log.warning("%s-%s@%s goes to the dead letters: %s", *self._where, record.offset, error)

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one partition gives out: a unit's flows, then its ledger entries and dead letters, until Kafka takes them.
+
+Each flow goes out once in effect: what is out already is read back before the first chunk, and again after a
+publication that failed. Ledger entries and dead letters go out again as they are: their keys are the same.
+"""
+
+import logging
+
+from common.errors import PublishError
+from common.kafka.publish import Publisher
+from enricher.delivery import recovery
+from enricher.delivery.deps import Deps
+from enricher.delivery.recovery import Tail
+from enricher.delivery.unit import ChunkRun, Unit, not_out
+from enricher.join.join import Out
+from schemas.raw import RawChunk
+
+log = logging.getLogger(__name__)
+
+
+class Output:
+    """One partition's, with a producer of its own: one that Kafka refuses must not end what others have under way."""
+
+    def __init__(self, deps: Deps, publisher: Publisher, partition: int) -> None:
+        self._deps = deps
+        self._publisher = publisher
+        self._partition = partition
+        self._place = (deps.settings.topics.enriched, partition)
+        self._resumed = Tail()
+        self._end = 0
+
+    async def recover(self, start: int | None) -> int:
+        """Read back what is out from an offset on, None for all of it; return of how many chunks something is."""
+        self._resumed = await self._read_back(start)
+        self._end = self._resumed.end
+        return len(self._resumed.chunks)
+
+    def resumed(self, chunk: RawChunk) -> Out | None:
+        """Return what of a chunk was out when this partition was taken over, once; None if nothing was."""
+        return self._out_of(chunk, self._resumed)
+
+    @property
+    def position(self) -> str:
+        """How far it came, as it is committed with the raw offset."""
+        return recovery.commit_metadata(self._end)
+
+    async def publish(self, unit: Unit) -> None:
+        """Publish a unit, the books last: they say what is out. Again and again until Kafka takes it."""
+        await self._publish_flows(unit.runs)
+        self._deps.metrics.published(unit.windows, self._deps.cluster.clock())
+        while True:
+            try:
+                await self._publisher.publish(unit.books)
+                return
+            except PublishError as error:
+                log.warning("ledger of partition %s: %s; publishing it again", self._partition, error)
+
+    async def close(self) -> None:
+        """Close the producer; whatever was not acknowledged is not committed either."""
+        await self._publisher.close()
+
+    async def _publish_flows(self, runs: list[ChunkRun]) -> None:
+        while runs:
+            try:
+                ends = await self._publisher.publish([part.run for part in runs])
+                self._end = ends.get(self._place, self._end)
+                return
+            except PublishError as error:
+                log.warning("flows of partition %s: %s; reading back what arrived", self._partition, error)
+            arrived = await self._read_back(self._end)
+            runs = not_out(runs, arrived.chunks)
+            if not runs:
+                self._end = arrived.end
+
+    async def _read_back(self, start: int | None) -> Tail:
+        return await recovery.read_tail(self._deps.service, self._deps.settings, self._partition, start)
+
+    def _out_of(self, chunk: RawChunk, tail: Tail) -> Out | None:
+        out = tail.chunks.pop(chunk.id, None)
+        if out is None or out.fits(chunk):
+            return out
+        self._deps.metrics.foreign_output.inc()
+        log.error(
+            "%s: flows of it are out that do not fit it, and no enricher wrote them: all of it is written", chunk.id
+        )
+        return None
