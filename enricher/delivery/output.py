@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one partition gives out: a unit's flows, then its ledger entries and dead letters, until Kafka takes them.
 
-Each flow goes out once in effect: what is out already is read back before the first chunk, and again after a
-publication that failed. Ledger entries and dead letters go out again as they are: their keys are the same.
+Each flow goes out once in effect. What is out already is read back before the first chunk, and again after a
+publication that failed; it counts as out only if it fits its chunk, since others may write to the topic. Ledger entries
+and dead letters go out again as they are: their keys are the same, so one that did arrive is overwritten by itself.
 """
 
 import logging
@@ -60,7 +61,9 @@ class Output:
         """Close the producer; whatever was not acknowledged is not committed either."""
         await self._publisher.close()
 
-    async def _publish_flows(self, runs: list[ChunkRun]) -> None:
+    async def _publish_flows(self, all_runs: list[ChunkRun]) -> None:
+        """Publish runs; after a failure what did not arrive, and all of a chunk that others wrote in the name of."""
+        runs = all_runs
         while runs:
             try:
                 ends = await self._publisher.publish([part.run for part in runs])
@@ -69,7 +72,8 @@ class Output:
             except PublishError as error:
                 log.warning("flows of partition %s: %s; reading back what arrived", self._partition, error)
             arrived = await self._read_back(self._end)
-            runs = not_out(runs, arrived.chunks)
+            fitting = ((part.chunk.id, self._out_of(part.chunk, arrived)) for part in all_runs)
+            runs = not_out(all_runs, {chunk_id: out for chunk_id, out in fitting if out is not None})
             if not runs:
                 self._end = arrived.end
 

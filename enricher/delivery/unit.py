@@ -27,7 +27,7 @@ _MAX_REFUSED_BYTES = 4 * 1024 * 1024
 class ChunkRun:
     """The flows of one chunk on their way; `numbers` are the last parts of their ids, ascending, one a value."""
 
-    chunk_id: str
+    chunk: RawChunk
     numbers: list[int]
     run: Run
 
@@ -74,7 +74,7 @@ class UnitWriter:
             kafka_time(chunk.end_ms, now_ms),
             HEADERS,
         )
-        return ChunkRun(chunk.id, joined.numbers, run)
+        return ChunkRun(chunk, joined.numbers, run)
 
     def enriched(self, chunk: RawChunk, joined: Joined, out: Out | None, now_ms: int) -> Record:
         """Return the ledger's entry of a chunk; `out` went out before this process took it up."""
@@ -117,14 +117,19 @@ class UnitWriter:
 
 
 def not_out(runs: list[ChunkRun], out: Mapping[str, Out]) -> list[ChunkRun]:
-    """Return what of the runs is not out yet."""
+    """Return what of the runs is not out yet: all of a run of which not the beginning is out, and nothing else.
+
+    It goes out in order, so it was somebody else who wrote a later row and not those before it.
+    """
     rest = []
     for part in runs:
-        done = bisect.bisect_right(part.numbers, out[part.chunk_id].last) if part.chunk_id in out else 0
-        if not done:
+        found = out.get(part.chunk.id, Out())
+        done = bisect.bisect_right(part.numbers, found.last)
+        if done != found.amount.rows or not done:
             rest.append(part)
         elif done < len(part.numbers):
-            rest.append(ChunkRun(part.chunk_id, part.numbers[done:], replace(part.run, values=part.run.values[done:])))
+            run = replace(part.run, values=part.run.values[done:])
+            rest.append(ChunkRun(part.chunk, part.numbers[done:], run))
     return rest
 
 

@@ -401,10 +401,11 @@ def test_what_no_enricher_wrote_is_not_out(changed: dict[str, Any], key: bytes |
 def test_what_is_out_is_left_out() -> None:
     raw = chunk([row(A1, B1), row(B1, A1, direction=1), row(A1, A2)])
     run = WRITER.flows(raw, joined([row(A1, B1), row(B1, A1, direction=1), row(A1, A2)]), END)
-    other = ChunkRun("another", [0], run.run)
-    [rest, untouched] = not_out([run, other], {raw.id: Out(0), "third": Out(9)})
+    other = ChunkRun(msgspec.structs.replace(raw, sequence=raw.sequence + 1), [0], run.run)
+    [rest, untouched] = not_out([run, other], {raw.id: Out(0, Amount(0, 0, 1)), "third": Out(9)})
     assert (rest.numbers, list(rest.run.values), untouched) == ([2], list(run.run.values)[1:], other)
-    assert not_out([run], {raw.id: Out(2)}) == []
+    assert not_out([run], {raw.id: Out(2, Amount(0, 0, 2))}) == []
+    assert not_out([run], {raw.id: Out(2, Amount(0, 0, 1))}) == [run], "the second row alone is not our doing"
 
 
 def test_a_time_too_far_ahead_is_cut_to_what_kafka_takes() -> None:
