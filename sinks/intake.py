@@ -102,7 +102,8 @@ class Lane:
     """One partition. `position` is the offset to read next, None before the first record of an empty state.
 
     `marks` stand in the order in which their nodes were heard of. `pushed_out` made room for others. `refused`, by
-    reason, from offset `refused_from` on, has no dead letter yet, and is not in the books.
+    reason, from offset `refused_from` on, has no dead letter yet, and is not in the books. `closed_at`: where the
+    books begin, which is where they were closed last.
     """
 
     partition: int
@@ -113,6 +114,7 @@ class Lane:
     pushed_out: list[Origin] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
     refused_from: int | None = None
+    closed_at: int | None = None
 
     def __post_init__(self) -> None:
         self.marks = dict(sorted(self.marks.items(), key=lambda item: item[1].taken_ms))
@@ -123,6 +125,11 @@ class Lane:
         if self.position is None or self.refused_from is None:
             return self.position
         return min(self.position, self.refused_from)
+
+    @property
+    def since_close(self) -> str:
+        """The offsets that the books are about. There are none where only what was refused before has come to them."""
+        return f"{self.closed_at}-{self.position}"
 
     def refuse(self, refused: Sequence[Refused]) -> None:
         """Note what was refused, until it is a dead letter."""
@@ -140,7 +147,7 @@ class Lane:
     def close(self, hop: Hop, name: str, now_ms: int) -> list[LedgerRecord]:
         """Return the ledger entries of what was taken since the last time, and begin new books."""
         entries = self.books.records(hop, name, self.partition, now_ms)
-        self.books, self.touched = Tallies(), set()
+        self.books, self.touched, self.closed_at = Tallies(), set(), self.position
         return entries
 
     def believe(self, now_ms: int) -> None:
@@ -200,6 +207,8 @@ class Intake(Generic[E]):
         batch: Batch[E] = Batch()
         if records:
             batch.first_offset = records[0].offset
+            if lane.closed_at is None:
+                lane.closed_at = batch.first_offset
             self._take_rows(lane, records, batch, now_ms)
             batch.missed = _missed(lane.position, records)
             lane.position = records[-1].offset + 1

@@ -28,8 +28,8 @@ class Cut(Generic[C]):
 
     @classmethod
     def of(cls, lanes: Sequence[Lane], hop: Hop, group: str, now_ms: int, content: C) -> "Cut[C]":
-        """Close the lanes' books; their entries are named by the positions."""
-        ledger = [entry for lane in lanes for entry in lane.close(hop, f"{group}/{lane.position}", now_ms)]
+        """Close the lanes' books; their entries are named by the offsets that they are about."""
+        ledger = [entry for lane in lanes for entry in lane.close(hop, f"{group}/{lane.since_close}", now_ms)]
         return cls({lane.partition: lane.durable_position or 0 for lane in lanes}, ledger, content)
 
 

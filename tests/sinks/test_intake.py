@@ -13,6 +13,7 @@ from schemas.flow import Endpoint
 from schemas.ids import Origin, chunk_id
 from schemas.ledger import encode_ledger
 from sinks.intake import MARK_IDLE_MS, MARK_KEPT_MS, FlowMark, Intake, Lane
+from sinks.sink import Cut
 from sinks.tallies import Tallies
 from tests.support.sinks.flows import BOOT, END_MS, START_MS, encoded, flow, flow_id, records, window
 
@@ -26,6 +27,18 @@ def intake() -> Intake[Endpoint]:
 
 def ids(values: list[str]) -> list[bytes]:
     return [encoded(flow(id=each)) for each in values]
+
+
+def test_entries_of_one_lane_never_share_a_name() -> None:
+    """Two that say different things under one name are a contradiction, to the audit a forger's."""
+    lane = Lane(0)
+    batch = intake().take(lane, records([*ids([flow_id(1, 0)]), b"rubbish"]), NOW_MS)
+    lane.refuse(batch.refused)
+    names = [entry.id for cut in (Cut.of([lane], "flowlog", "g", NOW_MS, None),) for entry in cut.ledger]
+    # Its dead letter is through, and nothing more has come.
+    lane.settle()
+    names += [entry.id for entry in Cut.of([lane], "flowlog", "g", NOW_MS, None).ledger]
+    assert names == ["g/0-2", "g/2-2"]
 
 
 @pytest.mark.parametrize(
