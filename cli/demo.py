@@ -28,8 +28,10 @@ from common.settings import KafkaSettings, Settings, load
 from common.terminal import complain, say
 from history.audit import text
 from history.audit.command import AuditSettings, audit_range
+from history.model.filters import Selection
 from history.model.time_range import TimeRange, timestamp
-from history.read.live import LiveWindow, Only, follow
+from history.read.live import LiveWindow, follow
+from history.read.topic_sql import Sieve
 from history.text.live import lag_of
 from history.text.summary import summary_lines
 from lab import cluster, stories
@@ -112,7 +114,7 @@ class Demo:
         duration = self._settings.duration
         stopping = asyncio.Event()
         director = asyncio.create_task(self._direct(duration, stopping), name="director")
-        windows = follow(self._kafka, WINDOW_MS, Only(None, None), stopping)
+        windows = follow(self._kafka, WINDOW_MS, Sieve(Selection()), stopping)
         try:
             async with contextlib.aclosing(windows):
                 async for window in windows:

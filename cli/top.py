@@ -20,7 +20,9 @@ from common.errors import Refusal
 from common.flags import refuse
 from common.settings import KafkaSettings, load
 from common.terminal import command, complain, plain, say, write_json
-from history.read.live import LiveWindow, Only, follow
+from history.model.filters import Selection
+from history.read.live import LiveWindow, follow
+from history.read.topic_sql import Sieve
 from history.text.live import as_dict, as_lines
 from history.text.summary import TOP_PAIRS
 from prices.file import load_prices
@@ -61,8 +63,13 @@ async def _run(settings: TopSettings, show: Show) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     quiet_since = time.monotonic()
-    wanted = Only(settings.namespace, settings.cluster)
-    windows = follow(settings, settings.window_seconds * 1000, wanted, stopping)
+    sieve = Sieve(
+        Selection(
+            namespaces=[settings.namespace] if settings.namespace else [],
+            clusters=[settings.cluster] if settings.cluster else [],
+        )
+    )
+    windows = follow(settings, settings.window_seconds * 1000, sieve, stopping)
     async with contextlib.aclosing(windows):
         async for window in windows:
             if window is not None:
@@ -71,7 +78,7 @@ async def _run(settings: TopSettings, show: Show) -> int:
                     return 0
                 quiet_since = time.monotonic()
             elif time.monotonic() - quiet_since > settings.quiet_seconds:
-                why = wanted.why_nothing() or NO_FLOWS.format(settings.quiet_seconds)
+                why = sieve.why_nothing("so far") or NO_FLOWS.format(settings.quiet_seconds)
                 complain(f"zonemeter top: {why}")
                 if settings.once:
                     return 1

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which flows are wanted: the filters of a replay, on rows as they come in and as SQL over the archive. Pure.
+"""Which flows are wanted: the filters of what is asked of history, as SQL over the flow log's columns. Pure.
 
 A flow is wanted if one of its two ends meets all filters on ends (namespace, workload, pod, address, zone), its source
 and its destination meet those on them, and the flow meets all others. Values of one filter are alternatives.
 """
 
 import ipaddress
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 
-from enricher.index.addresses import pack, parse_prefix, prefix_of
+from enricher.index.addresses import Prefix, pack, parse_prefix, prefix_of
 from history.model.end_names import (
     Choice,
     check_end,
@@ -22,21 +21,9 @@ from history.model.end_names import (
     workload_columns,
 )
 from schemas.flow import DIRECTIONS, SCOPES
-from sinks.flowlog.columns import END_COLUMNS, FlatEnd, Value
-from sinks.intake import Row
-
-_AT = {name: place for place, name in enumerate(END_COLUMNS)}
+from sinks.flowlog.columns import Value
 
 Condition = tuple[str, list[Value]]
-
-
-class _Verdict(NamedTuple):
-    """What one end meets: the filters on either end, the one on ports, that on the source, that on the destination."""
-
-    either: bool
-    port: bool
-    source: bool
-    destination: bool
 
 
 @dataclass(frozen=True)
@@ -60,7 +47,6 @@ class Selection:
     directions: Collection[str] = ()
     ports: Collection[int] = ()
     min_bytes: int = 0
-    _verdicts: dict[FlatEnd, _Verdict] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name, given, known in (("scope", self.scopes, SCOPES), ("direction", self.directions, DIRECTIONS)):
@@ -110,54 +96,14 @@ class Selection:
         for text in self.directions:
             yield "direction", text, Selection(directions=(text,))
 
-    def wants(self, row: Row[FlatEnd]) -> bool:
-        """Return whether a flow is wanted."""
-        flow, from_end, to_end, _ = row
-        if flow.bytes < self.min_bytes or (self.scopes and flow.scope not in self.scopes):
-            return False
-        if self.clusters and flow.k8s.cluster.name not in self.clusters:
-            return False
-        if self.directions and flow.direction not in self.directions:
-            return False
-        source, destination = self._verdict(from_end), self._verdict(to_end)
-        return (
-            (source.either or destination.either)
-            and (source.port or destination.port)
-            and source.source
-            and destination.destination
-        )
-
-    def _verdict(self, end: FlatEnd) -> _Verdict:
-        verdict = self._verdicts.get(end)
-        if verdict is None:
-            if len(self._verdicts) > 200_000:
-                self._verdicts.clear()
-            values = end.values
-            verdict = self._verdicts[end] = _Verdict(
-                self._end_fits(values),
-                not self.ports or values[_AT["port"]] in self.ports,
-                _side_fits(values, self.sources),
-                _side_fits(values, self.destinations),
-            )
-        return verdict
-
-    def _end_fits(self, values: tuple[Value, ...]) -> bool:
-        return (
-            (not self.namespaces or values[_AT["namespace"]] in self.namespaces)
-            and (not self.zones or values[_AT["zone"]] in self.zones)
-            and (not self.workloads or _any_fits(values, self.workloads, workload_columns))
-            and (not self.pods or _any_fits(values, self.pods, pod_columns))
-            and (not self.addresses or self.holds(str(values[_AT["address"]])))
-        )
-
-    def holds(self, address: str) -> bool:
-        """Return whether an address is one of those wanted of either end."""
-        return _holds(self.addresses, address)
-
-    def held(self, addresses: Iterable[str]) -> list[tuple[str, str]]:
+    def held(self, addresses: Collection[str]) -> list[tuple[str, str]]:
         """Return which of these addresses are wanted, each with the filter that wants it: what `sql` compares with."""
         asked = (("address", self.addresses), ("source", self.sources), ("destination", self.destinations))
-        return [(name, each) for name, texts in asked if texts for each in addresses if _holds(texts, each)]
+        found = []
+        for name, texts in asked:
+            networks = [parse_prefix(str(ipaddress.ip_network(text))) for text in texts if is_network(text)]
+            found += [(name, each) for each in addresses if networks and _is_in(each, networks)]
+        return found
 
     @property
     def on_addresses(self) -> bool:
@@ -165,9 +111,9 @@ class Selection:
         return any((self.addresses, self.sources, self.destinations))
 
     def sql(self, addresses: str) -> Condition:
-        """Return the same as a condition over the flow log's columns, with its parameters in order.
+        """Return a condition over the flow log's columns that holds for the flows wanted, and its parameters in order.
 
-        `addresses` names a table with columns `filter` and `address` that holds what `held` says of all of the log's.
+        `addresses` names a table with columns `filter` and `address` that holds what `held` says of all of theirs.
         """
         parts: list[str] = ["bytes >= ?"]
         parameters: list[Value] = [self.min_bytes]
@@ -207,26 +153,11 @@ class Selection:
         return " AND ".join(parts), parameters
 
 
-def _holds(texts: Iterable[str], address: str) -> bool:
+def _is_in(address: str, networks: Iterable[Prefix | None]) -> bool:
     packed = pack(address)
     if packed is None:
         return False
-    wanted = (parse_prefix(str(ipaddress.ip_network(text))) for text in texts if is_network(text))
-    return any(w is not None and w.bits == 8 * len(packed) and prefix_of(packed, w.length) == w for w in wanted)
-
-
-def _side_fits(values: tuple[Value, ...], texts: Collection[str]) -> bool:
-    if not texts or any(_meets(values, choice) for choice in side_columns(texts)):
-        return True
-    return _holds(texts, str(values[_AT["address"]]))
-
-
-def _any_fits(values: tuple[Value, ...], texts: Iterable[str], columns: Callable[[str], list[Choice]]) -> bool:
-    return any(_meets(values, choice) for text in texts for choice in columns(text))
-
-
-def _meets(values: tuple[Value, ...], wanted: Mapping[str, Value]) -> bool:
-    return all(values[_AT[name]] == value for name, value in wanted.items())
+    return any(each and each.bits == 8 * len(packed) and prefix_of(packed, each.length) == each for each in networks)
 
 
 def _choices_sql(side: str, choices: list[Choice]) -> Condition:

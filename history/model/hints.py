@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 
 from history.model.end_names import workload_columns
 from history.model.filters import Selection
-from sinks.flowlog.columns import END_COLUMNS, FlatEnd, Value
-from sinks.intake import Row
+from sinks.flowlog.columns import Value
 
 LONGEST_LIST = 8
-MAX_SEEN = 200_000
 
 
 @dataclass
@@ -60,38 +58,6 @@ class Present:
     def has_pod(self, text: str) -> bool:
         """Return whether some pod goes by that text."""
         return any(full == text or full.partition("/")[2] == text for full in self.pods)
-
-
-class SeenValues:
-    """What rows that were not wanted had, for the hint if none is wanted in the end."""
-
-    def __init__(self, selection: Selection) -> None:
-        self.present = Present()
-        self._selection = selection
-        self._seen: set[FlatEnd] = set()
-        self._unmet = {(name, text): alone for name, text, alone in selection.one_sided()}
-
-    def note(self, rows: Iterable[Row[FlatEnd]]) -> None:
-        """Take in rows."""
-        present = self.present
-        for row in rows:
-            present.scopes.add(row.flow.scope)
-            present.clusters.add(row.flow.k8s.cluster.name)
-            present.largest = max(present.largest, row.flow.bytes)
-            for asked in [asked for asked, alone in self._unmet.items() if alone.wants(row)]:
-                present.met.add(asked)
-                del self._unmet[asked]
-            for end in (row.source, row.destination):
-                if end not in self._seen:
-                    self._note_end(end)
-
-    def _note_end(self, end: FlatEnd) -> None:
-        if len(self._seen) >= MAX_SEEN:
-            self._seen.clear()
-        self._seen.add(end)
-        values = dict(zip(END_COLUMNS, end.values, strict=True))
-        self.present.add_end(values)
-        self.present.addressed |= self._selection.holds(str(values["address"]))
 
 
 def why_nothing(selection: Selection, present: Present, where: str = "in this range") -> str:

@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from prices.book import Side
-from schemas.flow import Endpoint
-from sinks.flowlog.columns import END_COLUMNS, FlatEnd, Value, flatten
+from sinks.flowlog.columns import Value
 
 # What an `Party` is made of, among the flow log's columns; the address and the port are not.
 FIELDS = (
@@ -23,10 +22,6 @@ FIELDS = (
     "name",
     "reason",
 )
-# Flattened ends known; then all are forgotten and learned again.
-MAX_KNOWN = 200_000
-_PLACES = tuple(END_COLUMNS.index(name) for name in FIELDS)
-_ADDRESS, _PORT = END_COLUMNS.index("address"), END_COLUMNS.index("port")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,25 +68,7 @@ class Parties:
     def __init__(self, brokers: Collection[tuple[str, int]] = ()) -> None:
         self.brokers = brokers
         self._known: dict[tuple[Value, ...], Party] = {}
-        self._flat: dict[FlatEnd, Party] = {}
         self._moved: dict[tuple[Party, str, str], Party] = {}
-
-    def make(self, endpoint: Endpoint) -> Party:
-        """Return the end point that stands in a flow."""
-        return self._made(flatten(endpoint).values)
-
-    def of_flat(self, flat: FlatEnd) -> Party:
-        """Return the end point that was flattened so; each is known by what it is made of."""
-        end = self._flat.get(flat)
-        if end is None:
-            if len(self._flat) >= MAX_KNOWN:
-                self._flat.clear()
-            end = self._flat[flat] = self._made(flat.values)
-        return end
-
-    def _made(self, values: tuple[Value, ...]) -> Party:
-        broker = bool(self.brokers) and (values[_ADDRESS], values[_PORT]) in self.brokers
-        return self.of([values[place] for place in _PLACES], broker=broker)
 
     def of(self, values: list[Value], *, broker: bool) -> Party:
         """Return the end point with these values, in the order of `FIELDS`."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sums flows up by what they are: scope, both ends, and whether they were counted on receipt. Pure.
+"""Flows summed up by what they are: scope, both ends, and whether they were counted on receipt. Pure.
 
 Everything that a report shows is derived from those sums, so all of it adds up to the same bytes. The outer packets
 of an overlay are left out: their inner packets are counted already.
@@ -9,13 +9,9 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from msgspec import UNSET
+from history.model.party import Party
+from schemas.flow import Scope
 
-from history.model.party import Parties, Party
-from schemas.flow import Cloud, FlowHead, Observer, Scope, decode_endpoint, decode_observer
-
-# Distinct ends seen by their bytes; beyond this many the cache is emptied rather than grow without bound.
-MAX_CACHED_ENDS = 200_000
 EXTERNAL = "external"
 
 
@@ -121,64 +117,3 @@ class Summary:
             covered += max(end - max(start, until), 0)
             until = max(until, end)
         return covered
-
-
-def note(summary: Summary, flow: FlowHead, observer: Observer) -> None:
-    """Note who counted a flow, and when: that was metered, whether or not the flow itself is wanted."""
-    summary.observers.add(observer.node)
-    summary.clusters.add(flow.k8s.cluster.name)
-    summary.windows.add((flow.start_ms, flow.end_ms))
-
-
-class Summariser:
-    """Adds flows to a summary; knows each distinct end point by its bytes, so that it decodes it once."""
-
-    def __init__(self, ends: Parties | None = None) -> None:
-        self.ends = ends or Parties()
-        self._known: dict[bytes, Party] = {}
-        self._observers: dict[bytes, Observer] = {}
-
-    def add(self, summary: Summary, flow: FlowHead) -> None:
-        """Add one flow; raise `DecodeError` for an end point that is none."""
-        source, destination = self._end(bytes(flow.source)), self._end(bytes(flow.destination))
-        self.add_row(summary, flow, source, destination, self._observer(bytes(flow.observer)))
-
-    def add_row(
-        self,
-        summary: Summary,
-        flow: FlowHead,
-        source: Party,
-        destination: Party,
-        observer: Observer,
-        groups: tuple[str, str] = ("", ""),
-    ) -> None:
-        """Add one flow whose ends are known."""
-        note(summary, flow, observer)
-        if flow.encapsulation is not UNSET:
-            summary.outer_bytes += flow.bytes
-            return
-        if flow.direction == "relay":
-            source = self.relayed(source, observer)
-        summary.flows += 1
-        traffic = Traffic(flow.scope, source, destination, flow.direction == "ingress", groups)
-        summary.traffic[traffic] += flow.bytes
-
-    def relayed(self, source: Party, observer: Observer) -> Party:
-        """Return the sender of a relayed packet where it was sent on."""
-        cloud = Cloud() if observer.cloud is UNSET else observer.cloud
-        zone = "" if cloud.availability_zone is UNSET else cloud.availability_zone
-        return self.ends.at(source, zone, "" if cloud.region is UNSET else cloud.region)
-
-    def _end(self, encoded: bytes) -> Party:
-        end = self._known.get(encoded)
-        if end is None:
-            if len(self._known) >= MAX_CACHED_ENDS:
-                self._known.clear()
-            end = self._known[encoded] = self.ends.make(decode_endpoint(encoded))
-        return end
-
-    def _observer(self, encoded: bytes) -> Observer:
-        observer = self._observers.get(encoded)
-        if observer is None:
-            observer = self._observers[encoded] = decode_observer(encoded)
-        return observer

@@ -5,7 +5,7 @@ Both go through the sinks' own intake, so a repeat is skipped and rubbish refuse
 """
 
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -21,6 +21,8 @@ from sinks.tallies import Tallies
 
 E = TypeVar("E")
 Holds = Callable[[int], bool]
+# Of rows that are taken together; each takes about a kilobyte.
+BATCH_ROWS = 20_000
 
 
 @dataclass(slots=True)
@@ -59,7 +61,7 @@ async def enriched_rows(
     async for records in read_topic(settings, topic, from_ms, starts=starts, reading=taken.reading):
         partition = records[0].partition
         lane = known.setdefault(partition, Lane(partition))
-        rows = _take(intake, lane, records, taken)
+        rows = take(intake, lane, records, taken)
         yield [row for row in rows if holds(row.flow.start_ms)]
 
 
@@ -74,10 +76,23 @@ async def rejoined_rows(
         lane = lanes.setdefault(records[0].partition, Lane(records[0].partition))
         for record in records:
             for made in _rejoin(record, joiner, holds, taken):
-                yield _take(intake, lane, made, taken)
+                yield take(intake, lane, made, taken)
 
 
-def _take(intake: Intake[E], lane: Lane, records: Sequence[SourceRecord], taken: ReadTally) -> list[Row[E]]:
+async def together(batches: AsyncIterator[list[Row[E]]]) -> AsyncGenerator[list[Row[E]], None]:
+    """Yield the rows of several batches at a time."""
+    held: list[Row[E]] = []
+    async for rows in batches:
+        held += rows
+        if len(held) >= BATCH_ROWS:
+            yield held
+            held = []
+    if held:
+        yield held
+
+
+def take(intake: Intake[E], lane: Lane, records: Sequence[SourceRecord], taken: ReadTally) -> list[Row[E]]:
+    """Return the rows of a partition's next records that were not taken before."""
     batch = intake.take(lane, records, time.time_ns() // 1_000_000)
     # Nobody publishes these books; let them not grow.
     lane.books = Tallies()

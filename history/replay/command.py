@@ -19,15 +19,16 @@ from common.settings import load
 from common.terminal import complain
 from enricher.join.policy import policy_of
 from history.model.filters import Selection
-from history.model.hints import SeenValues, why_nothing
+from history.model.hints import why_nothing
 from history.model.time_range import TimeRange, timestamp
 from history.read import interrupts
 from history.read.archive import FlowArchive
 from history.read.archive_sql import ArchiveQuery
 from history.read.batch import FlowBatch
-from history.read.flows import enriched_rows, rejoined_rows
+from history.read.flows import enriched_rows, rejoined_rows, together
 from history.read.progress import Tell, progress
 from history.read.rejoin import Joiner, ReadTally, cidr_map_of, known_states, resolver_of
+from history.read.topic_sql import Sieve
 from history.replay.files import CsvWriter, JsonLinesWriter, ParquetWriter, Writer, stream_to
 from history.replay.settings import ReplaySettings
 from history.replay.sum import SumWriter
@@ -74,7 +75,8 @@ class Replay:
         self._span = span
         self._selection = selection
         self._taken = ReadTally()
-        self._memory = SeenValues(selection)
+        self._sieve = Sieve(selection)
+        self._why = ""
         self._flows = 0
         self._unlisted = 0
         self._deleted = ""
@@ -128,21 +130,19 @@ class Replay:
                 yield batch
             return
         async with contextlib.aclosing(await self._rows()) as batches:
-            async for rows in batches:
+            async for rows in together(batches):
                 tell(self._taken.reading)
-                wanted = [row for row in rows if self._selection.wants(row)]
-                if wanted:
+                if wanted := self._sieve.wanted(rows):
                     yield FlowBatch(wanted)
-                elif not self._flows:
-                    self._memory.note(rows)
+            self._why = self._sieve.why_nothing()
 
     def _archived(self, archive: FlowArchive) -> Iterator[FlowBatch]:
         with ArchiveQuery(archive, self._span) as query:
             self._unlisted, self._deleted = query.chapter.unlisted, query.chapter.deleted
             for table in query.tables(self._selection):
                 yield FlowBatch(table=table)
-            if not self._flows and query.chapter.rows:
-                self._memory.present = query.present(self._selection)
+            if not self._flows and (present := query.present(self._selection)).scopes:
+                self._why = why_nothing(self._selection, present)
 
     async def _rows(self) -> AsyncGenerator[list[Row[FlatEnd]], None]:
         intake: Intake[FlatEnd] = Intake(flatten)
@@ -154,8 +154,8 @@ class Replay:
         return rejoined_rows(settings, intake, [self._span], taken, joiner)
 
     def _why_nothing(self) -> str:
-        if self._memory.present.scopes:
-            return why_nothing(self._selection, self._memory.present)
+        if self._why:
+            return self._why
         if self._archive is not None:
             until = timestamp(self._archive.until_ms) if self._archive.until_ms else "nothing"
             deleted = f"; of the range, {self._deleted} was deleted" if self._deleted else ""

@@ -9,22 +9,25 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import duckdb
+
 from common.amounts import counted
 from common.errors import Refusal
-from history.model.filters import Selection
-from history.model.grouping import By, groups_of
-from history.model.hints import Present, SeenValues
+from history.model.grouping import By
+from history.model.hints import Present
 from history.model.party import Parties
-from history.model.summary import Summariser, Summary, note
+from history.model.summary import Summary
 from history.model.time_range import TimeRange, timestamp
 from history.range_settings import RangeSettings
 from history.read.archive import FlowArchive
 from history.read.archive_sql import ArchiveQuery
+from history.read.flow_sql import FlowQuery, open_database
 from history.read.flows import enriched_rows
 from history.read.progress import Tell
 from history.read.rejoin import ReadTally
+from history.read.topic_sql import TopicRows
 from sinks.flowlog.columns import FlatEnd, flatten
-from sinks.intake import Intake, Lane, Row
+from sinks.intake import Intake, Lane
 
 
 @dataclass
@@ -51,10 +54,8 @@ class Gatherer:
         self._by = by
         self._settings = settings
         self._spans = spans
-        self._summariser = Summariser(ends)
+        self._ends = ends
         self._selection = settings.selection()
-        self._metered = Selection(clusters=settings.cluster)
-        self._memory = SeenValues(self._selection)
         self.gathered = Gathered([Summary() for _ in spans], [True for _ in spans])
 
     async def gather(self, tell: Tell) -> Gathered:
@@ -75,15 +76,13 @@ class Gatherer:
         return self.gathered
 
     def _read_archive(self, archive: FlowArchive) -> None:
-        selection, unlisted, deleted = self._selection, 0, ""
-        for number, (span, summary) in enumerate(zip(self._spans, self.gathered.summaries, strict=True)):
+        unlisted, deleted = 0, ""
+        for number, span in enumerate(self._spans):
             with ArchiveQuery(archive, span) as query:
-                query.summarise(self._summariser.ends, summary, selection, self._by)
+                self._add(number, query)
                 unlisted += query.chapter.unlisted
                 self.gathered.whole[number] &= not query.chapter.deleted
                 deleted = deleted if number else query.chapter.deleted
-                if not number and not summary.flows:
-                    self.gathered.present.merge(query.present(selection))
         until = timestamp(archive.until_ms) if archive.until_ms else "the beginning"
         left_out = f" ({counted(unlisted, 'file')} that no manifest lists left out)" if unlisted else ""
         self._source(f"archive {self._settings.archive} to {until}{left_out}")
@@ -94,15 +93,17 @@ class Gatherer:
         taken = ReadTally()
         intake: Intake[FlatEnd] = Intake(flatten)
         flows = enriched_rows(self._settings, intake, self._spans, taken, lanes)
-        count = 0
-        async with contextlib.aclosing(flows) as batches:
-            async for rows in batches:
-                tell(taken.reading)
-                count += len(rows)
-                for row in rows:
-                    self._add(row)
+        count, held = 0, TopicRows()
+        with open_database() as database:
+            async with contextlib.aclosing(flows) as batches:
+                async for rows in batches:
+                    tell(taken.reading)
+                    count += len(rows)
+                    held.add(rows)
+                    if held.is_full:
+                        self._add_rows(held, database)
+            self._add_rows(held, database)
         self.gathered.refused = taken.refused.total()
-        self.gathered.present.merge(self._memory.present)
         topic = self._settings.topics.enriched
         if not lanes:
             self._source(f"topic {topic}")
@@ -111,19 +112,16 @@ class Gatherer:
         if taken.reading.cut_off:
             self._note_what_is_gone()
 
-    def _add(self, row: Row[FlatEnd]) -> None:
-        flow, source, destination, observer = row
-        for number, (span, summary) in enumerate(zip(self._spans, self.gathered.summaries, strict=True)):
-            if not (span.holds(flow.start_ms) and span.has_ended(flow.end_ms)):
-                continue
-            if self._selection.wants(row):
-                ends, groups = self._summariser.ends, groups_of(self._by, flow, source, destination)
-                named = ends.of_flat(source), ends.of_flat(destination)
-                self._summariser.add_row(summary, flow, *named, observer, groups)
-            elif self._metered.wants(row):
-                note(summary, flow, observer)
-            if not number and not summary.flows:
-                self._memory.note([row])
+    def _add_rows(self, rows: TopicRows, database: duckdb.DuckDBPyConnection) -> None:
+        for number, span in enumerate(self._spans):
+            self._add(number, rows.query(database, span))
+        rows.clear()
+
+    def _add(self, number: int, query: FlowQuery) -> None:
+        summary = self.gathered.summaries[number]
+        query.summarise(self._ends, summary, self._selection, self._by)
+        if not number and not summary.flows:
+            self.gathered.present.merge(query.present(self._selection))
 
     def _note_what_is_gone(self) -> None:
         """Say from when on the topic holds records, where the range begins before that."""

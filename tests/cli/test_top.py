@@ -18,13 +18,16 @@ import pytest
 
 from cli.top import shown
 from common.kafka.publish import Record
-from history.read.live import PATIENCE_MS, SETTLE_MS, LiveWindow, Only, Windows
+from history.model.filters import Selection
+from history.read.live import PATIENCE_MS, SETTLE_MS, LiveWindow, Windows
+from history.read.topic_sql import Sieve
 from history.text.live import as_dict, as_lines
 from lab.kafka.broker import Broker
 from prices.file import shipped
 from schemas.flow import Flow, Observer
 from tests.support.cli.records import publish
-from tests.support.sinks.flows import API, EXTERNAL, START_MS, cloud, encoded, flow, pod, window
+from tests.support.history.rows import rows_of
+from tests.support.sinks.flows import API, EXTERNAL, START_MS, cloud, encoded, flow, flow_id, pod, window
 from tests.support.sinks.topics import Topics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,12 +36,15 @@ END = START_MS + WINDOW_MS
 
 
 def windows(begun_ms: int = START_MS) -> Windows:
-    return Windows(WINDOW_MS, START_MS, begun_ms, Only(None, None))
+    return Windows(WINDOW_MS, START_MS, begun_ms, Sieve(Selection()))
+
+
+def only(namespace: str | None, cluster: str | None) -> Sieve:
+    return Sieve(Selection(namespaces=[namespace] if namespace else [], clusters=[cluster] if cluster else []))
 
 
 def add(to: Windows, flows: list[Flow], now_ms: int = END) -> None:
-    for each in flows:
-        to.add(encoded(each), now_ms)
+    to.add(rows_of(flows), 0, now_ms)
 
 
 def of(node: str, sequence: int = 0) -> list[Flow]:
@@ -78,8 +84,7 @@ def test_windows_come_in_order_and_what_is_late_is_counted_not_shown() -> None:
 def test_rubbish_is_counted() -> None:
     live = windows()
     add(live, of("node-a1"))
-    for value in (None, b"", b"{}", b"\xff", encoded(flow()).replace(b'"kind":"pod"', b'"kind":"moon"', 1)):
-        live.add(value, END)
+    live.add([], 5, END)
     (given,) = live.ready(END + PATIENCE_MS)
     assert (given.refused, given.summary.bytes) == (5, 201)
 
@@ -97,7 +102,7 @@ def test_a_window_that_was_over_before_we_looked_has_no_lag() -> None:
     [(None, None, 2_000), ("shop", None, 1_000), ("nothere", None, 0), (None, "lab", 2_000), (None, "other", 0)],
 )
 def test_filters(namespace: str | None, cluster: str | None, bytes_: int) -> None:
-    wanted = Only(namespace, cluster)
+    wanted = only(namespace, cluster)
     flows = [flow(), flow(source=EXTERNAL, destination=EXTERNAL, scope="external")]
     live = Windows(WINDOW_MS, START_MS, START_MS, wanted)
     add(live, flows)
@@ -182,8 +187,11 @@ def screen(written: str, height: int) -> list[str]:
 def recent_flows(count: int) -> list[Flow]:
     """Flows of the window that `top` begins with, and as many of the next: a boundary may pass before it starts."""
     first = (time.time_ns() // 1_000_000 - PATIENCE_MS) // WINDOW_MS * WINDOW_MS - WINDOW_MS
-    starts = (first, first + WINDOW_MS)
-    return [flow(start_ms=start, end_ms=start + WINDOW_MS) for start in starts for _ in range(count)]
+    return [
+        flow(id=flow_id(sequence, row), start_ms=start, end_ms=start + WINDOW_MS)
+        for sequence, start in enumerate((first, first + WINDOW_MS))
+        for row in range(count)
+    ]
 
 
 def command(topics: Topics, *more: str) -> list[str]:
@@ -191,12 +199,18 @@ def command(topics: Topics, *more: str) -> list[str]:
 
 
 def produce_recent(topics: Topics, count: int) -> None:
+    produce(topics, recent_flows(count))
+
+
+def produce(topics: Topics, flows: list[Flow]) -> None:
     topic = topics.settings.topics.enriched
-    publish(topics.settings, [Record(topic, 0, b"node-a1", encoded(each), each.end_ms) for each in recent_flows(count)])
+    publish(topics.settings, [Record(topic, 0, b"node-a1", encoded(each), each.end_ms) for each in flows])
 
 
-def test_once_shows_the_last_window_and_ends(topics: Topics) -> None:
-    produce_recent(topics, 3)
+def test_once_shows_the_last_window_and_ends_and_what_came_twice_counts_once(topics: Topics) -> None:
+    flows = recent_flows(3)
+    for _ in range(2):
+        produce(topics, flows)
     done = subprocess.run(command(topics, "--once", "-o", "json"), cwd=ROOT, capture_output=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, b"")
     (line,) = done.stdout.splitlines()
@@ -229,10 +243,10 @@ def test_a_filter_that_nothing_meets_says_what_there_is(topics: Topics) -> None:
     ],
 )
 def test_why_nothing_is_shown(namespace: str | None, cluster: str | None, said: str) -> None:
-    wanted = Only(namespace, cluster)
-    assert wanted.why_nothing() == ""
+    wanted = only(namespace, cluster)
+    assert wanted.why_nothing("so far") == ""
     add(Windows(WINDOW_MS, START_MS, START_MS, wanted), [flow()])
-    assert wanted.why_nothing() == said
+    assert wanted.why_nothing("so far") == said
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

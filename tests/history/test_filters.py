@@ -1,22 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Filters want the same of rows and of the flow log's columns, and what tables print is understood."""
+"""Filters want the same of a topic and of the flow log's columns, and what tables print is understood."""
 
+import ipaddress
+from collections.abc import Collection
 from typing import Any
 
-import duckdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from history.model.filters import Selection
-from history.model.party import Parties
-from history.read.archive_sql import WANTED_ADDRESSES, wanted_addresses
 from history.read.batch import FlowBatch
+from history.read.flow_sql import ALWAYS, FlowQuery
+from history.read.topic_sql import Sieve, TopicRows
 from history.replay.table import name_of
-from schemas.flow import DIRECTIONS, SCOPES, Flow, Kubernetes, Named, decode_head, decode_observer
-from sinks.flowlog.columns import END_COLUMNS, FlatEnd, flatten
-from sinks.intake import Row
-from tests.support.sinks.flows import encoded, flow, node, other, pod
+from schemas.flow import DIRECTIONS, SCOPES, Endpoint, Flow, Kubernetes, Named
+from sinks.flowlog.columns import END_COLUMNS, flatten
+from tests.support.history.rows import database, rows_of, summed
+from tests.support.sinks.flows import flow, node, other, pod
 
 ENDS = [
     *(pod(name, zone) for name in ("api", "web") for zone in ("a", "b", None)),
@@ -43,13 +45,7 @@ NAMES = [
     "external",
     "nobody",
 ]
-ADDRESS = END_COLUMNS.index("address")
 NETWORKS = ["10.1.0.0/16", "10.60.0.7", "fd00::/8"]
-
-
-def row_of(made: Flow) -> Row[FlatEnd]:
-    head = decode_head(encoded(made))
-    return Row(head, flatten(made.source), flatten(made.destination), decode_observer(bytes(head.observer)))
 
 
 def some(values: list[Any]) -> st.SearchStrategy[list[Any]]:
@@ -87,33 +83,83 @@ FLOWS = st.lists(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(FLOWS, SELECTIONS)
-def test_rows_and_columns_are_filtered_alike(flows: list[Flow], selection: Selection) -> None:
-    rows = [row_of(one) for one in flows]
-    assert wanted_by_sql(rows, selection) == [place for place, row in enumerate(rows) if selection.wants(row)]
-
-
-def wanted_by_sql(rows: list[Row[FlatEnd]], selection: Selection) -> list[int]:
+def test_a_topics_rows_and_an_archives_columns_are_filtered_alike(flows: list[Flow], selection: Selection) -> None:
+    rows = rows_of(flows)
+    wanted = [place for place, one in enumerate(flows) if is_wanted(one, selection)]
+    topic = TopicRows()
+    topic.add(rows)
+    assert topic.query(database()).places(selection) == wanted
     table = FlowBatch(rows).table().append_column("place", [list(range(len(rows)))])
-    addresses = {str(end.values[ADDRESS]) for row in rows for end in (row.source, row.destination)}
-    with duckdb.connect() as database:
-        database.register("flows", table)
-        database.register(WANTED_ADDRESSES, wanted_addresses(selection.held(sorted(addresses))))
-        condition, parameters = selection.sql(WANTED_ADDRESSES)
-        found = database.execute(f"SELECT place FROM flows WHERE {condition} ORDER BY place", parameters).fetchall()
-    return [place for (place,) in found]
+    database().from_arrow(table).create_view("flows")
+    assert FlowQuery(database(), ALWAYS).places(selection) == wanted
+
+
+def is_wanted(one: Flow, selection: Selection) -> bool:
+    """Say by the flow itself what the filters are to say by its columns."""
+    ends = [one.source, one.destination]
+    sides = zip(ends, (selection.sources, selection.destinations), strict=True)
+    return (
+        one.bytes >= selection.min_bytes
+        and (not selection.scopes or one.scope in selection.scopes)
+        and (not selection.directions or one.direction in selection.directions)
+        and (not selection.clusters or one.k8s.cluster.name in selection.clusters)
+        and (not selection.ports or any(end.port in selection.ports for end in ends))
+        and any(meets(end, selection) for end in ends)
+        and all(not texts or {*workloads(end), *pods(end)} & set(texts) or is_in(end, texts) for end, texts in sides)
+    )
+
+
+def meets(end: Endpoint, selection: Selection) -> bool:
+    zone = None if end.cloud is UNSET else end.cloud.availability_zone
+    return (
+        (not selection.namespaces or namespace(end) in selection.namespaces)
+        and (not selection.zones or zone in selection.zones)
+        and (not selection.workloads or bool(workloads(end) & set(selection.workloads)))
+        and (not selection.pods or bool(pods(end) & set(selection.pods)))
+        and (not selection.addresses or is_in(end, selection.addresses))
+    )
+
+
+def is_in(end: Endpoint, networks: Collection[str]) -> bool:
+    found = (ipaddress.ip_network(text) for text in networks if text in NETWORKS)
+    return end.address is not UNSET and any(ipaddress.ip_address(end.address) in network for network in found)
+
+
+def namespace(end: Endpoint) -> str | None:
+    return None if end.k8s is UNSET or end.k8s.namespace is UNSET else end.k8s.namespace.name
+
+
+def workloads(end: Endpoint) -> set[str]:
+    if end.kind == "pod":
+        assert end.k8s is not UNSET and end.k8s.pod is not UNSET
+        within, found = namespace(end), {f"{namespace(end)}/Pod/{end.k8s.pod.name}"}
+        if end.k8s.workload is not UNSET:
+            kind, name = end.k8s.workload.kind, end.k8s.workload.name
+            found |= {name, f"{kind}/{name}", f"{within}/{name}", f"{within}/{kind}/{name}"}
+        return found
+    if end.kind == "node":
+        assert end.k8s is not UNSET and end.k8s.node is not UNSET
+        return {f"node/{end.k8s.node.name}"}
+    return {end.kind, f"{end.kind}/{end.name}"} - {"cidr"}
+
+
+def pods(end: Endpoint) -> set[str]:
+    if end.k8s is UNSET or end.k8s.pod is UNSET:
+        return set()
+    return {end.k8s.pod.name, f"{namespace(end)}/{end.k8s.pod.name}"}
 
 
 @pytest.mark.parametrize("end", ENDS, ids=lambda end: flatten(end).values[0])
 def test_what_a_table_prints_is_accepted(end: Any) -> None:
-    flat = flatten(end)
-    one = row_of(flow(source=end, destination=end))
-    printed = {Parties().of_flat(flat).label, name_of(dict(zip(END_COLUMNS, flat.values, strict=True)))}
-    for text in printed:
-        assert Selection(sources=[text], destinations=[text]).wants(one), text
-    label = Parties().of_flat(flat).label
-    assert Selection(workloads=[label]).wants(one), label
+    one = flow(source=end, destination=end)
+    (row,) = rows_of([one])
+    (traffic,) = summed([one]).traffic
+    label = traffic.source.label
+    for text in (label, name_of(dict(zip(END_COLUMNS, row.source.values, strict=True)))):
+        assert Sieve(Selection(sources=[text], destinations=[text])).wanted([row]), text
+    assert Sieve(Selection(workloads=[label])).wanted([row]), label
 
 
 @pytest.mark.parametrize("text", ["", "/", "a//b", "a/b/c/d", "10.42.1.7/24"])

@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 from audit.result import Audit, Coverage, Gap, HopTotal, Shortfall
 from common import page
 from history.model.bill import NOTHING, price_summary
-from history.model.grouping import OF_ENDS, By, groups_of
+from history.model.grouping import OF_ENDS, By
 from history.model.party import MeterTraffic, Parties
-from history.model.summary import Summariser, Summary
 from history.model.time_range import TimeRange
 from history.report import machine
 from history.report import text as report_view
@@ -29,9 +28,9 @@ from history.report.sums import sums
 from prices.book import PriceBook, money
 from prices.file import shipped
 from schemas.amount import Amount
-from schemas.flow import SCOPES, Flow, Kubernetes, Named, Observer, decode_head
-from sinks.flowlog.columns import flatten
-from tests.support.sinks.flows import END_MS, START_MS, cloud, encoded, flow, node, other, pod
+from schemas.flow import SCOPES, Flow, Kubernetes, Named, Observer
+from tests.support.history.rows import summed
+from tests.support.sinks.flows import END_MS, START_MS, cloud, flow, node, other, pod
 
 GB = 10**9
 DAY_MS = 86_400_000
@@ -39,15 +38,6 @@ KAFKA = ("10.0.9.9", 9092)
 OWN = MeterTraffic("zonemeter", frozenset({KAFKA}))
 # Flows of a quarter of an hour of a day, in the zones of one region.
 WINDOW = {"start_ms": START_MS, "end_ms": START_MS + 900_000}
-
-
-def summed(flows: Iterable[Flow], ends: Parties | None = None, by: By | None = None) -> Summary:
-    summary, summariser = Summary(), Summariser(ends or Parties(OWN.brokers))
-    for one in flows:
-        head, sides = decode_head(encoded(one)), (flatten(one.source), flatten(one.destination))
-        source, destination = map(summariser.ends.of_flat, sides)
-        summariser.add_row(summary, head, source, destination, one.observer, groups_of(by, head, *sides))
-    return summary
 
 
 def report(flows: Iterable[Flow], book: PriceBook | None = None, **overrides: Any) -> Report:

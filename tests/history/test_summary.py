@@ -5,11 +5,12 @@ import msgspec
 import pytest
 
 from common import page
-from history.model.summary import Pair, Summariser, Summary
+from history.model.summary import Pair, Summary
 from history.text.summary import summary_lines
 from prices.file import shipped
-from schemas.flow import Cloud, Endpoint, Kubernetes, Named, Workload, decode_flow, decode_head
+from schemas.flow import Cloud, Endpoint, Kubernetes, Named, Workload, decode_flow
 from tests.schemas.test_documents import EXAMPLE_FLOW
+from tests.support.history.rows import summed
 
 API = Endpoint(
     kind="pod",
@@ -22,11 +23,7 @@ NOBODY = Endpoint(kind="unknown", address="10.9.9.9", reason="vpc_unmapped")
 
 
 def summary_of(*changes: dict[str, object]) -> Summary:
-    summary, summariser = Summary(), Summariser()
-    for change in changes:
-        flow = msgspec.structs.replace(decode_flow(EXAMPLE_FLOW), **change)
-        summariser.add(summary, decode_head(msgspec.json.encode(flow)))
-    return summary
+    return summed(msgspec.structs.replace(decode_flow(EXAMPLE_FLOW), **change) for change in changes)
 
 
 def test_each_scope_in_its_place() -> None:

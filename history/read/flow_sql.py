@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is asked of flows, as SQL over the flow log's columns: sums for a report, rows for a replay, values for a hint.
+
+Files of an archive and batches of a topic are asked alike, so a filter and a sum mean the same of both.
+Blocking: a command line has nothing else to do meanwhile.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from history.model.filters import Selection
+from history.model.grouping import By, groups_sql
+from history.model.hints import Present
+from history.model.party import FIELDS, Parties, Party
+from history.model.summary import Summary, Traffic
+from history.model.time_range import TimeRange
+
+FETCH_ROWS = 5_000
+FLOWS = "flows"
+WANTED_ADDRESSES = "wanted_addresses"
+_IN_RANGE = "epoch_ms(window_start) >= ? AND epoch_ms(window_start) < ? AND epoch_ms(window_end) <= ?"
+_EVER_MS = 2**63 - 1
+ALWAYS = TimeRange(0, _EVER_MS)
+_SIDES = ("src_", "dst_")
+
+
+def open_database() -> duckdb.DuckDBPyConnection:
+    """Return an empty database in memory."""
+    database = duckdb.connect()
+    database.execute("SET enable_progress_bar = false")
+    database.execute("SET TimeZone = 'UTC'")
+    return database
+
+
+class FlowQuery:
+    """The flows of a database's view `flows`, in one time range. `regions`: of the observers' zones, where known."""
+
+    def __init__(
+        self, database: duckdb.DuckDBPyConnection, span: TimeRange, regions: dict[str, str] | None = None
+    ) -> None:
+        self.span = span
+        self._database = database
+        self._regions = regions
+
+    def summarise(self, ends: Parties, summary: Summary, selection: Selection, by: By | None = None) -> None:
+        """Add the sums of the flows that are wanted to a summary, told apart by what they are to be summed up by."""
+        where, parameters = self._where(selection)
+        brokers = " OR ".join(["(%saddress = ? AND %sport = ?)"] * len(ends.brokers)) or "false"
+        pairs = [value for address in sorted(ends.brokers) for value in address]
+        sides = [f"{_end_columns(side)}, ({brokers.replace('%s', side)})" for side in _SIDES]
+        query = f"""
+            SELECT scope, direction, CASE WHEN direction = 'relay' THEN observer_zone END, sum(bytes), count(*),
+                {", ".join((*groups_sql(by), *sides))}
+            FROM flows WHERE encapsulation IS NULL AND {where} GROUP BY ALL
+        """  # noqa: S608 - every name in it is ours, every value a parameter
+        regions = self._regions_of_zones() if self._regions is None else self._regions
+        for row in self._stream(query, [*pairs, *pairs, *parameters]):
+            scope, direction, relayed_in, size, rows, from_group, to_group, *values = row
+            width = len(FIELDS) + 1
+            source, destination = _end(ends, values[:width]), _end(ends, values[width:])
+            if direction == "relay":
+                source = ends.at(source, relayed_in or "", regions.get(relayed_in, ""))
+            summary.flows += rows
+            traffic = Traffic(scope, source, destination, direction == "ingress", (from_group, to_group))
+            summary.traffic[traffic] += int(size)
+        self._add_facts(summary, where, parameters, selection)
+
+    def _regions_of_zones(self) -> dict[str, str]:
+        """Return the regions of the zones: of an observer the log holds the zone alone."""
+        query = " UNION ".join(f"SELECT {side}zone, {side}region FROM flows" for side in _SIDES)  # noqa: S608
+        return {zone: region for zone, region in self._fetch(query, []) if zone and region}
+
+    def _add_facts(self, summary: Summary, where: str, parameters: list[object], selection: Selection) -> None:
+        # The statements are made of names that are ours; what a user said is a parameter.
+        outer = f"SELECT coalesce(sum(bytes), 0) FROM flows WHERE encapsulation IS NOT NULL AND {where}"  # noqa: S608
+        summary.outer_bytes += int(self._fetch(outer, parameters)[0][0])
+        # Who counted, and when, does not depend on which flows are wanted.
+        where, parameters = self._where(Selection(clusters=selection.clusters))
+        windows = f"SELECT DISTINCT epoch_ms(window_start), epoch_ms(window_end) FROM flows WHERE {where}"  # noqa: S608
+        summary.windows.update((start, end) for start, end in self._fetch(windows, parameters))
+        nodes = f"SELECT DISTINCT cluster, observer_node FROM flows WHERE {where}"  # noqa: S608
+        for cluster, node in self._fetch(nodes, parameters):
+            summary.clusters.add(cluster)
+            summary.observers.add(node)
+
+    def places(self, selection: Selection) -> list[int]:
+        """Return which rows are wanted, by the view's column `place`."""
+        where, parameters = self._where(selection)
+        return [place for (place,) in self._fetch(f"SELECT place FROM flows WHERE {where} ORDER BY 1", parameters)]  # noqa: S608
+
+    def present(self, selection: Selection) -> Present:
+        """Return what values there are in the time range."""
+        found = Present()
+        bounds = self._bounds
+        for side in _SIDES:
+            names = ("namespace", "pod", "workload_kind", "workload", "zone", "port")
+            columns = ", ".join(f"{side}{name}" for name in names)
+            query = f"SELECT DISTINCT {columns} FROM flows WHERE {_IN_RANGE}"  # noqa: S608
+            for values in self._fetch(query, bounds):
+                found.add_end(dict(zip(names, values, strict=True)))
+        for column, known in (("scope", found.scopes), ("cluster", found.clusters)):
+            query = f"SELECT DISTINCT {column} FROM flows WHERE {_IN_RANGE}"  # noqa: S608
+            known.update(value for (value,) in self._fetch(query, bounds))
+        found.addressed = any(name == "address" for name, _ in self._held(selection))
+        for name, text, alone in selection.one_sided():
+            where, parameters = self._where(alone)
+            if self._fetch(f"SELECT 1 FROM flows WHERE {where} LIMIT 1", parameters):  # noqa: S608
+                found.met.add((name, text))
+        query = f"SELECT coalesce(max(bytes), 0) FROM flows WHERE {_IN_RANGE}"  # noqa: S608
+        found.largest = int(self._fetch(query, bounds)[0][0])
+        return found
+
+    def _where(self, selection: Selection) -> tuple[str, list[object]]:
+        if selection.on_addresses:
+            self._database.register(WANTED_ADDRESSES, _wanted_addresses(self._held(selection)))
+        condition, parameters = selection.sql(WANTED_ADDRESSES)
+        return f"{_IN_RANGE} AND {condition}", [*self._bounds, *parameters]
+
+    @property
+    def _bounds(self) -> list[int]:
+        by_ms = self.span.ended_by_ms
+        return [self.span.from_ms, self.span.to_ms, _EVER_MS if by_ms is None else by_ms]
+
+    def _held(self, selection: Selection) -> list[tuple[str, str]]:
+        """Return the flows' own addresses that filters on addresses want, with the filter's name."""
+        if not selection.on_addresses:
+            return []
+        query = "SELECT src_address FROM flows UNION SELECT dst_address FROM flows"
+        return selection.held([address for (address,) in self._fetch(query, []) if address])
+
+    def _stream(self, query: str, parameters: Sequence[object]) -> Iterator[tuple[Any, ...]]:
+        with self._reading():
+            result = self._database.execute(query, parameters)
+            while rows := result.fetchmany(FETCH_ROWS):
+                yield from rows
+
+    def _fetch(self, query: str, parameters: Sequence[object]) -> list[tuple[Any, ...]]:
+        return list(self._stream(query, parameters))
+
+    def _reading(self) -> AbstractContextManager[None]:
+        """Return what turns an error in reading into words."""
+        return nullcontext()
+
+
+def _wanted_addresses(held: Sequence[tuple[str, str]]) -> pa.Table:
+    """Return the table that `Selection.sql` looks addresses up in."""
+    names, addresses = ([pair[place] for pair in held] for place in (0, 1))
+    return pa.table({"filter": pa.array(names, pa.string()), "address": pa.array(addresses, pa.string())})
+
+
+def _end_columns(side: str) -> str:
+    """Return the columns that a report's end is made of; a node only of what is a node, a pod of what has gone."""
+    special = {
+        "node": f"CASE WHEN {side}kind = 'node' THEN {side}node END",
+        "pod": f"CASE WHEN {side}workload IS NULL THEN {side}pod END",
+    }
+    return ", ".join(special.get(name, f"{side}{name}") for name in FIELDS)
+
+
+def _end(ends: Parties, values: list[object]) -> Party:
+    *facts, broker = values
+    return ends.of([None if value is None else str(value) for value in facts], broker=bool(broker))
