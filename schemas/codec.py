@@ -13,6 +13,8 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
 Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
 # A Kubernetes name is at most an RFC 1123 subdomain; zones, regions and uids are shorter. Names stand in every flow.
 Name = Annotated[str, msgspec.Meta(max_length=253)]
+# Kafka numbers partitions by 32 bits; a greater one fits no column of the flow log.
+Partition = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 # What msgspec raises for bytes that are not such JSON, also for text that is not UTF-8 and for endless brackets.

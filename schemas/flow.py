@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from schemas.codec import Count, Milliseconds, Name, Port, decode
+from schemas.codec import Count, Milliseconds, Name, Partition, Port, decode
 
 SCHEMA_HEADER = "zonemeter.flow.v1"
 HEADERS = (("content-type", b"application/json"), ("schema", SCHEMA_HEADER.encode()))
@@ -108,7 +108,7 @@ class Cluster(msgspec.Struct, gc=False, frozen=True):
 class RawPosition(msgspec.Struct, gc=False, frozen=True):
     """Where the raw chunk of this flow stands."""
 
-    partition: Count
+    partition: Partition
     offset: Count
 
 

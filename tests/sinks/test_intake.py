@@ -92,6 +92,9 @@ def test_takes_what_is_greater_than_the_mark(
         pytest.param(encoded(flow(start_ms=END_MS, end_ms=START_MS)), "inconsistent", id="ends-before-it-starts"),
         pytest.param(encoded(flow(end_ms=2**53 - 1)), "implausible", id="year-287396"),
         pytest.param(encoded(flow()).replace(b'"bytes":1000', b'"bytes":1e300', 1), "schema_mismatch", id="bytes-huge"),
+        pytest.param(
+            encoded(flow()).replace(b'"partition":3', b'"partition":2147483648', 1), "schema_mismatch", id="partition"
+        ),
     ],
 )
 def test_refuses_and_goes_on(value: bytes | None, reason: str) -> None:

@@ -42,7 +42,7 @@ FLOWS = [
     pytest.param({"source": other("unknown", reason="late_index"), "scope": "unknown"}, id="unknown"),
     pytest.param({"destination": other("cidr", name=AWKWARD), "k8s": Cluster(Named(AWKWARD))}, id="awkward-names"),
     pytest.param({"observer": Observer(AWKWARD, Cloud(AWKWARD)), "network": Network(AWKWARD, "ipv6")}, id="observer"),
-    pytest.param({"bytes": 2**53 - 1, "packets": 0, "raw": RawPosition(0, 2**53 - 1)}, id="largest-numbers"),
+    pytest.param({"bytes": 2**53 - 1, "packets": 0, "raw": RawPosition(2**31 - 1, 2**53 - 1)}, id="largest-numbers"),
     pytest.param({"start_ms": START_MS + 1, "end_ms": END_MS + 999}, id="a-short-window"),
     pytest.param({"start_ms": EARLIEST_MS, "end_ms": EARLIEST_MS + 1}, id="first-moment"),
     pytest.param({"start_ms": END_MS, "end_ms": END_MS + LATEST_AHEAD_MS}, id="last-moment"),
