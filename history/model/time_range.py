@@ -34,10 +34,6 @@ class TimeRange:
         """Return whether a window that starts then belongs here."""
         return self.from_ms <= window_start_ms < self.to_ms
 
-    def has_ended(self, window_end_ms: int) -> bool:
-        """Return whether a window that ends then had ended when it had to."""
-        return self.ended_by_ms is None or window_end_ms <= self.ended_by_ms
-
     def earlier(self, milliseconds: int) -> "TimeRange":
         """Return the same range so much before, with the same windows left out at its end."""
         by = None if self.ended_by_ms is None else self.ended_by_ms - milliseconds

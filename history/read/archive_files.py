@@ -25,7 +25,6 @@ from common.errors import Refusal
 from history.model.time_range import TimeRange
 from history.read.archive import FlowArchive, manifest_path
 from sinks.flowlog.archive import FLOWS
-from sinks.flowlog.manifest import DataFile
 
 HOUR_MS = 3_600_000
 _DAY = re.compile(rf"({FLOWS}/)?date=\d{{4}}-\d\d-\d\d")
@@ -44,7 +43,6 @@ class Chapter:
     """
 
     paths: list[str] = field(default_factory=list)
-    rows: int = 0
     unlisted: int = 0
     deleted: str = ""
 
@@ -105,19 +103,18 @@ class _Search:
         any_there = False
         listings = self._pool.map(lambda number: self._archive.listing(partition, number), numbers)
         for number, listing in zip(numbers, listings, strict=True):
-            listed = {file.path: file for file in listing if self._touches(file.path)}
+            listed = {file.path for file in listing if self._touches(file.path)}
             if listed and after is not None and abs(number - after) > 1:
                 absent = manifest_path(partition, min(number, after) + 1)
                 raise Refusal(f"archive {self._archive.location}: {absent} is missing; restore it: its rows count")
             after = number if listed or after is None or abs(number - after) == 1 else after
-            self._chapter.unlisted += len(self._there.get(partition, {}).get(number, set()) - listed.keys())
-            for file in listed.values():
-                any_there |= self._take_file(partition, number, file)
+            self._chapter.unlisted += len(self._there.get(partition, {}).get(number, set()) - listed)
+            for path in sorted(listed):
+                any_there |= self._take_file(partition, number, path)
         return any_there
 
-    def _take_file(self, partition: int, number: int, file: DataFile) -> bool:
+    def _take_file(self, partition: int, number: int, path: str) -> bool:
         """Take a file; return whether it is there."""
-        path = file.path
         hour = _hour_of(path)
         if path not in self._there.get(partition, {}).get(number, set()):
             if hour not in self._hours:
@@ -130,7 +127,6 @@ class _Search:
         if not path.endswith(".parquet"):
             raise Refusal(f"archive {self._archive.location}: {path}: only Parquet can be read back")
         self._chapter.paths.append(path)
-        self._chapter.rows += file.rows
         return True
 
     def _where(self, partition: int, known: Sequence[int]) -> int:
