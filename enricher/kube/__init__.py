@@ -2,5 +2,5 @@
 """The Kubernetes API, listed and watched, as changes of the topology.
 
 In: lists and watch events. Out: states of nodes, pods and services, each with when it began.
-May import `index`.
+`objects` is what the API gives; `pods`, `nodes` and `services` read it into states. May import `index`.
 """

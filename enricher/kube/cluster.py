@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 
 from enricher.index.ownership import Index
 from enricher.index.reachable import gone, heard
-from enricher.kube.objects import Object, left_out
+from enricher.kube import nodes, pods
+from enricher.kube.objects import Node, Object, Pod
 from enricher.kube.observed import Observed
 from schemas.raw import RawChunk
 from schemas.topology import TopologyState
@@ -62,7 +63,7 @@ class ClusterView:
 
     def take(self, found: Object, version: str) -> None:
         """Take in an object as it is now."""
-        for what in left_out(found):
+        for what in _left_out(found):
             self._tell_left_out(what)
         self._change(self._observed.take(found, version, self.clock()))
 
@@ -111,3 +112,9 @@ class ClusterView:
     def _tell(self) -> None:
         self._news.set()
         self._news = asyncio.Event()
+
+
+def _left_out(found: Object) -> list[str]:
+    if isinstance(found, Pod):
+        return pods.left_out(found)
+    return nodes.left_out(found) if isinstance(found, Node) else []

@@ -12,19 +12,12 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from enricher.index.tenancy import acquired
-from enricher.kube.objects import (
-    Node,
-    Object,
-    Pod,
-    Service,
-    changed_ms,
-    is_older,
-    node_state,
-    pod_state,
-    service_state,
-    versions_like,
-)
+from enricher.kube.fields import changed_ms, is_older, versions_like
+from enricher.kube.nodes import node_state
+from enricher.kube.objects import Node, Object, Pod, Service
+from enricher.kube.pods import pod_state
 from enricher.kube.served import NamedPorts, Offer, named_ports, offer_of, served
+from enricher.kube.services import service_state
 from schemas.topology import MAX_LISTED, TopologyState
 
 # A pod whose object goes while its containers run (a forced delete, one that nobody watched) runs on until its

@@ -23,7 +23,8 @@ import msgspec
 from common.errors import Refusal
 from enricher.kube.client import KubeClient, Status
 from enricher.kube.errors import GoneError, KubeError
-from enricher.kube.objects import Metadata, Node, Object, Pod, Service, is_older, list_version
+from enricher.kube.fields import is_older, list_version
+from enricher.kube.objects import Metadata, Node, Object, Pod, Service
 from schemas.codec import UNREADABLE
 
 log = logging.getLogger(__name__)

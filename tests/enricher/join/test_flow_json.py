@@ -18,7 +18,7 @@ from enricher.join import flow_json as flows_module
 from enricher.join.flow_json import FlowsJson
 from enricher.join.join import join, resolve
 from enricher.join.policy import DEFAULT, Policy
-from enricher.kube.objects import pod_state
+from enricher.kube.pods import pod_state
 from schemas.flow import Workload
 from schemas.raw import RawChunk
 from tests.enricher.join.test_join import joined

@@ -6,18 +6,13 @@ import orjson
 import pytest
 
 from enricher.index.ownership import Index
+from enricher.kube import nodes, pods
 from enricher.kube.cluster import ClusterView
-from enricher.kube.objects import (
-    Node,
-    Pod,
-    Service,
-    changed_ms,
-    left_out,
-    milliseconds,
-    node_state,
-    pod_state,
-    service_state,
-)
+from enricher.kube.fields import changed_ms, milliseconds
+from enricher.kube.nodes import node_state
+from enricher.kube.objects import Node, Pod, Service
+from enricher.kube.pods import pod_state
+from enricher.kube.services import service_state
 from schemas.flow import Workload
 from schemas.topology import Routing, decode_topology, encode_topology
 
@@ -457,15 +452,15 @@ def test_an_owner_that_no_object_can_be_is_none(kind: str, name: str) -> None:
     state = pod_state(pod_of(owners=owner(kind, name)), NOW)
     assert state is not None
     assert state.workload == Workload("Pod", "api-7d9f8b6c5-x2x9q")
-    assert left_out(pod_of(owners=owner(kind, name))) == ["owner"]
+    assert pods.left_out(pod_of(owners=owner(kind, name))) == ["owner"]
 
 
 def test_what_can_be_is_not_left_out() -> None:
     addresses = [{"type": "InternalIP", "address": "10.0.0.1"}]
     value = {"metadata": {"name": "n", "uid": "u", "resourceVersion": "1"}, "status": {"addresses": addresses}}
-    assert left_out(pod_of(owners=owner("ReplicaSet", "x" * 253))) == []
-    assert left_out(pod_of()) == []
-    assert left_out(msgspec.json.decode(orjson.dumps(value), type=Node)) == []
+    assert pods.left_out(pod_of(owners=owner("ReplicaSet", "x" * 253))) == []
+    assert pods.left_out(pod_of()) == []
+    assert nodes.left_out(msgspec.json.decode(orjson.dumps(value), type=Node)) == []
 
 
 def test_what_is_left_out_is_told_each_time_that_it_is_shown() -> None:
@@ -485,7 +480,7 @@ def test_a_node_has_no_more_addresses_than_a_node_can_have() -> None:
         "status": {"addresses": found},
     }
     found_node = msgspec.json.decode(orjson.dumps(value), type=Node)
-    assert left_out(found_node) == ["address"]
+    assert nodes.left_out(found_node) == ["address"]
     state = node_state(found_node, NOW)
     assert len(encode_topology(state)) < 16_384
     assert decode_topology(encode_topology(state)) == state

@@ -7,7 +7,8 @@ import pytest
 
 from enricher.index.addresses import pack
 from enricher.index.ownership import Index
-from enricher.kube.objects import Service, list_version
+from enricher.kube.fields import list_version
+from enricher.kube.objects import Service
 from enricher.kube.observed import LINGER_MS, Observed
 from schemas.topology import MAX_LISTED, Routing, Served, TopologyState
 from tests.enricher.kube.test_objects import NOW, STARTED_MS, pod_of

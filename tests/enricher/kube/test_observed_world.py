@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enricher.index.ownership import Index
-from enricher.kube.objects import list_version
+from enricher.kube.fields import list_version
 from enricher.kube.observed import Observed
 from schemas.topology import TopologyState
 from tests.enricher.kube.test_objects import NOW, pod_of
