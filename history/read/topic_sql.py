@@ -7,6 +7,7 @@ would take longer than summing up.
 
 from array import array
 from collections.abc import Hashable, Iterable, Sequence
+from itertools import islice
 from typing import TypeVar
 
 import duckdb
@@ -46,13 +47,18 @@ class TopicRows:
         self.clear()
 
     def clear(self) -> None:
-        """Forget them."""
-        self._numbers = {name: array("q") for name in _NUMBERS}
+        """Forget them, and what they stand for."""
+        self.clear_rows()
         self._kinds: dict[tuple[str, str, str | UnsetType, str], int] = {}
         # By identity: the intake makes one object of what repeats.
         self._observers: dict[int, int] = {}
         self._by_name: dict[int, Observer] = {}
         self._ends: dict[FlatEnd, int] = {}
+        self._end_tables: list[pa.Table] = []
+
+    def clear_rows(self) -> None:
+        """Forget them, and keep what they stand for: most of it comes again."""
+        self._numbers = {name: array("q") for name in _NUMBERS}
 
     def __len__(self) -> int:
         return len(self._numbers["bytes"])
@@ -89,10 +95,17 @@ class TopicRows:
         database.register("kinds", _numbered(_KIND, kinds))
         zones = [(node, text(cloud.availability_zone)) for node, cloud in places]
         database.register("observers", _numbered(_OBSERVER, zones))
-        database.register("ends", _numbered(END_COLUMNS, [end.values for end in self._ends]))
+        database.register("ends", self._end_table())
         database.execute(_VIEW)
         regions = {text(cloud.availability_zone): text(cloud.region) for _, cloud in places}
         return FlowQuery(database, span, {zone: region for zone, region in regions.items() if zone and region})
+
+    def _end_table(self) -> pa.Table:
+        told = sum(len(table) for table in self._end_tables)
+        new = [end.values for end in islice(self._ends, told, None)]
+        if new or not self._end_tables:
+            self._end_tables.append(_numbered(END_COLUMNS, new, told))
+        return pa.concat_tables(self._end_tables)
 
 
 class Sieve:
@@ -101,15 +114,18 @@ class Sieve:
     def __init__(self, selection: Selection) -> None:
         self._selection = selection
         self._database = open_database()
+        self._asked = TopicRows()
         self._present = Present()
         self._found = False
 
     def wanted(self, rows: list[Row[FlatEnd]]) -> list[Row[FlatEnd]]:
         """Return those that are wanted. It takes some milliseconds: give it many."""
         if rows and not self._selection.is_any:
-            asked = TopicRows()
-            asked.add(rows)
-            query = asked.query(self._database)
+            if self._asked.is_full:
+                self._asked.clear()
+            self._asked.clear_rows()
+            self._asked.add(rows)
+            query = self._asked.query(self._database)
             rows = [rows[place] for place in query.places(self._selection)]
             if not self._found and not rows:
                 self._present.merge(query.present(self._selection))
@@ -128,10 +144,10 @@ def _number(values: Sequence[K], known: dict[K, int]) -> Iterable[int]:
     return map(known.__getitem__, values)
 
 
-def _numbered(names: Sequence[str], rows: Sequence[Sequence[Value]]) -> pa.Table:
-    """Return a table of these columns, in which row n has `id` n."""
+def _numbered(names: Sequence[str], rows: Sequence[Sequence[Value]], first: int = 0) -> pa.Table:
+    """Return a table of these columns, in which row n has `id` `first` + n."""
     columns = {
         name: pa.array([row[place] for row in rows], pa.int32() if name == "port" else pa.string())
         for place, name in enumerate(names)
     }
-    return pa.table({"id": pa.array(range(len(rows)), pa.int64()), **columns})
+    return pa.table({"id": pa.array(range(first, first + len(rows)), pa.int64()), **columns})

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 
 from history.model.filters import Selection
+from history.read import topic_sql
 from history.read.batch import FlowBatch
 from history.read.flow_sql import ALWAYS, FlowQuery
 from history.read.topic_sql import Sieve, TopicRows
@@ -166,3 +167,19 @@ def test_what_a_table_prints_is_accepted(end: Any) -> None:
 def test_what_no_end_goes_by_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected"):
         Selection(sources=[text])
+
+
+def test_an_end_that_comes_again_is_told_to_the_database_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    numbered = topic_sql._numbered
+
+    def counting(names: Any, rows: Any, first: int = 0) -> Any:
+        if names == END_COLUMNS:
+            told.append(len(rows))
+        return numbered(names, rows, first)
+
+    monkeypatch.setattr(topic_sql, "_numbered", counting)
+    sieve, rows = Sieve(Selection(zones=["a"])), rows_of([flow(source=end, destination=ENDS[0]) for end in ENDS])
+    wanted = [sieve.wanted(part) for part in (rows[:4], rows, rows)]
+    assert wanted == [rows[:4], rows, rows]
+    assert sum(told) == len(ENDS)
