@@ -5,15 +5,15 @@ import contextlib
 
 from audit.service import Auditor
 from audit.settings import AuditServiceSettings
+from common.entry_point import entry_point
 from common.errors import Stopped
 from common.service import lifecycle
 from common.service.lifecycle import Service
-from common.settings import load
 
 
-def main(argv: list[str]) -> int:
+@entry_point("run audit", AuditServiceSettings)
+def main(settings: AuditServiceSettings) -> int:
     """Run the audit until told to stop; return the exit status."""
-    settings = load(AuditServiceSettings, "audit", argv)
 
     async def body(running: Service) -> None:
         with contextlib.suppress(Stopped):

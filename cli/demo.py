@@ -22,10 +22,9 @@ from cli import demo_story
 from cli.lab import LabPrefix
 from collector.host.preflight import check_host
 from common.amounts import command_lines, labelled
-from common.errors import Refusal
-from common.flags import refuse
-from common.settings import KafkaSettings, Settings, load
-from common.terminal import complain, say
+from common.entry_point import entry_point
+from common.settings import KafkaSettings, Settings
+from common.terminal import say
 from history.audit import text
 from history.audit.command import AuditSettings, audit_range
 from history.model.filters import Selection
@@ -35,7 +34,6 @@ from history.read.topic_sql import Sieve
 from history.text.live import lag_of
 from history.text.summary import summary_lines
 from lab import cluster, stories
-from lab.errors import LabError
 from lab.interrupts import run_interruptible
 from lab.plan import Plan
 from lab.services import Files, Ports, zonemeter
@@ -58,16 +56,13 @@ class DemoSettings(Settings):
     free_ports: bool = Field(False, description="listen on ports that are free now, not on the usual ones")
 
 
-def main(argv: list[str]) -> int:
+@entry_point("demo", DemoSettings)
+def main(settings: DemoSettings) -> int:
     """Run the demo; return 0 if the ledger closes."""
-    settings = load(DemoSettings, "demo", argv)
     try:
         return run_interruptible(Demo(settings).run())
-    except (LabError, Refusal) as error:
-        refuse("zonemeter demo", str(error))
     except KeyboardInterrupt:
-        complain("interrupted; cleaned up: no namespace, process or pin is left")
-        return 130
+        raise KeyboardInterrupt("interrupted; cleaned up: no namespace, process or pin is left") from None
 
 
 class Demo:

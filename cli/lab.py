@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from common.flags import refuse
-from common.settings import Settings, load
+from common.entry_point import entry_point
+from common.errors import Refusal
+from common.settings import Settings
 from common.terminal import complain, say
 from lab import cluster, stories
-from lab.errors import LabError
 from lab.interrupts import run_interruptible
 from lab.plan import Plan, check_prefix
 from lab.services import Ports, Tuning
@@ -48,9 +48,9 @@ class DownSettings(LabSettings):
     of_this_checkout: bool = Field(False, description="only if this directory's own code brought it up")
 
 
-def up(argv: list[str]) -> int:
+@entry_point("lab up", UpSettings)
+def up(settings: UpSettings) -> int:
     """Bring a lab up and leave it running."""
-    settings = load(UpSettings, "lab up", argv)
     begun = time.monotonic()
 
     def report(line: str) -> None:
@@ -59,10 +59,7 @@ def up(argv: list[str]) -> int:
     plan = _plan(settings)
     ports = Ports.free() if settings.free_ports else Ports()
     tuning = Tuning(window_seconds=settings.window_seconds)
-    try:
-        files = run_interruptible(cluster.up(plan, ports, tuning=tuning, with_services=settings.services, say=report))
-    except LabError as error:
-        refuse("zonemeter lab up", str(error))
+    files = run_interruptible(cluster.up(plan, ports, tuning=tuning, with_services=settings.services, say=report))
     usual = LabSettings.model_construct()
     named = "".join(
         f" --{name} {value}"
@@ -78,30 +75,24 @@ def up(argv: list[str]) -> int:
     return 0
 
 
-def down(argv: list[str]) -> int:
+@entry_point("lab down", DownSettings)
+def down(settings: DownSettings) -> int:
     """Take a lab down; return 1 if a process had to be killed because it did not end by itself."""
-    settings = load(DownSettings, "lab down", argv)
-    try:
-        other = cluster.other_checkout(settings.prefix)
-        if settings.of_this_checkout and other:
-            say(f"lab {settings.prefix} belongs to {other}; it was left as it is")
-            return 0
-        killed = asyncio.run(cluster.down(settings.prefix))
-    except (LabError, ValueError) as error:
-        refuse("zonemeter lab down", str(error))
+    other = cluster.other_checkout(settings.prefix)
+    if settings.of_this_checkout and other:
+        say(f"lab {settings.prefix} belongs to {other}; it was left as it is")
+        return 0
+    killed = asyncio.run(cluster.down(settings.prefix))
     for role in killed:
         complain(f"{role} did not end in time and was killed")
     say(f"lab {settings.prefix} is down; nothing of it is left")
     return 1 if killed else 0
 
 
-def status(argv: list[str]) -> int:
+@entry_point("lab status", LabSettings)
+def status(settings: LabSettings) -> int:
     """Print what of a lab is there; return 1 if it is not whole."""
-    settings = load(LabSettings, "lab status", argv)
-    try:
-        state = cluster.status(settings.prefix)
-    except (LabError, ValueError) as error:
-        refuse("zonemeter lab status", str(error))
+    state = cluster.status(settings.prefix)
     if not state.exists:
         say(f"lab {settings.prefix} is not up")
         return 1
@@ -111,11 +102,11 @@ def status(argv: list[str]) -> int:
     return 0 if state.whole else 1
 
 
-def traffic(argv: list[str]) -> int:
+@entry_point("lab traffic", LabSettings)
+def traffic(settings: LabSettings) -> int:
     """Send the plan's traffic between the lab's pods until Ctrl-C; print the requests that were answered."""
-    settings = load(LabSettings, "lab traffic", argv)
     if not cluster.status(settings.prefix).namespaces:
-        refuse("zonemeter lab traffic", f"lab {settings.prefix} is not up; run zonemeter lab up")
+        raise Refusal(f"lab {settings.prefix} is not up; run zonemeter lab up")
     complain("sending until Ctrl-C")
     requests = asyncio.run(run_until_signal(_plan(settings)))
     for name, count in sorted(requests.items()):
@@ -127,4 +118,4 @@ def _plan(settings: LabSettings) -> Plan:
     try:
         return stories.make(settings.story, settings.prefix, settings.fabric)
     except ValueError as error:
-        refuse("zonemeter lab", str(error))
+        raise Refusal(str(error)) from error

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes docs/settings.md from the settings classes: `python -m cli.settings_reference >docs/settings.md`.
 
-What a command reads is found by starting it: the first thing each does is to load its settings, and there it is
-stopped. So a command that is new in the table is new in the document.
+Each command names its settings (common/entry_point.py), so one that is new in the table is new in the document.
 """
 
 import argparse
@@ -10,20 +9,19 @@ import importlib
 import inspect
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
-from unittest.mock import patch
 
 from pydantic import ByteSize
 from pydantic.fields import FieldInfo
 from pydantic_settings import CliSettingsSource
 
 from cli.main import COMMANDS, Command
-from common import settings as settings_
+from common.entry_point import EntryPoint
 from common.flags import size_text
-from common.settings import ENV_PREFIX, KafkaSettings, ServiceSettings, Settings
+from common.settings import ENV_PREFIX, KafkaSettings, ServiceSettings, Settings, flags_of, flags_of_each
 
 HEAD = """# Settings
 
@@ -83,44 +81,17 @@ class Reads:
     parser: argparse.ArgumentParser
 
 
-class _Stopped(BaseException):
-    """Raised in place of going on; no handler of a command catches it."""
-
-    def __init__(self, settings: type[Settings], parser: argparse.ArgumentParser) -> None:
-        super().__init__()
-        self.settings = settings
-        self.parser = parser
-
-
 def what_it_reads(words: tuple[str, ...], command: Command, argv: Sequence[str] | None = None) -> Reads:
-    """Start a command, stop it once its arguments are parsed (None: before that), and return what it reads.
+    """Return what a command reads, with the parser of its flags.
 
-    Arguments that it does not take end in `SystemExit`, as they would for a user.
+    `argv` that it does not take end in `SystemExit`, as they would for a user.
     """
     module, _, name = command.target.partition(":")
-    function: Callable[[list[str]], int] = getattr(importlib.import_module(module), name)
-    cls: list[type[Settings]] = []
-    parse = argparse.ArgumentParser.parse_args
-
-    def source(settings: type[Settings], **options: Any) -> CliSettingsSource[Any]:
-        cls.append(settings)
-        return CliSettingsSource(settings, **options)
-
-    def stop(parser: argparse.ArgumentParser, *arguments: Any, **options: Any) -> None:
-        if argv is not None:
-            parse(parser, *arguments, **options)
-        if cls:
-            raise _Stopped(cls[-1], parser)
-
-    with (
-        patch.object(settings_, "CliSettingsSource", source),
-        patch.object(argparse.ArgumentParser, "parse_args", stop),
-    ):
-        try:
-            function(list(argv or ()))
-        except _Stopped as stopped:
-            return Reads(words, command.summary, stopped.settings, stopped.parser)
-    raise TypeError(f"zonemeter {' '.join(words)} went on without reading its arguments")
+    found: EntryPoint[Settings] = getattr(importlib.import_module(module), name)
+    parser, _ = flags_of(found.settings, found.words)
+    if argv is not None:
+        parser.parse_args(flags_of_each(found.words).parse_known_args(list(argv))[1])
+    return Reads(words, command.summary, found.settings, parser)
 
 
 def reference() -> str:

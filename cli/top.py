@@ -16,9 +16,8 @@ from rich.live import Live
 from rich.text import Text
 
 from common import page
-from common.errors import Refusal
-from common.flags import refuse
-from common.settings import KafkaSettings, load
+from common.entry_point import entry_point
+from common.settings import KafkaSettings
 from common.terminal import command, complain, plain, say, write_json
 from history.model.filters import Selection
 from history.read.live import LiveWindow, follow
@@ -47,15 +46,12 @@ class TopSettings(KafkaSettings):
     quiet_seconds: float = Field(30.0, gt=0, description="after this long without flows, say so; with --once, end")
 
 
-def main(argv: list[str]) -> int:
+@entry_point("top", TopSettings)
+def main(settings: TopSettings) -> int:
     """Run the command until Ctrl-C, or for one window."""
-    settings = load(TopSettings, "top", argv)
-    try:
-        prices = None if settings.prices is None else load_prices(settings.prices)
-        with shown(settings.output, lambda window: as_lines(window, prices, settings.top)) as show:
-            return asyncio.run(_run(settings, show))
-    except Refusal as error:
-        refuse("zonemeter top", str(error))
+    prices = None if settings.prices is None else load_prices(settings.prices)
+    with shown(settings.output, lambda window: as_lines(window, prices, settings.top)) as show:
+        return asyncio.run(_run(settings, show))
 
 
 async def _run(settings: TopSettings, show: Show) -> int:

@@ -6,11 +6,10 @@ import asyncio
 from pydantic import Field
 
 from common.amounts import labelled
-from common.errors import Refusal
-from common.flags import refuse
+from common.entry_point import entry_point
 from common.kafka import topic_admin
 from common.kafka.topic_admin import TopicState, admin_client, describe
-from common.settings import KafkaSettings, load
+from common.settings import KafkaSettings
 from common.terminal import say
 from schemas.topics import HOUR_MS, TopicSpec, topic_specs
 
@@ -35,26 +34,23 @@ class TopicsSettings(KafkaSettings):
         )
 
 
-def list_(argv: list[str]) -> int:
+@entry_point("topics list", TopicsSettings)
+def list_(settings: TopicsSettings) -> int:
     """Print each topic, its partitions and its settings."""
-    settings = load(TopicsSettings, "topics list", argv)
-    say(*_table(_states(settings, "topics list")))
+    say(*_table(_states(settings)))
     return 0
 
 
-def diff(argv: list[str]) -> int:
+@entry_point("topics diff", TopicsSettings)
+def diff(settings: TopicsSettings) -> int:
     """Print what is not as it should be; return 1 if anything is not."""
-    settings = load(TopicsSettings, "topics diff", argv)
-    return _print_differences(_states(settings, "topics diff"))
+    return _print_differences(_states(settings))
 
 
-def apply(argv: list[str]) -> int:
+@entry_point("topics apply", TopicsSettings)
+def apply(settings: TopicsSettings) -> int:
     """Make what is missing; return 1 if something is left that cannot be changed."""
-    settings = load(TopicsSettings, "topics apply", argv)
-    try:
-        return _print_differences(asyncio.run(ensure(settings)))
-    except Refusal as error:
-        refuse("zonemeter topics apply", str(error))
+    return _print_differences(asyncio.run(ensure(settings)))
 
 
 async def ensure(settings: TopicsSettings) -> list[TopicState]:
@@ -81,15 +77,12 @@ def _table(states: list[TopicState]) -> list[str]:
     return lines
 
 
-def _states(settings: TopicsSettings, command: str) -> list[TopicState]:
+def _states(settings: TopicsSettings) -> list[TopicState]:
     async def read() -> list[TopicState]:
         async with admin_client(settings) as admin:
             return await describe(admin, settings.specs())
 
-    try:
-        return asyncio.run(read())
-    except Refusal as error:
-        refuse(f"zonemeter {command}", str(error))
+    return asyncio.run(read())
 
 
 def _print_differences(states: list[TopicState]) -> int:

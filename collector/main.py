@@ -13,13 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from collector.collect import Collector
 from collector.host import locks, preflight, privileges
 from collector.settings import CollectorSettings
+from common.entry_point import entry_point
 from common.errors import Refusal, Stopped
 from common.kafka import clients
 from common.kafka.publish import Publisher
 from common.service import lifecycle as service_
 from common.service import memory
 from common.service.lifecycle import Service
-from common.settings import load
 from common.task_group import TaskGroup
 
 log = logging.getLogger(__name__)
@@ -99,8 +99,8 @@ async def _give_up(service: Service, drain_seconds: float) -> None:
     raise Stopped("the drain budget is gone")
 
 
-def main(argv: list[str]) -> int:
+@entry_point("run collector", CollectorSettings)
+def main(settings: CollectorSettings) -> int:
     """`zonemeter run collector`; return the exit status."""
     memory.map_large_blocks()
-    settings = load(CollectorSettings, "collector", argv)
     return service_.run("collector", settings, lambda service: run(settings, service))

@@ -178,25 +178,37 @@ class ServiceSettings(KafkaSettings):
     )
 
 
-def load(cls: type[S], service: str, argv: list[str]) -> S:
-    """Read the settings of `service`; print and exit 0 for --print-config, exit 2 for any that make no sense."""
-    # A service and a command may have one name (audit); only services have a table in the file.
-    prog = f"zonemeter run {service}" if issubclass(cls, ServiceSettings) else f"zonemeter {service}"
+def flags_of(
+    cls: type[S], words: str, argv: list[str] | Literal[False] = False
+) -> tuple[FlagParser, CliSettingsSource[S]]:
+    """Return the parser of a command's own flags, and what it makes of `argv`; `words` follow `zonemeter`."""
     shared = {name for base in (KafkaSettings, ServiceSettings) for name in base.model_fields} & {
         name for name in cls.model_fields if name not in cls.__annotations__
     }
     epilog = _EPILOG if issubclass(cls, ServiceSettings) else _COMMANDS_EPILOG
-    early = FlagParser(prog, add_help=False)
+    parser = FlagParser(f"zonemeter {words}", description=cls.__doc__, shared=shared, epilog=epilog)
+    return parser, CliSettingsSource(cls, root_parser=parser, cli_parse_args=argv)
+
+
+def flags_of_each(words: str) -> FlagParser:
+    """Return the parser of the flags that every command has."""
+    early = FlagParser(f"zonemeter {words}", add_help=False)
     early.add_argument("--config", type=Path)
     early.add_argument("--print-config", action="store_true")
-    known, rest = early.parse_known_args(argv)
+    return early
+
+
+def load(cls: type[S], words: str, argv: list[str]) -> S:
+    """Read the settings of a command or service: `words` follow `zonemeter`.
+
+    Prints and exits with 0 for --print-config, with 2 for any that make no sense.
+    """
+    prog = f"zonemeter {words}"
+    known, rest = flags_of_each(words).parse_known_args(argv)
     try:
-        from_file = _read_file(cls, service, known.config)
-        flags: CliSettingsSource[Any] = CliSettingsSource(
-            cls,
-            root_parser=FlagParser(prog, description=cls.__doc__, shared=shared, epilog=epilog),
-            cli_parse_args=rest,
-        )
+        # Only services have a table in the file.
+        from_file = _read_file(cls, words.removeprefix("run "), known.config)
+        _, flags = flags_of(cls, words, rest)
         sources: dict[str, Any] = {"_cli_settings_source": flags}
         settings = cls(**sources, **from_file)
     except ValidationError as error:

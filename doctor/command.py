@@ -13,7 +13,8 @@ from pydantic_settings import SettingsConfigDict
 from collector.settings import CollectorSettings, PinDir, Ports, parse_ports
 from common.amounts import wrapped
 from common.durations import Duration, parse_duration
-from common.settings import KafkaSettings, load
+from common.entry_point import entry_point
+from common.settings import KafkaSettings
 from common.terminal import say, write_json
 from doctor.checks import Check, Finding, run_checks
 from doctor.node import node_checks
@@ -71,9 +72,9 @@ class DoctorSettings(KafkaSettings):
         ]
 
 
-def main(argv: list[str]) -> int:
+@entry_point("doctor", DoctorSettings)
+def main(settings: DoctorSettings) -> int:
     """Run the command; return 1 if a fault was found."""
-    settings = load(DoctorSettings, "doctor", argv)
     now_ms = time.time_ns() // 1_000_000
     span = TimeRange(max(now_ms - parse_duration(settings.since), 0), now_ms)
     parts: dict[str, Sequence[Check]] = {}

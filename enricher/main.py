@@ -9,6 +9,7 @@ import gc
 import logging
 from collections.abc import Callable
 
+from common.entry_point import entry_point
 from common.errors import Refusal, Stopped
 from common.files import read_bounded
 from common.kafka import clients
@@ -16,7 +17,6 @@ from common.kafka.partitions import Partitions
 from common.kafka.publish import PublishCounters, Publisher
 from common.service import lifecycle
 from common.service.lifecycle import Service
-from common.settings import load
 from common.task_group import TaskGroup
 from enricher.delivery.admission import Nodes
 from enricher.delivery.deps import Deps
@@ -35,9 +35,9 @@ from enricher.settings import EnricherSettings
 log = logging.getLogger(__name__)
 
 
-def main(argv: list[str]) -> int:
+@entry_point("run enricher", EnricherSettings)
+def main(settings: EnricherSettings) -> int:
     """Run the enricher; return its exit status."""
-    settings = load(EnricherSettings, "enricher", argv)
 
     async def body(running: Service) -> None:
         await run(running, settings)

@@ -17,10 +17,10 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from common import terminal
+from common.entry_point import entry_point
 from common.errors import Refusal
-from common.flags import refuse
 from common.kafka.reading import command_reader, held, stretch
-from common.settings import KafkaSettings, load
+from common.settings import KafkaSettings
 from history.model.time_range import Since, TimeRange, timestamp
 from history.range_settings import SPAN_SHORTCUTS, SpanSettings
 from history.read.topic import read_topic
@@ -57,17 +57,13 @@ class Letter:
     letter: DeadLetter
 
 
-def main(argv: list[str]) -> int:
+@entry_point("dead-letters list", DeadLettersSettings)
+def main(settings: DeadLettersSettings) -> int:
     """Run the command; exit status 0 also where there are none."""
-    settings = load(DeadLettersSettings, "dead-letters list", argv)
-    now_ms = time.time_ns() // 1_000_000
-    try:
-        if settings.show is not None:
-            terminal.data().write(value_of(asyncio.run(read_one(settings, settings.show))))
-            return 0
-        asyncio.run(_list(settings, settings.span(PROG, now_ms, DEFAULT_SINCE)))
-    except (ValueError, Refusal) as error:
-        refuse(PROG, str(error))
+    if settings.show is not None:
+        terminal.data().write(value_of(asyncio.run(read_one(settings, settings.show))))
+        return 0
+    asyncio.run(_list(settings, settings.span(PROG, time.time_ns() // 1_000_000, DEFAULT_SINCE)))
     return 0
 
 

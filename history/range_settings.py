@@ -6,6 +6,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, ByteSize, Field, model_validator
 from pydantic_settings import NoDecode
 
+from common.errors import Refusal
 from common.settings import KafkaSettings
 from common.terminal import complain
 from history.model.filters import Selection
@@ -40,12 +41,16 @@ class SpanSettings(KafkaSettings):
     to_time: Instant | None = Field(None, description="end, in the same forms; now is the default")
 
     def span(self, prog: str, now_ms: int, since: str = "1h") -> TimeRange:
-        """Return the range; raise `ValueError` where the settings contradict each other.
+        """Return the range; raise `Refusal` where the settings contradict each other.
 
         Says on stderr what was read as UTC because it names no zone.
         """
         given = {"--since": self.since, "--from": self.from_time, "--to": self.to_time}
-        span = parse_range(self.since if self.since or self.from_time else since, self.from_time, self.to_time, now_ms)
+        begin = self.since if self.since or self.from_time else since
+        try:
+            span = parse_range(begin, self.from_time, self.to_time, now_ms)
+        except ValueError as error:
+            raise Refusal(str(error)) from error
         if bare := [f"{flag} {text}" for flag, text in given.items() if text and names_no_zone(text)]:
             complain(f"{prog}: {', '.join(bare)} names no zone and is read as UTC; the range is {span}")
         return span
@@ -86,18 +91,21 @@ class RangeSettings(SpanSettings):
         return self
 
     def selection(self) -> Selection:
-        """Return the filters; raises `ValueError`."""
-        return Selection(
-            clusters=self.cluster,
-            namespaces=self.namespace,
-            workloads=self.workload,
-            pods=self.pod,
-            addresses=self.address,
-            zones=self.zone,
-            sources=self.source,
-            destinations=self.destination,
-            scopes=self.scope,
-            directions=self.direction,
-            ports=self.port,
-            min_bytes=self.min_bytes,
-        )
+        """Return the filters; raises `Refusal`."""
+        try:
+            return Selection(
+                clusters=self.cluster,
+                namespaces=self.namespace,
+                workloads=self.workload,
+                pods=self.pod,
+                addresses=self.address,
+                zones=self.zone,
+                sources=self.source,
+                destinations=self.destination,
+                scopes=self.scope,
+                directions=self.direction,
+                ports=self.port,
+                min_bytes=self.min_bytes,
+            )
+        except ValueError as error:
+            raise Refusal(str(error)) from error

@@ -9,10 +9,10 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from common.amounts import wrapped
+from common.entry_point import entry_point
 from common.errors import Refusal
 from common.files import read_bounded
-from common.flags import refuse
-from common.settings import Settings, load
+from common.settings import Settings
 from common.terminal import say, write_json
 from prices.book import UNIT_BYTES, Price, PriceBook, Side, money
 from prices.file import PRICED_SCOPES, SHIPPED, PriceFileError, load_prices, parse_prices, recognise, region_of, shipped
@@ -51,9 +51,9 @@ class PricesExplainSettings(Settings):
     output: Literal["table", "json"] = Field("table", description="how to print the answer")
 
 
-def list_(argv: list[str]) -> int:
+@entry_point("prices list", PricesListSettings)
+def list_(settings: PricesListSettings) -> int:
     """Print the shipped files."""
-    settings = load(PricesListSettings, "prices list", argv)
     books = [shipped(name) for name in SHIPPED]
     if settings.output == "json":
         write_json([_book(book) for book in books])
@@ -69,13 +69,13 @@ def list_(argv: list[str]) -> int:
     return 0
 
 
-def check(argv: list[str]) -> int:
+@entry_point("prices check", PricesCheckSettings)
+def check(settings: PricesCheckSettings) -> int:
     """Check one file; return 1 if anything is wrong with it."""
-    settings = load(PricesCheckSettings, "prices check", argv)
     try:
         book = parse_prices(read_bounded(settings.file), str(settings.file))
     except OSError as error:
-        refuse("zonemeter prices check", f"file = '{settings.file}': {error.strerror}")
+        raise Refusal(f"file = '{settings.file}': {error.strerror}") from error
     except PriceFileError as error:
         say(*error.problems)
         return 1
@@ -88,15 +88,12 @@ def check(argv: list[str]) -> int:
     return 0
 
 
-def explain(argv: list[str]) -> int:
+@entry_point("prices explain", PricesExplainSettings)
+def explain(settings: PricesExplainSettings) -> int:
     """Say how traffic between two zones is priced; return 1 if it has no price."""
-    settings = load(PricesExplainSettings, "prices explain", argv)
-    try:
-        book = _book_for(settings)
-        source, destination = _side(settings, book, "source"), _side(settings, book, "destination")
-        scope = settings.scope or _scope(settings, source, destination)
-    except Refusal as error:
-        refuse("zonemeter prices explain", str(error))
+    book = _book_for(settings)
+    source, destination = _side(settings, book, "source"), _side(settings, book, "destination")
+    scope = settings.scope or _scope(settings, source, destination)
     price = book.find(scope, source, destination)
     if settings.output == "json":
         write_json({"scope": scope, "file": book.name, "price": price and _price(price, book)})

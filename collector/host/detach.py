@@ -7,13 +7,13 @@ from pathlib import Path
 from pydantic import Field
 
 from collector.attach import tc
-from collector.errors import LoadError
 from collector.host import locks, preflight
 from collector.kernel import pins
 from collector.settings import CollectorSettings
+from common.entry_point import entry_point
 from common.errors import Refusal
-from common.settings import Settings, load
-from common.terminal import complain, say
+from common.settings import Settings
+from common.terminal import say
 
 
 def remove_all(root: Path) -> None:
@@ -49,17 +49,16 @@ class DetachSettings(Settings):
     pin_dir: Path = Field(CollectorSettings.model_fields["pin_dir"].default, description="the collector's --pin-dir")
 
 
-def main(argv: list[str]) -> int:
+@entry_point("detach", DetachSettings)
+def main(wanted: DetachSettings) -> int:
     """Detach; exit status 2 if a collector is at work there or it cannot be done."""
-    wanted = load(DetachSettings, "detach", argv)
     try:
         check_ours(wanted.pin_dir)
         pinned = sum(1 for path in wanted.pin_dir.rglob("*") if not path.is_dir())
         with locks.pin_directory(wanted.pin_dir, make=False):
             remove_all(wanted.pin_dir)
-    except (Refusal, LoadError, OSError) as error:
-        complain(f"zonemeter detach: {error}")
-        return 2
+    except OSError as error:
+        raise Refusal(str(error)) from error
     said = f"removed {pinned} links, programs and maps" if pinned else "nothing of zonemeter was there"
     say(f"{wanted.pin_dir}: {said}")
     return 0

@@ -17,9 +17,9 @@ from pydantic_settings import SettingsConfigDict
 
 from audit.books import Reconciler, conclude
 from audit.result import MAX_LISTED, Audit
+from common.entry_point import entry_point
 from common.errors import Refusal
-from common.flags import refuse
-from common.settings import KafkaSettings, load
+from common.settings import KafkaSettings
 from common.terminal import complain, say, write_json
 from history.audit import explain, text
 from history.audit.deep import look as deep
@@ -58,18 +58,15 @@ class AuditSettings(SpanSettings):
     )
 
 
-def main(argv: list[str]) -> int:
+@entry_point("audit", AuditSettings)
+def main(settings: AuditSettings) -> int:
     """Run the command; return its exit status."""
-    settings = load(AuditSettings, "audit", argv)
     now_ms = time.time_ns() // 1_000_000
-    try:
-        if settings.archive is not None and not settings.deep:
-            raise ValueError("--archive is read with --deep only")
-        span = settings.span("zonemeter audit", now_ms)
-        asked = _Asked(settings, span)
-        audit, explained, found = asyncio.run(_look(asked, now_ms))
-    except (ValueError, Refusal) as error:
-        refuse("zonemeter audit", str(error))
+    if settings.archive is not None and not settings.deep:
+        raise Refusal("--archive is read with --deep only")
+    span = settings.span("zonemeter audit", now_ms)
+    asked = _Asked(settings, span)
+    audit, explained, found = asyncio.run(_look(asked, now_ms))
     if settings.output == "json":
         answer = text.as_dict(audit, explained, found)
         write_json(answer)

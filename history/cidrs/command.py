@@ -12,9 +12,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
-from common.errors import Refusal
-from common.flags import refuse
-from common.settings import load
+from common.entry_point import entry_point
 from enricher.index.cidr_check import findings
 from enricher.join.policy import UNMETERED, policy_of
 from history.cidrs import text
@@ -62,24 +60,18 @@ class CidrsSuggestSettings(CidrsSettings):
     )
 
 
-def check(argv: list[str]) -> int:
+@entry_point("cidrs check", CidrsCheckSettings)
+def check(settings: CidrsCheckSettings) -> int:
     """Check a map; return the exit status."""
-    settings = load(CidrsCheckSettings, "cidrs check", argv)
-    try:
-        checked = interrupts.run(_check(settings, _span(settings, "zonemeter cidrs check")))
-    except (ValueError, Refusal) as error:
-        refuse("zonemeter cidrs check", str(error))
+    checked = interrupts.run(_check(settings, _span(settings, "zonemeter cidrs check")))
     text.print_checked(checked, settings.output)
     return 0 if checked.sound else 1
 
 
-def suggest(argv: list[str]) -> int:
+@entry_point("cidrs suggest", CidrsSuggestSettings)
+def suggest(settings: CidrsSuggestSettings) -> int:
     """List what no entry names; return the exit status."""
-    settings = load(CidrsSuggestSettings, "cidrs suggest", argv)
-    try:
-        suggested = interrupts.run(_suggest(settings, _span(settings, "zonemeter cidrs suggest")))
-    except (ValueError, Refusal) as error:
-        refuse("zonemeter cidrs suggest", str(error))
+    suggested = interrupts.run(_suggest(settings, _span(settings, "zonemeter cidrs suggest")))
     text.print_suggested(suggested, settings.output, settings.top)
     return 0
 

@@ -13,9 +13,8 @@ from collections.abc import AsyncGenerator, Iterator
 from typing import BinaryIO
 
 from common.amounts import counted
+from common.entry_point import entry_point
 from common.errors import Refusal
-from common.flags import refuse
-from common.settings import load
 from common.terminal import complain
 from enricher.join.policy import policy_of
 from history.model.filters import Selection
@@ -45,25 +44,21 @@ class _Nothing(Exception):  # noqa: N818 - it is the answer, and no fault
     """No flow was wanted; its text says why."""
 
 
-def main(argv: list[str]) -> int:
+@entry_point("replay", ReplaySettings)
+def main(settings: ReplaySettings) -> int:
     """Run the command; return its exit status."""
-    settings = load(ReplaySettings, "replay", argv)
-    replay = None
+    span = settings.span(PROG, time.time_ns() // 1_000_000)
+    if settings.output == "parquet" and settings.file is None and sys.stdout.isatty():
+        raise Refusal("output = parquet is nothing to read on a terminal; add --file NAME.parquet")
+    replay = Replay(settings, span, settings.selection())
+    gc.set_threshold(*THRESHOLDS)
     try:
-        span = settings.span(PROG, time.time_ns() // 1_000_000)
-        if settings.output == "parquet" and settings.file is None and sys.stdout.isatty():
-            raise Refusal("output = parquet is nothing to read on a terminal; add --file NAME.parquet")
-        replay = Replay(settings, span, settings.selection())
-        gc.set_threshold(*THRESHOLDS)
         interrupts.run(replay.run())
     except _Nothing as nothing:
         _say(str(nothing))
         return 1
-    except (ValueError, Refusal) as error:
-        refuse(PROG, str(error))
     except KeyboardInterrupt:
-        _say(f"interrupted{replay.left_behind() if replay else ''}")
-        return 130
+        raise KeyboardInterrupt(f"interrupted{replay.left_behind()}") from None
     return 0
 
 

@@ -17,9 +17,9 @@ from audit.result import Audit
 from common import terminal
 from common.amounts import counted
 from common.durations import Duration, parse_duration
+from common.entry_point import entry_point
 from common.errors import Refusal
-from common.flags import refuse
-from common.settings import HostPorts, KafkaSettings, load
+from common.settings import HostPorts, KafkaSettings
 from common.terminal import command
 from history.audit.command import AuditSettings, audit_range
 from history.model.bill import price_summary
@@ -78,23 +78,17 @@ class ReportSettings(RangeSettings):
         return self
 
 
-def main(argv: list[str]) -> int:
+@entry_point("report", ReportSettings)
+def main(settings: ReportSettings) -> int:
     """Run the command; return its exit status."""
-    settings = load(ReportSettings, "report", argv)
-    try:
-        now_ms = time.time_ns() // 1_000_000
-        span = settings.span(PROG, now_ms)
-        spans = [span] if settings.compare is None else compared(span, settings.compare, now_ms)
-        if settings.prices not in (None, NO_PRICES, *SHIPPED):
-            load_prices(str(settings.prices))  # what is wrong with it, before anything is read
-        settings.selection()  # so is this
-        gc.set_threshold(*THRESHOLDS)
-        report, nothing = interrupts.run(_report(settings, spans, now_ms))
-    except (ValueError, Refusal) as error:
-        refuse(PROG, str(error))
-    except KeyboardInterrupt:
-        _say("interrupted")
-        return 130
+    now_ms = time.time_ns() // 1_000_000
+    span = settings.span(PROG, now_ms)
+    spans = [span] if settings.compare is None else compared(span, settings.compare, now_ms)
+    if settings.prices not in (None, NO_PRICES, *SHIPPED):
+        load_prices(str(settings.prices))  # what is wrong with it, before anything is read
+    settings.selection()  # so is this
+    gc.set_threshold(*THRESHOLDS)
+    report, nothing = interrupts.run(_report(settings, spans, now_ms))
     if nothing:
         _say(nothing)
         return 1

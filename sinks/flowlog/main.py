@@ -6,10 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from common.entry_point import entry_point
 from common.kafka import clients
 from common.service import lifecycle
 from common.service.lifecycle import Service
-from common.settings import load
 from sinks.flowlog import jsonl, parquet
 from sinks.flowlog.archive import Archive
 from sinks.flowlog.columns import FlatEnd, flatten
@@ -27,9 +27,9 @@ FORMATS: dict[str, tuple[str, Callable[[], Buffer]]] = {
 }
 
 
-def main(argv: list[str]) -> int:
+@entry_point("run flowlog", FlowlogSettings)
+def main(settings: FlowlogSettings) -> int:
     """Run the flow log until told to stop; return the exit status."""
-    settings = load(FlowlogSettings, "flowlog", argv)
 
     async def body(running: Service) -> None:
         await write(running, settings)

@@ -4,11 +4,11 @@
 import asyncio
 from functools import partial
 
+from common.entry_point import entry_point
 from common.errors import Refusal
 from common.kafka import clients
 from common.service import lifecycle
 from common.service.lifecycle import Service
-from common.settings import load
 from prices.book import PriceBook
 from prices.file import load_prices
 from sinks.metrics.checkpoint import State
@@ -18,9 +18,9 @@ from sinks.metrics.sink import MetricsSink
 from sinks.runner import Runner
 
 
-def main(argv: list[str]) -> int:
+@entry_point("run metrics", MetricsSettings)
+def main(settings: MetricsSettings) -> int:
     """Run the metrics sink until told to stop; return the exit status."""
-    settings = load(MetricsSettings, "metrics", argv)
 
     async def body(running: Service) -> None:
         await serve(running, settings)
