@@ -43,9 +43,11 @@ class Fleet:
 
     def terminate(self, *roles: str) -> dict[str, int]:
         """Ask these to end, all at once, and return their exit statuses."""
-        for role in roles:
-            self.running[role].process.terminate()
-        return {role: self.running.pop(role).wait(READY_SECONDS) for role in roles}
+        # Out of those that run first: another thread looks meanwhile who has ended by himself.
+        ending = {role: self.running.pop(role) for role in roles}
+        for service in ending.values():
+            service.process.terminate()
+        return {role: service.wait(READY_SECONDS) for role, service in ending.items()}
 
     @contextmanager
     def paused(self, role: str) -> Iterator[None]:
@@ -65,7 +67,7 @@ class Fleet:
         """Return who ended by himself, with his last words."""
         return [
             f"{role} ended with status {service.process.returncode}: {service.log.read_text()[-500:]}"
-            for role, service in self.running.items()
+            for role, service in list(self.running.items())
             if service.process.poll() is not None
         ]
 
