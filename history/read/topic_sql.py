@@ -23,7 +23,7 @@ from sinks.flowlog.columns import END_COLUMNS, FlatEnd, Value, text
 from sinks.flowlog.parquet import MILLISECONDS
 from sinks.intake import Row
 
-# What is held at most: a row takes some 60 bytes, an end 1 KiB.
+# What is held at most: a row takes some 60 bytes; an end, an observer or a kind 1 KiB.
 MAX_ROWS, MAX_ENDS = 100_000, 100_000
 
 K = TypeVar("K", bound=Hashable)
@@ -66,7 +66,8 @@ class TopicRows:
     @property
     def is_full(self) -> bool:
         """Whether it is time to ask, and to forget them."""
-        return len(self) >= MAX_ROWS or len(self._ends) >= MAX_ENDS
+        known = max(len(self._ends), len(self._by_name), len(self._kinds))
+        return len(self) >= MAX_ROWS or known >= MAX_ENDS
 
     def add(self, rows: Sequence[Row[FlatEnd]]) -> None:
         """Take rows."""

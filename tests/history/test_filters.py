@@ -16,7 +16,7 @@ from history.read.batch import FlowBatch
 from history.read.flow_sql import ALWAYS, FlowQuery
 from history.read.topic_sql import Sieve, TopicRows
 from history.replay.table import name_of
-from schemas.flow import DIRECTIONS, SCOPES, Endpoint, Flow, Kubernetes, Named
+from schemas.flow import DIRECTIONS, SCOPES, Endpoint, Flow, Kubernetes, Named, Observer
 from sinks.flowlog.columns import END_COLUMNS, flatten
 from tests.support.history.rows import database, rows_of, summed
 from tests.support.sinks.flows import flow, node, other, pod
@@ -183,3 +183,12 @@ def test_an_end_that_comes_again_is_told_to_the_database_once(monkeypatch: pytes
     wanted = [sieve.wanted(part) for part in (rows[:4], rows, rows)]
     assert wanted == [rows[:4], rows, rows]
     assert sum(told) == len(ENDS)
+
+
+def test_what_a_forger_never_repeats_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(topic_sql, "MAX_ENDS", 10)
+    sieve, held, [row] = Sieve(Selection(zones=["a"])), [], rows_of([flow(source=ENDS[0])])
+    for number in range(30):
+        assert sieve.wanted([row._replace(observer=Observer(f"node-{number}"))])
+        held.append(len(sieve._asked._by_name))
+    assert max(held) == 10
