@@ -76,7 +76,8 @@ class EnricherMetrics:
         self.relists = counter("kube_lists", "Lists completed, the first one too.", "resource")
         self._left_out = counter(
             "kube_left_out",
-            "Times that the API showed what no object can have, and it was left out: owner, address, services.",
+            "Times that the API showed what no object can have, and it was left out: owner, address, "
+            "provider_id, routing, services.",
             "what",
         )
         self._unheard = counter(

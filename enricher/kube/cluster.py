@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 from enricher.index.ownership import Index
 from enricher.index.reachable import gone, heard
-from enricher.kube import nodes, pods
+from enricher.kube import nodes, pods, services
 from enricher.kube.objects import Node, Object, Pod
 from enricher.kube.observed import Observed
 from schemas.raw import RawChunk
@@ -117,4 +117,4 @@ class ClusterView:
 def _left_out(found: Object) -> list[str]:
     if isinstance(found, Pod):
         return pods.left_out(found)
-    return nodes.left_out(found) if isinstance(found, Node) else []
+    return nodes.left_out(found) if isinstance(found, Node) else services.left_out(found)

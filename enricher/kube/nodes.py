@@ -44,9 +44,10 @@ def node_state(node: Node, seen_ms: int) -> TopologyState:
 
 
 def left_out(node: Node) -> list[str]:
-    """Return what is left out of a node's state because no object can have it: `address`."""
+    """Return what is left out of a node's state because no object can have it: `address`, `provider_id`."""
     addresses, cidrs = _addresses(node), _pod_cidrs(node)
-    return ["address"] if [addresses, cidrs] != [_bounded(addresses), _bounded(cidrs)] else []
+    found = ["address"] if [addresses, cidrs] != [_bounded(addresses), _bounded(cidrs)] else []
+    return found + ["provider_id"] * (len(node.spec.provider_id or "") > MAX_PROVIDER_ID)
 
 
 def _addresses(node: Node) -> list[str]:

@@ -27,10 +27,20 @@ def service_state(service: Service, seen_ms: int) -> TopologyState:
     )
 
 
+def left_out(service: Service) -> list[str]:
+    """Return what is left out of a service's state because no object can have it: `routing`."""
+    return ["routing"] if any(value and not is_name(value) for value in _said(service).values()) else []
+
+
 def _routing(service: Service, *, headless: bool) -> Routing:
     """Return what a Service says of how it chooses end points; what the API server would refuse is left out."""
+    known = {name: sys.intern(value) for name, value in _said(service).items() if value and is_name(value)}
+    return Routing(headless=headless, **known)
+
+
+def _said(service: Service) -> dict[str, str | None]:
     spec, notes = service.spec, service.metadata.annotations or {}
-    said = {
+    return {
         "type": spec.type,
         "traffic_distribution": spec.traffic_distribution,
         "internal_traffic_policy": spec.internal_traffic_policy,
@@ -38,5 +48,3 @@ def _routing(service: Service, *, headless: bool) -> Routing:
         "session_affinity": spec.session_affinity,
         "topology_mode": next((notes[name] for name in TOPOLOGY_MODE_ANNOTATIONS if notes.get(name)), None),
     }
-    known = {name: sys.intern(value) for name, value in said.items() if value and is_name(value)}
-    return Routing(headless=headless, **known)

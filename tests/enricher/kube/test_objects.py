@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from enricher.index.ownership import Index
-from enricher.kube import nodes, pods
+from enricher.kube import nodes, pods, services
 from enricher.kube.cluster import ClusterView
 from enricher.kube.fields import changed_ms, milliseconds
 from enricher.kube.nodes import node_state
@@ -398,7 +398,7 @@ def test_service(spec: dict[str, Any], addresses: list[str]) -> None:
         ),
         ({}, {"service.kubernetes.io/topology-mode": "Auto"}, Routing(topology_mode="Auto")),
         ({}, {"service.kubernetes.io/topology-aware-hints": "auto"}, Routing(topology_mode="auto")),
-        ({}, {"service.kubernetes.io/topology-mode": "x" * 200_000}, Routing()),
+        pytest.param({}, {"service.kubernetes.io/topology-mode": "x" * 200_000}, Routing(), id="refused"),
     ],
 )
 def test_a_service_says_how_it_chooses_end_points(
@@ -406,7 +406,9 @@ def test_a_service_says_how_it_chooses_end_points(
 ) -> None:
     meta = {"name": "api", "namespace": "shop", "uid": "s", "resourceVersion": "7", "annotations": annotations}
     found = {"metadata": meta, "spec": {"clusterIP": "10.96.0.9", **spec}}
-    assert service_state(msgspec.json.decode(orjson.dumps(found), type=Service), NOW).routing == routing
+    service = msgspec.json.decode(orjson.dumps(found), type=Service)
+    assert service_state(service, NOW).routing == routing
+    assert services.left_out(service) == ["routing"] * any(len(note) > 253 for note in annotations.values())
 
 
 def test_a_provider_id_that_no_cloud_gives_is_left_out() -> None:
@@ -414,7 +416,9 @@ def test_a_provider_id_that_no_cloud_gives_is_left_out() -> None:
         "metadata": {"name": "n", "uid": "n1", "resourceVersion": "7"},
         "spec": {"providerID": "x" * 100_000},
     }
-    assert node_state(msgspec.json.decode(orjson.dumps(found), type=Node), NOW).provider_id is None
+    node = msgspec.json.decode(orjson.dumps(found), type=Node)
+    assert node_state(node, NOW).provider_id is None
+    assert nodes.left_out(node) == ["provider_id"]
 
 
 def test_changed_is_the_newest_stamp_but_never_after_it_was_seen() -> None:
