@@ -25,7 +25,9 @@ from schemas.topology import MAX_TOPOLOGY_FILE_BYTES
 Read = Callable[[Path], object]
 
 READERS = [
-    pytest.param(lambda path: load(ServiceSettings, "flowlog", ["--config", str(path)]), MAX_FILE_BYTES, id="config"),
+    pytest.param(
+        lambda path: load(ServiceSettings, "run flowlog", ["--config", str(path)]), MAX_FILE_BYTES, id="config"
+    ),
     pytest.param(lambda path: load_prices(str(path)), MAX_FILE_BYTES, id="prices"),
     pytest.param(lambda path: check([str(path)]), MAX_FILE_BYTES, id="prices check"),
     pytest.param(lambda path: read_file(EnricherSettings(topology=path)), MAX_TOPOLOGY_FILE_BYTES, id="topology"),

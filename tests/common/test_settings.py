@@ -28,7 +28,7 @@ def test_a_setting_that_makes_no_sense_is_one_line_and_exit_2(
     argv: list[str], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
-        load(ServiceSettings, "collector", argv)
+        load(ServiceSettings, "run collector", argv)
     assert caught.value.code == 2
     out, err = capsys.readouterr()
     assert says in err
@@ -42,7 +42,7 @@ def test_flags_before_variables_before_the_file(tmp_path: Path, monkeypatch: pyt
         'cluster = "file"\nlog_level = "debug"\npartitions = 3\n[collector]\npartitions = 4\n[enricher]\nx = 1\n'
     )
     monkeypatch.setenv("ZONEMETER_LOG_LEVEL", "error")
-    settings = load(ServiceSettings, "collector", ["--config", str(file), "--listen", "[::1]:1"])
+    settings = load(ServiceSettings, "run collector", ["--config", str(file), "--listen", "[::1]:1"])
     assert (settings.cluster, settings.log_level, settings.partitions) == ("file", "error", 4)
     assert settings.listen == "[::1]:1"
     assert settings.kafka_bootstrap == "127.0.0.1:9092"
@@ -67,7 +67,7 @@ def test_a_file_with_an_error_is_one_line(
     file = tmp_path / "zonemeter.toml"
     file.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(SystemExit) as caught:
-        load(ServiceSettings, "collector", ["--config", str(file)])
+        load(ServiceSettings, "run collector", ["--config", str(file)])
     assert caught.value.code == 2
     err = capsys.readouterr().err
     assert says in err
@@ -88,13 +88,13 @@ def test_what_a_command_does_not_take_from_a_file_is_a_flag(tmp_path: Path, caps
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        load(ServiceSettings, "collector", ["--config", str(tmp_path)])
+        load(ServiceSettings, "run collector", ["--config", str(tmp_path)])
     assert caught.value.code == 2
     assert capsys.readouterr().err == f"zonemeter run collector: config = '{tmp_path}': Is a directory\n"
 
 
 def test_print_config_shows_what_is_in_force(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        load(ServiceSettings, "collector", ["--cluster", "x", "--print-config"])
+        load(ServiceSettings, "run collector", ["--cluster", "x", "--print-config"])
     assert caught.value.code == 0
     assert '"cluster": "x"' in capsys.readouterr().out

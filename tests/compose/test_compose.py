@@ -38,7 +38,7 @@ def test_every_flag_and_variable_is_understood(name: str, monkeypatch: pytest.Mo
         assert variable.removeprefix("ZONEMETER_").lower() in CLASSES["run collector"].model_fields
         monkeypatch.setenv(variable, value)
     words = service["command"]
-    settings: Any = load(CLASSES[" ".join(words[:2])], name, words[2:])
+    settings: Any = load(CLASSES[" ".join(words[:2])], " ".join(words[:2]), words[2:])
     assert settings.kafka_bootstrap == f"{filled(COMPOSE['kafka'])['networks']['inside']['ipv4_address']}:19092"
     if name != "topics":
         assert int(service["stop_grace_period"].removesuffix("s")) > settings.drain_seconds + CLOSING_SECONDS

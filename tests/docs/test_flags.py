@@ -85,7 +85,7 @@ def test_a_variable_is_some_commands_or_composes() -> None:
 def test_the_example_of_a_settings_file_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "zonemeter.toml"
     file.write_text(block("settings.md", "[flowlog]"))
-    settings = load(FlowlogSettings, "flowlog", ["--config", str(file)])
+    settings = load(FlowlogSettings, "run flowlog", ["--config", str(file)])
     assert (settings.cluster, settings.output) == ("prod-eu", "s3://traffic/zonemeter")
 
 
@@ -95,7 +95,7 @@ def test_the_example_of_a_password_is_taken(tmp_path: Path) -> None:
         (tmp_path / Path(name).name).write_text("secret")
         text = text.replace(name, str(tmp_path / Path(name).name))
     (tmp_path / "zonemeter.toml").write_text(text)
-    settings = load(FlowlogSettings, "flowlog", ["--config", str(tmp_path / "zonemeter.toml"), "--output", "o"])
+    settings = load(FlowlogSettings, "run flowlog", ["--config", str(tmp_path / "zonemeter.toml"), "--output", "o"])
     assert (settings.kafka_sasl_username, settings.kafka_security_protocol) == ("zonemeter-enricher", "SASL_SSL")
 
 

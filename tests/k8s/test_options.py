@@ -61,7 +61,7 @@ def settings(workload: Object) -> Any:
     """Return what the program of a workload would work with."""
     words = [re.sub(r"\$\(HOST_IP\)", "::1", w) for w in workload["spec"]["template"]["spec"]["containers"][0]["args"]]
     words = [re.sub(r"\$\(\w+\)", "0", word) for word in words]
-    return load(CLASSES[" ".join(words[:2])], words[1], words[2:])
+    return load(CLASSES[" ".join(words[:2])], " ".join(words[:2]), words[2:])
 
 
 def test_what_the_page_offers_is_worded_as_here() -> None:

@@ -60,7 +60,7 @@ def loaded(container: Container, monkeypatch: pytest.MonkeyPatch) -> Any:
             monkeypatch.setenv(name, value)
     words = arguments(container)
     command = " ".join(words[:2])
-    return load(CLASSES[command], command.removeprefix("run "), words[2:])
+    return load(CLASSES[command], command, words[2:])
 
 
 @pytest.mark.parametrize("container", ALL)

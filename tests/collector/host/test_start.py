@@ -45,7 +45,7 @@ ROOT = Path(__file__).resolve().parents[3]
 )
 def test_settings_that_make_no_sense(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
-        load(CollectorSettings, "collector", arguments)
+        load(CollectorSettings, "run collector", arguments)
     assert exit_.value.code == 2
     line = capsys.readouterr().err
     assert said in line
@@ -53,7 +53,9 @@ def test_settings_that_make_no_sense(arguments: list[str], said: str, capsys: py
 
 
 def test_settings_that_do() -> None:
-    settings = load(CollectorSettings, "collector", ["--map-memory", "64MiB", "--service-ports", "50051,40000-40002"])
+    settings = load(
+        CollectorSettings, "run collector", ["--map-memory", "64MiB", "--service-ports", "50051,40000-40002"]
+    )
     assert layout.entries_for(settings.map_memory) == 262_144
     assert parse_ports(settings.service_ports) == {50051, 40000, 40001, 40002}
     assert settings.window_seconds == 10

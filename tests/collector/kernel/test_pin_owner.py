@@ -119,7 +119,10 @@ def test_a_directory_of_ours_is_closed_to_others(bpffs: Path) -> None:
 
 
 def detached(pin_dir: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    status = detach.main(["--pin-dir", str(pin_dir)])
+    try:
+        status = detach.main(["--pin-dir", str(pin_dir)])
+    except SystemExit as ended:
+        status = int(str(ended))
     said = capsys.readouterr()
     assert (said.out + said.err).count("\n") == 1
     return status, said.out + said.err

@@ -32,7 +32,7 @@ async def body(running):
     running.render = render
     await running.stopping.wait()
 
-sys.exit(service.run("test", load(ServiceSettings, "test", sys.argv[1:]), body))
+sys.exit(service.run("test", load(ServiceSettings, "run test", sys.argv[1:]), body))
 """
 # Of the smallest limit in k8s/base, 512 MiB, less what a service holds anyway.
 GROWTH_BYTES = 160 * 1024 * 1024

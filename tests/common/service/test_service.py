@@ -40,7 +40,7 @@ async def leaves_a_cycle(running):
     weakref.finalize(Cycle(), logging.warning, "collected")
     await running.stopping.wait()
 
-settings = load(ServiceSettings, "test", sys.argv[1:])
+settings = load(ServiceSettings, "run test", sys.argv[1:])
 sys.exit(service.run("test", settings, BODY))
 """
 
