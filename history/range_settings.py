@@ -9,7 +9,7 @@ from pydantic_settings import NoDecode
 from common.errors import Refusal
 from common.settings import KafkaSettings
 from common.terminal import complain
-from history.model.filters import Selection
+from history.model.filters import FILTERS, Selection
 from history.model.time_range import Instant, Since, TimeRange, names_no_zone, parse_range
 
 SPAN_SHORTCUTS = {"from-time": "from", "to-time": "to", "output": "o"}
@@ -92,20 +92,8 @@ class RangeSettings(SpanSettings):
 
     def selection(self) -> Selection:
         """Return the filters; raises `Refusal`."""
+        asked: dict[str, Any] = {field: getattr(self, name) for name, field in FILTERS.items()}
         try:
-            return Selection(
-                clusters=self.cluster,
-                namespaces=self.namespace,
-                workloads=self.workload,
-                pods=self.pod,
-                addresses=self.address,
-                zones=self.zone,
-                sources=self.source,
-                destinations=self.destination,
-                scopes=self.scope,
-                directions=self.direction,
-                ports=self.port,
-                min_bytes=self.min_bytes,
-            )
+            return Selection(**asked, min_bytes=self.min_bytes)
         except ValueError as error:
             raise Refusal(str(error)) from error

@@ -8,6 +8,7 @@ and its destination meet those on them, and the flow meets all others. Values of
 import ipaddress
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from enricher.index.addresses import Prefix, pack, parse_prefix, prefix_of
 from history.model.end_names import (
@@ -24,6 +25,21 @@ from schemas.flow import DIRECTIONS, SCOPES
 from sinks.flowlog.columns import Value
 
 Condition = tuple[str, list[Value]]
+
+# The filters that have values: the name of their setting, and of their field of a selection.
+FILTERS = {
+    "cluster": "clusters",
+    "namespace": "namespaces",
+    "workload": "workloads",
+    "pod": "pods",
+    "address": "addresses",
+    "zone": "zones",
+    "source": "sources",
+    "destination": "destinations",
+    "scope": "scopes",
+    "direction": "directions",
+    "port": "ports",
+}
 
 
 @dataclass(frozen=True)
@@ -74,27 +90,16 @@ class Selection:
 
     def given(self) -> Iterator[tuple[str, Collection[str | int]]]:
         """Yield each filter by the name of its setting, with its values, those that are empty too."""
-        yield "cluster", self.clusters
-        yield "namespace", self.namespaces
-        yield "workload", self.workloads
-        yield "pod", self.pods
-        yield "address", self.addresses
-        yield "zone", self.zones
-        yield "source", self.sources
-        yield "destination", self.destinations
-        yield "scope", self.scopes
-        yield "direction", self.directions
-        yield "port", self.ports
+        for name, field in FILTERS.items():
+            yield name, getattr(self, field)
         yield "min-bytes", (self.min_bytes,) if self.min_bytes else ()
 
-    def one_sided(self) -> Iterator[tuple[str, str, "Selection"]]:
-        """Yield the values of what is asked of one side or of the way, each with its filter's name and alone."""
-        for text in self.sources:
-            yield "source", text, Selection(sources=(text,))
-        for text in self.destinations:
-            yield "destination", text, Selection(destinations=(text,))
-        for text in self.directions:
-            yield "direction", text, Selection(directions=(text,))
+    def alone(self) -> Iterator[tuple[str, str, "Selection"]]:
+        """Yield each value that is asked for, after its filter's name, with a selection of nothing else."""
+        for name, field in FILTERS.items():
+            for value in getattr(self, field):
+                only: dict[str, Any] = {field: (value,)}
+                yield name, str(value), Selection(**only)
 
     def held(self, addresses: Collection[str]) -> list[tuple[str, str]]:
         """Return which of these addresses are wanted, each with the filter that wants it: what `sql` compares with."""

@@ -26,6 +26,16 @@ _IN_RANGE = "epoch_ms(window_start) >= ? AND epoch_ms(window_start) < ? AND epoc
 _EVER_MS = 2**63 - 1
 ALWAYS = TimeRange(0, _EVER_MS)
 _SIDES = ("src_", "dst_")
+# What is suggested in the place of a filter's value that no flow has.
+_VALUES = {
+    "cluster": "cluster",
+    "namespace": "{}namespace",
+    "workload": "{0}namespace || '/' || {0}workload_kind || '/' || {0}workload",
+    "pod": "{0}namespace || '/' || {0}pod",
+    "zone": "{}zone",
+    "scope": "scope",
+    "port": "{}port::VARCHAR",
+}
 
 
 def open_database() -> duckdb.DuckDBPyConnection:
@@ -93,26 +103,22 @@ class FlowQuery:
         return [place for (place,) in self._fetch(f"SELECT place FROM flows WHERE {where} ORDER BY 1", parameters)]  # noqa: S608
 
     def present(self, selection: Selection) -> Present:
-        """Return what values there are in the time range."""
-        found = Present()
-        bounds = self._bounds
-        for side in _SIDES:
-            names = ("namespace", "pod", "workload_kind", "workload", "zone", "port")
-            columns = ", ".join(f"{side}{name}" for name in names)
-            query = f"SELECT DISTINCT {columns} FROM flows WHERE {_IN_RANGE}"  # noqa: S608
-            for values in self._fetch(query, bounds):
-                found.add_end(dict(zip(names, values, strict=True)))
-        for column, known in (("scope", found.scopes), ("cluster", found.clusters)):
-            query = f"SELECT DISTINCT {column} FROM flows WHERE {_IN_RANGE}"  # noqa: S608
-            known.update(value for (value,) in self._fetch(query, bounds))
-        found.addressed = any(name == "address" for name, _ in self._held(selection))
-        for name, text, alone in selection.one_sided():
+        """Return what there is in the time range, by which it shows why nothing is wanted."""
+        [(flows, largest)] = self._fetch(f"SELECT count(*), max(bytes) FROM flows WHERE {_IN_RANGE}", self._bounds)  # noqa: S608
+        found = Present(flows, int(largest or 0))
+        for name, text, alone in selection.alone():
             where, parameters = self._where(alone)
             if self._fetch(f"SELECT 1 FROM flows WHERE {where} LIMIT 1", parameters):  # noqa: S608
                 found.met.add((name, text))
-        query = f"SELECT coalesce(max(bytes), 0) FROM flows WHERE {_IN_RANGE}"  # noqa: S608
-        found.largest = int(self._fetch(query, bounds)[0][0])
+            elif name in _VALUES and name not in found.values:
+                found.values[name] = self._values(_VALUES[name])
         return found
+
+    def _values(self, of_side: str) -> set[str]:
+        """Return the values of an expression, on either side of a flow."""
+        sides = (f"SELECT {of_side.format(side)} FROM flows WHERE {_IN_RANGE}" for side in _SIDES)  # noqa: S608
+        found = self._fetch(" UNION ".join(sides), [*self._bounds, *self._bounds])
+        return {value for (value,) in found if value is not None}
 
     def _where(self, selection: Selection) -> tuple[str, list[object]]:
         if selection.on_addresses:

@@ -135,7 +135,7 @@ class Sieve:
 
     def why_nothing(self, where: str = "in this range") -> str:
         """Say why no row was wanted; "" if one was, or none came."""
-        return why_nothing(self._selection, self._present, where) if self._present.scopes and not self._found else ""
+        return why_nothing(self._selection, self._present, where) if self._present.flows and not self._found else ""
 
 
 def _number(values: Sequence[K], known: dict[K, int]) -> Iterable[int]:

@@ -136,7 +136,7 @@ class Replay:
             self._unlisted, self._deleted = query.chapter.unlisted, query.chapter.deleted
             for table in query.tables(self._selection):
                 yield FlowBatch(table=table)
-            if not self._flows and (present := query.present(self._selection)).scopes:
+            if not self._flows and (present := query.present(self._selection)).flows:
                 self._why = why_nothing(self._selection, present)
 
     async def _rows(self) -> AsyncGenerator[list[Row[FlatEnd]], None]:

@@ -166,7 +166,7 @@ def _prices(which: str | None, summary: Summary) -> tuple[PriceBook | None, str]
 
 def _why_nothing(settings: ReportSettings, report: Report, present: Present) -> str:
     selection = settings.selection()
-    if present.scopes and not selection.is_any:
+    if present.flows and not selection.is_any:
         return why_nothing(selection, present)
     sources = list(report.sources)
     if report.refused:

@@ -256,7 +256,7 @@ def test_the_table_shows_the_greatest(history: Lived, run: Run) -> None:
         (["--source", "a//b"], 2, "source 'a//b': expected name, Kind/name"),
         (["--direction", "out"], 2, "direction 'out': expected one of egress, ingress, relay"),
         (["--port", "70000"], 2, "port 70000: expected 1 to 65535"),
-        (["--address", "192.0.2.0/24"], 1, "no flow from or to 192.0.2.0/24 in this range"),
+        (["--address", "192.0.2.0/24"], 1, 'no flow of address "192.0.2.0/24" in this range'),
         (["--min-bytes", "99999999999999"], 1, "the largest has 1,099,511,"),
         (["--pod", "web-1", "--zone", "eu-west-1c"], 1, "no flow meets all the filters"),
         (["--scope", "crosszone"], 2, "scope 'crosszone': expected one of same_node"),
