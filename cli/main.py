@@ -37,6 +37,9 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("top",): Command("cli.top:main", "a live table per window: zones, pairs, what is unknown"),
     ("audit",): Command("history.audit.command:main", "reconcile the ledger: is every byte accounted for?"),
     ("report",): Command("history.report.command:main", "what crossed zones, who sent it to whom, and what it costs"),
+    ("bill",): Command(
+        "history.bill.command:main", "what was metered beside what the cloud bills for it, and why they differ"
+    ),
     ("replay",): Command("history.replay.command:main", "read the flows of any time range again, filtered"),
     ("prices", "list"): Command("prices.command:list_", "the price files that come with zonemeter: dates and sources"),
     ("prices", "check"): Command("prices.command:check", "check a price file of your own"),

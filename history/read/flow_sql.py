@@ -79,6 +79,17 @@ class FlowQuery:
             summary.traffic[traffic] += int(size)
         self._add_facts(summary, where, parameters, selection)
 
+    def sums(self, columns: Sequence[str], selection: Selection) -> Iterator[tuple[Any, ...]]:
+        """Yield what flows that are wanted are told apart by, expressions over the columns, and at last their bytes.
+
+        Outer packets of an overlay are left out.
+        """
+        where, parameters = self._where(selection)
+        told_apart = ", ".join(columns)
+        query = f"SELECT {told_apart}, sum(bytes) FROM flows WHERE encapsulation IS NULL AND {where} GROUP BY ALL"  # noqa: S608
+        for *values, size in self._stream(query, parameters):
+            yield *values, int(size)
+
     def _regions_of_zones(self) -> dict[str, str]:
         """Return the regions of the zones: of an observer the log holds the zone alone."""
         query = " UNION ".join(f"SELECT {side}zone, {side}region FROM flows" for side in _SIDES)  # noqa: S608

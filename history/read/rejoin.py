@@ -62,7 +62,7 @@ def raw_chunk(record: ConsumerRecord, refused: Counter[str]) -> RawChunk | None:
 async def known_states(settings: KafkaSettings, path: Path | None, taken: ReadTally) -> list[TopologyState]:
     """Return the states of a file, or of the topology topic if there is none; raises `Refusal`."""
     if path is not None:
-        return _read_states(path)
+        return read_states(path)
     states = await read_topology(settings, taken)
     if not any(state.kind == "node" for state in states):
         topic = settings.topics.topology
@@ -70,7 +70,8 @@ async def known_states(settings: KafkaSettings, path: Path | None, taken: ReadTa
     return states
 
 
-def _read_states(path: Path) -> list[TopologyState]:
+def read_states(path: Path) -> list[TopologyState]:
+    """Return the states of a file; raises `Refusal`."""
     try:
         return decode_topology_file(read_bounded(path, MAX_TOPOLOGY_FILE_BYTES))
     except (OSError, DecodeError) as error:

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A comparison with a bill for programs: one JSON document, or a CSV row for each period, resource and way.
+
+Bytes are exact integers, money is text, exact, in the bill's currency.
+"""
+
+import csv
+import io
+from decimal import Decimal
+from typing import Any
+
+from common.terminal import cell
+from history.bill.answer import Answer
+from history.bill.compare import Sum
+from history.bill.sums import Quantity
+from history.model.time_range import timestamp
+
+
+def as_dict(answer: Answer) -> dict[str, Any]:
+    """Return the whole answer as plain JSON types."""
+    billed, found, trust = answer.billed, answer.found, answer.trust
+    unit = found.unit.bytes
+    return {
+        "from": _rfc3339(answer.span.from_ms),
+        "to": _rfc3339(answer.span.to_ms),
+        "clusters": answer.clusters,
+        "bill": {
+            "format": billed.title,
+            "provider": billed.provider,
+            "files": billed.files,
+            "lines": billed.lines,
+            "period_seconds": billed.period_ms // 1000,
+            "from": _rfc3339(billed.from_ms),
+            "to": _rfc3339(billed.to_ms),
+            "currency": billed.currency,
+            "final": billed.is_final,
+            "names_resources": billed.names_resources,
+            "accounts": {name: _quantity(each, unit) for name, each in billed.accounts.items()},
+            "cost": _exact(answer.cost),
+            "charges": {name: _quantity(each, unit) for name, each in billed.charges.items()},
+            "apart": {name: _quantity(each, unit) for name, each in billed.apart.items()},
+            "other_resources": {name: _quantity(each, unit) for name, each in billed.others.items()},
+        },
+        "unit": {
+            "name": found.unit.name,
+            "bytes": unit,
+            "how_sure": found.unit.how_sure,
+            "ratio": found.unit.ratio,
+            "agree": found.unit.agree,
+            "cells": found.unit.cells,
+        },
+        "sources": answer.sources,
+        "notes": answer.notes,
+        "trust": {
+            "ledger": None if answer.audit is None else answer.audit.ratio,
+            "why": trust.why_none,
+            "unmetered_nodes": sorted(trust.unmetered),
+            "unmeasured_seconds": {
+                node: sum(end - start for start, end in gaps) / 1000 for node, gaps in sorted(trust.unmeasured.items())
+            },
+            "lost_ratio": dict(sorted(trust.lost.items())),
+            "unknown_bytes": answer.scopes.get("unknown", 0),
+        },
+        "metered_bytes": found.metered,
+        "billed_bytes": found.billed,
+        "explained_bytes": found.explained,
+        "unexplained_bytes": found.unexplained,
+        "unexplained_percent": 100 * found.off,
+        "tolerance_percent": answer.tolerance,
+        "within_tolerance": answer.within_tolerance,
+        "reasons": [
+            {"why": reason.why, "bytes": reason.bytes, "how": reason.how, "detail": reason.detail}
+            for reason in found.reasons
+        ],
+        "ways": {way: _sum(each) for way, each in found.ways.items()},
+        "periods": [{"from": _rfc3339(period)} | _sum(each) for period, each in found.periods.items()],
+        "resources": [
+            {"resource": name, "nodes": found.names.get(name, [])} | _sum(each)
+            for name, each in sorted(found.resources.items())
+        ],
+        "in_and_out_differ_by": answer.uneven,
+        "relayed_bytes": answer.metered.relayed,
+        "far_side_bytes": dict(sorted(answer.metered.far.items())),
+        "rates": [
+            {"region": rate.region, "source": _exact(rate.source), "destination": _exact(rate.destination)}
+            for rate in answer.rates
+        ],
+    }
+
+
+def as_csv(answer: Answer) -> str:
+    """Return a row for each period and resource together, and one for each reason; names are never formulas."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(("what", "name", "metered_bytes", "billed_bytes", "unexplained_bytes"))
+    found = answer.found
+    writer.writerow(("total", "", found.metered, found.billed, found.unexplained))
+    for way, each in found.ways.items():
+        writer.writerow(("way", way, *_numbers(each)))
+    for reason in found.reasons:
+        writer.writerow(("reason", cell(": ".join(filter(None, (reason.why, reason.detail)))), "", reason.bytes, ""))
+    for period, each in found.periods.items():
+        writer.writerow(("period", _rfc3339(period), *_numbers(each)))
+    for name, each in sorted(found.resources.items()):
+        writer.writerow(("resource", cell(name), *_numbers(each)))
+    return stream.getvalue()
+
+
+def _numbers(each: Sum) -> tuple[int, int, int]:
+    return each.metered, each.billed, each.unexplained
+
+
+def _sum(each: Sum) -> dict[str, int]:
+    return {"metered_bytes": each.metered, "billed_bytes": each.billed, "unexplained_bytes": each.unexplained}
+
+
+def _quantity(each: Quantity, unit: int) -> dict[str, Any]:
+    return {"bytes": each.size(unit), "cost": _exact(each.cost), "lines": each.lines}
+
+
+def _exact(amount: Decimal) -> str:
+    text = f"{amount:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _rfc3339(at_ms: int) -> str:
+    return timestamp(at_ms).replace(" ", "T") + "Z"

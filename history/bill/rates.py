@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes a price file of what a bill charged: the effective rate of each region, discounts included. Pure.
+
+A rate is what was charged for all bytes that crossed zones, divided by them, to six decimals, as price files have it.
+What the bill says nothing of, traffic within a zone, is as in the cloud's own file.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import ROUND_HALF_UP, Decimal
+
+from common.errors import Refusal
+from history.bill.sums import Billed, Quantity
+from history.bill.unit import Unit
+from history.model.time_range import TimeRange, timestamp
+from prices.book import MAX_DECIMALS, Price, PriceBook
+from prices.file import PriceFileError, parse_prices, shipped
+
+_SOURCES = {
+    "aws": "https://docs.aws.amazon.com/cur/latest/userguide/cur-data-transfers-charges.html",
+    "gcp": "https://cloud.google.com/billing/docs/how-to/export-data-bigquery",
+    "azure": "https://learn.microsoft.com/azure/cost-management-billing/costs/tutorial-improved-exports",
+}
+_FREE = ("same_zone", "same_node")
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """What a unit cost in one region, sent and received."""
+
+    region: str
+    source: Decimal
+    destination: Decimal
+
+
+def rates(billed: Billed, unit: Unit) -> list[Rate]:
+    """Return the effective rates, by region; of a region nothing of which was billed there is none."""
+    found = []
+    for region, each in sorted(billed.rates.items()):
+        source, destination = (_rate(quantity, unit) for quantity in (each.out, each.into))
+        if source is not None or destination is not None:
+            found.append(Rate(region, source or Decimal(0), destination or Decimal(0)))
+    return found
+
+
+def price_file(billed: Billed, unit: Unit, span: TimeRange) -> bytes:
+    """Return a price file that `--prices` takes; raise `Refusal` where the bill charges nothing that it could have."""
+    found = rates(billed, unit)
+    if not found:
+        raise Refusal("write_prices: nothing that crossed zones was billed in this range, so it has no rate")
+    if not billed.is_separable:
+        raise Refusal("write_prices: this bill does not tell what crossed zones from other regional transfer")
+    book = shipped(billed.provider)
+    content = "\n".join(_lines(billed, unit, span, found, book)).encode()
+    try:
+        parse_prices(content, "write_prices")
+    except PriceFileError as error:
+        raise Refusal(f"write_prices: a rate of this bill fits no price file: {error.problems[0]}") from error
+    return content
+
+
+def _lines(billed: Billed, unit: Unit, span: TimeRange, found: list[Rate], book: PriceBook) -> Iterator[str]:
+    yield f"# Effective rates of a bill, {span}, made by zonemeter bill --write-prices."
+    yield f"# The unit is {unit.name}: {_how_sure(unit)}."
+    yield f'title = "{book.title}, as billed"'
+    yield f'currency = "{billed.currency}"'
+    yield f'unit = "{unit.name}"'
+    yield f"as_of = {datetime.fromtimestamp((span.to_ms - 1) / 1000, UTC).date()}"
+    if book.zone_pattern:
+        yield f"zone_pattern = '{book.zone_pattern}'"
+    for rate in found:
+        yield from ("", "[[price]]", 'scope = "cross_zone"')
+        if rate.region:
+            yield f"source_region = {_text(rate.region)}"
+        yield f"source = {rate.source:f}"
+        yield f"destination = {rate.destination:f}"
+        yield f'url = "{_SOURCES[billed.provider]}"'
+        yield f'note = "billed / used, {timestamp(span.from_ms)[:10]} to {timestamp(span.to_ms - 1)[:10]}"'
+    for price in (price for price in book.prices if price.scope in _FREE and price.source_name is None):
+        yield from _shipped(price)
+    yield ""
+
+
+def _shipped(price: Price) -> Iterator[str]:
+    yield from ("", "[[price]]", f'scope = "{price.scope}"')
+    yield f"source = {price.source:f}"
+    yield f"destination = {price.destination:f}"
+    yield f'url = "{price.url}"'
+    yield 'note = "list price: not in the bill"'
+
+
+def _rate(quantity: Quantity, unit: Unit) -> Decimal | None:
+    size = quantity.size(unit.bytes)
+    if size <= 0:
+        return None
+    exact = quantity.cost * unit.bytes / size
+    return exact.quantize(Decimal(1).scaleb(-MAX_DECIMALS), ROUND_HALF_UP)
+
+
+def _how_sure(unit: Unit) -> str:
+    how = {"known": "the bill says so", "given": "given by --unit"}
+    return how.get(unit.how_sure, f"{unit.how_sure}, by comparison with what was metered")
+
+
+def _text(value: str) -> str:
+    """Return text as a TOML string; of a region nothing but letters, digits and hyphens is taken literally."""
+    return '"' + "".join(c if c.isascii() and (c.isalnum() or c == "-") else "?" for c in value) + '"'
