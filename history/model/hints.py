@@ -11,7 +11,7 @@ LONGEST_LIST = 8
 
 @dataclass
 class Present:
-    """What there is in a range: how many flows, and the bytes of the largest.
+    """What a range holds: how many flows, and the bytes of the largest.
 
     `met`: what a selection asks for and some flow meets, as (filter, value). `values`: by filter, what others it could
     have asked for where a value of it is not met: of a workload `namespace/Kind/name`, of a pod `namespace/name`.

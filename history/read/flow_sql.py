@@ -114,7 +114,7 @@ class FlowQuery:
         return [place for (place,) in self._fetch(f"SELECT place FROM flows WHERE {where} ORDER BY 1", parameters)]  # noqa: S608
 
     def present(self, selection: Selection) -> Present:
-        """Return what there is in the time range, by which it shows why nothing is wanted."""
+        """Return what the time range holds, by which it shows why nothing is wanted."""
         [(flows, largest)] = self._fetch(f"SELECT count(*), max(bytes) FROM flows WHERE {_IN_RANGE}", self._bounds)  # noqa: S608
         found = Present(flows, int(largest or 0))
         for name, text, alone in selection.alone():
