@@ -20,7 +20,8 @@ import aiohttp
 import orjson
 
 from collector.host.preflight import check_bpffs
-from lab import services, topology
+from lab import services
+from lab.cidrs import cidr_map
 from lab.errors import LabError
 from lab.kafka.broker import Broker
 from lab.kube.kubeconfig import kubeconfig
@@ -31,7 +32,6 @@ from lab.plan import Plan, check_prefix
 from lab.processes import Process, Processes
 from lab.readiness import wait_ready
 from lab.services import Command, Files, Ports, Tuning
-from schemas.topology import encode_topology_file
 
 BASE = Path("/run/zonemeter-lab")
 PINS = Path("/sys/fs/bpf/zonemeter-lab")
@@ -237,13 +237,12 @@ async def _make(plan: Plan, ports: Ports, commands: list[Command], say: Say) -> 
 
 
 def _start_api(plan: Plan, ports: Ports, files: Files, processes: Processes) -> Process:
-    at, token = datetime.now(UTC), secrets.token_hex(16)
-    start = {"port": ports.api, "token": token, "objects": list(objects(plan, at))}
+    token = secrets.token_hex(16)
+    start = {"port": ports.api, "token": token, "objects": list(objects(plan, datetime.now(UTC)))}
     cluster = files.directory / "cluster.json"
     cluster.write_bytes(orjson.dumps(start))
     files.kubeconfig.write_bytes(kubeconfig(f"http://127.0.0.1:{ports.api}", token))
-    files.cidrs.write_bytes(orjson.dumps(topology.cidr_map(plan), option=orjson.OPT_INDENT_2))
-    files.topology.write_bytes(encode_topology_file(topology.states(plan, at)))
+    files.cidrs.write_bytes(orjson.dumps(cidr_map(plan), option=orjson.OPT_INDENT_2))
     return _start(processes, "kube-api", services.module("lab.kube.api", cluster))
 
 

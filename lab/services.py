@@ -44,11 +44,6 @@ class Files:
         return self.directory / "kubeconfig"
 
     @property
-    def topology(self) -> Path:
-        """The same cluster as a static topology file."""
-        return self.directory / "topology.json"
-
-    @property
     def cidrs(self) -> Path:
         """The CIDR map of what lies outside the cluster and yet in a zone."""
         return self.directory / "cidrs.json"

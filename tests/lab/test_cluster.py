@@ -23,7 +23,6 @@ from lab.network.namespaces import enter, run, with_prefix
 from lab.network.script import control_link
 from lab.plan import Plan
 from lab.services import Command, Files, Ports
-from schemas.topology import decode_topology_file
 
 UP = """
 import asyncio, signal, sys
@@ -89,7 +88,7 @@ def test_up_serves_an_api_and_kafka_and_down_leaves_nothing(plan: Plan, ports: P
         status = cluster.status(plan.prefix)
         assert status.whole
         assert {process.role for process in status.processes} == {"kafka", "kube-api"}
-        assert await pods_listed(files) == await asyncio.to_thread(pods_in_topology, files)
+        assert await pods_listed(files) == {pod.name for pod in plan.pods}
         cidrs = {entry["name"]: entry["zone"] for entry in orjson.loads(files.cidrs.read_bytes())["cidr"]}
         assert cidrs == {"kafka": "lab-1a", "orders-db": "lab-1b"}
         assert await brokers_from(plan, ports) == [(plan.control_v4, ports.kafka_fabric)]
@@ -112,19 +111,14 @@ def plan_beside(plan: Plan) -> Plan:
     return shop(f"{plan.prefix}b", plan.fabric + 20)
 
 
-async def pods_listed(files: Files) -> dict[str, str]:
+async def pods_listed(files: Files) -> set[str]:
     configuration = client.Configuration()
     await config.load_kube_config(str(files.kubeconfig), client_configuration=configuration)
     async with client.ApiClient(configuration) as connection:
         core: Any = client.CoreV1Api(connection)
         response = await core.list_pod_for_all_namespaces(_preload_content=False)
         items = orjson.loads(await response.read())["items"]
-    return {item["metadata"]["uid"]: item["metadata"]["resourceVersion"] for item in items}
-
-
-def pods_in_topology(files: Files) -> dict[str, str]:
-    states = decode_topology_file(files.topology.read_bytes())
-    return {state.uid: state.resource_version for state in states if state.kind == "pod"}
+    return {item["metadata"]["name"] for item in items}
 
 
 async def brokers_from(plan: Plan, ports: Ports) -> list[tuple[str, int]]:
