@@ -7,6 +7,7 @@ that a CIDR rule names, and the internet: 1,000 distinct addresses.
 
 import random
 from dataclasses import dataclass
+from typing import Any
 
 from schemas.flow import Workload
 from schemas.raw import COLUMNS, encode_chunk
@@ -53,10 +54,10 @@ def address_of(node: int, place: int) -> str:
     return f"10.{node // 250}.{node % 250}.{place + 10}"
 
 
-def _chunk(node: int, sequence: int, addresses: list[str], columns: dict[str, list[int]]) -> Chunk:
-    start = START_MS + sequence * WINDOW_MS
-    size, packets = sum(columns["bytes"]), sum(columns["packets"])
-    amount = {"bytes": size, "packets": packets, "rows": ROWS}
+def encoded(node: int, sequence: int, start_ms: int, addresses: list[str], columns: dict[str, Any]) -> bytes:
+    """Return a raw chunk of a node's window of `WINDOW_MS`."""
+    size, packets = int(sum(columns["bytes"])), int(sum(columns["packets"]))
+    amount = {"bytes": size, "packets": packets, "rows": len(columns["bytes"])}
     head = {
         "cluster": CLUSTER,
         "node": f"node-{node}",
@@ -65,12 +66,17 @@ def _chunk(node: int, sequence: int, addresses: list[str], columns: dict[str, li
         "sequence": sequence,
         "chunk": 0,
         "chunks": 1,
-        "start_ms": start,
-        "end_ms": start + WINDOW_MS,
+        "start_ms": start_ms,
+        "end_ms": start_ms + WINDOW_MS,
         "hook": "netfilter",
         "ledger": {"hook": amount, "map": amount},
     }
-    return Chunk(f"node-{node}", encode_chunk(head, addresses, columns), start + WINDOW_MS)
+    return encode_chunk(head, addresses, columns)
+
+
+def _chunk(node: int, sequence: int, addresses: list[str], columns: dict[str, list[int]]) -> Chunk:
+    start_ms = START_MS + sequence * WINDOW_MS
+    return Chunk(f"node-{node}", encoded(node, sequence, start_ms, addresses, columns), start_ms + WINDOW_MS)
 
 
 def _rows(chance: random.Random, node: int, nodes: int, pods_a_node: int) -> tuple[list[str], dict[str, list[int]]]:

@@ -11,14 +11,13 @@ What a collector holds in memory is a table of its own.
 import asyncio
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from bench import resident
+from bench.kafka import pipeline
 from bench.kernel import crossing
 from bench.kernel.attached import Variant, variant
 from bench.kernel.crossing import UDP
@@ -29,12 +28,9 @@ from collector.kernel import bpf_syscall as sys_bpf
 from collector.kernel import layout, pins
 from collector.outbox.publish import WindowPublisher, encoded
 from collector.window.meter import Window
-from common.kafka import topic_admin
 from common.kafka.publish import Publisher
 from common.service.lifecycle import Service
 from common.settings import KafkaSettings
-from lab.kafka.broker import Broker
-from schemas.topics import topic_specs
 
 _FLOWS = 100_000
 _LOOKUP = 16_384
@@ -43,13 +39,10 @@ _TARGET_RATIO, _TARGET_SECONDS = 8.0, 1.0
 
 def measure(rounds: int) -> Sequence[Table]:
     """Return the tables of a window's cost and of memory."""
-    with tempfile.TemporaryDirectory() as directory, crossing.built(conntrack=False) as out:
+    with crossing.built(conntrack=False) as out:
         held = resident.measure(rounds, out)
-        broker = Broker(Path(directory) / "kafka")
-        try:
-            taken = asyncio.run(_rounds(rounds, broker, out))
-        finally:
-            broker.kill()
+        with pipeline.broker() as bootstrap:
+            taken = asyncio.run(_rounds(rounds, bootstrap, out))
     whole = [drain + rest for drain, rest, _ in taken]
     lookups = [lookup for _, _, lookup in taken]
     figures = [
@@ -61,12 +54,10 @@ def measure(rounds: int) -> Sequence[Table]:
     return [Table("A window of 100,000 flows", (__doc__ or "").partition("\n\n")[2], figures), held]
 
 
-async def _rounds(rounds: int, broker: Broker, out: socket.socket) -> list[tuple[float, float, float]]:
+async def _rounds(rounds: int, bootstrap: str, out: socket.socket) -> list[tuple[float, float, float]]:
     """Return CPU seconds of drain, of encoding and publishing, and of the lookup alone; a first round is not kept."""
-    await broker.start()
-    settings = KafkaSettings(kafka_bootstrap=broker.bootstrap, partitions=1)
-    async with topic_admin.admin_client(settings) as admin:
-        await topic_admin.apply(admin, await topic_admin.describe(admin, topic_specs(settings.topics, partitions=1)))
+    settings = KafkaSettings(kafka_bootstrap=bootstrap, partitions=1)
+    await pipeline.make_topics(settings)
     publisher = Publisher(Service("collector"), settings)
     await publisher.start()
     windows = WindowPublisher(publisher, settings.topics, settings.partitions)

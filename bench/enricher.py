@@ -10,7 +10,6 @@ makes, with aiokafka: once one record a call (`send`), as most services do, and 
 
 import asyncio
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -21,11 +20,10 @@ from bench.kafka import pipeline
 from bench.kafka.bare_loop import RULE
 from bench.measure import report
 from bench.measure.figure import Figure, Target, in_turn
-from bench.measure.process import resident_bytes
+from bench.measure.process import output_of, resident_bytes
 from bench.measure.report import Table
 from common.kafka import clients
 from common.settings import KafkaSettings
-from lab.kafka.broker import Broker
 from schemas.topology import TopologyState, encode_topology_file
 
 _CHUNKS = 100
@@ -33,18 +31,13 @@ _TARGET = 0.6
 
 
 class Rig:
-    """A broker, and a fresh set of topics that hold the raw chunks for each measurement."""
+    """A fresh set of topics that hold the raw chunks for each measurement."""
 
-    def __init__(self, directory: Path) -> None:
-        self._broker = Broker(directory / "kafka")
+    def __init__(self, directory: Path, bootstrap: str) -> None:
+        self._bootstrap = bootstrap
         self._chunks = cluster.chunks(_CHUNKS)
         self._flags = enricher_flags(directory)
         self.resident: list[float] = []
-        asyncio.run(self._broker.start())
-
-    def close(self) -> None:
-        """Stop the broker."""
-        self._broker.kill()
 
     def enricher(self, *flags: str) -> float:
         """Return the enricher's flows per CPU second."""
@@ -57,13 +50,12 @@ class Rig:
     def bare_loop(self, how: str) -> float:
         """Return the yardstick's."""
         settings = self._fresh()
-        command = [sys.executable, "-m", "bench.kafka.bare_loop", settings.kafka_bootstrap, settings.topic_prefix, how]
-        done = subprocess.run([*command, str(_CHUNKS)], cwd=pipeline.PROJECT, stdout=subprocess.PIPE, check=True)
-        found = json.loads(done.stdout)
+        words = (settings.kafka_bootstrap, settings.topic_prefix, how, str(_CHUNKS))
+        found = json.loads(output_of("bench.kafka.bare_loop", *words))
         return float(found["flows"] / found["cpu_seconds"])
 
     def _fresh(self) -> KafkaSettings:
-        return asyncio.run(pipeline.fresh(self._broker.bootstrap, 1, self._chunks))
+        return asyncio.run(pipeline.fresh(self._bootstrap, 1, self._chunks))
 
 
 def enricher_flags(directory: Path, states: list[TopologyState] | None = None) -> list[str]:
@@ -91,18 +83,15 @@ async def joined(settings: KafkaSettings, pids: Sequence[int], chunks: int) -> p
 
 def measure(rounds: int) -> Sequence[Table]:
     """Return the table of the enricher's throughput."""
-    with tempfile.TemporaryDirectory() as directory:
-        rig = Rig(Path(directory))
-        try:
-            measures: list[Callable[[], float]] = [
-                rig.enricher,
-                lambda: rig.enricher("--detail", "workload"),
-                lambda: rig.bare_loop("send"),
-                lambda: rig.bare_loop("batches"),
-            ]
-            ours, rolled, one_by_one, batches = in_turn(rounds, *measures)
-        finally:
-            rig.close()
+    with tempfile.TemporaryDirectory() as directory, pipeline.broker() as bootstrap:
+        rig = Rig(Path(directory), bootstrap)
+        measures: list[Callable[[], float]] = [
+            rig.enricher,
+            lambda: rig.enricher("--detail", "workload"),
+            lambda: rig.bare_loop("send"),
+            lambda: rig.bare_loop("batches"),
+        ]
+        ours, rolled, one_by_one, batches = in_turn(rounds, *measures)
     unit = "flows/CPU s"
     figures = [
         Figure("beside one record a call", unit, ours, one_by_one, target=Target(_TARGET, at_least=True)),

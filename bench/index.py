@@ -9,25 +9,19 @@ an address that another one had), per second of the process's CPU, the watch's o
 """
 
 import json
-import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.kube.index_client import CHANGES_A_SECOND, Found
 from bench.measure import report
 from bench.measure.figure import Compare, Figure, Target, in_turn
+from bench.measure.process import output_of, page, running, until
 from bench.measure.report import Table
 from lab.kafka.broker import free_port
 from lab.kube.kubeconfig import kubeconfig
 
-_PROJECT = Path(__file__).resolve().parent.parent
-_START_SECONDS = 120.0
 _MOST_READS, _MOST_SECONDS, _MOST_MB, _LEAST_JOINS = 2.0, 15.0, 400.0, 0.8
 
 
@@ -55,39 +49,15 @@ class Rig:
         self.joined.append(self._client("joins"))
 
     def _client(self, what: str) -> Found:
-        command = [sys.executable, "-m", "bench.kube.index_client", what, str(self._port), str(self._kubeconfig)]
-        done = subprocess.run(command, cwd=_PROJECT, stdout=subprocess.PIPE, check=True)
-        found: Found = json.loads(done.stdout)
+        found: Found = json.loads(output_of("bench.kube.index_client", what, str(self._port), str(self._kubeconfig)))
         return found
-
-
-@contextmanager
-def _serving() -> Iterator[int]:
-    port = free_port()
-    with subprocess.Popen([sys.executable, "-m", "bench.kube.server", str(port)], cwd=_PROJECT) as process:
-        try:
-            _wait(f"http://127.0.0.1:{port}/changes?rate=0")
-            yield port
-        finally:
-            process.kill()
-
-
-def _wait(url: str) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while True:
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-        except urllib.error.URLError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
-        else:
-            return
 
 
 def measure(rounds: int) -> Sequence[Table]:
     """Return the tables of the list and of the joins."""
-    with tempfile.TemporaryDirectory() as directory, _serving() as port:
+    port = free_port()
+    with tempfile.TemporaryDirectory() as directory, running("bench.kube.server", str(port)):
+        until(lambda: page(f"http://127.0.0.1:{port}/changes?rate=0") is not None, "the API's pages")
         rig = Rig(Path(directory), port)
         listed, read = in_turn(rounds, rig.sync, rig.read)
         for _ in range(rounds):

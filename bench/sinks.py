@@ -7,7 +7,6 @@ yardstick is a process that calls `getmany` until it has them all, and does noth
 """
 
 import asyncio
-import subprocess
 import sys
 import tempfile
 import threading
@@ -24,9 +23,10 @@ from bench.kafka import pipeline
 from bench.kafka.pipeline import Work
 from bench.measure import report
 from bench.measure.figure import Compare, Figure, Target, in_turn
+from bench.measure.process import DEADLINE_SECONDS, output_of
 from bench.measure.report import Table
 from common.kafka import topic_admin
-from lab.kafka.broker import Broker, free_port
+from lab.kafka.broker import free_port
 from schemas.topology import TopologyState
 
 _CHUNKS = 200
@@ -58,9 +58,8 @@ class Rig:
     def read(self) -> float:
         """Return the yardstick's flows per CPU second."""
         settings = self._settings
-        command = [sys.executable, "-m", "bench.kafka.read_loop", settings.kafka_bootstrap, settings.topic_prefix]
-        done = subprocess.run([*command, str(_PARTITIONS)], cwd=pipeline.PROJECT, stdout=subprocess.PIPE, check=True)
-        return float(done.stdout)
+        words = (settings.kafka_bootstrap, settings.topic_prefix, str(_PARTITIONS))
+        return float(output_of("bench.kafka.read_loop", *words))
 
     def metrics(self, replicas: int = 1) -> float:
         """Return flows per CPU second of so many metrics sinks."""
@@ -99,7 +98,7 @@ class Rig:
         group = f"{self._settings.topic_prefix}{room}-{self._runs}"
 
         async def consumed(pids: Sequence[int]) -> Work:
-            patient = self._settings.model_copy(update={"kafka_deadline_seconds": pipeline.DEADLINE_SECONDS})
+            patient = self._settings.model_copy(update={"kafka_deadline_seconds": DEADLINE_SECONDS})
             async with topic_admin.admin_client(patient) as admin:
 
                 async def done() -> int:
@@ -142,19 +141,14 @@ def _scrape(url: str) -> tuple[float, int]:
 
 def measure(rounds: int) -> Sequence[Table]:
     """Return the tables of the sinks."""
-    with tempfile.TemporaryDirectory() as directory:
-        broker = Broker(Path(directory) / "kafka")
-        asyncio.run(broker.start())
-        try:
-            usual = Rig(Path(directory) / "usual", broker.bootstrap, _OBSERVERS, cluster.states())
-            states = cluster.states(workloads_of_their_own=True)
-            many = Rig(Path(directory) / "many", broker.bootstrap, _OBSERVERS_OF_MANY_PAIRS, states)
-            read, metrics, both, flowlog = in_turn(
-                rounds, usual.read, usual.metrics, lambda: usual.metrics(2), usual.flowlog
-            )
-            alone, scraped = in_turn(rounds, lambda: many.intake(scraped=False), lambda: many.intake(scraped=True))
-        finally:
-            broker.kill()
+    with tempfile.TemporaryDirectory() as directory, pipeline.broker() as bootstrap:
+        usual = Rig(Path(directory) / "usual", bootstrap, _OBSERVERS, cluster.states())
+        states = cluster.states(workloads_of_their_own=True)
+        many = Rig(Path(directory) / "many", bootstrap, _OBSERVERS_OF_MANY_PAIRS, states)
+        read, metrics, both, flowlog = in_turn(
+            rounds, usual.read, usual.metrics, lambda: usual.metrics(2), usual.flowlog
+        )
+        alone, scraped = in_turn(rounds, lambda: many.intake(scraped=False), lambda: many.intake(scraped=True))
     unit, disk = "flows/CPU s", usual.bytes_a_flow[1:]
     throughput = [
         Figure("metrics", unit, metrics, read, target=Target(_METRICS, at_least=True)),

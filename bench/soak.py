@@ -13,8 +13,8 @@ import datetime
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -23,7 +23,7 @@ import numpy as np
 
 from bench.measure import report
 from bench.measure.chart import chart
-from bench.measure.process import cpu_seconds, resident_bytes
+from bench.measure.process import cpu_seconds, metric, resident_bytes
 from lab import cluster
 from lab.network import namespaces
 from lab.services import Command, Ports, Tuning, commands
@@ -126,15 +126,8 @@ def _watch(prefix: str, watched: dict[str, Command], seconds: float) -> list[Cou
 
 def _tasks(command: Command) -> int:
     """Ask a service how many tasks it has; this thread visits the service's namespace for that."""
-    url = f"http://127.0.0.1:{command.ready_port}/metrics"
-    if command.namespace is None:
-        text = urllib.request.urlopen(url, timeout=10).read()
-    else:
-        with namespaces.enter(command.namespace):
-            text = urllib.request.urlopen(url, timeout=10).read()
-    return next(
-        int(float(line.split()[1])) for line in text.decode().splitlines() if line.startswith("zonemeter_tasks ")
-    )
+    with namespaces.enter(command.namespace) if command.namespace else nullcontext():
+        return int(metric(f"http://127.0.0.1:{command.ready_port}/metrics", "zonemeter_tasks"))
 
 
 async def _closes(ports: Ports) -> bool:

@@ -5,8 +5,7 @@ CPU is the processes' own, user and system, over the last nine tenths of the wor
 """
 
 import asyncio
-import subprocess
-import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -17,26 +16,41 @@ from pathlib import Path
 from aiokafka import TopicPartition
 
 from bench.cluster import Chunk
-from bench.measure.process import cpu_seconds
+from bench.measure import process
+from bench.measure.process import DEADLINE_SECONDS, cpu_seconds
 from common.kafka import clients, topic_admin
 from common.settings import KafkaSettings
-from lab.kafka.broker import free_port
+from lab.kafka.broker import Broker, free_port
 from schemas.topics import topic_specs
-
-PROJECT = Path(__file__).resolve().parents[2]
-DEADLINE_SECONDS = 300.0
 
 # How far the work is, in any unit that grows evenly with it.
 Done = Callable[[], Awaitable[int]]
+
+
+@contextmanager
+def broker() -> Iterator[str]:
+    """Run a Kafka broker for the length of a block; give its address."""
+    with tempfile.TemporaryDirectory() as directory:
+        made = Broker(Path(directory) / "kafka")
+        try:
+            asyncio.run(made.start())
+            yield made.bootstrap
+        finally:
+            made.kill()
+
+
+async def make_topics(settings: KafkaSettings) -> None:
+    """Make zonemeter's topics as the settings name them."""
+    specs = topic_specs(settings.topics, partitions=settings.partitions)
+    async with topic_admin.admin_client(settings) as admin:
+        await topic_admin.apply(admin, await topic_admin.describe(admin, specs))
 
 
 async def fresh(bootstrap: str, partitions: int, chunks: Sequence[Chunk]) -> KafkaSettings:
     """Make topics of a new prefix and fill the raw one; a node's chunks are all in one partition."""
     prefix = f"bench-{uuid.uuid4().hex[:8]}."
     settings = KafkaSettings(kafka_bootstrap=bootstrap, topic_prefix=prefix, partitions=partitions)
-    async with topic_admin.admin_client(settings) as admin:
-        specs = topic_specs(settings.topics, partitions=partitions)
-        await topic_admin.apply(admin, await topic_admin.describe(admin, specs))
+    await make_topics(settings)
     await publish(settings, chunks)
     return settings
 
@@ -56,16 +70,13 @@ async def publish(settings: KafkaSettings, chunks: Sequence[Chunk]) -> None:
 @contextmanager
 def running(room: str, settings: KafkaSettings, each: Sequence[Sequence[str]]) -> Iterator[list[int]]:
     """Run one `zonemeter run <room>` with each of the sets of flags; give their process ids."""
-    command = [sys.executable, "-m", "cli", "run", room, "--log-level", "error"]
-    command += ["--kafka-bootstrap", settings.kafka_bootstrap, "--topic-prefix", settings.topic_prefix]
-    command += ["--partitions", str(settings.partitions)]
+    command = ["cli", "run", room, "--log-level", "error", "--kafka-bootstrap", settings.kafka_bootstrap]
+    command += ["--topic-prefix", settings.topic_prefix, "--partitions", str(settings.partitions)]
     with ExitStack() as stack:
         pids = []
         for flags in each:
             listen = ["--listen", f"127.0.0.1:{free_port()}"] if "--listen" not in flags else []
-            process = stack.enter_context(subprocess.Popen([*command, *listen, *flags], cwd=PROJECT))
-            stack.callback(process.kill)
-            pids.append(process.pid)
+            pids.append(stack.enter_context(process.running(*command, *listen, *flags)))
         yield pids
 
 

@@ -17,13 +17,13 @@ import msgspec
 
 from bench.kernel import crossing
 from bench.measure import run_stats
+from bench.measure.process import PROJECT
 from collector.kernel import bpf_syscall as sys_bpf
 from collector.kernel import pins
 from collector.kernel.load_request import Answer, Request
 from collector.window.meter import Devices, Meter
 from lab.network import namespaces
 
-_PROJECT = Path(__file__).resolve().parents[2]
 _BPFFS = Path("/sys/fs/bpf")
 # r0 = NF_ACCEPT; exit
 _ACCEPT = sys_bpf.INSTRUCTION.pack(0xB7, 0, 0, 1) + sys_bpf.INSTRUCTION.pack(0x95, 0, 0, 0)
@@ -73,9 +73,7 @@ def variant(name: str, *, loader: str = "collector.kernel.loader", **changes: An
     meter = Meter(root, dict, lambda: time.time_ns() // 1_000_000)
     enter = ["nsenter", f"--net={namespaces.DIRECTORY / crossing.NODE}", sys.executable, "-m", loader]
     try:
-        done = subprocess.run(
-            enter, input=msgspec.json.encode(wanted), stdout=subprocess.PIPE, cwd=_PROJECT, check=True
-        )
+        done = subprocess.run(enter, input=msgspec.json.encode(wanted), stdout=subprocess.PIPE, cwd=PROJECT, check=True)
         answer = msgspec.json.decode(done.stdout, type=Answer)
         with namespaces.enter(crossing.NODE):
             meter.start(answer, Devices({socket.if_nametoindex("eth0"): "eth0"}, {}))
