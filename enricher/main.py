@@ -38,11 +38,7 @@ log = logging.getLogger(__name__)
 @entry_point("run enricher", EnricherSettings)
 def main(settings: EnricherSettings) -> int:
     """Run the enricher; return its exit status."""
-
-    async def body(running: Service) -> None:
-        await run(running, settings)
-
-    return lifecycle.run("enricher", settings, body)
+    return lifecycle.run("enricher", settings, lambda running: run(running, settings))
 
 
 async def run(running: Service, settings: EnricherSettings) -> None:

@@ -17,32 +17,24 @@ class SelfMetrics:
     """Counters and gauges that every sink has; `step` names what makes a sink's intake durable."""
 
     def __init__(self, registry: CollectorRegistry, step: str) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"zonemeter_{name}", text, labels, registry=registry)
+
         self.lag = Gauge(
             "zonemeter_lag_records",
             "Records of the enriched topic that are not taken yet.",
             ["partition"],
             registry=registry,
         )
-        self.taken = Counter("zonemeter_flows_taken", "Flows taken for the first time.", registry=registry)
-        self.repeats = Counter(
-            "zonemeter_flows_repeated", "Flows left out because they were taken before.", registry=registry
+        self.taken = counter("flows_taken", "Flows taken for the first time.")
+        self.repeats = counter("flows_repeated", "Flows left out because they were taken before.")
+        self.renumbered = counter(
+            "chunks_renumbered", "Chunks taken though numbered below the one before, because they are of a later time."
         )
-        self.renumbered = Counter(
-            "zonemeter_chunks_renumbered",
-            "Chunks taken though numbered below the one before, because they are of a later time.",
-            registry=registry,
+        self.refused = counter(
+            "records_refused", "Records that could not be decoded and went to the dead-letter topic.", "reason"
         )
-        self.refused = Counter(
-            "zonemeter_records_refused",
-            "Records that could not be decoded and went to the dead-letter topic.",
-            ["reason"],
-            registry=registry,
-        )
-        self.missed = Counter(
-            "zonemeter_records_missed",
-            "Records that the topic's retention deleted before they were read.",
-            registry=registry,
-        )
+        self.missed = counter("records_missed", "Records that the topic's retention deleted before they were read.")
         self.durable_seconds = Histogram(
             f"zonemeter_{step}_duration_seconds",
             f"Time that a {step} took on the disk.",

@@ -30,11 +30,7 @@ FORMATS: dict[str, tuple[str, Callable[[], Buffer]]] = {
 @entry_point("run flowlog", FlowlogSettings)
 def main(settings: FlowlogSettings) -> int:
     """Run the flow log until told to stop; return the exit status."""
-
-    async def body(running: Service) -> None:
-        await write(running, settings)
-
-    return lifecycle.run("flowlog", settings, body)
+    return lifecycle.run("flowlog", settings, lambda running: write(running, settings))
 
 
 async def write(running: Service, settings: FlowlogSettings) -> None:

@@ -21,11 +21,7 @@ from sinks.runner import Runner
 @entry_point("run metrics", MetricsSettings)
 def main(settings: MetricsSettings) -> int:
     """Run the metrics sink until told to stop; return the exit status."""
-
-    async def body(running: Service) -> None:
-        await serve(running, settings)
-
-    return lifecycle.run("metrics", settings, body)
+    return lifecycle.run("metrics", settings, lambda running: serve(running, settings))
 
 
 async def serve(running: Service, settings: MetricsSettings) -> None:
