@@ -59,7 +59,6 @@ class BpfCommand(IntEnum):
     MAP_DELETE_BATCH = 27
     LINK_CREATE = 28
     ENABLE_STATS = 32
-    LINK_DETACH = 34
 
 
 def bpf(command: BpfCommand, attributes: bytes) -> int:
@@ -170,27 +169,30 @@ def obj_get(path: str) -> int:
     return bpf(BpfCommand.OBJ_GET, struct.pack("<QII", _address(name), 0, 0))
 
 
-def prog_id(fd: int) -> int:
-    """Return a program's id, as a program array shows it (struct bpf_prog_info)."""
+def _info(fd: int) -> bytes:
+    """Return what the kernel says of an object: struct bpf_prog_info, bpf_map_info or bpf_link_info."""
     info = ctypes.create_string_buffer(256)
     bpf(BpfCommand.OBJ_GET_INFO_BY_FD, struct.pack("<IIQ", fd, len(info), _address(info)))
-    return int(struct.unpack_from("<I", info.raw, 4)[0])
+    return info.raw
+
+
+def _number(fd: int, offset: int) -> int:
+    return int(struct.unpack_from("<I", _info(fd), offset)[0])
+
+
+def prog_id(fd: int) -> int:
+    """Return a program's id, as a program array shows it."""
+    return _number(fd, 4)
 
 
 def map_entries(fd: int) -> int:
-    """Return how many entries a map has room for (struct bpf_map_info)."""
-    return _map_info(fd, 16)
+    """Return how many entries a map has room for."""
+    return _number(fd, 16)
 
 
 def map_value_size(fd: int) -> int:
-    """Return the bytes of a map's value (struct bpf_map_info)."""
-    return _map_info(fd, 12)
-
-
-def _map_info(fd: int, offset: int) -> int:
-    info = ctypes.create_string_buffer(256)
-    bpf(BpfCommand.OBJ_GET_INFO_BY_FD, struct.pack("<IIQ", fd, len(info), _address(info)))
-    return int(struct.unpack_from("<I", info.raw, offset)[0])
+    """Return the bytes of a map's value."""
+    return _number(fd, 12)
 
 
 def prog_load(kind: int, attach_type: int, instructions: bytes, name: str) -> int:
@@ -216,8 +218,7 @@ def netfilter_link_create(prog_fd: int, family: int, hook: int, priority: int) -
 
 def netfilter_link_place(fd: int) -> tuple[int, int, int]:
     """Return family, hook and priority of a netfilter link, as `netfilter_link_create` takes them."""
-    info = _link_info(fd)
-    family, hook, priority = struct.unpack_from("<IIi", info, 16)
+    family, hook, priority = struct.unpack_from("<IIi", _info(fd), 16)
     return family, hook, priority
 
 
@@ -232,16 +233,4 @@ def tcx_link_create(prog_fd: int, ifindex: int, attach_type: int) -> int:
 
 def tcx_link_ifindex(fd: int) -> int:
     """Return the device of a TCX link, 0 if it is gone or the link was detached."""
-    return int(struct.unpack_from("<I", _link_info(fd), 16)[0])
-
-
-def link_detach(fd: int) -> None:
-    """Detach a link for good; it stays pinned."""
-    bpf(BpfCommand.LINK_DETACH, struct.pack("<I", fd))
-
-
-def _link_info(fd: int) -> bytes:
-    """Return struct bpf_link_info; what is of its kind begins at 16."""
-    info = ctypes.create_string_buffer(256)
-    bpf(BpfCommand.OBJ_GET_INFO_BY_FD, struct.pack("<IIQ", fd, len(info), _address(info)))
-    return info.raw
+    return _number(fd, 16)

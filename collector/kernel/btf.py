@@ -24,6 +24,45 @@ Types = dict[int, dict[str, Any]]
 # A kernel has 130,000 types, and one in ten is read here: making objects of all takes a second of CPU.
 _READ = re.compile(rb'"kind":"(?:STRUCT|UNION|ENUM(?:64)?)"|"bpf_rdonly_cast"')
 
+# By struct and field, the macro (without K_) that gets the field's offset in bytes. That of a flag's mask, or of a bit
+# field's shift, stands for both.
+Macros = dict[str, dict[str, str]]
+_FIELDS: Macros = {
+    "sk_buff": {
+        "len": "SKB_LEN",
+        "data_len": "SKB_DATA_LEN",
+        "head": "SKB_HEAD",
+        "end": "SKB_END",
+        "network_header": "SKB_NETWORK_HEADER",
+        "inner_transport_header": "SKB_INNER_TRANSPORT_HEADER",
+        "skb_iif": "SKB_IIF",
+        "sk": "SKB_SK",
+        "dev": "SKB_DEV",
+        "_skb_refdst": "SKB_REFDST",
+        "next": "SKB_NEXT",
+        "pkt_type": "SKB_PKT_TYPE_SHIFT",
+        "encapsulation": "SKB_ENCAPSULATION_MASK",
+        "ignore_df": "SKB_IGNORE_DF_MASK",
+    },
+    "nf_hook_state": {"hook": "STATE_HOOK", "pf": "STATE_PF", "in": "STATE_IN", "out": "STATE_OUT", "sk": "STATE_SK"},
+    "net_device": {"ifindex": "DEV_IFINDEX", "mtu": "DEV_MTU"},
+    "skb_shared_info": {
+        "gso_size": "SHINFO_GSO_SIZE",
+        "gso_type": "SHINFO_GSO_TYPE",
+        "frag_list": "SHINFO_FRAG_LIST",
+    },
+    # rt_pmtu ends with its 32-bit word.
+    "rtable": {"rt_flags": "RTABLE_FLAGS", "rt_pmtu": "RTABLE_PMTU_SHIFT"},
+    "dst_entry": {"_metrics": "DST_METRICS", "expires": "DST_EXPIRES"},
+}
+_TC: Macros = {"sk_buff": {"mac_header": "SKB_MAC_HEADER", "tc_at_ingress": "SKB_TC_AT_INGRESS_MASK"}}
+# What not every kernel has: from 6.16 on, a task's flag that it sends a copy of a packet; with IPsec, where a route
+# says that IPsec encrypts what takes it.
+_IF_ANY: Macros = {
+    "task_struct": {"in_nf_duplicate": "TASK_IN_NF_DUPLICATE_MASK"},
+    "dst_entry": {"xfrm": "DST_XFRM"},
+}
+
 
 class _Dump(msgspec.Struct):
     types: list[msgspec.Raw]
@@ -32,8 +71,10 @@ class _Dump(msgspec.Struct):
 def kernel_flags(hook: Hook) -> dict[str, int]:
     """Return the K_* macros of bpf/ for a hook; raise `LoadError` if the kernel does not tell or lacks a field."""
     types = _dump("vmlinux")
-    flags = _sk_buff(types) | _others(types) | _gso(types) | _fragments(types) | _conntrack(types) | _cast(types)
-    return flags | (_tc(types) if hook == "tc" else _task(types) | _xfrm(types))
+    flags = _macros(types, _FIELDS) | _gso(types) | _fragments(types) | _conntrack(types) | _cast(types)
+    if hook == "tc":
+        return flags | _macros(types, _TC) | _copied(types)
+    return flags | _macros(types, _IF_ANY, all_there=False)
 
 
 def _dump(module: str) -> Types:
@@ -74,40 +115,23 @@ def _offsets(types: Types, struct: str, *names: str) -> list[int]:
     return [found[name] for name in names]
 
 
-def _sk_buff(types: Types) -> dict[str, int]:
-    fields = {
-        "len": "LEN",
-        "data_len": "DATA_LEN",
-        "head": "HEAD",
-        "end": "END",
-        "network_header": "NETWORK_HEADER",
-        "inner_transport_header": "INNER_TRANSPORT_HEADER",
-        "skb_iif": "IIF",
-        "sk": "SK",
-        "dev": "DEV",
-        "_skb_refdst": "REFDST",
-        "next": "NEXT",
-    }
-    offsets = _offsets(types, "sk_buff", *fields)
-    flags = {f"K_SKB_{name}": bits // 8 for name, bits in zip(fields.values(), offsets, strict=True)}
-    (pkt_type,) = _offsets(types, "sk_buff", "pkt_type")
-    return flags | {
-        **_bit(types, "encapsulation", "SKB_ENCAPSULATION"),
-        "K_SKB_PKT_TYPE": pkt_type // 8,
-        "K_SKB_PKT_TYPE_SHIFT": pkt_type % 8,
-    }
+def _macros(types: Types, wanted: Macros, *, all_there: bool = True) -> dict[str, int]:
+    flags: dict[str, int] = {}
+    for struct, macros in wanted.items():
+        found = dict(_members(types, _struct(types, struct)))
+        for field, macro in macros.items():
+            if field not in found and all_there:
+                raise LoadError(f"this kernel's struct {struct} has no field {field}")
+            if field in found:
+                flags |= _macro(macro, found[field])
+    return flags
 
 
-def _task(types: Types) -> dict[str, int]:
-    """Return byte and mask of a task's flag that it sends a copy of a packet, or nothing on a kernel before 6.16."""
-    bit = dict(_members(types, _struct(types, "task_struct"))).get("in_nf_duplicate")
-    return {} if bit is None else {"K_TASK_IN_NF_DUPLICATE": bit // 8, "K_TASK_IN_NF_DUPLICATE_MASK": 1 << bit % 8}
-
-
-def _xfrm(types: Types) -> dict[str, int]:
-    """Return where a route says that IPsec encrypts what takes it, or nothing on a kernel without IPsec."""
-    bits = dict(_members(types, _struct(types, "dst_entry"))).get("xfrm")
-    return {} if bits is None else {"K_DST_XFRM": bits // 8}
+def _macro(name: str, bit: int) -> dict[str, int]:
+    byte, _, part = name.rpartition("_")
+    if part in ("MASK", "SHIFT"):
+        return {f"K_{byte}": bit // 8, f"K_{name}": 1 << bit % 8 if part == "MASK" else bit % 8}
+    return {f"K_{name}": bit // 8}
 
 
 def _cast(types: Types) -> dict[str, int]:
@@ -116,51 +140,13 @@ def _cast(types: Types) -> dict[str, int]:
     return {"K_RDONLY_CAST": found[0]} if found else {}
 
 
-def _tc(types: Types) -> dict[str, int]:
-    """Return what only the program for tc reads, and the part of sk_buff that has all it reads of it."""
-    (mac_header,) = _offsets(types, "sk_buff", "mac_header")
-    at_ingress = _bit(types, "tc_at_ingress", "SKB_TC_AT_INGRESS")
+def _copied(types: Types) -> dict[str, int]:
+    """Return the part of sk_buff that has all that the program for tc reads of it."""
     optional = ["_nfct"] if "_nfct" in dict(_members(types, _struct(types, "sk_buff"))) else []
     read = ["tc_at_ingress", "encapsulation", "mac_header", "network_header", "inner_transport_header", "end", "head"]
     bits = _offsets(types, "sk_buff", *read, *optional)
     first, last = min(bits) // 64 * 8, max(bits) // 64 * 8 + 8  # none is longer than 8 bytes, all are aligned
-    return {
-        "K_SKB_MAC_HEADER": mac_header // 8,
-        **at_ingress,
-        "K_SKB_COPY_FROM": first,
-        "K_SKB_COPY_BYTES": last - first,
-    }
-
-
-def _bit(types: Types, field: str, macro: str) -> dict[str, int]:
-    """Return the byte and the mask of a flag of sk_buff."""
-    (bit,) = _offsets(types, "sk_buff", field)
-    return {f"K_{macro}": bit // 8, f"K_{macro}_MASK": 1 << bit % 8}
-
-
-def _others(types: Types) -> dict[str, int]:
-    wanted = {
-        "nf_hook_state": {
-            "hook": "STATE_HOOK",
-            "pf": "STATE_PF",
-            "in": "STATE_IN",
-            "out": "STATE_OUT",
-            "sk": "STATE_SK",
-        },
-        "net_device": {"ifindex": "DEV_IFINDEX", "mtu": "DEV_MTU"},
-        "skb_shared_info": {
-            "gso_size": "SHINFO_GSO_SIZE",
-            "gso_type": "SHINFO_GSO_TYPE",
-            "frag_list": "SHINFO_FRAG_LIST",
-        },
-        "rtable": {"rt_flags": "RTABLE_FLAGS"},
-        "dst_entry": {"_metrics": "DST_METRICS", "expires": "DST_EXPIRES"},
-    }
-    flags: dict[str, int] = {}
-    for struct, fields in wanted.items():
-        for field, bits in zip(fields, _offsets(types, struct, *fields), strict=True):
-            flags[f"K_{fields[field]}"] = bits // 8
-    return flags
+    return {"K_SKB_COPY_FROM": first, "K_SKB_COPY_BYTES": last - first}
 
 
 def _enumerators(types: Types) -> dict[str, int]:
@@ -183,20 +169,15 @@ def _gso(types: Types) -> dict[str, int]:
 
 
 def _fragments(types: Types) -> dict[str, int]:
-    control_block, ignore_df = _offsets(types, "sk_buff", "cb", "ignore_df")
+    (control_block,) = _offsets(types, "sk_buff", "cb")
     inet, inet_flags = _offsets(types, "inet_skb_parm", "frag_max_size", "flags")
     inet6, inet6_flags = _offsets(types, "inet6_skb_parm", "frag_max_size", "flags")
-    (path_mtu,) = _offsets(types, "rtable", "rt_pmtu")  # a bit field that ends with its 32-bit word
     return {
-        "K_SKB_IGNORE_DF": ignore_df // 8,
-        "K_SKB_IGNORE_DF_MASK": 1 << ignore_df % 8,
         "K_CB_INET_FRAGMENT": (control_block + inet) // 8,
         "K_CB_INET6_FRAGMENT": (control_block + inet6) // 8,
         # Of two bytes the lower, which comes first on all machines that this runs on.
         "K_CB_INET_FLAGS": (control_block + inet_flags) // 8,
         "K_CB_INET6_FLAGS": (control_block + inet6_flags) // 8,
-        "K_RTABLE_PMTU": path_mtu // 8,
-        "K_RTABLE_PMTU_SHIFT": path_mtu % 8,
     }
 
 

@@ -3,6 +3,7 @@
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from audit.boots import DETACHED
 from audit.result import Audit
 from collector.attach import tcx
 from collector.host.detach import remove_all
-from collector.kernel import bpf_syscall as sys_bpf
 from collector.kernel import pin_owner, pins
 from collector.kernel.load_request import Answer
 from collector.window.encode import ledger_record
@@ -119,13 +119,11 @@ def detach_everything(node: Node) -> int:
     if node.hook == "netfilter":
         paths = sorted(node.root.glob("link_*"))
         for path in paths:
-            with pins.closing_fd(sys_bpf.obj_get(str(path))) as link:
-                sys_bpf.link_detach(link)
+            subprocess.run(["bpftool", "link", "detach", "pinned", path], check=True)
         return len(paths)
     if tcx.attached(node.root):
         for path in node.root.glob("link_tcx_*"):
-            with pins.closing_fd(sys_bpf.obj_get(str(path))) as link:
-                sys_bpf.link_detach(link)
+            subprocess.run(["bpftool", "link", "detach", "pinned", path], check=True)
     else:
         netlab.run("node1", "tc", "qdisc", "del", "dev", "eth0", "clsact")
     return 1
