@@ -19,6 +19,7 @@ from audit.known import Admitted
 from audit.metrics import AuditMetrics
 from audit.rolling import Rolling
 from audit.settings import AuditServiceSettings
+from common.clock import now_ms
 from common.kafka import by_time, clients
 from common.kafka.partitions import Partitions
 from common.service.lifecycle import Service
@@ -33,11 +34,6 @@ _POLL_SECONDS = 1.0
 _MAX_RECORDS = 2_000
 _RETRY_SECONDS = 1.0
 _MINUTE_MS = 60_000
-
-
-def now_ms() -> int:
-    """Return Unix time in milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 class Auditor:

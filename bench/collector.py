@@ -28,6 +28,7 @@ from collector.kernel import bpf_syscall as sys_bpf
 from collector.kernel import layout, pins
 from collector.outbox.publish import WindowPublisher, encoded
 from collector.window.meter import Window
+from common.clock import now_ms
 from common.kafka.publish import Publisher
 from common.service.lifecycle import Service
 from common.settings import KafkaSettings
@@ -75,7 +76,7 @@ async def _round(
 ) -> tuple[float, float, float]:
     with program.counting():
         crossing.send(out, packets, _FLOWS)
-    window = program.meter.flip(time.time_ns() // 1_000_000)
+    window = program.meter.flip(now_ms())
     lookup = _cpu(lambda: _look_up(program, window))
     begun = time.process_time()
     rows = window.rows()

@@ -25,6 +25,7 @@ from bench.kube.objects import PODS_A_NODE, node_object, pod_object
 from bench.measure import process, report
 from bench.measure.figure import Compare, Figure, Target
 from bench.measure.report import Table
+from common.clock import now_ms
 from common.kafka import clients
 from common.settings import KafkaSettings
 from lab.kafka.broker import free_port
@@ -71,7 +72,7 @@ class Pipeline:
     async def window(self, *, late: bool) -> float:
         """Publish one window of all nodes at its end; return the 99th percentile of its flows' ages, in seconds."""
         self.sequence += 1
-        end_ms = (time.time_ns() // 1_000_000 // WINDOW_MS + 1) * WINDOW_MS
+        end_ms = (now_ms() // WINDOW_MS + 1) * WINDOW_MS
         chunks = [_chunk(n, self.sequence, end_ms, late=late and n % 10 == 0) for n in range(_NODES)]
         await asyncio.sleep(end_ms / 1000 - time.time())
         sent = [

@@ -8,7 +8,6 @@ counts on, and the next window is longer; nothing is lost unless that map fills 
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar
 
@@ -28,6 +27,7 @@ from collector.window import devices
 from collector.window.coverage import WindowCoverage, of_window
 from collector.window.meter import Devices, Meter, Window, since_boot_ms
 from collector.window.schedule import is_on_time, next_boundary
+from common.clock import now_ms
 from common.service.lifecycle import Service
 from schemas.raw import Hook
 
@@ -41,11 +41,6 @@ _DEVICES_EVERY_SECONDS = 60.0
 _LISTED = 5
 # Of a window's length, how long Kafka has for it before it is spooled: what is left is for writing it.
 _PATIENCE = 0.5
-
-
-def now_ms() -> int:
-    """Return Unix time in milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 class Collector:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the files that settings name. One may be the wrong file, so none is read without a bound."""
+"""Reads the files that settings name, none without a bound: one may be the wrong file; and makes changes last."""
 
 import errno
 import os
@@ -22,3 +22,12 @@ def read_bounded(path: Path, most: int = MAX_FILE_BYTES) -> bytes:
     if len(content) > most:
         raise OSError(errno.EFBIG, f"is larger than {most:,} bytes", str(path))
     return content
+
+
+def sync_directory(directory: Path) -> None:
+    """Make what was made, renamed or removed in a directory last through a power cut. Raises `OSError`."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -4,12 +4,12 @@
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Collection, Iterable
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from common.clock import now_ms
 from common.kafka import clients
 from common.kafka.partitions import LOOK_SECONDS, Partitions
 from common.kafka.publish import Record
@@ -25,11 +25,6 @@ log = logging.getLogger(__name__)
 # Records taken in one go: a few tens of milliseconds, so that heartbeats and scrapes go on.
 MAX_RECORDS = 5_000
 RETRY_SECONDS = 1.0
-
-
-def now_ms() -> int:
-    """Return Unix time in milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 def letter_records(

@@ -22,6 +22,7 @@ from typing import Generic, TypeVar
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError
 
+from common.clock import now_ms
 from common.errors import Stopped
 from common.kafka import clients
 from common.kafka.publish import PublishCounters
@@ -157,7 +158,7 @@ class Runner(Generic[E, C]):
         await self._letters.forget(kept)
         await self._ledger.forget(kept)
         for lane in lanes:
-            lane.believe(kafka_io.now_ms())
+            lane.believe(now_ms())
         self._lanes = found
         self._positions = {where: position for where, position in self._positions.items() if where in kept}
         await self._publish(entries)
@@ -180,7 +181,7 @@ class Runner(Generic[E, C]):
         letters = {}
         for where, records in fetched.items():
             lane = self._lanes[where]
-            batch = self._intake.take(lane, records, kafka_io.now_ms())
+            batch = self._intake.take(lane, records, now_ms())
             self._metrics.count(where.partition, batch)
             self._sink.add(lane, batch)
             if batch.refused:
@@ -198,7 +199,7 @@ class Runner(Generic[E, C]):
     async def _cut(self, consumer: AIOKafkaConsumer, lanes: Sequence[Lane]) -> None:
         if not lanes:
             return
-        written = [cut for cut in self._sink.cut(lanes, kafka_io.now_ms()) if await self._write(cut.content)]
+        written = [cut for cut in self._sink.cut(lanes, now_ms()) if await self._write(cut.content)]
         topic = self._settings.topics.enriched
         self._positions |= {TopicPartition(topic, p): at for cut in written for p, at in cut.positions.items()}
         await self._publish([entry for cut in written for entry in cut.ledger])

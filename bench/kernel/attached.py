@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from collector.kernel import bpf_syscall as sys_bpf
 from collector.kernel import pins
 from collector.kernel.load_request import Answer, Request
 from collector.window.meter import Devices, Meter
+from common.clock import now_ms
 from lab.network import namespaces
 
 _BPFFS = Path("/sys/fs/bpf")
@@ -70,7 +70,7 @@ def variant(name: str, *, loader: str = "collector.kernel.loader", **changes: An
     fields = {"pin_dir": str(root), "cluster": "bench", "node": name, "boot_id": "0123456789ab"}
     sizes = {"map_memory": 64 << 20, "ports": "service", "service_ports": []}
     wanted = Request(**{**fields, **sizes, **changes})
-    meter = Meter(root, dict, lambda: time.time_ns() // 1_000_000)
+    meter = Meter(root, dict, now_ms)
     enter = ["nsenter", f"--net={namespaces.DIRECTORY / crossing.NODE}", sys.executable, "-m", loader]
     try:
         done = subprocess.run(enter, input=msgspec.json.encode(wanted), stdout=subprocess.PIPE, cwd=PROJECT, check=True)

@@ -16,6 +16,7 @@ from bench.measure.figure import Figure, Target
 from bench.measure.report import Table
 from collector.kernel.layout import entries_for
 from collector.window.encode import raw_chunks
+from common.clock import now_ms
 
 _MANY = 10_000
 _WINDOW_MS = 10_000.0
@@ -98,7 +99,7 @@ def full(rounds: int, out: socket.socket) -> Table:
 
 def _close(program: Variant) -> tuple[int, list[float]]:
     times = [time.perf_counter()]
-    window = program.meter.flip(time.time_ns() // 1_000_000)
+    window = program.meter.flip(now_ms())
     times.append(time.perf_counter())
     rows = window.rows()
     times.append(time.perf_counter())

@@ -26,13 +26,14 @@ import orjson
 from bench import cluster
 from bench.kube.objects import NODES, PODS_A_NODE, SERVICES
 from bench.measure.process import resident_bytes
+from common.clock import now_ms
 from common.service.lifecycle import Service
 from enricher import main as enricher
 from enricher.index.cidrs import CidrMap
 from enricher.index.ownership import Index, Slot
 from enricher.index.resolve import Resolver
 from enricher.join.join import join, resolve
-from enricher.kube.cluster import ClusterView, now_ms
+from enricher.kube.cluster import ClusterView
 from enricher.kube.follower import Follower
 from enricher.kube.reflector import PAGE_OBJECTS
 from enricher.metrics import EnricherMetrics

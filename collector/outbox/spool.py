@@ -24,6 +24,7 @@ from typing import IO
 from collector.outbox import spool_file
 from collector.outbox.spool_file import DamagedError, EncodedWindow, SpoolHead
 from common.errors import Refusal
+from common.files import sync_directory
 
 log = logging.getLogger(__name__)
 
@@ -199,15 +200,6 @@ class Spool:
 def directory_for(spool_dir: Path, pin_dir: Path) -> Path:
     """Return the directory of the collector with this pin directory: it may share `spool_dir` with others."""
     return spool_dir / str(pin_dir).strip("/").replace("/", "-")
-
-
-def sync_directory(directory: Path) -> None:
-    """Make what was renamed or removed in a directory last through a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _within(room: int, file: IO[bytes], chunks: Iterator[bytes]) -> Iterator[bytes]:

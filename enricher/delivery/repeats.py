@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 
 from aiokafka import TopicPartition
 
+from common.clock import now_ms
 from common.plausible import seen_end_ms
 from common.service.lifecycle import Service
 from enricher.delivery.earlier import BootState, Earlier, mark_of, why_not
-from enricher.kube.cluster import Clock, now_ms
+from enricher.kube.cluster import Clock
 from enricher.settings import EnricherSettings
 from schemas.errors import DecodeError
 from schemas.ids import Origin

@@ -6,9 +6,9 @@ raw chunks say, which nobody else may have read, the enricher that read them wri
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable
 
+from common.clock import now_ms
 from enricher.index.ownership import Index
 from enricher.index.reachable import gone, heard
 from enricher.kube import nodes, pods, services
@@ -18,11 +18,6 @@ from schemas.raw import RawChunk
 from schemas.topology import TopologyState
 
 Clock = Callable[[], int]
-
-
-def now_ms() -> int:
-    """Return Unix time in milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 class ClusterView:

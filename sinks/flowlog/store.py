@@ -17,6 +17,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from common.errors import Refusal
+from common.files import sync_directory
 
 TEMPORARY = ".tmp"
 # These may pass; whatever else is wrong with a directory at the start, a person must mend.
@@ -59,7 +60,7 @@ class LocalStore:
         temporary = target.with_name(target.name + TEMPORARY)
         size = _write_synced(temporary, parts)
         temporary.replace(target)
-        _sync_directory(target.parent)
+        sync_directory(target.parent)
         return size
 
     def create(self, path: str, parts: Parts) -> bool:
@@ -74,7 +75,7 @@ class LocalStore:
             return False
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_directory(target.parent)
+        sync_directory(target.parent)
         return True
 
     def read(self, path: str) -> bytes:
@@ -99,7 +100,7 @@ class LocalStore:
             return
         self._make_directory(directory.parent)
         directory.mkdir(exist_ok=True)
-        _sync_directory(directory.parent)
+        sync_directory(directory.parent)
 
 
 class ObjectStore:
@@ -182,11 +183,3 @@ def _write_synced(path: Path, parts: Parts) -> int:
         path.unlink(missing_ok=True)
         raise
     return size
-
-
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

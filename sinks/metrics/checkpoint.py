@@ -10,7 +10,6 @@ import logging
 import os
 import secrets
 import sqlite3
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Annotated, NamedTuple, TypeVar
 import msgspec
 import orjson
 
+from common.clock import now_ms
 from common.errors import Refusal
 from schemas.codec import Milliseconds
 from schemas.ids import MAX_NUMBER, Origin
@@ -230,7 +230,7 @@ class State:
                 self._db.execute("BEGIN IMMEDIATE")
                 for statement in FROM_VERSION_1:
                     self._db.execute(statement)
-                self._db.execute("UPDATE series SET changed_ms = ?", (time.time_ns() // 1_000_000,))
+                self._db.execute("UPDATE series SET changed_ms = ?", (now_ms(),))
                 self._db.execute(f"PRAGMA user_version = {VERSION}")
         elif version != VERSION:
             raise Refusal(f"state_dir: {self._path} is of version {version}, this program writes version {VERSION}")

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from prometheus_client import Gauge
 
+from common.clock import now_ms
 from common.service.lifecycle import Service
 from prices.book import PriceBook
 from schemas.ledger import Hop, LedgerRecord
-from sinks import kafka_io
 from sinks.intake import Batch, Lane
 from sinks.metrics.aggregate import Aggregate
 from sinks.metrics.checkpoint import Checkpoint, State
@@ -47,7 +47,7 @@ class MetricsSink(Sink[End, Checkpoint]):
         for sample in restored.series:
             self._aggregate.restore(sample)
         for lane in restored.lanes.values():
-            lane.believe(kafka_io.now_ms())
+            lane.believe(now_ms())
         marks = [item for lane in restored.lanes.values() for item in lane.marks.items()]
         self._exposition.apply(restored.series, marks)
         self._lanes = restored.lanes
@@ -56,7 +56,7 @@ class MetricsSink(Sink[End, Checkpoint]):
         # Of each partition the last; `recover` gives away those that may not have been published.
         self._ledger = self._restored = restored.ledger
         self._due = 0.0
-        service.render = lambda: self._exposition.render(kafka_io.now_ms())
+        service.render = lambda: self._exposition.render(now_ms())
 
     def recover(self, partitions: Sequence[int]) -> tuple[list[Lane], list[LedgerRecord]]:
         """Return the lanes as they are: what was added to the counters cannot be taken out of them."""

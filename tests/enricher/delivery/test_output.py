@@ -10,13 +10,13 @@ import orjson
 import pytest
 from prometheus_client import CollectorRegistry
 
+from common.clock import now_ms
 from common.errors import PublishError
 from common.kafka.publish import Record, Run
 from enricher.delivery import output, recovery
 from enricher.delivery.recovery import Tail, read_back
 from enricher.delivery.unit import Unit
 from enricher.index.ownership import Index
-from enricher.kube.cluster import now_ms
 from enricher.metrics import EnricherMetrics
 from schemas.topics import TopicNames
 from tests.enricher.join.test_join import A1, A2, B1, WRITER, joined
