@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Apache Kafka from its jars on this machine: one broker or several, and a proxy that misbehaves in front of one.
+"""Apache Kafka from its jars on this machine: one broker, which serves within seconds.
 
 In: settings. Out: addresses to connect to.
 Knows nothing of the lab's network.

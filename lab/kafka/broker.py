@@ -43,7 +43,7 @@ class Broker:
     `port` is on 127.0.0.1 (0: any free one). Each of `more_listeners` is an address and port that clients reach it by
     in another way. `advertised` maps a port to what its clients are told instead, a proxy's port; other listeners are
     advertised as themselves. `settings` are added to server.properties, `jvm` to Java's options. Of several brokers
-    (brokers.py) each has a `node_id`, and `controller` is the port of the one controller that they have in common.
+    each has a `node_id`, and `controller` is the port of the one controller that they have in common.
     """
 
     directory: Path

@@ -2,7 +2,7 @@
 """A Kubernetes API server for pods, nodes and services: lists and watches over HTTP as the real one does.
 
 Written against what kube-apiserver 1.34 answers. Selectors and writes are not served; `/lab/` changes the cluster
-instead. Misbehaviour comes in from outside, as `Faults`.
+instead.
 """
 
 import asyncio
@@ -11,10 +11,10 @@ import logging
 import signal
 import ssl
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 import orjson
@@ -32,58 +32,35 @@ from lab.kube.answers import (
     status_object,
     too_large,
 )
-from lab.kube.control import add_control_routes, add_fault_routes
-from lab.kube.faults import KubeFaults
+from lab.kube.control import add_control_routes
 from lab.kube.store import NAMESPACED, RESOURCES, CompactedError, FutureVersionError, NotFoundError, Object, Store
 from lab.kube.watch import Watch, WatchQuery
 
 log = logging.getLogger(__name__)
 
 
-class Faults(Protocol):
-    """What a test may put between the API and its clients."""
-
-    async def answer(self, request: web.Request) -> web.StreamResponse | None:
-        """Return an answer to give instead of the API's; None lets the API answer."""
-
-    async def line(self, request: web.Request, line: bytes) -> bytes | None:
-        """Return what to send instead of a watch's line; None cuts the connection."""
-
-
 @dataclass(frozen=True, slots=True)
 class ApiSettings:
-    """How the API behaves.
-
-    `token`: the bearer token wanted, None for none. `rights`: what it may do, (verb, resource), None for anything.
-    """
+    """How the API behaves. `token`: the bearer token wanted, None for none."""
 
     token: str | None = None
-    rights: frozenset[tuple[str, str]] | None = None
     bookmark_seconds: float = 60.0  # kube-apiserver's: about once a minute
 
 
 class ApiStart(msgspec.Struct, frozen=True):
-    """The file the API's process starts from. With a certificate (PEM files) it speaks TLS."""
+    """The file the API's process starts from."""
 
     port: int
     token: str
     objects: list[tuple[str, Object]]
-    rights: list[tuple[str, str]] | None = None
-    certificate: str | None = None
-    key: str | None = None
 
 
 class KubeApi:
-    """The API over a store. In-process users change the store and then call `changed`.
+    """The API over a store. In-process users change the store and then call `changed`."""
 
-    `asked` is what was asked for and allowed: (verb, resource).
-    """
-
-    def __init__(self, store: Store, settings: ApiSettings | None = None, faults: Faults | None = None) -> None:
+    def __init__(self, store: Store, settings: ApiSettings | None = None) -> None:
         self.store = store
         self.settings = settings or ApiSettings()
-        self.asked: set[tuple[str, str]] = set()
-        self._faults = faults
         self._news = asyncio.Condition()
 
     async def changed(self) -> None:
@@ -101,9 +78,6 @@ class KubeApi:
         app.router.add_get("/api/v1/namespaces/{namespace}/{resource}", self._collection)
         app.router.add_get("/api/v1/namespaces/{namespace}/{resource}/{name}", self._one)
         add_control_routes(app, self.store, self.changed)
-        app.router.add_get("/lab/asked", self._tell_asked)
-        if isinstance(self._faults, KubeFaults):
-            add_fault_routes(app, self._faults)
         return app
 
     @web.middleware
@@ -111,18 +85,8 @@ class KubeApi:
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         try:
-            control = request.path.startswith("/lab/")
-            if self._faults and not control and (instead := await self._faults.answer(request)) is not None:
-                return instead
-            wanted = self.settings.token
-            if (
-                wanted is not None
-                and request.path != "/readyz"
-                and request.headers.get("Authorization") != f"Bearer {wanted}"
-            ):
-                raise ApiError(401, "Unauthorized", "Unauthorized")
-            if not control and "resource" in request.match_info:
-                self._authorize(request)
+            if request.path != "/readyz":
+                self.authorize(request)
             return await handler(request)
         except ApiError as error:
             return _json(orjson.dumps(error.body), error.body["code"], error.headers)
@@ -132,13 +96,11 @@ class KubeApi:
             message = "the server could not find the requested resource"
             return _json(orjson.dumps(status_object(404, "NotFound", message)), 404)
 
-    def _authorize(self, request: web.Request) -> None:
-        watch = request.query.get("watch", "false").lower() in ("true", "1")
-        verb = "get" if "name" in request.match_info else "watch" if watch else "list"
-        asked = (verb, request.match_info["resource"])
-        if self.settings.rights is not None and asked not in self.settings.rights:
-            raise ApiError(403, "Forbidden", f'{asked[1]} is forbidden: cannot {verb} resource "{asked[1]}"')
-        self.asked.add(asked)
+    def authorize(self, request: web.Request) -> None:
+        """Raise `ApiError` if this client may not ask this."""
+        wanted = self.settings.token
+        if wanted is not None and request.headers.get("Authorization") != f"Bearer {wanted}":
+            raise ApiError(401, "Unauthorized", "Unauthorized")
 
     async def _one(self, request: web.Request) -> web.StreamResponse:
         resource = request.match_info.get("resource", "nodes")
@@ -175,15 +137,7 @@ class KubeApi:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         response.enable_chunked_encoding()
         await response.prepare(request)
-
-        async def send(line: bytes) -> None:
-            sent = line if self._faults is None else await self._faults.line(request, line)
-            if sent is None:
-                if request.transport:
-                    request.transport.abort()
-                raise ConnectionAbortedError("a fault cut the watch")
-            await response.write(sent)
-
+        send = partial(self.send, request, response)
         try:
             await watch.run(send, self._wait_for_change, self.settings.bookmark_seconds)
         except CompactedError as error:
@@ -194,8 +148,9 @@ class KubeApi:
         await response.write_eof()
         return response
 
-    async def _tell_asked(self, _: web.Request) -> web.Response:
-        return _json(orjson.dumps(sorted(self.asked)))
+    async def send(self, request: web.Request, response: web.StreamResponse, line: bytes) -> None:
+        """Send a line of a watch; raises `ConnectionError`."""
+        await response.write(line)
 
     async def _wait_for_change(self, version: int, seconds: float) -> None:
         async with self._news:
@@ -230,27 +185,23 @@ async def serve(
         await runner.cleanup()
 
 
-async def run_until_signal(start: ApiStart) -> None:
-    """Serve a cluster until SIGINT or SIGTERM."""
+def stored(objects: Iterable[tuple[str, Object]]) -> Store:
+    """Return a store with these objects in it."""
+    store = Store()
+    for resource, body in objects:
+        store.put(resource, body)
+    return store
+
+
+async def run_until_signal(api: KubeApi, port: int, tls: ssl.SSLContext | None = None) -> None:
+    """Serve until SIGINT or SIGTERM."""
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    store = Store()
-    for resource, body in start.objects:
-        store.put(resource, body)
-    rights = None if start.rights is None else frozenset(start.rights)
-    api = KubeApi(store, ApiSettings(start.token, rights), KubeFaults())
-    async with serve(api, start.port, tls=_tls(start)):
+    async with serve(api, port, tls=tls):
         await stop.wait()
 
 
-def _tls(start: ApiStart) -> ssl.SSLContext | None:
-    if start.certificate is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(start.certificate, start.key)
-    return context
-
-
 if __name__ == "__main__":
-    asyncio.run(run_until_signal(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=ApiStart)))
+    wanted = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=ApiStart)
+    asyncio.run(run_until_signal(KubeApi(stored(wanted.objects), ApiSettings(wanted.token)), wanted.port))

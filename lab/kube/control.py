@@ -2,9 +2,7 @@
 """How a running cluster is changed from outside: `/lab/` on the API server, for tests and the demo.
 
 `PUT` and `DELETE /lab/pods/NAMESPACE/NAME` (services alike), `/lab/nodes/NAME`; a body is a whole object as in a
-list. `POST /lab/compact` makes older resourceVersions expire. They answer with the store's version. `PUT
-/lab/faults/NAME` begins a fault (lab/kube/faults.py names them), `DELETE /lab/faults` heals them all, `GET
-/lab/faults` tells what they did, and `GET /lab/asked` what was asked for: verb and resource.
+list. `POST /lab/compact` makes older resourceVersions expire. They answer with the store's version.
 """
 
 from collections.abc import Awaitable, Callable
@@ -14,7 +12,6 @@ import orjson
 from aiohttp import web
 
 from lab.kube.answers import ApiError
-from lab.kube.faults import KubeFaults
 from lab.kube.objects import rfc3339
 from lab.kube.store import NAMESPACED, RESOURCES, Key, Store
 
@@ -50,28 +47,6 @@ def add_control_routes(app: web.Application, store: Store, changed: Callable[[],
         app.router.add_put(path, put)
         app.router.add_delete(path, delete)
     app.router.add_post("/lab/compact", compact)
-
-
-def add_fault_routes(app: web.Application, faults: KubeFaults) -> None:
-    """Add the routes that turn faults on and off."""
-
-    async def begin(request: web.Request) -> web.Response:
-        try:
-            faults.begin(request.match_info["name"])
-        except KeyError as error:
-            raise web.HTTPNotFound from error
-        return web.json_response(faults.hits)
-
-    async def heal(_: web.Request) -> web.Response:
-        faults.heal()
-        return web.json_response(faults.hits)
-
-    async def tell(_: web.Request) -> web.Response:
-        return web.json_response(faults.hits)
-
-    app.router.add_put("/lab/faults/{name}", begin)
-    app.router.add_delete("/lab/faults", heal)
-    app.router.add_get("/lab/faults", tell)
 
 
 def _address(request: web.Request) -> tuple[str, Key]:

@@ -14,11 +14,11 @@ from pyarrow import parquet as pq
 from history.audit import command as audit
 from history.replay import command as replay
 from history.report import command as report
-from lab.kafka.proxy import Proxy
 from sinks.flowlog.manifest import decode_manifest
 from sinks.flowlog.store import open_store
 from tests.history.conftest import Command
 from tests.support.history.lived import Lived
+from tests.support.lab.proxy import Proxy
 from tests.support.object_store import KEYS, s3_server
 from tests.support.services import eventually
 from tests.support.sinks.processes import running

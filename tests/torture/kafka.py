@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lab.kafka.broker import Broker, free_port
-from lab.kafka.brokers import Brokers
-from lab.kafka.proxy import Proxy
+from tests.support.lab.brokers import Brokers
+from tests.support.lab.proxy import Proxy
 from tests.support.sinks.disk import small_disk
 from tests.torture.secrets import Secrets, Tokens
 

@@ -19,8 +19,8 @@ from common.service.lifecycle import Service
 from common.settings import KafkaSettings
 from history.read.topic import read_topic
 from lab.kafka.broker import Broker, free_port
-from lab.kafka.proxy import Proxy
 from schemas.topics import TopicSpec
+from tests.support.lab.proxy import Proxy
 
 HOUR_MS = 3_600_000
 

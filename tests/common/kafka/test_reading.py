@@ -18,7 +18,7 @@ from common.kafka.reading import held, stretch
 from common.kafka.topic_admin import admin_client
 from common.settings import KafkaSettings
 from lab.kafka.broker import Broker, free_port
-from lab.kafka.proxy import Proxy
+from tests.support.lab.proxy import Proxy
 
 DEADLINE_SECONDS = 20.0
 # A segment a record, compacted at once; and tombstones go at once.

@@ -12,11 +12,11 @@ import pytest
 
 from bench.measure.process import resident_bytes
 from lab.kafka.broker import Broker, free_port
-from lab.kafka.proxy import Proxy
 from schemas.amount import NOTHING
 from tests.support.enricher.build import encoded, row
 from tests.support.enricher.processes import Enricher, running, topology_file
 from tests.support.enricher.topics import Topics, given
+from tests.support.lab.proxy import Proxy
 from tests.support.services import eventually
 
 ROWS = 3000

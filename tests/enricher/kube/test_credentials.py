@@ -21,12 +21,13 @@ import yaml
 from common.errors import Refusal
 from enricher.kube import client, reflector
 from lab.kafka.broker import free_port
-from lab.kube.api import ApiSettings, ApiStart, KubeApi, serve
+from lab.kube.api import KubeApi, serve
 from lab.kube.objects import objects
 from tests.support.enricher.certificates import Certificate, make
 from tests.support.enricher.followed import AT, PLAN, TOKEN, Followed, api_with_everything, following, write_kubeconfig
 from tests.support.enricher.processes import Enricher
 from tests.support.enricher.topics import Topics
+from tests.support.lab.faulty_api import FaultyStart
 from tests.support.services import ROOT, eventually, while_running
 
 ROLE = ROOT / "k8s" / "base" / "services" / "enricher-role.yaml"
@@ -84,10 +85,11 @@ class PodApi:
     def start(self, token: str, certificate: Certificate) -> None:
         self.stop()
         files = (str(certificate.certificate), str(certificate.key))
-        start = ApiStart(self.port, token, list(objects(PLAN, AT)), sorted(rights()), *files)
+        start = FaultyStart(self.port, token, list(objects(PLAN, AT)), sorted(rights()), *files)
         self._start.write_bytes(msgspec.json.encode(start))
         self._token, self._authority = token, certificate.authority
-        self._process = subprocess.Popen([sys.executable, "-m", "lab.kube.api", str(self._start)], cwd=ROOT)
+        command = [sys.executable, "-m", "tests.support.lab.faulty_api", str(self._start)]
+        self._process = subprocess.Popen(command, cwd=ROOT)
 
     def stop(self) -> None:
         if self._process is not None:
@@ -169,7 +171,7 @@ def test_a_command_for_credentials_that_never_ends_is_given_up(tmp_path: Path, m
 def test_without_a_right_the_line_says_which_and_where_to_get_it(tmp_path: Path) -> None:
     async def run() -> None:
         api, faults = api_with_everything()
-        api.settings = ApiSettings(TOKEN, rights=frozenset(rights() - {("list", "nodes")}))
+        api.rights = frozenset(rights() - {("list", "nodes")})
         port = free_port()
         async with (
             asyncio.timeout(120),

@@ -17,10 +17,10 @@ import pytest
 from enricher.kube import reflector
 from enricher.kube.reflector import LONGEST_BACKOFF_SECONDS, PODS, Backoff
 from lab.kube.api import serve
-from lab.kube.faults import NAMES
 from lab.kube.objects import pod_object
 from lab.kube.store import Store
 from tests.support.enricher.followed import PLAN, Followed, api_with_everything, following
+from tests.support.lab.kube_faults import NAMES
 
 POSTGRES = next(pod for pod in PLAN.pods if pod.name == "postgres-0")
 

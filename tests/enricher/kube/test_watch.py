@@ -19,11 +19,11 @@ from enricher.kube.client import KubeClient
 from enricher.kube.errors import GoneError
 from enricher.kube.objects import Object
 from enricher.kube.reflector import PODS, Backoff, Reflector
-from lab.kube.api import ApiSettings, KubeApi, serve
+from lab.kube.api import ApiSettings, KubeApi, serve, stored
 from lab.kube.kubeconfig import kubeconfig
 from lab.kube.objects import objects, pod_object
-from lab.kube.store import Store
 from lab.stories import shop
+from tests.support.lab.faulty_api import FaultyApi
 
 PLAN = shop()
 AT = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
@@ -136,10 +136,7 @@ class Cluster:
 async def following(
     directory: Path, script: Script, settings: ApiSettings, token: str, silence: float
 ) -> AsyncIterator[Cluster]:
-    store = Store()
-    for resource, body in objects(PLAN, AT):
-        store.put(resource, body)
-    api, seen = KubeApi(store, settings, script), Seen()
+    api, seen = FaultyApi(stored(objects(PLAN, AT)), settings, script), Seen()
     async with serve(api) as port:
         file = directory / "kubeconfig"
         file.write_bytes(kubeconfig(f"http://127.0.0.1:{port}", token))

@@ -15,11 +15,11 @@ from aiohttp import web
 from kubernetes_asyncio import client, config
 from kubernetes_asyncio.client.exceptions import ApiException
 
-from lab.kube.api import ApiSettings, Faults, KubeApi, serve
+from lab.kube.api import ApiSettings, KubeApi, serve, stored
 from lab.kube.kubeconfig import kubeconfig
 from lab.kube.objects import objects, pod_object, service_object
-from lab.kube.store import Store
 from lab.stories import mended, shop
+from tests.support.lab.faulty_api import Faults, FaultyApi
 
 PLAN = shop()
 AT = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
@@ -56,10 +56,8 @@ class Cluster:
 async def cluster(
     directory: Path, settings: ApiSettings, token: str = TOKEN, faults: Faults | None = None
 ) -> AsyncIterator[Cluster]:
-    store = Store()
-    for resource, body in objects(PLAN, AT):
-        store.put(resource, body)
-    api = KubeApi(store, settings, faults)
+    store = stored(objects(PLAN, AT))
+    api = KubeApi(store, settings) if faults is None else FaultyApi(store, settings, faults)
     async with serve(api) as port:
         file = directory / "kubeconfig"
         file.write_bytes(kubeconfig(f"http://127.0.0.1:{port}", token))

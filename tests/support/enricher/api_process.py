@@ -46,7 +46,8 @@ class Api:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        self._process = subprocess.Popen([sys.executable, "-m", "lab.kube.api", str(self._start)], cwd=ROOT)
+        command = [sys.executable, "-m", "tests.support.lab.faulty_api", str(self._start)]
+        self._process = subprocess.Popen(command, cwd=ROOT)
         eventually(self._answers)
 
     def stop(self) -> None:
@@ -80,7 +81,7 @@ class Api:
         self._call("PUT", f"services/{found.namespace}/{found.name}", body)
 
     def begin_fault(self, name: str) -> None:
-        """Misbehave in one of the ways that lab.kube.faults names."""
+        """Misbehave in one of the ways that tests/support/lab/kube_faults.py names."""
         self._call("PUT", f"faults/{name}")
 
     def heal(self) -> None:

@@ -16,12 +16,13 @@ from enricher.kube.cluster import ClusterView
 from enricher.kube.follower import Follower
 from enricher.metrics import EnricherMetrics
 from enricher.settings import EnricherSettings
-from lab.kube.api import ApiSettings, KubeApi
-from lab.kube.faults import KubeFaults
+from lab.kube.api import ApiSettings, KubeApi, stored
 from lab.kube.kubeconfig import kubeconfig
 from lab.kube.objects import objects
-from lab.kube.store import RESOURCES, Store
+from lab.kube.store import RESOURCES
 from lab.stories import shop
+from tests.support.lab.faulty_api import FaultyApi
+from tests.support.lab.kube_faults import KubeFaults
 
 PLAN = shop()
 AT = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
@@ -102,12 +103,10 @@ class Followed:
         return [orjson.loads(item) for item in self.api.store.page(resource).items]
 
 
-def api_with_everything() -> tuple[KubeApi, KubeFaults]:
+def api_with_everything() -> tuple[FaultyApi, KubeFaults]:
     """Return the lab's API with the shop in it, and its faults."""
-    store, faults = Store(), KubeFaults()
-    for resource, body in objects(PLAN, AT):
-        store.put(resource, body)
-    return KubeApi(store, ApiSettings(TOKEN, bookmark_seconds=0.1), faults), faults
+    faults = KubeFaults()
+    return FaultyApi(stored(objects(PLAN, AT)), ApiSettings(TOKEN, bookmark_seconds=0.1), faults), faults
 
 
 def write_kubeconfig(file: Path, server: str, token: str = TOKEN, authority: Path | None = None) -> None:

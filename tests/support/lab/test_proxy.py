@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab.kafka.proxy import Proxy
+from tests.support.lab.proxy import Proxy
 from tests.support.services import eventually
 
 
