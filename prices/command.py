@@ -3,7 +3,7 @@
 
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
@@ -15,7 +15,17 @@ from common.files import read_bounded
 from common.settings import Settings
 from common.terminal import say, write_json
 from prices.book import UNIT_BYTES, Price, PriceBook, Side, money
-from prices.file import PRICED_SCOPES, SHIPPED, PriceFileError, load_prices, parse_prices, recognise, region_of, shipped
+from prices.file import (
+    PRICED_SCOPES,
+    SHIPPED,
+    PricedScope,
+    PriceFileError,
+    load_prices,
+    parse_prices,
+    recognise,
+    region_of,
+    shipped,
+)
 from schemas.flow import Scope
 
 EXAMPLE_BYTES = 10**12
@@ -43,9 +53,7 @@ class PricesExplainSettings(Settings):
     source_zone: CliPositionalArg[str] = Field(description="the sender's zone, such as eu-west-1a")
     destination_zone: CliPositionalArg[str] = Field(description="the receiver's zone")
     prices: str | None = Field(None, description="aws, azure, gcp or a file; else the cloud that names its zones so")
-    scope: Literal["same_node", "same_zone", "cross_zone", "cross_region", "external"] | None = Field(
-        None, description="needed only where the names of the zones do not tell"
-    )
+    scope: PricedScope | None = Field(None, description="needed only where the names of the zones do not tell")
     source_name: str = Field("", description="what the CIDR map calls the sender, if it is there")
     destination_name: str = Field("", description="what the CIDR map calls the receiver, if it is there")
     output: Literal["table", "json"] = Field("table", description="how to print the answer")
@@ -137,8 +145,7 @@ def _scope(settings: PricesExplainSettings, source: Side, destination: Side) -> 
     if settings.source_zone == settings.destination_zone:
         return "same_zone"
     if not (source.region and destination.region):
-        scopes = "|".join(scope for scope in get_args(Scope) if scope in PRICED_SCOPES)
-        raise Refusal(f"the regions of these zones do not show in their names; say --scope {scopes}")
+        raise Refusal(f"the regions of these zones do not show in their names; say --scope {'|'.join(PRICED_SCOPES)}")
     return "cross_zone" if source.region == destination.region else "cross_region"
 
 

@@ -6,29 +6,41 @@ name. docs/prices.md describes the format.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from decimal import Decimal
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Literal, get_args
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from common import toml
 from common.errors import Refusal
 from common.files import read_bounded
 from prices.book import MAX_DECIMALS, UNIT_BYTES, Price, PriceBook
-from schemas.flow import Scope
 
 SHIPPED = ("aws", "azure", "gcp")
-PRICED_SCOPES = tuple(scope for scope in get_args(Scope) if scope != "unknown")
+PricedScope = Literal["same_node", "same_zone", "cross_zone", "cross_region", "external"]
+PRICED_SCOPES: tuple[PricedScope, ...] = get_args(PricedScope)
 HIGHEST_PRICE = 1000
 # Each price is compared with all before it, and the place of each error is looked for.
 MAX_PRICES = 1000
 MAX_PROBLEMS = 100
 
-_GLOBS = ("source_region", "destination_region", "source_name", "destination_name")
-_TOP = ("title", "currency", "unit", "as_of", "zone_pattern", "price")
-_IN_PRICE = ("scope", "source", "destination", "url", "note", *_GLOBS)
+_A_NUMBER = f"expected a number from 0 to {HIGHEST_PRICE} with at most {MAX_DECIMALS} decimals, so that sums are exact"
+# By key; of all others, "one line of text".
+_EXPECTED = {
+    "unit": f"expected one of {', '.join(UNIT_BYTES)}",
+    "currency": "expected three capital letters, such as USD",
+    "as_of": "expected a date without quotes, such as 2026-11-01",
+    "price": f"expected [[price]] tables, at most {MAX_PRICES:,}",
+    "scope": f"expected one of {', '.join(PRICED_SCOPES)}; unknown traffic has no price: it may be anything",
+    "source": f"{_A_NUMBER}; 0 if that side is not billed",
+    "destination": f"{_A_NUMBER}; 0 if that side is not billed",
+    "url": "expected the address of the page that states this price",
+}
 
 
 class PriceFileError(ValueError):
@@ -39,17 +51,66 @@ class PriceFileError(ValueError):
         self.problems = problems
 
 
+def _printable(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("expected one line of text")
+    return value
+
+
+def _zone_pattern(value: str) -> str:
+    try:
+        groups = re.compile(value).groupindex
+    except re.error as error:
+        raise ValueError(f"no regular expression: {error}") from error
+    if "region" not in groups:
+        raise ValueError("has no group (?P<region>...)")
+    return value
+
+
+Line = Annotated[str, Field(min_length=1), AfterValidator(_printable)]
+Amount = Annotated[
+    Decimal,
+    Field(strict=True, ge=0, le=HIGHEST_PRICE, decimal_places=MAX_DECIMALS),
+    BeforeValidator(lambda value: Decimal(value) if type(value) is int else value),
+]
+
+
+class _PriceTable(BaseModel, extra="forbid"):
+    scope: PricedScope
+    source: Amount
+    destination: Amount
+    url: Annotated[Line, Field(pattern=r"^https?://\S+$")]
+    note: Line = ""
+    source_region: Line | None = None
+    destination_region: Line | None = None
+    source_name: Line | None = None
+    destination_name: Line | None = None
+
+
+class _PriceFile(BaseModel, extra="forbid"):
+    title: Line
+    currency: Annotated[str, Field(pattern="^[A-Z]{3}$")]
+    unit: Literal["GB", "GiB"]
+    as_of: Annotated[date, Field(strict=True)]
+    zone_pattern: Annotated[Line, AfterValidator(_zone_pattern)] | None = None
+    price: Annotated[list[_PriceTable], Field(max_length=MAX_PRICES)] = []
+
+
 def parse_prices(content: bytes, name: str) -> PriceBook:
     """Read a price file; raise `PriceFileError` with all that is wrong with it."""
     try:
         document = toml.parse(content, parse_float=Decimal)
     except ValueError as error:
         raise PriceFileError([f"{name}: {error}"]) from error
-    reader = _Reader(name, content.decode())
-    book = reader.book(document)
-    if reader.problems:
-        raise PriceFileError([line for _, line in sorted(reader.problems)])
-    return book
+    try:
+        file = _PriceFile.model_validate(document)
+    except ValidationError as error:
+        wrong = [_said(each) for each in error.errors(include_url=False)[:MAX_PROBLEMS]]
+        raise PriceFileError(_placed(wrong, content.decode(), name)) from error
+    prices = tuple(Price(unit=file.unit, **dict(table)) for table in file.price)
+    if wrong := list(_out_of_reach(prices))[:MAX_PROBLEMS]:
+        raise PriceFileError(_placed(wrong, content.decode(), name))
+    return PriceBook(name, file.title, file.currency, file.unit, file.as_of, prices, file.zone_pattern)
 
 
 def recognise(zones: Iterable[str]) -> PriceBook | None:
@@ -91,143 +152,52 @@ def load_prices(which: str) -> PriceBook:
         raise Refusal(f"prices: {error.problems[0]}{more}") from error
 
 
-class _Reader:
-    """One pass over one file, noting what is wrong on the way; a wrong value is read as some right one."""
+# What is wrong: the price's number, if it is in one, the key, and what is wrong with that.
+_Wrong = tuple[int | None, str, str]
 
-    def __init__(self, name: str, text: str) -> None:
-        self._name = name
-        self._lines = text.splitlines()
-        self.problems: list[tuple[int, str]] = []
 
-    def book(self, document: dict[str, Any]) -> PriceBook:
-        self._check_names(document, _TOP, None)
-        unit = self._choice(document, "unit", tuple(UNIT_BYTES), None)
-        tables = document.get("price", [])
-        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-            self._note(None, "price", "expected [[price]] tables")
-            tables = []
-        if len(tables) > MAX_PRICES:
-            self._note(None, "price", f"{len(tables):,} prices; expected at most {MAX_PRICES:,}")
-            tables = []
-        prices = [self._price(table, number, unit) for number, table in enumerate(tables)]
-        self._check_reach(prices)
-        return PriceBook(
-            name=self._name,
-            title=self._text(document, "title", None) or "",
-            currency=self._matching(document, "currency", r"[A-Z]{3}", "three capital letters, such as USD"),
-            unit=unit,
-            as_of=self._date(document),
-            prices=tuple(prices),
-            zone_pattern=self._pattern(document),
-        )
+def _said(error: ErrorDetails) -> _Wrong:
+    number = next((part for part in error["loc"] if isinstance(part, int)), None)
+    key = [str(part) for part in error["loc"] if not isinstance(part, int)][-1]
+    value, expected = error["input"], _EXPECTED.get(key, "expected one line of text")
+    if error["type"] == "missing":
+        return number, key, f"is missing: {expected}"
+    if error["type"] == "extra_forbidden":
+        known = _PriceFile.model_fields if number is None else _PriceTable.model_fields
+        return number, key, f"no such name here; expected {', '.join(known)}"
+    if error["type"] == "too_long":
+        return number, key, f"{len(value):,} prices; {expected}"
+    if error["type"] == "value_error":
+        expected = str(error["ctx"]["error"])
+    return number, key, f"{value if isinstance(value, Decimal) else repr(value)}: {expected}"
 
-    def _price(self, table: dict[str, Any], number: int, unit: str) -> Price:
-        self._check_names(table, _IN_PRICE, number)
-        scope: Any = self._choice(table, "scope", PRICED_SCOPES, number)
-        globs = {name: self._text(table, name, number, needed=False) for name in _GLOBS}
-        url = self._text(table, "url", number) or ""
-        if url and not re.match(r"https?://\S+$", url):
-            self._note(number, "url", f"{url!r}: expected the address of the page that states this price")
-        return Price(
-            scope=scope,
-            source=self._amount(table, "source", number),
-            destination=self._amount(table, "destination", number),
-            url=url,
-            unit=unit,
-            note=self._text(table, "note", number, needed=False) or "",
-            **globs,
-        )
 
-    def _check_names(self, table: dict[str, Any], known: tuple[str, ...], number: int | None) -> None:
-        for key in table:
-            if key not in known:
-                self._note(number, key, f"no such name here; expected {', '.join(known)}")
+def _out_of_reach(prices: Sequence[Price]) -> Iterator[_Wrong]:
+    if not any(price.scope == "cross_zone" for price in prices):
+        yield None, "price", "no price of scope cross_zone"
+    for later, price in enumerate(prices):
+        first = next((number for number, earlier in enumerate(prices[:later], 1) if earlier.covers(price)), None)
+        if first is not None:
+            yield later, "scope", f"never applies: price {first} stands first and covers it"
 
-    def _check_reach(self, prices: list[Price]) -> None:
-        if not any(price.scope == "cross_zone" for price in prices):
-            self._note(None, "price", "no price of scope cross_zone")
-        for later, price in enumerate(prices):
-            for earlier in range(later):
-                if prices[earlier].covers(price):
-                    self._note(later, "scope", f"never applies: price {earlier + 1} stands first and covers it")
-                    break
 
-    def _amount(self, table: dict[str, Any], key: str, number: int) -> Decimal:
-        value = table.get(key)
-        if value is None:
-            self._note(number, key, "is missing; write 0 if that side is not billed")
-            return Decimal(0)
-        if isinstance(value, bool) or not isinstance(value, int | Decimal) or not Decimal(value).is_finite():
-            said = str(value) if isinstance(value, Decimal) else repr(value)
-            self._note(number, key, f"{said}: expected a number")
-            return Decimal(0)
-        amount = Decimal(value)
-        if not 0 <= amount <= HIGHEST_PRICE:
-            self._note(number, key, f"{amount}: expected 0 to {HIGHEST_PRICE}")
-        elif amount != round(amount, MAX_DECIMALS):
-            self._note(number, key, f"{amount}: at most {MAX_DECIMALS} decimals, so that sums are exact")
-        else:
-            return amount
-        return Decimal(0)
+def _placed(wrong: Iterable[_Wrong], text: str, name: str) -> list[str]:
+    """Return a line for each thing that is wrong, with its place, in the order of the file."""
+    lines = text.splitlines()
+    headers = [at for at, line in enumerate(lines) if re.match(r"\s*\[\[\s*price\s*\]\]", line)]
+    placed = [
+        (_line_of(number, key, lines, [0, *headers, len(lines)]), number, key, what) for number, key, what in wrong
+    ]
+    return [
+        f"{name}:{line}: {'' if number is None else f'price {number + 1}: '}{key}: {what}"
+        for line, number, key, what in sorted(placed, key=lambda each: each[0])
+    ]
 
-    def _text(self, table: dict[str, Any], key: str, number: int | None, *, needed: bool = True) -> str | None:
-        value = table.get(key)
-        if value is None:
-            if needed:
-                self._note(number, key, "is missing")
-            return None
-        if not isinstance(value, str) or not value or not value.isprintable():
-            self._note(number, key, f"{value!r}: expected one line of text")
-            return None
-        return value
 
-    def _choice(self, table: dict[str, Any], key: str, choices: tuple[str, ...], number: int | None) -> str:
-        value = self._text(table, key, number)
-        if value is not None and value not in choices:
-            reason = "unknown traffic has no price: it may be anything; " if value == "unknown" else ""
-            self._note(number, key, f"{value!r}: {reason}expected one of {', '.join(choices)}")
-        return value if value in choices else choices[0]
-
-    def _matching(self, table: dict[str, Any], key: str, pattern: str, expected: str) -> str:
-        value = self._text(table, key, None)
-        if value is not None and not re.fullmatch(pattern, value):
-            self._note(None, key, f"{value!r}: expected {expected}")
-        return value or ""
-
-    def _date(self, document: dict[str, Any]) -> date:
-        value = document.get("as_of")
-        if type(value) is not date:
-            said = "is missing" if value is None else f"{value!r}"
-            self._note(None, "as_of", f"{said}: expected a date without quotes, such as 2026-11-01")
-            return date.min
-        return value
-
-    def _pattern(self, document: dict[str, Any]) -> str | None:
-        value = self._text(document, "zone_pattern", None, needed=False)
-        if value is not None:
-            try:
-                groups = re.compile(value).groupindex
-            except re.error as error:
-                self._note(None, "zone_pattern", f"{value!r}: no regular expression: {error}")
-                return None
-            if "region" not in groups:
-                self._note(None, "zone_pattern", f"{value!r}: has no group (?P<region>...)")
-        return value
-
-    def _note(self, number: int | None, key: str, text: str) -> None:
-        if len(self.problems) >= MAX_PROBLEMS:
-            return
-        price = "" if number is None else f"price {number + 1}: "
-        line = self._line(number, key)
-        self.problems.append((line, f"{self._name}:{line}: {price}{key}: {text}"))
-
-    def _line(self, number: int | None, key: str) -> int:
-        """Return the line of a name within the top of the file or a price's table, else the line where that begins."""
-        headers = [at for at, line in enumerate(self._lines) if re.match(r"\s*\[\[\s*price\s*\]\]", line)]
-        bounds = [0, *headers, len(self._lines)]
-        part = 0 if number is None else min(number + 1, len(bounds) - 2)
-        begin, end = bounds[part], bounds[part + 1]
-        for at in range(begin, end):
-            if re.match(rf"""\s*["']?{re.escape(key)}["']?\s*=""", self._lines[at]):
-                return at + 1
-        return begin + 1
+def _line_of(number: int | None, key: str, lines: Sequence[str], bounds: Sequence[int]) -> int:
+    """Return the line of a key within the top of the file or a price's table, else the line where that begins."""
+    part = 0 if number is None else min(number + 1, len(bounds) - 2)
+    for at in range(bounds[part], bounds[part + 1]):
+        if re.match(rf"""\s*["']?{re.escape(key)}["']?\s*=""", lines[at]):
+            return at + 1
+    return bounds[part] + 1

@@ -111,12 +111,12 @@ def test_regions() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        ("source = 0.01", "source = -0.01", "m:16: price 2: source: -0.01: expected 0 to 1000"),
+        ("source = 0.01", "source = -0.01", "m:16: price 2: source: -0.01: expected a number from 0 to 1000"),
         ("source = 0.01", 'source = "0.01"', "m:16: price 2: source: '0.01': expected a number"),
         ("source = 0.01", "source = true", "m:16: price 2: source: True: expected a number"),
         ("source = 0.01", "source = nan", "m:16: price 2: source: NaN: expected a number"),
         ("source = 0.01", "source = 0.0000001", "at most 6 decimals"),
-        ("destination = 0.002\n", "", "m:14: price 2: destination: is missing; write 0 if that side is not billed"),
+        ("destination = 0.002\n", "", "m:14: price 2: destination: is missing: expected a number"),
         ('url = "https://example.com/prices"', 'url = "a friend"', "m:18: price 2: url: 'a friend': expected the"),
         ('unit = "GB"', 'unit = "gigabyte"', "m:4: unit: 'gigabyte': expected one of GB, GiB"),
         ('currency = "USD"', 'currency = "dollars"', "m:3: currency: 'dollars': expected three capital letters"),
@@ -214,7 +214,7 @@ def test_only_our_own_known_sides_are_billed(
 
 def test_a_file_of_many_prices_or_errors_is_refused_without_comparing_them_all() -> None:
     head, prices = RIGHT.split("[[price]]", 1)
-    with pytest.raises(PriceFileError, match="1,002 prices; expected at most 1,000"):
+    with pytest.raises(PriceFileError, match=r"1,002 prices; expected .* at most 1,000"):
         parse_prices((head + ("[[price]]" + prices) * 501).encode(), "file")
     names = "".join(f"x{number} = 1\n" for number in range(1000))
     with pytest.raises(PriceFileError) as caught:
