@@ -6,6 +6,8 @@ import os
 import stat
 from pathlib import Path
 
+from common.errors import Refusal
+
 # Far more than settings, passwords, certificates and the CAs of a system take.
 MAX_FILE_BYTES = 1024 * 1024
 
@@ -31,3 +33,11 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_named(setting: str, path: Path, expected: str, most: int = MAX_FILE_BYTES) -> bytes:
+    """Return what the file of a setting holds; raise `Refusal`, which names the setting and what is expected."""
+    try:
+        return read_bounded(path, most)
+    except OSError as error:
+        raise Refusal(f"{setting} = {str(path)!r}: {error.strerror}; expected {expected}") from error

@@ -10,8 +10,7 @@ import logging
 from collections.abc import Callable
 
 from common.entry_point import entry_point
-from common.errors import Refusal, Stopped
-from common.files import read_bounded
+from common.errors import Stopped
 from common.kafka import clients
 from common.kafka.partitions import Partitions
 from common.kafka.publish import PublishCounters, Publisher
@@ -21,10 +20,10 @@ from common.task_group import TaskGroup
 from enricher.delivery.admission import Nodes
 from enricher.delivery.deps import Deps
 from enricher.delivery.pipeline import Pipeline
-from enricher.delivery.topology_topic import TopologyTopic, read_file
+from enricher.delivery.topology_topic import TopologyTopic, read_states
 from enricher.delivery.waiting import LateSenders
 from enricher.index.cidr_check import findings
-from enricher.index.cidrs import MAX_MAP_BYTES, CidrMap, read_cidr_map
+from enricher.index.cidrs import CidrMap, load_cidr_map
 from enricher.index.ownership import Index
 from enricher.index.resolve import Resolver
 from enricher.kube.cluster import ClusterView
@@ -52,7 +51,7 @@ async def run(running: Service, settings: EnricherSettings) -> None:
         tell_left_out=metrics.left_out,
         tell_unheard=metrics.unheard,
     )
-    cidrs = read_cidrs(settings)
+    cidrs = load_cidr_map(settings.cidr_map)
     metrics.expect(cidrs)
     patience = LateSenders(cluster, Resolver(index, cidrs), metrics, settings.late_seconds)
     counters, partitions = PublishCounters(running.registry), Partitions(running, metrics.lag_records)
@@ -61,7 +60,7 @@ async def run(running: Service, settings: EnricherSettings) -> None:
     pipeline = Pipeline(deps)
     follower = None
     if settings.topology is not None:
-        cluster.load(read_file(settings))
+        cluster.load(read_states(settings.topology))
     else:
         follower = Follower(running, settings, cluster, metrics)
         await follower.open()
@@ -118,16 +117,3 @@ def _topics(settings: EnricherSettings) -> dict[str, int]:
     names = settings.topics
     partitioned = dict.fromkeys((names.raw, names.enriched, names.ledger), settings.partitions)
     return partitioned | {names.topology: 1, names.dead_letter: 1}
-
-
-def read_cidrs(settings: EnricherSettings) -> CidrMap:
-    """Read the `--cidr-map` file, if there is one; raise `Refusal` naming what is wrong with it."""
-    if settings.cidr_map is None:
-        return CidrMap([])
-    try:
-        content = read_bounded(settings.cidr_map, MAX_MAP_BYTES)
-    except OSError as error:
-        raise Refusal(
-            f"cidr_map = {str(settings.cidr_map)!r}: {error.strerror}; expected a TOML or JSON file"
-        ) from error
-    return read_cidr_map(content, str(settings.cidr_map))

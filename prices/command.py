@@ -11,7 +11,7 @@ from pydantic_settings import CliPositionalArg, SettingsConfigDict
 from common.amounts import wrapped
 from common.entry_point import entry_point
 from common.errors import Refusal
-from common.files import read_bounded
+from common.files import read_named
 from common.settings import Settings
 from common.terminal import say, write_json
 from prices.book import UNIT_BYTES, Price, PriceBook, Side, money
@@ -81,9 +81,7 @@ def list_(settings: PricesListSettings) -> int:
 def check(settings: PricesCheckSettings) -> int:
     """Check one file; return 1 if anything is wrong with it."""
     try:
-        book = parse_prices(read_bounded(settings.file), str(settings.file))
-    except OSError as error:
-        raise Refusal(f"file = '{settings.file}': {error.strerror}") from error
+        book = parse_prices(read_named("file", settings.file, "a price file"), str(settings.file))
     except PriceFileError as error:
         say(*error.problems)
         return 1

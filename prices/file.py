@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails
 
 from common import toml
 from common.errors import Refusal
-from common.files import read_bounded
+from common.files import read_named
 from prices.book import MAX_DECIMALS, UNIT_BYTES, Price, PriceBook
 
 SHIPPED = ("aws", "azure", "gcp")
@@ -140,13 +140,8 @@ def load_prices(which: str) -> PriceBook:
     """Return the price file of that name (aws, azure, gcp) or at that path; raise `Refusal` naming the first error."""
     if which in SHIPPED:
         return shipped(which)
-    path = Path(which)
     try:
-        return parse_prices(read_bounded(path), which)
-    except OSError as error:
-        raise Refusal(
-            f"prices = {which!r}: {error.strerror}; expected {', '.join(SHIPPED)} or a file of that kind"
-        ) from error
+        return parse_prices(read_named("prices", Path(which), f"{', '.join(SHIPPED)} or a file of that kind"), which)
     except PriceFileError as error:
         more = f" (and {len(error.problems) - 1} more: zonemeter prices check {which})" if error.problems[1:] else ""
         raise Refusal(f"prices: {error.problems[0]}{more}") from error

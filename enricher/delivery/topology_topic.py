@@ -12,12 +12,13 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from common.errors import PublishError, Refusal, Stopped
-from common.files import read_bounded
+from common.files import read_named
 from common.kafka import clients
 from common.kafka.publish import Publisher, Record
 from common.kafka.reading import Records, held, reader, stretch
@@ -43,14 +44,11 @@ _PRUNE_SECONDS = 60.0
 _MAX_WRITE = 5000
 
 
-def read_file(settings: EnricherSettings) -> list[TopologyState]:
+def read_states(path: Path) -> list[TopologyState]:
     """Read the `--topology` file; raise `Refusal` naming what is wrong with it."""
-    path = settings.topology
-    assert path is not None
+    content = read_named("topology", path, "a JSON file of topology states", MAX_TOPOLOGY_FILE_BYTES)
     try:
-        states = decode_topology_file(read_bounded(path, MAX_TOPOLOGY_FILE_BYTES))
-    except OSError as error:
-        raise Refusal(f"topology = {str(path)!r}: {error.strerror}; expected a JSON file of topology states") from error
+        states = decode_topology_file(content)
     except DecodeError as error:
         raise Refusal(f"topology = {str(path)!r}: {error}; expected a JSON array of topology states") from error
     if not any(state.kind == "node" for state in states):

@@ -7,12 +7,13 @@ mislead (a typing error in a field's name, host bits, a network named twice) is 
 
 import ipaddress
 from functools import lru_cache
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 import msgspec
 
 from common import toml
 from common.errors import Refusal
+from common.files import read_named
 from enricher.index.addresses import Prefix, pack, parse_prefix, prefix_of
 from schemas.codec import UNREADABLE
 
@@ -83,6 +84,13 @@ class CidrMap:
             and is_public((entry.network << (entry.bits - entry.length)).to_bytes(entry.bits // 8))
             for entry, rule in self._entries.items()
         )
+
+
+def load_cidr_map(path: Path | None, setting: str = "cidr_map") -> CidrMap:
+    """Read the map that a setting names, an empty one where it names none; raises `Refusal`."""
+    if path is None:
+        return CidrMap([])
+    return read_cidr_map(read_named(setting, path, "a TOML or JSON file", MAX_MAP_BYTES), str(path))
 
 
 def read_cidr_map(content: bytes, source: str) -> CidrMap:

@@ -21,6 +21,7 @@ from common.entry_point import entry_point
 from common.errors import Refusal
 from common.settings import KafkaSettings
 from common.terminal import complain
+from enricher.delivery.topology_topic import read_states
 from history.audit.command import AuditSettings, audit_range
 from history.bill import machine, text
 from history.bill.answer import Answer
@@ -36,7 +37,6 @@ from history.model.summary import Summary
 from history.model.time_range import Instant, Since, TimeRange
 from history.range_settings import SPAN_SHORTCUTS, RangeSettings, SpanSettings, Words
 from history.read import interrupts
-from history.read.rejoin import read_states
 from history.read.topic import read_topic
 from prices.file import load_prices
 from schemas.codec import Unreadable

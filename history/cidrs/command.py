@@ -14,6 +14,7 @@ from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from common.entry_point import entry_point
 from enricher.index.cidr_check import findings
+from enricher.index.cidrs import load_cidr_map
 from enricher.join.policy import UNMETERED, policy_of
 from history.cidrs import text
 from history.cidrs.dry_run import dry_run, nodes_within, unmapped
@@ -21,7 +22,7 @@ from history.cidrs.text import Checked, Suggested
 from history.model.time_range import Since, TimeRange
 from history.range_settings import SPAN_SHORTCUTS, SpanSettings, Words
 from history.read import interrupts
-from history.read.rejoin import Joiner, ReadTally, cidr_map_of, known_states, resolver_of
+from history.read.rejoin import Joiner, ReadTally, known_states, resolver_of
 from schemas.topology import TopologyState
 
 _DEFAULT_SINCE = "24h"
@@ -78,7 +79,7 @@ def suggest(settings: CidrsSuggestSettings) -> int:
 
 async def _check(settings: CidrsCheckSettings, span: TimeRange) -> Checked:
     taken = ReadTally()
-    wanted, current = cidr_map_of(settings.file, "file"), cidr_map_of(settings.current, "current")
+    wanted, current = load_cidr_map(settings.file, "file"), load_cidr_map(settings.current, "current")
     states = await known_states(settings, settings.topology, taken)
     policy = policy_of(settings.unmetered_nodes)
     before, after = (Joiner(resolver_of(states, cidrs), policy) for cidrs in (current, wanted))
@@ -90,7 +91,7 @@ async def _check(settings: CidrsCheckSettings, span: TimeRange) -> Checked:
 async def _suggest(settings: CidrsSuggestSettings, span: TimeRange) -> Suggested:
     taken = ReadTally()
     states = await known_states(settings, settings.topology, taken)
-    joiner = Joiner(resolver_of(states, cidr_map_of(settings.cidr_map)), policy_of(settings.unmetered_nodes))
+    joiner = Joiner(resolver_of(states, load_cidr_map(settings.cidr_map)), policy_of(settings.unmetered_nodes))
     read, found = await unmapped(settings, span, settings.cluster, joiner, taken)
     nodes = _nodes(states, span)
     networks = [(network, nodes_within(network.network, nodes)) for network in found]

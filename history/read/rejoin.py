@@ -9,9 +9,9 @@ from pathlib import Path
 from aiokafka.structs import ConsumerRecord
 
 from common.errors import Refusal
-from common.files import read_bounded
 from common.settings import KafkaSettings
-from enricher.index.cidrs import MAX_MAP_BYTES, CidrMap, read_cidr_map
+from enricher.delivery.topology_topic import read_states
+from enricher.index.cidrs import CidrMap
 from enricher.index.ownership import Index
 from enricher.index.resolve import Resolver
 from enricher.join.join import Joined, ResolvedChunk, join, resolve
@@ -19,7 +19,7 @@ from enricher.join.policy import Policy
 from history.read.topic import Reading, read_topic
 from schemas.errors import DecodeError
 from schemas.raw import RawChunk, decode_chunk
-from schemas.topology import MAX_TOPOLOGY_FILE_BYTES, TopologyState, decode_topology_file, read_state
+from schemas.topology import TopologyState, read_state
 
 
 @dataclass(slots=True)
@@ -70,15 +70,6 @@ async def known_states(settings: KafkaSettings, path: Path | None, taken: ReadTa
     return states
 
 
-def read_states(path: Path) -> list[TopologyState]:
-    """Return the states of a file; raises `Refusal`."""
-    try:
-        return decode_topology_file(read_bounded(path, MAX_TOPOLOGY_FILE_BYTES))
-    except (OSError, DecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise Refusal(f"topology = '{path}': {why}; expected a JSON array of topology states") from error
-
-
 async def read_topology(settings: KafkaSettings, taken: ReadTally) -> list[TopologyState]:
     """Return the states that the topology topic holds; raises `Refusal`."""
     states = []
@@ -99,13 +90,3 @@ def resolver_of(states: Iterable[TopologyState], cidrs: CidrMap) -> Resolver:
     for state in states:
         index.apply(state)
     return Resolver(index, cidrs)
-
-
-def cidr_map_of(path: Path | None, setting: str = "cidr_map") -> CidrMap:
-    """Read a CIDR map; an empty one without a file. Raises `Refusal`."""
-    if path is None:
-        return CidrMap([])
-    try:
-        return read_cidr_map(read_bounded(path, MAX_MAP_BYTES), str(path))
-    except OSError as error:
-        raise Refusal(f"{setting} = '{path}': {error.strerror}; expected a TOML or JSON file") from error

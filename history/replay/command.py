@@ -16,6 +16,7 @@ from common.amounts import counted
 from common.entry_point import entry_point
 from common.errors import Refusal
 from common.terminal import complain
+from enricher.index.cidrs import load_cidr_map
 from enricher.join.policy import policy_of
 from history.model.filters import Selection
 from history.model.hints import why_nothing
@@ -26,7 +27,7 @@ from history.read.archive_sql import ArchiveQuery
 from history.read.batch import FlowBatch
 from history.read.flows import enriched_rows, rejoined_rows, together
 from history.read.progress import Tell, progress
-from history.read.rejoin import Joiner, ReadTally, cidr_map_of, known_states, resolver_of
+from history.read.rejoin import Joiner, ReadTally, known_states, resolver_of
 from history.read.topic_sql import Sieve
 from history.replay.files import CsvWriter, JsonLinesWriter, ParquetWriter, Writer, stream_to
 from history.replay.settings import ReplaySettings
@@ -145,7 +146,7 @@ class Replay:
             return enriched_rows(self._settings, intake, [self._span], self._taken)
         settings, taken = self._settings, self._taken
         states = await known_states(settings, settings.topology, taken)
-        joiner = Joiner(resolver_of(states, cidr_map_of(settings.cidr_map)), policy_of(settings.unmetered_nodes))
+        joiner = Joiner(resolver_of(states, load_cidr_map(settings.cidr_map)), policy_of(settings.unmetered_nodes))
         return rejoined_rows(settings, intake, [self._span], taken, joiner)
 
     def _why_nothing(self) -> str:

@@ -12,12 +12,11 @@ from collector.host.preflight import read_boot_id
 from common.errors import Refusal
 from common.files import MAX_FILE_BYTES, read_bounded
 from common.settings import ServiceSettings, load
-from enricher.delivery.topology_topic import read_file
-from enricher.index.cidrs import MAX_MAP_BYTES
+from enricher.delivery.topology_topic import read_states
+from enricher.index.cidrs import MAX_MAP_BYTES, load_cidr_map
 from enricher.kube.client import KubeClient
-from enricher.main import read_cidrs
 from enricher.settings import EnricherSettings
-from history.read.rejoin import ReadTally, cidr_map_of, known_states
+from history.read.rejoin import ReadTally, known_states
 from prices.command import check
 from prices.file import load_prices
 from schemas.topology import MAX_TOPOLOGY_FILE_BYTES
@@ -30,14 +29,13 @@ READERS = [
     ),
     pytest.param(lambda path: load_prices(str(path)), MAX_FILE_BYTES, id="prices"),
     pytest.param(lambda path: check([str(path)]), MAX_FILE_BYTES, id="prices check"),
-    pytest.param(lambda path: read_file(EnricherSettings(topology=path)), MAX_TOPOLOGY_FILE_BYTES, id="topology"),
+    pytest.param(read_states, MAX_TOPOLOGY_FILE_BYTES, id="topology"),
     pytest.param(
         lambda path: asyncio.run(known_states(EnricherSettings(), path, ReadTally())),
         MAX_TOPOLOGY_FILE_BYTES,
         id="topology of a command",
     ),
-    pytest.param(lambda path: read_cidrs(EnricherSettings(cidr_map=path)), MAX_MAP_BYTES, id="CIDR map"),
-    pytest.param(cidr_map_of, MAX_MAP_BYTES, id="CIDR map of a command"),
+    pytest.param(load_cidr_map, MAX_MAP_BYTES, id="CIDR map"),
     pytest.param(lambda path: asyncio.run(KubeClient("kubeconfig", path).open()), MAX_FILE_BYTES, id="kubeconfig"),
     pytest.param(read_boot_id, MAX_FILE_BYTES, id="boot id"),
 ]
