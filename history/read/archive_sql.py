@@ -60,22 +60,23 @@ class ArchiveQuery(FlowQuery):
         """Yield the rows that are wanted, with the flow log's columns."""
         where, parameters = self._where(selection)
         with self._reading():
-            query = f"SELECT {self._columns()} WHERE {where}"
+            query = f"SELECT {', '.join(COLUMNS)} FROM {self._rows_view()} WHERE {where}"  # noqa: S608 - ours
             reader: pa.RecordBatchReader = self._database.sql(query, params=parameters).to_arrow_reader(BATCH_ROWS)
             for batch in reader:
                 yield pa.Table.from_batches([batch])
 
-    def _columns(self) -> str:
-        """Return the columns of rows and the view that has them: an earlier version's files lack some, which are null.
+    def _rows_view(self) -> str:
+        """Return the view that has all columns of rows: an earlier version's files lack some, which are null.
 
-        Not of sums: they want none of these, and all files would be looked into before the first is read.
+        Not for sums: they want none of these, and all files would be looked into before the first is read.
         """
         if not self.archive.is_local or not self.chapter.paths:
-            return f"{', '.join(COLUMNS)} FROM flows"  # by `SCHEMA`
+            return FLOWS  # by `SCHEMA`
         files = self._database.read_parquet(self._paths, hive_partitioning=False, union_by_name=True)
-        files.create_view("rows_of_flows")
         there = set(files.columns)
-        return f"{', '.join(name if name in there else f'NULL AS {name}' for name in COLUMNS)} FROM rows_of_flows"
+        columns = ", ".join(name if name in there else f"NULL AS {name}" for name in COLUMNS)
+        files.project(columns).create_view("rows_of_flows", replace=True)
+        return "rows_of_flows"
 
     def _reading(self) -> "_refusing":
         return _refusing(self.archive, self.chapter.paths)

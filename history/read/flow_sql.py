@@ -12,6 +12,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from history.model.evidence import Cell, Evidence
 from history.model.filters import Selection
 from history.model.grouping import By, groups_sql
 from history.model.hints import Present
@@ -36,6 +37,9 @@ _VALUES = {
     "scope": "scope",
     "port": "{}port::VARCHAR",
 }
+# Which end serves: as connection tracking said, else the end that kept its port.
+_SERVES = """coalesce(server, CASE WHEN src_port IS NULL AND dst_port IS NOT NULL THEN 'destination'
+    WHEN dst_port IS NULL AND src_port IS NOT NULL THEN 'source' END)"""
 
 
 def open_database() -> duckdb.DuckDBPyConnection:
@@ -59,19 +63,16 @@ class FlowQuery:
     def summarise(self, ends: Parties, summary: Summary, selection: Selection, by: By | None = None) -> None:
         """Add the sums of the flows that are wanted to a summary, told apart by what they are to be summed up by."""
         where, parameters = self._where(selection)
-        brokers = " OR ".join(["(%saddress = ? AND %sport = ?)"] * len(ends.brokers)) or "false"
-        pairs = [value for address in sorted(ends.brokers) for value in address]
-        sides = [f"{_end_columns(side)}, ({brokers.replace('%s', side)})" for side in _SIDES]
+        sides, pairs = _both_ends(ends)
         query = f"""
             SELECT scope, direction, CASE WHEN direction = 'relay' THEN observer_zone END, sum(bytes), count(*),
                 {", ".join((*groups_sql(by), *sides))}
             FROM flows WHERE encapsulation IS NULL AND {where} GROUP BY ALL
         """  # noqa: S608 - every name in it is ours, every value a parameter
         regions = self._regions_of_zones() if self._regions is None else self._regions
-        for row in self._stream(query, [*pairs, *pairs, *parameters]):
+        for row in self._stream(query, [*pairs, *parameters]):
             scope, direction, relayed_in, size, rows, from_group, to_group, *values = row
-            width = len(FIELDS) + 1
-            source, destination = _end(ends, values[:width]), _end(ends, values[width:])
+            source, destination = _ends(ends, values)
             if direction == "relay":
                 source = ends.at(source, relayed_in or "", regions.get(relayed_in, ""))
             summary.flows += rows
@@ -107,6 +108,35 @@ class FlowQuery:
         for cluster, node in self._fetch(nodes, parameters):
             summary.clusters.add(cluster)
             summary.observers.add(node)
+
+    def gather(self, ends: Parties, evidence: Evidence, summary: Summary, selection: Selection) -> None:
+        """Add the flows that are wanted to the evidence for advice, and to a summary."""
+        where, parameters = self._where(selection)
+        sides, pairs = _both_ends(ends)
+        query = f"""
+            WITH told AS (
+                SELECT *, {_SERVES} AS serves FROM {self._rows_view()} WHERE encapsulation IS NULL AND {where}
+            )
+            SELECT scope, direction, CASE WHEN direction = 'relay' THEN observer_zone END, sum(bytes), count(*),
+                epoch_ms(window_start) // ? * ?, serves, coalesce(dnat, false),
+                CASE serves WHEN 'source' THEN src_port WHEN 'destination' THEN dst_port END,
+                CASE serves WHEN 'source' THEN src_service WHEN 'destination' THEN dst_service END,
+                {", ".join(sides)}
+            FROM told GROUP BY ALL
+        """  # noqa: S608 - every name in it is ours, every value a parameter
+        regions = self._regions_of_zones() if self._regions is None else self._regions
+        slot = evidence.slot_ms
+        for row in self._stream(query, [*parameters, slot, slot, *pairs]):
+            scope, direction, relayed_in, size, rows, at_ms, serves, dnat, port, service, *values = row
+            source, destination = _ends(ends, values)
+            if direction == "relay":
+                source = ends.at(source, relayed_in or "", regions.get(relayed_in, ""))
+            summary.flows += rows
+            traffic = Traffic(scope, source, destination, direction == "ingress")
+            summary.traffic[traffic] += int(size)
+            cell = Cell(traffic, at_ms, serves, port or 0, service or "", dnat, direction == "relay")
+            evidence.cells[cell] += int(size)
+        self._add_facts(summary, where, parameters, selection)
 
     def places(self, selection: Selection) -> list[int]:
         """Return which rows are wanted, by the view's column `place`."""
@@ -158,6 +188,10 @@ class FlowQuery:
     def _fetch(self, query: str, parameters: Sequence[object]) -> list[tuple[Any, ...]]:
         return list(self._stream(query, parameters))
 
+    def _rows_view(self) -> str:
+        """Return the view whose rows have every column."""
+        return FLOWS
+
     def _reading(self) -> AbstractContextManager[None]:
         """Return what turns an error in reading into words."""
         return nullcontext()
@@ -178,6 +212,17 @@ def _end_columns(side: str) -> str:
     return ", ".join(special.get(name, f"{side}{name}") for name in FIELDS)
 
 
-def _end(ends: Parties, values: list[object]) -> Party:
-    *facts, broker = values
-    return ends.of([None if value is None else str(value) for value in facts], broker=bool(broker))
+def _both_ends(parties: Parties) -> tuple[list[str], list[str | int]]:
+    """Return the columns that `_ends` makes parties of, and their parameters."""
+    brokers = " OR ".join(["(%saddress = ? AND %sport = ?)"] * len(parties.brokers)) or "false"
+    pairs = [value for address in sorted(parties.brokers) for value in address]
+    return [f"{_end_columns(side)}, ({brokers.replace('%s', side)})" for side in _SIDES], [*pairs, *pairs]
+
+
+def _ends(parties: Parties, values: list[object]) -> tuple[Party, Party]:
+    width = len(FIELDS) + 1
+    source, destination = (
+        parties.of([None if value is None else str(value) for value in facts], broker=bool(broker))
+        for *facts, broker in (values[:width], values[width:])
+    )
+    return source, destination

@@ -29,8 +29,10 @@ MAX_ROWS, MAX_ENDS = 100_000, 100_000
 K = TypeVar("K", bound=Hashable)
 
 _NUMBERS = ("window_start", "window_end", "bytes", "kind", "observer", "source", "destination")
-_KIND = ("scope", "direction", "encapsulation", "cluster")
+_KIND = ("scope", "direction", "encapsulation", "cluster", "dnat", "server")
+_Kind = tuple[str, str, str | UnsetType, str, bool, str | UnsetType]
 _OBSERVER = ("observer_node", "observer_zone")
+_TYPES = {"port": pa.int32(), "dnat": pa.bool_()}
 _ENDS = [f"{side}.{name} AS {side}_{name}" for side in ("src", "dst") for name in END_COLUMNS]
 _VIEW = f"""
     CREATE OR REPLACE VIEW {FLOWS} AS
@@ -49,7 +51,7 @@ class TopicRows:
     def clear(self) -> None:
         """Forget them, and what they stand for."""
         self.clear_rows()
-        self._kinds: dict[tuple[str, str, str | UnsetType, str], int] = {}
+        self._kinds: dict[_Kind, int] = {}
         # By identity: the intake makes one object of what repeats.
         self._observers: dict[int, int] = {}
         self._by_name: dict[int, Observer] = {}
@@ -74,7 +76,10 @@ class TopicRows:
         flows, observers = [row[0] for row in rows], [row[3] for row in rows]
         names = list(map(id, observers))
         self._by_name.update(zip(names, observers, strict=True))
-        kinds = [(flow.scope, flow.direction, flow.encapsulation, flow.k8s.cluster.name) for flow in flows]
+        kinds = [
+            (flow.scope, flow.direction, flow.encapsulation, flow.k8s.cluster.name, flow.dnat is True, flow.server)
+            for flow in flows
+        ]
         numbers = self._numbers
         numbers["window_start"].extend([flow.start_ms for flow in flows])
         numbers["window_end"].extend([flow.end_ms for flow in flows])
@@ -91,7 +96,10 @@ class TopicRows:
             numbers[name] = numbers[name].cast(MILLISECONDS)
         observers = [self._by_name[name] for name in self._observers]
         places = [(each.node, Cloud() if each.cloud is UNSET else each.cloud) for each in observers]
-        kinds = [(scope, direction, text(outer), cluster) for scope, direction, outer, cluster in self._kinds]
+        kinds = [
+            (scope, direction, text(outer), cluster, translated, text(server))
+            for scope, direction, outer, cluster, translated, server in self._kinds
+        ]
         database.register("numbers", pa.table({**numbers, "place": pa.array(range(len(self)), pa.int64())}))
         database.register("kinds", _numbered(_KIND, kinds))
         zones = [(node, text(cloud.availability_zone)) for node, cloud in places]
@@ -148,7 +156,6 @@ def _number(values: Sequence[K], known: dict[K, int]) -> Iterable[int]:
 def _numbered(names: Sequence[str], rows: Sequence[Sequence[Value]], first: int = 0) -> pa.Table:
     """Return a table of these columns, in which row n has `id` `first` + n."""
     columns = {
-        name: pa.array([row[place] for row in rows], pa.int32() if name == "port" else pa.string())
-        for place, name in enumerate(names)
+        name: pa.array([row[place] for row in rows], _TYPES.get(name, pa.string())) for place, name in enumerate(names)
     }
     return pa.table({"id": pa.array(range(first, first + len(rows)), pa.int64()), **columns})

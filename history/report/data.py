@@ -50,6 +50,7 @@ class Report:
 
     `audit` is None where the ledger could not be read; `trust_note` says why. `compare`: how long before, as given.
     `by`: what it is summed up by, beside what every report shows. `filters`: what narrows it, by the setting's name.
+    `simulated`: which change this is the range with, in words; `before` is then the range as it was measured.
     """
 
     now: Range
@@ -66,6 +67,7 @@ class Report:
     range_flags: str = ""
     flags: str = ""
     kafka_flags: str = ""
+    simulated: str = ""
     refused: int = 0
 
     @property

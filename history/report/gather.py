@@ -13,6 +13,7 @@ import duckdb
 
 from common.amounts import counted
 from common.errors import Refusal
+from history.model.evidence import Evidence
 from history.model.grouping import By
 from history.model.hints import Present
 from history.model.party import Parties
@@ -49,9 +50,16 @@ class Gatherer:
     """Reads several time ranges in one pass."""
 
     def __init__(
-        self, settings: RangeSettings, spans: Sequence[TimeRange], ends: Parties, by: By | None = None
+        self,
+        settings: RangeSettings,
+        spans: Sequence[TimeRange],
+        ends: Parties,
+        by: By | None = None,
+        evidence: Evidence | None = None,
     ) -> None:
+        """`evidence`: of the first range, if that is wanted too."""
         self._by = by
+        self._evidence = evidence
         self._settings = settings
         self._spans = spans
         self._ends = ends
@@ -119,7 +127,10 @@ class Gatherer:
 
     def _add(self, number: int, query: FlowQuery) -> None:
         summary = self.gathered.summaries[number]
-        query.summarise(self._ends, summary, self._selection, self._by)
+        if self._evidence is not None and not number:
+            query.gather(self._ends, self._evidence, summary, self._selection)
+        else:
+            query.summarise(self._ends, summary, self._selection, self._by)
         if not number and not summary.flows:
             self.gathered.present.merge(query.present(self._selection))
 

@@ -31,23 +31,25 @@ from schemas.flow import Scope
 
 def lines(report: Report) -> list[str]:
     """Return the report's lines."""
-    parts = [_head(report), _trust(report), "", *_answer(report), "", *_zones(report)]
+    parts = [head(report, "zonemeter report"), trust(report), "", *_answer(report), "", *_zones(report)]
     table = _pairs(report) if report.by is None else sum_lines(report, report.by)
-    parts += ["", *table, "", *_small_print(report), *_next(report)]
+    parts += ["", *table, "", *_small_print(report), *([] if report.simulated else _next(report))]
     flat = [line for part in parts for line in ([part] if isinstance(part, str) else part)]
     return [line.rstrip() for line in flat]
 
 
-def _head(report: Report) -> list[str]:
+def head(report: Report, title: str) -> list[str]:
+    """Return what was read, under the name of the command."""
     span = report.now.span
     names = sorted(report.summary.clusters)
     clusters = f"cluster{'s' if len(names) > 1 else ''} {', '.join(names)}"
     long = duration(span.to_ms - span.from_ms)
-    head = labelled("zonemeter report", [shorten(clusters, 26), f"{span} ({long})"], 19)
-    found = [*head, *labelled("source", [*report.sources, f"{report.summary.flows:,} flows"])]
+    first = labelled(title, [shorten(clusters, 26), f"{span} ({long})"], len(title) + 3)
+    found = [*first, *labelled("source", [*report.sources, f"{report.summary.flows:,} flows"])]
     if span.ended_by_ms is not None:
         left_out = f"windows that ended after {timestamp(span.ended_by_ms)[11:]}: some nodes' may still be on their way"
         found += labelled("left out", [left_out])
+    found += labelled("changed", [report.simulated])
     found += labelled("only", [_only(name, values) for name, values in report.filters.items()])
     return found + labelled("prices", _prices(report))
 
@@ -76,7 +78,8 @@ def _prices(report: Report) -> list[str]:
     return [f"{title} as of {book.as_of} ({report.prices_why})", each, who]
 
 
-def _trust(report: Report) -> list[str]:
+def trust(report: Report) -> list[str]:
+    """Return how far to trust it."""
     unknown = report.summary.scopes.get("unknown", 0)
     total = report.summary.bytes
     share = f"unknown {percent(unknown, total)}" + (f" ({human(unknown)})" if unknown else "")
@@ -135,8 +138,9 @@ def _change(report: Report) -> list[str]:
         return [f"nothing was metered {report.compare} before"]
     now, then = report.summary.metered_ms, before.summary.metered_ms
     sizes = [each.summary.scopes.get("cross_zone", 0) for each in (report.now, before)]
+    against = "on what was measured" if report.simulated else f"on {report.compare} before"
     rates = [f"{human(per_hour(size, metered))}/h" for size, metered in zip(sizes, (now, then), strict=True)]
-    change = [f"{change_of_rate(sizes[0], sizes[1], report)} on {report.compare} before: {rates[0]}, was {rates[1]}"]
+    change = [f"{change_of_rate(sizes[0], sizes[1], report)} {against}: {rates[0]}, was {rates[1]}"]
     if duration(now) != duration(then):
         change.append(f"rates: over {duration(now)} metered now, over {duration(then)} metered {report.compare} before")
     if not before.whole:

@@ -6,10 +6,12 @@ from functools import cache
 
 import duckdb
 
+from history.model.evidence import Evidence
 from history.model.filters import Selection
 from history.model.grouping import By
 from history.model.party import Parties
 from history.model.summary import Summary
+from history.model.time_range import TimeRange
 from history.read.flow_sql import open_database
 from history.read.topic_sql import TopicRows
 from schemas.flow import Flow, decode_head
@@ -44,3 +46,11 @@ def summed(flows: Iterable[Flow], ends: Parties | None = None, by: By | None = N
 def database() -> duckdb.DuckDBPyConnection:
     """Return one database for all: opening one takes as long as summing up."""
     return open_database()
+
+
+def evidence_of(flows: Iterable[Flow], span: TimeRange, parties: Parties | None = None) -> tuple[Evidence, Summary]:
+    """Gather what advice is made of from flows of a range."""
+    evidence, summary, rows = Evidence(span), Summary(), TopicRows()
+    rows.add(rows_of(flows))
+    rows.query(database(), span).gather(parties or Parties(), evidence, summary, Selection())
+    return evidence, summary

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes a report: reads the range, prices it, and asks the ledger how far to trust it."""
+
+from shlex import quote
+
+from pydantic import Field
+
+from audit.result import Audit
+from common.amounts import counted
+from common.errors import Refusal
+from common.settings import HostPorts, KafkaSettings
+from common.terminal import command
+from history.audit.command import AuditSettings, audit_range
+from history.model.bill import price_summary
+from history.model.evidence import Evidence
+from history.model.grouping import By
+from history.model.hints import Present, why_nothing
+from history.model.party import Parties
+from history.model.summary import Summary
+from history.model.time_range import TimeRange
+from history.range_settings import RangeSettings
+from history.read.progress import progress
+from history.report.data import Range, Report
+from history.report.gather import Gatherer
+from history.report.own_traffic import find_own
+from prices.book import PriceBook
+from prices.file import SHIPPED, load_prices, recognise
+
+NO_PRICES = "none"
+TOP_PAIRS, TOP_SUMS = 5, 30
+
+
+class PricedSettings(RangeSettings):
+    """A time range of flows, what they cost, and what of them is the meter's own."""
+
+    prices: str | None = Field(
+        None, description="aws, azure, gcp, a file, or none; else the cloud that names its zones as these are named"
+    )
+    own_namespace: str = Field("zonemeter", description="the namespace whose traffic is the meter's own")
+    own_kafka: HostPorts | None = Field(
+        None, description="Kafka as the collectors reach it, to tell their traffic; else as Kafka calls itself"
+    )
+
+    def check(self) -> None:
+        """Raise `Refusal` for filters and prices that are wrong in themselves, before anything is read."""
+        if self.prices not in (None, NO_PRICES, *SHIPPED):
+            load_prices(str(self.prices))
+        self.selection()
+
+
+async def make_report(
+    settings: PricedSettings,
+    spans: list[TimeRange],
+    now_ms: int,
+    *,
+    compare: str | None = None,
+    by: By | None = None,
+    top: int | None = None,
+    since: str = "1h",
+    evidence: Evidence | None = None,
+) -> tuple[Report, str]:
+    """Return the report, and why there is none if there is none; fill the evidence for advice, if that is wanted.
+
+    `compare`: how long before the first of the ranges the second lies. `since`: where the settings name no range.
+    """
+    own = await find_own(settings, settings.own_namespace, settings.own_kafka)
+    ends = Parties(own.brokers)
+    with progress("reading flows") as tell:
+        gathered = await Gatherer(settings, spans, ends, by, evidence).gather(tell)
+    summary = gathered.summaries[0]
+    book, why = _prices(settings.prices, summary)
+    ranges = [
+        Range(span, each, price_summary(each, book), whole)
+        for span, each, whole in zip(spans, gathered.summaries, gathered.whole, strict=True)
+    ]
+    report = Report(
+        now=ranges[0],
+        before=ranges[1] if len(ranges) > 1 else None,
+        compare=compare,
+        sources=gathered.sources,
+        prices_why=why,
+        own=own,
+        top=top or (TOP_PAIRS if by is None else TOP_SUMS),
+        by=by,
+        filters={name: list(map(str, values)) for name, values in settings.selection().given() if values},
+        range_flags=_range_flags(settings, since),
+        flags=_flags(settings),
+        kafka_flags=_kafka_flags(settings),
+        refused=gathered.refused,
+    )
+    if not summary.flows:
+        return report, _why_nothing(settings, report, gathered.present)
+    report.audit, report.trust_note = await _audit(settings, spans[0], now_ms, summary)
+    return report, ""
+
+
+async def _audit(settings: PricedSettings, span: TimeRange, now_ms: int, summary: Summary) -> tuple[Audit | None, str]:
+    """Return the books of the range, or why there are none. A cluster's are asked for if there is only one."""
+    kafka = settings.model_dump(include=set(KafkaSettings.model_fields))
+    cluster = next(iter(summary.clusters)) if len(summary.clusters) == 1 else None
+    try:
+        audit = await audit_range(AuditSettings(**kafka, cluster=cluster), span, now_ms)
+    except Refusal as error:
+        return None, f"the ledger was not read: {error}"
+    if not audit.windows and not audit.in_flight:
+        return None, "the ledger holds nothing of this range any more"
+    return audit, ""
+
+
+def _prices(which: str | None, summary: Summary) -> tuple[PriceBook | None, str]:
+    if which == NO_PRICES:
+        return None, "none, as asked"
+    if which is not None:
+        return load_prices(which), "as asked"
+    zones = sorted({end.zone for key in summary.traffic for end in (key.source, key.destination) if end.zone})
+    book = recognise(zones)
+    if book is not None:
+        return book, "by the zones' names"
+    return None, f"none: {f'zones such as {zones[0]} are of no one cloud known here' if zones else 'no zone is known'}"
+
+
+def _why_nothing(settings: PricedSettings, report: Report, present: Present) -> str:
+    selection = settings.selection()
+    if present.flows and not selection.is_any:
+        return why_nothing(selection, present)
+    sources = list(report.sources)
+    if report.refused:
+        sources.append(f"{counted(report.refused, 'record')} could not be decoded: {command('dead-letters list')}")
+    return f"no flow in {report.now.span} ({'; '.join(sources)}); try a longer --since"
+
+
+def _range_flags(settings: PricedSettings, since: str) -> str:
+    """Return the flags that name the range, as they were given."""
+    given = (("--since", settings.since), ("--from", settings.from_time), ("--to", settings.to_time))
+    return " ".join(f"{flag} {value}" for flag, value in given if value is not None) or f"--since {since}"
+
+
+def _flags(settings: PricedSettings) -> str:
+    """Return the other flags that say what was read, as they were given."""
+    filters = "".join(
+        f" {'-n' if name == 'namespace' else f'--{name}'} {quote(','.join(map(str, values)))}"
+        for name, values in settings.selection().given()
+        if values
+    )
+    archive = "" if settings.archive is None else f" --archive {quote(settings.archive)}"
+    return filters + archive + _kafka_flags(settings)
+
+
+def _kafka_flags(settings: PricedSettings) -> str:
+    given = (("--kafka-bootstrap", "kafka_bootstrap"), ("--topic-prefix", "topic_prefix"))
+    return "".join(f" {flag} {value}" for flag, name in given if (value := _unless_default(settings, name)))
+
+
+def _unless_default(settings: PricedSettings, name: str) -> str:
+    value = getattr(settings, name)
+    return "" if value == PricedSettings.model_fields[name].default else str(value)
