@@ -20,6 +20,7 @@ from audit.result import Audit
 from common.amounts import counted
 from common.errors import Refusal
 from common.kafka import by_time, clients, topic_admin
+from common.kafka.reading import command_reader, held
 from common.kafka.topic_admin import TopicState, admin_client
 from common.settings import KafkaSettings
 from common.terminal import command
@@ -178,22 +179,16 @@ async def _members(admin: AIOKafkaAdminClient, group: str) -> int:
 
 async def _lag(settings: KafkaSettings, topic: str, committed: dict[int, int], overdue_ms: int) -> Lag:
     places = [TopicPartition(topic, number) for number in await partitions_of(settings, topic)]
-    consumer = clients.new_consumer(settings)
-    try:
-        async with asyncio.timeout(settings.kafka_deadline_seconds):
-            await consumer.start()
-            ends = await consumer.end_offsets(places)
-            begins = await consumer.beginning_offsets(places)
-            # The first record that is young enough to be under way.
-            young = await by_time.offsets_for_times(consumer, dict.fromkeys(places, overdue_ms))
-    finally:
-        await clients.close(consumer)
+    async with command_reader(settings, places) as consumer:
+        kept = await held(consumer, places, settings.kafka_deadline_seconds)
+        # The first record that is young enough to be under way.
+        young = await by_time.offsets_for_times(consumer, dict.fromkeys(places, overdue_ms))
     records = overdue = 0
     for place in places:
-        at = max(committed.get(place.partition, -1), begins[place])
-        records += max(ends[place] - at, 0)
+        at = max(committed.get(place.partition, -1), kept[place].start)
+        records += max(kept[place].stop - at, 0)
         found = young[place]
-        overdue += at < (ends[place] if found is None else found.offset)
+        overdue += at < (kept[place].stop if found is None else found.offset)
     return Lag(records, overdue, never=not any(offset >= 0 for offset in committed.values()))
 
 

@@ -5,7 +5,9 @@ Manifests are listed before files are: a file that a running flow log adds meanw
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import pyarrow as pa
@@ -16,6 +18,8 @@ from schemas.codec import UNREADABLE
 from sinks.flowlog.manifest import DataFile, Manifest, read_manifest
 from sinks.flowlog.store import LocalStore, ObjectStore, Store
 from sinks.intake import Lane
+
+T = TypeVar("T")
 
 DIRECTORY = "_manifests"
 _PARTITION = re.compile(r"p=(\d{1,9})")
@@ -44,7 +48,7 @@ class FlowArchive:
                 "zonemeter run flowlog --output wrote"
             )
         self._newest = {
-            partition: self._manifest(partition, numbers[-1])
+            partition: self.manifest(partition, numbers[-1])
             for partition, numbers in self._manifests.items()
             if numbers
         }
@@ -60,7 +64,7 @@ class FlowArchive:
 
     def manifest(self, partition: int, number: int) -> Manifest:
         """Read one manifest; raise `Refusal` if that cannot be."""
-        return self._manifest(partition, number)
+        return self._read(partition, number, lambda value: read_manifest(value, partition, number))
 
     @property
     def is_local(self) -> bool:
@@ -85,11 +89,7 @@ class FlowArchive:
 
     def listing(self, partition: int, number: int) -> list[DataFile]:
         """Return the files that a manifest lists, without reading the rest of it; raise `Refusal` if that cannot be."""
-        path = manifest_path(partition, number)
-        try:
-            return _listing_decoder.decode(self.store.read(path)).files
-        except (OSError, *UNREADABLE) as error:
-            raise Refusal(f"archive {self.location}: {path} is damaged: {error}") from error
+        return self._read(partition, number, _listing_decoder.decode).files
 
     def names(self, directory: str) -> list[str]:
         """Return the names in a directory of it; raise `Refusal` if that cannot be."""
@@ -105,10 +105,10 @@ class FlowArchive:
         names = self.names(f"{DIRECTORY}/p={partition}")
         return sorted(int(found[1]) for name in names if (found := _MANIFEST.fullmatch(name)))
 
-    def _manifest(self, partition: int, number: int) -> Manifest:
+    def _read(self, partition: int, number: int, decode: Callable[[bytes], T]) -> T:
         path = manifest_path(partition, number)
         try:
-            return read_manifest(self.store.read(path), partition, number)
+            return decode(self.store.read(path))
         except (OSError, ValueError, *UNREADABLE) as error:
             raise Refusal(f"archive {self.location}: {path} is damaged: {error}") from error
 

@@ -7,8 +7,9 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from common.settings import SHORTCUTS
 from enricher.join.policy import UNMETERED
-from history.range_settings import SHORTCUTS, RangeSettings
+from history.range_settings import RangeSettings
 
 
 class ReplaySettings(RangeSettings):
@@ -27,7 +28,9 @@ class ReplaySettings(RangeSettings):
     )
     sum: bool = Field(False, description="print only totals by scope; as table, json, jsonl or csv")
     file: Path | None = Field(None, description="write to this file instead of stdout; it appears when it is whole")
-    to_topic: str | None = Field(None, min_length=1, description="publish to this topic instead; made if missing")
+    to_topic: str | None = Field(
+        None, pattern=r"^[a-zA-Z0-9._-]{1,249}$", description="publish to this topic instead; made if missing"
+    )
     top: int = Field(30, ge=1, description="of the table: how many of the greatest flows to show")
 
     @model_validator(mode="after")

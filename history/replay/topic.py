@@ -6,20 +6,18 @@ import time
 from collections import defaultdict
 
 import msgspec
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import for_code
 
 from common.errors import PublishError, Refusal
 from common.kafka import clients
 from common.kafka.clients import partition_for
 from common.kafka.publish import Publisher, Run
-from common.kafka.topic_admin import admin_client
+from common.kafka.topic_admin import admin_client, apply, describe
 from common.service.lifecycle import Service
 from common.settings import KafkaSettings
 from enricher.delivery.unit import kafka_time
 from history.read.batch import ArchiveParties, FlowBatch
 from schemas.flow import HEADERS
-from schemas.topics import ANY_AGE_MS
+from schemas.topics import ANY_AGE_MS, TopicSpec
 
 TRIES = 3
 # What is replayed is old: a topic with the usual retention would delete it at once.
@@ -46,11 +44,12 @@ class TopicWriter:
     async def open(cls, settings: KafkaSettings, topic: str) -> "TopicWriter":
         """Make the topic if need be; raises `Refusal`."""
         async with admin_client(settings) as admin:
-            partitions = await _partitions(admin, topic)
-            if partitions is None:
-                partitions = settings.partitions
-                await _make(admin, topic, partitions, await _replication(admin, settings.topics.enriched))
-        return cls(settings, topic, partitions)
+            (like,) = await admin.describe_topics([settings.topics.enriched])
+            replicas = min((len(partition["replicas"]) for partition in like["partitions"]), default=1)
+            [state] = await describe(admin, [TopicSpec(topic, settings.partitions, replicas, CONFIG)])
+            if state.partitions is None:
+                await apply(admin, [state])
+        return cls(settings, topic, state.partitions or settings.partitions)
 
     async def write(self, batch: FlowBatch) -> None:
         """Publish some flows; raise `Refusal` if Kafka does not take them."""
@@ -101,26 +100,3 @@ class TopicWriter:
                     raise
             else:
                 return
-
-
-async def _partitions(admin: AIOKafkaAdminClient, topic: str) -> int | None:
-    (described,) = await admin.describe_topics([topic])
-    if described["error_code"] == 0:
-        return len(described["partitions"])
-    if for_code(described["error_code"]).__name__ == "InvalidTopicError":
-        raise Refusal(f"to_topic = {topic!r}: Kafka takes letters, digits, '.', '_' and '-', at most 249")
-    return None
-
-
-async def _replication(admin: AIOKafkaAdminClient, like: str) -> int:
-    """Return how many replicas that topic has; one if it does not exist."""
-    (described,) = await admin.describe_topics([like])
-    return min((len(partition["replicas"]) for partition in described["partitions"]), default=1)
-
-
-async def _make(admin: AIOKafkaAdminClient, topic: str, partitions: int, replication: int) -> None:
-    new = NewTopic(topic, partitions, replication, topic_configs=CONFIG)
-    response = await admin.create_topics([new])
-    for name, code, *message in response.topic_errors:
-        if code and for_code(code).__name__ != "TopicAlreadyExistsError":
-            raise Refusal(f"topic {name}: {(message and message[0]) or for_code(code).__name__}")

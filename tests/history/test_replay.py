@@ -297,7 +297,7 @@ def test_a_filter_that_finds_nothing_says_what_is_there(
         (["--cidr-map", "/x"], 2, "only mean something with --from-raw"),
         (["--from-raw", "--cidr-map", "/nonexistent"], 2, "No such file or directory"),
         (["--to-topic", "zonemeter.flows.enriched.v1", "--topic-prefix", "zonemeter."], 2, "its readers would count"),
-        (["--to-topic", "x y"], 2, "Kafka takes letters"),
+        (["--to-topic", "x y"], 2, "String should match pattern '^[a-zA-Z0-9._-]{1,249}$'"),
         (["--to-topic", "x", "-o", "csv"], 2, "to_topic excludes file and output"),
         (["--sum", "-o", "parquet"], 2, "sum excludes to_topic, file and output = parquet"),
         (["--file", "x"], 2, "file needs --output"),
