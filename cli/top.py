@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from typing import Literal
 
 from pydantic import Field
-from pydantic_settings import SettingsConfigDict
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
@@ -33,8 +32,6 @@ Show = Callable[[LiveWindow], None]
 
 class TopSettings(KafkaSettings):
     """Show each window as it comes in: zones by zones, the top pairs across zones, what is unknown, the lag."""
-
-    model_config = SettingsConfigDict(cli_shortcuts={"namespace": "n", "output": "o"})
 
     once: bool = Field(False, description="show one window and end; exit status 1 if none comes")
     namespace: str | None = Field(None, min_length=1, description="only flows with an end in this namespace")

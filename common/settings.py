@@ -38,6 +38,9 @@ _COMMANDS_EPILOG = (
     "share is read; --print-config shows what is in force."
 )
 
+# Short names of flags, for every command that has such a setting.
+SHORTCUTS = {"from-time": "from", "to-time": "to", "output": "o", "namespace": "n", "all-namespaces": "A"}
+
 S = TypeVar("S", bound="Settings")
 
 
@@ -84,6 +87,7 @@ class Settings(BaseSettings):
         cli_implicit_flags=True,
         cli_hide_none_type=True,
         cli_avoid_json=True,
+        cli_shortcuts=SHORTCUTS,
     )
 
     @field_validator("*", mode="before")

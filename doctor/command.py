@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import ByteSize, Field, model_validator
-from pydantic_settings import SettingsConfigDict
 
 from collector.settings import CollectorSettings, PinDir, Ports, parse_ports
 from common.amounts import wrapped
@@ -30,8 +29,6 @@ _CLOSING_SECONDS = 6.0
 
 class DoctorSettings(KafkaSettings):
     """Look at this node and at the pipeline; say what is wrong and what to do. Changes nothing."""
-
-    model_config = SettingsConfigDict(cli_shortcuts={"output": "o"})
 
     node_only: bool = Field(False, description="only this node: kernel, rights, network, what is pinned")
     pipeline_only: bool = Field(False, description="only the pipeline: Kafka, topics, lag, ledger, dead letters")

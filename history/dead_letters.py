@@ -14,7 +14,6 @@ from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 from msgspec.structs import asdict, replace
 from pydantic import Field
-from pydantic_settings import SettingsConfigDict
 
 from common import terminal
 from common.entry_point import entry_point
@@ -22,7 +21,7 @@ from common.errors import Refusal
 from common.kafka.reading import command_reader, held, stretch
 from common.settings import KafkaSettings
 from history.model.time_range import Since, TimeRange, timestamp
-from history.range_settings import SPAN_SHORTCUTS, SpanSettings
+from history.range_settings import SpanSettings
 from history.read.topic import read_topic
 from schemas.dead_letter import DeadLetter, decode_dead_letter
 from schemas.errors import DecodeError
@@ -33,8 +32,6 @@ DEFAULT_SINCE = "24h"
 
 class DeadLettersSettings(SpanSettings):
     """List the records that could not be decoded, with the reason, or print one of them as it was."""
-
-    model_config = SettingsConfigDict(cli_shortcuts=SPAN_SHORTCUTS)
 
     since: Since | None = Field(
         None, description="how far back, such as 1h, or since when, such as yesterday (default: 24h)"

@@ -12,9 +12,6 @@ from common.terminal import complain
 from history.model.filters import FILTERS, Selection
 from history.model.time_range import Instant, Since, TimeRange, names_no_zone, parse_range
 
-SPAN_SHORTCUTS = {"from-time": "from", "to-time": "to", "output": "o"}
-SHORTCUTS = {**SPAN_SHORTCUTS, "namespace": "n", "all-namespaces": "A"}
-
 
 def _split(value: Any) -> Any:
     texts = value if isinstance(value, list) else [value]

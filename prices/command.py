@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
-from pydantic_settings import CliPositionalArg, SettingsConfigDict
+from pydantic_settings import CliPositionalArg
 
 from common.amounts import wrapped
 from common.entry_point import entry_point
@@ -34,8 +34,6 @@ EXAMPLE_BYTES = 10**12
 class PricesListSettings(Settings):
     """List the price files that come with zonemeter: what a zone crossing costs, whom, as of when, says who."""
 
-    model_config = SettingsConfigDict(cli_shortcuts={"output": "o"})
-
     output: Literal["table", "json"] = Field("table", description="how to print the answer")
 
 
@@ -47,8 +45,6 @@ class PricesCheckSettings(Settings):
 
 class PricesExplainSettings(Settings):
     """Say how traffic between two zones would be priced, by which price of which file, and who is billed."""
-
-    model_config = SettingsConfigDict(cli_shortcuts={"output": "o"})
 
     source_zone: CliPositionalArg[str] = Field(description="the sender's zone, such as eu-west-1a")
     destination_zone: CliPositionalArg[str] = Field(description="the receiver's zone")

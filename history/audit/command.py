@@ -13,7 +13,6 @@ from typing import Literal
 
 from aiokafka.structs import ConsumerRecord
 from pydantic import Field
-from pydantic_settings import SettingsConfigDict
 
 from audit.books import Reconciler, conclude
 from audit.result import MAX_LISTED, Audit
@@ -24,7 +23,7 @@ from common.terminal import complain, say, write_json
 from history.audit import explain, text
 from history.audit.deep import look as deep
 from history.model.time_range import TimeRange
-from history.range_settings import SPAN_SHORTCUTS, SpanSettings
+from history.range_settings import SpanSettings
 from history.read.topic import read_topic
 from schemas.codec import Unreadable
 from schemas.errors import DecodeError
@@ -42,8 +41,6 @@ _SETTLE_MARGIN_MS = 300_000
 
 class AuditSettings(SpanSettings):
     """Reconcile, window by window, what the hook saw with what every later hop took."""
-
-    model_config = SettingsConfigDict(cli_shortcuts=SPAN_SHORTCUTS)
 
     cluster: str | None = Field(None, min_length=1, description="only this cluster's windows")
     node: str | None = Field(None, min_length=1, description="only this node's windows")

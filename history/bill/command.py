@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
-from pydantic_settings import CliPositionalArg, SettingsConfigDict
+from pydantic_settings import CliPositionalArg
 
 from audit.result import Audit
 from common import terminal
@@ -35,7 +35,7 @@ from history.bill.trust import trust_of
 from history.bill.unit import Unit
 from history.model.summary import Summary
 from history.model.time_range import Instant, Since, TimeRange
-from history.range_settings import SPAN_SHORTCUTS, RangeSettings, SpanSettings, Words
+from history.range_settings import RangeSettings, SpanSettings, Words
 from history.read import interrupts
 from history.read.topic import read_topic
 from prices.file import load_prices
@@ -50,8 +50,6 @@ _UNITS = {"GB": GB, "GiB": GIB}
 
 class BillSettings(SpanSettings):
     """Set what was metered beside what the cloud bills for it, and size every reason of a difference."""
-
-    model_config = SettingsConfigDict(cli_shortcuts=SPAN_SHORTCUTS)
 
     file: CliPositionalArg[list[Path]] = Field(
         description="the bill: AWS CUR, FOCUS, Google Cloud's BigQuery export, Azure's cost details; CSV, JSON, Parquet"

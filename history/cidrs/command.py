@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
-from pydantic_settings import CliPositionalArg, SettingsConfigDict
+from pydantic_settings import CliPositionalArg
 
 from common.entry_point import entry_point
 from enricher.index.cidr_check import findings
@@ -20,7 +20,7 @@ from history.cidrs import text
 from history.cidrs.dry_run import dry_run, nodes_within, unmapped
 from history.cidrs.text import Checked, Suggested
 from history.model.time_range import Since, TimeRange
-from history.range_settings import SPAN_SHORTCUTS, SpanSettings, Words
+from history.range_settings import SpanSettings, Words
 from history.read import interrupts
 from history.read.rejoin import Joiner, ReadTally, known_states, resolver_of
 from schemas.topology import TopologyState
@@ -30,8 +30,6 @@ _DEFAULT_SINCE = "24h"
 
 class CidrsSettings(SpanSettings):
     """What both commands read."""
-
-    model_config = SettingsConfigDict(cli_shortcuts=SPAN_SHORTCUTS)
 
     since: Since | None = Field(
         None, description="how far back, such as 1h, or since when, such as yesterday (default: 24h)"

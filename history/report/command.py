@@ -10,14 +10,12 @@ from dataclasses import replace
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
-from pydantic_settings import SettingsConfigDict
 
 from common import terminal
 from common.durations import Duration, parse_duration
 from common.entry_point import entry_point
 from history.model.grouping import OF_TIME, By
 from history.model.time_range import TimeRange
-from history.range_settings import SHORTCUTS
 from history.read import interrupts
 from history.report import machine, text
 from history.report.data import Report
@@ -32,8 +30,6 @@ LONGEST_WINDOW_MS = 60_000
 
 class ReportSettings(PricedSettings):
     """Sum up a time range: zones by zones, who sends to whom across them, what it costs, how far to trust it."""
-
-    model_config = SettingsConfigDict(cli_shortcuts=SHORTCUTS)
 
     compare: Duration | None = Field(None, description="compare with the same span this long before, such as 7d")
     by: By | None = Field(
