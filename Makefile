@@ -61,7 +61,7 @@ format: setup ## rewrite the sources as `make check` wants them
 	@$(BIN)/clang-format -i bpf/*.[ch]
 
 docs: setup ## rewrite docs/settings.md from the settings classes
-	@$(BIN)/python -m cli.settings_reference >docs/settings.md
+	@$(BIN)/python -m tests.support.settings_reference >docs/settings.md
 
 lock: setup ## rewrite requirements.lock, and the images' parts of it, from pyproject.toml
 	@$(BIN)/pip install -q uv

@@ -282,17 +282,6 @@ class Reconciler:
         return reached is not None and reached > place
 
 
-def reconcile(
-    records: Iterable[LedgerRecord], settled_before_ms: int, nodes: Iterable[TopologyState] | None = None
-) -> Audit:
-    """Close the books over `records`, in the order of the ledger; `nodes`, if given, are the cluster's in the range."""
-    audit = Audit()
-    books = Reconciler(audit.of)
-    for record in records:
-        books.take(record)
-    return conclude(books, audit, settled_before_ms, nodes)
-
-
 def conclude(
     books: Reconciler, audit: Audit, settled_before_ms: int, nodes: Iterable[TopologyState] | None = None
 ) -> Audit:

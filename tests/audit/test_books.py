@@ -8,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from audit.books import Reconciler, reconcile
+from audit.books import Reconciler
 from audit.intervals import MAX_INTERVALS, Intervals
 from audit.result import Audit, ClockStep, Sums
 from schemas.ids import Origin
 from schemas.ledger import LedgerRecord
 from schemas.topology import TopologyState
 from tests.support.builders import END_MS, ORIGIN, amount, collector_entry, enricher_entry, sink_entry
+from tests.support.reconciled import reconcile
 
 LATER = END_MS + 3_600_000
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cli.main import COMMANDS, main
-from cli.settings_reference import what_it_reads
+from tests.support.settings_reference import what_it_reads
 
 
 def said(

@@ -7,10 +7,10 @@ import re
 import pytest
 
 from cli.main import COMMANDS
-from cli.settings_reference import what_it_reads
 from collector.kernel.layout import entries_for
 from schemas.flow import UNKNOWN_REASONS
 from tests.docs.commands import ROOT, Printed, printed_commands
+from tests.support.settings_reference import what_it_reads
 
 PRINTED = printed_commands()
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from cli.main import COMMANDS
-from cli.settings_reference import what_it_reads
 from common.settings import ENV_PREFIX, load
 from enricher.index.cidrs import read_cidr_map
 from sinks.flowlog.settings import FlowlogSettings
 from tests.docs.commands import DOCUMENTS, ROOT
+from tests.support.settings_reference import what_it_reads
 
 _BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 READS = {words: what_it_reads(words, command) for words, command in COMMANDS.items()}

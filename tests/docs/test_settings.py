@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cli.main import COMMANDS
-from cli.settings_reference import reference, what_it_reads
+from tests.support.settings_reference import reference, what_it_reads
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/settings.md"
 

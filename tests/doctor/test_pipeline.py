@@ -11,7 +11,6 @@ import pytest
 from aiokafka import TopicPartition
 from msgspec.structs import replace
 
-from audit.books import reconcile
 from common.kafka import clients
 from common.kafka.publish import Record
 from common.kafka.topic_admin import TopicState
@@ -26,6 +25,7 @@ from schemas.topics import TopicNames, topic_specs
 from schemas.topology import TopologyState
 from tests.support.builders import END_MS, ORIGIN, collector_entry, enricher_entry, sink_entry
 from tests.support.cli.records import publish
+from tests.support.reconciled import reconcile
 from tests.support.sinks.topics import Topics
 
 RAW = topic_specs(TopicNames(), partitions=2)[0]

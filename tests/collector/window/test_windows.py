@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from audit.books import reconcile
 from audit.result import ClockStep
 from collector.kernel import bpf_syscall, pins
 from collector.kernel.bpf_syscall import BpfCommand
@@ -24,6 +23,7 @@ from schemas.raw import RawChunk, decode_chunk
 from tests.support.collector import metered, netlab
 from tests.support.collector.collector_process import bare
 from tests.support.collector.netlab import pod_address, send_udp
+from tests.support.reconciled import reconcile
 
 A, B = pod_address(1, 1), pod_address(1, 2)
 CHANGING = (BpfCommand.MAP_UPDATE_ELEM, BpfCommand.MAP_DELETE_ELEM, BpfCommand.MAP_DELETE_BATCH, BpfCommand.OBJ_PIN)

@@ -25,11 +25,11 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import CliSettingsSource
 
 from cli.main import COMMANDS, main
-from cli.settings_reference import what_it_reads
 from common import settings
 from common.flags import FlagParser
 from common.settings import ENV_PREFIX, SERVICES
 from doctor import command as doctor
+from tests.support.settings_reference import what_it_reads
 
 # Of a flag that many commands share, each value is tried with one of them.
 HOSTILE = (

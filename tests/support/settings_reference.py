@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes docs/settings.md from the settings classes: `python -m cli.settings_reference >docs/settings.md`.
+"""Writes docs/settings.md from the settings classes: `python -m tests.support.settings_reference >docs/settings.md`.
 
 Each command names its settings (common/entry_point.py), so one that is new in the table is new in the document.
 """
@@ -141,7 +141,7 @@ def _same(one: FieldInfo, other: FieldInfo) -> bool:
 def _table(cls: type[Settings], names: Iterable[str]) -> str:
     parser = argparse.ArgumentParser(add_help=False)
     CliSettingsSource(cls, root_parser=parser, cli_parse_args=False)
-    flags = {action.dest: action.option_strings or [name_of(action)] for action in parser._actions}  # noqa: SLF001
+    flags = {action.dest: action.option_strings or [name_of(action)] for action in parser._actions}
     return _rows([_row(name, cls.model_fields[name], flags[name]) for name in names])
 
 
