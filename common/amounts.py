@@ -53,6 +53,12 @@ def number(amount: Decimal) -> str:
     return f"{float(amount):.2g}" if amount >= Decimal("0.0001") else "<0.0001"
 
 
+def exact(amount: Decimal) -> str:
+    """Return a number whole, as programs read it: without an exponent, and without zeros at its end."""
+    text = f"{amount:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
 def duration(milliseconds: int) -> str:
     """Return a time span, rounded to what it shows: 24 h, 1 h 05 m, 35 s."""
     seconds = (milliseconds + 500) // 1000

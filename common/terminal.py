@@ -8,11 +8,13 @@ spreadsheet takes a cell that begins with "=" for a formula. None of that gets p
 
 import codecs
 import contextlib
+import csv
 import io
 import os
 import re
 import sys
 import textwrap
+from collections.abc import Iterable
 from typing import Any, BinaryIO, cast
 
 import orjson
@@ -44,6 +46,13 @@ def escaped(text: str) -> str:
 def cell(text: str) -> str:
     """Return text as a cell of CSV: after an apostrophe where a spreadsheet would take it for a formula."""
     return f"'{text}" if _FORMULA.match(text) else text
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Return rows as CSV (RFC 4180), a line each; names out of records are to be a `cell` by then."""
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows(rows)
+    return stream.getvalue()
 
 
 def command(words: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
-from common.amounts import wrapped
+from common.amounts import exact, wrapped
 from common.entry_point import entry_point
 from common.errors import Refusal
 from common.files import read_named
@@ -66,7 +66,7 @@ def list_(settings: PricesListSettings) -> int:
     for book in books:
         price = book.find("cross_zone")
         if price is not None:
-            amount = f"{_amount(price.total)} {book.currency} per {book.unit}"
+            amount = f"{exact(price.total)} {book.currency} per {book.unit}"
             say(f"{book.name:<6} {book.title:<13} {book.as_of!s:<11} {amount:<21} {price.billed}")
             say(f"       {price.url}")
     say("list prices; for your own: zonemeter prices check FILE, then --prices FILE")
@@ -150,12 +150,8 @@ def _describe(price: Price, book: PriceBook) -> str:
         if (glob := getattr(price, name)) is not None
     ]
     only = f" where {', '.join(limits)}" if limits else ""
-    sides = f"{_amount(price.source)} the sender, {_amount(price.destination)} the receiver"
+    sides = f"{exact(price.source)} the sender, {exact(price.destination)} the receiver"
     return f"{price.scope}{only}: {sides}, {book.currency} per {book.unit}"
-
-
-def _amount(value: Decimal) -> str:
-    return f"{value.normalize():f}"
 
 
 def _book(book: PriceBook) -> dict[str, Any]:
@@ -172,8 +168,8 @@ def _book(book: PriceBook) -> dict[str, Any]:
 def _price(price: Price, book: PriceBook) -> dict[str, Any]:
     return {
         "scope": price.scope,
-        "source": _amount(price.source),
-        "destination": _amount(price.destination),
+        "source": exact(price.source),
+        "destination": exact(price.destination),
         "unit": book.unit,
         "currency": book.currency,
         "billed": price.billed,

@@ -7,8 +7,7 @@ abused, or what was read back by --deep is not what the ledger says), 2 for wron
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from typing import Literal
 
 from aiokafka.structs import ConsumerRecord
@@ -24,12 +23,12 @@ from history.audit import explain, text
 from history.audit.deep import look as deep
 from history.model.time_range import TimeRange
 from history.range_settings import SpanSettings
+from history.read.rejoin import node_states
 from history.read.topic import read_topic
-from schemas.codec import Unreadable
 from schemas.errors import DecodeError
 from schemas.ids import Origin
 from schemas.ledger import read_ledger
-from schemas.topology import TopologyState, read_state
+from schemas.topology import TopologyState
 
 # The latest that a window may arrive at the last hop and still be called in flight: the window itself is over;
 # the enricher waits 2 s at most for its index, each hop commits about once a second, a sink's cut may take longer.
@@ -116,46 +115,44 @@ async def audit_range(settings: AuditSettings, span: TimeRange, now_ms: int) -> 
     return await _reconcile(_Asked(settings, span), now_ms)
 
 
+async def audit_of(
+    settings: KafkaSettings, span: TimeRange, now_ms: int, clusters: Collection[str]
+) -> tuple[Audit | None, str]:
+    """Return the books of a range, or why there are none. A cluster's are asked for if there is only one."""
+    kafka = settings.model_dump(include=set(KafkaSettings.model_fields))
+    cluster = next(iter(clusters)) if len(clusters) == 1 else None
+    try:
+        audit = await audit_range(AuditSettings(**kafka, cluster=cluster), span, now_ms)
+    except Refusal as error:
+        return None, f"the ledger was not read: {error}"
+    if not audit.windows and not audit.in_flight:
+        return None, "the ledger holds nothing of this range any more"
+    return audit, ""
+
+
 async def _reconcile(asked: _Asked, now_ms: int) -> Audit:
     settings, span = asked.settings, asked.span
     audit = Audit()
+
+    def refused(message: ConsumerRecord[bytes, bytes], error: DecodeError) -> None:
+        if len(audit.refused) < MAX_LISTED:
+            audit.refused.append(f"{message.topic} partition {message.partition} offset {message.offset}: {error}")
+
     group = f"{settings.topic_prefix}flowlog"
     books = Reconciler(audit.of, asked.holds, group)
     async for batch in read_topic(settings, settings.topics.ledger, span.from_ms):
         for message in batch:
             if message.value is not None:
-                with _naming(message, audit):
+                try:
                     books.take(read_ledger(message.value, message.key, message.partition))
+                except DecodeError as error:
+                    refused(message, error)
         books.trim(_SETTLE_MARGIN_MS, _SETTLE_WHEN_OPEN)
-    nodes = [state async for state in _nodes(settings, audit) if _within(state, settings, span)]
+    nodes = [state async for state in node_states(settings, refused) if _within(state, settings, span)]
     conclude(books, audit, now_ms - int(settings.settle_seconds * 1000), nodes or None)
     if settings.node is not None:
         audit.senders.clear()  # whether another node counted what it sent is in that node's windows, not in these
     return audit
-
-
-async def _nodes(settings: KafkaSettings, audit: Audit) -> AsyncIterator[TopologyState]:
-    async for batch in read_topic(settings, settings.topics.topology):
-        for message in batch:
-            # Most states are pods'; a key begins with its kind.
-            is_node = (message.key or b"").startswith(b"node/") or isinstance(message.value, Unreadable)
-            if message.value is None or not is_node:
-                continue
-            state = None
-            with _naming(message, audit):
-                state = read_state(message.value, message.key)
-            if state is not None:
-                yield state
-
-
-@contextmanager
-def _naming(message: ConsumerRecord[bytes, bytes], audit: Audit) -> Iterator[None]:
-    """Name a record that is refused, and go on."""
-    try:
-        yield
-    except DecodeError as error:
-        if len(audit.refused) < MAX_LISTED:
-            audit.refused.append(f"{message.topic} partition {message.partition} offset {message.offset}: {error}")
 
 
 def _within(state: TopologyState, settings: AuditSettings, span: TimeRange) -> bool:

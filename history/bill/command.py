@@ -8,21 +8,19 @@ Exit status 0 if what has no reason is within the tolerance, 1 if it is not (or 
 import gc
 import tempfile
 import time
-from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
-from audit.result import Audit
 from common import terminal
 from common.entry_point import entry_point
 from common.errors import Refusal
 from common.settings import KafkaSettings
 from common.terminal import complain
 from enricher.delivery.topology_topic import read_states
-from history.audit.command import AuditSettings, audit_range
+from history.audit.command import audit_of
 from history.bill import machine, text
 from history.bill.answer import Answer
 from history.bill.compare import compare
@@ -33,15 +31,12 @@ from history.bill.resources import Nodes
 from history.bill.sums import DAY_MS, GB, GIB, Billed
 from history.bill.trust import trust_of
 from history.bill.unit import Unit
-from history.model.summary import Summary
 from history.model.time_range import Instant, Since, TimeRange
 from history.range_settings import RangeSettings, SpanSettings, Words
 from history.read import interrupts
-from history.read.topic import read_topic
+from history.read.rejoin import node_states
 from prices.file import load_prices
-from schemas.codec import Unreadable
-from schemas.errors import DecodeError
-from schemas.topology import TopologyState, read_state
+from schemas.topology import TopologyState
 from sinks.gc_settings import THRESHOLDS
 
 PROG = "zonemeter bill"
@@ -137,7 +132,7 @@ async def _answer(settings: BillSettings, bill: BillFiles, span: TimeRange, now_
     if not summary.windows:
         sources = "; ".join(gatherer.gathered.sources)
         raise Refusal(f"nothing was metered in {span}, of which the bill is ({sources}); is it of another month?")
-    audit, why = await _audit(settings, span, now_ms, summary)
+    audit, why = await audit_of(settings, span, now_ms, summary.clusters)
     trust = trust_of(audit, why, nodes.within(span.from_ms, span.to_ms), summary.observers)
     unit = None if settings.unit is None else Unit(_UNITS[settings.unit], "given")
     found = compare(billed, metered, trust, nodes, now_ms, unit)
@@ -176,7 +171,7 @@ async def _nodes(settings: BillSettings, notes: list[str]) -> list[TopologyState
         if settings.topology is not None:
             states = read_states(settings.topology)
         else:
-            states = [state async for state in _topology(settings)]
+            states = [state async for state in node_states(settings, lambda *_: None)]  # the audit names them
     except Refusal as error:
         if settings.topology is not None:
             raise
@@ -186,32 +181,6 @@ async def _nodes(settings: BillSettings, notes: list[str]) -> list[TopologyState
     if not any(state.provider_id for state in nodes):
         notes.append("nodes are not matched with the bill's resources: the topology has no provider id")
     return nodes
-
-
-async def _topology(settings: KafkaSettings) -> AsyncGenerator[TopologyState, None]:
-    async for batch in read_topic(settings, settings.topics.topology):
-        for message in batch:
-            # Most states are pods'; a key begins with its kind.
-            if message.value is None or isinstance(message.value, Unreadable):
-                continue
-            if (message.key or b"").startswith(b"node/"):
-                try:
-                    yield read_state(message.value, message.key)
-                except DecodeError:
-                    continue  # the audit names it
-
-
-async def _audit(settings: BillSettings, span: TimeRange, now_ms: int, summary: Summary) -> tuple[Audit | None, str]:
-    """Return the books of the range, or why there are none."""
-    kafka = settings.model_dump(include=set(KafkaSettings.model_fields))
-    cluster = next(iter(summary.clusters)) if len(summary.clusters) == 1 else None
-    try:
-        audit = await audit_range(AuditSettings(**kafka, cluster=cluster), span, now_ms)
-    except Refusal as error:
-        return None, f"the ledger was not read: {error}"
-    if not audit.windows and not audit.in_flight:
-        return None, "the ledger holds nothing of this range any more"
-    return audit, ""
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -4,16 +4,15 @@
 Bytes are exact integers, money is text, exact, in the bill's currency.
 """
 
-import csv
-import io
-from decimal import Decimal
+from collections.abc import Iterator
 from typing import Any
 
-from common.terminal import cell
+from common.amounts import exact
+from common.terminal import cell, csv_text
 from history.bill.answer import Answer
 from history.bill.compare import Sum
 from history.bill.sums import Quantity
-from history.model.time_range import timestamp
+from history.model.time_range import rfc3339
 
 
 def as_dict(answer: Answer) -> dict[str, Any]:
@@ -21,8 +20,8 @@ def as_dict(answer: Answer) -> dict[str, Any]:
     billed, found, trust = answer.billed, answer.found, answer.trust
     unit = found.unit.bytes
     return {
-        "from": _rfc3339(answer.span.from_ms),
-        "to": _rfc3339(answer.span.to_ms),
+        "from": rfc3339(answer.span.from_ms),
+        "to": rfc3339(answer.span.to_ms),
         "clusters": answer.clusters,
         "bill": {
             "format": billed.title,
@@ -30,13 +29,13 @@ def as_dict(answer: Answer) -> dict[str, Any]:
             "files": billed.files,
             "lines": billed.lines,
             "period_seconds": billed.period_ms // 1000,
-            "from": _rfc3339(billed.from_ms),
-            "to": _rfc3339(billed.to_ms),
+            "from": rfc3339(billed.from_ms),
+            "to": rfc3339(billed.to_ms),
             "currency": billed.currency,
             "final": billed.is_final,
             "names_resources": billed.names_resources,
             "accounts": {name: _quantity(each, unit) for name, each in billed.accounts.items()},
-            "cost": _exact(answer.cost),
+            "cost": exact(answer.cost),
             "charges": {name: _quantity(each, unit) for name, each in billed.charges.items()},
             "apart": {name: _quantity(each, unit) for name, each in billed.apart.items()},
             "other_resources": {name: _quantity(each, unit) for name, each in billed.others.items()},
@@ -73,7 +72,7 @@ def as_dict(answer: Answer) -> dict[str, Any]:
             for reason in found.reasons
         ],
         "ways": {way: _sum(each) for way, each in found.ways.items()},
-        "periods": [{"from": _rfc3339(period)} | _sum(each) for period, each in found.periods.items()],
+        "periods": [{"from": rfc3339(period)} | _sum(each) for period, each in found.periods.items()],
         "resources": [
             {"resource": name, "nodes": found.names.get(name, [])} | _sum(each)
             for name, each in sorted(found.resources.items())
@@ -82,7 +81,7 @@ def as_dict(answer: Answer) -> dict[str, Any]:
         "relayed_bytes": answer.metered.relayed,
         "far_side_bytes": dict(sorted(answer.metered.far.items())),
         "rates": [
-            {"region": rate.region, "source": _exact(rate.source), "destination": _exact(rate.destination)}
+            {"region": rate.region, "source": exact(rate.source), "destination": exact(rate.destination)}
             for rate in answer.rates
         ],
     }
@@ -90,20 +89,21 @@ def as_dict(answer: Answer) -> dict[str, Any]:
 
 def as_csv(answer: Answer) -> str:
     """Return a row for each period and resource together, and one for each reason; names are never formulas."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(("what", "name", "metered_bytes", "billed_bytes", "unexplained_bytes"))
+    return csv_text(_rows(answer))
+
+
+def _rows(answer: Answer) -> Iterator[tuple[str | int, ...]]:
     found = answer.found
-    writer.writerow(("total", "", found.metered, found.billed, found.unexplained))
+    yield ("what", "name", "metered_bytes", "billed_bytes", "unexplained_bytes")
+    yield ("total", "", found.metered, found.billed, found.unexplained)
     for way, each in found.ways.items():
-        writer.writerow(("way", way, *_numbers(each)))
+        yield ("way", way, *_numbers(each))
     for reason in found.reasons:
-        writer.writerow(("reason", cell(": ".join(filter(None, (reason.why, reason.detail)))), "", reason.bytes, ""))
+        yield ("reason", cell(": ".join(filter(None, (reason.why, reason.detail)))), "", reason.bytes, "")
     for period, each in found.periods.items():
-        writer.writerow(("period", _rfc3339(period), *_numbers(each)))
+        yield ("period", rfc3339(period), *_numbers(each))
     for name, each in sorted(found.resources.items()):
-        writer.writerow(("resource", cell(name), *_numbers(each)))
-    return stream.getvalue()
+        yield ("resource", cell(name), *_numbers(each))
 
 
 def _numbers(each: Sum) -> tuple[int, int, int]:
@@ -115,13 +115,4 @@ def _sum(each: Sum) -> dict[str, int]:
 
 
 def _quantity(each: Quantity, unit: int) -> dict[str, Any]:
-    return {"bytes": each.size(unit), "cost": _exact(each.cost), "lines": each.lines}
-
-
-def _exact(amount: Decimal) -> str:
-    text = f"{amount:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _rfc3339(at_ms: int) -> str:
-    return timestamp(at_ms).replace(" ", "T") + "Z"
+    return {"bytes": each.size(unit), "cost": exact(each.cost), "lines": each.lines}

@@ -4,7 +4,7 @@
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
-from common.amounts import columns, counted, dollars, duration, fitted, human, labelled, percent, shorten
+from common.amounts import columns, counted, dollars, duration, exact, fitted, human, labelled, percent, shorten
 from common.terminal import command
 from history.audit.text import coverage
 from history.bill.answer import Answer
@@ -107,7 +107,7 @@ def _totals(answer: Answer) -> list[str]:
     cost = [f"billed {_money(answer.cost, answer.billed.currency)}"]
     for rate in answer.rates[:3]:
         where = f" in {rate.region}" if rate.region else ""
-        sides = f"{_exact(rate.source)} sent, {_exact(rate.destination)} received"
+        sides = f"{exact(rate.source)} sent, {exact(rate.destination)} received"
         cost.append(f"{sides} per {found.unit.name}{where}")
     return [*table, *labelled("", cost, 0)]
 
@@ -232,7 +232,3 @@ def _share(part: int, whole: int) -> str:
 
 def _money(amount: Decimal, currency: str) -> str:
     return f"-{dollars(-amount, currency)}" if amount < 0 else dollars(amount, currency)
-
-
-def _exact(amount: Decimal) -> str:
-    return f"{amount.normalize():f}"

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the answers of `zonemeter cidrs` are shown: tables for people, JSON and CSV for programs, TOML to go on with."""
 
-import csv
-import io
 import ipaddress
 from collections import Counter
 from collections.abc import Sequence
@@ -113,13 +111,9 @@ def print_suggested(suggested: Suggested, output: str, top: int) -> None:
 
 
 def _csv(shown: Sequence[tuple[Unmapped, Sequence[TopologyState]]]) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(_network(Unmapped(Prefix(32, 24, 0)), ()).keys())
-    for each in shown:
-        values = _network(*each).values()
-        writer.writerow([terminal.cell(" ".join(map(str, v))) if isinstance(v, list) else v for v in values])
-    return stream.getvalue()
+    rows = (_network(*each).values() for each in shown)
+    cells = ([terminal.cell(" ".join(map(str, v))) if isinstance(v, list) else v for v in row] for row in rows)
+    return terminal.csv_text([_network(Unmapped(Prefix(32, 24, 0)), ()).keys(), *cells])
 
 
 def _print_table(suggested: Suggested, shown: Sequence[tuple[Unmapped, Sequence[TopologyState]]]) -> None:

@@ -48,6 +48,11 @@ def timestamp(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
+def rfc3339(at_ms: int) -> str:
+    """Return a time as programs read it, UTC, to the second."""
+    return timestamp(at_ms).replace(" ", "T") + "Z"
+
+
 def parse_instant(text: str, now_ms: int) -> int:
     """Return Unix milliseconds for `now`, `now-1h`, `2 hours ago`, `yesterday` (its 00:00 UTC) or an RFC 3339 time.
 

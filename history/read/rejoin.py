@@ -2,7 +2,7 @@
 """What a join of history needs: who owned what then, a CIDR map, a policy; and raw chunks out of records."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,9 +17,13 @@ from enricher.index.resolve import Resolver
 from enricher.join.join import Joined, ResolvedChunk, join, resolve
 from enricher.join.policy import Policy
 from history.read.topic import Reading, read_topic
+from schemas.codec import Unreadable
 from schemas.errors import DecodeError
 from schemas.raw import RawChunk, decode_chunk
 from schemas.topology import TopologyState, read_state
+
+# Is told of a record that cannot be read, and why.
+Refused = Callable[[ConsumerRecord, DecodeError], None]
 
 
 @dataclass(slots=True)
@@ -72,16 +76,29 @@ async def known_states(settings: KafkaSettings, path: Path | None, taken: ReadTa
 
 async def read_topology(settings: KafkaSettings, taken: ReadTally) -> list[TopologyState]:
     """Return the states that the topology topic holds; raises `Refusal`."""
-    states = []
+
+    def refused(_: ConsumerRecord, error: DecodeError) -> None:
+        taken.refused[f"topology {error.reason}"] += 1
+
+    return [state async for state in _states(settings, b"", refused)]
+
+
+def node_states(settings: KafkaSettings, refused: Refused) -> AsyncIterator[TopologyState]:
+    """Yield the states of nodes that the topology topic holds; `refused` is told of what cannot be read."""
+    return _states(settings, b"node/", refused)  # most are pods'; a key begins with its kind
+
+
+async def _states(settings: KafkaSettings, keys: bytes, refused: Refused) -> AsyncIterator[TopologyState]:
     async for records in read_topic(settings, settings.topics.topology):
         for record in records:
-            if record.value is None:
-                continue
-            try:
-                states.append(read_state(record.value, record.key))
-            except DecodeError as error:
-                taken.refused[f"topology {error.reason}"] += 1
-    return states
+            wanted = (record.key or b"").startswith(keys) or isinstance(record.value, Unreadable)
+            if record.value is not None and wanted:
+                try:
+                    state = read_state(record.value, record.key)
+                except DecodeError as error:
+                    refused(record, error)
+                else:
+                    yield state
 
 
 def resolver_of(states: Iterable[TopologyState], cidrs: CidrMap) -> Resolver:

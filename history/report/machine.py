@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """A report for programs: one JSON document, or one CSV row for each kind of traffic. Bytes are exact integers."""
 
-import csv
-import io
 from collections.abc import Iterator
 from typing import Any
 
 from audit.result import covered
-from common.amounts import per_hour
-from common.terminal import cell
+from common.amounts import exact, per_hour
+from common.terminal import cell, csv_text
 from history.model.bill import Bill, Cost
 from history.model.grouping import OF_ENDS, By
 from history.model.summary import Summary, Traffic
-from history.model.time_range import timestamp
+from history.model.time_range import rfc3339
 from history.report.data import PairLine, Range, Report
 from history.report.sums import SumLine, sums
 from prices.book import MONTH_HOURS, money, per_month
@@ -54,28 +52,24 @@ def as_dict(report: Report) -> dict[str, Any]:
 
 def as_csv(report: Report) -> str:
     """Return a row for each kind of traffic, or each sum, the greatest first; a cost is empty without a price."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    if report.by is not None:
-        writer.writerows(_sum_rows(report, report.by))
-        return stream.getvalue()
-    writer.writerow(CSV_COLUMNS)
+    return csv_text(_traffic_rows(report) if report.by is None else _sum_rows(report, report.by))
+
+
+def _traffic_rows(report: Report) -> Iterator[tuple[str | int, ...]]:
+    yield CSV_COLUMNS
     bill = report.now.bill
     currency = "" if bill.book is None else bill.book.currency
     for traffic, size in sorted(report.summary.traffic.items(), key=_greatest_first):
         cost = bill.costs.get(traffic)
         source, destination = traffic.source, traffic.destination
-        writer.writerow(
-            (
-                traffic.scope,
-                *map(cell, (source.label, source.zone, destination.label, destination.zone)),
-                *(str(flag).lower() for flag in (traffic.received, report.own.tells(source, destination))),
-                size,
-                *(("", "") if cost is None else (_exact(cost.source), _exact(cost.destination))),
-                currency,
-            )
+        yield (
+            traffic.scope,
+            *map(cell, (source.label, source.zone, destination.label, destination.zone)),
+            *(str(flag).lower() for flag in (traffic.received, report.own.tells(source, destination))),
+            size,
+            *(("", "") if cost is None else (_exact(cost.source), _exact(cost.destination))),
+            currency,
         )
-    return stream.getvalue()
 
 
 def _greatest_first(row: tuple[Traffic, int]) -> tuple[object, ...]:
@@ -110,9 +104,9 @@ def _sum(line: SumLine, report: Report) -> dict[str, Any]:
 def _range(part: Range) -> dict[str, Any]:
     summary, bill = part.summary, part.bill
     return {
-        "from": _rfc3339(part.span.from_ms),
-        "to": _rfc3339(part.span.to_ms),
-        "windows_ended_by": None if part.span.ended_by_ms is None else _rfc3339(part.span.ended_by_ms),
+        "from": rfc3339(part.span.from_ms),
+        "to": rfc3339(part.span.to_ms),
+        "windows_ended_by": None if part.span.ended_by_ms is None else rfc3339(part.span.ended_by_ms),
         "clusters": sorted(summary.clusters),
         "metered_seconds": summary.metered_ms / 1000,
         "flows": summary.flows,
@@ -211,9 +205,4 @@ def _own(report: Report) -> dict[str, Any]:
 
 
 def _exact(subunits: int) -> str:
-    text = f"{money(subunits):f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _rfc3339(at_ms: int) -> str:
-    return timestamp(at_ms).replace(" ", "T") + "Z"
+    return exact(money(subunits))

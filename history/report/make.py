@@ -5,12 +5,10 @@ from shlex import quote
 
 from pydantic import Field
 
-from audit.result import Audit
 from common.amounts import counted
-from common.errors import Refusal
-from common.settings import HostPorts, KafkaSettings
+from common.settings import HostPorts
 from common.terminal import command
-from history.audit.command import AuditSettings, audit_range
+from history.audit.command import audit_of
 from history.model.bill import price_summary
 from history.model.evidence import Evidence
 from history.model.grouping import By
@@ -90,21 +88,8 @@ async def make_report(
     )
     if not summary.flows:
         return report, _why_nothing(settings, report, gathered.present)
-    report.audit, report.trust_note = await _audit(settings, spans[0], now_ms, summary)
+    report.audit, report.trust_note = await audit_of(settings, spans[0], now_ms, summary.clusters)
     return report, ""
-
-
-async def _audit(settings: PricedSettings, span: TimeRange, now_ms: int, summary: Summary) -> tuple[Audit | None, str]:
-    """Return the books of the range, or why there are none. A cluster's are asked for if there is only one."""
-    kafka = settings.model_dump(include=set(KafkaSettings.model_fields))
-    cluster = next(iter(summary.clusters)) if len(summary.clusters) == 1 else None
-    try:
-        audit = await audit_range(AuditSettings(**kafka, cluster=cluster), span, now_ms)
-    except Refusal as error:
-        return None, f"the ledger was not read: {error}"
-    if not audit.windows and not audit.in_flight:
-        return None, "the ledger holds nothing of this range any more"
-    return audit, ""
 
 
 def _prices(which: str | None, summary: Summary) -> tuple[PriceBook | None, str]:
