@@ -123,10 +123,6 @@ class Boots:
         """Return the nodes that closed a window."""
         return {node for node, lives in self._of(cluster) if lives}
 
-    def clusters(self) -> set[str]:
-        """Return the clusters that have nodes."""
-        return {cluster for cluster, nodes in self._nodes.items() if nodes}
-
     def origins(self) -> set[Origin]:
         """Return the lives that are known."""
         return {life.origin for _, lives in self._of(None) for life in lives}

@@ -28,10 +28,10 @@ from common.terminal import say
 from history.audit import text
 from history.audit.command import AuditSettings, audit_range
 from history.model.filters import Selection
-from history.model.time_range import TimeRange, timestamp
+from history.model.time_range import TimeRange
 from history.read.live import LiveWindow, follow
 from history.read.topic_sql import Sieve
-from history.text.live import lag_of
+from history.text.live import title
 from history.text.summary import summary_lines
 from lab import cluster, stories
 from lab.interrupts import run_interruptible
@@ -123,14 +123,14 @@ class Demo:
     async def _direct(self, duration: int | None, stopping: asyncio.Event) -> None:
         """Change the scene after act one, end the show after act two."""
         act = ACT_SECONDS if duration is None else duration / 2
-        self._story.act_one_begins(_now_ms())
+        self._story.begin_ms = _now_ms()
         await asyncio.sleep(act)
-        self._story.act_one_ends(_now_ms())
+        self._story.change_ms = _now_ms()
         self._print("act 2 of 2: stopping prometheus-b; reading postgres from a replica in the caller's zone ...", "")
         await asyncio.to_thread(cluster.stop, self._found.prefix, "traffic")
         await cluster.change(self._found, self._mended)
         cluster.start_traffic(self._mended)
-        self._story.act_two_begins(_now_ms())
+        self._story.changed_ms = _now_ms()
         if duration is not None:
             await asyncio.sleep(act)
             # The last window of act two is shown before the curtain falls.
@@ -139,7 +139,7 @@ class Demo:
 
     def _window(self, window: LiveWindow) -> None:
         self._story.take(window)
-        self._print(*title_of(window, len(self._found.nodes), self._story.act_of(window)))
+        self._print(*title(window, f"/{len(self._found.nodes)}", self._story.act_of(window)))
         summary = window.summary
         self._print(*summary_lines(summary, WINDOW_MS / 1000, self._prices), "")
 
@@ -208,15 +208,6 @@ class Demo:
 
     def _print(self, *lines: str) -> None:
         say(*lines, flush=True)
-
-
-def title_of(window: LiveWindow, nodes: int, act: str) -> list[str]:
-    """Return the line above a window's table; `nodes`: of the whole lab."""
-    summary = window.summary
-    unknown = 100 * summary.scopes.get("unknown", 0) / summary.bytes if summary.bytes else 0.0
-    span = f"{timestamp(window.start_ms)[11:]}-{timestamp(window.end_ms)[11:]}"
-    facts = [f"window {span} UTC", f"nodes {len(summary.observers)}/{nodes}", f"flows {summary.flows}"]
-    return labelled("", [*facts, f"unknown {unknown:.1f} %", f"lag {lag_of(window)}", act], 0)
 
 
 def keep(logs: Path, into: Path, begun_ms: int) -> Path:

@@ -40,39 +40,31 @@ class Act:
 
 @dataclass
 class Story:
-    """Sorts windows into acts by their time and compares the acts."""
+    """Sorts windows into acts by their time and compares the acts.
+
+    `begin_ms`: when traffic was started; `change_ms`: when the scene was about to be changed; `changed_ms`: when the
+    changed scene's traffic was started. None: not yet.
+    """
 
     prices: PriceBook
     window_ms: int
     acts: tuple[Act, Act] = field(default_factory=lambda: (Act(), Act()))
-    _begin_ms: int = 0
-    _change_ms: int | None = None
-    _changed_ms: int | None = None
-
-    def act_one_begins(self, now_ms: int) -> None:
-        """Note that traffic has just been started."""
-        self._begin_ms = now_ms
-
-    def act_one_ends(self, now_ms: int) -> None:
-        """Note that the scene is about to be changed."""
-        self._change_ms = now_ms
-
-    def act_two_begins(self, now_ms: int) -> None:
-        """Note that the changed scene's traffic has just been started."""
-        self._changed_ms = now_ms
+    begin_ms: int = 0
+    change_ms: int | None = None
+    changed_ms: int | None = None
 
     def act_of(self, window: LiveWindow) -> str:
         """Return where a window belongs, for its title."""
-        if self._changed_ms is not None and window.start_ms >= self._changed_ms:
+        if self.changed_ms is not None and window.start_ms >= self.changed_ms:
             return "act 2"
-        if self._change_ms is not None and window.end_ms > self._change_ms:
+        if self.change_ms is not None and window.end_ms > self.change_ms:
             return "between the acts"
         return "act 1"
 
     def take(self, window: LiveWindow) -> None:
         """Add a window to its act, if it lies in one wholly."""
         act = self.act_of(window)
-        if act == "act 1" and window.start_ms >= self._begin_ms:
+        if act == "act 1" and window.start_ms >= self.begin_ms:
             self.acts[0].take(window, goes_away)
         elif act == "act 2":
             self.acts[1].take(window, goes_away)
@@ -80,7 +72,7 @@ class Story:
     def lines(self) -> list[str]:
         """Return what was saved beside what was forecast; nothing if an act had no whole window."""
         one, two = self.acts
-        if one.windows and self._changed_ms is None:
+        if one.windows and self.changed_ms is None:
             return ["act two did not begin: nothing to compare"]
         if not one.windows or not two.windows:
             return ["an act had no whole window of 10 s: nothing to compare"] if one.windows else []

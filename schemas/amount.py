@@ -18,8 +18,3 @@ class Amount(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 NOTHING = Amount(0, 0, 0)
-
-
-def total(amounts: "dict[str, Amount]") -> Amount:
-    """Return the sum over all reasons."""
-    return sum(amounts.values(), NOTHING)

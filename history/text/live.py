@@ -12,19 +12,20 @@ from prices.book import PriceBook
 
 def as_lines(window: LiveWindow, prices: PriceBook | None = None, top: int = TOP_PAIRS) -> list[str]:
     """Return the window as lines of text, with the `top` greatest pairs."""
-    summary = window.summary
-    unknown = 100 * summary.scopes.get("unknown", 0) / summary.bytes if summary.bytes else 0.0
-    facts = [f"window {timestamp(window.start_ms)[11:]}-{timestamp(window.end_ms)[11:]} UTC"]
-    facts += [f"nodes {len(summary.observers)}", f"flows {summary.flows:,}", f"unknown {unknown:.1f} %"]
-    lines = labelled("", [*facts, f"lag {lag_of(window)}"], 0)
+    lines = title(window)
     if window.late or window.refused:
         lines.append(f" {window.late:,} flows came too late to be shown, {window.refused:,} were not understood")
-    return lines + summary_lines(summary, (window.end_ms - window.start_ms) / 1000, prices, top)
+    return lines + summary_lines(window.summary, (window.end_ms - window.start_ms) / 1000, prices, top)
 
 
-def lag_of(window: LiveWindow) -> str:
-    """Return how late the last of its flows came, in words; "-" for a window that was over before anybody looked."""
-    return "-" if window.lag_seconds is None else f"{window.lag_seconds:.1f} s"
+def title(window: LiveWindow, of_nodes: str = "", *more: str) -> list[str]:
+    """Return the line above a window's table; its lag is "-" if it was over before anybody looked."""
+    summary = window.summary
+    unknown = 100 * summary.scopes.get("unknown", 0) / summary.bytes if summary.bytes else 0.0
+    lag = "-" if window.lag_seconds is None else f"{window.lag_seconds:.1f} s"
+    facts = [f"window {timestamp(window.start_ms)[11:]}-{timestamp(window.end_ms)[11:]} UTC"]
+    facts += [f"nodes {len(summary.observers)}{of_nodes}", f"flows {summary.flows:,}", f"unknown {unknown:.1f} %"]
+    return labelled("", [*facts, f"lag {lag}", *more], 0)
 
 
 def as_dict(window: LiveWindow) -> dict[str, Any]:

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from cli.demo import keep, title_of
+from cli.demo import keep
 from cli.demo_story import DATABASE, READERS, SECOND_STACK, Story
 from history.model.party import Parties
 from history.model.summary import Summary, Traffic
 from history.read.live import LiveWindow
+from history.text.live import title
 from prices.file import shipped
 from tests.support.sinks.flows import START_MS
 
@@ -36,8 +37,8 @@ def _parts(name: str) -> tuple[str, str, str, str]:
 
 
 def test_a_window_that_was_over_before_anybody_looked_has_a_title() -> None:
-    assert title_of(window(0, {}), 4, "act 1")[0].endswith("nodes 0/4   flows 0   unknown 0.0 %   lag -   act 1")
-    assert "lag 0.2 s" in title_of(window(0, {}, START_MS + WINDOW_MS + 200), 4, "act 1")[0]
+    assert title(window(0, {}), "/4", "act 1")[0].endswith("nodes 0/4   flows 0   unknown 0.0 %   lag -   act 1")
+    assert "lag 0.2 s" in title(window(0, {}, START_MS + WINDOW_MS + 200), "/4", "act 1")[0]
 
 
 def test_the_acts_are_compared_over_windows_that_lie_wholly_in_one() -> None:
@@ -45,15 +46,15 @@ def test_the_acts_are_compared_over_windows_that_lie_wholly_in_one() -> None:
     other, stack = ("shop/Deployment/web", "shop/Deployment/cart"), (READERS, SECOND_STACK)
     before = {(DATABASE, READERS): 60 * MB, stack: 20 * MB, other: 10 * MB}
     after = {(DATABASE, READERS): 5 * MB, other: 20 * MB}
-    story.act_one_begins(START_MS + 1)
+    story.begin_ms = START_MS + 1
     story.take(window(0, before))  # connections were still being opened
     story.take(window(1, before))
     story.take(window(2, before))
-    story.act_one_ends(START_MS + 3 * WINDOW_MS + 1)
+    story.change_ms = START_MS + 3 * WINDOW_MS + 1
     between = window(3, before)
     assert story.act_of(between) == "between the acts"
     story.take(between)
-    story.act_two_begins(START_MS + 4 * WINDOW_MS)
+    story.changed_ms = START_MS + 4 * WINDOW_MS
     story.take(window(4, after))
     assert [act.windows for act in story.acts] == [2, 1]
     # 9 MB/s for 730 h are 23,652 GB, at 0.02 $; of them act two ends 8 MB/s.
@@ -63,10 +64,10 @@ def test_the_acts_are_compared_over_windows_that_lie_wholly_in_one() -> None:
 def test_an_act_without_a_whole_window_is_not_compared() -> None:
     story = Story(shipped("aws"), WINDOW_MS)
     assert story.lines() == []
-    story.act_one_begins(START_MS)
+    story.begin_ms = START_MS
     story.take(window(0, {(DATABASE, READERS): MB}))
     assert story.lines() == ["act two did not begin: nothing to compare"]
-    story.act_two_begins(START_MS + WINDOW_MS)
+    story.changed_ms = START_MS + WINDOW_MS
     assert story.lines() == ["an act had no whole window of 10 s: nothing to compare"]
 
 

@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.amount import Amount, total
+from schemas.amount import Amount
 from schemas.flow import Endpoint
 from schemas.ids import Origin, chunk_id
 from schemas.ledger import encode_ledger
 from sinks.intake import MARK_IDLE_MS, MARK_KEPT_MS, FlowMark, Intake, Lane
 from sinks.sink import Cut
 from sinks.tallies import Tallies
+from tests.support.builders import total
 from tests.support.sinks.flows import BOOT, END_MS, START_MS, encoded, flow, flow_id, records, window
 
 NOW_MS = END_MS + 1_000

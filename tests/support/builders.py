@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from schemas.amount import Amount, total
+from schemas.amount import NOTHING, Amount
 from schemas.ids import Origin, chunk_id, window_id
 from schemas.ledger import LedgerRecord
 from schemas.raw import COLUMNS, encode_chunk
@@ -90,3 +90,8 @@ def sink_entry(hop: str, number: int, parts: dict[int, int], origin: Origin = OR
         given=total(amounts),
         parts=amounts,
     )
+
+
+def total(amounts: dict[str, Amount]) -> Amount:
+    """Return the sum over all reasons."""
+    return sum(amounts.values(), NOTHING)

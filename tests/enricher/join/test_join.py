@@ -17,13 +17,14 @@ from enricher.index.ownership import Index
 from enricher.index.resolve import Resolver
 from enricher.join.join import Joined, Out, join, late_sources, resolve
 from enricher.join.policy import DEFAULT, NodeNames, Policy
-from schemas.amount import NOTHING, Amount, total
+from schemas.amount import NOTHING, Amount
 from schemas.errors import DecodeError
 from schemas.flow import Flow, decode_flow
 from schemas.ledger import decode_ledger
 from schemas.raw import ENCAPSULATIONS
 from schemas.topics import TopicNames
 from schemas.topology import Served
+from tests.support.builders import total
 from tests.support.enricher.build import END, START, chunk, node, pod, row
 
 A1, A2, B1, HOST_B = "10.42.1.17", "10.42.1.18", "10.42.2.9", "192.168.0.21"

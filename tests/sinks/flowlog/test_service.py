@@ -12,7 +12,7 @@ import duckdb
 import orjson
 import pytest
 
-from schemas.amount import total
+from tests.support.builders import total
 from tests.support.services import eventually
 from tests.support.sinks.disk import small_disk
 from tests.support.sinks.flows import encoded, flow_id, window

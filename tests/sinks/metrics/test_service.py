@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from schemas.amount import Amount, total
+from schemas.amount import Amount
+from tests.support.builders import total
 from tests.support.services import Samples, eventually
 from tests.support.sinks.flows import encoded, flow, pod, window
 from tests.support.sinks.processes import SinkProcess, running

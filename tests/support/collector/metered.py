@@ -17,8 +17,8 @@ from collector.kernel.load_request import Answer, Request
 from collector.window import devices as devices_
 from collector.window.encode import address_text, window_ledger
 from collector.window.meter import Devices, Meter
-from schemas.amount import total
 from schemas.raw import DIRECTIONS, SERVERS, WindowLedger
+from tests.support.builders import total
 from tests.support.collector import netlab
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -14,13 +14,14 @@ from aiokafka.structs import ConsumerRecord, OffsetAndMetadata
 from common.kafka import clients, topic_admin
 from common.settings import KafkaSettings
 from history.read.topic import read_topic
-from schemas.amount import Amount, total
+from schemas.amount import Amount
 from schemas.dead_letter import DeadLetter, decode_dead_letter
 from schemas.flow import Flow, decode_flow
 from schemas.ledger import LedgerRecord, decode_ledger
 from schemas.raw import decode_chunk
 from schemas.topics import topic_specs
 from schemas.topology import TopologyState, decode_topology, encode_topology
+from tests.support.builders import total
 from tests.support.enricher.build import END
 
 PARTITIONS = 3
