@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Typed reading of JSON records, with every failure turned into a `DecodeError`."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -45,8 +47,12 @@ def offsets_of(value: bytes | None) -> int:
     return value.records if isinstance(value, Unreadable) else 1
 
 
-def decode(decoder: msgspec.json.Decoder[T], value: bytes | None, max_size: int) -> T:
-    """Decode one record of at most `max_size` bytes; raise `DecodeError` for anything else than a valid one."""
+def reader(of: type[T], max_size: int) -> Callable[[bytes | None], T]:
+    """Return what decodes a record of at most `max_size` bytes, and raises `DecodeError` for any that is not valid."""
+    return partial(_decode, msgspec.json.Decoder(of), max_size)
+
+
+def _decode(decoder: msgspec.json.Decoder[T], max_size: int, value: bytes | None) -> T:
     if value is None:
         raise DecodeError("not_json", "the record has no value")
     if isinstance(value, Unreadable):

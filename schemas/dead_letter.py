@@ -5,7 +5,7 @@ import base64
 
 import msgspec
 
-from schemas.codec import Count, Milliseconds, decode, offsets_of
+from schemas.codec import Count, Milliseconds, offsets_of, reader
 
 SCHEMA_VERSION = 1
 MAX_READ_BYTES = 1024 * 1024
@@ -64,9 +64,4 @@ def dead_letter(
     )
 
 
-_decoder = msgspec.json.Decoder(DeadLetter)
-
-
-def decode_dead_letter(value: bytes | None) -> DeadLetter:
-    """Decode a dead letter; raises `DecodeError`."""
-    return decode(_decoder, value, MAX_READ_BYTES)
+decode_dead_letter = reader(DeadLetter, MAX_READ_BYTES)

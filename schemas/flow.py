@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from schemas.codec import Count, Milliseconds, Name, Partition, Port, decode
+from schemas.codec import Count, Milliseconds, Name, Partition, Port, reader
 
 SCHEMA_HEADER = "zonemeter.flow.v1"
 HEADERS = (("content-type", b"application/json"), ("schema", SCHEMA_HEADER.encode()))
@@ -147,27 +147,8 @@ class Flow(_FlowFields, gc=False, frozen=True, omit_defaults=True, kw_only=True)
     observer: Observer
 
 
-_flow_decoder = msgspec.json.Decoder(Flow)
-_head_decoder = msgspec.json.Decoder(FlowHead)
-_endpoint_decoder = msgspec.json.Decoder(Endpoint)
-_observer_decoder = msgspec.json.Decoder(Observer)
-
-
-def decode_flow(value: bytes | None) -> Flow:
-    """Decode a flow whole; raises `DecodeError`."""
-    return decode(_flow_decoder, value, MAX_READ_BYTES)
-
-
-def decode_head(value: bytes | None) -> FlowHead:
-    """Decode a flow with its ends left as JSON bytes; raises `DecodeError`."""
-    return decode(_head_decoder, value, MAX_READ_BYTES)
-
-
-def decode_endpoint(value: bytes) -> Endpoint:
-    """Decode one end of a `FlowHead`; raises `DecodeError`."""
-    return decode(_endpoint_decoder, value, MAX_READ_BYTES)
-
-
-def decode_observer(value: bytes) -> Observer:
-    """Decode a `FlowHead`'s observer; raises `DecodeError`."""
-    return decode(_observer_decoder, value, MAX_READ_BYTES)
+decode_flow = reader(Flow, MAX_READ_BYTES)
+# The same with both ends left as JSON bytes, and what decodes those.
+decode_head = reader(FlowHead, MAX_READ_BYTES)
+decode_endpoint = reader(Endpoint, MAX_READ_BYTES)
+decode_observer = reader(Observer, MAX_READ_BYTES)

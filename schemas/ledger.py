@@ -9,12 +9,13 @@ Keys: `collector/<partition>/<window id>`, `enricher/<partition>/<chunk id>`,
 `metrics/<partition>/<checkpoint>`, `flowlog/<partition>/<manifest>`.
 """
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import msgspec
 
 from schemas.amount import Amount
-from schemas.codec import MAX_INTEGER, Count, Milliseconds, decode
+from schemas.codec import MAX_INTEGER, Count, Milliseconds, reader
 from schemas.errors import DecodeError
 from schemas.raw import MAX_CHUNKS, UplinkCounters
 
@@ -85,18 +86,8 @@ class LedgerRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
         return None if (accounted.bytes, accounted.packets) == (self.taken.bytes, self.taken.packets) else accounted
 
 
-_encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(LedgerRecord)
-
-
-def encode_ledger(record: LedgerRecord) -> bytes:
-    """Encode a ledger record."""
-    return _encoder.encode(record)
-
-
-def decode_ledger(value: bytes | None) -> LedgerRecord:
-    """Decode a ledger record; raises `DecodeError`."""
-    return decode(_decoder, value, MAX_READ_BYTES)
+encode_ledger: Callable[[LedgerRecord], bytes] = msgspec.json.Encoder().encode
+decode_ledger = reader(LedgerRecord, MAX_READ_BYTES)
 
 
 def read_ledger(value: bytes | None, key: bytes | None, partition: int) -> LedgerRecord:

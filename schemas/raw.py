@@ -12,7 +12,7 @@ import msgspec
 import orjson
 
 from schemas.amount import Amount
-from schemas.codec import MAX_INTEGER, Count, Milliseconds, Port, decode
+from schemas.codec import MAX_INTEGER, Count, Milliseconds, Port, reader
 from schemas.errors import DecodeError
 from schemas.ids import Origin, chunk_id
 
@@ -129,23 +129,23 @@ COLUMNS = (
 )
 OPTIONAL_COLUMNS = ("server",)
 
-_decoder = msgspec.json.Decoder(RawChunk)
+_read_chunk = reader(RawChunk, MAX_READ_BYTES)
 
 
 class _Version(msgspec.Struct):
     schema_version: int
 
 
-_version_decoder = msgspec.json.Decoder(_Version)
+_read_version = reader(_Version, MAX_READ_BYTES)
 
 
 def decode_chunk(value: bytes | None) -> RawChunk:
     """Decode and check one raw chunk; raise `DecodeError` if any row of it could mislead a reader."""
     try:
-        chunk = decode(_decoder, value, MAX_READ_BYTES)
+        chunk = _read_chunk(value)
     except DecodeError as error:
         if error.reason == "schema_mismatch":
-            _check_version(decode(_version_decoder, value, MAX_READ_BYTES).schema_version)
+            _check_version(_read_version(value).schema_version)
         raise
     _check_version(chunk.schema_version)
     _check_consistency(chunk)

@@ -6,11 +6,12 @@ Key: `kind/uid/resourceVersion` of the object at which a state was first seen; a
 Kubernetes'; `addresses` are those by which a node is reached beside what Kubernetes knows, as its collector says.
 """
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import msgspec
 
-from schemas.codec import Milliseconds, Name, Port, decode
+from schemas.codec import Milliseconds, Name, Port, reader
 from schemas.errors import DecodeError
 from schemas.flow import Workload
 
@@ -93,19 +94,10 @@ class TopologyState(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tru
         return f"{self.kind}/{self.uid}/{self.resource_version}".encode()
 
 
-_encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(TopologyState)
-_file_decoder = msgspec.json.Decoder(list[TopologyState])
-
-
-def encode_topology(state: TopologyState) -> bytes:
-    """Encode one state."""
-    return _encoder.encode(state)
-
-
-def decode_topology(value: bytes | None) -> TopologyState:
-    """Decode one state; raises `DecodeError`."""
-    return decode(_decoder, value, MAX_READ_BYTES)
+encode_topology: Callable[[TopologyState], bytes] = msgspec.json.Encoder().encode
+decode_topology = reader(TopologyState, MAX_READ_BYTES)
+# Of a `--topology` file, a JSON array of states.
+decode_topology_file = reader(list[TopologyState], MAX_TOPOLOGY_FILE_BYTES)
 
 
 def read_state(value: bytes | None, key: bytes | None) -> TopologyState:
@@ -119,11 +111,6 @@ def read_state(value: bytes | None, key: bytes | None) -> TopologyState:
     return state
 
 
-def decode_topology_file(value: bytes) -> list[TopologyState]:
-    """Decode a `--topology` file, a JSON array of states; raises `DecodeError`."""
-    return decode(_file_decoder, value, len(value))
-
-
 def encode_topology_file(states: list[TopologyState]) -> bytes:
     """Encode a `--topology` file, indented for people."""
-    return msgspec.json.format(_encoder.encode(states), indent=1) + b"\n"
+    return msgspec.json.format(msgspec.json.encode(states), indent=1) + b"\n"

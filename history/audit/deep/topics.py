@@ -12,7 +12,7 @@ from history.audit.deep.facts import ChunkFlows, Copy, Facts, Letter, flow_place
 from history.model.time_range import TimeRange
 from history.read.topic import Reading, read_topic
 from schemas.amount import NOTHING, Amount
-from schemas.codec import Count, Milliseconds, decode
+from schemas.codec import Count, Milliseconds, reader
 from schemas.dead_letter import decode_dead_letter
 from schemas.errors import DecodeError
 from schemas.flow import MAX_READ_BYTES
@@ -32,7 +32,7 @@ class _Flow(msgspec.Struct, frozen=True):
     packets: Count
 
 
-_flow_decoder = msgspec.json.Decoder(_Flow)
+_read_flow = reader(_Flow, MAX_READ_BYTES)
 
 
 async def read_letters(settings: KafkaSettings, span: TimeRange) -> frozenset[Letter]:
@@ -132,7 +132,7 @@ def _take_chunk(facts: Facts, record: RawRecord) -> None:
 
 
 def _take_flow(facts: Facts, record: RawRecord) -> None:
-    flow = decode(_flow_decoder, record.value, MAX_READ_BYTES)
+    flow = _read_flow(record.value)
     chunk, number, origin, position = flow_place(flow.id)
     if not facts.wanted.holds(origin, flow.start_ms):
         return
