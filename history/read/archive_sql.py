@@ -5,7 +5,8 @@ A report over a day asks for sums: DuckDB makes them from the columns it needs, 
 hundredth of the time that Python would take for the rows.
 """
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Iterator
 
 import duckdb
 import pyarrow as pa
@@ -78,32 +79,24 @@ class ArchiveQuery(FlowQuery):
         files.project(columns).create_view("rows_of_flows", replace=True)
         return "rows_of_flows"
 
-    def _reading(self) -> "_refusing":
-        return _refusing(self.archive, self.chapter.paths)
-
-
-class _refusing:  # noqa: N801 - it reads as what it is, a context
-    """Turns what DuckDB says of a damaged file into one line that names the file."""
-
-    def __init__(self, archive: FlowArchive, paths: Sequence[str]) -> None:
-        self._archive = archive
-        self._paths = paths
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, duckdb.Error | pa.ArrowException | OSError):
-            damaged = next(filter(None, map(self._damage, self._paths)), "") or " ".join(str(error).split())[:300]
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Turn what is said of a damaged file into one line that names the file."""
+        try:
+            yield
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            damaged = (
+                next(filter(None, map(self._damage, self.chapter.paths)), "") or " ".join(str(error).split())[:300]
+            )
             raise Refusal(
-                f"archive {self._archive.location}: {damaged}; restore what is damaged: {command('audit --deep')} "
-                f"--archive {self._archive.location} names all of it"
+                f"archive {self.archive.location}: {damaged}; restore what is damaged: {command('audit --deep')} "
+                f"--archive {self.archive.location} names all of it"
             ) from error
 
     def _damage(self, path: str) -> str:
         """Read a file whole; return what is wrong with it, if anything."""
         try:
-            pq.read_table(f"{self._archive.root}/{path}", filesystem=self._archive.filesystem)
+            pq.read_table(f"{self.archive.root}/{path}", filesystem=self.archive.filesystem)
         except (pa.ArrowException, OSError) as error:
             return f"{path}: {' '.join(str(error).split())[:200]}"
         return ""

@@ -41,10 +41,6 @@ _TYPES = {
 SCHEMA = pa.schema([(name, _TYPES.get(name, pa.string())) for name in COLUMNS])
 MAX_KNOWN = 100_000
 
-_WIDTH = len(END_COLUMNS)
-_SOURCE = COLUMNS.index("src_kind")
-_DESTINATION = COLUMNS.index("dst_kind")
-
 
 class FlowBatch:
     """Some flows."""
@@ -81,15 +77,10 @@ class ArchiveParties:
 
     def rows(self, table: pa.Table) -> list[Row[FlatEnd]]:
         """Return a table's flows. An observer has its zone only: the archive holds no more of it."""
-        columns = [_plain(table.column(name)) for name in COLUMNS]
-        sources = self._columns(columns[_SOURCE : _SOURCE + _WIDTH])
-        destinations = self._columns(columns[_DESTINATION : _DESTINATION + _WIDTH])
-        by_name = dict(zip(COLUMNS, columns, strict=True))
-        heads = zip(*(by_name[name] for name in _HEAD), strict=True)
-        return [
-            self._row(head, source, destination)
-            for head, source, destination in zip(heads, sources, destinations, strict=True)
-        ]
+        columns = {name: _plain(table.column(name)) for name in COLUMNS}
+        sides = (self._columns([columns[side + name] for name in END_COLUMNS]) for side in ("src_", "dst_"))
+        heads = zip(*(columns[name] for name in _HEAD), strict=True)
+        return [self._row(*each) for each in zip(heads, *sides, strict=True)]
 
     def _columns(self, columns: Sequence[Iterable[Value]]) -> Iterable[tuple[FlatEnd, msgspec.Raw]]:
         for values in zip(*columns, strict=True):
