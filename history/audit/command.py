@@ -20,7 +20,8 @@ from common.errors import Refusal
 from common.settings import KafkaSettings
 from common.terminal import complain, say, write_json
 from history.audit import explain, text
-from history.audit.deep import look as deep
+from history.audit.deep.facts import Wanted
+from history.audit.deep.look import Deep, look
 from history.model.time_range import TimeRange
 from history.range_settings import SpanSettings
 from history.read.rejoin import node_states
@@ -78,15 +79,15 @@ class _Asked:
 
     def __init__(self, settings: AuditSettings, span: TimeRange) -> None:
         self.settings, self.span = settings, span
+        self.wanted = Wanted(span, settings.cluster, settings.node)
         self._others: set[str] = set()
 
     def holds(self, origin: Origin, start_ms: int) -> bool:
-        if not self.span.holds(start_ms):
-            return False
-        mine = self.settings.cluster in (None, origin.cluster) and self.settings.node in (None, origin.node)
-        if not mine and len(self._others) < MAX_LISTED:
+        if self.wanted.holds(origin, start_ms):
+            return True
+        if self.span.holds(start_ms) and len(self._others) < MAX_LISTED:
             self._others.add(f"{origin.cluster}/{origin.node}")
-        return mine
+        return False
 
     def nothing(self, audit: Audit) -> bool:
         return not (audit.windows or audit.in_flight or audit.seen.bytes or audit.refused or audit.gaps)
@@ -100,14 +101,13 @@ class _Asked:
         return f"no window of {', '.join(wanted)} in {self.span}; there are {', '.join(shown)}{more}"
 
 
-async def _look(asked: _Asked, now_ms: int) -> tuple[Audit, list[str], deep.Deep | None]:
+async def _look(asked: _Asked, now_ms: int) -> tuple[Audit, list[str], Deep | None]:
     settings, span = asked.settings, asked.span
     audit = await _reconcile(asked, now_ms)
     explained = await explain.explain(settings, span, audit)
     if not settings.deep:
         return audit, explained, None
-    wanted = deep.Wanted(span, settings.cluster, settings.node)
-    return audit, explained, await deep.look(settings, wanted, settings.archive)
+    return audit, explained, await look(settings, asked.wanted, settings.archive)
 
 
 async def audit_range(settings: AuditSettings, span: TimeRange, now_ms: int) -> Audit:

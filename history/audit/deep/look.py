@@ -13,12 +13,9 @@ from history.audit.deep.archive import read_archive
 from history.audit.deep.compare import compare
 from history.audit.deep.facts import Discrepancy, Facts, Wanted
 from history.audit.deep.topics import read_letters, read_partition
-from history.model.time_range import TimeRange
 from history.read.archive import FlowArchive
 from history.read.topic import partitions_of
 from schemas.amount import NOTHING, Amount
-
-__all__ = ["Deep", "Discrepancy", "TimeRange", "Wanted", "look"]
 
 
 @dataclass
