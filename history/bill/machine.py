@@ -11,6 +11,7 @@ from common.amounts import exact
 from common.terminal import cell, csv_text
 from history.bill.answer import Answer
 from history.bill.compare import Sum
+from history.bill.rates import priced_unit
 from history.bill.sums import Quantity
 from history.model.time_range import rfc3339
 
@@ -18,7 +19,7 @@ from history.model.time_range import rfc3339
 def as_dict(answer: Answer) -> dict[str, Any]:
     """Return the whole answer as plain JSON types."""
     billed, found, trust = answer.billed, answer.found, answer.trust
-    unit = found.unit.bytes
+    unit, unit_name = found.unit.bytes, priced_unit(billed, found.unit).name
     return {
         "from": rfc3339(answer.span.from_ms),
         "to": rfc3339(answer.span.to_ms),
@@ -81,7 +82,12 @@ def as_dict(answer: Answer) -> dict[str, Any]:
         "relayed_bytes": answer.metered.relayed,
         "far_side_bytes": dict(sorted(answer.metered.far.items())),
         "rates": [
-            {"region": rate.region, "source": exact(rate.source), "destination": exact(rate.destination)}
+            {
+                "region": rate.region,
+                "unit": unit_name,
+                "source": exact(rate.source),
+                "destination": exact(rate.destination),
+            }
             for rate in answer.rates
         ],
     }

@@ -6,7 +6,7 @@ What the bill says nothing of, traffic within a zone, is as in the cloud's own f
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
 
@@ -14,7 +14,7 @@ from common.errors import Refusal
 from history.bill.sums import Billed, Quantity
 from history.bill.unit import Unit
 from history.model.time_range import TimeRange, timestamp
-from prices.book import MAX_DECIMALS, Price, PriceBook
+from prices.book import MAX_DECIMALS, UNIT_BYTES, Price, PriceBook
 from prices.file import PriceFileError, parse_prices, shipped
 
 _SOURCES = {
@@ -35,8 +35,14 @@ class Rate:
 
 
 def rates(billed: Billed, unit: Unit) -> list[Rate]:
-    """Return the effective rates, by region; of a region nothing of which was billed there is none."""
-    found = []
+    """Return the effective rates, by region; of a region nothing of which was billed there is none.
+
+    Where the bill counts bytes they are by the unit in which its cloud states its prices.
+    """
+    found: list[Rate] = []
+    unit = priced_unit(billed, unit)
+    if not billed.is_separable:
+        return found
     for region, each in sorted(billed.rates.items()):
         source, destination = (_rate(quantity, unit) for quantity in (each.out, each.into))
         if source is not None or destination is not None:
@@ -44,14 +50,21 @@ def rates(billed: Billed, unit: Unit) -> list[Rate]:
     return found
 
 
+def priced_unit(billed: Billed, unit: Unit) -> Unit:
+    """Return the unit that rates are by."""
+    if unit.how_sure != "known":
+        return unit
+    return replace(unit, bytes=UNIT_BYTES[shipped(billed.provider).unit])
+
+
 def price_file(billed: Billed, unit: Unit, span: TimeRange) -> bytes:
     """Return a price file that `--prices` takes; raise `Refusal` where the bill charges nothing that it could have."""
+    if not billed.is_separable:
+        raise Refusal("write_prices: this bill does not tell what crossed zones from other regional transfer")
     found = rates(billed, unit)
     if not found:
         raise Refusal("write_prices: nothing that crossed zones was billed in this range, so it has no rate")
-    if not billed.is_separable:
-        raise Refusal("write_prices: this bill does not tell what crossed zones from other regional transfer")
-    book = shipped(billed.provider)
+    book, unit = shipped(billed.provider), priced_unit(billed, unit)
     content = "\n".join(_lines(billed, unit, span, found, book)).encode()
     try:
         parse_prices(content, "write_prices")

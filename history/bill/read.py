@@ -21,7 +21,8 @@ import duckdb
 from common.amounts import counted
 from common.errors import Refusal
 from history.bill.columns import Columns
-from history.bill.formats import CROSSING, FORM, Format, recognise
+from history.bill.form import CROSSING, FORM, Format
+from history.bill.formats import recognise
 from history.bill.sums import ALL, DAY_MS, HOUR_MS, Billed, Cell, Quantity, Rates
 from history.model.time_range import TimeRange
 from history.read.flow_sql import FETCH_ROWS, open_database
@@ -98,7 +99,7 @@ class BillFiles:
         self._database.execute("DELETE FROM nodes")
         self._database.executemany("INSERT INTO nodes VALUES (?)", [[each] for each in sorted(nodes)] or [[""]])
         found = Billed(
-            provider=self._formats[0].provider,
+            provider=self._provider,
             title=self._formats[0].name,
             files=len(self._paths),
             lines=self._one(f"SELECT coalesce(sum(copies), 0) FROM lines WHERE {_within(span)}"),
@@ -136,9 +137,7 @@ class BillFiles:
             columns = Columns.of(list(zip(nested.columns, children, strict=True)))
         found = recognise(columns, str(path))
         self._formats.append(found)
-        if found.provider != self._formats[0].provider:
-            raise Refusal(f"{path}: {found.name} beside {self._formats[0].name}; give one cloud's bill at a time")
-        self._names_resources &= all(columns.find(*names) is not None for names in found.optional)
+        self._names_resources &= columns.find(*found.resource) is not None
         form = found.form(columns)
         expressions = ", ".join(f"{form[name]} AS {name}" for name in FORM)
         # What is wanted is few of the columns and of the lines: the kind decides before the rest is looked at.
@@ -195,22 +194,30 @@ class BillFiles:
         self._database.execute("ALTER TABLE counted RENAME TO lines")
         if self._accounts:
             self._keep_accounts()
-        where = ", ".join(str(path) for path in self._paths[:3])
+        self._provider = self._only("provider", "of one cloud at a time")
+        # Azure charges nothing for crossing zones: that a bill lacks such lines is as it should be.
+        about = "true" if self._provider == "azure" else "kind <> 'apart'"
         from_ms, to_ms, longest = self._rows(
             "SELECT min(start_ms), max(coalesce(end_ms, start_ms + 1)), max(coalesce(end_ms - start_ms, 86400000)) "
-            "FROM lines WHERE kind <> 'apart'"
+            f"FROM lines WHERE {about}"
         )[0]
         if from_ms is None:
-            raise Refusal(f"{where}: no line of transfer within a region, though it is a {self._formats[0].name}")
+            raise Refusal(f"{self._where}: {self._formats[0].name} without a line of transfer within a region")
         self.period_ms = HOUR_MS if longest <= HOUR_MS else DAY_MS
         self._from_ms = from_ms // self.period_ms * self.period_ms
         self._to_ms = -(-to_ms // self.period_ms) * self.period_ms
-        currencies = [
-            each for (each,) in self._rows("SELECT DISTINCT currency FROM lines WHERE kind <> 'apart' ORDER BY 1")
-        ]
-        if len(currencies) > 1:
-            raise Refusal(f"{where}: lines in {', '.join(currencies)}; give files of one currency, or choose --account")
-        self._currency = currencies[0]
+        self._currency = self._only("currency", "of one currency, or choose --account", about)
+
+    @property
+    def _where(self) -> str:
+        return ", ".join(str(path) for path in self._paths[:3])
+
+    def _only(self, column: str, wanted: str, where: str = "true") -> str:
+        """Return the one value that a column has; raise `Refusal` if there are several."""
+        values = [each for (each,) in self._rows(f"SELECT DISTINCT {column} FROM lines WHERE {where} ORDER BY 1")]
+        if len(values) > 1:
+            raise Refusal(f"{self._where}: lines of {column} {', '.join(values)}; give files {wanted}")
+        return str(values[0]) if values else ""
 
     def _keep_accounts(self) -> None:
         there = [each for (each,) in self._rows("SELECT DISTINCT account FROM lines ORDER BY 1 LIMIT 20")]
@@ -308,5 +315,7 @@ def _refusing(path: Path) -> Iterator[None]:
     try:
         yield
     except (duckdb.Error, OSError, EOFError, gzip.BadGzipFile) as error:
-        said = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
+        if isinstance(error, OSError) and error.strerror:
+            raise Refusal(f"{path}: {error.strerror}") from error
+        said = " ".join(str(error).split())
         raise Refusal(f"{path}: cannot be read: {said[:300]}; is the file whole?") from error

@@ -62,6 +62,8 @@ class Nodes:
     def resource(self, name: str, at_ms: int) -> str | None:
         """Return what a bill calls the node of that name then: a name may have been given to another machine since."""
         states = self._known.get(name, [])
+        if len(states) == 1:
+            return states[0][2]
         place = max(bisect_right([start for start, _, _ in states], at_ms) - 1, 0)
         after = [resource for _, _, resource in states[place:] if resource]
         before = [resource for _, _, resource in states[:place] if resource]

@@ -9,6 +9,7 @@ from common.terminal import command
 from history.audit.text import coverage
 from history.bill.answer import Answer
 from history.bill.compare import Reason, Sum
+from history.bill.rates import priced_unit
 from history.bill.sums import ALL, DAY_MS, Quantity
 from history.bill.unit import Unit
 from history.model.time_range import timestamp
@@ -108,7 +109,7 @@ def _totals(answer: Answer) -> list[str]:
     for rate in answer.rates[:3]:
         where = f" in {rate.region}" if rate.region else ""
         sides = f"{exact(rate.source)} sent, {exact(rate.destination)} received"
-        cost.append(f"{sides} per {found.unit.name}{where}")
+        cost.append(f"{sides} per {priced_unit(answer.billed, found.unit).name}{where}")
     return [*table, *labelled("", cost, 0)]
 
 

@@ -318,7 +318,7 @@ def test_a_value_that_cannot_be_read_is_refused(tmp_path: Path, column: str) -> 
 def test_several_currencies_are_refused(tmp_path: Path) -> None:
     lines = bills.truth().lines()
     path = cur_csv(tmp_path, [*lines, replace(lines[0], currency="EUR")], GB)
-    assert "lines in EUR, USD; give files of one currency" in refusal(path)
+    assert "lines of currency EUR, USD; give files of one currency" in refusal(path)
 
 
 def test_lines_of_a_month_are_refused(tmp_path: Path) -> None:
@@ -328,7 +328,7 @@ def test_lines_of_a_month_are_refused(tmp_path: Path) -> None:
 
 def test_a_bill_without_transfer_is_refused(tmp_path: Path) -> None:
     line = replace(bills.truth().lines()[0], usage="EU-BoxUsage:m7g.large")
-    assert "no line of transfer within a region" in refusal(cur_csv(tmp_path, [line], GB))
+    assert "without a line of transfer within a region" in refusal(cur_csv(tmp_path, [line], GB))
 
 
 def test_accounts_can_be_chosen(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import io
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -228,3 +229,81 @@ def reasons(found: Comparison) -> dict[str, int]:
 
 # What a cloud may mean by GB.
 UNITS = [("GB", GB), ("GiB", GIB)]
+
+
+def focus_rows(lines: Iterable[Line], unit: int = GB, *, operation: bool = True) -> list[dict[str, str]]:
+    """Return rows of AWS's FOCUS export, with x_Operation or without."""
+    rows = []
+    for line in lines:
+        said = line.operation or {"out": "InterZone-Out", "in": "InterZone-In"}[line.way]
+        row = {
+            "ProviderName": "Amazon Web Services",
+            "ChargePeriodStart": rfc3339(line.start_ms),
+            "ChargePeriodEnd": rfc3339(line.end_ms),
+            "ChargeCategory": line.kind,
+            "ChargeClass": "",
+            "ConsumedQuantity": f"{Decimal(line.size) / unit:.12f}",
+            "ConsumedUnit": "GB",
+            "BilledCost": f"{line.price(unit):.12f}",
+            "BillingCurrency": line.currency,
+            "SubAccountId": line.account,
+            "ResourceId": INSTANCES.get(line.node, line.node) if line.resource is None else line.resource,
+            "RegionId": "eu-west-1",
+            "x_UsageType": line.usage,
+            "x_Operation": said,
+        }
+        rows.append({name: value for name, value in row.items() if operation or name != "x_Operation"})
+    return rows
+
+
+def gcp_rows(lines: Iterable[Line]) -> list[dict[str, Any]]:
+    """Return rows of Google Cloud's detailed export, nested as BigQuery has them: only what goes out is charged."""
+    rows = []
+    for line in lines:
+        across = "Network Inter Zone Data Transfer Out" if line.way == "out" else "Network Inter Zone Ingress"
+        rows.append(
+            {
+                "sku": {"id": "DE9E-AFBC-A15A", "description": line.operation or across},
+                "usage_start_time": rfc3339(line.start_ms),
+                "usage_end_time": rfc3339(line.end_ms),
+                "project": {"id": "my-project", "number": "1234"},
+                "location": {"region": "europe-west1"},
+                "resource": {"name": f"projects/1234/instances/{line.resource or f'gke-{line.node}'}"},
+                "usage": {"amount": line.size, "unit": "bytes", "pricing_unit": "gibibyte"},
+                "cost": float(line.price(GIB)) if line.way == "out" else 0.0,
+                "cost_type": "regular",
+                "currency": line.currency,
+            }
+        )
+    return rows
+
+
+def flattened(rows: Iterable[Mapping[str, Any]], between: str = ".") -> list[dict[str, str]]:
+    """Return nested rows as CSV can have them."""
+    found = []
+    for row in rows:
+        flat: dict[str, str] = {}
+        for name, value in row.items():
+            fields = {f"{name}{between}{key}": each for key, each in value.items()} if isinstance(value, dict) else {}
+            flat |= {key: str(each) for key, each in (fields or {name: value}).items()}
+        found.append(flat)
+    return found
+
+
+def azure_rows(lines: Iterable[Line], unit: int = GB, *, day: str = "%m/%d/%Y") -> list[dict[str, str]]:
+    """Return rows of Azure's cost details: by the day, listed at no cost."""
+    return [
+        {
+            "SubscriptionId": "0000-11",
+            "Date": datetime.fromtimestamp(line.start_ms / 1000, UTC).strftime(day),
+            "MeterName": line.operation or f"Standard Inter-Availability Zone Data Transfer {line.way.capitalize()}",
+            "Quantity": f"{Decimal(line.size) / unit:.12f}",
+            "UnitOfMeasure": "1 GB",
+            "CostInBillingCurrency": f"{line.cost or 0}",
+            "BillingCurrency": line.currency,
+            "ResourceLocation": "westeurope",
+            "ResourceId": azure_resource(line.node).upper(),
+            "ChargeType": line.kind,
+        }
+        for line in lines
+    ]
