@@ -6,7 +6,7 @@ counted on different nodes, and only requests show that they went through a Serv
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -78,7 +78,7 @@ class Evidence:
         """Yield what crossed zones."""
         return ((cell, size) for cell, size in self.cells.items() if cell.crosses)
 
-    def summary_of(self, changed: dict[Cell, dict[Traffic, int]], like: Summary) -> Summary:
+    def summary_of(self, changed: Mapping[Cell, Mapping[Traffic, int]], like: Summary) -> Summary:
         """Return the range summed up as if some cells had been other traffic; windows and nodes are those of `like`."""
         made = Summary(
             observers=like.observers,

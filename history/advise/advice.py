@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which findings are worth telling, what each spares, in order, and what nothing can spare. Pure.
+
+Savings that overlap are never summed twice: findings are taken in order, the greatest first, and traffic that an
+earlier one changes is not there for a later one. What all of them spare is at most what crossed zones.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+
+from history.advise import balancing, passed_on, placement, twice
+from history.advise.finding import Case, Fate, Finding
+from history.advise.unavoidable import unavoidable
+from history.model.bill import cost_of
+from history.model.evidence import Cell
+from history.model.summary import Summary, Traffic
+from prices.book import SUBUNITS, Price, PriceBook, per_month
+
+# A finding that spares less in a month is not told: it costs more to read. Without prices: so many bytes.
+LEAST_MONEY, LEAST_BYTES = 10, 500 * 10**9
+# With more unknown than this part of all bytes nothing counts as measured.
+MOST_UNKNOWN = 0.01
+MONTH_MS = 730 * 3_600_000
+
+RULES = (balancing.findings, placement.findings, twice.findings, passed_on.findings)
+
+
+@dataclass(frozen=True)
+class Amount:
+    """Bytes in the range, and what they cost there in subunits; None: no price."""
+
+    bytes: int = 0
+    cost: int | None = None
+
+    def __add__(self, other: "Amount") -> "Amount":
+        costs = [cost for cost in (self.cost, other.cost) if cost is not None]
+        return Amount(self.bytes + other.bytes, sum(costs) if costs else None)
+
+
+@dataclass(frozen=True)
+class Advised:
+    """A finding with what it spares beyond those before it, and what crosses zones of the traffic that it is about."""
+
+    number: int
+    finding: Finding
+    crossing: Amount
+    spared: Amount
+
+
+@dataclass
+class Advice:
+    """All of it. `small`: findings not told because they spare little. `notes`: what makes all of it less sure."""
+
+    told: list[Advised] = field(default_factory=list)
+    small: list[Advised] = field(default_factory=list)
+    crossing: Amount = Amount()
+    spared: Amount = Amount()
+    unavoidable: list[tuple[str, Amount]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def fates(self, numbers: Sequence[int]) -> dict[Cell, Fate]:
+        """Return what becomes of traffic if the findings of these numbers are followed; raises `KeyError`."""
+        by_number = {each.number: each for each in self.told}
+        found: dict[Cell, Fate] = {}
+        for number in sorted(numbers):
+            for cell, fate in by_number[number].finding.fates.items():
+                found.setdefault(cell, fate)
+        return found
+
+
+def advise(case: Case, summary: Summary, book: PriceBook | None) -> Advice:
+    """Return what to change, the greatest saving first."""
+    price = _pricer(book)
+    notes = _notes(case, summary)
+    doubtful = any(note.startswith("unknown") for note in notes)
+    found = list(chain.from_iterable(rule(case) for rule in RULES))
+    sizes = case.evidence.cells
+    found.sort(key=lambda each: (-_spared(each.fates, sizes), each.kind, each.subject))
+    advice = Advice(notes=notes, crossing=_sum(case.evidence.crossing(), price))
+    taken: set[Cell] = set()
+    for finding in found:
+        fates = {cell: fate for cell, fate in finding.fates.items() if cell not in taken}
+        crossing = _sum(((cell, sizes[cell]) for cell in finding.fates if cell.crosses), price)
+        finding.fates = fates
+        if doubtful and finding.sure == "measured":
+            finding.sure = "likely"
+        spared = _saving(fates, sizes, price)
+        told = _is_worth(spared, summary.metered_ms)
+        into = advice.told if told else advice.small
+        into.append(Advised(len(advice.told) + 1 if told else 0, finding, crossing, spared))
+        if told:
+            taken |= fates.keys()
+    advice.spared = sum((each.spared for each in advice.told), Amount())
+    advice.unavoidable = [(each.why, _sum(each.cells.items(), price)) for each in unavoidable(case, taken)]
+    return advice
+
+
+def _notes(case: Case, summary: Summary) -> list[str]:
+    notes = []
+    total, unknown = summary.bytes, summary.scopes.get("unknown", 0)
+    if total and unknown > MOST_UNKNOWN * total:
+        notes.append("unknown traffic is above 1 %: what looks measured is called likely")
+    if case.by_service and not case.shows_translation:
+        notes.append(
+            "no request is seen translated: Services are balanced in sockets (Cilium) or the hook is tc; "
+            "what Services could keep in a zone is not visible here"
+        )
+    if not case.by_service:
+        notes.append("no traffic names a Service: the topology holds none of this range, or the flows are of before")
+    return notes
+
+
+Pricer = Callable[[Traffic, int], int | None]
+
+
+def _pricer(book: PriceBook | None) -> Pricer:
+    known: dict[Traffic, Price | None] = {}
+
+    def price(traffic: Traffic, size: int) -> int | None:
+        if book is None:
+            return None
+        if traffic not in known:
+            known[traffic] = book.find(traffic.scope, traffic.source.side, traffic.destination.side)
+        found = known[traffic]
+        return None if found is None else cost_of(found, size).total
+
+    return price
+
+
+def _spared(fates: dict[Cell, Fate], sizes: dict[Cell, int]) -> int:
+    return sum(
+        sizes[cell] - sum(size for traffic, size in fate.items() if traffic.scope == "cross_zone")
+        for cell, fate in fates.items()
+        if cell.crosses
+    )
+
+
+def _saving(fates: dict[Cell, Fate], sizes: dict[Cell, int], price: Pricer) -> Amount:
+    cost: int | None = None
+    for cell, fate in fates.items():
+        before = price(cell.traffic, sizes[cell])
+        if before is not None:
+            cost = (cost or 0) + before - sum(price(traffic, size) or 0 for traffic, size in fate.items())
+    return Amount(_spared(fates, sizes), cost)
+
+
+def _sum(cells: Iterable[tuple[Cell, int]], price: Pricer) -> Amount:
+    return sum((Amount(size, price(cell.traffic, size)) for cell, size in cells), Amount())
+
+
+def _is_worth(spared: Amount, metered_ms: int) -> bool:
+    if not metered_ms:
+        return False
+    if spared.cost is not None:
+        return bool(per_month(spared.cost, metered_ms) >= LEAST_MONEY * SUBUNITS)
+    return spared.bytes * MONTH_MS >= LEAST_BYTES * metered_ms

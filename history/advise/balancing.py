@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Services that spread requests over zones though every zone, or every node, could answer its own. Pure.
+
+The test: of what a zone's clients exchange with a Service, the part that stays in the zone is, if nobody looks at
+zones, the zone's part of the ready end points. Far more is already local; far less is pinned elsewhere.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from common.amounts import counted, percent
+from history.advise.finding import Case, Fate, Finding, Sure, workload_of
+from history.model.evidence import Cell
+from history.model.ready import Group, Step, least, mean
+from schemas.topology import Routing
+
+# Of requests, how many have to be seen translated for a Service to be in their way.
+THROUGH_SERVICE = 0.5
+# How far the local part may be from what blind balancing gives, and from when on it is local.
+NEAR, LOCAL = 0.15, 0.95
+# A zone whose end points would get so much more than now makes it a question.
+MOST_LOAD = 1.5
+KEEPS_LOCAL = ("PreferClose", "PreferSameZone", "PreferSameNode")
+STICKY = "ClientIP"
+AUTO = "auto"
+
+
+@dataclass
+class Demand:
+    """What a zone's clients exchange with a Service, in bytes. `expected`: what blind balancing would keep local."""
+
+    total: int = 0
+    local: int = 0
+    expected: float = 0.0
+
+
+@dataclass
+class Use:
+    """How one Service is used. `sparable`: crossing cells whose client's zone had a ready end point all the time."""
+
+    requests: int = 0
+    translated: int = 0
+    crossing: int = 0
+    zones: dict[str, Demand] = field(default_factory=lambda: defaultdict(Demand))
+    sparable: dict[Cell, int] = field(default_factory=dict)
+    lacking: dict[Cell, int] = field(default_factory=dict)
+    clients: set[str] = field(default_factory=set)
+    servers: set[str] = field(default_factory=set)
+
+    @property
+    def through(self) -> float:
+        """Which part of the requests went by the Service's own address."""
+        return self.translated / self.requests if self.requests else 0.0
+
+    @property
+    def served(self) -> Demand:
+        """All zones together that had end points."""
+        with_end_points = [demand for demand in self.zones.values() if demand.expected]
+        return Demand(
+            sum(demand.total for demand in with_end_points),
+            sum(demand.local for demand in with_end_points),
+            sum(demand.expected for demand in with_end_points),
+        )
+
+
+def use_of(case: Case, service: Group, since_ms: int) -> Use:
+    """Return how a Service was used from `since_ms` on, by the slots that lie behind it wholly."""
+    use, steps = Use(), case.ready.get(service, ())
+    counts: dict[int, tuple[dict[str, int], dict[str, float]]] = {}
+    for cell, size in case.by_service[service]:
+        if cell.relay or not cell.client.zone or cell.traffic.scope not in ("same_node", "same_zone", "cross_zone"):
+            continue
+        from_ms, to_ms = case.evidence.slot_of(cell)
+        if from_ms < since_ms:
+            continue
+        if cell.at_ms not in counts:
+            counts[cell.at_ms] = least(steps, from_ms, to_ms), mean(steps, from_ms, to_ms)
+        always, usually = counts[cell.at_ms]
+        use.clients.add(cell.client.label)
+        use.servers.add(cell.server.label)
+        if cell.is_request:
+            use.requests += size
+            use.translated += size if cell.dnat else 0
+        zone = use.zones[cell.client.zone]
+        zone.total += size
+        zone.local += 0 if cell.crosses else size
+        if cell.crosses:
+            use.crossing += size
+        if always.get(cell.client.zone):
+            zone.expected += size * usually[cell.client.zone] / sum(usually.values())
+            if cell.crosses:
+                use.sparable[cell] = size
+        elif cell.crosses:
+            use.lacking[cell] = size
+    return use
+
+
+def findings(case: Case) -> Iterator[Finding]:
+    """Yield what is found of each Service."""
+    for service in sorted(case.by_service):
+        routing, since_ms = case.routing(service)
+        use = use_of(case, service, since_ms)
+        if not use.sparable or len(last_zones(case.ready.get(service, ()))) < 2:
+            continue
+        if routing is not None and routing.headless:
+            yield from _by_clients(case, service, use)
+        elif use.through >= THROUGH_SERVICE and not _keeps_local(routing):
+            yield from _blind(case, service, use, routing)
+
+
+def _keeps_local(routing: Routing | None) -> bool:
+    return routing is not None and (
+        routing.internal_traffic_policy == "Local"
+        or (routing.traffic_distribution in KEEPS_LOCAL and (routing.topology_mode or "").lower() != AUTO)
+    )
+
+
+def _blind(case: Case, service: Group, use: Use, routing: Routing | None) -> Iterator[Finding]:
+    served = use.served
+    local, expected = served.local / served.total, served.expected / served.total
+    if local >= LOCAL:
+        return
+    load = _load(use, last_zones(case.ready[service]))
+    sure, doubts = _how_sure(local, expected, load, routing)
+    agents = _is_on_each_node(case, service, use)
+    auto = routing is not None and (routing.topology_mode or "").lower() == AUTO
+    distribution = "PreferSameNode" if agents else "PreferClose"
+    spared = {cell: int(size * use.through) for cell, size in use.sparable.items()}
+    facts = [
+        f"{percent(use.translated, use.requests)} of the requests go by the Service's address; of what clients in "
+        f"zones with end points exchange with it, {percent(served.local, served.total)} stays in the zone; spread "
+        f"blindly, {percent(round(served.expected), served.total)} would",
+        f"clients: {_names(use.clients)}; servers: {_names(use.servers)}",
+        _policy(routing),
+        *doubts,
+    ]
+    if use.lacking:
+        facts.append("clients in zones without an end point are not in the saving")
+    conditions = [_CONDITIONS[distribution], *_EVERYWHERE]
+    if not agents:
+        conditions.append("from Kubernetes 1.35 on write PreferSameZone, its new name (beta in 1.34, KEP-3015)")
+    steps = []
+    if auto:
+        steps.append(
+            f"kubectl annotate service --namespace {service.namespace} {service.name} "
+            "service.kubernetes.io/topology-mode- service.kubernetes.io/topology-aware-hints-"
+        )
+        conditions.append("the annotation wins over trafficDistribution: take it off in the same change")
+    kind = "node_agent" if agents else "topology_mode" if auto else "blind_service"
+    title = {
+        "node_agent": "every node has an end point of its own, and clients ask others",
+        "topology_mode": "topology-mode Auto does not keep traffic in its zone",
+        "blind_service": "balanced over zones although each zone has end points",
+    }[kind]
+    yield Finding(
+        kind=kind,
+        title=title,
+        subject=str(service),
+        sure=sure,
+        fates={cell: _kept(case, cell, use.sparable[cell], size) for cell, size in spared.items() if size},
+        facts=facts,
+        conditions=conditions,
+        costs=[_load_line(load)],
+        manifests=[_manifest(service, distribution)],
+        steps=steps,
+        ready=case.ready[service],
+    )
+
+
+def _by_clients(case: Case, service: Group, use: Use) -> Iterator[Finding]:
+    """Yield what is to be asked where clients choose end points themselves; not of replicas among themselves."""
+    among = {cell: size for cell, size in use.sparable.items() if cell.client.label == cell.server.label}
+    spared = {cell: size for cell, size in use.sparable.items() if cell not in among}
+    served = use.served
+    if not spared or served.local / served.total >= LOCAL or any(_is_stateful(name) for name in use.servers):
+        return
+    yield Finding(
+        kind="headless",
+        title="clients choose among its end points without looking at zones",
+        subject=str(service),
+        sure="ask",
+        fates={cell: case.within(cell, size) for cell, size in spared.items()},
+        facts=[
+            f"{percent(served.local, served.total)} of the traffic stays in the zone; spread blindly, "
+            f"{percent(round(served.expected), served.total)} would",
+            f"clients: {_names(use.clients)}; servers: {_names(use.servers)}",
+            "the Service is headless: kube-proxy is not in the way, trafficDistribution does nothing",
+        ],
+        costs=[_load_line(_load(use, last_zones(case.ready[service])))],
+        steps=[
+            "give the clients' balancer the zone (gRPC: xDS locality or a resolver of your own; a mesh: locality "
+            "with outlier detection), or let them use a Service with an address of its own"
+        ],
+        ready=case.ready[service],
+    )
+
+
+def _how_sure(
+    local: float, expected: float, load: Mapping[str, float], routing: Routing | None
+) -> tuple[Sure, list[str]]:
+    doubts: list[str] = []
+    sure: Sure = "measured"
+    if routing is None:
+        sure = "likely"
+        doubts.append("no state says how this Service chooses end points: see whether trafficDistribution is set")
+    if abs(local - expected) > NEAR:
+        sure = "ask"
+        side = "connections are pinned to end points elsewhere" if local < expected else "something keeps a part local"
+        doubts.append(f"the local part is not what blind balancing gives: {side}; look at how clients connect")
+    if routing is not None and routing.session_affinity == STICKY:
+        sure = "ask"
+        doubts.append("session affinity ClientIP keeps clients where they are")
+    if max(load.values(), default=0.0) > MOST_LOAD:
+        sure = "ask"
+        doubts.append("the end points of a zone would get much more than now: add replicas there first")
+    return sure, doubts
+
+
+def _load(use: Use, end_points: Mapping[str, int]) -> dict[str, float]:
+    """Return, for each zone, what an end point would get as a multiple of what it gets on average now."""
+    total, count = sum(demand.total for demand in use.zones.values()), sum(end_points.values())
+    if not total or not count:
+        return {}
+    orphans = sum(demand.total for zone, demand in use.zones.items() if not end_points.get(zone))
+    share = total / count
+    return {
+        zone: ((use.zones[zone].total if zone in use.zones else 0) / number + orphans / count) / share
+        for zone, number in end_points.items()
+    }
+
+
+def _load_line(load: Mapping[str, float]) -> str:
+    each = ", ".join(f"{zone} {ratio:.2f} x" for zone, ratio in sorted(load.items()))
+    return f"load of an end point afterwards, against the average now: {each or 'not known'}"
+
+
+def last_zones(steps: Sequence[Step]) -> dict[str, int]:
+    """Return where end points were at the end of the range; those whose zone is not known are not there."""
+    return {zone: count for zone, count in steps[-1].zones.items() if zone} if steps else {}
+
+
+def _is_on_each_node(case: Case, service: Group, use: Use) -> bool:
+    """Return whether the servers are a DaemonSet's, with an end point on every node that has clients."""
+    servers = [workload_of(label) for label in use.servers]
+    if any(each is None or each.kind != "DaemonSet" for each in servers):
+        return False
+    clients = {node for label in use.clients if (group := workload_of(label)) for node in case.nodes_of(group)}
+    return bool(clients) and clients <= case.nodes_of(service)
+
+
+def _is_stateful(label: str) -> bool:
+    group = workload_of(label)
+    return group is not None and group.kind == "StatefulSet"
+
+
+def _kept(case: Case, cell: Cell, size: int, spared: int) -> Fate:
+    rest = {cell.traffic: size - spared} if size > spared else {}
+    return {**case.within(cell, spared), **rest}
+
+
+def _policy(routing: Routing | None) -> str:
+    if routing is None:
+        return "policy then: not known"
+    said = {
+        "type": routing.type,
+        "trafficDistribution": routing.traffic_distribution or "not set",
+        "internalTrafficPolicy": routing.internal_traffic_policy,
+        "topology-mode": routing.topology_mode,
+    }
+    return "policy then: " + ", ".join(f"{name} {value}" for name, value in said.items() if value)
+
+
+def _manifest(service: Group, distribution: str) -> dict[str, object]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"namespace": service.namespace, "name": service.name},
+        "spec": {"trafficDistribution": distribution},
+    }
+
+
+def _names(labels: set[str], most: int = 5) -> str:
+    shown = sorted(labels)[:most]
+    more = f" and {counted(len(labels) - most, 'other')}" if len(labels) > most else ""
+    return ", ".join(shown) + more
+
+
+_CONDITIONS = {
+    "PreferClose": "Kubernetes 1.31 or later for trafficDistribution: PreferClose (beta; stable in 1.33, KEP-4444)",
+    "PreferSameNode": "Kubernetes 1.34 or later for trafficDistribution: PreferSameNode (beta; stable in 1.35, "
+    "KEP-3015); before that internalTrafficPolicy: Local, which drops where a node has no ready end point (KEP-2086)",
+}
+_EVERYWHERE = (
+    "kube-proxy as new as the API server; Cilium in its place needs loadBalancer.serviceTopology=true",
+    "an autoscaler that looks at the average of all pods does not see one zone's overload",
+)

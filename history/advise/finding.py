@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What advice is: one finding, what it is made of, and what becomes of traffic if it is followed. Pure."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from history.model.evidence import Cell, Evidence
+from history.model.party import Parties
+from history.model.ready import SERVICE, Group, Step, ready_pods
+from history.model.summary import Traffic
+from schemas.topology import Routing, TopologyState
+
+# `measured`: the traffic and the topology show it. `likely`: so do they, but something about them is in doubt.
+# `ask`: whether it is a mistake at all, only people know.
+Sure = Literal["measured", "likely", "ask"]
+
+# What becomes of a cell's bytes; what is in no traffic any more is not sent.
+Fate = Mapping[Traffic, int]
+
+
+@dataclass
+class Finding:
+    """One thing to change. `kind`: which rule found it, a word of docs/advise.md.
+
+    `fates`: of the cells that it changes. `facts`: the evidence. `conditions`: what has to be true first. `costs`: what
+    it costs in turn. `manifests`: for `kubectl apply --server-side`. `steps`: what else is to be done.
+    """
+
+    kind: str
+    title: str
+    subject: str
+    sure: Sure
+    fates: dict[Cell, Fate]
+    facts: list[str] = field(default_factory=list)
+    conditions: list[str] = field(default_factory=list)
+    costs: list[str] = field(default_factory=list)
+    manifests: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[str] = field(default_factory=list)
+    ready: Sequence[Step] = ()
+
+
+@dataclass(frozen=True)
+class Unavoidable:
+    """What no change of this kind can spare: `why`, in words, and the cells."""
+
+    why: str
+    cells: dict[Cell, int]
+
+
+class Case:
+    """What the rules look at: the evidence, and the topology of its time."""
+
+    def __init__(self, evidence: Evidence, states: Sequence[TopologyState], parties: Parties) -> None:
+        self.evidence = evidence
+        self.parties = parties
+        self.ready = ready_pods(states, evidence.span)
+        self._states = states
+
+    @cached_property
+    def by_service(self) -> dict[Group, list[tuple[Cell, int]]]:
+        """The cells whose server is a pod behind a Service that is known."""
+        found: defaultdict[Group, list[tuple[Cell, int]]] = defaultdict(list)
+        for cell, size in self.evidence.cells.items():
+            if cell.service and cell.serves is not None and cell.server.kind == "pod":
+                found[Group(cell.server.namespace, SERVICE, cell.service)].append((cell, size))
+        return found
+
+    @cached_property
+    def by_server(self) -> dict[tuple[str, int], list[tuple[Cell, int]]]:
+        """The cells whose server is known, by its label and port."""
+        found: defaultdict[tuple[str, int], list[tuple[Cell, int]]] = defaultdict(list)
+        for cell, size in self.evidence.cells.items():
+            if cell.serves is not None and cell.port:
+                found[cell.server.label, cell.port].append((cell, size))
+        return found
+
+    @cached_property
+    def shows_translation(self) -> bool:
+        """Whether any request is seen translated: with load balancing in sockets, or the hook tc, none is."""
+        return any(cell.dnat for cell in self.evidence.cells)
+
+    @cached_property
+    def _services(self) -> dict[Group, list[TopologyState]]:
+        found: defaultdict[Group, list[TopologyState]] = defaultdict(list)
+        for state in sorted(self._states, key=lambda state: state.from_ms):
+            if state.kind == "service" and state.from_ms < self.evidence.span.to_ms:
+                found[Group(state.namespace or "", SERVICE, state.name)].append(state)
+        return found
+
+    def routing(self, service: Group) -> tuple[Routing | None, int]:
+        """Return how a Service chose end points at the end of the range, and since when; None where nobody says."""
+        states = self._services.get(service, [])
+        if not states:
+            return None, self.evidence.span.from_ms
+        last = states[-1]
+        since = last.from_ms
+        for state in reversed(states):
+            if state.routing != last.routing:
+                break
+            since = state.from_ms
+        return last.routing, since
+
+    def nodes_of(self, group: Group) -> set[str]:
+        """Return the nodes on which a workload, or a Service, had ready pods when the range ended."""
+        end = self.evidence.span.to_ms
+        last: dict[str, TopologyState] = {}
+        for state in sorted(self._pods, key=lambda state: state.from_ms):
+            if state.from_ms < end:
+                last[state.uid] = state
+        return {
+            state.node
+            for state in last.values()
+            if state.node and state.ready and (state.to_ms is None or state.to_ms >= end) and _is_of(state, group)
+        }
+
+    @cached_property
+    def _pods(self) -> list[TopologyState]:
+        return [state for state in self._states if state.kind == "pod"]
+
+    def within(self, cell: Cell, size: int) -> Fate:
+        """Return what becomes of bytes that stay in the client's zone."""
+        traffic, client = cell.traffic, cell.client
+        server = self.parties.at(cell.server, client.zone, client.region)
+        ends = (server, client) if cell.serves == "source" else (client, server)
+        return {Traffic("same_zone", *ends, traffic.received): size}
+
+
+def workload_of(label: str) -> Group | None:
+    """Return the workload that a label of the form `namespace/Kind/name` names; None for anything else."""
+    parts = label.split("/")
+    return Group(*parts) if len(parts) == 3 and parts[1] not in ("Pod", SERVICE) else None
+
+
+def by_zones(cells: Iterable[tuple[Cell, int]]) -> Iterator[tuple[tuple[str, str], int]]:
+    """Yield bytes by sending and receiving zone, the greatest first."""
+    sums: defaultdict[tuple[str, str], int] = defaultdict(int)
+    for cell, size in cells:
+        sums[cell.traffic.source.zone, cell.traffic.destination.zone] += size
+    yield from sorted(sums.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _is_of(pod: TopologyState, group: Group) -> bool:
+    if (pod.namespace or "") != group.namespace:
+        return False
+    if group.kind == SERVICE:
+        return group.name in pod.services
+    return pod.workload is not None and (pod.workload.kind, pod.workload.name) == (group.kind, group.name)

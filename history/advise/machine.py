@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Advice for programs: JSON, and the changes alone as YAML. Pure. Times are RFC 3339 in UTC, money exact decimals."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from common.amounts import exact
+from history.advise import text
+from history.advise.advice import Advice, Advised, Amount
+from history.advise.finding import by_zones
+from history.model.time_range import rfc3339
+from history.report import machine as report_machine
+from history.report.data import Report
+from prices.book import money, per_month
+
+
+def as_dict(report: Report, advice: Advice) -> dict[str, Any]:
+    """Return the document: the report of the range, and what is advised."""
+    document = report_machine.as_dict(report)
+    document["advice"] = {
+        "cross_zone": _amount(report, advice.crossing),
+        "spared_at_most": _amount(report, advice.spared),
+        "findings": [_finding(report, each) for each in advice.told],
+        "left_out_as_small": len(advice.small),
+        "price_of_availability": [{"why": why, **_amount(report, amount)} for why, amount in advice.unavoidable],
+        "notes": advice.notes,
+    }
+    return document
+
+
+def simulated(report: Report, numbers: Sequence[int]) -> dict[str, Any]:
+    """Return the report of the range as if findings had been followed, beside what was measured."""
+    return report_machine.as_dict(report) | {"simulated": list(numbers)}
+
+
+def as_yaml(advice: Advice) -> list[str]:
+    """Return the changes of all findings, each behind a comment that names it: one stream for kubectl."""
+    found = []
+    for each in advice.told:
+        if each.finding.manifests:
+            # A comment ends with its line; in a name from a record a line may end, too.
+            named = " ".join(f"{each.finding.subject}: {each.finding.title}".split())
+            found += ["---", f"# {each.number} [{each.finding.sure}] {named}", *text.manifests(each)]
+    return found or ["# nothing to change was found"]
+
+
+def _finding(report: Report, each: Advised) -> dict[str, Any]:
+    finding = each.finding
+    crossing = ((cell, sum(fate.values())) for cell, fate in finding.fates.items())
+    return {
+        "number": each.number,
+        "kind": finding.kind,
+        "subject": finding.subject,
+        "title": finding.title,
+        "sure": finding.sure,
+        "cross_zone": _amount(report, each.crossing),
+        "spared_at_most": _amount(report, each.spared),
+        "zones": [{"from": a, "to": b, "bytes": size} for (a, b), size in by_zones(crossing)],
+        "ready": [
+            {
+                "from": rfc3339(step.from_ms),
+                "to": rfc3339(step.to_ms),
+                "zones": dict(sorted(step.zones.items())),
+            }
+            for step in finding.ready
+        ],
+        "evidence": finding.facts,
+        "conditions": finding.conditions,
+        "costs": finding.costs,
+        "manifests": finding.manifests,
+        "steps": finding.steps,
+        "verify": text.verification(report, each),
+    }
+
+
+def _amount(report: Report, amount: Amount) -> dict[str, Any]:
+    found: dict[str, Any] = {"bytes": amount.bytes}
+    if amount.cost is not None:
+        month = per_month(amount.cost, report.summary.metered_ms)
+        found |= {"cost": exact(money(amount.cost)), "cost_per_month": exact(money(month))}
+    return found

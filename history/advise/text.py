@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Advice laid out for people: the answer first, then how far to trust it, then each finding with its evidence. Pure."""
+
+from collections.abc import Iterator, Sequence
+
+import yaml
+
+from common.amounts import command_lines, counted, dollars, human, labelled, percent, short_zones
+from common.terminal import command
+from history.advise.advice import LEAST_BYTES, LEAST_MONEY, MONTH_MS, Advice, Advised, Amount
+from history.advise.finding import by_zones
+from history.model.ready import Step
+from history.model.time_range import timestamp
+from history.report.data import Report
+from history.report.text import head, trust
+from prices.book import PriceBook, money, per_month
+
+APPLY = "kubectl apply --server-side --field-manager zonemeter --dry-run=server -f -"
+_MOST_STEPS = 4
+
+
+def lines(report: Report, advice: Advice) -> list[str]:
+    """Return the lines of a page for a terminal."""
+    found = [*head(report, "zonemeter advise"), *trust(report), "", *_answer(report, advice), ""]
+    for each in advice.told:
+        found += [*_finding(report, each), ""]
+    found += _rest(report, advice)
+    return [line.rstrip() for line in found]
+
+
+def markdown(report: Report, advice: Advice) -> list[str]:
+    """Return the same as Markdown: what names say stays text, whatever is in it."""
+    found = ["# zonemeter advise", "", *_fenced([*head(report, ""), *trust(report), *_answer(report, advice)]), ""]
+    for each in advice.told:
+        finding = each.finding
+        found += [f"## {each.number}. {_escaped(finding.subject)}: {_escaped(finding.title)}", ""]
+        found += [f"**{finding.sure}**, {_escaped(_saving(report, each))}", ""]
+        for name, facts in _parts(each):
+            found += [f"- {name}: {_escaped(fact)}" for fact in facts]
+        if finding.manifests:
+            found += ["", f"`{APPLY}`", "", *_fenced(manifests(each), "yaml")]
+        found += ["", "Afterwards:", "", *_fenced([verification(report, each)]), ""]
+    return [*found, *_fenced(_rest(report, advice))] if advice.told or advice.unavoidable else found
+
+
+def manifests(each: Advised) -> list[str]:
+    """Return the change as YAML: names are data, whatever is in them."""
+    documents = yaml.safe_dump_all(each.finding.manifests, sort_keys=False, allow_unicode=False, width=200)
+    return str(documents).rstrip("\n").split("\n") if each.finding.manifests else []
+
+
+def verification(report: Report, each: Advised) -> str:
+    """Return the command that shows whether it helped, a day after the change."""
+    label = each.finding.subject.rpartition(":")[0] or each.finding.subject
+    namespace = label.partition("/")[0]
+    narrow = f"-n {namespace}" if "/" in label else f"--workload {label}"
+    return command(f"report --since 24h --compare 7d {narrow}{report.kafka_flags}")
+
+
+def _answer(report: Report, advice: Advice) -> list[str]:
+    crossing, book = advice.crossing, report.now.bill.book
+    found = labelled("CROSS-ZONE", [human(crossing.bytes), *_monthly(report, crossing)], 13)
+    if not advice.told:
+        return [*found, *labelled("", ["nothing to change was found", *_small(report, advice)], 13)]
+    spared = [
+        f"{counted(len(advice.told), 'finding')} could spare at most {human(advice.spared.bytes)}",
+        percent(advice.spared.bytes, crossing.bytes),
+        *_monthly(report, advice.spared),
+    ]
+    return [*found, *labelled("", spared, 13), *labelled("", _small(report, advice), 13), *_notes(advice, book)]
+
+
+def _notes(advice: Advice, book: PriceBook | None) -> list[str]:
+    return [line for note in advice.notes for line in labelled("", [note], 13)]
+
+
+def _small(report: Report, advice: Advice) -> list[str]:
+    if not advice.small:
+        return []
+    book = report.now.bill.book
+    least = f"{human(LEAST_BYTES)} a month" if book is None else f"{LEAST_MONEY} {book.currency} a month"
+    return [f"{counted(len(advice.small), 'finding')} below {least} left out"]
+
+
+def _monthly(report: Report, amount: Amount) -> list[str]:
+    book, metered = report.now.bill.book, report.summary.metered_ms
+    if book is None or amount.cost is None:
+        return [f"= {human(amount.bytes * MONTH_MS // metered)} a month at this rate"] if metered else []
+    return [f"= {dollars(money(per_month(amount.cost, metered)), book.currency)} a month at this rate"]
+
+
+def _finding(report: Report, each: Advised) -> Iterator[str]:
+    finding = each.finding
+    yield from labelled(f"{each.number}", [finding.subject, finding.title], 3, ": ")
+    yield from labelled("", [f"[{finding.sure}]  {_saving(report, each)}"], 3)
+    for name, facts in _parts(each):
+        for number, fact in enumerate(facts):
+            yield from labelled("" if number else f"   {name}", [fact], 14)
+    if finding.manifests:
+        yield from labelled("   change", [APPLY], 14)
+        yield from (f"              {line}" for line in manifests(each))
+    rows = command_lines(verification(report, each), 14)
+    yield from (f"{'' if number else '   verify':<14}{row}" for number, row in enumerate(rows))
+
+
+def _saving(report: Report, each: Advised) -> str:
+    parts = [f"spares at most {human(each.spared.bytes)} of {human(each.crossing.bytes)} across zones"]
+    return " ".join([*parts, *_monthly(report, each.spared)])
+
+
+def _parts(each: Advised) -> Iterator[tuple[str, Sequence[str]]]:
+    """Yield what a finding says, by the name of the part."""
+    finding = each.finding
+    spared = ((cell, sum(fate.values()) or 0) for cell, fate in finding.fates.items())
+    zones = list(by_zones(spared))
+    if any(size for _, size in zones):
+        short = short_zones(sorted({zone for pair, _ in zones for zone in pair}))
+        yield "zones", ["  ".join(f"{short[a]} -> {short[b]} {human(size)}" for (a, b), size in zones[:6])]
+    if finding.ready:
+        yield "ready", [ready_line(finding.ready)]
+    yield "evidence", finding.facts
+    yield "needs", finding.conditions
+    yield "in turn", finding.costs
+    yield "also", finding.steps
+
+
+def ready_line(steps: Sequence[Step]) -> str:
+    """Return how many ready pods each zone had, over time."""
+    said: list[tuple[int, str]] = []
+    for step in steps:
+        words = " ".join(f"{zone or '?'} {count}" for zone, count in sorted(step.zones.items())) or "none"
+        if not said or said[-1][1] != words:
+            said.append((step.from_ms, words))
+    if len(said) == 1:
+        return said[0][1]
+    shown = [f"{words} from {timestamp(at)[5:16]}" for at, words in said[-_MOST_STEPS:]]
+    return (f"{len(said) - _MOST_STEPS} changes before, " if len(said) > _MOST_STEPS else "") + ", ".join(shown)
+
+
+def _rest(report: Report, advice: Advice) -> list[str]:
+    found = []
+    for number, (why, amount) in enumerate(advice.unavoidable):
+        label = "" if number else "THE PRICE OF AVAILABILITY"
+        found += labelled(label, [why, human(amount.bytes), *_monthly(report, amount)], 27)
+    if advice.told:
+        simulation = command(f"advise {report.range_flags}{report.flags} --simulate 1")
+        found += ["", *(f"{'' if n else 'next':<7}{row}" for n, row in enumerate(command_lines(simulation, 7)))]
+    return found
+
+
+def _fenced(rows: Sequence[str], language: str = "") -> list[str]:
+    # A fence longer than any in the text: names may hold backticks.
+    longest = max((len(run) for row in rows for run in row.split() if set(run) == {"`"}), default=0)
+    fence = "`" * max(3, longest + 1)
+    return [f"{fence}{language}", *rows, fence]
+
+
+def _escaped(text: str) -> str:
+    """Return text that Markdown shows as it stands."""
+    return "".join(f"\\{each}" if each in r"\`*_{}[]<>#|~&!" else each for each in text)

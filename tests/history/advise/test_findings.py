@@ -1,0 +1,380 @@
+# SPDX-License-Identifier: Apache-2.0
+"""For each finding: there, nearly there, not there; and what looks like a finding and is none."""
+
+import msgspec
+import pytest
+
+from history.advise.advice import Advice
+from schemas.topology import Routing
+from tests.support.history.scenario import BEGIN_MS, GB, HOUR_MS, Scenario
+
+API, WEB = "shop/Deployment/api", "shop/Deployment/web"
+EVERYWHERE = {"a": 1, "b": 1, "c": 1}
+CLUSTER_IP = Routing()
+
+
+def found(advice: Advice) -> list[tuple[str, str, str]]:
+    return [(each.finding.kind, each.finding.subject, each.finding.sure) for each in advice.told]
+
+
+def shop(servers: dict[str, int] = EVERYWHERE, routing: Routing | None = CLUSTER_IP, **more: object) -> Scenario:
+    """Return web in every zone, asking api by its Service."""
+    scenario = Scenario()
+    scenario.workload(WEB, EVERYWHERE)
+    scenario.workload(API, servers)
+    scenario.service("api", API, 8080, routing)
+    scenario.exchange(WEB, "api", 8080, 10 * GB, 90 * GB, **more)  # type: ignore[arg-type]
+    return scenario
+
+
+# A Service balanced over zones
+
+
+def test_a_service_that_is_balanced_blindly() -> None:
+    scenario = shop()
+    advice = scenario.advice()
+    assert found(advice) == [("blind_service", "shop/Service/api", "measured")]
+    (each,) = advice.told
+    # Two thirds of 300 GB cross zones, and each zone has an end point: all of it can stay.
+    assert each.spared.bytes == pytest.approx(200 * GB, rel=1e-6)
+    assert each.finding.manifests == [
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"namespace": "shop", "name": "api"},
+            "spec": {"trafficDistribution": "PreferClose"},
+        }
+    ]
+
+
+def test_what_is_local_already_is_no_finding() -> None:
+    assert found(shop(local=True).advice()) == []
+
+
+@pytest.mark.parametrize("distribution", ["PreferClose", "PreferSameZone", "PreferSameNode"])
+def test_a_service_that_was_told_is_no_finding(distribution: str) -> None:
+    assert found(shop(routing=Routing(traffic_distribution=distribution)).advice()) == []
+
+
+def test_a_single_replica_cannot_be_balanced_otherwise() -> None:
+    assert "blind_service" not in {kind for kind, _, _ in found(shop({"a": 1}).advice())}
+
+
+def test_where_no_request_is_translated_nothing_is_said_of_services() -> None:
+    advice = shop(dnat=False).advice()
+    assert found(advice) == []
+    assert any("translated" in note for note in advice.notes)
+
+
+def test_pinned_connections_are_asked_about() -> None:
+    scenario = Scenario()
+    scenario.workload(WEB, EVERYWHERE)
+    scenario.workload(API, EVERYWHERE)
+    scenario.service("api", API, 8080, CLUSTER_IP)
+    for zone, other in (("a", "b"), ("b", "c"), ("c", "a")):  # each client holds one connection, to another zone
+        scenario.say((WEB, zone), (API, other), 8080, 10 * GB, 90 * GB, service="api", dnat=True)
+    assert found(scenario.advice()) == [("blind_service", "shop/Service/api", "ask")]
+
+
+def test_session_affinity_is_asked_about() -> None:
+    assert found(shop(routing=Routing(session_affinity="ClientIP")).advice())[0][2] == "ask"
+
+
+def test_a_zone_that_would_get_too_much_is_asked_about() -> None:
+    scenario = Scenario()
+    scenario.workload(WEB, {"a": 9, "b": 1})
+    scenario.workload(API, {"a": 1, "b": 2})
+    scenario.service("api", API, 8080, CLUSTER_IP)
+    scenario.exchange(WEB, "api", 8080, 10 * GB, 90 * GB)
+    ((kind, _, sure),) = found(scenario.advice())
+    assert (kind, sure) == ("blind_service", "ask")
+    assert any("2.70 x" in cost for cost in scenario.advice().told[0].finding.costs)
+
+
+def test_only_zones_that_had_an_end_point_then_are_counted() -> None:
+    scenario = Scenario()
+    scenario.workload(WEB, EVERYWHERE)
+    scenario.workload(API, {"a": 1, "b": 1})
+    scenario.workload("shop/Deployment/late", {"c": 1}, from_ms=BEGIN_MS + 12 * HOUR_MS)
+    scenario.service("api", API, 8080, CLUSTER_IP)
+    scenario.exchange(WEB, "api", 8080, 10 * GB, 90 * GB)
+    told = next(each for each in scenario.advice().told if each.finding.kind == "blind_service")
+    assert told.spared.bytes == pytest.approx(100 * GB, rel=1e-6)  # half of what a and b send; c had nothing ready
+
+
+def test_a_policy_that_changed_counts_from_then_on() -> None:
+    scenario = shop()
+    service = next(state for state in scenario.states if state.kind == "service")
+    now = msgspec.structs.replace(
+        service,
+        from_ms=BEGIN_MS + 12 * HOUR_MS,
+        resource_version="2",
+        routing=Routing(traffic_distribution="PreferClose"),
+    )
+    scenario.states.append(now)
+    assert found(scenario.advice()) == []
+    back = msgspec.structs.replace(now, from_ms=BEGIN_MS + 18 * HOUR_MS, resource_version="3", routing=CLUSTER_IP)
+    scenario.states.append(back)
+    (each,) = scenario.advice().told
+    assert each.spared.bytes == pytest.approx(50 * GB, rel=1e-6)  # six hours of 24
+
+
+def test_a_zone_that_moves_in_the_middle() -> None:
+    """A node of zone a is a node of zone b from noon on: what went to it from there is local then."""
+    scenario = shop({"a": 1, "b": 1})
+    node = next(state for state in scenario.states if state.name == "node-a0")
+    moved = {"from_ms": BEGIN_MS + 12 * HOUR_MS, "zone": "eu-west-1b", "resource_version": "2"}
+    scenario.states.append(msgspec.structs.replace(node, **moved))
+    told = [each for each in scenario.advice().told if each.finding.kind == "blind_service"]
+    # After noon all end points are in b: no zone but b has one, and the last state has them in one zone only.
+    assert told == []
+
+
+def test_much_that_is_unknown_makes_it_less_sure() -> None:
+    scenario = shop()
+    scenario.unknown = 10 * GB
+    advice = scenario.advice()
+    assert found(advice)[0][2] == "likely"
+    assert any("unknown" in note for note in advice.notes)
+
+
+def test_what_is_not_worth_it_is_counted_and_left_out() -> None:
+    scenario = Scenario()
+    scenario.workload(WEB, EVERYWHERE)
+    scenario.workload(API, EVERYWHERE)
+    scenario.service("api", API, 8080, CLUSTER_IP)
+    scenario.exchange(WEB, "api", 8080, GB, 4 * GB)  # 10 GB a day: $6 a month
+    advice = scenario.advice()
+    assert (found(advice), len(advice.small)) == ([], 1)
+
+
+def test_the_old_annotation() -> None:
+    (each,) = shop(routing=Routing(topology_mode="Auto")).advice().told
+    assert each.finding.kind == "topology_mode"
+    assert "topology-mode-" in each.finding.steps[0]
+
+
+def test_an_annotation_that_works_is_no_finding() -> None:
+    assert found(shop(routing=Routing(topology_mode="Auto"), local=True).advice()) == []
+
+
+def test_the_annotation_wins_over_a_distribution() -> None:
+    both = Routing(topology_mode="Auto", traffic_distribution="PreferClose")
+    assert [kind for kind, _, _ in found(shop(routing=both).advice())] == ["topology_mode"]
+
+
+# Agents on each node
+
+
+def agents(dns: dict[str, int], routing: Routing = CLUSTER_IP, *, local: bool = False) -> Scenario:
+    scenario = Scenario()
+    scenario.workload(WEB, {"a": 3, "b": 3, "c": 3})
+    scenario.workload("kube-system/DaemonSet/dns", dns)
+    scenario.service("dns", "kube-system/DaemonSet/dns", 53, routing)
+    scenario.exchange(WEB, "dns", 53, 10 * GB, 90 * GB, local=local)
+    return scenario
+
+
+def test_an_agent_on_each_node() -> None:
+    (each,) = agents({"a": 3, "b": 3, "c": 3}).advice().told
+    assert each.finding.kind == "node_agent"
+    assert each.finding.manifests[0]["spec"] == {"trafficDistribution": "PreferSameNode"}
+
+
+def test_an_agent_that_some_nodes_lack() -> None:
+    (each,) = agents({"a": 3, "b": 3, "c": 2}).advice().told
+    assert each.finding.kind == "blind_service"
+
+
+def test_an_agent_that_is_asked_on_its_node_is_no_finding() -> None:
+    everywhere = {"a": 3, "b": 3, "c": 3}
+    assert found(agents(everywhere, local=True).advice()) == []
+    assert found(agents(everywhere, Routing(internal_traffic_policy="Local")).advice()) == []
+
+
+# Headless
+
+
+def test_clients_that_choose_themselves_are_asked_about() -> None:
+    (each,) = shop(routing=Routing(headless=True), dnat=False).advice().told
+    assert (each.finding.kind, each.finding.sure, each.finding.manifests) == ("headless", "ask", [])
+
+
+def test_a_stateful_sets_own_headless_service_is_no_finding() -> None:
+    scenario, label = Scenario(), "shop/StatefulSet/etcd"
+    scenario.workload(label, EVERYWHERE)
+    scenario.service("etcd", label, 2380, Routing(headless=True))
+    scenario.exchange(label, "etcd", 2380, 50 * GB, 50 * GB, dnat=False)
+    advice = scenario.advice()
+    assert found(advice) == []
+    assert [why.partition(":")[0] for why, _ in advice.unavoidable] == ["quorum"]
+
+
+def test_headless_and_local_is_no_finding() -> None:
+    assert found(shop(routing=Routing(headless=True), dnat=False, local=True).advice()) == []
+
+
+# A zone without an end point
+
+
+def test_a_zone_without_a_replica() -> None:
+    advice = shop({"a": 1, "b": 1}, Routing(traffic_distribution="PreferClose"), local=True).advice()
+    (each,) = advice.told
+    assert (each.finding.kind, each.finding.sure) == ("no_end_point", "likely")
+    assert each.spared.bytes == pytest.approx(100 * GB, rel=1e-6)
+    assert each.finding.manifests[0]["kind"] == "Deployment"
+
+
+def test_a_single_replica_is_asked_about() -> None:
+    ((kind, _, sure),) = found(shop({"a": 1}).advice())
+    assert (kind, sure) == ("no_end_point", "ask")
+
+
+def test_a_replica_in_each_zone_is_no_finding() -> None:
+    assert found(shop(EVERYWHERE, Routing(traffic_distribution="PreferClose"), local=True).advice()) == []
+
+
+# The same work twice
+
+
+def scraped(*stacks: str, sizes: tuple[int, ...] = (60, 60, 60), workload: str = "monitoring/StatefulSet/") -> Scenario:
+    scenario = Scenario()
+    targets = [f"shop/Deployment/t{number}" for number in range(len(sizes))]
+    for target in targets:
+        scenario.workload(target, EVERYWHERE)
+    for place, stack in enumerate(stacks):
+        zone = "ab"[place % 2]
+        scenario.workload(f"{workload}{stack}", {zone: 1})
+        for target, size in zip(targets, sizes, strict=True):
+            for other in "abc":
+                client = (f"{workload}{stack}", zone)
+                scenario.say(client, (target, other), 9100, size * GB // 100, size * GB, hours=None)
+    return scenario
+
+
+def test_two_monitoring_stacks() -> None:
+    advice = scraped("prometheus-a", "prometheus-b").advice()
+    ((kind, subject, sure),) = found(advice)
+    assert (kind, sure) == ("twice", "ask")
+    assert subject.startswith("monitoring/StatefulSet/prometheus-")
+    assert advice.told[0].finding.manifests[0]["spec"] == {"replicas": 0}
+    assert advice.told[0].spared.bytes == pytest.approx(2 * 3 * 60 * 1.01 * GB, rel=1e-6)
+
+
+def test_two_replicas_of_one_workload_are_a_pair_on_purpose() -> None:
+    scenario = scraped("prometheus")
+    for other in "abc":
+        for number in range(3):
+            client, server = ("monitoring/StatefulSet/prometheus", "b"), (f"shop/Deployment/t{number}", other)
+            scenario.say(client, server, 9100, GB, 60 * GB)
+    assert found(scenario.advice()) == []
+
+
+def test_two_that_have_little_in_common_are_no_twins() -> None:
+    scenario = scraped("prometheus-a", "prometheus-b")
+    for number in range(3):  # the second one pulls from three others as well
+        server = (f"other/Deployment/u{number}", "a")
+        scenario.say(("monitoring/StatefulSet/prometheus-b", "b"), server, 9100, GB, 60 * GB)
+    assert found(scenario.advice()) == []
+
+
+def test_strangers_that_ask_the_same_servers_are_no_twins() -> None:
+    assert found(scraped("billing", "frontdesk").advice()) == []
+
+
+# Databases, caches, Kafka
+
+POSTGRES = "shop/StatefulSet/postgres"
+
+
+def database(asked: int, answered: int, replicas: dict[str, int], port: int = 5432) -> Scenario:
+    scenario = Scenario()
+    scenario.workload(API, EVERYWHERE)
+    scenario.workload(POSTGRES, replicas)
+    for zone in "abc":
+        scenario.say((API, zone), (POSTGRES, "a"), port, asked * GB, answered * GB)
+    return scenario
+
+
+def test_a_database_that_is_read_from_other_zones() -> None:
+    ((kind, subject, sure),) = found(database(5, 100, {"a": 1}).advice())
+    assert (kind, subject, sure) == ("store_read_across", f"{POSTGRES}:5432", "ask")
+
+
+def test_a_managed_database_that_is_read_from_other_zones() -> None:
+    scenario = Scenario()
+    scenario.workload(API, EVERYWHERE)
+    for zone in "abc":
+        scenario.say((API, zone), ("cidr/orders-db", "a"), 3306, 5 * GB, 100 * GB)
+    assert found(scenario.advice()) == [("store_read_across", "cidr/orders-db:3306", "ask")]
+
+
+def test_a_database_that_is_written_is_the_price_of_availability() -> None:
+    advice = database(60, 20, {"a": 1}).advice()
+    assert found(advice) == []
+    assert advice.unavoidable[0][0].startswith("writes")
+
+
+def test_a_database_that_is_read_as_much_as_written_is_no_finding() -> None:
+    assert found(database(50, 100, {"a": 1}).advice()) == []
+
+
+def test_replication_within_one_stateful_set_is_the_price_of_availability() -> None:
+    scenario = Scenario()
+    scenario.workload(POSTGRES, EVERYWHERE)
+    for zone in "bc":
+        scenario.say((POSTGRES, zone), (POSTGRES, "a"), 5432, GB, 100 * GB)
+    advice = scenario.advice()
+    assert found(advice) == []
+    assert [why for why, _ in advice.unavoidable] == ["replication within one StatefulSet"]
+
+
+BROKER = "kafka/StatefulSet/broker"
+
+
+def consumers(asked: int, answered: int, brokers: dict[str, int]) -> Scenario:
+    scenario = Scenario()
+    scenario.workload(API, EVERYWHERE)
+    scenario.workload(BROKER, brokers)
+    for zone in "abc":
+        for other in brokers:
+            scenario.say((API, zone), (BROKER, other), 9092, asked * GB, answered * GB)
+    return scenario
+
+
+def test_consumers_that_fetch_from_other_zones() -> None:
+    ((kind, _, sure),) = found(consumers(1, 50, EVERYWHERE).advice())
+    assert (kind, sure) == ("kafka_fetch", "likely")
+
+
+def test_producers_write_to_leaders() -> None:
+    advice = consumers(50, 1, EVERYWHERE).advice()
+    assert found(advice) == []
+    assert any(why.startswith("producers") for why, _ in advice.unavoidable)
+
+
+def test_brokers_in_one_zone_cannot_be_near() -> None:
+    assert found(consumers(1, 50, {"a": 3}).advice()) == []
+
+
+# The second leg of what comes from outside
+
+
+def outside(routing: Routing) -> Scenario:
+    scenario = Scenario()
+    scenario.workload(WEB, EVERYWHERE)
+    scenario.service("web", WEB, 8080, routing)
+    for zone in "bc":
+        scenario.say(("cidr/lb", "a"), (WEB, zone), 8080, 50 * GB, 50 * GB, service="web", dnat=True, relay=True)
+    return scenario
+
+
+def test_nodes_that_pass_requests_on() -> None:
+    (each,) = outside(Routing(type="LoadBalancer")).advice().told
+    assert (each.finding.kind, each.finding.sure) == ("second_leg", "ask")
+    assert each.finding.manifests[0]["spec"] == {"externalTrafficPolicy": "Local"}
+
+
+def test_a_policy_that_is_local_is_no_finding() -> None:
+    assert found(outside(Routing(type="LoadBalancer", external_traffic_policy="Local")).advice()) == []
+    assert found(outside(Routing()).advice()) == []

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A day of a made-up cluster whose right advice is known: who talked to whom, and what the topology said then."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from history.advise.advice import Advice, advise
+from history.advise.finding import Case
+from history.model.evidence import Cell, Evidence
+from history.model.party import FIELDS, Parties, Party
+from history.model.ready import Group
+from history.model.summary import Summary, Traffic
+from history.model.time_range import TimeRange
+from prices.file import shipped
+from schemas.flow import Scope, Workload
+from schemas.topology import Routing, Served, TopologyState
+
+BEGIN_MS = 1_795_392_000_000  # on the hour
+HOUR_MS = 3_600_000
+GB = 10**9
+
+Places = Mapping[str, int]
+
+
+@dataclass
+class Scenario:
+    """One cluster, zones a, b and c of a region, a node in each and more where more is needed.
+
+    `say` and `exchange` take bytes for the whole range and spread them evenly over its hours.
+    """
+
+    hours: int = 24
+    states: list[TopologyState] = field(default_factory=list)
+    parties: Parties = field(default_factory=Parties)
+    unknown: int = 0
+
+    def __post_init__(self) -> None:
+        self.evidence = Evidence(TimeRange(BEGIN_MS, BEGIN_MS + self.hours * HOUR_MS))
+        self._places: dict[str, dict[str, int]] = {}
+        self._services: dict[str, tuple[str, Routing | None]] = {}
+        for zone in "abc":
+            for number in range(3):
+                self.states.append(_node(f"node-{zone}{number}", zone))
+
+    def workload(self, label: str, places: Places, **fields: Any) -> None:
+        """Run so many ready pods in each zone, one a node."""
+        self._places[label] = dict(places)
+        namespace, kind, name = label.split("/")
+        for zone, count in places.items():
+            for number in range(count):
+                state = TopologyState(
+                    kind="pod",
+                    uid=f"{label}-{zone}{number}",
+                    resource_version="1",
+                    name=f"{name}-{zone}{number}",
+                    namespace=namespace,
+                    from_ms=BEGIN_MS - HOUR_MS,
+                    node=f"node-{zone}{number % 3}",
+                    workload=Workload(kind, name),
+                    ready=True,
+                )
+                self.states.append(_with(state, **fields))
+
+    def service(self, name: str, label: str, port: int, routing: Routing | None, **fields: Any) -> None:
+        """Put a Service before a workload's pods."""
+        namespace, kind, workload = label.split("/")
+        self._services[name] = (label, routing)
+        served = Served(name, "tcp", port, routing is not None and routing.headless)
+        self.states = [
+            _with(state, services=[*state.services, name], served=[*state.served, served])
+            if state.kind == "pod" and (state.namespace, state.workload) == (namespace, Workload(kind, workload))
+            else state
+            for state in self.states
+        ]
+        state = TopologyState(
+            kind="service",
+            uid=f"service-{name}",
+            resource_version="1",
+            name=name,
+            namespace=namespace,
+            from_ms=BEGIN_MS - HOUR_MS,
+            routing=routing,
+        )
+        self.states.append(_with(state, **fields))
+
+    def end(self, label: str, zone: str) -> Party:
+        """Return a workload's pods in a zone, or what is `cidr/NAME` there, as one end of traffic."""
+        parts = label.split("/")
+        values: dict[str, str | None] = {"zone": f"eu-west-1{zone}", "region": "eu-west-1"}
+        if len(parts) == 3:
+            values |= {"kind": "pod", "namespace": parts[0], "workload_kind": parts[1], "workload": parts[2]}
+        elif parts[0] == "node":
+            values |= {"kind": "node", "node": parts[1]}
+        else:
+            values |= {"kind": "cidr", "name": parts[1]}
+        return self.parties.of([values.get(name) for name in FIELDS], broker=False)
+
+    def say(
+        self,
+        client: tuple[str, str],
+        server: tuple[str, str],
+        port: int,
+        asked: int,
+        answered: int,
+        *,
+        service: str = "",
+        dnat: bool = False,
+        relay: bool = False,
+        hours: range | None = None,
+    ) -> None:
+        """Let a client in a zone exchange so many bytes with a server in a zone; `hours`: only then."""
+        ends = self.end(*client), self.end(*server)
+        scope: Scope = "same_zone" if client[1] == server[1] else "cross_zone"
+        when = hours or range(self.hours)
+        for hour in when:
+            at = BEGIN_MS + hour * HOUR_MS // self.evidence.slot_ms * self.evidence.slot_ms
+            request = Cell(Traffic(scope, ends[0], ends[1], False), at, "destination", port, service, dnat, relay)
+            reply = Cell(Traffic(scope, ends[1], ends[0], False), at, "source", port, service, False, relay)
+            self.evidence.cells[request] += asked // len(when)
+            self.evidence.cells[reply] += answered // len(when)
+
+    def exchange(
+        self, client: str, name: str, port: int, asked: int, answered: int, *, dnat: bool = True, local: bool = False
+    ) -> None:
+        """Let every client pod exchange so many bytes with a Service, spread blindly over its ready pods.
+
+        `local`: a zone's own pods answer where there are any.
+        """
+        label, _ = self._services[name]
+        for zone, clients in self._places[client].items():
+            there = self._places[label]
+            if local and zone in there:
+                there = {zone: there[zone]}
+            for other, servers in there.items():
+                part = clients * servers / sum(there.values())
+                sizes = int(asked * part), int(answered * part)
+                self.say((client, zone), (label, other), port, *sizes, service=name, dnat=dnat)
+
+    def summary(self) -> Summary:
+        """Return all of it summed up."""
+        summary = Summary(flows=1)
+        summary.clusters.add("made-up")
+        summary.windows.add((self.evidence.span.from_ms, self.evidence.span.to_ms))
+        for cell, size in self.evidence.cells.items():
+            summary.traffic[cell.traffic] += size
+        if self.unknown:
+            nobody = self.parties.of(
+                [{"kind": "unknown", "reason": "vpc_unmapped"}.get(name) for name in FIELDS], broker=False
+            )
+            summary.traffic[Traffic("unknown", nobody, nobody, False)] += self.unknown
+        return summary
+
+    def advice(self, prices: str | None = "aws") -> Advice:
+        """Return what is advised."""
+        book = None if prices is None else shipped(prices)
+        return advise(Case(self.evidence, self.states, self.parties), self.summary(), book)
+
+
+def group(label: str) -> Group:
+    """Return the group of a label."""
+    return Group(*label.split("/"))
+
+
+def _node(name: str, zone: str) -> TopologyState:
+    return TopologyState(
+        kind="node",
+        uid=name,
+        resource_version="1",
+        name=name,
+        from_ms=BEGIN_MS - 24 * HOUR_MS,
+        zone=f"eu-west-1{zone}",
+        region="eu-west-1",
+    )
+
+
+def _with(state: TopologyState, **fields: Any) -> TopologyState:
+    return msgspec.structs.replace(state, **fields)
