@@ -37,7 +37,7 @@ BASE = Path("/run/zonemeter-lab")
 PINS = Path("/sys/fs/bpf/zonemeter-lab")
 ROOT = Path(__file__).resolve().parent.parent
 
-_ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 _CHECKOUT = "checkout"  # the file that says whose code brought a lab up
 _PREPARE_SECONDS = 30.0
 _STOP_SECONDS = 20.0
@@ -148,25 +148,6 @@ def stop(prefix: str, *roles: str, seconds: float = _STOP_SECONDS) -> list[str]:
     return processes.stop([found for found in processes.recorded() if _is_one_of(found, roles)], seconds)
 
 
-def kill(prefix: str, role: str) -> None:
-    """SIGKILL the one process of a role; raises `LabError` if it does not run."""
-    processes = Processes(BASE / prefix / "processes")
-    for found in processes.recorded():
-        if found.role == role and found.alive:
-            processes.kill(found)
-            return
-    raise LabError(f"{role}: does not run in lab {prefix}: {processes.last_words(role)}")
-
-
-async def start(prefix: str, role: str) -> None:
-    """Start a service again, by the command line it had, and wait until it is ready; raises `LabError`."""
-    described = orjson.loads((BASE / prefix / "lab.json").read_bytes())
-    command = next(Command(**entry) for entry in described["commands"] if entry["role"] == role)
-    processes = Processes(BASE / prefix / "processes")
-    process = _start(processes, role, command.argv)
-    await wait_ready(processes, [(process, command.namespace, command.ready_port, "/readyz")])
-
-
 def _is_one_of(process: Process, roles: Iterable[str]) -> bool:
     return any(f"{process.role}-".startswith(f"{role}-") for role in roles)
 
@@ -221,7 +202,7 @@ async def _make(plan: Plan, ports: Ports, commands: list[Command], say: Say) -> 
     say(f"Apache Kafka: {broker.bootstrap}")
     started = [api]
     if commands:
-        processes.call("prepare", services.prepare(ports), _PREPARE_SECONDS, _ENVIRONMENT)
+        processes.call("prepare", services.prepare(ports), _PREPARE_SECONDS, ENVIRONMENT)
         started += await _start_services(commands, files, processes)
         others = [process.role for process in started[1:] if not process.role.startswith("collector-")]
         say(f"services: {len(started) - 1 - len(others)} collectors, {', '.join(others)}")
@@ -264,7 +245,7 @@ async def _start_services(commands: list[Command], files: Files, processes: Proc
 
 
 def _start(processes: Processes, role: str, argv: tuple[str, ...]) -> Process:
-    return processes.start(role, argv, _ENVIRONMENT)
+    return processes.start(role, argv, ENVIRONMENT)
 
 
 def _remove(prefix: str, stop_seconds: float) -> list[str]:

@@ -36,20 +36,6 @@ def create(plan: Plan) -> None:
         _make_outside(plan, outside)
 
 
-def add_pod(plan: Plan, pod: Pod) -> None:
-    """Give a running lab one more pod; Services do not learn of it here (`apply_services`)."""
-    namespace = script.pod_namespace(plan.prefix, pod)
-    ip_batch([f"netns add {namespace}"])
-    with enter(namespace):
-        write_sysctls(script.QUIET)
-    ip_batch([script.pod_cable(plan.prefix, pod)])
-    _make_pod(plan, pod)
-    node = plan.node(pod.node)
-    ip_batch(script.node_side(node, pod), script.node_namespace(plan.prefix, node.name))
-    with enter(script.node_namespace(plan.prefix, node.name)):
-        _finish_pod_link(pod)
-
-
 def remove_pod(plan: Plan, pod: Pod) -> None:
     """Take one pod from a running lab: at once, as a crash would."""
     with enter(script.node_namespace(plan.prefix, pod.node)):

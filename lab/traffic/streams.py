@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real TCP and UDP between the pods of a running lab, all of it held by one process.
+"""Real TCP and UDP between the pods of a running lab, all of it held by one process: a plan's streams, at their rates.
 
-Either a plan's streams, at their rates, for as long as wanted; or exactly so much once, then silence, so that
-counts can be compared at rest. It says nothing about what went over the wire: that is `truth`.
+It says nothing about what went over the wire: that is `truth`.
 """
 
 import asyncio
@@ -49,26 +48,6 @@ class Traffic:
                 for pod in self.plan.pods_of(stream.source):
                     group.create_task(self._stream(pod, stream), name=f"{pod.key} -> {stream.target}")
 
-    async def tcp_once(self, namespace: str, target: Address, request_bytes: int, response_bytes: int = 0) -> None:
-        """Open a connection, send and receive exactly so much payload, close it; both sides are done on return."""
-        async with asyncio.timeout(_REQUEST_SECONDS * 4):
-            reader, writer = await _connect(namespace, target)
-            try:
-                await _exchange(reader, writer, request_bytes, response_bytes)
-                writer.write_eof()
-                await reader.read()  # the server's end: everything is acknowledged
-            finally:
-                writer.close()
-                await writer.wait_closed()
-
-    async def udp_once(self, namespace: str, target: Address, datagrams: int, datagram_bytes: int) -> None:
-        """Send so many datagrams of so much payload that want no answer."""
-        loop = asyncio.get_running_loop()
-        with _connected_udp(namespace, target) as sender:
-            for _ in range(datagrams):
-                await loop.sock_sendall(sender, request(datagram_bytes, 0))
-                await asyncio.sleep(0)
-
     async def _stream(self, pod: Pod, stream: Stream) -> None:
         name = f"{stream.source} -> {stream.target}"
         namespace = script.pod_namespace(self.plan.prefix, pod)
@@ -88,12 +67,12 @@ class Traffic:
         self, name: str, namespace: str, target: Address, stream: Stream, pace: AsyncIterator[None]
     ) -> None:
         async with asyncio.timeout(_REQUEST_SECONDS):
-            reader, writer = await _connect(namespace, target)
+            reader, writer = await connect(namespace, target)
         try:
             for _ in range(_REQUESTS_PER_CONNECTION):
                 await anext(pace)
                 async with asyncio.timeout(_REQUEST_SECONDS):
-                    await _exchange(reader, writer, stream.request_bytes, stream.response_bytes)
+                    await exchange(reader, writer, stream.request_bytes, stream.response_bytes)
                 self.requests[name] += 1
         finally:
             writer.close()
@@ -104,7 +83,7 @@ class Traffic:
         self, name: str, namespace: str, target: Address, stream: Stream, pace: AsyncIterator[None]
     ) -> None:
         loop = asyncio.get_running_loop()
-        with _connected_udp(namespace, target) as sender:
+        with connected_udp(namespace, target) as sender:
             for _ in range(_REQUESTS_PER_CONNECTION):
                 await anext(pace)
                 async with asyncio.timeout(_REQUEST_SECONDS):
@@ -177,7 +156,8 @@ def _bind(namespace: str, address: Address, kind: socket.SocketKind) -> socket.s
     return bound
 
 
-async def _connect(namespace: str, target: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def connect(namespace: str, target: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Open a connection from a namespace."""
     made = make_socket(namespace, _family(target), socket.SOCK_STREAM)
     try:
         await asyncio.get_running_loop().sock_connect(made, target)
@@ -187,15 +167,17 @@ async def _connect(namespace: str, target: Address) -> tuple[asyncio.StreamReade
         raise
 
 
-def _connected_udp(namespace: str, target: Address) -> socket.socket:
+def connected_udp(namespace: str, target: Address) -> socket.socket:
+    """Return a socket in a namespace that sends to the target."""
     made = make_socket(namespace, _family(target), socket.SOCK_DGRAM)
     made.connect(target)
     return made
 
 
-async def _exchange(
+async def exchange(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request_bytes: int, response_bytes: int
 ) -> None:
+    """Send one request, and receive all of its response."""
     writer.write(request(request_bytes, response_bytes))
     await writer.drain()
     while response_bytes > 0:

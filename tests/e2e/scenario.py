@@ -34,10 +34,12 @@ from lab.network.namespaces import make_socket
 from lab.network.namespaces import run as run_tool
 from lab.plan import Node, Plan, Workload
 from lab.services import COLLECTOR_PORT, Files, Ports, Tuning
-from lab.traffic.streams import Traffic, traffic
+from lab.traffic.streams import traffic
 from schemas.topics import TopicNames, topic_specs
 from tests.docs.promql import printed_queries
 from tests.support.dashboards import ROOT, queries
+from tests.support.lab import roles
+from tests.support.lab.once import tcp_once, udp_once
 from tests.support.prometheus import Prometheus, prometheus
 
 WINDOW_SECONDS = 2
@@ -91,10 +93,10 @@ Meanwhile = Callable[[Plan, Ports], Awaitable[None]]
 async def kill_each(plan: Plan, _: Ports) -> None:
     """Kill each service once, and keep it away while a window ends."""
     for role in SERVICES:
-        await asyncio.to_thread(cluster.kill, plan.prefix, role)
+        await asyncio.to_thread(roles.kill, plan.prefix, role)
         # Not waiting for anything: it is to be away while a window ends and packets go on.
         await asyncio.sleep(1.5 * WINDOW_SECONDS)
-        await cluster.start(plan.prefix, role)
+        await roles.start(plan.prefix, role)
 
 
 async def run(plan: Plan, directory: Path, meanwhile: Meanwhile = kill_each) -> Facts:
@@ -176,7 +178,7 @@ def _look_at_dashboards(facts: Facts, scraper: Prometheus, begun: float) -> None
 
 async def _send(plan: Plan, ports: Ports, facts: Facts, meanwhile: Meanwhile) -> None:
     async with traffic(plan) as senders:
-        await _known(plan, senders)
+        await _known(plan)
         streams = asyncio.create_task(senders.run(plan.streams), name="streams")
         await meanwhile(plan, ports)
         facts.undecodable = b"\xffnot a chunk"
@@ -184,32 +186,32 @@ async def _send(plan: Plan, ports: Ports, facts: Facts, meanwhile: Meanwhile) ->
         await asyncio.sleep(1.5 * WINDOW_SECONDS)
         streams.cancel()
         await asyncio.gather(streams, return_exceptions=True)
-        await _known(plan, senders)
+        await _known(plan)
 
 
-async def _known(plan: Plan, senders: Traffic) -> None:
+async def _known(plan: Plan) -> None:
     """TCP with GSO and UDP, IPv4 and IPv6, across zones, within a node, by ClusterIP, to and from outside."""
     web, api = plan.pods_of("shop/web"), plan.pods_of("shop/api")
     here, there = web[0], api[-1]
     namespace = script.pod_namespace(plan.prefix, here)
     for address in (there.address_v4, there.address_v6):
-        await senders.tcp_once(namespace, (address, 8080), 5 * MEGABYTE, 3 * MEGABYTE)
-        await senders.udp_once(namespace, (address, 8080), 200, 1_000)
+        await tcp_once(namespace, (address, 8080), 5 * MEGABYTE, 3 * MEGABYTE)
+        await udp_once(namespace, (address, 8080), 200, 1_000)
     neighbour = next(pod for pod in plan.pods_of("shop/worker") if pod.node == here.node)
-    await senders.tcp_once(namespace, (neighbour.address_v4, 8080), MEGABYTE, MEGABYTE)
+    await tcp_once(namespace, (neighbour.address_v4, 8080), MEGABYTE, MEGABYTE)
     service = plan.service("shop/postgres")
-    await senders.tcp_once(namespace, (service.cluster_ip_v4, service.port), 100_000, 2 * MEGABYTE)
-    await senders.tcp_once(namespace, (service.cluster_ip_v6, service.port), 100_000, 2 * MEGABYTE)
+    await tcp_once(namespace, (service.cluster_ip_v4, service.port), 100_000, 2 * MEGABYTE)
+    await tcp_once(namespace, (service.cluster_ip_v6, service.port), 100_000, 2 * MEGABYTE)
     for outside in plan.outsides:
         for address in (outside.address_v4, outside.address_v6):
-            await senders.tcp_once(namespace, (address, outside.ports[0]), 200_000, MEGABYTE)
+            await tcp_once(namespace, (address, outside.ports[0]), 200_000, MEGABYTE)
     for pod in plan.pods_of("shop/batch"):
         for address in (here.address_v4, here.address_v6):
-            await senders.tcp_once(script.pod_namespace(plan.prefix, pod), (address, 8080), 300_000, 600_000)
-    await _relayed(plan, senders)
+            await tcp_once(script.pod_namespace(plan.prefix, pod), (address, 8080), 300_000, 600_000)
+    await _relayed(plan)
 
 
-async def _relayed(plan: Plan, senders: Traffic) -> None:
+async def _relayed(plan: Plan) -> None:
     """Datagrams from the VPC to a Service's address at a node, which sends them on to a pod elsewhere."""
     database, cart = plan.outside("orders-db"), plan.service("shop/cart")
     namespace = script.outside_namespace(plan.prefix, database)
@@ -218,7 +220,7 @@ async def _relayed(plan: Plan, senders: Traffic) -> None:
         (cart.cluster_ip_v6, plan.nodes[0].address_v6),
     ):
         run_tool(["ip", "-n", namespace, "route", "replace", address, "via", via, "dev", "eth0", "onlink"])
-        await senders.udp_once(namespace, (address, cart.port), 100, 700)
+        await udp_once(namespace, (address, cart.port), 100, 700)
 
 
 async def _settle(plan: Plan, ports: Ports, facts: Facts, begun_ms: int) -> None:

@@ -13,6 +13,7 @@ from lab.network.namespaces import enter, run
 from lab.network.truth import Amount
 from lab.plan import Plan, Pod
 from lab.traffic.streams import Address, Traffic, traffic
+from tests.support.lab.once import add_pod, tcp_once, udp_once
 
 TIMESTAMPS = 12  # bytes of TCP options in every segment but the first, which has 20
 HEADERS = {4: 20 + 20 + TIMESTAMPS, 6: 40 + 20 + TIMESTAMPS}
@@ -68,11 +69,11 @@ def counted_once(plan: Plan, send: Send) -> dict[truth.Pair, Amount]:
 
 
 def tcp(namespace: str, goal: Address, request_bytes: int, response_bytes: int = 0) -> Send:
-    return lambda running: running.tcp_once(namespace, goal, request_bytes, response_bytes)
+    return lambda _: tcp_once(namespace, goal, request_bytes, response_bytes)
 
 
 def udp(namespace: str, goal: Address, datagrams: int, datagram_bytes: int) -> Send:
-    return lambda running: running.udp_once(namespace, goal, datagrams, datagram_bytes)
+    return lambda _: udp_once(namespace, goal, datagrams, datagram_bytes)
 
 
 def neighbour_discovery(address: str) -> bool:
@@ -131,7 +132,7 @@ def test_a_cluster_ip_reaches_every_backend(network_plan: Plan, family: int) -> 
 
     async def send(running: Traffic) -> None:
         for _ in range(40):
-            await running.tcp_once(namespace, goal, 100, 100)
+            await tcp_once(namespace, goal, 100, 100)
 
     seen = {pair[1] for pair in counted(network_plan, send) if pair[0] == address(client, family)}
     assert seen == {address(pod, family) for pod in network_plan.pods_of("shop/api")}
@@ -216,7 +217,7 @@ def test_nothing_leads_out(network_plan: Plan) -> None:
 def test_a_pod_comes_and_goes_in_a_running_lab(network_plan: Plan) -> None:
     template = network_plan.pods_of("shop/web")[0]
     extra = Pod("shop", "web-extra", template.workload, "node-c1", "10.42.4.99", "fd42:4::99")
-    setup.add_pod(network_plan, extra)
+    add_pod(network_plan, extra)
     namespace = script.pod_namespace(network_plan.prefix, extra)
     goal = (network_plan.pods_of("shop/postgres")[0].address_v6, 5432)
     seen = counted(network_plan, tcp(namespace, goal, 9_000))

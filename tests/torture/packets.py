@@ -16,6 +16,7 @@ from lab.plan import Plan
 from lab.processes import Processes
 from lab.services import Files, Ports
 from tests.e2e import scenario, test_pipeline
+from tests.support.lab import roles
 from tests.support.labs import own_plan
 from tests.support.services import eventually
 from tests.support.sinks.disk import small_disk
@@ -38,12 +39,12 @@ _LONG_WINDOW = '"message":"window '
 async def kill_collector(plan: Plan, _: Ports, rng: random.Random) -> float:
     """SIGKILL any node's collector at any moment; some while they still recover."""
     role = _collector(plan, rng)
-    await asyncio.to_thread(cluster.kill, plan.prefix, role)
+    await asyncio.to_thread(roles.kill, plan.prefix, role)
     await asyncio.sleep(rng.uniform(0.0, 2.5 * scenario.WINDOW_SECONDS))
     seconds = await _started(plan, role)
     if rng.random() < 0.3:
         await asyncio.sleep(rng.uniform(0.0, 0.5))
-        await asyncio.to_thread(cluster.kill, plan.prefix, role)
+        await asyncio.to_thread(roles.kill, plan.prefix, role)
         return await _started(plan, role)
     return seconds
 
@@ -80,7 +81,7 @@ async def kill_kafka(plan: Plan, ports: Ports, rng: random.Random) -> float:
     async with _no_kafka(plan, ports):
         await asyncio.sleep(rng.uniform(1.0, 4.0) * scenario.WINDOW_SECONDS)
         role = _collector(plan, rng)
-        await asyncio.to_thread(cluster.kill, plan.prefix, role)
+        await asyncio.to_thread(roles.kill, plan.prefix, role)
     begun = time.monotonic()
     await _started(plan, role)
     await _eventually(lambda: not _spooled(cluster.BASE / plan.prefix / "state"))
@@ -127,7 +128,7 @@ async def _no_kafka(plan: Plan, ports: Ports) -> AsyncIterator[None]:
 async def _kill_with_nothing_spooled(plan: Plan, role: str, spool: Path) -> None:
     while True:
         await _eventually(lambda: not _spooled(spool))
-        await asyncio.to_thread(cluster.kill, plan.prefix, role)
+        await asyncio.to_thread(roles.kill, plan.prefix, role)
         if not _spooled(spool):
             return
         await _started(plan, role)
@@ -148,7 +149,7 @@ def _log(plan: Plan, role: str) -> str:
 async def _started(plan: Plan, role: str) -> float:
     """Start a role and return how long it takes to be ready."""
     begun = time.monotonic()
-    await cluster.start(plan.prefix, role)
+    await roles.start(plan.prefix, role)
     return time.monotonic() - begun
 
 
