@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a sink does with Kafka: read with a deadline, commit, make records of what it says, watch the lag."""
+"""What a sink does with Kafka: read with a deadline, commit, make records of what it says."""
 
 import asyncio
 import contextlib
@@ -11,14 +11,11 @@ from aiokafka.errors import KafkaError
 
 from common.clock import now_ms
 from common.kafka import clients
-from common.kafka.partitions import LOOK_SECONDS, Partitions
 from common.kafka.publish import Record
-from common.service.lifecycle import Service
 from common.settings import KafkaSettings
 from schemas.dead_letter import dead_letter
 from schemas.ledger import LedgerRecord, encode_ledger
 from sinks.intake import Lane, Refused
-from sinks.self_metrics import SelfMetrics
 
 log = logging.getLogger(__name__)
 
@@ -98,26 +95,3 @@ async def seek(consumer: AIOKafkaConsumer, settings: KafkaSettings, partition: T
                 return
     # The other partitions do not wait for it; aiokafka goes on asking.
     log.warning("Kafka does not say where %s-%s begins; it is read once it does", *partition)
-
-
-class LagWatch:
-    """Keeps the lag up to date, and with it whether Kafka answers, for all and for each; the reader sets `consumer`."""
-
-    def __init__(self, service: Service, settings: KafkaSettings, metrics: SelfMetrics) -> None:
-        self._service = service
-        self._settings = settings
-        self.partitions = Partitions(service, metrics.lag)
-        self.consumer: AIOKafkaConsumer | None = None
-
-    async def run(self) -> None:
-        """Look every few seconds, until told to stop."""
-        deadline, topic = self._settings.kafka_deadline_seconds, self._settings.topics.enriched
-        while not self._service.stopping.is_set():
-            await self._service.pause(LOOK_SECONDS)
-            if self.consumer is None:
-                continue
-            silent = await self.partitions.look(self.consumer, deadline, topic)
-            if silent is None:
-                self._service.health.ready("kafka")
-            else:
-                clients.away(self._service, self._settings, silent)

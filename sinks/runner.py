@@ -25,6 +25,7 @@ from aiokafka.errors import IllegalStateError, KafkaError
 from common.clock import now_ms
 from common.errors import Stopped
 from common.kafka import clients
+from common.kafka.partitions import LOOK_SECONDS, Partitions
 from common.kafka.publish import PublishCounters
 from common.service.lifecycle import Service
 from common.settings import KafkaSettings
@@ -81,9 +82,10 @@ class Runner(Generic[E, C]):
         self._new_consumer = new_consumer
         self._owned = partitions
         self._metrics = SelfMetrics(service.registry, sink.step)
-        self._watch = kafka_io.LagWatch(service, settings, self._metrics)
+        self._partitions = Partitions(service, self._metrics.lag)
+        self._consumer: AIOKafkaConsumer | None = None
         self._intake: Intake[E] = Intake(make_end)
-        shared = service, settings, PublishCounters(service.registry), self._watch.partitions
+        shared = service, settings, PublishCounters(service.registry), self._partitions
         self._letters = Deliveries(*shared, "dead letters", one_place=True)
         self._ledger = Deliveries(*shared, "ledger entries")
         self._lanes: dict[TopicPartition, Lane] = {}
@@ -95,7 +97,7 @@ class Runner(Generic[E, C]):
         """Take flows until told to stop; then make durable what was taken."""
         gc_settings.settle()
         async with TaskGroup() as tasks:
-            watching = tasks.create_task(self._watch.run(), name="watch-lag")
+            watching = tasks.create_task(self._watch_lag(), name="watch-lag")
             try:
                 await self._run()
             except Stopped as error:
@@ -120,11 +122,24 @@ class Runner(Generic[E, C]):
                     clients.away(self._service, self._settings, clients.reason(error))
                     await self._service.pause(kafka_io.RETRY_SECONDS)
                 finally:
-                    self._watch.consumer = None
+                    self._consumer = None
                     await clients.close(consumer)
         finally:
             await self._letters.close()
             await self._ledger.close()
+
+    async def _watch_lag(self) -> None:
+        """Keep the lag up to date, and with it whether Kafka answers, for all and for each, until told to stop."""
+        deadline, topic = self._settings.kafka_deadline_seconds, self._settings.topics.enriched
+        while not self._service.stopping.is_set():
+            await self._service.pause(LOOK_SECONDS)
+            if self._consumer is None:
+                continue
+            silent = await self._partitions.look(self._consumer, deadline, topic)
+            if silent is None:
+                self._service.health.ready("kafka")
+            else:
+                clients.away(self._service, self._settings, silent)
 
     async def _consume(self, consumer: AIOKafkaConsumer) -> None:
         topic = self._settings.topics.enriched
@@ -133,7 +148,7 @@ class Runner(Generic[E, C]):
         else:
             consumer.assign([TopicPartition(topic, partition) for partition in self._owned])
         self._changes.seen = True
-        self._watch.consumer = consumer
+        self._consumer = consumer
         while not self._service.stopping.is_set():
             if self._changes.seen:
                 self._changes.seen = False
