@@ -51,6 +51,9 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("dead-letters", "list"): Command("history.dead_letters:main", "what could not be decoded, and why"),
     ("cidrs", "check"): Command("history.cidrs.command:check", "try a CIDR map on history, say what looks wrong"),
     ("cidrs", "suggest"): Command("history.cidrs.command:suggest", "the networks that no CIDR map names, by bytes"),
+    ("cidrs", "import"): Command(
+        "history.cidrs.imports:import_", "a CIDR map out of what a cloud says of its networks"
+    ),
     ("topics", "list"): Command("cli.topics:list_", "the topics as they are"),
     ("topics", "diff"): Command("cli.topics:diff", "what differs from what is expected; exit 1 if anything does"),
     ("topics", "apply"): Command("cli.topics:apply", "create the missing topics"),

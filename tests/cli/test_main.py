@@ -41,8 +41,8 @@ def test_help_of_a_group_lists_its_commands(
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["cidrs"], "zonemeter: cidrs what? one of: check, suggest\n"),
-        (["cidrs", "chek"], "zonemeter: cidrs what? one of: check, suggest\n"),
+        (["cidrs"], "zonemeter: cidrs what? one of: check, import, suggest\n"),
+        (["cidrs", "chek"], "zonemeter: cidrs what? one of: check, import, suggest\n"),
         (["reprot"], "zonemeter: no command 'reprot'; did you mean report?\n"),
     ],
 )
