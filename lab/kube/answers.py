@@ -113,11 +113,6 @@ def list_answer(resource: str, page: Page, token: str | None) -> bytes:
     return orjson.dumps(head)[:-1] + b',"items":[' + b",".join(page.items) + b"]}"
 
 
-def single(resource: str, body: Object) -> bytes:
-    """Encode one object."""
-    return orjson.dumps({"kind": RESOURCES[resource], "apiVersion": "v1"} | body)
-
-
 def event(kind: str, body: bytes | Object, resource: str = "") -> bytes:
     """Encode a line of a watch; an encoded object of a resource gets its `kind` and `apiVersion`."""
     if isinstance(body, bytes):

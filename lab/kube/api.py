@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Kubernetes API server for pods, nodes and services: lists and watches over HTTP as the real one does.
 
-Written against what kube-apiserver 1.34 answers. Selectors and writes are not served; `/lab/` changes the cluster
-instead.
+Written against what kube-apiserver 1.34 answers, of all namespaces together. Selectors, single objects and writes are
+not served; `/lab/` changes the cluster instead.
 """
 
 import asyncio
@@ -28,12 +28,11 @@ from lab.kube.answers import (
     gone,
     list_answer,
     parse_list,
-    single,
     status_object,
     too_large,
 )
 from lab.kube.control import add_control_routes
-from lab.kube.store import NAMESPACED, RESOURCES, CompactedError, FutureVersionError, NotFoundError, Object, Store
+from lab.kube.store import RESOURCES, CompactedError, FutureVersionError, NotFoundError, Object, Store
 from lab.kube.watch import Watch, WatchQuery
 
 log = logging.getLogger(__name__)
@@ -71,12 +70,8 @@ class KubeApi:
     def application(self) -> web.Application:
         """Return the aiohttp application."""
         app = web.Application(middlewares=[self._guard], client_max_size=64 * 1024 * 1024)
-        app.router.add_get("/version", _version)
         app.router.add_get("/readyz", _readyz)
         app.router.add_get("/api/v1/{resource}", self._collection)
-        app.router.add_get("/api/v1/nodes/{name}", self._one)
-        app.router.add_get("/api/v1/namespaces/{namespace}/{resource}", self._collection)
-        app.router.add_get("/api/v1/namespaces/{namespace}/{resource}/{name}", self._one)
         add_control_routes(app, self.store, self.changed)
         return app
 
@@ -102,27 +97,20 @@ class KubeApi:
         if wanted is not None and request.headers.get("Authorization") != f"Bearer {wanted}":
             raise ApiError(401, "Unauthorized", "Unauthorized")
 
-    async def _one(self, request: web.Request) -> web.StreamResponse:
-        resource = request.match_info.get("resource", "nodes")
-        namespace = request.match_info.get("namespace", "")
-        if resource not in RESOURCES:
-            raise web.HTTPNotFound
-        return _json(single(resource, self.store.get(resource, (namespace, request.match_info["name"]))))
-
     async def _collection(self, request: web.Request) -> web.StreamResponse:
-        resource, namespace = request.match_info["resource"], request.match_info.get("namespace")
-        if resource not in RESOURCES or (namespace and resource not in NAMESPACED):
+        resource = request.match_info["resource"]
+        if resource not in RESOURCES:
             raise web.HTTPNotFound
         for name in ("labelSelector", "fieldSelector"):
             if request.query.get(name):
                 raise ApiError(400, "BadRequest", f"the lab's API does not know {name}")
         if request.query.get("watch", "false").lower() in ("true", "1"):
-            return await self._watch(request, resource, namespace)
-        return self._list(parse_list(request.query), resource, namespace)
+            return await self._watch(request, resource)
+        return self._list(parse_list(request.query), resource)
 
-    def _list(self, query: ListQuery, resource: str, namespace: str | None) -> web.Response:
+    def _list(self, query: ListQuery, resource: str) -> web.Response:
         try:
-            page = self.store.page(resource, namespace, query.version, query.after, query.limit)
+            page = self.store.page(resource, query.version, query.after, query.limit)
         except CompactedError as error:
             raise gone(str(error), query, self.store.version) from error
         except FutureVersionError as error:
@@ -132,8 +120,8 @@ class KubeApi:
         token = continue_token(page) if page.next_after else None
         return _json(list_answer(resource, page, token))
 
-    async def _watch(self, request: web.Request, resource: str, namespace: str | None) -> web.StreamResponse:
-        watch = Watch(self.store, WatchQuery.parse(request.query), resource, namespace)
+    async def _watch(self, request: web.Request, resource: str) -> web.StreamResponse:
+        watch = Watch(self.store, WatchQuery.parse(request.query), resource)
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         response.enable_chunked_encoding()
         await response.prepare(request)
@@ -157,10 +145,6 @@ class KubeApi:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._news.wait_for(lambda: self.store.version > version)
-
-
-async def _version(_: web.Request) -> web.Response:
-    return _json(orjson.dumps({"major": "1", "minor": "34", "gitVersion": "v1.34.1"}))
 
 
 async def _readyz(_: web.Request) -> web.Response:

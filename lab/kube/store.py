@@ -94,14 +94,7 @@ class Store:
             self._append("MODIFIED", resource, key, body)
         self._append("DELETED", resource, key, body)
 
-    def page(
-        self,
-        resource: str,
-        namespace: str | None = None,
-        version: int | None = None,
-        after: Key | None = None,
-        limit: int = 0,
-    ) -> Page:
+    def page(self, resource: str, version: int | None = None, after: Key | None = None, limit: int = 0) -> Page:
         """List as of a version (None: now), after a key, at most `limit` (0: all).
 
         Raises `CompactedError` and `FutureVersionError`.
@@ -109,20 +102,20 @@ class Store:
         at = self._readable(version)
         keys = self._keys(resource)
         start = bisect.bisect_right(keys, after) if after else 0
-        present = self._present(resource, keys, start, namespace, at)
+        present = self._present(resource, keys, start, at)
         if not limit:
             return Page([encoded for _, encoded in present], at, None, 0)
         taken = list(islice(present, limit))
         remaining = sum(1 for _ in present)
         return Page([encoded for _, encoded in taken], at, taken[-1][0] if remaining else None, remaining)
 
-    def changes_since(self, version: int, resource: str, namespace: str | None = None) -> Iterator[Change]:
+    def changes_since(self, version: int, resource: str) -> Iterator[Change]:
         """Iterate the changes of a resource after a version; raises `CompactedError`."""
         if version < self.compacted:
             raise CompactedError(f"too old resource version: {version} ({self.compacted})")
         start = bisect.bisect_right(self._log, version, key=lambda change: change.version)
         for change in islice(self._log, start, None):
-            if change.resource == resource and namespace in (None, change.key[0]):
+            if change.resource == resource:
                 yield change
 
     def compact(self, version: int | None = None) -> None:
@@ -172,14 +165,10 @@ class Store:
             self._sorted[resource] = sorted(self._versions[resource])
         return self._sorted[resource]
 
-    def _present(
-        self, resource: str, keys: list[Key], start: int, namespace: str | None, at: int
-    ) -> Iterator[tuple[Key, bytes]]:
+    def _present(self, resource: str, keys: list[Key], start: int, at: int) -> Iterator[tuple[Key, bytes]]:
         for key in islice(keys, start, None):
-            if namespace in (None, key[0]):
-                encoded = self._encoded(resource, key, at)
-                if encoded is not None:
-                    yield key, encoded
+            if (encoded := self._encoded(resource, key, at)) is not None:
+                yield key, encoded
 
     def _encoded(self, resource: str, key: Key, at: int | None = None) -> bytes | None:
         states = self._versions[resource].get(key)

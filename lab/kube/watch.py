@@ -35,13 +35,12 @@ class WatchQuery:
 
 
 class Watch:
-    """A watch of one resource, in one namespace or (None) in all."""
+    """A watch of one resource."""
 
-    def __init__(self, store: Store, query: WatchQuery, resource: str, namespace: str | None) -> None:
+    def __init__(self, store: Store, query: WatchQuery, resource: str) -> None:
         self._store = store
         self._query = query
         self._resource = resource
-        self._namespace = namespace
         self._position = query.version
         self._told = query.version
 
@@ -64,7 +63,7 @@ class Watch:
         await self._send_bookmark(send)
 
     async def _send_everything(self, send: Send) -> None:
-        page = self._store.page(self._resource, self._namespace)
+        page = self._store.page(self._resource)
         self._position = self._told = page.version
         for encoded in page.items:
             await send(event("ADDED", encoded, self._resource))
@@ -73,7 +72,7 @@ class Watch:
 
     async def _send_changes(self, send: Send) -> None:
         reached = self._store.version
-        for change in list(self._store.changes_since(self._position, self._resource, self._namespace)):
+        for change in list(self._store.changes_since(self._position, self._resource)):
             await send(event(change.kind, change.encoded, self._resource))
             self._told = change.version
         self._position = max(self._position, reached)

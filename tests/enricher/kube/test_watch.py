@@ -108,7 +108,7 @@ class Cluster:
         self.seen = seen
 
     def truth(self) -> dict[str, str]:
-        page = self.api.store.page("pods", None, None, None, 10_000)
+        page = self.api.store.page("pods", limit=10_000)
         return {body["metadata"]["uid"]: body["metadata"]["resourceVersion"] for body in map(orjson.loads, page.items)}
 
     async def agrees(self) -> None:

@@ -101,7 +101,7 @@ def test_a_list_in_pages_is_a_snapshot(tmp_path: Path) -> None:
 
 def test_objects_are_what_the_packages_models_read(tmp_path: Path) -> None:
     async def test(made: Cluster) -> None:
-        pods = (await made.core.list_namespaced_pod("shop")).items
+        pods = (await made.core.list_pod_for_all_namespaces()).items
         api = next(pod for pod in pods if pod.metadata.labels["app"] == "api")
         owner = api.metadata.owner_references[0]
         assert (owner.kind, owner.name) == ("ReplicaSet", f"api-{api.metadata.labels['pod-template-hash']}")
@@ -112,7 +112,7 @@ def test_objects_are_what_the_packages_models_read(tmp_path: Path) -> None:
         assert node.spec.pod_cidrs == ["10.42.3.0/24", "fd42:3::/64"]
         service = (await made.core.list_service_for_all_namespaces()).items[0]
         assert (service.spec.cluster_ips, service.spec.selector) == (["10.96.0.10", "fd96::10"], {"app": "api"})
-        one = await made.core.read_namespaced_pod("postgres-0", "shop")
+        one = next(pod for pod in pods if pod.metadata.name == "postgres-0")
         assert one.metadata.owner_references[0].kind == "StatefulSet"
 
     run(tmp_path, test)

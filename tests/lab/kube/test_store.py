@@ -47,13 +47,6 @@ def test_pages_come_from_one_snapshot_whatever_changes_between_them() -> None:
     assert names(store.page("pods").items) == ["p0", "p1", "p25", "p3", "p4"]
 
 
-def test_a_namespace_sees_its_own_only() -> None:
-    store = filled(1)
-    store.put("pods", {"metadata": {"name": "other", "namespace": "kube-system"}})
-    assert names(store.page("pods", "kube-system").items) == ["other"]
-    assert [change.key[1] for change in store.changes_since(1000, "pods", "kube-system")] == ["other"]
-
-
 def test_a_forced_delete_is_modified_with_its_time_and_then_deleted() -> None:
     store = filled(1)
     store.delete("pods", ("shop", "p0"), AT)

@@ -61,7 +61,7 @@ class FaultyApi(KubeApi):
         if request.path.startswith("/lab/") or "resource" not in request.match_info:
             return
         watch = request.query.get("watch", "false").lower() in ("true", "1")
-        verb = "get" if "name" in request.match_info else "watch" if watch else "list"
+        verb = "watch" if watch else "list"
         asked = (verb, request.match_info["resource"])
         if self.rights is not None and asked not in self.rights:
             raise ApiError(403, "Forbidden", f'{asked[1]} is forbidden: cannot {verb} resource "{asked[1]}"')
