@@ -37,7 +37,7 @@ BASE = Path("/run/zonemeter-lab")
 PINS = Path("/sys/fs/bpf/zonemeter-lab")
 ROOT = Path(__file__).resolve().parent.parent
 
-ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+_ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 _CHECKOUT = "checkout"  # the file that says whose code brought a lab up
 _PREPARE_SECONDS = 30.0
 _STOP_SECONDS = 20.0
@@ -126,7 +126,7 @@ def start_traffic(plan: Plan) -> Process:
     if not described.exists():
         raise LabError(f"lab {plan.prefix}: not up; run zonemeter lab up")
     command = services.module("lab.traffic.streams", described, plan.story)
-    return _start(Processes(BASE / plan.prefix / "processes"), "traffic", command)
+    return processes_of(plan.prefix).start("traffic", command)
 
 
 async def change(old: Plan, new: Plan) -> None:
@@ -144,8 +144,13 @@ async def change(old: Plan, new: Plan) -> None:
 
 def stop(prefix: str, *roles: str, seconds: float = _STOP_SECONDS) -> list[str]:
     """Tell every process of these roles (`collector` is all of them) to end; return those that had to be killed."""
-    processes = Processes(BASE / prefix / "processes")
+    processes = processes_of(prefix)
     return processes.stop([found for found in processes.recorded() if _is_one_of(found, roles)], seconds)
+
+
+def processes_of(prefix: str) -> Processes:
+    """Return a lab's processes, but for Kafka's."""
+    return Processes(BASE / prefix / "processes", _ENVIRONMENT)
 
 
 def _is_one_of(process: Process, roles: Iterable[str]) -> bool:
@@ -187,7 +192,7 @@ def _check_ports(plan: Plan, ports: Ports) -> None:
 
 async def _make(plan: Plan, ports: Ports, commands: list[Command], say: Say) -> Files:
     files = _files(plan.prefix)
-    processes = Processes(files.directory / "processes")
+    processes = processes_of(plan.prefix)
     _check_ports(plan, ports)
     files.directory.mkdir(parents=True)
     (files.directory / _CHECKOUT).write_text(str(ROOT))
@@ -196,13 +201,13 @@ async def _make(plan: Plan, ports: Ports, commands: list[Command], say: Say) -> 
     api = _start_api(plan, ports, files, processes)
     broker = Broker(files.directory / "kafka", ports.kafka, ((plan.control_v4, ports.kafka_fabric),))
     broker.launch()
-    await wait_ready(processes, [(api, None, ports.api, "/readyz")])
+    await wait_ready(processes, [(api, None, ports.api)])
     say(f"Kubernetes API: 127.0.0.1:{ports.api}, {files.kubeconfig}")
     await broker.ready()
     say(f"Apache Kafka: {broker.bootstrap}")
     started = [api]
     if commands:
-        processes.call("prepare", services.prepare(ports), _PREPARE_SECONDS, ENVIRONMENT)
+        processes.call("prepare", services.prepare(ports), _PREPARE_SECONDS)
         started += await _start_services(commands, files, processes)
         others = [process.role for process in started[1:] if not process.role.startswith("collector-")]
         say(f"services: {len(started) - 1 - len(others)} collectors, {', '.join(others)}")
@@ -224,7 +229,7 @@ def _start_api(plan: Plan, ports: Ports, files: Files, processes: Processes) -> 
     cluster.write_bytes(orjson.dumps(start))
     files.kubeconfig.write_bytes(kubeconfig(f"http://127.0.0.1:{ports.api}", token))
     files.cidrs.write_bytes(orjson.dumps(cidr_map(plan), option=orjson.OPT_INDENT_2))
-    return _start(processes, "kube-api", services.module("lab.kube.api", cluster))
+    return processes.start("kube-api", services.module("lab.kube.api", cluster))
 
 
 async def _start_services(commands: list[Command], files: Files, processes: Processes) -> list[Process]:
@@ -233,19 +238,10 @@ async def _start_services(commands: list[Command], files: Files, processes: Proc
     started = []
     for command in commands:
         files.state(command.role).mkdir(parents=True)
-        started.append(_start(processes, command.role, command.argv))
-    await wait_ready(
-        processes,
-        [
-            (process, command.namespace, command.ready_port, "/readyz")
-            for process, command in zip(started, commands, strict=True)
-        ],
-    )
+        started.append(processes.start(command.role, command.argv))
+    pairs = zip(started, commands, strict=True)
+    await wait_ready(processes, [(process, command.namespace, command.ready_port) for process, command in pairs])
     return started
-
-
-def _start(processes: Processes, role: str, argv: tuple[str, ...]) -> Process:
-    return processes.start(role, argv, ENVIRONMENT)
 
 
 def _remove(prefix: str, stop_seconds: float) -> list[str]:
@@ -277,7 +273,7 @@ def _remove_tree(directory: Path) -> None:
 
 
 def _groups(directory: Path) -> list[Processes]:
-    return [Processes(directory / "processes"), Processes(directory / "kafka")]
+    return [Processes(directory / name) for name in ("processes", "kafka")]
 
 
 @contextlib.contextmanager

@@ -39,12 +39,13 @@ class Process:
 
 
 class Processes:
-    """The processes of one lab. `directory` holds `ROLE.stat` and `ROLE.log`."""
+    """The processes of one lab. `directory` holds `ROLE.stat` and `ROLE.log`; `environment` is added to this one's."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, environment: Mapping[str, str] | None = None) -> None:
         self._directory = directory
+        self._environment = environment or {}
 
-    def start(self, role: str, argv: Sequence[str], environment: Mapping[str, str] | None = None) -> Process:
+    def start(self, role: str, argv: Sequence[str]) -> Process:
         """Start a command in a session of its own; output goes to its log."""
         self._directory.mkdir(parents=True, exist_ok=True)
         record = self._directory / f"{role}.stat"
@@ -53,7 +54,7 @@ class Processes:
         pid = os.posix_spawn(
             "/bin/sh",
             ["sh", "-c", _RECORD_AND_EXEC, "sh", str(record), *argv],
-            {**os.environ, **(environment or {})},
+            {**os.environ, **self._environment},
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644),
@@ -67,11 +68,9 @@ class Processes:
         assert fields is not None  # a child stays in /proc until it is waited for
         return Process(role, pid, int(fields[_STAT_START_TIME - 1]))
 
-    def call(
-        self, role: str, argv: Sequence[str], seconds: float, environment: Mapping[str, str] | None = None
-    ) -> None:
+    def call(self, role: str, argv: Sequence[str], seconds: float) -> None:
         """Run a command to its end; raises `LabError` with its last words if it fails or takes longer."""
-        process = self.start(role, argv, environment)
+        process = self.start(role, argv)
         handle = _open(process)
         if handle is not None:
             late = _wait({process: handle}, seconds)
