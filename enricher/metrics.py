@@ -118,8 +118,11 @@ class EnricherMetrics:
         self._unheard.labels(what).inc()
 
     def expect(self, cidrs: CidrMap) -> None:
-        """Show every entry of the map from the start, so that one which never matches is seen: it stays 0."""
-        for entry in cidrs.entries:
+        """Show every entry of the map from the start, so that one which never matches is seen: it stays 0.
+
+        Not those that only name something on the internet: a cloud publishes ten thousand.
+        """
+        for entry in (each for each in cidrs.entries if not each.external):
             self._rules[entry.cidr] = self.cidr_bytes.labels(entry.cidr, entry.name)
 
     def enriched(self, chunk: RawChunk, joined: Joined) -> None:

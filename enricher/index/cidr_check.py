@@ -36,6 +36,8 @@ def findings(entries: Sequence[Cidr], nodes: Iterable[TopologyState]) -> list[Ci
     by_prefix = {prefix: entry for entry, prefix in parsed}
     found: list[CidrFinding] = []
     for entry, prefix in parsed:
+        if entry.external:
+            continue  # a cloud publishes ten thousand, and none of them is near a node
         found += _place(entry, known)
         found += _overlap(entry, prefix, by_prefix)
         found += _shadow(entry, prefix, known)

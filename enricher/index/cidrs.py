@@ -29,6 +29,7 @@ class Cidr(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """One entry: a network, what it is, and where. `zone_id` is the account-independent id (AWS).
 
     `ours`: it numbers the cluster's own pods or nodes, all metered. What is sent from it counts where it is sent.
+    `external`: it is somebody else's, on the internet, such as a cloud's object store: it only gets a name.
     """
 
     cidr: str
@@ -37,6 +38,7 @@ class Cidr(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     region: str | None = None
     zone_id: str | None = None
     ours: bool = False
+    external: bool = False
 
 
 class _Document(msgspec.Struct, forbid_unknown_fields=True):
@@ -49,6 +51,11 @@ class CidrMap:
     def __init__(self, entries: list[Cidr]) -> None:
         self.entries = tuple(entries)
         self._entries = {prefix: entry for entry in entries if (prefix := parse_prefix(entry.cidr)) is not None}
+        self._dividing = [
+            prefix
+            for prefix, entry in self._entries.items()
+            if not (entry.ours or entry.external) and is_public(_first_address(prefix))
+        ]
         self._lengths = {
             bits: sorted({prefix.length for prefix in self._entries if prefix.bits == bits}, reverse=True)
             for bits in (32, 128)
@@ -74,15 +81,14 @@ class CidrMap:
     def divides(self, prefix: Prefix) -> bool:
         """Return whether an entry of public addresses holds some of `prefix` and not all.
 
-        Our own are not in it: a node folds none that `--cluster-cidrs` names, and those are to be named there.
+        Our own are not in it: a node folds none that `--cluster-cidrs` names, and those are to be named there. Nor is
+        what only has a name on the internet: all of the prefix is external either way.
         """
         return any(
             entry.bits == prefix.bits
-            and not rule.ours
             and entry.length > prefix.length
             and entry.network >> (entry.length - prefix.length) == prefix.network
-            and is_public((entry.network << (entry.bits - entry.length)).to_bytes(entry.bits // 8))
-            for entry, rule in self._entries.items()
+            for entry in self._dividing
         )
 
 
@@ -124,7 +130,15 @@ def _checked(entry: Cidr, place: str) -> Prefix:
     prefix = parse_prefix(str(network))
     if prefix is None or (network.version == 6 and prefix.bits == 32):
         raise Refusal(f"{place}: cidr = {entry.cidr!r}: write an IPv4-mapped network as IPv4")
+    if entry.external and (entry.ours or entry.zone or entry.zone_id or not is_public(_first_address(prefix))):
+        raise Refusal(
+            f"{place}: cidr = {entry.cidr!r}: external is of a public network that is in no zone of yours and not ours"
+        )
     return prefix
+
+
+def _first_address(prefix: Prefix) -> bytes:
+    return (prefix.network << (prefix.bits - prefix.length)).to_bytes(prefix.bits // 8)
 
 
 @lru_cache(maxsize=65_536)

@@ -126,12 +126,12 @@ class WindowResolver:
         if nodes := next(filter(None, map(self._owners, self._index.cidr_slots(packed))), []):
             return self._in_pod_cidr(address, nodes)
         entry = self._resolver.cidrs.find(packed)
-        if (entry is None or entry.ours) and (nodes := self._owners(("addresses", packed))):
+        if (entry is None or entry.ours or entry.external) and (nodes := self._owners(("addresses", packed))):
             return self._node(address, nodes)
-        if entry is not None:
+        if entry is not None and not entry.external:
             return self._rule(address, entry)
         if is_public(packed) and not self._index.shares_site(packed):
-            return answer("external", address, at=_Node((), INTERNET))
+            return answer("external", address, owner=entry, at=_Node((), INTERNET))
         return answer("unknown", address, reason=link_reason(packed) or "vpc_unmapped")
 
     def _owners(self, slot: Slot) -> list[TopologyState]:
@@ -204,9 +204,10 @@ class WindowResolver:
             return None
         if cidrs.divides(prefix) or self._index.shares_fold(prefix):
             return self._resolver.answer("unknown", address, reason="address_folded")
-        if (entry := cidrs.find_whole(prefix)) is not None:
+        entry = cidrs.find_whole(prefix)
+        if entry is not None and not entry.external:
             return self._rule(address, entry)
-        return self._resolver.answer("external", address, at=_Node((), INTERNET))
+        return self._resolver.answer("external", address, owner=entry, at=_Node((), INTERNET))
 
     def _pod(self, address: str, pods: list[TopologyState]) -> Resolved:
         pod = pods[-1]

@@ -24,6 +24,7 @@ from common.settings import Settings
 from common.terminal import say
 from enricher.index.cidrs import MAX_MAP_BYTES, Cidr, load_cidr_map, read_cidr_map
 from history.cidrs.clouds import CloudName, entries
+from history.cidrs.published import is_published, ranges
 from history.model.time_range import Instant, parse_instant, timestamp
 from history.range_settings import Words
 
@@ -43,6 +44,7 @@ class CidrsImportSettings(Settings):
     by_hand: Path | None = Field(None, description="a map of your own: its entries stay, and come before the cloud's")
     at: Instant | None = Field(None, description="when the files were saved; now is the default")
     vpc: Words = Field([], description="aws: only these VPCs, comma-separated")
+    region: Words = Field([], description="of published ranges, only these regions, comma-separated")
 
 
 @entry_point("cidrs import", CidrsImportSettings)
@@ -52,19 +54,23 @@ def import_(settings: CidrsImportSettings) -> int:
     at_ms = parse_instant(settings.at or "now", now_ms)
     if at_ms > now_ms:
         raise Refusal(f"at = {settings.at!r} lies in the future: it is when the files were saved")
-    found = entries(settings.cloud, [(str(path), _read(path)) for path in settings.file], settings.vpc)
+    documents = [(str(path), _read(path)) for path in settings.file]
+    published = [each for each in documents if is_published(each[1])]
+    found = entries(settings.cloud, [each for each in documents if each not in published], settings.vpc)
+    found += ranges(settings.cloud, published, settings.region, [each.cidr for each in found])
     if not found:
         raise Refusal(f"{', '.join(map(str, settings.file[:3]))}: no network, and no interface of a managed service")
     own = [] if settings.by_hand is None else list(load_cidr_map(settings.by_hand, "by_hand").entries)
     wanted = [*own, *(each for each in found if each.cidr not in {mine.cidr for mine in own})]
     path = settings.cidr_map
     before = list(load_cidr_map(path, "cidr_map").entries) if path is not None and path.exists() else []
-    changes = list(_changes(before, wanted))
+    content = _toml(wanted, settings, at_ms)
+    changes = _changes(before, wanted)
     say(*changes, f"{counted(len(wanted), 'entry').replace('entrys', 'entries')}, {len(changes)} changed")
     if path is None:
         say("nothing is written without --cidr-map FILE")
     elif changes:
-        _write(path, _toml(wanted, settings, at_ms), at_ms, kept=bool(before))
+        _write(path, content, at_ms, kept=bool(before))
     return 0
 
 
@@ -82,9 +88,9 @@ def _changes(before: Sequence[Cidr], after: Sequence[Cidr]) -> list[str]:
     for cidr in [*new, *(cidr for cidr in old if cidr not in new)]:
         was, now = old.get(cidr), new.get(cidr)
         if was is None and now is not None:
-            found.append(f"new      {cidr}  {now.name}  {now.zone or 'no zone'}")
+            found.append(f"new      {cidr}  {now.name}  {_place(now)}")
         elif now is None and was is not None:
-            found.append(f"gone     {cidr}  {was.name}  {was.zone or 'no zone'}")
+            found.append(f"gone     {cidr}  {was.name}  {_place(was)}")
         elif was is not None and now is not None and was != now:
             parts = [f"{name} {getattr(was, name) or '-'} -> {getattr(now, name) or '-'}" for name in _FIELDS]
             parts = [
@@ -94,12 +100,16 @@ def _changes(before: Sequence[Cidr], after: Sequence[Cidr]) -> list[str]:
     return found
 
 
+def _place(entry: Cidr) -> str:
+    return "external" if entry.external else entry.zone or "no zone"
+
+
 def _toml(wanted: Sequence[Cidr], settings: CidrsImportSettings, at_ms: int) -> bytes:
     lines = [f"# As of {timestamp(at_ms)} UTC, by zonemeter cidrs import {settings.cloud}."]
     for each in wanted:
         lines += ["", "[[cidr]]", f"cidr = {_quoted(each.cidr)}"]
         lines += [f"{name} = {_quoted(value)}" for name in _FIELDS if (value := getattr(each, name)) is not None]
-        lines += ["ours = true"] if each.ours else []
+        lines += [f"{name} = true" for name in ("ours", "external") if getattr(each, name)]
     content = "\n".join([*lines, ""]).encode()
     if len(content) > MAX_MAP_BYTES:
         raise Refusal(f"the map would have {len(content):,} bytes, more than the enricher takes; choose --vpc")

@@ -55,7 +55,7 @@ class Checked:
     @property
     def idle(self) -> list[Cidr]:
         """Entries that took nothing."""
-        return [entry for entry in self.entries if entry.cidr not in self.run.by_rule]
+        return [entry for entry in self.entries if entry.cidr not in self.run.by_rule and not entry.external]
 
     @property
     def sound(self) -> bool:

@@ -225,6 +225,65 @@ def test_azure(run: Any, tmp_path: Path) -> None:
     }
 
 
+def test_published_ranges_name_what_is_external(run: Any, tmp_path: Path) -> None:
+    def aws(network: str, service: str, region: str) -> dict[str, str]:
+        return {"ip_prefix": network, "service": service, "region": region, "network_border_group": region}
+
+    prefixes = [
+        aws("52.218.0.0/17", "AMAZON", "eu-west-1"),
+        aws("52.218.0.0/17", "S3", "eu-west-1"),
+        aws("52.218.1.0/24", "S3", "eu-west-1"),
+        aws("3.5.0.0/19", "S3", "us-east-1"),
+        aws("54.240.0.0/18", "AMAZON", "GLOBAL"),
+        aws("54.240.0.0/18", "CLOUDFRONT", "GLOBAL"),
+        aws("54.240.0.0/18", "EC2", "GLOBAL"),
+    ]
+    v6 = [{"ipv6_prefix": "2a05:d070:8000::/40", "service": "AMAZON", "region": "eu-west-1"}]
+    (path,), out = saved(tmp_path, ranges={"prefixes": prefixes, "ipv6_prefixes": v6}), tmp_path / "cidrs.toml"
+    assert run("aws", path, "--cidr-map", out)[0] == 0
+    found = load_cidr_map(out).entries
+    assert all(each.external for each in found)
+    assert {each.cidr: each.name for each in found} == {
+        "3.5.0.0/19": "aws/S3/us-east-1",
+        "52.218.0.0/17": "aws/S3/eu-west-1",
+        "54.240.0.0/18": "aws/CLOUDFRONT+EC2/GLOBAL",
+        "2a05:d070:8000::/40": "aws/AMAZON/eu-west-1",
+    }
+    (subnets,) = saved(tmp_path, subnets=SUBNETS)
+    status, said, _ = run(
+        "aws", path, subnets, "--region", "eu-west-1", "--cidr-map", out, "--at", "2026-11-20T12:00:00Z"
+    )
+    assert (status, "gone     3.5.0.0/19  aws/S3/us-east-1  external" in said) == (0, True)
+    assert mapped(out)["10.60.1.0/24"][1] == "eu-west-1a"
+
+
+def test_published_ranges_of_google_cloud_and_azure(run: Any, tmp_path: Path) -> None:
+    google = {
+        "prefixes": [
+            {"ipv4Prefix": "34.35.0.0/16", "service": "Google Cloud", "scope": "africa-south1"},
+            {"ipv6Prefix": "2600:1900:8000::/44", "service": "Google Cloud", "scope": "africa-south1"},
+        ]
+    }
+    tags = {
+        "values": [
+            {"name": name, "properties": {"region": region, "addressPrefixes": ["20.38.108.0/23"]}}
+            for name, region in (
+                ("AzureCloud.westeurope", "westeurope"),
+                ("Storage.WestEurope", "westeurope"),
+                ("Storage", ""),
+            )
+        ]
+    }
+    out = tmp_path / "cidrs.toml"
+    for cloud, document, network, name in (
+        ("gcp", google, "34.35.0.0/16", "gcp/Google Cloud/africa-south1"),
+        ("azure", tags, "20.38.108.0/23", "azure/Storage/westeurope"),
+    ):
+        out.unlink(missing_ok=True)
+        assert run(cloud, *saved(tmp_path, ranges=document), "--cidr-map", out)[0] == 0
+        assert {each.cidr: each.name for each in load_cidr_map(out).entries}[network] == name
+
+
 def refused(ran: Ran, said: str) -> None:
     status, out, err = ran
     assert (status, out) == (2, "")
@@ -239,7 +298,12 @@ def test_bad_input_is_one_line_and_nothing_is_written(run: Any, tmp_path: Path) 
     refused(run("aws", path, "--cidr-map", out), "not JSON: ")
     refused(run("aws", tmp_path / "none.json"), "No such file or directory")
     (ranges,) = saved(tmp_path, ranges={"syncToken": "1", "prefixes": [{"ip_prefix": "3.5.140.0/22"}]})
-    refused(run("aws", ranges), "expected what aws ... describe-* printed, with Subnets")
+    refused(run("aws", ranges), "service is missing in")
+    (ranges,) = saved(tmp_path, ranges={"prefixes": [{"ip_prefix": "10.0.0.0/22", "service": "S3", "region": "r"}]})
+    refused(run("aws", ranges, "--cidr-map", out), "external is of a public network")
+    refused(
+        run("aws", *saved(tmp_path, other={"Buckets": []})), "expected what aws ... describe-* printed, with Subnets"
+    )
     refused(run("gcp", *saved(tmp_path, aws=SUBNETS)), "expected a JSON array")
     lacking = {"Subnets": [{"SubnetId": "subnet-1", "CidrBlock": "10.0.0.0/24"}]}
     refused(run("aws", *saved(tmp_path, lacking=lacking)), "AvailabilityZone is missing in")

@@ -30,6 +30,14 @@ zone_id = "euw1-az2"
 cidr = "203.0.113.0/24"
 name = "cache"
 zone_id = "euw1-az1"
+[[cidr]]
+cidr = "52.216.0.0/15"
+name = "aws/S3/eu-west-1"
+external = true
+[[cidr]]
+cidr = "2a00:1:2:3400::/56"
+name = "aws/EC2/eu-west-1"
+external = true
 """
 CLUSTER = [
     node("node-a1", "192.168.0.11", "eu-west-1a", pod_cidrs=["10.42.1.0/24", "fd00:42:1::/64"]),
@@ -123,6 +131,10 @@ ZONE_B = {"availability_zone": "eu-west-1b", "region": "eu-west-1"}
             "10.9.7.4",
             {"kind": "cidr", "name": "rds", "cloud": {**ZONE_B, "zone_id": "euw1-az2"}},
             id="cidr, longest prefix",
+        ),
+        pytest.param("52.217.1.1", {"kind": "external", "name": "aws/S3/eu-west-1"}, id="the internet, with a name"),
+        pytest.param(
+            "2a00:1:2:3477::1", {"kind": "unknown", "reason": "vpc_unmapped"}, id="in a named range, beside a pod's own"
         ),
         pytest.param("10.9.8.4", {"kind": "cidr", "name": "vpc", "reason": "zone_missing"}, id="cidr without zone"),
         pytest.param(
@@ -243,6 +255,15 @@ def test_scope(source: Location, destination: Location, scope: str) -> None:
         pytest.param(b"[[cidr]]\ncidr='10.0.0.0/8'\nname='x'\nregoin='r'", "m.toml", "regoin", id="typing error"),
         pytest.param(b"[[cidr]]\ncidr='10.0.0.1/8'\nname='x'", "m.toml", "entry 1", id="host bits"),
         pytest.param(b"[[cidr]]\ncidr='10.0.0.0/33'\nname='x'", "m.toml", "entry 1", id="too long"),
+        pytest.param(
+            b"[[cidr]]\ncidr='10.0.0.0/8'\nname='x'\nexternal=true", "m.toml", "a public network", id="private"
+        ),
+        pytest.param(
+            b"[[cidr]]\ncidr='8.8.8.0/24'\nname='x'\nexternal=true\nzone='z'",
+            "m.toml",
+            "in no zone",
+            id="external, in a zone",
+        ),
         pytest.param(b"[[cidr]]\ncidr='ten'\nname='x'", "m.toml", "'ten'", id="no network"),
         pytest.param(b"[[cidr]]\ncidr='10.0.0.0/8'\nname='x'\nzone=''", "m.toml", "zone is empty", id="empty zone"),
         pytest.param(

@@ -20,6 +20,8 @@ from tests.support.enricher.build import END, START, chunk, node, pod, row
 
 STORE = Cidr(cidr="52.218.0.0/17", name="store", region="eu-west-1")
 PARTNER = Cidr(cidr="8.8.8.128/25", name="partner")
+NAMED = Cidr(cidr="52.216.0.0/15", name="aws/S3/eu-west-1", external=True)
+NARROW = Cidr(cidr="9.9.9.64/26", name="aws/EC2", external=True)
 PRIVATE = Cidr(cidr="10.9.0.0/16", name="vpc")
 
 
@@ -42,6 +44,8 @@ def end_point(prefix: str, rules: list[Cidr]) -> Endpoint:
         pytest.param("52.218.3.0/24", [STORE], "cidr", "store", "zone_missing", id="a rule holds all of it"),
         pytest.param("8.8.8.0/24", [PARTNER], "unknown", "8.8.8.0/24", "address_folded", id="a rule holds half of it"),
         pytest.param("54.10.0.0/24", [], "unknown", "54.10.0.0/24", "address_folded", id="a node of ours is in it"),
+        pytest.param("52.217.3.0/24", [NAMED], "external", "aws/S3/eu-west-1", None, id="a name holds all of it"),
+        pytest.param("9.9.9.0/24", [NARROW], "external", "9.9.9.0/24", None, id="a name holds some: external anyway"),
         pytest.param("9.9.9.0/33", [], "unknown", "9.9.9.0/33", "address_invalid", id="no prefix"),
         pytest.param("fd42::/64", [], "unknown", "fd42::/64", "address_invalid", id="IPv6 is not folded"),
     ],
