@@ -6,7 +6,7 @@ zones, the zone's part of the ready end points. Far more is already local; far l
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from common.amounts import counted, percent
@@ -15,13 +15,14 @@ from history.model.evidence import Cell
 from history.model.ready import Group, Step, least, mean
 from schemas.topology import Routing
 
-# Of requests, how many have to be seen translated for a Service to be in their way.
+# Which part of a client's requests has to be seen translated for a Service to be in their way.
 THROUGH_SERVICE = 0.5
 # How far the local part may be from what blind balancing gives, and from when on it is local.
 NEAR, LOCAL = 0.15, 0.95
 # A zone whose end points would get so much more than now makes it a question.
 MOST_LOAD = 1.5
 KEEPS_LOCAL = ("PreferClose", "PreferSameZone", "PreferSameNode")
+_SCOPES = ("same_node", "same_zone", "cross_zone")
 STICKY = "ClientIP"
 AUTO = "auto"
 
@@ -37,21 +38,19 @@ class Demand:
 
 @dataclass
 class Use:
-    """How one Service is used. `sparable`: crossing cells whose client's zone had a ready end point all the time."""
+    """How one Service is used by those that use it: clients most of whose requests go by its own address.
+
+    `sparable`: crossing cells whose client's zone had a ready end point all the time, with the bytes that went by the
+    Service; `lacking`: those whose zone had none. Others reach the same pods directly, as a primary its replicas.
+    """
 
     requests: int = 0
     translated: int = 0
-    crossing: int = 0
     zones: dict[str, Demand] = field(default_factory=lambda: defaultdict(Demand))
     sparable: dict[Cell, int] = field(default_factory=dict)
     lacking: dict[Cell, int] = field(default_factory=dict)
     clients: set[str] = field(default_factory=set)
     servers: set[str] = field(default_factory=set)
-
-    @property
-    def through(self) -> float:
-        """Which part of the requests went by the Service's own address."""
-        return self.translated / self.requests if self.requests else 0.0
 
     @property
     def served(self) -> Demand:
@@ -64,15 +63,23 @@ class Use:
         )
 
 
-def use_of(case: Case, service: Group, since_ms: int) -> Use:
-    """Return how a Service was used from `since_ms` on, by the slots that lie behind it wholly."""
+def use_of(case: Case, service: Group, since_ms: int, *, headless: bool = False) -> Use:
+    """Return how a Service was used from `since_ms` on, by the slots that lie behind it wholly.
+
+    Of a headless Service, which has no address of its own, all clients are users.
+    """
     use, steps = Use(), case.ready.get(service, ())
     counts: dict[int, tuple[dict[str, int], dict[str, float]]] = {}
-    for cell, size in case.by_service[service]:
-        if cell.relay or not cell.client.zone or cell.traffic.scope not in ("same_node", "same_zone", "cross_zone"):
-            continue
+    wanted = [
+        (cell, size)
+        for cell, size in case.by_service[service]
+        if not cell.relay and cell.client.zone and cell.traffic.scope in _SCOPES
+    ]
+    shares = _shares(wanted)
+    for cell, size in wanted:
         from_ms, to_ms = case.evidence.slot_of(cell)
-        if from_ms < since_ms:
+        share = 1.0 if headless else shares.get(cell.client.label, 0.0)
+        if from_ms < since_ms or share < THROUGH_SERVICE:
             continue
         if cell.at_ms not in counts:
             counts[cell.at_ms] = least(steps, from_ms, to_ms), mean(steps, from_ms, to_ms)
@@ -85,27 +92,37 @@ def use_of(case: Case, service: Group, since_ms: int) -> Use:
         zone = use.zones[cell.client.zone]
         zone.total += size
         zone.local += 0 if cell.crosses else size
-        if cell.crosses:
-            use.crossing += size
         if always.get(cell.client.zone):
             zone.expected += size * usually[cell.client.zone] / sum(usually.values())
             if cell.crosses:
-                use.sparable[cell] = size
+                use.sparable[cell] = int(size * share)
         elif cell.crosses:
-            use.lacking[cell] = size
+            use.lacking[cell] = int(size * share)
     return use
+
+
+def _shares(cells: Iterable[tuple[Cell, int]]) -> dict[str, float]:
+    """Return, for each client, which part of its requests was seen translated: went by the Service's own address."""
+    requests: defaultdict[str, int] = defaultdict(int)
+    translated: defaultdict[str, int] = defaultdict(int)
+    for cell, size in cells:
+        if cell.is_request:
+            requests[cell.client.label] += size
+            translated[cell.client.label] += size if cell.dnat else 0
+    return {client: translated[client] / size for client, size in requests.items() if size}
 
 
 def findings(case: Case) -> Iterator[Finding]:
     """Yield what is found of each Service."""
     for service in sorted(case.by_service):
         routing, since_ms = case.routing(service)
-        use = use_of(case, service, since_ms)
+        headless = routing is not None and routing.headless
+        use = use_of(case, service, since_ms, headless=headless)
         if not use.sparable or len(last_zones(case.ready.get(service, ()))) < 2:
             continue
-        if routing is not None and routing.headless:
+        if headless:
             yield from _by_clients(case, service, use)
-        elif use.through >= THROUGH_SERVICE and not _keeps_local(routing):
+        elif not _keeps_local(routing):
             yield from _blind(case, service, use, routing)
 
 
@@ -126,11 +143,10 @@ def _blind(case: Case, service: Group, use: Use, routing: Routing | None) -> Ite
     agents = _is_on_each_node(case, service, use)
     auto = routing is not None and (routing.topology_mode or "").lower() == AUTO
     distribution = "PreferSameNode" if agents else "PreferClose"
-    spared = {cell: int(size * use.through) for cell, size in use.sparable.items()}
     facts = [
-        f"{percent(use.translated, use.requests)} of the requests go by the Service's address; of what clients in "
-        f"zones with end points exchange with it, {percent(served.local, served.total)} stays in the zone; spread "
-        f"blindly, {percent(round(served.expected), served.total)} would",
+        f"{percent(use.translated, use.requests)} of these clients' requests go by the Service's address; of what "
+        f"clients in zones with end points exchange with it, {percent(served.local, served.total)} stays in the zone; "
+        f"spread blindly, {percent(round(served.expected), served.total)} would",
         f"clients: {_names(use.clients)}; servers: {_names(use.servers)}",
         _policy(routing),
         *doubts,
@@ -158,7 +174,7 @@ def _blind(case: Case, service: Group, use: Use, routing: Routing | None) -> Ite
         title=title,
         subject=str(service),
         sure=sure,
-        fates={cell: _kept(case, cell, use.sparable[cell], size) for cell, size in spared.items() if size},
+        fates={cell: kept(case, cell, size) for cell, size in use.sparable.items() if size},
         facts=facts,
         conditions=conditions,
         costs=[_load_line(load)],
@@ -254,9 +270,10 @@ def _is_stateful(label: str) -> bool:
     return group is not None and group.kind == "StatefulSet"
 
 
-def _kept(case: Case, cell: Cell, size: int, spared: int) -> Fate:
-    rest = {cell.traffic: size - spared} if size > spared else {}
-    return {**case.within(cell, spared), **rest}
+def kept(case: Case, cell: Cell, spared: int) -> Fate:
+    """Return what becomes of a cell of which so many bytes stay in the client's zone."""
+    rest = case.evidence.cells[cell] - spared
+    return {**case.within(cell, spared), **({cell.traffic: rest} if rest else {})}
 
 
 def _policy(routing: Routing | None) -> str:

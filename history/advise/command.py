@@ -7,6 +7,8 @@ Nothing is written to a cluster.
 
 import gc
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +24,7 @@ from history.advise.finding import Case
 from history.model.bill import price_summary
 from history.model.evidence import Evidence
 from history.model.party import Parties
+from history.model.time_range import TimeRange
 from history.range_settings import Numbers
 from history.read import interrupts
 from history.read.rejoin import ReadTally, known_states
@@ -49,37 +52,73 @@ class AdviseSettings(PricedSettings):
     )
 
 
+@dataclass(frozen=True, repr=False)
+class Answer:
+    """The report of a range, what is advised on it, and the evidence for that."""
+
+    report: Report
+    advice: Advice
+    evidence: Evidence
+
+    def simulated(self, numbers: Sequence[int]) -> Report:
+        """Return the report of the range as if findings had been followed, beside what was measured."""
+        known = {each.number: each.finding.subject for each in self.advice.told}
+        for number in numbers:
+            if number not in known:
+                there = f"1 to {max(known)}" if known else "none: there is nothing to change"
+                raise Refusal(f"simulate = {number}: no finding has this number; there is {there}")
+        summary = self.evidence.summary_of(self.advice.fates(numbers), self.report.summary)
+        now = self.report.now
+        return replace(
+            self.report,
+            before=now,
+            now=Range(now.span, summary, price_summary(summary, now.bill.book), now.whole),
+            simulated="as if followed: " + ", ".join(f"{number} ({known[number]})" for number in numbers),
+            compare="now",
+        )
+
+
 @entry_point("advise", AdviseSettings)
 def main(settings: AdviseSettings) -> int:
     """Run the command; return its exit status."""
     now_ms = time.time_ns() // 1_000_000
     span = settings.span(PROG, now_ms, _DEFAULT_SINCE)
     settings.check()
+    if settings.simulate and settings.output not in ("table", "json"):
+        raise Refusal(f"output = {settings.output}: --simulate prints table or json")
     gc.set_threshold(*THRESHOLDS)
-    evidence = Evidence(span)
-    made = make_report(settings, [span], now_ms, since=_DEFAULT_SINCE, evidence=evidence)
-    report, nothing = interrupts.run(made)
-    if not nothing:
-        nothing = _too_little(report, force=settings.force)
-    if nothing:
-        terminal.complain(f"{PROG}: {nothing}")
+    answer = interrupts.run(ask(settings, span, now_ms))
+    if isinstance(answer, str):
+        terminal.complain(f"{PROG}: {answer}")
         return 1
-    _check_clusters(report)
-    taken = ReadTally()
-    states = interrupts.run(known_states(settings, settings.topology, taken))
-    report.refused += taken.refused.total()
-    advice = advise(Case(evidence, states, Parties()), report.summary, report.now.bill.book)
     if settings.simulate:
-        _simulate(settings, advice, evidence, report)
+        _print_simulated(answer.simulated(settings.simulate), settings)
     elif settings.output == "json":
-        terminal.write_json(machine.as_dict(report, advice))
+        terminal.write_json(machine.as_dict(answer.report, answer.advice))
     elif settings.output == "yaml":
-        terminal.say(*machine.as_yaml(advice))
+        terminal.say(*machine.as_yaml(answer.advice))
     elif settings.output == "markdown":
-        terminal.say(*text.markdown(report, advice))
+        terminal.say(*text.markdown(answer.report, answer.advice))
     else:
-        terminal.say(*text.lines(report, advice))
+        terminal.say(*text.lines(answer.report, answer.advice))
     return 0
+
+
+async def ask(settings: AdviseSettings, span: TimeRange, now_ms: int) -> Answer | str:
+    """Return what is advised on a range, or why nothing is; raises `Refusal`."""
+    evidence = Evidence(span)
+    report, nothing = await make_report(settings, [span], now_ms, since=_DEFAULT_SINCE, evidence=evidence)
+    nothing = nothing or _too_little(report, force=settings.force)
+    if nothing:
+        return nothing
+    clusters = sorted(report.summary.clusters)
+    if len(clusters) > 1:
+        raise Refusal(f"the range holds clusters {', '.join(clusters)}, and the topology is of one; say --cluster NAME")
+    taken = ReadTally()
+    states = await known_states(settings, settings.topology, taken)
+    report.refused += taken.refused.total()
+    case = Case(evidence, states, Parties())
+    return Answer(report, advise(case, report.summary, report.now.bill.book), evidence)
 
 
 def _too_little(report: Report, *, force: bool) -> str:
@@ -92,27 +131,7 @@ def _too_little(report: Report, *, force: bool) -> str:
     )
 
 
-def _check_clusters(report: Report) -> None:
-    clusters = sorted(report.summary.clusters)
-    if len(clusters) > 1:
-        raise Refusal(f"the range holds clusters {', '.join(clusters)}, and the topology is of one; say --cluster NAME")
-
-
-def _simulate(settings: AdviseSettings, advice: Advice, evidence: Evidence, report: Report) -> None:
-    known = [each.number for each in advice.told]
-    for number in settings.simulate:
-        if number not in known:
-            there = f"1 to {known[-1]}" if known else "none: there is nothing to change"
-            raise Refusal(f"simulate = {number}: no finding has this number; there is {there}")
-    if settings.output not in ("table", "json"):
-        raise Refusal(f"output = {settings.output}: --simulate prints table or json")
-    summary = evidence.summary_of(advice.fates(settings.simulate), report.summary)
-    report.before = report.now
-    report.now = Range(report.now.span, summary, price_summary(summary, report.now.bill.book), report.now.whole)
-    report.simulated = "as if followed: " + ", ".join(
-        f"{each.number} ({each.finding.subject})" for each in advice.told if each.number in settings.simulate
-    )
-    report.compare = "now"
+def _print_simulated(report: Report, settings: AdviseSettings) -> None:
     if settings.output == "json":
         terminal.write_json(machine.simulated(report, settings.simulate))
     else:

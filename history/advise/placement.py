@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from common.amounts import human
-from history.advise.balancing import KEEPS_LOCAL, THROUGH_SERVICE, last_zones, use_of
+from history.advise.balancing import KEEPS_LOCAL, kept, last_zones, use_of
 from history.advise.finding import Case, Finding, workload_of
 from history.model.evidence import Cell
 from history.model.ready import Group, least
@@ -47,7 +47,7 @@ def _no_end_point(case: Case, service: Group) -> Iterator[Finding]:
     use = use_of(case, service, since_ms)
     servers = [group for label in use.servers if (group := workload_of(label)) and group.kind == "Deployment"]
     zones = last_zones(case.ready.get(service, ()))
-    if not use.lacking or len(servers) != len(use.servers) or use.through < THROUGH_SERVICE or not zones:
+    if not use.lacking or len(servers) != len(use.servers) or not zones:
         return
     lacking: defaultdict[str, int] = defaultdict(int)
     for cell, size in use.lacking.items():
@@ -61,7 +61,7 @@ def _no_end_point(case: Case, service: Group) -> Iterator[Finding]:
         subject=str(service),
         # Whether one replica is to become three, or the client is to move, is not for traffic to say.
         sure="likely" if replicas > 1 else "ask",
-        fates={cell: case.within(cell, int(size * use.through)) for cell, size in use.lacking.items()},
+        fates={cell: kept(case, cell, size) for cell, size in use.lacking.items()},
         facts=[
             f"clients in zones without a ready end point: {each}",
             f"replicas: {', '.join(f'{zone} {count}' for zone, count in sorted(zones.items()))}",

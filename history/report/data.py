@@ -71,6 +71,11 @@ class Report:
     refused: int = 0
 
     @property
+    def ranges(self) -> list[Range]:
+        """The range, and the one that it is compared with."""
+        return [self.now] if self.before is None else [self.now, self.before]
+
+    @property
     def summary(self) -> Summary:
         """The sums of the range itself."""
         return self.now.summary

@@ -8,12 +8,16 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from common.errors import Refusal
 from history.advise import machine, text
 from history.advise.advice import Advice
+from history.advise.command import Answer
 from history.advise.finding import Case
 from history.model.bill import price_summary
+from history.model.evidence import Evidence
 from history.model.party import MeterTraffic
 from history.model.ready import Group
+from history.report import text as report_text
 from history.report.data import Range, Report
 from prices.file import shipped
 from schemas.topology import Routing
@@ -34,12 +38,10 @@ HOSTILE = (
 )
 
 
-def made(name: str = "api", namespace: str = "shop") -> tuple[Report, Advice]:
+def made(name: str = "api", namespace: str = "shop") -> tuple[Report, Advice, Evidence]:
     """Return advice with each kind of manifest, for workloads of that name."""
     scenario = Scenario()
     label, reader = f"{namespace}/Deployment/{name}", f"{namespace}/Deployment/{name}-web"
-    if "/" in name:
-        raise AssertionError(name)
     scenario.workload(label, {"a": 1, "b": 1})
     scenario.workload(reader, {"a": 1, "b": 1, "c": 1})
     scenario.service(name, label, 8080, Routing())
@@ -53,11 +55,11 @@ def made(name: str = "api", namespace: str = "shop") -> tuple[Report, Advice]:
     summary, book = scenario.summary(), shipped("aws")
     span = scenario.evidence.span
     report = Report(Range(span, summary, price_summary(summary, book)), ["a test"], "as asked", MeterTraffic(), 5)
-    return report, scenario.advice()
+    return report, scenario.advice(), scenario.evidence
 
 
 def test_the_answer_first_then_each_finding_with_what_to_apply_and_how_to_check() -> None:
-    report, advice = made()
+    report, advice, _ = made()
     shown = "\n".join(text.lines(report, advice))
     assert [each.finding.kind for each in advice.told] == ["twice", "blind_service", "no_end_point"]
     assert "3 findings could spare at most" in shown
@@ -68,8 +70,22 @@ def test_the_answer_first_then_each_finding_with_what_to_apply_and_how_to_check(
     assert max(map(len, shown.split("\n"))) <= 130
 
 
+def test_a_simulation_is_the_report_of_the_range_beside_what_was_measured() -> None:
+    report, advice, evidence = made()
+    simulated = Answer(report, advice, evidence).simulated([1, 2])
+    spared = sum(each.spared.bytes for each in advice.told[:2])
+    before, after = report.summary.scopes["cross_zone"], simulated.summary.scopes["cross_zone"]
+    assert after == before - spared
+    shown = "\n".join(report_text.lines(simulated))
+    assert "changed  as if followed: 1 (shop/StatefulSet/apione), 2 (shop/Service/api)" in shown
+    assert "on what was measured" in shown
+    assert machine.simulated(simulated, [1, 2])["simulated"] == [1, 2]
+    with pytest.raises(Refusal, match="there is 1 to 3"):
+        Answer(report, advice, evidence).simulated([4])
+
+
 def test_json_has_the_same_numbers() -> None:
-    report, advice = made()
+    report, advice, _ = made()
     found = machine.as_dict(report, advice)["advice"]
     assert found["spared_at_most"]["bytes"] == sum(each["spared_at_most"]["bytes"] for each in found["findings"])
     assert found["cross_zone"]["bytes"] == report.summary.scopes["cross_zone"]
@@ -79,7 +95,7 @@ def test_json_has_the_same_numbers() -> None:
 
 
 def test_each_manifest_makes_a_valid_object_of_what_is_there() -> None:
-    _, advice = made()
+    _, advice, _ = made()
     documents = [each for each in yaml.safe_load_all("\n".join(machine.as_yaml(advice))) if each]
     assert [each["kind"] for each in documents] == ["StatefulSet", "Service", "Deployment"]
     for document in documents:
@@ -88,7 +104,7 @@ def test_each_manifest_makes_a_valid_object_of_what_is_there() -> None:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_names_stay_data(name: str) -> None:
-    report, advice = made(name.replace("/", ":"), name.replace("/", ":"))
+    report, advice, _ = made(name.replace("/", ":"), name.replace("/", ":"))
     wanted = name.replace("/", ":")
     documents = [each for each in yaml.safe_load_all("\n".join(machine.as_yaml(advice))) if each]
     assert len(documents) == 3
