@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`zonemeter demo`: the case it was built for, told by a lab with real packets, in two acts.
 
-Act one is the shop as found: a database read from every zone, a monitoring stack that exists twice. Act two stops the
-second stack and reads from a replica in the caller's zone, for real, and compares what that saved with what act one
-had promised. Then the audit. Exit status 0 only if the ledger closes over packets really seen.
+Act one is the shop as found: a database read across zones, a monitoring stack that exists twice. At its end `advise`
+finds both. Act two applies the very manifests that it printed, for real, and compares what that saved with what
+`advise --simulate` had promised. Then the audit. Exit status 0 only if the ledger closes over packets really seen.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import yaml
 from pydantic import Field
 
 from audit.result import Audit
@@ -25,6 +26,9 @@ from common.amounts import command_lines, labelled
 from common.entry_point import entry_point
 from common.settings import KafkaSettings, Settings
 from common.terminal import say
+from history.advise import machine
+from history.advise import text as advice_text
+from history.advise.command import AdviseSettings, ask
 from history.audit import text
 from history.audit.command import AuditSettings, audit_range
 from history.model.filters import Selection
@@ -34,6 +38,7 @@ from history.read.topic_sql import Sieve
 from history.text.live import title
 from history.text.summary import summary_lines
 from lab import cluster, stories
+from lab.apply import applied
 from lab.interrupts import run_interruptible
 from lab.plan import Plan
 from lab.services import Files, Ports, zonemeter
@@ -42,6 +47,8 @@ from prices.file import shipped
 WINDOW_MS = 10_000
 # Without --duration: how long act one lasts.
 ACT_SECONDS = 60
+# By so long after its end, a window of every node of the lab has come in.
+COMING_IN_MS = 4_000
 # How long the last windows may take through every hop, the flow log's cut included, before that is bad news.
 SETTLE_SECONDS = 60.0
 
@@ -74,7 +81,6 @@ class Demo:
         self._kafka = KafkaSettings(kafka_bootstrap=f"127.0.0.1:{self._ports.kafka}")
         self._prices = shipped("aws")
         self._found = stories.found(settings.prefix)
-        self._mended = stories.mended(settings.prefix)
         self._story = demo_story.Story(self._prices, WINDOW_MS)
         self._begun_ms = _now_ms()
 
@@ -126,16 +132,37 @@ class Demo:
         self._story.begin_ms = _now_ms()
         await asyncio.sleep(act)
         self._story.change_ms = _now_ms()
-        self._print("act 2 of 2: stopping prometheus-b; reading postgres from a replica in the caller's zone ...", "")
+        mended = await self._advise()
         await asyncio.to_thread(cluster.stop, self._found.prefix, "traffic")
-        await cluster.change(self._found, self._mended)
-        cluster.start_traffic(self._mended)
+        await cluster.change(self._found, mended)
+        cluster.start_traffic(mended)
         self._story.changed_ms = _now_ms()
         if duration is not None:
             await asyncio.sleep(act)
             # The last window of act two is shown before the curtain falls.
             await asyncio.sleep((WINDOW_MS - _now_ms() % WINDOW_MS) / 1000 + 2.5)
             stopping.set()
+
+    async def _advise(self) -> Plan:
+        """Print what is advised on act one; return the lab's plan with the manifests that were printed applied."""
+        # Whole windows of act one that have come in from every node; so little evidence only a demo goes by.
+        begin_ms = -(-self._story.begin_ms // WINDOW_MS) * WINDOW_MS
+        span = TimeRange(begin_ms, max((_now_ms() - COMING_IN_MS) // WINDOW_MS * WINDOW_MS, begin_ms + WINDOW_MS))
+        settings = AdviseSettings(
+            kafka_bootstrap=self._kafka.kafka_bootstrap, prices="aws", own_kafka=self._own()[1], force=True
+        )
+        answer = await ask(settings, span, _now_ms())
+        if isinstance(answer, str):
+            self._print(f"act 2 of 2: no advice: {answer}; nothing is changed", "")
+            return self._found
+        self._print("what zonemeter advise says of act 1:", "", *advice_text.lines(answer.report, answer.advice), "")
+        numbers = [each.number for each in answer.advice.told]
+        if numbers:
+            crossing = [part.summary.scopes.get("cross_zone", 0) for part in answer.simulated(numbers).ranges]
+            self._story.left = crossing[0] / crossing[1]
+        self._print("act 2 of 2: the changes above are applied to the lab, as kubectl apply would ...", "")
+        manifests = yaml.safe_load_all("\n".join(machine.as_yaml(answer.advice)))
+        return applied(self._found, [each for each in manifests if each])
 
     def _window(self, window: LiveWindow) -> None:
         self._story.take(window)

@@ -4,38 +4,24 @@
 Only windows that lie wholly within an act count, and of act one none in which connections were still being opened.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from common.amounts import counted
-from history.model.summary import Pair
 from history.read.live import LiveWindow
 from prices.book import PriceBook, money, per_month
-
-SECOND_STACK = "monitoring/StatefulSet/prometheus-b"
-DATABASE = "shop/StatefulSet/postgres"
-READERS = "shop/Deployment/api"
-
-
-def goes_away(pair: Pair) -> bool:
-    """Return whether act two ends what a pair sends across zones: all of the second stack's, what readers are sent."""
-    return SECOND_STACK in (pair.source, pair.destination) or (pair.source, pair.destination) == (DATABASE, READERS)
 
 
 @dataclass
 class Act:
-    """Windows of one act. `crossing`: bytes across zones in all of them; `promised`: of those, what act two ends."""
+    """Windows of one act. `crossing`: bytes across zones in all of them."""
 
     windows: int = 0
     crossing: int = 0
-    promised: int = 0
 
-    def take(self, window: LiveWindow, ends: Callable[[Pair], bool]) -> None:
+    def take(self, window: LiveWindow) -> None:
         """Add one window."""
-        pairs = window.summary.cross_zone_pairs
         self.windows += 1
-        self.crossing += sum(pairs.values())
-        self.promised += sum(size for pair, size in pairs.items() if ends(pair))
+        self.crossing += window.summary.scopes.get("cross_zone", 0)
 
 
 @dataclass
@@ -43,7 +29,7 @@ class Story:
     """Sorts windows into acts by their time and compares the acts.
 
     `begin_ms`: when traffic was started; `change_ms`: when the scene was about to be changed; `changed_ms`: when the
-    changed scene's traffic was started. None: not yet.
+    changed scene's traffic was started. None: not yet. `left`: which part of what crosses zones a simulation left.
     """
 
     prices: PriceBook
@@ -52,6 +38,7 @@ class Story:
     begin_ms: int = 0
     change_ms: int | None = None
     changed_ms: int | None = None
+    left: float = 1.0
 
     def act_of(self, window: LiveWindow) -> str:
         """Return where a window belongs, for its title."""
@@ -65,9 +52,9 @@ class Story:
         """Add a window to its act, if it lies in one wholly."""
         act = self.act_of(window)
         if act == "act 1" and window.start_ms >= self.begin_ms:
-            self.acts[0].take(window, goes_away)
+            self.acts[0].take(window)
         elif act == "act 2":
-            self.acts[1].take(window, goes_away)
+            self.acts[1].take(window)
 
     def lines(self) -> list[str]:
         """Return what was saved beside what was forecast; nothing if an act had no whole window."""
@@ -77,7 +64,7 @@ class Story:
         if not one.windows or not two.windows:
             return ["an act had no whole window of 10 s: nothing to compare"] if one.windows else []
         before, after = self._monthly(one.crossing, one.windows), self._monthly(two.crossing, two.windows)
-        forecast = self._monthly(one.crossing - one.promised, one.windows)
+        forecast = before * self.left
         error = 100 * abs(forecast - after) / after if after else 0.0
         return [
             f"cross-zone {self._rate(one):.1f} -> {self._rate(two):.1f} MB/s, "

@@ -20,15 +20,16 @@ import aiohttp
 import orjson
 
 from collector.host.preflight import check_bpffs
-from lab import services
+from lab import services, stories
 from lab.cidrs import cidr_map
 from lab.errors import LabError
 from lab.kafka.broker import Broker
 from lab.kube.kubeconfig import kubeconfig
-from lab.kube.objects import objects
+from lab.kube.objects import objects, service_object
+from lab.kube.store import Object
 from lab.network import setup
 from lab.network.namespaces import with_prefix
-from lab.plan import Plan, check_prefix
+from lab.plan import Plan, Service, check_prefix
 from lab.processes import Process, Processes
 from lab.readiness import wait_ready
 from lab.services import Command, Files, Ports, Tuning
@@ -125,21 +126,41 @@ def start_traffic(plan: Plan) -> Process:
     described = BASE / plan.prefix / "lab.json"
     if not described.exists():
         raise LabError(f"lab {plan.prefix}: not up; run zonemeter lab up")
-    command = services.module("lab.traffic.streams", described, plan.story)
+    there = {workload.key for workload in plan.workloads}
+    whole = stories.make(plan.story, plan.prefix, plan.fabric)
+    stopped = [workload.key for workload in whole.workloads if workload.key not in there]
+    command = services.module("lab.traffic.streams", described, plan.story, *stopped)
     return processes_of(plan.prefix).start("traffic", command)
 
 
 async def change(old: Plan, new: Plan) -> None:
-    """Take the pods that `new` lacks out of a running lab, its API first, and let its Services know of the rest."""
+    """Take the pods that `new` lacks out of a running lab and change its Services, its API first."""
     started = orjson.loads((BASE / old.prefix / "cluster.json").read_bytes())
     headers = {"Authorization": f"Bearer {started['token']}"}
     async with aiohttp.ClientSession(f"http://127.0.0.1:{started['port']}", headers=headers) as api:
+        for service in set(new.services) - set(old.services):
+            path = f"/lab/services/{service.namespace}/{service.name}"
+            async with api.put(path, json=_changed(started["objects"], new, service)) as answer:
+                if answer.status != 200:
+                    raise LabError(f"service {service.name}: the API answers {answer.status}")
         for pod in set(old.pods) - set(new.pods):
             async with api.delete(f"/lab/pods/{pod.namespace}/{pod.name}") as answer:
                 if answer.status != 200:
                     raise LabError(f"pod {pod.key}: the API answers {answer.status}")
             setup.remove_pod(old, pod)
     setup.apply_services(new)
+
+
+def _changed(objects: Iterable[tuple[str, Object]], plan: Plan, service: Service) -> Object:
+    """Return a Service's object as it is in the plan; it says when it was changed, as every object does."""
+    wanted, key = service_object(plan, service, datetime.now(UTC)), (service.namespace, service.name)
+    body = next(
+        body
+        for resource, body in objects
+        if resource == "services" and (body["metadata"]["namespace"], body["metadata"]["name"]) == key
+    )
+    managed = [*body["metadata"]["managedFields"], *wanted["metadata"]["managedFields"]]
+    return wanted | {"metadata": body["metadata"] | {"managedFields": managed}}
 
 
 def stop(prefix: str, *roles: str, seconds: float = _STOP_SECONDS) -> list[str]:

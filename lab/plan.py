@@ -7,8 +7,8 @@ Pure: nothing is made here. `network` turns it into namespaces, `kube_objects` i
 
 import hashlib
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Literal
@@ -205,6 +205,14 @@ class Plan:
     def pods_on(self, node: str) -> tuple[Pod, ...]:
         """Return the pods with a namespace of their own on a node."""
         return tuple(pod for pod in self.pods if pod.node == node and not pod.workload.host_network)
+
+    def without(self, workloads: Collection[str]) -> "Plan":
+        """Return the plan as it is once these workloads are stopped: their pods go, and what they send."""
+        return replace(
+            self,
+            workloads=tuple(workload for workload in self.workloads if workload.key not in workloads),
+            streams=tuple(stream for stream in self.streams if stream.source not in workloads),
+        )
 
     def outside(self, name: str) -> Outside:
         """Return the outside host of that name; raises `KeyError`."""

@@ -2,8 +2,9 @@
 """The clusters the lab can be: data only.
 
 `shop` is small, with some of everything: the tests' and `zonemeter lab up`'s. `found` is the case that the demo
-tells: a database that the other zones read, and a monitoring stack that exists twice. `mended` is the same after two
-changes: the second stack stopped, and the database read from a replica in the caller's zone.
+tells: a database's replicas that are read across zones, since their Service looks at none, and a monitoring stack that
+exists twice. All else of it is as it should be, so advice has two things to say. `mended` is the same after both
+changes.
 """
 
 from dataclasses import replace
@@ -36,19 +37,17 @@ def found(prefix: str = "zm", fabric: int = 50) -> Plan:
     return replace(
         shop(prefix, fabric),
         story="found",
-        workloads=(*_FOUND_WORKLOADS, _SECOND_STACK),
+        workloads=_FOUND_WORKLOADS,
         services=_FOUND_SERVICES,
-        streams=(*_FOUND_STREAMS, *_reads("service:shop/postgres"), *_scrapes("prometheus-b")),
+        streams=(*_FOUND_STREAMS, *(stream for stack in _STACKS for stream in _scrapes(stack.key))),
     )
 
 
 def mended(prefix: str = "zm", fabric: int = 50) -> Plan:
     """Return the shop after both changes."""
+    plan = found(prefix, fabric).without({_STACKS[-1].key})
     return replace(
-        found(prefix, fabric),
-        story="mended",
-        workloads=_FOUND_WORKLOADS,  # the second stack came last, so nobody's address changes
-        streams=(*_FOUND_STREAMS, *_reads("service:shop/postgres-read")),
+        plan, story="mended", services=tuple(replace(service, prefer_close=True) for service in plan.services)
     )
 
 
@@ -110,21 +109,26 @@ _EXPORTER = Workload(
     host_network=True,
 )
 
+# The second stack comes last, so nobody's address changes when it goes.
+_STACKS = (
+    Workload("monitoring", "StatefulSet", "prometheus-a", ("node-a2",), (9090,)),
+    Workload("monitoring", "StatefulSet", "prometheus-b", ("node-b1",), (9090,)),
+)
+
 _FOUND_WORKLOADS = (
     Workload("shop", "Deployment", "web", ("node-a1", "node-b1", "node-c1"), (8080,)),
     Workload("shop", "Deployment", "api", ("node-a2", "node-b1", "node-c1"), (8080,)),
     Workload("shop", "Deployment", "cart", ("node-b1", "node-c1"), (8080,)),
     Workload("shop", "StatefulSet", "postgres", ("node-a1",), (5432,)),
     Workload("shop", "StatefulSet", "postgres-replica", ("node-a2", "node-b1", "node-c1"), (5432,)),
-    Workload("shop", "Deployment", "worker", ("node-a1", "node-b1"), (8080,)),
+    Workload("shop", "Deployment", "worker", ("node-b1",), (8080,)),  # in the zone of the managed database
     _EXPORTER,
-    Workload("monitoring", "StatefulSet", "prometheus-a", ("node-a2",), (9090,)),
+    *_STACKS,
 )
-_SECOND_STACK = Workload("monitoring", "StatefulSet", "prometheus-b", ("node-b1",), (9090,))
 
 _FOUND_SERVICES = (
-    *_SERVICES,
-    Service("shop", "postgres-read", "shop/postgres-replica", "10.96.0.13", "fd96::13", 5432, 5432, prefer_close=True),
+    *(replace(service, prefer_close=True) for service in _SERVICES),
+    Service("shop", "postgres-read", "shop/postgres-replica", "10.96.0.13", "fd96::13", 5432, 5432),
 )
 
 _FOUND_STREAMS = (
@@ -133,25 +137,17 @@ _FOUND_STREAMS = (
     Stream("shop/web", "service:shop/cart", 80, 600, 600, 20, protocol="udp"),
     Stream("shop/web", "shop/cart", 8080, 300, 25_000, 10),
     Stream("shop/api", "service:shop/postgres", 5432, 8_000, 500, 5),  # writes: always to the primary
+    Stream("shop/api", "service:shop/postgres-read", 5432, 500, 200_000, 10),
     Stream("shop/postgres", "shop/postgres-replica", 5432, 30_000, 100, 3),  # replication
     Stream("shop/worker", "outside:orders-db", 3306, 800, 120_000, 6),
     Stream("shop/worker", "outside:internet", 443, 1_000, 20_000, 5),
     Stream("shop/worker", "outside:internet", 443, 1_000, 20_000, 2, family=6),
-    *(
-        Stream("monitoring/prometheus-a", target, port, 300, 150_000, 2)
-        for target, port in (("shop/web", 8080), ("shop/api", 8080), ("shop/cart", 8080))
-    ),
-    Stream("monitoring/prometheus-a", "monitoring/node-exporter", 9100, 300, 250_000, 2),
 )
 
 
-def _reads(service: str) -> tuple[Stream, ...]:
-    return (Stream("shop/api", service, 5432, 500, 200_000, 10),)
-
-
 def _scrapes(stack: str) -> tuple[Stream, ...]:
-    return tuple(
-        replace(stream, source=f"monitoring/{stack}")
-        for stream in _FOUND_STREAMS
-        if stream.source == "monitoring/prometheus-a"
+    shop = (("shop/web", 8080), ("shop/api", 8080), ("shop/cart", 8080))
+    return (
+        *(Stream(stack, target, port, 300, 150_000, 2) for target, port in shop),
+        Stream(stack, "monitoring/node-exporter", 9100, 300, 250_000, 2),
     )

@@ -203,4 +203,5 @@ def _family(address: Address) -> socket.AddressFamily:
 
 if __name__ == "__main__":
     described = json.loads(Path(sys.argv[1]).read_bytes())
-    asyncio.run(run_until_signal(stories.make(sys.argv[2], described["prefix"], described["fabric"])))
+    plan = stories.make(sys.argv[2], described["prefix"], described["fabric"])
+    asyncio.run(run_until_signal(plan.without(sys.argv[3:])))

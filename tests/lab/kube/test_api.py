@@ -18,7 +18,7 @@ from kubernetes_asyncio.client.exceptions import ApiException
 from lab.kube.api import ApiSettings, KubeApi, serve, stored
 from lab.kube.kubeconfig import kubeconfig
 from lab.kube.objects import objects, pod_object, service_object
-from lab.stories import mended, shop
+from lab.stories import found, shop
 from tests.support.lab.faulty_api import Faults, FaultyApi
 
 PLAN = shop()
@@ -119,10 +119,10 @@ def test_objects_are_what_the_packages_models_read(tmp_path: Path) -> None:
 
 
 def test_a_service_that_keeps_traffic_in_the_zone_says_so() -> None:
-    plan = mended()
+    plan = found()
     specs = {service.name: service_object(plan, service, AT)["spec"] for service in plan.services}
     close = {name for name, spec in specs.items() if spec.get("trafficDistribution") == "PreferClose"}
-    assert close == {"postgres-read"}
+    assert close == {"api", "cart", "postgres"}
 
 
 def test_resource_version_zero_ignores_the_limit(tmp_path: Path) -> None:
