@@ -62,11 +62,6 @@ DROP_MARK = "DELETE FROM marks WHERE partition = ? AND cluster = ? AND node = ? 
 _Whole = Annotated[int, msgspec.Meta(ge=0)]
 
 
-class _LaneRow(NamedTuple):
-    partition: _Whole
-    position: _Whole
-
-
 class _MarkRow(NamedTuple):
     partition: _Whole
     cluster: str
@@ -89,16 +84,7 @@ class _SeriesRow(NamedTuple):
     served: Annotated[int, msgspec.Meta(ge=0, le=1)]
 
 
-class _LedgerRow(NamedTuple):
-    record: bytes
-
-
-class _AboutRow(NamedTuple):
-    name: str
-    value: str
-
-
-R = TypeVar("R", _LaneRow, _MarkRow, _SeriesRow, _LedgerRow, _AboutRow)
+R = TypeVar("R")
 
 
 class _About(msgspec.Struct):
@@ -153,15 +139,17 @@ class State:
 
     def _load(self) -> Restored:
         about = self._about()
-        lanes = {lane.partition: Lane(*lane) for lane in self._rows("lanes", "partition, position", _LaneRow)}
+        lanes = {
+            where: Lane(where, at) for where, at in self._rows("lanes", "partition, position", tuple[_Whole, _Whole])
+        }
         for partition, cluster, node, boot_id, *mark in self._rows("marks", "*", _MarkRow):
             lanes.setdefault(partition, Lane(partition)).marks[Origin(cluster, node, boot_id)] = FlowMark(*mark)
         series = [_sample(row) for row in self._rows("series", "*", _SeriesRow)]
-        ledger = [_entry(row) for row in self._rows("ledger", "record", _LedgerRow, "number")]
+        ledger = [_entry(record) for (record,) in self._rows("ledger", "record", tuple[bytes], "number")]
         return Restored(about.life, int(about.sequence), series, lanes, ledger)
 
     def _about(self) -> "_About":
-        return msgspec.convert(dict(self._rows("about", "name, value", _AboutRow)), _About)
+        return msgspec.convert(dict(self._rows("about", "name, value", tuple[str, str])), _About)
 
     def _rows(self, table: str, columns: str, kind: type[R], order: str = "1") -> Iterator[R]:
         """Yield a table's rows; raise ValueError for what is none."""
@@ -247,8 +235,8 @@ def _sample(row: _SeriesRow) -> Sample:
     return Sample(row.number, row.family, labels, int(row.value), row.changed_ms, bool(row.served))
 
 
-def _entry(row: _LedgerRow) -> LedgerRecord:
-    entry = decode_ledger(row.record)
+def _entry(record: bytes) -> LedgerRecord:
+    entry = decode_ledger(record)
     if entry.hop != "metrics":
         raise ValueError(f"table ledger: {entry.id[:100]!r} is an entry of {entry.hop}")
     return entry
