@@ -80,7 +80,7 @@ def main(settings: BillSettings) -> int:
     if settings.prices is not None:
         load_prices(settings.prices)  # what is wrong with it, before anything is read
     gc.set_threshold(*THRESHOLDS)
-    with BillFiles(settings.file, settings.account) as bill:
+    with interrupts.of_database(), BillFiles(settings.file, settings.account) as bill:
         span = _span(settings, bill, now_ms)
         answer = interrupts.run(_answer(settings, bill, span, now_ms))
     if settings.write_prices is not None:

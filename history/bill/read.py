@@ -131,7 +131,7 @@ class BillFiles:
     def _read(self, path: Path, number: int) -> None:
         view = f"file_{number}"
         with _refusing(path):
-            self._open(path, view)
+            self._open(path, self._called(path, view), view)
             nested = self._database.view(view)
             children = [[name for name, _ in kind.children] if kind.id == "struct" else [] for kind in nested.types]
             columns = Columns.of(list(zip(nested.columns, children, strict=True)))
@@ -147,9 +147,14 @@ class BillFiles:
             self._database.execute(query)
         self._check(path)
 
-    def _open(self, path: Path, view: str) -> None:
+    def _called(self, path: Path, view: str) -> str:
+        """Return a name of the file in which DuckDB finds no pattern: "cur[1].csv" would be one."""
+        link = Path(self._spill.name) / view
+        link.symlink_to(path.resolve())
+        return str(link)
+
+    def _open(self, path: Path, name: str, view: str) -> None:
         kind, packed = _kind(path)
-        name = str(path)
         if kind == "parquet":
             self._database.read_parquet(name, hive_partitioning=False).create_view(view)
         elif kind == "json":
@@ -293,6 +298,8 @@ def _quantity(size: int, units: Decimal, cost: Decimal, lines: int) -> Quantity:
 def _kind(path: Path) -> tuple[Literal["parquet", "json", "csv"], Packed]:
     """Return what a file is, and how it is packed, by how it begins."""
     with _refusing(path):
+        if path.exists() and not path.is_file():
+            raise Refusal(f"{path}: is a directory, a pipe or a device, not a file")
         with path.open("rb") as file:
             head = file.read(4)
         if head == _ZIP:

@@ -59,11 +59,13 @@ def import_(settings: CidrsImportSettings) -> int:
     found = entries(settings.cloud, [each for each in documents if each not in published], settings.vpc)
     found += ranges(settings.cloud, published, settings.region, [each.cidr for each in found])
     if not found:
-        raise Refusal(f"{', '.join(map(str, settings.file[:3]))}: no network, and no interface of a managed service")
+        files = ", ".join(map(str, settings.file[:3]))
+        of = f" of vpc {', '.join(settings.vpc)}" if settings.vpc else ""
+        raise Refusal(f"{files}: no network{of}, and no interface of a managed service")
     own = [] if settings.by_hand is None else list(load_cidr_map(settings.by_hand, "by_hand").entries)
     wanted = [*own, *(each for each in found if each.cidr not in {mine.cidr for mine in own})]
     path = settings.cidr_map
-    before = list(load_cidr_map(path, "cidr_map").entries) if path is not None and path.exists() else []
+    before = [] if path is None or not _is_there(path) else list(load_cidr_map(path, "cidr_map").entries)
     content = _toml(wanted, settings, at_ms)
     changes = _changes(before, wanted)
     say(*changes, f"{counted(len(wanted), 'entry').replace('entrys', 'entries')}, {len(changes)} changed")
@@ -79,6 +81,13 @@ def _read(path: Path) -> Any:
         return orjson.loads(read_named("file", path, "JSON that the cloud's command line printed", MAX_IMPORT_BYTES))
     except orjson.JSONDecodeError as error:
         raise Refusal(f"{path}: not JSON: {error}; is the file whole?") from error
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:  # such as a name that is too long
+        raise Refusal(f"cidr_map = '{path}': {error.strerror}") from error
 
 
 def _changes(before: Sequence[Cidr], after: Sequence[Cidr]) -> list[str]:

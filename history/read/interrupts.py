@@ -7,7 +7,8 @@ day, a pipe that nobody reads), the step itself is interrupted.
 
 import asyncio
 import signal
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
@@ -33,12 +34,24 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
         before = signal.signal(signal.SIGINT, interrupt)
         try:
-            return loop.run_until_complete(task)
+            with of_database():
+                return loop.run_until_complete(task)
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def of_database() -> Iterator[None]:
+    """Make a `KeyboardInterrupt` of what DuckDB raises where a signal ended its query: a `RuntimeError` of its own."""
+    try:
+        yield
+    except RuntimeError as error:
+        if str(error) != "Query interrupted":
+            raise
+        raise KeyboardInterrupt from error
 
 
 def _interrupt_step(number: int, frame: FrameType | None) -> NoReturn:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """AWS's bill beside what was metered: even where both are true, and each distortion named and sized."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
@@ -290,6 +291,17 @@ def test_something_else_is_refused(tmp_path: Path) -> None:
     assert "is empty" in refusal(tmp_path / "empty.csv")
     assert "unpack it" in refusal(tmp_path / "cur.zip")
     assert "No such file or directory" in refusal(tmp_path / "none.csv")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "."):
+        assert "is a directory, a pipe or a device" in refusal(tmp_path / name)
+
+
+def test_a_name_that_is_a_pattern_is_a_name(tmp_path: Path) -> None:
+    lines = bills.truth().lines()
+    write_csv(tmp_path / "cur1.csv", aws_rows(lines[:1]))
+    path = write_csv(tmp_path / "cur[1]*.csv", aws_rows(lines))
+    with BillFiles([path]) as bill:
+        assert bill.billed(bill.span, set()).lines == len(lines)
 
 
 @pytest.mark.parametrize("name", ["cur.csv", "cur.csv.gz", "cur.parquet"])

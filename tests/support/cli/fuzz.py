@@ -110,6 +110,13 @@ FILES: dict[str, bytes] = {
 }
 
 
+# What a command takes that is no map.
+FITTING: dict[tuple[str, ...], str] = {("cidrs", "import"): "subnets.json"}
+SUBNETS = {
+    "Subnets": [{"SubnetId": "s", "CidrBlock": "10.0.0.0/24", "AvailabilityZone": "eu-west-1a", "VpcId": "v"}],
+}
+
+
 class Taken(BaseException):
     """The command went on to what it is for."""
 
@@ -162,7 +169,8 @@ def cases(directory: Path, thorough: bool, seed: int = 7) -> Iterator[Case]:
     for words, command in COMMANDS.items():
         reads = what_it_reads(words, command)
         fields = reads.settings.model_fields
-        make = Make(words, _needed(fields, directory / "map.toml"), chance)
+        places = tuple(name for name, each in fields.items() if each.is_required())
+        make = Make(words, _needed(fields, directory / FITTING.get(words, "map.toml")), chance, places)
         for action in reads.parser._actions:
             name = action.dest.removeprefix("CLI_POS_")
             if name not in fields:
@@ -192,17 +200,19 @@ def cases(directory: Path, thorough: bool, seed: int = 7) -> Iterator[Case]:
 
 @dataclass(frozen=True)
 class Make:
-    """Makes cases of one command."""
+    """Makes cases of one command. `places`: the names of the arguments that it needs, in their order."""
 
     words: tuple[str, ...]
     needed: tuple[str, ...]
     chance: random.Random
+    places: tuple[str, ...] = ()
 
     def of(self, name: str, flag: str, value: str, *names: str) -> Case:
         """Give a setting a value, in one of the ways there are."""
         names = (*names, name, name.replace("_", "-"))
         if not flag:  # which zones are no cloud's is said of both
-            given = (value, *self.needed[1:])
+            at = self.places.index(name)
+            given = (*self.needed[:at], value, *self.needed[at + 1 :])
             return Case(self.words, given, (*names, name.upper().replace("_", "-"), "argument", "zone"))
         how = self.chance.choice(("one", "two", "two", "variable"))
         if how == "variable" and not {"\x00", "\ud800"} & set(value):  # which no environment can hold
@@ -222,8 +232,9 @@ def _keys(
 
 def _needed(fields: dict[str, FieldInfo], file: Path) -> tuple[str, ...]:
     """Return arguments that a command needs, besides what is tried."""
-    required = [each.annotation for each in fields.values() if each.is_required()]
-    return tuple(str(file) if Path in _leaves(each) else "eu-west-1a" for each in required)
+    required = [_leaves(each.annotation) for each in fields.values() if each.is_required()]
+    chosen = [next((leaf for leaf in leaves if isinstance(leaf, str)), "eu-west-1a") for leaves in required]
+    return tuple(str(file) if Path in leaves else one for leaves, one in zip(required, chosen, strict=True))
 
 
 def _leaves(annotation: Any) -> list[Any]:
@@ -232,6 +243,7 @@ def _leaves(annotation: Any) -> list[Any]:
 
 def _files(directory: Path) -> list[Path]:
     (directory / "map.toml").write_text('[[cidr]]\ncidr = "10.0.0.0/8"\nname = "x"\n')
+    (directory / "subnets.json").write_text(json.dumps(SUBNETS))
     for name, content in FILES.items():
         (directory / name).write_bytes(content)
     return [directory / name for name in FILES]
