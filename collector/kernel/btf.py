@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import orjson
 
 from collector.errors import LoadError
@@ -20,9 +19,6 @@ from schemas.raw import Hook
 BTF = Path("/sys/kernel/btf")
 
 Types = dict[int, dict[str, Any]]
-
-# A kernel has 130,000 types, and one in ten is read here: making objects of all takes a second of CPU.
-_READ = re.compile(rb'"kind":"(?:STRUCT|UNION|ENUM(?:64)?)"|"bpf_rdonly_cast"')
 
 # By struct and field, the macro (without K_) that gets the field's offset in bytes. That of a flag's mask, or of a bit
 # field's shift, stands for both.
@@ -62,10 +58,23 @@ _IF_ANY: Macros = {
     "task_struct": {"in_nf_duplicate": "TASK_IN_NF_DUPLICATE_MASK"},
     "dst_entry": {"xfrm": "DST_XFRM"},
 }
-
-
-class _Dump(msgspec.Struct):
-    types: list[msgspec.Raw]
+# Read beside those.
+_MORE_STRUCTS = (
+    "inet_skb_parm",
+    "inet6_skb_parm",
+    "nf_conn",
+    "nf_conntrack_tuple_hash",
+    "nf_conntrack_tuple",
+    "nf_conntrack_man",
+)
+_ENUMERATORS = ("SKB_GSO_", "IPS_")
+# A kernel has 130,000 types: these few are found in bpftool's text, as making objects of all takes a second of CPU.
+_STRUCTS = sorted({*_FIELDS, *_TC, *_IF_ANY, *_MORE_STRUCTS})
+_WHOLE, _BEGUN = "|".join([*_STRUCTS, "bpf_rdonly_cast"]), "|".join(_ENUMERATORS)
+_READ = re.compile(f'"name":"(?:(?:{_WHOLE})"|{_BEGUN})'.encode())
+_TYPE = b'{"id":'
+# Members whose own members are read as if they were the struct's.
+_TRANSPARENT = ("(anon)", "headers")
 
 
 def kernel_flags(hook: Hook) -> dict[str, int]:
@@ -86,8 +95,23 @@ def _dump(module: str) -> Types:
         raise LoadError("bpftool is not installed; it reads the kernel's type information (Debian: bpftool)") from error
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         raise LoadError(f"bpftool cannot read {BTF / module}: {error}") from error
-    wanted = [raw for raw in map(bytes, msgspec.json.decode(done.stdout, type=_Dump).types) if _READ.search(raw)]
-    return {entry["id"]: entry for entry in map(orjson.loads, wanted)}
+    return _read(done.stdout)
+
+
+def _read(dump: bytes) -> Types:
+    """Return the types that are read here, and those that are transparent in them."""
+    texts = dump.strip().removesuffix(b"]}").split(_TYPE)[1:]  # in the order of their ids, none left out
+    first = int(texts[0].partition(b",")[0])
+    types: Types = {}
+    wanted = [number for number, text in enumerate(texts) if _READ.search(text)]
+    while wanted:
+        number = wanted.pop()
+        types[first + number] = entry = orjson.loads(_TYPE + texts[number].rstrip(b","))
+        for member in entry.get("members", ()):
+            inner = member["type_id"] - first
+            if member["name"] in _TRANSPARENT and inner >= 0 and first + inner not in types:
+                wanted.append(inner)
+    return types
 
 
 def _struct(types: Types, name: str) -> dict[str, Any]:
@@ -103,7 +127,7 @@ def _members(types: Types, record: dict[str, Any], base: int = 0) -> Iterator[tu
         offset = base + member["bits_offset"]
         yield member["name"], offset
         inner = types.get(member["type_id"])
-        if inner and inner["kind"] in ("STRUCT", "UNION") and member["name"] in ("(anon)", "headers"):
+        if inner and inner["kind"] in ("STRUCT", "UNION") and member["name"] in _TRANSPARENT:
             yield from _members(types, inner, offset)
 
 
@@ -155,7 +179,7 @@ def _enumerators(types: Types) -> dict[str, int]:
         for entry in types.values()
         if entry["kind"] in ("ENUM", "ENUM64")
         for value in entry["values"]
-        if value["name"].startswith(("SKB_GSO_", "IPS_"))
+        if value["name"].startswith(_ENUMERATORS)
     }
 
 

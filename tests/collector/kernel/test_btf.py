@@ -23,3 +23,13 @@ def test_the_types_that_are_read_are_those_that_count(monkeypatch: pytest.Monkey
     monkeypatch.setattr(btf, "_dump", every_type)
     assert found == {hook: btf.kernel_flags(hook) for hook in get_args(Hook)}
     assert "K_RDONLY_CAST" in found["tc"]
+
+
+def test_of_a_module_only_what_is_read_and_what_is_transparent_in_it() -> None:
+    dump = b"""{"types":[{"id":7,"kind":"STRUCT","name":"nf_conn","size":8,"vlen":3,"members":[\
+{"name":"(anon)","type_id":9,"bits_offset":0},{"name":"status","type_id":8,"bits_offset":32},\
+{"name":"(anon)","type_id":2,"bits_offset":64}]},{"id":8,"kind":"STRUCT","name":"other","size":4,"members":[]},\
+{"id":9,"kind":"UNION","name":"(anon)","size":4,"members":[{"name":"mark","type_id":8,"bits_offset":0}]}]}
+"""
+    every = {entry["id"]: entry for entry in orjson.loads(dump)["types"]}
+    assert btf._read(dump) == {7: every[7], 9: every[9]}  # type 2 is the kernel's own, in another dump
