@@ -1,27 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the archive of Kafka's classes that every broker starts from (JDK: dynamic class data sharing, JEP 350).
+"""Makes what every broker starts from: an archive of Kafka's classes, and what a format says of its features.
 
-A JVM that finds no archive, or one of other jars, loads classes from the jars. Run by `scripts/setup`.
+The first is the JDK's dynamic class data sharing (JEP 350): a JVM that finds no archive, or one of other jars, loads
+classes from the jars. Without the second each data directory is formatted by Kafka's tool. Run by `scripts/setup`.
 """
 
 import asyncio
 import logging
+import shutil
 import tempfile
 from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from lab.kafka.broker import CLASS_ARCHIVE, Broker
+from lab.kafka.broker import CLASS_ARCHIVE, FEATURES, Broker
 
 # At its end the JVM writes 50 MB.
 _WRITTEN_SECONDS = 60.0
 _TOPIC = "classes"
 
 
-async def make(archive: Path) -> None:
-    """Let a broker serve one client of each kind, and keep the classes that it took."""
-    partial = archive.with_suffix(".partial")
+async def make(archive: Path, features: Path) -> None:
+    """Let a broker serve one client of each kind, and keep the classes that it took and what its format said."""
+    partial, written = archive.with_suffix(".partial"), features.with_suffix(".partial")
     with tempfile.TemporaryDirectory() as directory:
         broker = Broker(Path(directory) / "kafka", jvm=(f"-XX:ArchiveClassesAtExit={partial}",))
         try:
@@ -29,7 +31,9 @@ async def make(archive: Path) -> None:
             await _use(broker.bootstrap)
         finally:
             broker.stop(_WRITTEN_SECONDS)
+        shutil.copyfile(Path(directory) / "kafka/data" / features.name, written)
     partial.replace(archive)
+    written.replace(features)
 
 
 async def _use(bootstrap: str) -> None:
@@ -48,4 +52,5 @@ async def _use(bootstrap: str) -> None:
 
 if __name__ == "__main__":
     logging.disable()  # aiokafka says that a coordinator is not there yet
-    asyncio.run(make(CLASS_ARCHIVE))
+    CLASS_ARCHIVE.unlink(missing_ok=True)  # a JVM that starts from one does not make another
+    asyncio.run(make(CLASS_ARCHIVE, FEATURES))

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from lab.errors import LabError
 from lab.kafka import broker as broker_module
-from lab.kafka.broker import Broker, free_port
+from lab.kafka.broker import Broker, format_data, free_port
 
 TOPIC = "letters"
 
@@ -77,7 +78,26 @@ def test_missing_jars_and_missing_java_are_one_clear_line(tmp_path: Path, monkey
 def test_a_broker_that_cannot_start_says_why(tmp_path: Path) -> None:
     async def inside() -> None:
         broker = Broker(tmp_path / "kafka", settings={"log.segment.bytes": "none"})
-        with pytest.raises(LabError, match=r"kafka-format: failed: .*log.segment.bytes"):
+        with pytest.raises(LabError, match=r"Kafka on port \d+ ended: .*log.segment.bytes"):
             await broker.start()
 
     asyncio.run(inside())
+
+
+def test_a_data_directory_is_what_kafkas_own_tool_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def made(name: str) -> dict[str, set[str]]:
+        directory = tmp_path / name
+        directory.mkdir()
+        (directory / "server.properties").write_text(Broker(directory, 9, node_id=7)._properties())
+        format_data(directory, 7)
+        described = {path.name: path.read_bytes() for path in (directory / "data").iterdir()}
+        lines = described["meta.properties"].decode().splitlines()
+        told = {line for line in lines if not line.startswith(("#", "directory.id="))}
+        features = set(re.findall(r"[a-z.]+\.version", described["bootstrap.checkpoint"].decode("latin-1")))
+        return {"files": set(described), "told": told, "features": features}
+
+    assert broker_module.FEATURES.exists(), "scripts/setup makes it"
+    written = made("written")
+    monkeypatch.setattr(broker_module, "FEATURES", tmp_path / "none")
+    assert written == made("by-tool")
+    assert "metadata.version" in written["features"]

@@ -13,11 +13,10 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from lab.kafka.broker import (
-    FORMAT_SECONDS,
     Broker,
     as_properties,
     controller_settings,
-    format_command,
+    format_data,
     free_port,
     serve_command,
 )
@@ -31,6 +30,9 @@ _REPLICATED = {
     # How long a follower may be behind before the leader goes on without it.
     "replica.lag.time.max.ms": "4000",
 }
+
+
+_CONTROLLER_ID = 100
 
 
 @dataclass
@@ -55,7 +57,7 @@ class Brokers:
         settings = _REPLICATED | self.settings
         for number in range(1, self.size + 1):
             own = self.directory / f"broker-{number}"
-            broker = Broker(own, free_port(), settings=settings, node_id=number, controller=port)
+            broker = Broker(own, free_port(), settings=settings, node_id=number, controller=(_CONTROLLER_ID, port))
             self.members.append(broker)
             await broker.start()
 
@@ -88,16 +90,15 @@ class Brokers:
         directory = self.directory / "controller"
         directory.mkdir(parents=True)
         processes, properties = Processes(directory), directory / "server.properties"
-        address = f"127.0.0.1:{port}"
         lines = {
             "process.roles": "controller",
-            "node.id": "100",
-            "listeners": f"CONTROLLER://{address}",
+            "node.id": str(_CONTROLLER_ID),
+            "listeners": f"CONTROLLER://127.0.0.1:{port}",
             "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
-            **controller_settings(address, directory),
+            **controller_settings(_CONTROLLER_ID, port, directory),
             **_REPLICATED,
             **self.settings,
         }
         properties.write_text(as_properties(lines))
-        processes.call("kafka-format", format_command(properties, "--standalone"), FORMAT_SECONDS)
+        format_data(directory, _CONTROLLER_ID)
         self._controller = processes.start("kafka", serve_command(properties))
