@@ -2,11 +2,12 @@
 """What tests of several rooms need: a lab of this run's own, so that it stands beside others, and one Kafka."""
 
 import asyncio
+import gc
 import logging
 import os
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -45,6 +46,16 @@ _MODULES = {
     "kernel": {"netlab", "metered", "prog_test_run", "namespaces"},
     "process": {"subprocess", "multiprocessing", "ServiceProcess", "while_running"},
 }
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect without looking for garbage: all that is made here stays, and each process makes all of it."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
