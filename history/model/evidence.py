@@ -16,8 +16,8 @@ from history.model.time_range import TimeRange
 from schemas.flow import Server
 
 # Slots are as long as they have to be for a range to have no more than so many.
-MAX_SLOTS = 200
-SLOTS_MS = tuple(seconds * 1000 for seconds in (10, 60, 600, 3_600, 6 * 3_600, 86_400, 7 * 86_400, 30 * 86_400))
+MAX_SLOTS = 100
+SLOTS_MS = tuple(seconds * 1000 for seconds in (10, 60, 600, 3_600, 7_200, 6 * 3_600, 86_400, 7 * 86_400, 30 * 86_400))
 
 
 class Cell(NamedTuple):
