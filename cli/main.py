@@ -41,6 +41,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "history.bill.command:main", "what was metered beside what the cloud bills for it, and why they differ"
     ),
     ("advise",): Command("history.advise.command:main", "what to change so that less crosses zones, and what it saves"),
+    ("changes",): Command("history.changes.command:main", "what changed in the cluster, and what crosses zones since"),
     ("replay",): Command("history.replay.command:main", "read the flows of any time range again, filtered"),
     ("prices", "list"): Command("prices.command:list_", "the price files that come with zonemeter: dates and sources"),
     ("prices", "check"): Command("prices.command:check", "check a price file of your own"),

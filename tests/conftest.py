@@ -2,12 +2,11 @@
 """What tests of several rooms need: a lab of this run's own, so that it stands beside others, and one Kafka."""
 
 import asyncio
-import gc
 import logging
 import os
 import sys
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -30,10 +29,6 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "zonemeter
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-# aiohttp reads all of the machine's CAs twice when it is imported, an eighth of what a service takes to start. No test
-# talks to anybody whom they vouch for: where certificates matter, the test names its own CA.
-os.environ |= {"SSL_CERT_FILE": os.devnull, "SSL_CERT_DIR": os.devnull}
-
 # What a test needs beside Python, told by its fixtures and by what its module imports. Without any it is `quick`: no
 # root, no network, no process (`make quick`).
 _FIXTURES = {
@@ -46,16 +41,6 @@ _MODULES = {
     "kernel": {"netlab", "metered", "prog_test_run", "namespaces"},
     "process": {"subprocess", "multiprocessing", "ServiceProcess", "while_running"},
 }
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Generator[None, object, object]:
-    """Collect without looking for garbage: all that is made here stays, and each process makes all of it."""
-    gc.disable()
-    try:
-        return (yield)
-    finally:
-        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

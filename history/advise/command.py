@@ -9,7 +9,6 @@ import gc
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -21,28 +20,25 @@ from common.errors import Refusal
 from history.advise import machine, text
 from history.advise.advice import Advice, advise
 from history.advise.finding import Case
+from history.advise.gather import DEFAULT_SINCE, EvidenceSettings, gather
 from history.model.bill import price_summary
 from history.model.evidence import Evidence
 from history.model.party import Parties
 from history.model.time_range import TimeRange
 from history.range_settings import Numbers
 from history.read import interrupts
-from history.read.rejoin import ReadTally, known_states
 from history.report import text as report_text
 from history.report.data import Range, Report
-from history.report.make import PricedSettings, make_report
 from sinks.gc_settings import THRESHOLDS
 
 PROG = "zonemeter advise"
-_DEFAULT_SINCE = "7d"
 # A day, but for the windows that are still coming in: what nights and backups do has to be in it.
 LEAST_EVIDENCE_MS = 24 * 3_600_000 * 99 // 100
 
 
-class AdviseSettings(PricedSettings):
+class AdviseSettings(EvidenceSettings):
     """Say what to change so that less crosses zones: findings with their evidence, their saving, and the change."""
 
-    topology: Path | None = Field(None, description="a file of states instead of the topology topic")
     force: bool = Field(False, description="advise on less than 24 h of evidence, too")
     simulate: Numbers = Field(
         [], description="numbers of findings, comma-separated: report the range as if they had been followed"
@@ -82,7 +78,7 @@ class Answer:
 def main(settings: AdviseSettings) -> int:
     """Run the command; return its exit status."""
     now_ms = time.time_ns() // 1_000_000
-    span = settings.span(PROG, now_ms, _DEFAULT_SINCE)
+    span = settings.span(PROG, now_ms, DEFAULT_SINCE)
     settings.check()
     if settings.simulate and settings.output not in ("table", "json"):
         raise Refusal(f"output = {settings.output}: --simulate prints table or json")
@@ -106,19 +102,13 @@ def main(settings: AdviseSettings) -> int:
 
 async def ask(settings: AdviseSettings, span: TimeRange, now_ms: int) -> Answer | str:
     """Return what is advised on a range, or why nothing is; raises `Refusal`."""
-    evidence = Evidence(span)
-    report, nothing = await make_report(settings, [span], now_ms, since=_DEFAULT_SINCE, evidence=evidence)
-    nothing = nothing or _too_little(report, force=settings.force)
-    if nothing:
-        return nothing
-    clusters = sorted(report.summary.clusters)
-    if len(clusters) > 1:
-        raise Refusal(f"the range holds clusters {', '.join(clusters)}, and the topology is of one; say --cluster NAME")
-    taken = ReadTally()
-    states = await known_states(settings, settings.topology, taken)
-    report.refused += taken.refused.total()
-    case = Case(evidence, states, Parties())
-    return Answer(report, advise(case, report.summary, report.now.bill.book), evidence)
+    found = await gather(settings, span, now_ms)
+    if isinstance(found, str):
+        return found
+    report = found.report
+    case = Case(found.evidence, found.states, Parties())
+    too_little = _too_little(report, force=settings.force)
+    return too_little or Answer(report, advise(case, report.summary, report.now.bill.book), found.evidence)
 
 
 def _too_little(report: Report, *, force: bool) -> str:

@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from history.advise import command as advise
+from history.changes import command as changes
 from history.report import command as report
 from tests.history.conftest import Command, Ran
 from tests.support.history.lived import Lived
@@ -71,3 +72,11 @@ def test_without_a_topology_no_advice(run: Run, tmp_path: Any) -> None:
     status, out, err = run("--force", "--topology", str(tmp_path / "states.json"))
     assert (status, out) == (2, "")
     assert "expected a JSON array of topology states" in err
+
+
+def test_changes_reads_the_same_range(command: Command, history: Lived) -> None:
+    found = document(command(changes.main, *history.flags, *history.span, "-o", "json"))
+    assert {each["subject"] for each in found["changes"]} <= {"shop/Deployment/web", "batch/Deployment/job"}
+    status, out, err = command(changes.main, *history.flags, *history.span)
+    assert (status, err) == (0, "")
+    assert out.startswith("zonemeter changes   cluster prod-eu")

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`zonemeter changes`: what changed in the cluster, and whether more or less crosses zones since.
+
+Exit status 0, also where nothing changed; 1 if there is nothing to read; 2 for wrong use.
+"""
+
+import gc
+import time
+from typing import Literal
+
+from pydantic import Field
+
+from common import terminal
+from common.entry_point import entry_point
+from history.advise.gather import DEFAULT_SINCE, EvidenceSettings, gather
+from history.changes import text
+from history.changes.effects import effects
+from history.changes.events import events
+from history.read import interrupts
+from sinks.gc_settings import THRESHOLDS
+
+PROG = "zonemeter changes"
+
+
+class ChangesSettings(EvidenceSettings):
+    """List what changed in the cluster, each with what crossed zones before and after."""
+
+    output: Literal["table", "json"] = Field("table", description="how to print the answer")
+
+
+@entry_point("changes", ChangesSettings)
+def main(settings: ChangesSettings) -> int:
+    """Run the command; return its exit status."""
+    now_ms = time.time_ns() // 1_000_000
+    span = settings.span(PROG, now_ms, DEFAULT_SINCE)
+    settings.check()
+    gc.set_threshold(*THRESHOLDS)
+    found = interrupts.run(gather(settings, span, now_ms))
+    if isinstance(found, str):
+        terminal.complain(f"{PROG}: {found}")
+        return 1
+    changed = effects(events(found.states, span), found.evidence, found.report.now.bill.book)
+    if settings.output == "json":
+        terminal.write_json(text.as_dict(found.report, changed))
+    else:
+        terminal.say(*text.lines(found.report, changed))
+    return 0
