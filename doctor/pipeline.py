@@ -182,7 +182,8 @@ async def _lag(settings: KafkaSettings, topic: str, committed: dict[int, int], o
     async with command_reader(settings, places) as consumer:
         kept = await held(consumer, places, settings.kafka_deadline_seconds)
         # The first record that is young enough to be under way.
-        young = await by_time.offsets_for_times(consumer, dict.fromkeys(places, overdue_ms))
+        async with asyncio.timeout(settings.kafka_deadline_seconds):
+            young = await by_time.offsets_for_times(consumer, dict.fromkeys(places, overdue_ms))
     records = overdue = 0
     for place in places:
         at = max(committed.get(place.partition, -1), kept[place].start)
