@@ -110,6 +110,11 @@ def data() -> BinaryIO:
     return cast(BinaryIO, _OnTerminal()) if sys.stdout.isatty() else sys.stdout.buffer
 
 
+def write_lines(lines: Iterable[str]) -> None:
+    """Write lines that a program reads, such as YAML, each whole however narrow the terminal is; names as `plain`."""
+    data().write("".join(f"{plain(line)}\n" for line in lines).encode())
+
+
 class _OnTerminal(io.RawIOBase):
     """A binary stream that shows bytes on a terminal."""
 

@@ -5,17 +5,17 @@ Savings that overlap are never summed twice: findings are taken in order, the gr
 earlier one changes is not there for a later one. What all of them spare is at most what crossed zones.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
-from history.advise import balancing, passed_on, placement, twice
 from history.advise.finding import Case, Fate, Finding
-from history.advise.unavoidable import unavoidable
-from history.model.bill import cost_of
+from history.advise.rules import balancing, passed_on, placement, twice
+from history.advise.rules.unavoidable import unavoidable
+from history.model.bill import NOTHING, Pricer
 from history.model.evidence import Cell
-from history.model.summary import Summary, Traffic
-from prices.book import SUBUNITS, Price, PriceBook, per_month
+from history.model.summary import Summary
+from prices.book import SUBUNITS, PriceBook, per_month
 
 # A finding that spares less in a month is not told: it costs more to read. Without prices: so many bytes.
 LEAST_MONEY, LEAST_BYTES = 10, 500 * 10**9
@@ -71,28 +71,28 @@ class Advice:
 
 def advise(case: Case, summary: Summary, book: PriceBook | None) -> Advice:
     """Return what to change, the greatest saving first."""
-    price = _pricer(book)
+    pricer = Pricer(book)
     notes = _notes(case, summary)
     doubtful = any(note.startswith("unknown") for note in notes)
     found = list(chain.from_iterable(rule(case) for rule in RULES))
     sizes = case.evidence.cells
     found.sort(key=lambda each: (-_spared(each.fates, sizes), each.kind, each.subject))
-    advice = Advice(notes=notes, crossing=_sum(case.evidence.crossing(), price))
+    advice = Advice(notes=notes, crossing=_sum(case.evidence.crossing(), pricer))
     taken: set[Cell] = set()
     for finding in found:
         fates = {cell: fate for cell, fate in finding.fates.items() if cell not in taken}
-        crossing = _sum(((cell, sizes[cell]) for cell in finding.fates if cell.crosses), price)
+        crossing = _sum(((cell, sizes[cell]) for cell in finding.fates if cell.crosses), pricer)
         finding.fates = fates
         if doubtful and finding.sure == "measured":
             finding.sure = "likely"
-        spared = _saving(fates, sizes, price)
+        spared = _saving(fates, sizes, pricer)
         told = _is_worth(spared, summary.metered_ms)
         into = advice.told if told else advice.small
         into.append(Advised(len(advice.told) + 1 if told else 0, finding, crossing, spared))
         if told:
             taken |= fates.keys()
     advice.spared = sum((each.spared for each in advice.told), Amount())
-    advice.unavoidable = [(each.why, _sum(each.cells.items(), price)) for each in unavoidable(case, taken)]
+    advice.unavoidable = [(each.why, _sum(each.cells.items(), pricer)) for each in unavoidable(case, taken)]
     return advice
 
 
@@ -111,23 +111,6 @@ def _notes(case: Case, summary: Summary) -> list[str]:
     return notes
 
 
-Pricer = Callable[[Traffic, int], int | None]
-
-
-def _pricer(book: PriceBook | None) -> Pricer:
-    known: dict[Traffic, Price | None] = {}
-
-    def price(traffic: Traffic, size: int) -> int | None:
-        if book is None:
-            return None
-        if traffic not in known:
-            known[traffic] = book.find(traffic.scope, traffic.source.side, traffic.destination.side)
-        found = known[traffic]
-        return None if found is None else cost_of(found, size).total
-
-    return price
-
-
 def _spared(fates: dict[Cell, Fate], sizes: dict[Cell, int]) -> int:
     return sum(
         sizes[cell] - sum(size for traffic, size in fate.items() if traffic.scope == "cross_zone")
@@ -136,17 +119,22 @@ def _spared(fates: dict[Cell, Fate], sizes: dict[Cell, int]) -> int:
     )
 
 
-def _saving(fates: dict[Cell, Fate], sizes: dict[Cell, int], price: Pricer) -> Amount:
+def _saving(fates: dict[Cell, Fate], sizes: dict[Cell, int], pricer: Pricer) -> Amount:
     cost: int | None = None
     for cell, fate in fates.items():
-        before = price(cell.traffic, sizes[cell])
+        before = pricer.cost(cell.traffic, sizes[cell])
         if before is not None:
-            cost = (cost or 0) + before - sum(price(traffic, size) or 0 for traffic, size in fate.items())
+            after = sum((pricer.cost(traffic, size) or NOTHING).total for traffic, size in fate.items())
+            cost = (cost or 0) + before.total - after
     return Amount(_spared(fates, sizes), cost)
 
 
-def _sum(cells: Iterable[tuple[Cell, int]], price: Pricer) -> Amount:
-    return sum((Amount(size, price(cell.traffic, size)) for cell, size in cells), Amount())
+def _sum(cells: Iterable[tuple[Cell, int]], pricer: Pricer) -> Amount:
+    found = Amount()
+    for cell, size in cells:
+        cost = pricer.cost(cell.traffic, size)
+        found += Amount(size, None if cost is None else cost.total)
+    return found
 
 
 def _is_worth(spared: Amount, metered_ms: int) -> bool:

@@ -92,9 +92,9 @@ def main(settings: AdviseSettings) -> int:
     elif settings.output == "json":
         terminal.write_json(machine.as_dict(answer.report, answer.advice))
     elif settings.output == "yaml":
-        terminal.say(*machine.as_yaml(answer.advice))
+        terminal.write_lines(machine.as_yaml(answer.advice))
     elif settings.output == "markdown":
-        terminal.say(*text.markdown(answer.report, answer.advice))
+        terminal.write_lines(text.markdown(answer.report, answer.advice))
     else:
         terminal.say(*text.lines(answer.report, answer.advice))
     return 0

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from history.advise.service_use import Use, use_of
 from history.model.evidence import Cell, Evidence
 from history.model.party import Parties
-from history.model.ready import SERVICE, Group, Step, ready_pods
+from history.model.ready import SERVICE, Group, Step, groups_of, ready_pods
 from history.model.summary import Traffic
 from schemas.topology import Routing, TopologyState
 
@@ -58,6 +59,7 @@ class Case:
         self.parties = parties
         self.ready = ready_pods(states, evidence.span)
         self._states = states
+        self._uses: dict[Group, Use] = {}
 
     @cached_property
     def by_service(self) -> dict[Group, list[tuple[Cell, int]]]:
@@ -103,22 +105,38 @@ class Case:
             since = state.from_ms
         return last.routing, since
 
-    def nodes_of(self, group: Group) -> set[str]:
-        """Return the nodes on which a workload, or a Service, had ready pods when the range ended."""
-        end = self.evidence.span.to_ms
-        last: dict[str, TopologyState] = {}
-        for state in sorted(self._pods, key=lambda state: state.from_ms):
-            if state.from_ms < end:
-                last[state.uid] = state
-        return {
-            state.node
-            for state in last.values()
-            if state.node and state.ready and (state.to_ms is None or state.to_ms >= end) and _is_of(state, group)
-        }
+    def use(self, service: Group) -> Use:
+        """Return how a Service was used since it was last told how to choose end points."""
+        if service not in self._uses:
+            routing, since_ms = self.routing(service)
+            headless = routing is not None and routing.headless
+            steps = self.ready.get(service, ())
+            self._uses[service] = use_of(self.by_service[service], self.evidence, steps, since_ms, headless=headless)
+        return self._uses[service]
 
     @cached_property
-    def _pods(self) -> list[TopologyState]:
-        return [state for state in self._states if state.kind == "pod"]
+    def nodes(self) -> dict[Group, set[str]]:
+        """The nodes on which a workload, or a Service, had ready pods when the range ended."""
+        end = self.evidence.span.to_ms
+        last: dict[str, TopologyState] = {}
+        for state in sorted(self._states, key=lambda state: state.from_ms):
+            if state.kind == "pod" and state.from_ms < end:
+                last[state.uid] = state
+        found: defaultdict[Group, set[str]] = defaultdict(set)
+        for state in last.values():
+            if state.node and state.ready and (state.to_ms is None or state.to_ms >= end):
+                for group in groups_of(state):
+                    found[group].add(state.node)
+        return found
+
+    @cached_property
+    def crossing_of_clients(self) -> dict[str, dict[Cell, int]]:
+        """What goes between zones to and from each client, by its label: if it is stopped, all of it ends."""
+        found: defaultdict[str, dict[Cell, int]] = defaultdict(dict)
+        for cell, size in self.evidence.crossing():
+            if cell.serves is not None:
+                found[cell.client.label][cell] = size
+        return found
 
     def within(self, cell: Cell, size: int) -> Fate:
         """Return what becomes of bytes that stay in the client's zone."""
@@ -126,6 +144,21 @@ class Case:
         server = self.parties.at(cell.server, client.zone, client.region)
         ends = (server, client) if cell.serves == "source" else (client, server)
         return {Traffic("same_zone", *ends, traffic.received): size}
+
+    def kept(self, cell: Cell, spared: int) -> Fate:
+        """Return what becomes of a cell of which so many bytes stay in the client's zone."""
+        rest = self.evidence.cells[cell] - spared
+        return {**self.within(cell, spared), **({cell.traffic: rest} if rest else {})}
+
+
+def manifest(group: Group, spec: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest that names an object and what is to change of it: server-side apply leaves all else."""
+    return {
+        "apiVersion": "v1" if group.kind == SERVICE else "apps/v1",
+        "kind": group.kind,
+        "metadata": {"namespace": group.namespace, "name": group.name},
+        "spec": spec,
+    }
 
 
 def workload_of(label: str) -> Group | None:
@@ -140,11 +173,3 @@ def by_zones(cells: Iterable[tuple[Cell, int]]) -> Iterator[tuple[tuple[str, str
     for cell, size in cells:
         sums[cell.traffic.source.zone, cell.traffic.destination.zone] += size
     yield from sorted(sums.items(), key=lambda item: (-item[1], item[0]))
-
-
-def _is_of(pod: TopologyState, group: Group) -> bool:
-    if (pod.namespace or "") != group.namespace:
-        return False
-    if group.kind == SERVICE:
-        return group.name in pod.services
-    return pod.workload is not None and (pod.workload.kind, pod.workload.name) == (group.kind, group.name)

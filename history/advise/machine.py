@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from common.amounts import exact
-from history.advise import text
+from common.terminal import plain
+from history.advise import follow
 from history.advise.advice import Advice, Advised, Amount
 from history.advise.finding import by_zones
 from history.model.time_range import rfc3339
@@ -38,9 +39,9 @@ def as_yaml(advice: Advice) -> list[str]:
     found = []
     for each in advice.told:
         if each.finding.manifests:
-            # A comment ends with its line; in a name from a record a line may end, too.
-            named = " ".join(f"{each.finding.subject}: {each.finding.title}".split())
-            found += ["---", f"# {each.number} [{each.finding.sure}] {named}", *text.manifests(each)]
+            # A comment ends with its line, and so does what a terminal obeys; a name from a record may hold both.
+            named = plain(f"{each.finding.subject}: {each.finding.title}")
+            found += ["---", f"# {each.number} [{each.finding.sure}] {named}", *follow.manifests(each)]
     return found or ["# nothing to change was found"]
 
 
@@ -69,7 +70,7 @@ def _finding(report: Report, each: Advised) -> dict[str, Any]:
         "costs": finding.costs,
         "manifests": finding.manifests,
         "steps": finding.steps,
-        "verify": text.verification(report, each),
+        "verify": follow.verification(report, each),
     }
 
 

@@ -3,19 +3,17 @@
 
 from collections.abc import Iterator, Sequence
 
-import yaml
-
 from common.amounts import command_lines, counted, dollars, human, labelled, percent, short_zones
 from common.terminal import command
 from history.advise.advice import LEAST_BYTES, LEAST_MONEY, MONTH_MS, Advice, Advised, Amount
 from history.advise.finding import by_zones
+from history.advise.follow import APPLY, manifests, verification
 from history.model.ready import Step
 from history.model.time_range import timestamp
 from history.report.data import Report
 from history.report.text import head, trust
 from prices.book import PriceBook, money, per_month
 
-APPLY = "kubectl apply --server-side --field-manager zonemeter --dry-run=server -f -"
 _MOST_STEPS = 4
 
 
@@ -41,20 +39,6 @@ def markdown(report: Report, advice: Advice) -> list[str]:
             found += ["", f"`{APPLY}`", "", *_fenced(manifests(each), "yaml")]
         found += ["", "Afterwards:", "", *_fenced([verification(report, each)]), ""]
     return [*found, *_fenced(_rest(report, advice))] if advice.told or advice.unavoidable else found
-
-
-def manifests(each: Advised) -> list[str]:
-    """Return the change as YAML: names are data, whatever is in them."""
-    documents = yaml.safe_dump_all(each.finding.manifests, sort_keys=False, allow_unicode=False, width=200)
-    return str(documents).rstrip("\n").split("\n") if each.finding.manifests else []
-
-
-def verification(report: Report, each: Advised) -> str:
-    """Return the command that shows whether it helped, a day after the change."""
-    label = each.finding.subject.rpartition(":")[0] or each.finding.subject
-    namespace = label.partition("/")[0]
-    narrow = f"-n {namespace}" if "/" in label else f"--workload {label}"
-    return command(f"report --since 24h --compare 7d {narrow}{report.kafka_flags}")
 
 
 def _answer(report: Report, advice: Advice) -> list[str]:

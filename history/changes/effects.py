@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from history.changes.events import Event
-from history.model.bill import cost_of
+from history.model.bill import NOTHING, Pricer
 from history.model.evidence import Cell, Evidence
 from history.model.ready import SERVICE, Group
+from history.model.summary import IN_REGION
 from prices.book import PriceBook
-
-IN_REGION = ("same_node", "same_zone", "cross_zone")
 
 
 @dataclass
@@ -74,7 +73,7 @@ def effects(found: Sequence[Event], evidence: Evidence, book: PriceBook | None) 
 
 def _concerned(found: Sequence[Event], evidence: Evidence, book: PriceBook | None) -> dict[Group, dict[int, Volume]]:
     """Return, for what changed, the traffic of each slot: one pass over the evidence for all changes."""
-    wanted = {event.subject for event in found}
+    wanted, pricer = {event.subject for event in found}, Pricer(book)
     sums: defaultdict[Group, defaultdict[int, Volume]] = defaultdict(lambda: defaultdict(Volume))
     for cell, size in evidence.cells.items():
         if cell.traffic.scope not in IN_REGION:
@@ -84,8 +83,7 @@ def _concerned(found: Sequence[Event], evidence: Evidence, book: PriceBook | Non
             volume.bytes += size
             if cell.crosses:
                 volume.crossing += size
-                price = book and book.find("cross_zone", cell.traffic.source.side, cell.traffic.destination.side)
-                volume.cost += cost_of(price, size).total if price else 0
+                volume.cost += (pricer.cost(cell.traffic, size) or NOTHING).total
     return {subject: dict(slots) for subject, slots in sums.items()}
 
 

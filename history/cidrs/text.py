@@ -105,7 +105,7 @@ def print_suggested(suggested: Suggested, output: str, top: int) -> None:
     elif output == "csv":
         terminal.data().write(_csv(shown).encode())
     elif output == "toml":
-        terminal.say(*(line for each in shown for line in _toml(*each, suggested.span)))
+        terminal.write_lines(line for each in shown for line in _toml(*each, suggested.span))
     else:
         _print_table(suggested, shown)
 

@@ -60,21 +60,36 @@ class Bill:
         return sum(self.by_scope.values(), NOTHING)
 
 
+class Pricer:
+    """Finds what traffic costs, each kind once. Without a file nothing has a price."""
+
+    def __init__(self, book: PriceBook | None) -> None:
+        self._book = book
+        self._found: dict[tuple[Scope, Side, Side], Price | None] = {}
+
+    def cost(self, traffic: Traffic, size: int) -> Cost | None:
+        """Return what so many bytes cost each side; None: no price."""
+        if self._book is None:
+            return None
+        key = (traffic.scope, traffic.source.side, traffic.destination.side)
+        if key not in self._found:
+            self._found[key] = self._book.find(*key)
+        price = self._found[key]
+        return None if price is None else cost_of(price, size)
+
+
 def price_summary(summary: Summary, book: PriceBook | None) -> Bill:
     """Price every kind of traffic in a summary; without a file nothing has a price."""
     bill = Bill(book)
     if book is None:
         return bill
-    found: dict[tuple[Scope, Side, Side], Price | None] = {}
+    pricer = Pricer(book)
     for traffic, size in summary.traffic.items():
-        key = (traffic.scope, traffic.source.side, traffic.destination.side)
-        if key not in found:
-            found[key] = book.find(*key)
-        price = found[key]
-        if price is None:
+        cost = pricer.cost(traffic, size)
+        if cost is None:
             bill.unpriced[traffic.scope] += size
         else:
-            bill.costs[traffic] = cost_of(price, size)
+            bill.costs[traffic] = cost
     return bill
 
 

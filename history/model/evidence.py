@@ -17,6 +17,8 @@ from schemas.flow import Server
 
 # Slots are as long as they have to be for a range to have no more than so many.
 MAX_SLOTS = 100
+# A cell takes some 700 bytes: a port scan, or made-up names, must not take all memory.
+MAX_CELLS = 2_000_000
 SLOTS_MS = tuple(seconds * 1000 for seconds in (10, 60, 600, 3_600, 7_200, 6 * 3_600, 86_400, 7 * 86_400, 30 * 86_400))
 
 

@@ -13,6 +13,8 @@ from history.model.party import Party
 from schemas.flow import Scope
 
 EXTERNAL = "external"
+# What did not leave its region, whether or not it crossed zones.
+IN_REGION: tuple[Scope, ...] = ("same_node", "same_zone", "cross_zone")
 
 
 class Traffic(NamedTuple):

@@ -12,7 +12,8 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from history.model.evidence import Cell, Evidence
+from common.errors import Refusal
+from history.model.evidence import MAX_CELLS, Cell, Evidence
 from history.model.filters import Selection
 from history.model.grouping import By, groups_sql
 from history.model.hints import Present
@@ -136,6 +137,11 @@ class FlowQuery:
             summary.traffic[traffic] += int(size)
             cell = Cell(traffic, at_ms, serves, port or 0, service or "", dnat, direction == "relay")
             evidence.cells[cell] += int(size)
+            if len(evidence.cells) > MAX_CELLS:
+                raise Refusal(
+                    f"more than {MAX_CELLS:,} kinds of conversations are in this range; ask for less of it: "
+                    "-n NAMESPACE, --port PORT, or a shorter --since"
+                )
         self._add_facts(summary, where, parameters, selection)
 
     def places(self, selection: Selection) -> list[int]:

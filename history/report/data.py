@@ -8,11 +8,9 @@ from audit.result import Audit
 from history.model.bill import NOTHING, Bill, Cost
 from history.model.grouping import By
 from history.model.party import MeterTraffic, Party
-from history.model.summary import Summary, Traffic
+from history.model.summary import IN_REGION, Summary, Traffic
 from history.model.time_range import TimeRange
 from schemas.flow import Scope
-
-IN_REGION: tuple[Scope, ...] = ("same_node", "same_zone", "cross_zone")
 
 
 # asyncio.run makes the repr of what a coroutine returns: of these sums it would take longer than making them.

@@ -2,14 +2,16 @@
 """Advice as people and programs get it: the numbers agree, YAML is what an API server takes, names stay data."""
 
 import re
+import shlex
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
 
+from common import page, terminal
 from common.errors import Refusal
-from history.advise import machine, text
+from history.advise import follow, machine, text
 from history.advise.advice import Advice
 from history.advise.command import Answer
 from history.advise.finding import Case
@@ -169,3 +171,19 @@ def _merged(there: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
         known = merged.get(name)
         merged[name] = _merged(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
     return merged
+
+
+def test_a_name_in_a_command_is_one_word() -> None:
+    report, advice, _ = made("api", "a;rm -rf b")
+    for each in advice.told:
+        words = shlex.split(follow.verification(report, each))
+        assert words[words.index("-n") + 1] == "a;rm -rf b"
+
+
+def test_yaml_is_whole_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch, capfdbinary: Any) -> None:
+    """Folded, a comment would go on as something else."""
+    _, advice, _ = made("a" * 60, "b" * 60)
+    monkeypatch.setattr(page, "terminal_width", lambda: 40)
+    terminal.write_lines(machine.as_yaml(advice))
+    documents = [each for each in yaml.safe_load_all(capfdbinary.readouterr().out) if each]
+    assert len(documents) == 3

@@ -4,7 +4,7 @@
 from collections.abc import Container
 
 from history.advise.finding import Case, Unavoidable, workload_of
-from history.advise.placement import KAFKA, READ_MOSTLY, STORES
+from history.advise.rules.placement import KAFKA, READ_MOSTLY, STORES
 from history.model.evidence import Cell
 
 QUORUM = {2379: "etcd", 2380: "etcd", 2888: "ZooKeeper", 3888: "ZooKeeper", 8300: "Consul", 8301: "Consul"}

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from common.amounts import human
-from history.advise.finding import Case, Finding
+from history.advise.finding import Case, Finding, manifest
 from history.model.evidence import Cell
 from history.model.ready import Group
 
@@ -35,14 +35,7 @@ def findings(case: Case) -> Iterator[Finding]:
             ],
             conditions=["the load balancer asks healthCheckNodePort, so that it sends to no node without a pod"],
             costs=["pods behind nodes that get more requests get more of them: load is even by node, no longer by pod"],
-            manifests=[
-                {
-                    "apiVersion": "v1",
-                    "kind": "Service",
-                    "metadata": {"namespace": service.namespace, "name": service.name},
-                    "spec": {"externalTrafficPolicy": "Local"},
-                }
-            ],
+            manifests=[manifest(service, {"externalTrafficPolicy": "Local"})],
             steps=["or let the load balancer send to pods itself (AWS: target type ip)"],
             ready=case.ready.get(service, ()),
         )

@@ -5,8 +5,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from common.amounts import human
-from history.advise.balancing import KEEPS_LOCAL, kept, last_zones, use_of
-from history.advise.finding import Case, Finding, workload_of
+from history.advise.finding import Case, Finding, manifest, workload_of
+from history.advise.rules.balancing import KEEPS_LOCAL
+from history.advise.service_use import last_zones
 from history.model.evidence import Cell
 from history.model.ready import Group, least
 
@@ -43,8 +44,8 @@ def findings(case: Case) -> Iterator[Finding]:
 
 def _no_end_point(case: Case, service: Group) -> Iterator[Finding]:
     """Yield where a Deployment's Service is used from zones in which it has nothing ready."""
-    routing, since_ms = case.routing(service)
-    use = use_of(case, service, since_ms)
+    routing, _ = case.routing(service)
+    use = case.use(service)
     servers = [group for label in use.servers if (group := workload_of(label)) and group.kind == "Deployment"]
     zones = last_zones(case.ready.get(service, ()))
     if not use.lacking or len(servers) != len(use.servers) or not zones:
@@ -61,7 +62,7 @@ def _no_end_point(case: Case, service: Group) -> Iterator[Finding]:
         subject=str(service),
         # Whether one replica is to become three, or the client is to move, is not for traffic to say.
         sure="likely" if replicas > 1 else "ask",
-        fates={cell: kept(case, cell, size) for cell, size in use.lacking.items()},
+        fates={cell: case.kept(cell, size) for cell, size in use.lacking.items()},
         facts=[
             f"clients in zones without a ready end point: {each}",
             f"replicas: {', '.join(f'{zone} {count}' for zone, count in sorted(zones.items()))}",
@@ -168,23 +169,11 @@ def _both_ways(cells: Sequence[tuple[Cell, int]]) -> tuple[int, int]:
 
 
 def _spread(workload: Group) -> dict[str, object]:
-    # The selector is the workload's own; the API server keeps what is not named here.
-    return {
-        "apiVersion": "apps/v1",
-        "kind": workload.kind,
-        "metadata": {"namespace": workload.namespace, "name": workload.name},
-        "spec": {
-            "template": {
-                "spec": {
-                    "topologySpreadConstraints": [
-                        {
-                            "topologyKey": "topology.kubernetes.io/zone",
-                            "maxSkew": 1,
-                            "whenUnsatisfiable": "ScheduleAnyway",
-                            "labelSelector": {"matchLabels": {"app.kubernetes.io/name": workload.name}},
-                        }
-                    ]
-                }
-            }
-        },
+    # The selector is to be the workload's own, which the topology does not hold.
+    constraint = {
+        "topologyKey": "topology.kubernetes.io/zone",
+        "maxSkew": 1,
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": {"app.kubernetes.io/name": workload.name}},
     }
+    return manifest(workload, {"template": {"spec": {"topologySpreadConstraints": [constraint]}}})

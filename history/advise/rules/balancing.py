@@ -5,122 +5,31 @@ The test: of what a zone's clients exchange with a Service, the part that stays 
 zones, the zone's part of the ready end points. Far more is already local; far less is pinned elsewhere.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 
 from common.amounts import counted, percent
-from history.advise.finding import Case, Fate, Finding, Sure, workload_of
-from history.model.evidence import Cell
-from history.model.ready import Group, Step, least, mean
+from history.advise.finding import Case, Finding, Sure, manifest, workload_of
+from history.advise.service_use import Use, last_zones
+from history.model.ready import Group
 from schemas.topology import Routing
 
-# Which part of a client's requests has to be seen translated for a Service to be in their way.
-THROUGH_SERVICE = 0.5
 # How far the local part may be from what blind balancing gives, and from when on it is local.
 NEAR, LOCAL = 0.15, 0.95
 # A zone whose end points would get so much more than now makes it a question.
 MOST_LOAD = 1.5
 KEEPS_LOCAL = ("PreferClose", "PreferSameZone", "PreferSameNode")
-_SCOPES = ("same_node", "same_zone", "cross_zone")
 STICKY = "ClientIP"
 AUTO = "auto"
-
-
-@dataclass
-class Demand:
-    """What a zone's clients exchange with a Service, in bytes. `expected`: what blind balancing would keep local."""
-
-    total: int = 0
-    local: int = 0
-    expected: float = 0.0
-
-
-@dataclass
-class Use:
-    """How one Service is used by those that use it: clients most of whose requests go by its own address.
-
-    `sparable`: crossing cells whose client's zone had a ready end point all the time, with the bytes that went by the
-    Service; `lacking`: those whose zone had none. Others reach the same pods directly, as a primary its replicas.
-    """
-
-    requests: int = 0
-    translated: int = 0
-    zones: dict[str, Demand] = field(default_factory=lambda: defaultdict(Demand))
-    sparable: dict[Cell, int] = field(default_factory=dict)
-    lacking: dict[Cell, int] = field(default_factory=dict)
-    clients: set[str] = field(default_factory=set)
-    servers: set[str] = field(default_factory=set)
-
-    @property
-    def served(self) -> Demand:
-        """All zones together that had end points."""
-        with_end_points = [demand for demand in self.zones.values() if demand.expected]
-        return Demand(
-            sum(demand.total for demand in with_end_points),
-            sum(demand.local for demand in with_end_points),
-            sum(demand.expected for demand in with_end_points),
-        )
-
-
-def use_of(case: Case, service: Group, since_ms: int, *, headless: bool = False) -> Use:
-    """Return how a Service was used from `since_ms` on, by the slots that lie behind it wholly.
-
-    Of a headless Service, which has no address of its own, all clients are users.
-    """
-    use, steps = Use(), case.ready.get(service, ())
-    counts: dict[int, tuple[dict[str, int], dict[str, float]]] = {}
-    wanted = [
-        (cell, size)
-        for cell, size in case.by_service[service]
-        if not cell.relay and cell.client.zone and cell.traffic.scope in _SCOPES
-    ]
-    shares = _shares(wanted)
-    for cell, size in wanted:
-        from_ms, to_ms = case.evidence.slot_of(cell)
-        share = 1.0 if headless else shares.get(cell.client.label, 0.0)
-        if from_ms < since_ms or share < THROUGH_SERVICE:
-            continue
-        if cell.at_ms not in counts:
-            counts[cell.at_ms] = least(steps, from_ms, to_ms), mean(steps, from_ms, to_ms)
-        always, usually = counts[cell.at_ms]
-        use.clients.add(cell.client.label)
-        use.servers.add(cell.server.label)
-        if cell.is_request:
-            use.requests += size
-            use.translated += size if cell.dnat else 0
-        zone = use.zones[cell.client.zone]
-        zone.total += size
-        zone.local += 0 if cell.crosses else size
-        if always.get(cell.client.zone):
-            zone.expected += size * usually[cell.client.zone] / sum(usually.values())
-            if cell.crosses:
-                use.sparable[cell] = int(size * share)
-        elif cell.crosses:
-            use.lacking[cell] = int(size * share)
-    return use
-
-
-def _shares(cells: Iterable[tuple[Cell, int]]) -> dict[str, float]:
-    """Return, for each client, which part of its requests was seen translated: went by the Service's own address."""
-    requests: defaultdict[str, int] = defaultdict(int)
-    translated: defaultdict[str, int] = defaultdict(int)
-    for cell, size in cells:
-        if cell.is_request:
-            requests[cell.client.label] += size
-            translated[cell.client.label] += size if cell.dnat else 0
-    return {client: translated[client] / size for client, size in requests.items() if size}
 
 
 def findings(case: Case) -> Iterator[Finding]:
     """Yield what is found of each Service."""
     for service in sorted(case.by_service):
-        routing, since_ms = case.routing(service)
-        headless = routing is not None and routing.headless
-        use = use_of(case, service, since_ms, headless=headless)
+        routing, _ = case.routing(service)
+        use = case.use(service)
         if not use.sparable or len(last_zones(case.ready.get(service, ()))) < 2:
             continue
-        if headless:
+        if routing is not None and routing.headless:
             yield from _by_clients(case, service, use)
         elif not _keeps_local(routing):
             yield from _blind(case, service, use, routing)
@@ -174,11 +83,11 @@ def _blind(case: Case, service: Group, use: Use, routing: Routing | None) -> Ite
         title=title,
         subject=str(service),
         sure=sure,
-        fates={cell: kept(case, cell, size) for cell, size in use.sparable.items() if size},
+        fates={cell: case.kept(cell, size) for cell, size in use.sparable.items() if size},
         facts=facts,
         conditions=conditions,
         costs=[_load_line(load)],
-        manifests=[_manifest(service, distribution)],
+        manifests=[manifest(service, {"trafficDistribution": distribution})],
         steps=steps,
         ready=case.ready[service],
     )
@@ -251,29 +160,18 @@ def _load_line(load: Mapping[str, float]) -> str:
     return f"load of an end point afterwards, against the average now: {each or 'not known'}"
 
 
-def last_zones(steps: Sequence[Step]) -> dict[str, int]:
-    """Return where end points were at the end of the range; those whose zone is not known are not there."""
-    return {zone: count for zone, count in steps[-1].zones.items() if zone} if steps else {}
-
-
 def _is_on_each_node(case: Case, service: Group, use: Use) -> bool:
     """Return whether the servers are a DaemonSet's, with an end point on every node that has clients."""
     servers = [workload_of(label) for label in use.servers]
     if any(each is None or each.kind != "DaemonSet" for each in servers):
         return False
-    clients = {node for label in use.clients if (group := workload_of(label)) for node in case.nodes_of(group)}
-    return bool(clients) and clients <= case.nodes_of(service)
+    clients = {node for label in use.clients if (group := workload_of(label)) for node in case.nodes.get(group, ())}
+    return bool(clients) and clients <= case.nodes.get(service, set())
 
 
 def _is_stateful(label: str) -> bool:
     group = workload_of(label)
     return group is not None and group.kind == "StatefulSet"
-
-
-def kept(case: Case, cell: Cell, spared: int) -> Fate:
-    """Return what becomes of a cell of which so many bytes stay in the client's zone."""
-    rest = case.evidence.cells[cell] - spared
-    return {**case.within(cell, spared), **({cell.traffic: rest} if rest else {})}
 
 
 def _policy(routing: Routing | None) -> str:
@@ -286,15 +184,6 @@ def _policy(routing: Routing | None) -> str:
         "topology-mode": routing.topology_mode,
     }
     return "policy then: " + ", ".join(f"{name} {value}" for name, value in said.items() if value)
-
-
-def _manifest(service: Group, distribution: str) -> dict[str, object]:
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"namespace": service.namespace, "name": service.name},
-        "spec": {"trafficDistribution": distribution},
-    }
 
 
 def _names(labels: set[str], most: int = 5) -> str:

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a Service is used: what its clients exchange with it, and what of that could stay in their zones. Pure."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from history.model.evidence import Cell, Evidence
+from history.model.ready import Step, least, mean
+from history.model.summary import IN_REGION
+
+# Which part of a client's requests has to be seen translated for a Service to be in their way.
+THROUGH_SERVICE = 0.5
+
+
+@dataclass
+class Demand:
+    """What a zone's clients exchange with a Service, in bytes. `expected`: what blind balancing would keep local."""
+
+    total: int = 0
+    local: int = 0
+    expected: float = 0.0
+
+
+@dataclass
+class Use:
+    """How one Service is used by those that use it: clients most of whose requests go by its own address.
+
+    `sparable`: crossing cells whose client's zone had a ready end point all the time, with the bytes that went by the
+    Service; `lacking`: those whose zone had none. Others reach the same pods directly, as a primary its replicas.
+    """
+
+    requests: int = 0
+    translated: int = 0
+    zones: dict[str, Demand] = field(default_factory=lambda: defaultdict(Demand))
+    sparable: dict[Cell, int] = field(default_factory=dict)
+    lacking: dict[Cell, int] = field(default_factory=dict)
+    clients: set[str] = field(default_factory=set)
+    servers: set[str] = field(default_factory=set)
+
+    @property
+    def served(self) -> Demand:
+        """All zones together that had end points."""
+        with_end_points = [demand for demand in self.zones.values() if demand.expected]
+        return Demand(
+            sum(demand.total for demand in with_end_points),
+            sum(demand.local for demand in with_end_points),
+            sum(demand.expected for demand in with_end_points),
+        )
+
+
+def use_of(
+    cells: Iterable[tuple[Cell, int]], evidence: Evidence, steps: Sequence[Step], since_ms: int, *, headless: bool
+) -> Use:
+    """Return how a Service was used from `since_ms` on, by the slots that lie behind it wholly.
+
+    `cells`: those whose server is behind it. `steps`: its ready pods.
+
+    Of a headless Service, which has no address of its own, all clients are users.
+    """
+    use = Use()
+    counts: dict[int, tuple[dict[str, int], dict[str, float]]] = {}
+    wanted = [
+        (cell, size) for cell, size in cells if not cell.relay and cell.client.zone and cell.traffic.scope in IN_REGION
+    ]
+    shares = _shares(wanted)
+    for cell, size in wanted:
+        from_ms, to_ms = evidence.slot_of(cell)
+        share = 1.0 if headless else shares.get(cell.client.label, 0.0)
+        if from_ms < since_ms or share < THROUGH_SERVICE:
+            continue
+        if cell.at_ms not in counts:
+            counts[cell.at_ms] = least(steps, from_ms, to_ms), mean(steps, from_ms, to_ms)
+        always, usually = counts[cell.at_ms]
+        use.clients.add(cell.client.label)
+        use.servers.add(cell.server.label)
+        if cell.is_request:
+            use.requests += size
+            use.translated += size if cell.dnat else 0
+        zone = use.zones[cell.client.zone]
+        zone.total += size
+        zone.local += 0 if cell.crosses else size
+        if always.get(cell.client.zone):
+            zone.expected += size * usually[cell.client.zone] / sum(usually.values())
+            if cell.crosses:
+                use.sparable[cell] = int(size * share)
+        elif cell.crosses:
+            use.lacking[cell] = int(size * share)
+    return use
+
+
+def _shares(cells: Iterable[tuple[Cell, int]]) -> dict[str, float]:
+    """Return, for each client, which part of its requests was seen translated: went by the Service's own address."""
+    requests: defaultdict[str, int] = defaultdict(int)
+    translated: defaultdict[str, int] = defaultdict(int)
+    for cell, size in cells:
+        if cell.is_request:
+            requests[cell.client.label] += size
+            translated[cell.client.label] += size if cell.dnat else 0
+    return {client: translated[client] / size for client, size in requests.items() if size}
+
+
+def last_zones(steps: Sequence[Step]) -> dict[str, int]:
+    """Return where end points were at the end of the range; those whose zone is not known are not there."""
+    return {zone: count for zone, count in steps[-1].zones.items() if zone} if steps else {}
