@@ -11,10 +11,10 @@ from typing import TypedDict
 
 import duckdb
 
-from history.bill.compare import compare
+from history.bill.books.compare import compare
+from history.bill.books.resources import Nodes
+from history.bill.books.sums import HOUR_MS, Metered, NodeCell, Trust
 from history.bill.read import BillFiles
-from history.bill.resources import Nodes
-from history.bill.sums import HOUR_MS, Metered, NodeCell, Trust
 from schemas.topology import TopologyState
 from sinks.gc_settings import THRESHOLDS
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from audit.result import Audit
-from history.bill.compare import Comparison, Sum
+from history.bill.books.compare import Comparison, Sum
+from history.bill.books.sums import DAY_MS, Billed, Metered, Trust, total
 from history.bill.rates import Rate
-from history.bill.sums import DAY_MS, Billed, Metered, Trust, total
 from history.model.time_range import TimeRange
 from schemas.flow import Scope
 

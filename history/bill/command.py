@@ -23,14 +23,14 @@ from enricher.delivery.topology_topic import read_states
 from history.audit.command import audit_of
 from history.bill import machine, text
 from history.bill.answer import Answer
-from history.bill.compare import compare
+from history.bill.books.compare import compare
+from history.bill.books.resources import Nodes
+from history.bill.books.sums import DAY_MS, GB, GIB, Billed
+from history.bill.books.trust import trust_of
+from history.bill.books.unit import Unit
 from history.bill.metered import MeteredGatherer
 from history.bill.rates import price_file, rates
 from history.bill.read import BillFiles
-from history.bill.resources import Nodes
-from history.bill.sums import DAY_MS, GB, GIB, Billed
-from history.bill.trust import trust_of
-from history.bill.unit import Unit
 from history.model.time_range import Instant, Since, TimeRange
 from history.range_settings import RangeSettings, SpanSettings, Words
 from history.read import interrupts

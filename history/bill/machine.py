@@ -10,9 +10,9 @@ from typing import Any
 from common.amounts import exact
 from common.terminal import cell, csv_text
 from history.bill.answer import Answer
-from history.bill.compare import Sum
+from history.bill.books.compare import Sum
+from history.bill.books.sums import Quantity
 from history.bill.rates import priced_unit
-from history.bill.sums import Quantity
 from history.model.time_range import rfc3339
 
 

@@ -7,7 +7,7 @@ more. Flows belong to the period in which their window began, so that a window o
 
 from collections.abc import Sequence
 
-from history.bill.sums import Metered, NodeCell, Way
+from history.bill.books.sums import Metered, NodeCell, Way
 from history.model.filters import Selection
 from history.model.party import Parties
 from history.model.summary import Summary

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
 
 from common.errors import Refusal
-from history.bill.sums import Billed, Quantity
-from history.bill.unit import Unit
+from history.bill.books.sums import Billed, Quantity
+from history.bill.books.unit import Unit
 from history.model.time_range import TimeRange, timestamp
 from prices.book import MAX_DECIMALS, UNIT_BYTES, Price, PriceBook
 from prices.file import PriceFileError, parse_prices, shipped

@@ -20,10 +20,10 @@ import duckdb
 
 from common.amounts import counted
 from common.errors import Refusal
-from history.bill.columns import Columns
-from history.bill.form import CROSSING, FORM, Format
-from history.bill.formats import recognise
-from history.bill.sums import ALL, DAY_MS, HOUR_MS, Billed, Cell, Quantity, Rates
+from history.bill.books.sums import ALL, DAY_MS, HOUR_MS, Billed, Cell, Quantity, Rates
+from history.bill.formats.columns import Columns
+from history.bill.formats.form import CROSSING, FORM, Format
+from history.bill.formats.recognise import recognise
 from history.model.time_range import TimeRange
 from history.read.flow_sql import FETCH_ROWS, open_database
 

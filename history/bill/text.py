@@ -8,10 +8,10 @@ from common.amounts import columns, counted, dollars, duration, exact, fitted, h
 from common.terminal import command
 from history.audit.text import coverage
 from history.bill.answer import Answer
-from history.bill.compare import Reason, Sum
+from history.bill.books.compare import Reason, Sum
+from history.bill.books.sums import ALL, DAY_MS, Quantity
+from history.bill.books.unit import Unit
 from history.bill.rates import priced_unit
-from history.bill.sums import ALL, DAY_MS, Quantity
-from history.bill.unit import Unit
 from history.model.time_range import timestamp
 
 _WHY = {

@@ -11,9 +11,9 @@ import msgspec
 import pytest
 
 from common.errors import Refusal
+from history.bill.books.resources import Nodes
+from history.bill.books.sums import DAY_MS, GB, GIB, HOUR_MS, NodeCell, Trust
 from history.bill.read import BillFiles
-from history.bill.resources import Nodes
-from history.bill.sums import DAY_MS, GB, GIB, HOUR_MS, NodeCell, Trust
 from tests.support.history import bills
 from tests.support.history.bills import BEGIN_MS, Line, aws_rows, compared, reasons, write_csv, write_parquet
 

@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from history.bill import command as bill
-from history.bill.sums import GB, GIB, HOUR_MS
+from history.bill.books.sums import GB, GIB, HOUR_MS
 from history.report import command as report
 from prices.file import load_prices
 from schemas.topology import encode_topology_file

@@ -14,11 +14,11 @@ import pytest
 
 from common.errors import Refusal
 from history.bill.answer import Answer
-from history.bill.compare import Comparison
+from history.bill.books.compare import Comparison
+from history.bill.books.resources import resource_of
+from history.bill.books.sums import DAY_MS, Billed, Trust
 from history.bill.rates import price_file, rates
 from history.bill.read import BillFiles
-from history.bill.resources import resource_of
-from history.bill.sums import DAY_MS, Billed, Trust
 from history.bill.text import lines as lines_of
 from history.model.time_range import TimeRange
 from prices.book import Side

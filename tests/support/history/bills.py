@@ -18,11 +18,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from history.bill.compare import Comparison, compare
+from history.bill.books.compare import Comparison, compare
+from history.bill.books.resources import Nodes
+from history.bill.books.sums import DAY_MS, GB, GIB, HOUR_MS, Billed, Metered, NodeCell, Trust
+from history.bill.books.unit import Unit
 from history.bill.read import BillFiles
-from history.bill.resources import Nodes
-from history.bill.sums import DAY_MS, GB, GIB, HOUR_MS, Billed, Metered, NodeCell, Trust
-from history.bill.unit import Unit
 from history.model.time_range import timestamp
 from schemas.topology import TopologyState
 from tests.support.enricher import build

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from common.amounts import counted
-from history.bill.missing import Missing, missing
-from history.bill.resources import Nodes
-from history.bill.sums import ALL, DAY_MS, GB, Billed, Cell, Metered, NodeCell, Trust
-from history.bill.unit import Unit, fit
+from history.bill.books.missing import Missing, missing
+from history.bill.books.resources import Nodes
+from history.bill.books.sums import ALL, DAY_MS, GB, Billed, Cell, Metered, NodeCell, Trust
+from history.bill.books.unit import Unit, fit
 
 # A bill goes on growing for so long behind its time, until it is final.
 FILLS_LATE_MS = 2 * DAY_MS

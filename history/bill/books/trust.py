@@ -5,7 +5,7 @@ from collections.abc import Collection
 
 from audit.known import OTHER
 from audit.result import Audit, covered
-from history.bill.sums import Trust
+from history.bill.books.sums import Trust
 
 
 def trust_of(audit: Audit | None, why_none: str, nodes: Collection[str], observers: Collection[str]) -> Trust:

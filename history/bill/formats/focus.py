@@ -6,9 +6,9 @@ are regional and not separable: public addresses and peering are among them. Goo
 meter or the description of the SKU.
 """
 
-from history.bill import aws, azure, gcp
-from history.bill.columns import Columns
-from history.bill.form import Format, unit_bytes
+from history.bill.formats import aws, azure, gcp
+from history.bill.formats.columns import Columns
+from history.bill.formats.form import Format, unit_bytes
 
 _METER = ("SkuMeter", "x_SkuMeterName", "x_SkuDescription", "ChargeDescription")
 _PROVIDER = ("ServiceProviderName", "ProviderName", "HostProviderName", "PublisherName", "InvoiceIssuerName")

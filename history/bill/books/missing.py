@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from history.bill.sums import Billed, Metered, NodeCell, Trust
+from history.bill.books.sums import Billed, Metered, NodeCell, Trust
 
 # Uplinks count link-layer headers, which no bill has: 14 bytes of a packet of 700. Below that something was not seen.
 LEAST_COVERAGE = 0.98

@@ -6,8 +6,8 @@ operations InterZone-Out and InterZone-In; a region's prefix is its billing code
 docs.aws.amazon.com/cur/latest/userguide/cur-data-transfers-charges.html and table-dictionary-cur2.html.
 """
 
-from history.bill.columns import Columns
-from history.bill.form import Format
+from history.bill.formats.columns import Columns
+from history.bill.formats.form import Format
 
 _REGIONAL, _XAZ_OUT, _XAZ_IN = "DataTransfer-Regional-Bytes", "DataTransfer-xAZ-Out-Bytes", "DataTransfer-xAZ-In-Bytes"
 _APART = (

@@ -13,7 +13,7 @@ bill does not say.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from history.bill.columns import Columns
+from history.bill.formats.columns import Columns
 
 FORM = (
     *("provider", "account", "start_ms", "end_ms", "kind", "name", "amount", "unit_bytes", "cost", "currency"),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
 
-from history.bill.sums import GB, GIB
+from history.bill.books.sums import GB, GIB
 
 # A cell votes for a unit if it is within this of it: a third of what lies between the two.
 NEAR = 0.024

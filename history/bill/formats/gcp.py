@@ -6,8 +6,8 @@ own that costs nothing. `usage.amount` is in `usage.unit`, bytes. Only the detai
 cloud.google.com/billing/docs/how-to/export-data-bigquery-tables/detailed-usage.
 """
 
-from history.bill.columns import Columns
-from history.bill.form import Format, unit_bytes
+from history.bill.formats.columns import Columns
+from history.bill.formats.form import Format, unit_bytes
 
 _RESOURCE = ("resource.name", "resource.global_name")
 

@@ -2,12 +2,12 @@
 """The bills that are understood; which one a file is shows in its columns. Pure."""
 
 from common.errors import Refusal
-from history.bill.aws import AWS
-from history.bill.azure import AZURE
-from history.bill.columns import Columns
-from history.bill.focus import FOCUS
-from history.bill.form import Format
-from history.bill.gcp import GCP
+from history.bill.formats.aws import AWS
+from history.bill.formats.azure import AZURE
+from history.bill.formats.columns import Columns
+from history.bill.formats.focus import FOCUS
+from history.bill.formats.form import Format
+from history.bill.formats.gcp import GCP
 
 FORMATS: tuple[Format, ...] = (AWS, FOCUS, GCP, AZURE)
 

@@ -6,8 +6,8 @@ and Azure charges nothing for them (azure.microsoft.com/updates/update-on-intera
 so a bill may well lack them. Source of the columns: learn.microsoft.com/azure/cost-management-billing/dataset-schema.
 """
 
-from history.bill.columns import Columns
-from history.bill.form import Format, unit_bytes
+from history.bill.formats.columns import Columns
+from history.bill.formats.form import Format, unit_bytes
 
 _DAY_MS = 86_400_000
 _DATE = ("Date", "UsageDate", "UsageDateTime")
