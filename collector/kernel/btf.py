@@ -95,7 +95,10 @@ def _dump(module: str) -> Types:
         raise LoadError("bpftool is not installed; it reads the kernel's type information (Debian: bpftool)") from error
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         raise LoadError(f"bpftool cannot read {BTF / module}: {error}") from error
-    return _read(done.stdout)
+    try:
+        return _read(done.stdout)
+    except (ValueError, LookupError) as error:
+        raise LoadError(f"bpftool says of {BTF / module} what is not understood: {error!r}") from error
 
 
 def _read(dump: bytes) -> Types:

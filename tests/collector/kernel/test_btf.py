@@ -2,11 +2,13 @@
 """Offsets from the kernel's type information: the few types that are read tell the same as all of them."""
 
 import subprocess
+from pathlib import Path
 from typing import get_args
 
 import orjson
 import pytest
 
+from collector.errors import LoadError
 from collector.kernel import btf
 from schemas.raw import Hook
 
@@ -33,3 +35,17 @@ def test_of_a_module_only_what_is_read_and_what_is_transparent_in_it() -> None:
 """
     every = {entry["id"]: entry for entry in orjson.loads(dump)["types"]}
     assert btf._read(dump) == {7: every[7], 9: every[9]}  # type 2 is the kernel's own, in another dump
+
+
+@pytest.mark.parametrize(
+    "said", ["", "{}", '{"types":[]}', '{"types":[{"id":x}]}', '{"types":[{"id":1,"name":"sk_buff"']
+)
+def test_what_bpftool_says_and_nobody_understands_is_one_line(
+    said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tool = tmp_path / "bpftool"
+    tool.write_text(f"#!/bin/sh\ncat <<'END'\n{said}\nEND\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(LoadError, match="is not understood"):
+        btf.kernel_flags("netfilter")
