@@ -11,14 +11,61 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
+import msgspec
+
 from common.errors import Refusal
 from enricher.index.addresses import Prefix, parse_prefix
 from enricher.index.cidrs import Cidr
-from history.cidrs.clouds import CloudName
+from history.cidrs.clouds import CloudName, read
 
 # What stands for the whole cloud says less than a service of it.
 _WHOLE = ("AMAZON", "AzureCloud", "Google Cloud")
 _MOST_NAMES = 3
+
+
+_Ranges = Iterator[tuple[str, str, str]]
+
+
+class _AwsRange(msgspec.Struct, frozen=True):
+    ip_prefix: str
+    service: str
+    region: str
+
+
+class _AwsIpv6Range(msgspec.Struct, frozen=True):
+    ipv6_prefix: str
+    service: str
+    region: str
+
+
+class _AwsRanges(msgspec.Struct, frozen=True):
+    prefixes: list[_AwsRange] = []
+    ipv6_prefixes: list[_AwsIpv6Range] = []
+
+
+class _GcpRange(msgspec.Struct, frozen=True):
+    service: str
+    scope: str
+    ipv4_prefix: str | None = msgspec.field(name="ipv4Prefix", default=None)
+    ipv6_prefix: str | None = msgspec.field(name="ipv6Prefix", default=None)
+
+
+class _GcpRanges(msgspec.Struct, frozen=True):
+    prefixes: list[_GcpRange] = []
+
+
+class _AzureTag(msgspec.Struct, rename="camel", frozen=True):
+    address_prefixes: list[str]
+    region: str | None = None
+
+
+class _NamedTag(msgspec.Struct, frozen=True):
+    name: str
+    properties: _AzureTag
+
+
+class _AzureTags(msgspec.Struct, frozen=True):
+    values: list[_NamedTag] = []
 
 
 def is_published(content: Any) -> bool:
@@ -33,10 +80,10 @@ def ranges(
 
     `regions`: only of these, and of none where a range is global; empty: all.
     """
-    read = {"aws": _aws, "gcp": _gcp, "azure": _azure}[cloud]
+    of = {"aws": _aws, "gcp": _gcp, "azure": _azure}[cloud]
     services: dict[Prefix, set[tuple[str, str]]] = defaultdict(set)
     for place, content in documents:
-        for network, service, region in read(place, content):
+        for network, service, region in of(place, content):
             if not regions or region in regions:
                 services[_prefix(place, network)].add((service, region))
     names = {prefix: _name(cloud, each) for prefix, each in services.items()}
@@ -48,37 +95,30 @@ def ranges(
     ]
 
 
-def _aws(place: str, content: Any) -> Iterator[tuple[Any, str, str]]:
-    for key, field in (("prefixes", "ip_prefix"), ("ipv6_prefixes", "ipv6_prefix")):
-        for each in content.get(key) or []:
-            yield _of(place, each, field), _of(place, each, "service"), _of(place, each, "region")
+def _aws(place: str, content: Any) -> _Ranges:
+    file = read(place, content, _AwsRanges, "ip-ranges.json as AWS publishes it")
+    yield from ((each.ip_prefix, each.service, each.region) for each in file.prefixes)
+    yield from ((each.ipv6_prefix, each.service, each.region) for each in file.ipv6_prefixes)
 
 
-def _gcp(place: str, content: Any) -> Iterator[tuple[Any, str, str]]:
-    for each in content.get("prefixes") or []:
-        field = "ipv6Prefix" if isinstance(each, dict) and "ipv6Prefix" in each else "ipv4Prefix"
-        yield _of(place, each, field), _of(place, each, "service"), _of(place, each, "scope")
+def _gcp(place: str, content: Any) -> _Ranges:
+    wanted = "cloud.json as Google publishes it"
+    for each in read(place, content, _GcpRanges, wanted).prefixes:
+        network = each.ipv4_prefix or each.ipv6_prefix
+        if network is None:
+            raise Refusal(f"{place}: a range of {each.service} without a prefix; expected {wanted}")
+        yield network, each.service, each.scope
 
 
-def _azure(place: str, content: Any) -> Iterator[tuple[Any, str, str]]:
-    for each in content.get("values") or []:
-        properties = each.get("properties") if isinstance(each, dict) else None
-        if not isinstance(properties, dict) or not isinstance(properties.get("addressPrefixes"), list):
-            raise Refusal(f"{place}: {str(each)[:60]!r}: expected a service tag with properties.addressPrefixes")
-        for network in properties["addressPrefixes"]:
-            yield network, _of(place, each, "name").partition(".")[0], str(properties.get("region") or "")
+def _azure(place: str, content: Any) -> _Ranges:
+    for each in read(place, content, _AzureTags, "ServiceTags_Public as Azure publishes it").values:
+        for network in each.properties.address_prefixes:
+            yield network, each.name.partition(".")[0], each.properties.region or ""
 
 
-def _of(place: str, thing: Any, key: str) -> str:
-    value = thing.get(key) if isinstance(thing, dict) else None
-    if not isinstance(value, str):
-        raise Refusal(f"{place}: {key} is missing in {str(thing)[:80]}; give the file as the cloud publishes it")
-    return value
-
-
-def _prefix(place: str, network: Any) -> Prefix:
+def _prefix(place: str, network: str) -> Prefix:
     try:
-        prefix = parse_prefix(str(ipaddress.ip_network(str(network))))
+        prefix = parse_prefix(str(ipaddress.ip_network(network)))
     except ValueError as error:
         raise Refusal(f"{place}: {error}") from error
     if prefix is None:

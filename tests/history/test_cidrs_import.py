@@ -2,6 +2,7 @@
 """`zonemeter cidrs import`: what clouds' command lines print becomes a CIDR map, dated, and nothing is guessed."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -298,7 +299,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(run: Any, tmp_path: Path) 
     refused(run("aws", path, "--cidr-map", out), "not JSON: ")
     refused(run("aws", tmp_path / "none.json"), "No such file or directory")
     (ranges,) = saved(tmp_path, ranges={"syncToken": "1", "prefixes": [{"ip_prefix": "3.5.140.0/22"}]})
-    refused(run("aws", ranges), "service is missing in")
+    refused(run("aws", ranges), "Object missing required field `service` - at `$.prefixes[0]`; expected ip-ranges.json")
     (ranges,) = saved(tmp_path, ranges={"prefixes": [{"ip_prefix": "10.0.0.0/22", "service": "S3", "region": "r"}]})
     refused(run("aws", ranges, "--cidr-map", out), "external is of a public network")
     refused(
@@ -306,15 +307,65 @@ def test_bad_input_is_one_line_and_nothing_is_written(run: Any, tmp_path: Path) 
     )
     refused(run("gcp", *saved(tmp_path, aws=SUBNETS)), "expected a JSON array")
     lacking = {"Subnets": [{"SubnetId": "subnet-1", "CidrBlock": "10.0.0.0/24"}]}
-    refused(run("aws", *saved(tmp_path, lacking=lacking)), "AvailabilityZone is missing in")
+    refused(
+        run("aws", *saved(tmp_path, lacking=lacking)),
+        "Object missing required field `AvailabilityZone` - at `$.Subnets[0]`; expected what aws",
+    )
     wrong = {"Subnets": [SUBNETS["Subnets"][0] | {"CidrBlock": "10.60.1.1/24"}]}
     refused(run("aws", *saved(tmp_path, wrong=wrong)), "has host bits set")
     refused(run("aws", *saved(tmp_path, empty={"Subnets": []})), "no network, and no interface")
     refused(run("azure", *saved(tmp_path, other=[{"name": "x"}])), "'x' is neither a virtual network")
-    refused(run("aws", *saved(tmp_path, listed={"Subnets": ["x"]})), "expected an object")
+    refused(run("aws", *saved(tmp_path, listed={"Subnets": ["x"]})), "Expected `object`, got `str` - at `$.Subnets[0]`")
     refused(run("aws", *saved(tmp_path, ok=SUBNETS), "--at", "2126-01-01"), "lies in the future")
     refused(run("oracle", *saved(tmp_path, ok=SUBNETS)), "Input should be 'aws', 'gcp' or 'azure'")
     assert not out.exists()
+
+
+_GCP = {
+    "name": "a",
+    "networkInterfaces": [{"networkIP": "10.0.0.1"}],
+    "ipAddresses": [{"type": "PRIVATE", "ipAddress": "10.0.0.2"}],
+    "secondaryIpRanges": [{"rangeName": "pods", "ipCidrRange": "10.4.0.0/14"}],
+    "ipCidrRange": "10.1.0.0/20",
+}
+_AZURE = {"name": "a", "location": "w", "subnets": [{"name": "s", "addressPrefixes": ["10.8.0.0/24"]}], "zones": ["1"]}
+_AZURE_TAG = {"name": "S", "properties": {"region": "w", "addressPrefixes": ["20.0.0.0/16"]}}
+_AWS_RANGE = {"ip_prefix": "3.5.140.0/22", "service": "S3", "region": "r"}
+
+
+@pytest.mark.parametrize(
+    ("cloud", "content"),
+    [
+        ("aws", {**SUBNETS, **INTERFACES, **DATABASES}),
+        ("aws", {"prefixes": [_AWS_RANGE]}),
+        ("gcp", [_GCP]),
+        ("gcp", {"prefixes": [{"ipv4Prefix": "34.1.0.0/20", "service": "Google Cloud", "scope": "r"}]}),
+        ("azure", [_AZURE]),
+        ("azure", {"values": [_AZURE_TAG]}),
+    ],
+    ids=["aws", "aws published", "gcp", "gcp published", "azure", "azure published"],
+)
+@pytest.mark.parametrize("rubbish", [None, 5, "x", [], {}, [5], {"a": 1}], ids=repr)
+def test_rubbish_in_any_place_is_taken_or_one_line(
+    run: Any, tmp_path: Path, cloud: str, content: Any, rubbish: Any
+) -> None:
+    for changed in _with_rubbish(content, rubbish):
+        status, _, err = run(cloud, *saved(tmp_path, changed=changed))
+        assert status in (0, 2)
+        assert len(err.splitlines()) == (1 if status else 0)
+
+
+def _with_rubbish(content: Any, rubbish: Any) -> Iterator[Any]:
+    """Yield the content with one value after the other replaced, itself too; of a list its first alone."""
+    yield rubbish
+    places = (
+        content.items() if isinstance(content, dict) else enumerate(content[:1]) if isinstance(content, list) else ()
+    )
+    for place, value in places:
+        for changed in _with_rubbish(value, rubbish):
+            made = dict(content) if isinstance(content, dict) else list(content)
+            made[place] = changed
+            yield made
 
 
 def test_one_network_in_two_vpcs_is_chosen_by_name(run: Any, tmp_path: Path) -> None:
