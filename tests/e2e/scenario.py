@@ -16,7 +16,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,10 @@ def _brought_out(namespace: str) -> Iterator[str]:
     """Serve the metrics of a collector, which listens in its own network namespace, at an address of this one."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
+        def handle(self) -> None:
+            with suppress(ConnectionError):  # while a collector is stopped, Prometheus does not wait for the answer
+                super().handle()
+
         def do_GET(self) -> None:
             asking = http.client.HTTPConnection("127.0.0.1", COLLECTOR_PORT)
             asking.sock = make_socket(namespace, socket.AF_INET, socket.SOCK_STREAM)
