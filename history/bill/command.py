@@ -8,6 +8,7 @@ Exit status 0 if what has no reason is within the tolerance, 1 if it is not (or 
 import gc
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
@@ -80,7 +81,9 @@ def main(settings: BillSettings) -> int:
     if settings.prices is not None:
         load_prices(settings.prices)  # what is wrong with it, before anything is read
     gc.set_threshold(*THRESHOLDS)
-    with interrupts.of_database(), BillFiles(settings.file, settings.account) as bill:
+    with ExitStack() as stack:
+        with interrupts.kept():
+            bill = stack.enter_context(BillFiles(settings.file, settings.account))
         span = _span(settings, bill, now_ms)
         answer = interrupts.run(_answer(settings, bill, span, now_ms))
     if settings.write_prices is not None:

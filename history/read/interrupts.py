@@ -54,5 +54,32 @@ def of_database() -> Iterator[None]:
         raise KeyboardInterrupt from error
 
 
+@contextmanager
+def kept() -> Iterator[None]:
+    """Raise `KeyboardInterrupt` on Ctrl-C, at the latest at the block's end.
+
+    For work outside of `run`: what guesses a file's format takes whatever is raised meanwhile for a wrong guess.
+    """
+    hit = False
+
+    def note(number: int, frame: FrameType | None) -> NoReturn:
+        nonlocal hit
+        hit = True
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        with of_database():
+            yield
+    except Exception as error:
+        if hit:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if hit:
+        raise KeyboardInterrupt
+
+
 def _interrupt_step(number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt

@@ -5,11 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import duckdb
 import pytest
 
+from common.errors import Refusal
 from history.read import interrupts
 from tests.support.services import ROOT, eventually
 
@@ -36,6 +38,24 @@ def test_ctrl_c_ends_it_in_one_line_and_leaves_nothing(tmp_path: Path) -> None:
         _, err = process.communicate()
     assert (process.returncode, err) == (130, b"zonemeter bill: interrupted\n")
     assert list(spill.iterdir()) == []
+
+
+@pytest.mark.parametrize("then", [None, Refusal("cannot be read"), RuntimeError("Query interrupted")], ids=repr)
+def test_an_interrupt_that_is_swallowed_is_not_lost(then: Exception | None) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), interrupts.kept():
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        if then is not None:
+            raise then
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_without_an_interrupt_what_is_raised_stays() -> None:
+    with pytest.raises(Refusal), interrupts.kept():
+        raise Refusal("cannot be read")
+    with interrupts.kept():
+        pass
 
 
 def test_what_a_database_raises_when_it_is_interrupted_is_an_interrupt() -> None:
