@@ -15,11 +15,8 @@ from history.model.summary import Summary, Traffic
 from history.model.time_range import TimeRange
 from schemas.flow import Server
 
-# Slots are as long as they have to be for a range to have no more than so many.
-MAX_SLOTS = 100
 # A cell takes some 700 bytes: a port scan, or made-up names, must not take all memory.
 MAX_CELLS = 2_000_000
-SLOTS_MS = tuple(seconds * 1000 for seconds in (10, 60, 600, 3_600, 7_200, 6 * 3_600, 86_400, 7 * 86_400, 30 * 86_400))
 
 
 class Cell(NamedTuple):
@@ -69,12 +66,11 @@ class Evidence:
     @property
     def slot_ms(self) -> int:
         """How long a slot is, in ms."""
-        length = self.span.to_ms - self.span.from_ms
-        return next((slot for slot in SLOTS_MS if length <= slot * MAX_SLOTS), SLOTS_MS[-1])
+        return self.span.slot_ms
 
     def slot_of(self, cell: Cell) -> tuple[int, int]:
         """Return the part of the range that a cell's slot covers, [from, to)."""
-        return max(cell.at_ms, self.span.from_ms), min(cell.at_ms + self.slot_ms, self.span.to_ms)
+        return self.span.slot_at(cell.at_ms)
 
     def crossing(self) -> Iterator[tuple[Cell, int]]:
         """Yield what crossed zones."""
@@ -93,4 +89,5 @@ class Evidence:
             for traffic, part in changed.get(cell, {cell.traffic: size}).items():
                 if part:
                     made.traffic[traffic] += part
+                    made.slots[cell.at_ms, traffic.scope] += part
         return made

@@ -52,9 +52,14 @@ def pair_of(traffic: Traffic) -> Pair:
 
 @dataclass
 class Summary:
-    """What a set of flows comes to, in IP-layer bytes. `windows`: [start, end) in Unix milliseconds, each once."""
+    """What a set of flows comes to, in IP-layer bytes. `windows`: [start, end) in Unix milliseconds, each once.
+
+    `slots`: bytes by when the slot of time begins, in Unix milliseconds, and scope; a slot holds the windows that begin
+    in it, and is as long as `TimeRange.slot_ms` says.
+    """
 
     traffic: dict[Traffic, int] = field(default_factory=lambda: defaultdict(int))
+    slots: dict[tuple[int, Scope], int] = field(default_factory=lambda: defaultdict(int))
     observers: set[str] = field(default_factory=set)
     clusters: set[str] = field(default_factory=set)
     windows: set[tuple[int, int]] = field(default_factory=set)

@@ -15,6 +15,9 @@ from pydantic import AfterValidator
 from common.durations import parse_duration
 
 _EXPECTED = "expected now-1h, 2 hours ago, yesterday, or a time such as 2026-11-22T09:00:00Z"
+# Slots are as long as they have to be for a range to have no more than so many.
+MAX_SLOTS = 100
+SLOTS_MS = tuple(seconds * 1000 for seconds in (10, 60, 600, 3_600, 7_200, 6 * 3_600, 86_400, 7 * 86_400, 30 * 86_400))
 _AGO = re.compile(r"(.*[^ ]) +ago")
 _DAYS = {"today": 0, "yesterday": 1}
 
@@ -33,6 +36,16 @@ class TimeRange:
     def holds(self, window_start_ms: int) -> bool:
         """Return whether a window that starts then belongs here."""
         return self.from_ms <= window_start_ms < self.to_ms
+
+    @property
+    def slot_ms(self) -> int:
+        """How long a slot of this range is, in ms: what is shown over time is added up by slot."""
+        length = self.to_ms - self.from_ms
+        return next((slot for slot in SLOTS_MS if length <= slot * MAX_SLOTS), SLOTS_MS[-1])
+
+    def slot_at(self, at_ms: int) -> tuple[int, int]:
+        """Return the part of the range that the slot covers which begins then, [from, to)."""
+        return max(at_ms, self.from_ms), min(at_ms + self.slot_ms, self.to_ms)
 
     def earlier(self, milliseconds: int) -> "TimeRange":
         """Return the same range so much before, with the same windows left out at its end."""

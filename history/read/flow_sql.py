@@ -79,7 +79,17 @@ class FlowQuery:
             summary.flows += rows
             traffic = Traffic(scope, source, destination, direction == "ingress", (from_group, to_group))
             summary.traffic[traffic] += int(size)
+        self._add_slots(summary, where, parameters)
         self._add_facts(summary, where, parameters, selection)
+
+    def _add_slots(self, summary: Summary, where: str, parameters: list[object]) -> None:
+        query = f"""
+            SELECT epoch_ms(window_start) // ? * ?, scope, sum(bytes) FROM flows
+            WHERE encapsulation IS NULL AND {where} GROUP BY ALL
+        """  # noqa: S608
+        slot = self.span.slot_ms
+        for at_ms, scope, size in self._fetch(query, [slot, slot, *parameters]):
+            summary.slots[at_ms, scope] += int(size)
 
     def sums(self, columns: Sequence[str], selection: Selection) -> Iterator[tuple[Any, ...]]:
         """Yield what flows that are wanted are told apart by, expressions over the columns, and at last their bytes.
@@ -135,6 +145,7 @@ class FlowQuery:
             summary.flows += rows
             traffic = Traffic(scope, source, destination, direction == "ingress")
             summary.traffic[traffic] += int(size)
+            summary.slots[at_ms, scope] += int(size)
             cell = Cell(traffic, at_ms, serves, port or 0, service or "", dnat, direction == "relay")
             evidence.cells[cell] += int(size)
             if len(evidence.cells) > MAX_CELLS:

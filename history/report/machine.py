@@ -15,6 +15,7 @@ from history.report.data import PairLine, Range, Report
 from history.report.sums import SumLine, sums
 from prices.book import MONTH_HOURS, money, per_month
 from prices.file import is_shipped
+from schemas.flow import SCOPES
 
 CSV_COLUMNS = (
     "scope",
@@ -128,9 +129,16 @@ def _range(part: Range) -> dict[str, Any]:
             {"from": source, "to": destination, "bytes": size}
             for (source, destination), size in sorted(summary.zones.items())
         ],
+        "over_time": [_slot(part, at_ms) for at_ms in sorted({at_ms for at_ms, _ in summary.slots})],
         "unknown": dict(sorted(summary.unknown.items())),
         "unpriced": dict(sorted(bill.unpriced.items())),
     }
+
+
+def _slot(part: Range, at_ms: int) -> dict[str, Any]:
+    from_ms, to_ms = part.span.slot_at(at_ms)
+    sizes = ((scope, part.summary.slots.get((at_ms, scope), 0)) for scope in SCOPES)
+    return {"from": rfc3339(from_ms), "to": rfc3339(to_ms), "bytes": {scope: size for scope, size in sizes if size}}
 
 
 def _cost(cost: Cost | None, summary: Summary, bill: Bill) -> dict[str, Any]:
@@ -178,6 +186,10 @@ def _trust(report: Report) -> dict[str, Any]:
         "nodes_metered": sorted(audit.nodes_metered),
         "nodes_in_cluster": None if audit.nodes_in_cluster is None else sorted(audit.nodes_in_cluster),
         "unmeasured_seconds": sum(gap.to_ms - gap.from_ms for gap in audit.gaps) / 1000,
+        "unmeasured": [
+            {"node": gap.node, "from": rfc3339(gap.from_ms), "to": rfc3339(gap.to_ms), "why": gap.why}
+            for gap in audit.gaps
+        ],
     }
 
 

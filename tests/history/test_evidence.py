@@ -4,11 +4,11 @@
 import msgspec
 import pytest
 
-from history.model.evidence import MAX_SLOTS, Cell, Evidence
+from history.model.evidence import Cell, Evidence
 from history.model.filters import Selection
 from history.model.party import Parties
 from history.model.summary import Summary
-from history.model.time_range import TimeRange
+from history.model.time_range import MAX_SLOTS, TimeRange
 from history.read.archive import FlowArchive
 from history.read.archive_sql import ArchiveQuery
 from schemas.flow import Flow, Kubernetes, Named, Workload
@@ -79,10 +79,12 @@ def test_the_sums_are_the_reports() -> None:
         flow(source=POSTGRES, destination=API, direction="ingress", bytes=7),
     ]
     evidence, summary = evidence_of(flows, SPAN, parties := Parties())
-    wanted = summed(flows, parties)
+    wanted = summed(flows, parties, span=SPAN)
+    assert summary.slots == wanted.slots == {(START_MS, "cross_zone"): 1017}
     assert (summary.traffic, summary.flows, summary.windows) == (wanted.traffic, wanted.flows, wanted.windows)
     assert sum(evidence.cells.values()) == wanted.bytes
-    assert evidence.summary_of({}, like=summary).traffic == wanted.traffic
+    again = evidence.summary_of({}, like=summary)
+    assert (again.traffic, again.slots) == (wanted.traffic, wanted.slots)
 
 
 def test_archive_and_rows_say_the_same(history: Lived) -> None:

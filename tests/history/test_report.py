@@ -45,12 +45,11 @@ def report(flows: Iterable[Flow], book: PriceBook | None = None, **overrides: An
     ends = Parties(OWN.brokers)
     before = overrides.pop("before", None)
     if before is not None:
+        ago = span.earlier(7 * DAY_MS)
         earlier = summed(before, ends, overrides.get("by"))
-        overrides["before"] = Range(
-            TimeRange(span.from_ms - 7 * DAY_MS, span.to_ms - 7 * DAY_MS), earlier, price_summary(earlier, book)
-        )
+        overrides["before"] = Range(ago, earlier, price_summary(earlier, book))
         overrides["compare"] = "7d"
-    summary = summed(flows, ends, overrides.get("by"))
+    summary = summed(flows, ends, overrides.get("by"), span)
     fields: dict[str, Any] = {
         "now": Range(span, summary, price_summary(summary, book)),
         "sources": ["topic zonemeter.flows.enriched.v1"],
@@ -421,5 +420,9 @@ def test_the_csv_and_the_json_hold_the_same(flows: list[Flow]) -> None:
     cost = sum(Fraction(row["cost_source"] or 0) + Fraction(row["cost_destination"] or 0) for row in rows)
     assert cost == sum(Fraction(scope.get("cost", 0)) for scope in document["scopes"].values())
     assert all(row["cost_destination"] in ("", "0") for row in rows), "Google Cloud bills the sender alone"
+    over_time: Counter[str] = Counter()
+    for slot in document["over_time"]:
+        over_time.update(slot["bytes"])
+    assert over_time == Counter({scope: sums["bytes"] for scope, sums in document["scopes"].items()})
     assert document["prices"]["as_of"] == "2026-09-20"
     assert END_MS > START_MS

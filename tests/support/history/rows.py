@@ -12,7 +12,7 @@ from history.model.grouping import By
 from history.model.party import Parties
 from history.model.summary import Summary
 from history.model.time_range import TimeRange
-from history.read.flow_sql import open_database
+from history.read.flow_sql import ALWAYS, open_database
 from history.read.topic_sql import TopicRows
 from schemas.flow import Flow, decode_head
 from sinks.flowlog.columns import FlatEnd, flatten
@@ -34,11 +34,13 @@ def rows_of(flows: Iterable[Flow]) -> list[Row[FlatEnd]]:
     ]
 
 
-def summed(flows: Iterable[Flow], ends: Parties | None = None, by: By | None = None) -> Summary:
-    """Sum flows up."""
+def summed(
+    flows: Iterable[Flow], ends: Parties | None = None, by: By | None = None, span: TimeRange = ALWAYS
+) -> Summary:
+    """Sum flows of a range up."""
     summary, rows = Summary(), TopicRows()
     rows.add(rows_of(flows))
-    rows.query(database()).summarise(ends or Parties(), summary, Selection(), by)
+    rows.query(database(), span).summarise(ends or Parties(), summary, Selection(), by)
     return summary
 
 

@@ -146,11 +146,13 @@ class Scenario:
         summary.windows.add((self.evidence.span.from_ms, self.evidence.span.to_ms))
         for cell, size in self.evidence.cells.items():
             summary.traffic[cell.traffic] += size
+            summary.slots[cell.at_ms, cell.traffic.scope] += size
         if self.unknown:
             nobody = self.parties.of(
                 [{"kind": "unknown", "reason": "vpc_unmapped"}.get(name) for name in FIELDS], broker=False
             )
             summary.traffic[Traffic("unknown", nobody, nobody, False)] += self.unknown
+            summary.slots[BEGIN_MS, "unknown"] += self.unknown
         return summary
 
     def advice(self, prices: str | None = "aws") -> Advice:
