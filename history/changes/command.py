@@ -15,7 +15,7 @@ from common.entry_point import entry_point
 from history.advise.gather import DEFAULT_SINCE, EvidenceSettings, gather
 from history.changes import text
 from history.changes.effects import effects
-from history.changes.events import events
+from history.model.events import events
 from history.read import interrupts
 from sinks.gc_settings import THRESHOLDS
 

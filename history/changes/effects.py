@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from history.changes.events import Event
 from history.model.bill import NOTHING, Pricer
+from history.model.events import Event
 from history.model.evidence import Cell, Evidence
 from history.model.ready import SERVICE, Group
 from history.model.summary import IN_REGION

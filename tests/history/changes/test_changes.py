@@ -8,8 +8,8 @@ import pytest
 
 from history.changes import text
 from history.changes.effects import Effect, effects
-from history.changes.events import SETTLED_MS, Event, events
 from history.model.bill import price_summary
+from history.model.events import SETTLED_MS, Event, events
 from history.model.party import MeterTraffic
 from history.report.data import Range, Report
 from prices.file import shipped
