@@ -50,9 +50,29 @@ def test_third_images_are_the_same_in_compose_and_kubernetes() -> None:
     assert theirs <= named
 
 
+def test_every_image_that_is_not_built_here_has_a_digest() -> None:
+    digests = dict(
+        re.findall(r"^(ZONEMETER_\w+_IMAGE)=(\S+)$", (ROOT / "images/digests.env").read_text(), re.MULTILINE)
+    )
+    compose = (ROOT / "docker-compose.yml").read_text()
+    for variable, image in digests.items():
+        name, _, digest = image.partition("@")
+        assert re.fullmatch("sha256:[0-9a-f]{64}", digest)
+        assert f"${{{variable}:-{name}}}" in compose, f"docker-compose.yml has another default than {name}"
+    assert set(digests) == set(re.findall(r"ZONEMETER_\w+_IMAGE", compose))
+    named = {service["image"] for service in COMPOSE.values() if not service["image"].startswith("zonemeter")}
+    assert {re.sub(r"^\$\{(\w+):-.*}$", r"\1", image) for image in named} == set(digests) - {"ZONEMETER_BASE_IMAGE"}
+    assert re.findall(r"^ARG BASE_IMAGE=(\S+)$", DOCKERFILE, re.MULTILINE) == [
+        digests["ZONEMETER_BASE_IMAGE"].partition("@")[0]
+    ]
+    assert {service["build"]["args"]["BASE_IMAGE"] for service in COMPOSE.values() if "build" in service} == {
+        "${ZONEMETER_BASE_IMAGE:-debian:bookworm-slim}"
+    }
+
+
 def test_kafka_is_the_version_that_the_tests_run() -> None:
     pom = (ROOT / "lab/kafka/pom.xml").read_text()
-    assert COMPOSE["kafka"]["image"] == "apache/kafka:4.2.0"
+    assert COMPOSE["kafka"]["image"] == "${ZONEMETER_KAFKA_IMAGE:-apache/kafka:4.2.0}"
     assert "<version>4.2.0</version>" in pom
 
 
