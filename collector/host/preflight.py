@@ -56,7 +56,8 @@ def check_bpffs(pin_dir: Path) -> None:
             f"pin_dir = {str(pin_dir)!r}: no bpffs there, and it cannot be mounted ({reason}): mount -t bpf bpf {BPFFS}"
         )
     raise Refusal(
-        f"pin_dir = {str(pin_dir)!r}: not on a bpffs; expected a directory under one, such as {BPFFS}/zonemeter"
+        f"pin_dir = {str(pin_dir)!r}: not on a bpffs; expected a directory under one, such as {BPFFS}/zonemeter "
+        f"(in a container: one that the host has mounted: mount -t bpf bpf {BPFFS})"
     )
 
 
