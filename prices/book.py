@@ -125,6 +125,13 @@ def money(subunits: int) -> Decimal:
     return Decimal((sign, digits, -SUBUNIT_DIGITS))
 
 
+def units(size: int, unit: str) -> Decimal:
+    """Return bytes in a unit of prices, exactly."""
+    # A byte is a whole number of 10^-30 of either unit.
+    sign, digits, _ = Decimal(size * (10**30 // UNIT_BYTES[unit])).as_tuple()
+    return Decimal((sign, digits, -30))
+
+
 def per_month(subunits: int, milliseconds: int) -> int:
     """Return what an amount that came up in so much time would be in a month of 730 h; 0 for no time."""
     return subunits * MONTH_HOURS * 3_600_000 // milliseconds if milliseconds > 0 else 0

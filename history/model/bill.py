@@ -69,13 +69,17 @@ class Pricer:
 
     def cost(self, traffic: Traffic, size: int) -> Cost | None:
         """Return what so many bytes cost each side; None: no price."""
+        price = self.price(traffic)
+        return None if price is None else cost_of(price, size)
+
+    def price(self, traffic: Traffic) -> Price | None:
+        """Return the price of such traffic; None: it has none."""
         if self._book is None:
             return None
         key = (traffic.scope, traffic.source.side, traffic.destination.side)
         if key not in self._found:
             self._found[key] = self._book.find(*key)
-        price = self._found[key]
-        return None if price is None else cost_of(price, size)
+        return self._found[key]
 
 
 def price_summary(summary: Summary, book: PriceBook | None) -> Bill:

@@ -2,10 +2,11 @@
 """What `zonemeter report --by` sums up by, as SQL over the flow log's columns. Pure.
 
 A namespace, a workload and a zone show in the ends that a summary keeps anyway. What is finer than these is kept
-beside them: a text for each end, "" where there is none.
+beside them: a text for each end, "" where there is none. Of a showback (`--per`) the period is kept as well.
 """
 
-from typing import Literal, assert_never
+from datetime import UTC, datetime
+from typing import Literal, NamedTuple, assert_never
 
 from history.model.party import Party
 from history.model.time_range import timestamp
@@ -14,6 +15,9 @@ By = Literal["namespace", "workload", "pod", "node", "zone", "port", "service", 
 # These have two ends, and a flow is sent by one and received by the other; all else is of the flow.
 OF_ENDS: tuple[By, ...] = ("namespace", "workload", "pod", "node", "zone")
 OF_TIME: tuple[By, ...] = ("hour", "day")
+# What traffic can be billed on to, and for what periods: of the calendar, UTC.
+OWNERS: tuple[By, ...] = ("namespace", "workload", "node")
+Per = Literal["hour", "day", "month"]
 
 Groups = tuple[str, str]
 
@@ -35,6 +39,49 @@ def groups_sql(by: By | None) -> Groups:
     else:
         found = f"(epoch_ms(window_start) // {_LONG_MS[by]})::VARCHAR"
     return f"coalesce({found}, '')", f"coalesce({found}, '')"
+
+
+def period_sql(per: Per | None) -> str:
+    """Return when the period of a flow begins, by its window's start, in Unix milliseconds; 0 without periods."""
+    # Of a time without a zone: of one with a zone DuckDB would load an extension.
+    start = "make_timestamp(epoch_ms(window_start) * 1000)"
+    return "0" if per is None else f"epoch_ms(date_trunc('{per}', {start}))"
+
+
+def period_end(per: Per, begin_ms: int) -> int:
+    """Return when the period ends that begins then, in Unix milliseconds."""
+    if per != "month":
+        return begin_ms + _LONG_MS[per]
+    begin = datetime.fromtimestamp(begin_ms / 1000, UTC)
+    after = begin.replace(year=begin.year + begin.month // 12, month=begin.month % 12 + 1)
+    return int(after.timestamp() * 1000)
+
+
+def period_title(per: Per, begin_ms: int) -> str:
+    """Return what people call a period: 2026-11, 2026-11-22 or 2026-11-22 21:00."""
+    return timestamp(begin_ms)[: {"hour": 16, "day": 10, "month": 7}[per]]
+
+
+class Owner(NamedTuple):
+    """Who is to bear one side of traffic: `name`, or nobody, and then `why` says why not."""
+
+    name: str
+    why: str = ""
+
+
+def owner_of(by: By, group: str, end: Party) -> Owner:
+    """Return to whom an end's side is attributed, by one of `OWNERS`.
+
+    A node, a network of the CIDR map, the internet and what is unknown belong to no namespace and no workload. Why
+    not: the kind of the end.
+    """
+    if by == "namespace":
+        name = end.namespace
+    elif by == "workload":
+        name = end.label if end.kind == "pod" else ""
+    else:
+        name = group
+    return Owner(name) if name else Owner("", end.kind)
 
 
 _FULL_SQL = "{0}_namespace || '/' || {0}_{1}"

@@ -21,6 +21,7 @@ class Traffic(NamedTuple):
     """One kind of traffic. `received`: counted where it arrived, because its sender has no collector.
 
     `groups`: of its source and its destination, what it is to be told apart by beyond that (history/model/grouping.py).
+    `period_ms`: when the period begins that it belongs to, where traffic is told apart by period; else 0.
     """
 
     scope: Scope
@@ -28,6 +29,7 @@ class Traffic(NamedTuple):
     destination: Party
     received: bool
     groups: tuple[str, str] = ("", "")
+    period_ms: int = 0
 
     @property
     def comes_in(self) -> bool:

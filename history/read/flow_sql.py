@@ -15,13 +15,15 @@ import pyarrow as pa
 from common.errors import Refusal
 from history.model.evidence import MAX_CELLS, Cell, Evidence
 from history.model.filters import Selection
-from history.model.grouping import By, groups_sql
+from history.model.grouping import By, Per, groups_sql, period_sql
 from history.model.hints import Present
 from history.model.party import FIELDS, Parties, Party
 from history.model.summary import Summary, Traffic
 from history.model.time_range import TimeRange
 
 FETCH_ROWS = 5_000
+# Of sums by period: with its cost one takes some 700 bytes, and its lines as much again.
+MAX_KINDS = 500_000
 FLOWS = "flows"
 WANTED_ADDRESSES = "wanted_addresses"
 _IN_RANGE = "epoch_ms(window_start) >= ? AND epoch_ms(window_start) < ? AND epoch_ms(window_end) <= ?"
@@ -61,24 +63,34 @@ class FlowQuery:
         self._database = database
         self._regions = regions
 
-    def summarise(self, ends: Parties, summary: Summary, selection: Selection, by: By | None = None) -> None:
-        """Add the sums of the flows that are wanted to a summary, told apart by what they are to be summed up by."""
+    def summarise(
+        self, ends: Parties, summary: Summary, selection: Selection, by: By | None = None, per: Per | None = None
+    ) -> None:
+        """Add the sums of the flows that are wanted to a summary, told apart by what they are to be summed up by.
+
+        Raises `Refusal` where periods make more of them than fit memory.
+        """
         where, parameters = self._where(selection)
         sides, pairs = _both_ends(ends)
         query = f"""
             SELECT scope, direction, CASE WHEN direction = 'relay' THEN observer_zone END, sum(bytes), count(*),
-                {", ".join((*groups_sql(by), *sides))}
+                {", ".join((period_sql(per), *groups_sql(by), *sides))}
             FROM flows WHERE encapsulation IS NULL AND {where} GROUP BY ALL
         """  # noqa: S608 - every name in it is ours, every value a parameter
         regions = self._regions_of_zones() if self._regions is None else self._regions
         for row in self._stream(query, [*pairs, *parameters]):
-            scope, direction, relayed_in, size, rows, from_group, to_group, *values = row
+            scope, direction, relayed_in, size, rows, period_ms, from_group, to_group, *values = row
             source, destination = _ends(ends, values)
             if direction == "relay":
                 source = ends.at(source, relayed_in or "", regions.get(relayed_in, ""))
             summary.flows += rows
-            traffic = Traffic(scope, source, destination, direction == "ingress", (from_group, to_group))
+            traffic = Traffic(scope, source, destination, direction == "ingress", (from_group, to_group), period_ms)
             summary.traffic[traffic] += int(size)
+            if per is not None and len(summary.traffic) > MAX_KINDS:
+                raise Refusal(
+                    f"per = {per}: more than {MAX_KINDS:,} kinds of traffic are in this range; ask for longer periods, "
+                    "-n NAMESPACE, --scope cross_zone, or a shorter --since"
+                )
         self._add_slots(summary, where, parameters)
         self._add_facts(summary, where, parameters, selection)
 

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from common import terminal
 from common.durations import Duration, parse_duration
 from common.entry_point import entry_point
-from history.model.grouping import OF_TIME, By
+from history.model.grouping import OF_TIME, OWNERS, By, Per
 from history.model.time_range import TimeRange
 from history.read import interrupts
 from history.report import machine, text
@@ -35,18 +35,30 @@ class ReportSettings(PricedSettings):
     by: By | None = Field(
         None, description="sum up by namespace, workload, pod, node, zone, port, service, hour or day, instead of pairs"
     )
+    per: Per | None = Field(
+        None,
+        description="with --by namespace, workload or node: who bears what, for each hour, day or month (UTC); "
+        "what belongs to nobody is not spread",
+    )
     top: int | None = Field(
         None,
         ge=1,
         le=10_000,
-        description="how many pairs to show (default: 5), or with --by how many sums (default: 30)",
+        description="how many pairs to show (default: 5), or with --by how many sums (default: 30), "
+        "with --per of each period",
     )
-    output: Literal["table", "json", "csv"] = Field("table", description="how to print the answer")
+    output: Literal["table", "json", "csv"] = Field(
+        "table", description="how to print the answer; csv with --per: the shape of FOCUS 1.3"
+    )
 
     @model_validator(mode="after")
     def _compares_what_can_be(self) -> Self:
         if self.compare is not None and self.by in OF_TIME:
             raise ValueError(f"compare and by = {self.by} contradict each other: no {self.by} is in both ranges")
+        if self.per is not None and self.by not in OWNERS:
+            raise ValueError(f"per = {self.per} needs by = {', '.join(OWNERS)}: only these can bear a cost")
+        if self.per is not None and self.compare is not None:
+            raise ValueError(f"compare and per contradict each other: no {self.per} is in both ranges")
         return self
 
 
@@ -58,7 +70,9 @@ def main(settings: ReportSettings) -> int:
     spans = [span] if settings.compare is None else compared(span, settings.compare, now_ms)
     settings.check()
     gc.set_threshold(*THRESHOLDS)
-    made = make_report(settings, spans, now_ms, compare=settings.compare, by=settings.by, top=settings.top)
+    made = make_report(
+        settings, spans, now_ms, compare=settings.compare, by=settings.by, per=settings.per, top=settings.top
+    )
     report, nothing = interrupts.run(made)
     if nothing:
         _say(nothing)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from audit.result import Audit
 from history.model.bill import NOTHING, Bill, Cost
-from history.model.grouping import By
+from history.model.grouping import By, Per
 from history.model.party import MeterTraffic, Party
 from history.model.summary import IN_REGION, Summary, Traffic
 from history.model.time_range import TimeRange
@@ -47,7 +47,8 @@ class Report:
     """A report. `sources`: what was read, in words. `prices_why`: why these prices, or why none.
 
     `audit` is None where the ledger could not be read; `trust_note` says why. `compare`: how long before, as given.
-    `by`: what it is summed up by, beside what every report shows. `filters`: what narrows it, by the setting's name.
+    `by`: what it is summed up by, beside what every report shows; `per`: a showback, for each of these periods.
+    `filters`: what narrows it, by the setting's name.
     `simulated`: which change this is the range with, in words; `before` is then the range as it was measured.
     """
 
@@ -61,6 +62,7 @@ class Report:
     audit: Audit | None = None
     trust_note: str = ""
     by: By | None = None
+    per: Per | None = None
     filters: dict[str, list[str]] = field(default_factory=dict)
     range_flags: str = ""
     flags: str = ""

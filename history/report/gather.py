@@ -14,7 +14,7 @@ import duckdb
 from common.amounts import counted
 from common.errors import Refusal
 from history.model.evidence import Evidence
-from history.model.grouping import By
+from history.model.grouping import By, Per
 from history.model.hints import Present
 from history.model.party import Parties
 from history.model.summary import Summary
@@ -55,10 +55,11 @@ class Gatherer:
         spans: Sequence[TimeRange],
         ends: Parties,
         by: By | None = None,
+        per: Per | None = None,
         evidence: Evidence | None = None,
     ) -> None:
         """`evidence`: of the first range, if that is wanted too."""
-        self._by = by
+        self._by, self._per = by, per
         self._evidence = evidence
         self._settings = settings
         self._spans = spans
@@ -130,7 +131,7 @@ class Gatherer:
         if self._evidence is not None and not number:
             query.gather(self._ends, self._evidence, summary, self._selection)
         else:
-            query.summarise(self._ends, summary, self._selection, self._by)
+            query.summarise(self._ends, summary, self._selection, self._by, self._per)
         if not number and not summary.flows:
             self.gathered.present.merge(query.present(self._selection))
 

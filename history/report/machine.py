@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """A report for programs: one JSON document, or one CSV row for each kind of traffic. Bytes are exact integers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from audit.result import covered
 from common.amounts import exact, per_hour
 from common.terminal import cell, csv_text
-from history.model.bill import Bill, Cost
-from history.model.grouping import OF_ENDS, By
+from history.model.bill import NOTHING, Bill, Cost
+from history.model.grouping import OF_ENDS, By, Per
 from history.model.summary import Summary, Traffic
 from history.model.time_range import rfc3339
 from history.report.data import PairLine, Range, Report
+from history.report.focus import focus_rows
+from history.report.showback import periods
 from history.report.sums import SumLine, sums
 from prices.book import MONTH_HOURS, money, per_month
 from prices.file import is_shipped
@@ -44,7 +46,9 @@ def as_dict(report: Report) -> dict[str, Any]:
         "top_pairs": [_pair(pair, report) for pair in report.pairs()[: report.top]],
         "meters_own": _own(report),
     }
-    if report.by is not None:
+    if report.by is not None and report.per is not None:
+        document["showback"] = _showback(report, report.by, report.per)
+    elif report.by is not None:
         document["by"] = {"what": report.by, "sums": [_sum(line, report) for line in sums(report, report.by)]}
     if report.before is not None:
         document["before"] = _range(report.before) | {"how_long": report.compare, "whole": report.before.whole}
@@ -52,8 +56,15 @@ def as_dict(report: Report) -> dict[str, Any]:
 
 
 def as_csv(report: Report) -> str:
-    """Return a row for each kind of traffic, or each sum, the greatest first; a cost is empty without a price."""
-    return csv_text(_traffic_rows(report) if report.by is None else _sum_rows(report, report.by))
+    """Return a row for each kind of traffic, or each sum, the greatest first; a cost is empty without a price.
+
+    Of a showback: rows in the shape of FOCUS.
+    """
+    if report.by is None:
+        return csv_text(_traffic_rows(report))
+    if report.per is None:
+        return csv_text(_sum_rows(report, report.by))
+    return csv_text(focus_rows(report, report.by, report.per))
 
 
 def _traffic_rows(report: Report) -> Iterator[tuple[str | int, ...]]:
@@ -75,7 +86,7 @@ def _traffic_rows(report: Report) -> Iterator[tuple[str | int, ...]]:
 
 def _greatest_first(row: tuple[Traffic, int]) -> tuple[object, ...]:
     """Order rows the same way wherever they were read from."""
-    (scope, source, destination, received, _), size = row
+    (scope, source, destination, received, *_), size = row
     return (-size, scope, source.label, source.zone, destination.label, destination.zone, received)
 
 
@@ -100,6 +111,46 @@ def _sum(line: SumLine, report: Report) -> dict[str, Any]:
     if report.before is not None:
         found["bytes_before"] = line.before
     return found if line.cost is None else found | {"cost": _exact(line.cost.total)}
+
+
+def _showback(report: Report, by: By, per: Per) -> dict[str, Any]:
+    return {
+        "by": by,
+        "per": per,
+        "periods": [
+            {
+                "from": rfc3339(period.from_ms),
+                "to": rfc3339(period.to_ms),
+                "whole": period.is_whole,
+                **_amounts(period.all),
+                "sums": [{"name": line.name, **_amounts([line])} for line in period.lines],
+                "unattributed": {
+                    **_amounts(list(period.unattributed.values())),
+                    "why": {why: _amounts([line]) for why, line in period.unattributed.items()},
+                },
+            }
+            for period in periods(report, by, per)
+        ],
+    }
+
+
+def _amounts(lines: Sequence[SumLine]) -> dict[str, Any]:
+    """Return what sums come to together: bytes, and what either side is billed, where anything of it has a price."""
+    found: dict[str, Any] = {
+        "sent_bytes": sum(line.sent for line in lines),
+        "received_bytes": sum(line.received for line in lines),
+        "cross_zone_sent_bytes": sum(line.sent_across for line in lines),
+        "cross_zone_received_bytes": sum(line.received_across for line in lines),
+    }
+    costs = [line.cost for line in lines if line.cost is not None]
+    if not costs:
+        return found
+    cost: Cost = sum(costs, NOTHING)
+    return found | {
+        "cost": _exact(cost.total),
+        "cost_sent": _exact(cost.source),
+        "cost_received": _exact(cost.destination),
+    }
 
 
 def _range(part: Range) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from common.terminal import command
 from history.audit.command import audit_of
 from history.model.bill import price_summary
 from history.model.evidence import Evidence
-from history.model.grouping import By
+from history.model.grouping import By, Per
 from history.model.hints import Present, why_nothing
 from history.model.party import Parties
 from history.model.summary import Summary
@@ -53,6 +53,7 @@ async def make_report(
     *,
     compare: str | None = None,
     by: By | None = None,
+    per: Per | None = None,
     top: int | None = None,
     since: str = "1h",
     evidence: Evidence | None = None,
@@ -64,7 +65,7 @@ async def make_report(
     own = await find_own(settings, settings.own_namespace, settings.own_kafka)
     ends = Parties(own.brokers)
     with progress("reading flows") as tell:
-        gathered = await Gatherer(settings, spans, ends, by, evidence).gather(tell)
+        gathered = await Gatherer(settings, spans, ends, by, per, evidence).gather(tell)
     summary = gathered.summaries[0]
     book, why = _prices(settings.prices, summary)
     ranges = [
@@ -80,6 +81,7 @@ async def make_report(
         own=own,
         top=top or (TOP_PAIRS if by is None else TOP_SUMS),
         by=by,
+        per=per,
         filters={name: list(map(str, values)) for name, values in settings.selection().given() if values},
         range_flags=_range_flags(settings, since),
         flags=_flags(settings),

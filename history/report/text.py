@@ -23,6 +23,7 @@ from common.terminal import command
 from history.audit.text import coverage
 from history.model.time_range import timestamp
 from history.report.data import PairLine, Range, Report
+from history.report.showback_text import showback_lines
 from history.report.sums_text import change_of_rate, sum_lines
 from prices.book import PriceBook, money, per_month
 from prices.file import SHIPPED, is_shipped
@@ -32,10 +33,18 @@ from schemas.flow import Scope
 def lines(report: Report) -> list[str]:
     """Return the report's lines."""
     parts = [head(report, "zonemeter report"), trust(report), "", *_answer(report), "", *_zones(report)]
-    table = _pairs(report) if report.by is None else sum_lines(report, report.by)
+    table = _table(report)
     parts += ["", *table, "", *_small_print(report), *([] if report.simulated else _next(report))]
     flat = [line for part in parts for line in ([part] if isinstance(part, str) else part)]
     return [line.rstrip() for line in flat]
+
+
+def _table(report: Report) -> list[str]:
+    if report.by is None:
+        return _pairs(report)
+    if report.per is None:
+        return sum_lines(report, report.by)
+    return showback_lines(report, report.by, report.per)
 
 
 def head(report: Report, title: str) -> list[str]:

@@ -69,6 +69,7 @@ def test_topic_and_archive_say_the_same(history: Lived, run: Run) -> None:
         [],
         ["--prices", "gcp"],
         ["--compare", "2m"],
+        ["--by", "workload", "--per", "hour"],
         ["--direction", "ingress", "--min-bytes", "1MB"],
     ):
         topic = document(run, *history.flags, *history.span, *flags)
@@ -266,6 +267,10 @@ async def _publish(history: Lived, entry: Any, flow: bytes, timestamp_ms: int) -
         (["--compare", "a week"], 2, "is not a duration"),
         (["--by", "colour"], 2, "by (--by, ZONEMETER_BY)"),
         (["--by", "hour", "--compare", "7d"], 2, "contradict each other: no hour is in both ranges"),
+        (["--per", "day"], 2, "per = day needs by = namespace, workload, node: only these can bear a cost"),
+        (["--per", "day", "--by", "port"], 2, "per = day needs by = namespace, workload, node"),
+        (["--per", "week", "--by", "node"], 2, "per (--per, ZONEMETER_PER)"),
+        (["--per", "day", "--by", "node", "--compare", "7d"], 2, "no day is in both ranges"),
         (["--prices", "/nonexistent"], 2, "expected aws, azure, gcp or a file"),
         (["--archive", "/nonexistent"], 2, "does not exist"),
         (["--topic-prefix", "none."], 2, "topic none.flows.enriched.v1 does not exist"),

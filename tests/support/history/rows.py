@@ -8,7 +8,7 @@ import duckdb
 
 from history.model.evidence import Evidence
 from history.model.filters import Selection
-from history.model.grouping import By
+from history.model.grouping import By, Per
 from history.model.party import Parties
 from history.model.summary import Summary
 from history.model.time_range import TimeRange
@@ -35,12 +35,16 @@ def rows_of(flows: Iterable[Flow]) -> list[Row[FlatEnd]]:
 
 
 def summed(
-    flows: Iterable[Flow], ends: Parties | None = None, by: By | None = None, span: TimeRange = ALWAYS
+    flows: Iterable[Flow],
+    ends: Parties | None = None,
+    by: By | None = None,
+    span: TimeRange = ALWAYS,
+    per: Per | None = None,
 ) -> Summary:
     """Sum flows of a range up."""
     summary, rows = Summary(), TopicRows()
     rows.add(rows_of(flows))
-    rows.query(database(), span).summarise(ends or Parties(), summary, Selection(), by)
+    rows.query(database(), span).summarise(ends or Parties(), summary, Selection(), by, per)
     return summary
 
 

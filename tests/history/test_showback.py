@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who bears what, period by period: to the letter, to the byte and to the last digit of the money."""
+
+import csv
+import io
+import json
+from collections import Counter, defaultdict
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common import page
+from common.errors import Refusal
+from history.model import grouping
+from history.model.bill import NOTHING
+from history.model.grouping import OWNERS, By, Per, period_end
+from history.model.time_range import TimeRange, parse_instant, rfc3339
+from history.read import flow_sql
+from history.report import machine
+from history.report import text as report_view
+from history.report.data import Report
+from history.report.focus import COLUMNS
+from history.report.showback import Period, periods
+from prices.book import money
+from prices.file import parse_prices, shipped
+from schemas.flow import Flow, Kubernetes, Named
+from tests.support.history.reports import FLOWS, GB, WINDOW, a_day, report
+from tests.support.sinks.flows import START_MS, flow, pod
+
+# A file that prices every scope, each side differently and by region, in either unit.
+MINE = """
+title = "Mine"
+currency = "EUR"
+unit = "GiB"
+as_of = 2026-11-01
+[[price]]
+scope = "cross_zone"
+source_region = "us-*"
+source = 0.000001
+destination = 0.7
+url = "https://intranet/prices"
+[[price]]
+scope = "cross_zone"
+source = 0.012345
+destination = 0.01
+url = "https://intranet/prices"
+[[price]]
+scope = "cross_region"
+source = 0.02
+destination = 0
+url = "https://intranet/prices"
+[[price]]
+scope = "external"
+source = 0.09
+destination = 0.003
+url = "https://intranet/prices"
+"""
+PER: tuple[Per, ...] = ("hour", "day", "month")
+
+
+def at(text: str) -> int:
+    return parse_instant(text, 0)
+
+
+def over_days(flows: list[Flow], starts: list[int]) -> list[Flow]:
+    """Return the flows at other times, one after the other."""
+    return [
+        msgspec.structs.replace(
+            one, start_ms=starts[number % len(starts)], end_ms=starts[number % len(starts)] + 10_000
+        )
+        for number, one in enumerate(flows)
+    ]
+
+
+STARTS = st.lists(
+    st.integers(at("2026-10-30T22:00Z"), at("2027-01-01T02:00Z")).map(lambda ms: ms // 10_000 * 10_000),
+    min_size=1,
+    max_size=5,
+)
+
+
+@given(FLOWS, STARTS, st.sampled_from(OWNERS), st.sampled_from(PER), st.sampled_from(["aws", "gcp", "mine", None]))
+def test_the_parts_are_the_whole(flows: list[Flow], starts: list[int], by: By, per: Per, prices: str | None) -> None:
+    book = parse_prices(MINE.encode(), "mine") if prices == "mine" else prices and shipped(prices)
+    flows = over_days(flows, starts)
+    span = TimeRange(at("2026-10-30T22:00Z"), at("2027-01-01T02:10Z"))
+    made = report(flows, book or None, by=by, per=per, span=span)
+    found = periods(made, by, per)
+    inner = [one for one in flows if one.encapsulation is msgspec.UNSET]
+    by_period: Counter[int] = Counter()
+    for one in inner:
+        by_period[_begin(per, one.start_ms)] += one.bytes
+    assert {_begin(per, at(_begins(period))): sum(line.sent for line in period.all) for period in found} == by_period
+    lines = [line for period in found for line in period.all]
+    assert sum(line.sent for line in lines) == sum(line.received for line in lines) == made.summary.bytes
+    crossing = made.summary.scopes.get("cross_zone", 0)
+    assert sum(line.sent_across for line in lines) == sum(line.received_across for line in lines) == crossing
+    assert sum((line.cost or NOTHING for line in lines), NOTHING) == made.now.bill.total
+    assert max(map(len, report_view.lines(made))) <= 100
+    _the_same_as_focus(made, found)
+
+
+def _begins(period: Period) -> str:
+    return (period.title.replace(" ", "T") + "-01")[:10] if len(period.title) == 7 else period.title
+
+
+def _begin(per: Per, at_ms: int) -> int:
+    """Return when the period begins that holds a time, by its text."""
+    text = rfc3339(at_ms)
+    return at({"hour": text[:13] + ":00Z", "day": text[:10], "month": text[:7] + "-01"}[per])
+
+
+def _the_same_as_focus(made: Report, found: list[Period]) -> None:
+    rows = list(csv.DictReader(io.StringIO(machine.as_csv(made))))
+    for who, bytes_of, cost_of in (("sender", "sent", "source"), ("receiver", "received", "destination")):
+        side = [row for row in rows if row["x_Side"] == who]
+        assert sum(int(row["ConsumedQuantity"]) for row in side) == made.summary.bytes
+        cost = sum(Fraction(row["ListCost"] or row["ContractedCost"] or 0) for row in side)
+        assert cost == Fraction(money(getattr(made.now.bill.total, cost_of)))
+        sums: Counter[tuple[str, str]] = Counter()
+        for row in side:
+            sums[row["ChargePeriodStart"], row["AllocatedResourceId"]] += int(row["ConsumedQuantity"])
+        expected: Counter[tuple[str, str]] = Counter()
+        for period in found:
+            for line in period.lines:
+                expected[rfc3339(period.from_ms), line.name] += getattr(line, bytes_of)
+            for line in period.unattributed.values():
+                expected[rfc3339(period.from_ms), ""] += getattr(line, bytes_of)
+        assert +sums == +expected
+    charges: dict[tuple[str, ...], Decimal] = defaultdict(Decimal)
+    for row in rows:
+        (element,) = json.loads(row["AllocatedMethodDetails"], parse_float=Decimal)["Elements"]
+        assert element["UsageQuantity"] == int(row["ConsumedQuantity"]) > 0
+        price = row["ListUnitPrice"] or row["ContractedUnitPrice"]
+        charges[row["ChargePeriodStart"], row["x_Scope"], row["x_Side"], price] += element["AllocatedRatio"]
+        if price:
+            amount = Fraction(row["ListCost"] or row["ContractedCost"])
+            assert amount == Fraction(price) * Fraction(row["PricingQuantity"])
+    assert set(charges.values()) <= {Decimal(1)}
+
+
+GOLDEN = r"""
+BY NAMESPACE PER HOUR  TB sent  across  TB received  across  $ sent  $ received      $
+2026-11-22 21:00          2.76    1.29         2.76    1.29   12.93       12.93  25.86
+  shop                    2.55    1.08         2.70    1.29   10.80       12.93  23.73
+  zonemeter              <0.01   <0.01            -       -    0.01        0.00   0.01
+  (unattributed)          0.21    0.21         0.06       -    2.12        0.00   2.12
+2026-11-22 22:00          0.09    0.09         0.09    0.09    0.90        0.90   1.80
+  shop                    0.09    0.09         0.09    0.09    0.90        0.90   1.80
+UNATTRIBUTED  cidr 200 GB   external 61.0 GB   node 12.0 GB   unknown 3.00 GB   sent and received
+NOT WHOLE     2026-11-22 21:46:40 - 2026-11-22 22:00:00   2026-11-22 22:00:00 - 2026-11-22 22:16:40
+"""
+
+
+def test_a_showback_to_the_letter() -> None:
+    later = flow(start_ms=START_MS + 800_000, end_ms=START_MS + 810_000, source=pod("web", "a"), bytes=90 * GB)
+    text = report_view.lines(report([*a_day(), later], shipped("aws"), by="namespace", per="hour"))
+    at_line = next(number for number, line in enumerate(text) if line.startswith("BY "))
+    assert text[at_line : at_line + 9] == GOLDEN.strip().splitlines()
+
+
+@pytest.mark.parametrize("by", OWNERS)
+def test_what_belongs_to_nobody_is_in_no_share(by: By) -> None:
+    (period,) = periods(report(a_day(), shipped("aws"), by=by, per="month"), by, "month")
+    # By node a node bears its own; of one pod nobody knows on which node it was.
+    assert set(period.unattributed) == {"external", "cidr", "unknown", "node" if by != "node" else "pod"}
+    assert "(unattributed)" not in {line.name for line in period.lines}
+
+
+def test_a_namespace_that_is_called_like_nobody_is_itself() -> None:
+    named = pod("x", "a", k8s=Kubernetes(namespace=Named("(unattributed)"), pod=Named("x-0")))
+    made = report([*a_day(), flow(**WINDOW, source=named)], shipped("aws"), by="namespace", per="day")
+    (period,) = periods(made, "namespace", "day")
+    assert [line.sent for line in period.lines if line.name == "(unattributed)"] == [1000]
+    rows = list(csv.DictReader(io.StringIO(machine.as_csv(made))))
+    assert sum(row["AllocatedResourceId"] == "(unattributed)" for row in rows) == 1
+    assert all(bool(row["AllocatedResourceId"]) is not bool(row["x_WhyUnattributed"]) for row in rows)
+
+
+def test_a_formula_stays_data_in_the_csv() -> None:
+    named = pod("x", "a", k8s=Kubernetes(namespace=Named("=1+1"), pod=Named("x-0")))
+    made = report([flow(**WINDOW, source=named)], shipped("aws"), by="namespace", per="day")
+    rows = list(csv.DictReader(io.StringIO(machine.as_csv(made))))
+    assert "'=1+1" in {row["AllocatedResourceName"] for row in rows}
+    assert not {cell for row in rows for cell in row.values() if cell.startswith("=")}
+
+
+def test_focus_has_the_columns_that_are_true_and_no_others() -> None:
+    mine = parse_prices(MINE.encode(), "mine")
+    for book, filled, empty in ((shipped("aws"), "List", "Contracted"), (mine, "Contracted", "List")):
+        text = machine.as_csv(report(a_day(), book, by="namespace", per="day"))
+        rows = list(csv.DictReader(io.StringIO(text)))
+        assert tuple(rows[0]) == COLUMNS
+        assert {"BilledCost", "EffectiveCost"}.isdisjoint(COLUMNS)
+        priced = [row for row in rows if row["PricingUnit"]]
+        assert all(row[f"{filled}Cost"] and not row[f"{empty}Cost"] for row in priced)
+        assert {row["BillingCurrency"] for row in priced} == {book.currency}
+        assert {row["x_Scope"] for row in rows if not row["PricingUnit"]} >= {"unknown"}
+        assert {row["ChargePeriodStart"] for row in rows} == {rfc3339(START_MS)}, "what of the day is in the range"
+        assert {row["AllocatedMethodId"] for row in rows} == {"zonemeter-metered-bytes"}
+
+
+def test_json_has_each_period_with_all_its_shares() -> None:
+    document = machine.as_dict(report(a_day(), shipped("aws"), by="workload", per="day", top=1))
+    assert "by" not in document
+    found: dict[str, Any] = document["showback"]
+    assert (found["by"], found["per"]) == ("workload", "day")
+    (period,) = found["periods"]
+    assert (period["from"], period["to"], period["whole"]) == (document["from"], document["to"], False)
+    whole = sum(line["sent_bytes"] for line in period["sums"]) + period["unattributed"]["sent_bytes"]
+    assert whole == period["sent_bytes"] == document["bytes"]
+    cost = sum(Decimal(line.get("cost", 0)) for line in period["sums"]) + Decimal(period["unattributed"]["cost"])
+    assert cost == Decimal(period["cost"]) == Decimal(period["cost_sent"]) + Decimal(period["cost_received"])
+
+
+@pytest.mark.parametrize("columns", [80, 100, 140])
+def test_it_fits_the_page_whatever_the_names(columns: int) -> None:
+    flows = [flow(**WINDOW, source=pod("a-name-that-goes-on-" * 4, "eu-west-1a"), bytes=999 * GB)]
+    made = report(flows, parse_prices(MINE.encode(), "mine"), by="workload", per="hour")
+    with page.laid_out(columns):
+        assert max(map(len, report_view.lines(made))) <= columns
+
+
+def test_a_month_ends_where_the_next_begins() -> None:
+    ends = {"2026-11-01": "2026-12-01", "2026-12-01": "2027-01-01", "2028-02-01": "2028-03-01"}
+    for begin, end in ends.items():
+        assert rfc3339(period_end("month", at(begin)))[:10] == end
+
+
+def test_too_many_kinds_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flow_sql, "MAX_KINDS", 3)
+    with pytest.raises(Refusal, match=r"per = hour: more than 3 kinds of traffic .* ask for longer periods"):
+        report(a_day(), by="workload", per="hour")
+    report(a_day(), by="workload")
+
+
+def test_owners_are_what_can_be_summed_up_by() -> None:
+    assert set(OWNERS) <= set(grouping.OF_ENDS)
