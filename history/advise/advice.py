@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from history.advise.finding import Case, Fate, Finding
-from history.advise.rules import balancing, passed_on, placement, twice
+from history.advise.rules import balancing, mesh, outside, passed_on, placement, twice
 from history.advise.rules.unavoidable import unavoidable
 from history.model.bill import NOTHING, Pricer
 from history.model.evidence import Cell
@@ -23,7 +23,14 @@ LEAST_MONEY, LEAST_BYTES = 10, 500 * 10**9
 MOST_UNKNOWN = 0.01
 MONTH_MS = 730 * 3_600_000
 
-RULES = (balancing.findings, placement.findings, twice.findings, passed_on.findings)
+RULES = (
+    balancing.findings,
+    mesh.findings,
+    placement.findings,
+    twice.findings,
+    passed_on.findings,
+    outside.findings,
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ def advise(case: Case, summary: Summary, book: PriceBook | None) -> Advice:
     doubtful = any(note.startswith("unknown") for note in notes)
     found = list(chain.from_iterable(rule(case) for rule in RULES))
     sizes = case.evidence.cells
-    found.sort(key=lambda each: (-_spared(each.fates, sizes), each.kind, each.subject))
+    found.sort(key=lambda each: (-_spared(each.fates, sizes), -each.elsewhere, each.kind, each.subject))
     advice = Advice(notes=notes, crossing=_sum(case.evidence.crossing(), pricer))
     taken: set[Cell] = set()
     for finding in found:
@@ -86,7 +93,7 @@ def advise(case: Case, summary: Summary, book: PriceBook | None) -> Advice:
         if doubtful and finding.sure == "measured":
             finding.sure = "likely"
         spared = _saving(fates, sizes, pricer)
-        told = _is_worth(spared, summary.metered_ms)
+        told = _is_worth(spared if fates else Amount(finding.elsewhere), summary.metered_ms)
         into = advice.told if told else advice.small
         into.append(Advised(len(advice.told) + 1 if told else 0, finding, crossing, spared))
         if told:

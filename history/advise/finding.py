@@ -27,7 +27,8 @@ class Finding:
     """One thing to change. `kind`: which rule found it, a word of docs/advise.md.
 
     `fates`: of the cells that it changes. `facts`: the evidence. `conditions`: what has to be true first. `costs`: what
-    it costs in turn. `manifests`: for `kubectl apply --server-side`. `steps`: what else is to be done.
+    it costs in turn. `manifests`: for `kubectl apply --server-side`. `steps`: what else is to be done. `elsewhere`:
+    bytes that cross no zones and are billed by another item, such as a NAT gateway's.
     """
 
     kind: str
@@ -41,6 +42,7 @@ class Finding:
     manifests: list[dict[str, Any]] = field(default_factory=list)
     steps: list[str] = field(default_factory=list)
     ready: Sequence[Step] = ()
+    elsewhere: int = 0
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,19 @@ class Case:
                 for group in groups_of(state):
                     found[group].add(state.node)
         return found
+
+    def services_of(self, workload: Group) -> set[Group]:
+        """Return the Services with an address of their own whose end points a workload's pods were in the range."""
+        span = self.evidence.span
+        names = {
+            name
+            for state in self._states
+            if state.kind == "pod" and workload in groups_of(state)
+            if state.from_ms < span.to_ms and (state.to_ms is None or state.to_ms > span.from_ms)
+            for name in state.services
+        }
+        found = {Group(workload.namespace, SERVICE, name) for name in names}
+        return {each for each in found if (routing := self.routing(each)[0]) is not None and not routing.headless}
 
     @cached_property
     def crossing_of_clients(self) -> dict[str, dict[Cell, int]]:

@@ -8,6 +8,7 @@ import yaml
 from common.terminal import command
 from history.advise.advice import Advised
 from history.report.data import Report
+from schemas.flow import KINDS
 
 APPLY = "kubectl apply --server-side --field-manager zonemeter --dry-run=server -f -"
 
@@ -22,5 +23,6 @@ def verification(report: Report, each: Advised) -> str:
     """Return the command that shows whether it helped, a day after the change."""
     label = each.finding.subject.rpartition(":")[0] or each.finding.subject
     namespace = label.partition("/")[0]
-    narrow = f"-n {quote(namespace)}" if label.count("/") == 2 else f"--workload {quote(label)}"
+    in_namespace = label.count("/") == 2 and namespace not in KINDS
+    narrow = f"-n {quote(namespace)}" if in_namespace else f"--workload {quote(label)}"
     return command(f"report --since 24h --compare 7d {narrow}{report.kafka_flags}")

@@ -56,6 +56,7 @@ def _finding(report: Report, each: Advised) -> dict[str, Any]:
         "sure": finding.sure,
         "cross_zone": _amount(report, each.crossing),
         "spared_at_most": _amount(report, each.spared),
+        "elsewhere_bytes": finding.elsewhere,
         "zones": [{"from": a, "to": b, "bytes": size} for (a, b), size in by_zones(crossing)],
         "ready": [
             {

@@ -2,9 +2,10 @@
 """How a Service is used: what its clients exchange with it, and what of that could stay in their zones. Pure."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from common.amounts import counted
 from history.model.evidence import Cell, Evidence
 from history.model.ready import Step, least, mean
 from history.model.summary import IN_REGION
@@ -63,7 +64,7 @@ def use_of(
     wanted = [
         (cell, size) for cell, size in cells if not cell.relay and cell.client.zone and cell.traffic.scope in IN_REGION
     ]
-    shares = _shares(wanted)
+    shares = part_by_service(wanted)
     for cell, size in wanted:
         from_ms, to_ms = evidence.slot_of(cell)
         share = 1.0 if headless else shares.get(cell.client.label, 0.0)
@@ -89,7 +90,7 @@ def use_of(
     return use
 
 
-def _shares(cells: Iterable[tuple[Cell, int]]) -> dict[str, float]:
+def part_by_service(cells: Iterable[tuple[Cell, int]]) -> dict[str, float]:
     """Return, for each client, which part of its requests was seen translated: went by the Service's own address."""
     requests: defaultdict[str, int] = defaultdict(int)
     translated: defaultdict[str, int] = defaultdict(int)
@@ -103,3 +104,29 @@ def _shares(cells: Iterable[tuple[Cell, int]]) -> dict[str, float]:
 def last_zones(steps: Sequence[Step]) -> dict[str, int]:
     """Return where end points were at the end of the range; those whose zone is not known are not there."""
     return {zone: count for zone, count in steps[-1].zones.items() if zone} if steps else {}
+
+
+def load_afterwards(use: Use, end_points: Mapping[str, int]) -> dict[str, float]:
+    """Return, for each zone, what an end point would get as a multiple of what it gets on average now."""
+    total, count = sum(demand.total for demand in use.zones.values()), sum(end_points.values())
+    if not total or not count:
+        return {}
+    orphans = sum(demand.total for zone, demand in use.zones.items() if not end_points.get(zone))
+    share = total / count
+    return {
+        zone: ((use.zones[zone].total if zone in use.zones else 0) / number + orphans / count) / share
+        for zone, number in end_points.items()
+    }
+
+
+def load_line(load: Mapping[str, float]) -> str:
+    """Return that in words."""
+    each = ", ".join(f"{zone} {ratio:.2f} x" for zone, ratio in sorted(load.items()))
+    return f"load of an end point afterwards, against the average now: {each or 'not known'}"
+
+
+def name_some(labels: Collection[str], most: int = 5) -> str:
+    """Return the first few of some names, and how many more there are."""
+    shown = sorted(labels)[:most]
+    more = f" and {counted(len(labels) - most, 'other')}" if len(labels) > most else ""
+    return ", ".join(shown) + more

@@ -88,6 +88,9 @@ def _finding(report: Report, each: Advised) -> Iterator[str]:
 
 
 def _saving(report: Report, each: Advised) -> str:
+    if each.finding.elsewhere:
+        monthly = _monthly(report, Amount(each.finding.elsewhere))
+        return " ".join([f"spares nothing across zones; it is about {human(each.finding.elsewhere)}", *monthly])
     parts = [f"spares at most {human(each.spared.bytes)} of {human(each.crossing.bytes)} across zones"]
     return " ".join([*parts, *_monthly(report, each.spared)])
 

@@ -23,8 +23,10 @@ _Entries = Iterator[tuple[str, Cidr]]
 
 # How AWS describes interfaces that it makes for its own services; what stands in the group is the name.
 _DESCRIBED = (
-    (re.compile(r"ELB (?:app|net|gwy)/([^/]+)/.*"), "lb"),
-    (re.compile(r"ELB ([^/]+)"), "lb"),
+    (re.compile(r"ELB app/([^/]+)/.*"), "alb"),
+    (re.compile(r"ELB net/([^/]+)/.*"), "nlb"),
+    (re.compile(r"ELB gwy/([^/]+)/.*"), "gwlb"),
+    (re.compile(r"ELB ([^/]+)"), "clb"),
     (re.compile(r"ElastiCache (.+)"), "cache"),
     (re.compile(r"EFS mount target for (\S+).*"), "efs"),
     (re.compile(r"Interface for NAT Gateway (\S+)"), "nat"),

@@ -63,11 +63,18 @@ def side_columns(texts: Iterable[str]) -> list[Choice]:
     return found
 
 
-def is_network(text: str) -> bool:
-    """Return whether a text is an address or a CIDR; raise `ValueError` where it is nearly one."""
+def reads_as_network(text: str) -> bool:
+    """Return whether a text is an address or a CIDR, or nearly one: bits may be set after the prefix."""
     try:
         ipaddress.ip_network(text, strict=False)
     except ValueError:
+        return False
+    return True
+
+
+def is_network(text: str) -> bool:
+    """Return whether a text is an address or a CIDR; raise `ValueError` where it is nearly one."""
+    if not reads_as_network(text):
         return False
     check_network(text)
     return True

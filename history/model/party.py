@@ -5,6 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from history.model.end_names import reads_as_network
 from prices.book import Side
 from sinks.flowlog.columns import Value
 
@@ -43,7 +44,7 @@ class Party:
     @property
     def side(self) -> Side:
         """What its price may depend on."""
-        return Side(self.region, self.name, self.kind == "external")
+        return Side(self.region, self.name if self.kind == "cidr" else "", self.kind == "external")
 
 
 class MeterTraffic(NamedTuple):
@@ -75,7 +76,8 @@ class Parties:
         kind, namespace, pod, workload_kind, workload, service, node, zone, region, name, reason = (
             str(value or "") for value in values
         )
-        name = name if kind == "cidr" else ""  # others' is the prefix that stands for folded addresses
+        # An external end's may also be the prefix that stands for folded addresses.
+        name = name if kind == "cidr" or (kind == "external" and not reads_as_network(name)) else ""
         label = _label(kind, namespace, pod, workload_kind, workload, service, node, name)
         facts = (label, kind, namespace, zone, region, name, reason, broker)
         end = self._known.get(facts)

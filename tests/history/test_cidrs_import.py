@@ -101,7 +101,7 @@ def test_aws_subnets_give_zones_and_interfaces_names(run: Any, tmp_path: Path) -
     names = {found[f"10.60.1.{number}/32"][0] for number in range(8, 14)}
     assert names == {
         "cache/orders-0001-001",
-        "lb/shop",
+        "alb/shop",
         "nat/nat-0abc",
         "endpoint/vpce-0abc",
         "eks/prod-eu",

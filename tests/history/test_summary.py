@@ -44,6 +44,22 @@ def test_each_scope_in_its_place() -> None:
     assert summary.flows == 3
 
 
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("aws/S3/eu-west-1", "external/aws/S3/eu-west-1"),
+        ("203.0.113.0/24", "external"),  # the prefix that stands for folded addresses
+        ("0.0.0.0/0", "external"),
+        ("10.0.0.1/8", "external"),
+        (None, "external"),
+    ],
+)
+def test_what_is_external_goes_by_its_name(name: str | None, label: str) -> None:
+    outside = msgspec.structs.replace(INTERNET, name=msgspec.UNSET if name is None else name)
+    summary = summary_of({"scope": "external", "source": API, "destination": outside})
+    assert [traffic.destination.label for traffic in summary.traffic] == [label]
+
+
 def test_the_table_shows_rates_and_fits_100_columns() -> None:
     lines = summary_lines(summary_of({"bytes": 25_000_000}), seconds=10, prices=shipped("aws"))
     text = "\n".join(lines)

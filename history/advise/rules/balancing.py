@@ -7,9 +7,9 @@ zones, the zone's part of the ready end points. Far more is already local; far l
 
 from collections.abc import Iterator, Mapping
 
-from common.amounts import counted, percent
+from common.amounts import percent
 from history.advise.finding import Case, Finding, Sure, manifest, workload_of
-from history.advise.service_use import Use, last_zones
+from history.advise.service_use import Use, last_zones, load_afterwards, load_line, name_some
 from history.model.ready import Group
 from schemas.topology import Routing
 
@@ -31,11 +31,12 @@ def findings(case: Case) -> Iterator[Finding]:
             continue
         if routing is not None and routing.headless:
             yield from _by_clients(case, service, use)
-        elif not _keeps_local(routing):
+        elif not keeps_local(routing):
             yield from _blind(case, service, use, routing)
 
 
-def _keeps_local(routing: Routing | None) -> bool:
+def keeps_local(routing: Routing | None) -> bool:
+    """Return whether a Service is told to keep requests in the zone, or on the node."""
     return routing is not None and (
         routing.internal_traffic_policy == "Local"
         or (routing.traffic_distribution in KEEPS_LOCAL and (routing.topology_mode or "").lower() != AUTO)
@@ -47,7 +48,7 @@ def _blind(case: Case, service: Group, use: Use, routing: Routing | None) -> Ite
     local, expected = served.local / served.total, served.expected / served.total
     if local >= LOCAL:
         return
-    load = _load(use, last_zones(case.ready[service]))
+    load = load_afterwards(use, last_zones(case.ready[service]))
     sure, doubts = _how_sure(local, expected, load, routing)
     agents = _is_on_each_node(case, service, use)
     auto = routing is not None and (routing.topology_mode or "").lower() == AUTO
@@ -56,7 +57,7 @@ def _blind(case: Case, service: Group, use: Use, routing: Routing | None) -> Ite
         f"{percent(use.translated, use.requests)} of these clients' requests go by the Service's address; of what "
         f"clients in zones with end points exchange with it, {percent(served.local, served.total)} stays in the zone; "
         f"spread blindly, {percent(round(served.expected), served.total)} would",
-        f"clients: {_names(use.clients)}; servers: {_names(use.servers)}",
+        f"clients: {name_some(use.clients)}; servers: {name_some(use.servers)}",
         _policy(routing),
         *doubts,
     ]
@@ -86,7 +87,7 @@ def _blind(case: Case, service: Group, use: Use, routing: Routing | None) -> Ite
         fates={cell: case.kept(cell, size) for cell, size in use.sparable.items() if size},
         facts=facts,
         conditions=conditions,
-        costs=[_load_line(load)],
+        costs=[load_line(load)],
         manifests=[manifest(service, {"trafficDistribution": distribution})],
         steps=steps,
         ready=case.ready[service],
@@ -109,10 +110,10 @@ def _by_clients(case: Case, service: Group, use: Use) -> Iterator[Finding]:
         facts=[
             f"{percent(served.local, served.total)} of the traffic stays in the zone; spread blindly, "
             f"{percent(round(served.expected), served.total)} would",
-            f"clients: {_names(use.clients)}; servers: {_names(use.servers)}",
+            f"clients: {name_some(use.clients)}; servers: {name_some(use.servers)}",
             "the Service is headless: kube-proxy is not in the way, trafficDistribution does nothing",
         ],
-        costs=[_load_line(_load(use, last_zones(case.ready[service])))],
+        costs=[load_line(load_afterwards(use, last_zones(case.ready[service])))],
         steps=[
             "give the clients' balancer the zone (gRPC: xDS locality or a resolver of your own; a mesh: locality "
             "with outlier detection), or let them use a Service with an address of its own"
@@ -142,24 +143,6 @@ def _how_sure(
     return sure, doubts
 
 
-def _load(use: Use, end_points: Mapping[str, int]) -> dict[str, float]:
-    """Return, for each zone, what an end point would get as a multiple of what it gets on average now."""
-    total, count = sum(demand.total for demand in use.zones.values()), sum(end_points.values())
-    if not total or not count:
-        return {}
-    orphans = sum(demand.total for zone, demand in use.zones.items() if not end_points.get(zone))
-    share = total / count
-    return {
-        zone: ((use.zones[zone].total if zone in use.zones else 0) / number + orphans / count) / share
-        for zone, number in end_points.items()
-    }
-
-
-def _load_line(load: Mapping[str, float]) -> str:
-    each = ", ".join(f"{zone} {ratio:.2f} x" for zone, ratio in sorted(load.items()))
-    return f"load of an end point afterwards, against the average now: {each or 'not known'}"
-
-
 def _is_on_each_node(case: Case, service: Group, use: Use) -> bool:
     """Return whether the servers are a DaemonSet's, with an end point on every node that has clients."""
     servers = [workload_of(label) for label in use.servers]
@@ -184,12 +167,6 @@ def _policy(routing: Routing | None) -> str:
         "topology-mode": routing.topology_mode,
     }
     return "policy then: " + ", ".join(f"{name} {value}" for name, value in said.items() if value)
-
-
-def _names(labels: set[str], most: int = 5) -> str:
-    shown = sorted(labels)[:most]
-    more = f" and {counted(len(labels) - most, 'other')}" if len(labels) > most else ""
-    return ", ".join(shown) + more
 
 
 _CONDITIONS = {

@@ -388,3 +388,148 @@ def test_who_reaches_the_same_pods_directly_is_not_counted() -> None:
     (each,) = scenario.advice().told
     assert each.spared.bytes == pytest.approx(200 * GB, rel=1e-6)
     assert (each.finding.kind, each.finding.sure) == ("blind_service", "measured")
+
+
+# A mesh
+
+ISTIOD = "istio-system/Deployment/istiod-1-27"
+
+
+def meshed(servers: dict[str, int] = EVERYWHERE, routing: Routing = CLUSTER_IP, *, local: bool = False) -> Scenario:
+    """Return web with a sidecar, which asks Istio's control plane and then api's pods."""
+    scenario = shop(servers, routing, dnat=False, local=local)
+    scenario.workload(ISTIOD, {"a": 1})
+    scenario.say((WEB, "a"), (ISTIOD, "a"), 15012, 1000, 1000)
+    return scenario
+
+
+def test_a_sidecar_that_balances_blindly() -> None:
+    (each,) = meshed().advice().told
+    assert (each.finding.kind, each.finding.subject, each.finding.sure) == ("mesh", "shop/Service/api", "likely")
+    assert each.spared.bytes == pytest.approx(200 * GB, rel=1e-6)
+    (rule,) = each.finding.manifests
+    assert rule["spec"]["host"] == "api.shop.svc.cluster.local"
+    assert rule["spec"]["trafficPolicy"].keys() == {"loadBalancer", "outlierDetection"}, "one does nothing alone"
+
+
+def test_a_sidecar_that_keeps_to_its_zone_is_no_finding() -> None:
+    assert found(meshed(local=True).advice()) == []
+
+
+def test_a_sidecar_of_a_single_replica_can_do_nothing() -> None:
+    assert "mesh" not in {kind for kind, _, _ in found(meshed({"a": 1}).advice())}
+
+
+def test_a_service_that_a_mesh_reads_the_policy_of_is_no_finding() -> None:
+    assert found(meshed(routing=Routing(traffic_distribution="PreferClose")).advice()) == []
+
+
+def test_who_goes_by_the_service_although_it_has_a_sidecar_is_not_the_meshs() -> None:
+    scenario = shop()
+    scenario.workload(ISTIOD, {"a": 1})
+    scenario.say((WEB, "a"), (ISTIOD, "a"), 15012, 1000, 1000)
+    assert [kind for kind, _, _ in found(scenario.advice())] == ["blind_service"]
+
+
+def test_another_server_at_the_control_planes_port_is_no_mesh() -> None:
+    scenario = shop(dnat=False)
+    scenario.workload("shop/Deployment/istio-ui", {"a": 1})
+    scenario.say((WEB, "a"), ("shop/Deployment/istio-ui", "a"), 15012, 1000, 1000)
+    assert found(scenario.advice()) == []
+
+
+def tunnelled(routing: Routing, *, local: bool = False) -> Scenario:
+    scenario = Scenario()
+    scenario.workload(WEB, EVERYWHERE)
+    scenario.workload(API, EVERYWHERE)
+    scenario.service("api", API, 8080, routing)
+    for zone in "abc":
+        for other in zone if local else "abc":
+            scenario.say((WEB, zone), (API, other), 15008, 10 * GB, 90 * GB)
+    return scenario
+
+
+def test_a_tunnel_that_balances_blindly() -> None:
+    (each,) = tunnelled(CLUSTER_IP).advice().told
+    assert (each.finding.kind, each.finding.subject, each.finding.sure) == ("mesh", f"{API}:15008", "likely")
+    assert each.finding.manifests == [
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"namespace": "shop", "name": "api"},
+            "spec": {"trafficDistribution": "PreferClose"},
+        }
+    ]
+
+
+def test_a_tunnel_that_is_told_or_local_is_no_finding() -> None:
+    assert found(tunnelled(Routing(traffic_distribution="PreferSameZone")).advice()) == []
+    assert found(tunnelled(CLUSTER_IP, local=True).advice()) == []
+
+
+# Load balancers, and what lies outside
+
+
+def balanced(name: str, targets: dict[str, int], *, crosses: bool = True) -> Scenario:
+    scenario = Scenario()
+    scenario.workload(WEB, targets)
+    scenario.service("web", WEB, 8080, Routing(type="LoadBalancer"))
+    for zone in "ab":
+        for other in targets if crosses else zone:
+            scenario.say((f"cidr/{name}", zone), (WEB, other), 8080, 10 * GB, 90 * GB, service="web")
+    return scenario
+
+
+@pytest.mark.parametrize("kind", ["nlb", "gwlb"])
+def test_a_load_balancer_that_sends_to_other_zones(kind: str) -> None:
+    (each,) = balanced(f"{kind}/front", {"a": 2, "b": 2}).advice().told
+    assert (each.finding.kind, each.finding.subject, each.finding.sure) == (
+        "load_balancer",
+        f"cidr/{kind}/front",
+        "likely",
+    )
+    assert each.spared.bytes == pytest.approx(200 * GB, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["alb/front", "clb/front", "nlbs"])
+def test_a_load_balancer_that_is_not_billed_is_no_finding(name: str) -> None:
+    assert found(balanced(name, {"a": 2, "b": 2}).advice()) == []
+
+
+def test_a_load_balancer_that_keeps_to_its_zones_is_no_finding() -> None:
+    assert found(balanced("nlb/front", {"a": 2, "b": 2}, crosses=False).advice()) == []
+
+
+def test_a_load_balancer_in_a_zone_without_a_target_is_asked_about() -> None:
+    scenario = balanced("nlb/front", {"a": 1, "b": 1})
+    scenario.say(("cidr/nlb/front", "c"), (WEB, "a"), 8080, 10 * GB, 90 * GB, service="web")
+    (each,) = scenario.advice().told
+    assert (each.finding.kind, each.finding.sure) == ("load_balancer", "ask")
+    assert "zones without a ready target: eu-west-1c" in each.finding.facts
+
+
+def stored(name: str, size: int = 50) -> Scenario:
+    scenario = Scenario()
+    scenario.workload(WEB, EVERYWHERE)
+    scenario.say((WEB, "a"), (f"external/{name}", "a"), 443, GB, size * GB)
+    return scenario
+
+
+@pytest.mark.parametrize("service", ["S3", "DYNAMODB"])
+def test_a_store_that_is_reached_by_public_addresses_is_asked_about(service: str) -> None:
+    advice = stored(f"aws/{service}/eu-west-1").advice()
+    (each,) = advice.told
+    assert (each.finding.kind, each.finding.sure) == ("public_store", "ask")
+    assert each.finding.elsewhere == pytest.approx(51 * GB, rel=1e-6)
+    assert (each.spared.bytes, advice.spared.bytes) == (0, 0), "nothing of it crosses zones"
+    assert any(f".{service.lower()} " in step for step in each.finding.steps)
+
+
+@pytest.mark.parametrize("name", ["aws/S3/us-east-1", "aws/EC2/eu-west-1", "aws/S3", "gcp/Google Cloud/eu-west-1", "x"])
+def test_a_store_elsewhere_or_of_others_is_no_finding(name: str) -> None:
+    assert found(stored(name).advice()) == []
+
+
+def test_little_that_goes_to_a_store_is_left_out() -> None:
+    advice = stored("aws/S3/eu-west-1", size=5).advice()
+    assert (found(advice), len(advice.small)) == ([], 1)

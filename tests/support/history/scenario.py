@@ -87,15 +87,18 @@ class Scenario:
         self.states.append(_with(state, **fields))
 
     def end(self, label: str, zone: str) -> Party:
-        """Return a workload's pods in a zone, or what is `cidr/NAME` there, as one end of traffic."""
-        parts = label.split("/")
+        """Return a workload's pods in a zone, `node/NAME`, `cidr/NAME`, or `external/NAME`, as one end of traffic."""
         values: dict[str, str | None] = {"zone": f"eu-west-1{zone}", "region": "eu-west-1"}
-        if len(parts) == 3:
-            values |= {"kind": "pod", "namespace": parts[0], "workload_kind": parts[1], "workload": parts[2]}
-        elif parts[0] == "node":
-            values |= {"kind": "node", "node": parts[1]}
+        kind, _, name = label.partition("/")
+        if kind == "external":
+            values = {"kind": kind, "name": name}
+        elif kind == "cidr":
+            values |= {"kind": kind, "name": name}
+        elif kind == "node":
+            values |= {"kind": kind, "node": name}
         else:
-            values |= {"kind": "cidr", "name": parts[1]}
+            namespace, workload_kind, workload = label.split("/")
+            values |= {"kind": "pod", "namespace": namespace, "workload_kind": workload_kind, "workload": workload}
         return self.parties.of([values.get(name) for name in FIELDS], broker=False)
 
     def say(
@@ -114,6 +117,8 @@ class Scenario:
         """Let a client in a zone exchange so many bytes with a server in a zone; `hours`: only then."""
         ends = self.end(*client), self.end(*server)
         scope: Scope = "same_zone" if client[1] == server[1] else "cross_zone"
+        if "external" in (ends[0].kind, ends[1].kind):
+            scope = "external"
         when = hours or range(self.hours)
         for hour in when:
             at = BEGIN_MS + hour * HOUR_MS // self.evidence.slot_ms * self.evidence.slot_ms
