@@ -20,6 +20,7 @@ from schemas.raw import ENCAPSULATIONS, OTHER_ENCAPSULATION
 from sinks.intake import Row
 from sinks.metrics.ends import End, region_of
 from sinks.metrics.families import (
+    DELAYED_BYTES,
     ENCAPSULATION_BYTES,
     KUBEZONNET_BYTES,
     UNKNOWN_BYTES,
@@ -40,6 +41,8 @@ MAX_ROUTES = 200_000
 # How often it is looked which series are idle, and which pairs are the heaviest.
 SWEEP_MS = 60_000
 DAY_MS = 24 * 3_600_000
+# Bytes of windows that ended longer ago than this are delayed: a rate over the last hour shows them in the wrong hour.
+DELAYED_MS = 600_000
 
 # Both ends, scope, cluster; of a relayed packet the observer's zone and region; of an outer one its encapsulation.
 RouteKey = tuple[End, End, Scope, str, tuple[str, str] | None, str | None]
@@ -86,6 +89,7 @@ class Aggregate:
         self._zone_packets = self._family(ZONE_PACKETS)
         self._workload = self._family(WORKLOAD_BYTES, max_series)
         self._unknown = self._family(UNKNOWN_BYTES)
+        self._delayed = self._family(DELAYED_BYTES)
         self._encapsulation = self._family(ENCAPSULATION_BYTES, max_series)
         self._kubezonnet = (
             None if kubezonnet_max_series is None else self._family(KUBEZONNET_BYTES, kubezonnet_max_series)
@@ -97,6 +101,7 @@ class Aggregate:
             self._workload_cost = self._family(WORKLOAD_COST)
         self._routes: dict[RouteKey, SeriesRoute] = {}
         self._touched: list[SeriesRoute] = []
+        self._dirty: list[Series] = []
 
     def add(self, rows: Iterable[Row[End]], books: Tallies) -> None:
         """Count flows; the outer packets of overlays are put aside in the books, as what they are."""
@@ -115,9 +120,15 @@ class Aggregate:
                 route.touched = True
                 self._touched.append(route)
 
+    def note_delayed(self, rows: Iterable[Row[End]], now_ms: int) -> None:
+        """Count again, by cluster, the bytes of flows that come so late; not those of outer packets."""
+        for flow, *_ in rows:
+            if flow.end_ms < now_ms - DELAYED_MS and flow.encapsulation is UNSET:
+                _carry((self._delayed.get((flow.k8s.cluster.name,)),), flow.bytes, self._dirty)
+
     def fold(self, now_ms: int) -> Changes:
         """Carry what the routes brought over into their series; return what changed since the last fold."""
-        dirty: list[Series] = []
+        dirty, self._dirty = self._dirty, []
         for route in self._touched:
             _carry(route.byte_series, route.bytes, dirty)
             _carry(route.packet_series, route.packets, dirty)

@@ -82,6 +82,11 @@ WORKLOAD_COST = Spec(
 UNKNOWN_BYTES = Spec(
     "zonemeter_unknown_bytes_total", "IP-layer bytes of scope unknown, by why it is not known.", ("cluster", "reason")
 )
+DELAYED_BYTES = Spec(
+    "zonemeter_delayed_bytes_total",
+    "IP-layer bytes that were counted more than ten minutes after their window had ended.",
+    ("cluster",),
+)
 ENCAPSULATION_BYTES = Spec(
     "zonemeter_encapsulation_bytes_total",
     "IP-layer bytes of the outer packets of overlays, which no other metric counts, by pair of nodes.",
@@ -100,6 +105,6 @@ SPECS = {
     spec.name: spec
     for spec in (
         *(ZONE_BYTES, ZONE_PACKETS, ZONE_COST, WORKLOAD_BYTES, WORKLOAD_COST),
-        *(UNKNOWN_BYTES, ENCAPSULATION_BYTES, KUBEZONNET_BYTES),
+        *(UNKNOWN_BYTES, DELAYED_BYTES, ENCAPSULATION_BYTES, KUBEZONNET_BYTES),
     )
 }

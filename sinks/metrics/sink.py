@@ -12,7 +12,7 @@ from common.service.lifecycle import Service
 from prices.book import PriceBook
 from schemas.ledger import Hop, LedgerRecord
 from sinks.intake import Batch, Lane
-from sinks.metrics.aggregate import Aggregate
+from sinks.metrics.aggregate import DELAYED_MS, Aggregate
 from sinks.metrics.checkpoint import Checkpoint, State
 from sinks.metrics.ends import End
 from sinks.metrics.exposition import Exposition
@@ -66,6 +66,10 @@ class MetricsSink(Sink[End, Checkpoint]):
     def add(self, lane: Lane, batch: Batch[End]) -> None:
         """Count flows."""
         self._aggregate.add(batch.rows, lane.books)
+        # Looked at flow by flow only where something is delayed, which is hardly ever.
+        now = now_ms()
+        if lane.books.start_ms is not None and lane.books.start_ms < now - DELAYED_MS:
+            self._aggregate.note_delayed(batch.rows, now)
 
     def due(self, lanes: Sequence[Lane], now: float) -> Sequence[Lane]:
         """Return all; flows that come after a silence are served at once."""

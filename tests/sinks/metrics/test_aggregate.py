@@ -7,7 +7,7 @@ import pytest
 
 from schemas.flow import Cloud, Kubernetes, Named, Observer
 from sinks.intake import Intake, Lane
-from sinks.metrics.aggregate import Aggregate
+from sinks.metrics.aggregate import DELAYED_MS, Aggregate
 from sinks.metrics.ends import Ends
 from sinks.metrics.family import Changes
 from tests.support.sinks.flows import END_MS, EXTERNAL, cloud, encoded, flow, flow_id, node, other, pod, records
@@ -221,3 +221,20 @@ def test_restored_series_go_on_and_keep_their_budget() -> None:
     assert after.counters() == before.counters()
     numbers = [series.number for family in after.aggregate.families.values() for series in family.served]
     assert len(numbers) == len(set(numbers))
+
+
+def test_bytes_that_come_late_are_counted_a_second_time_by_cluster() -> None:
+    counting = Counting()
+    sent = [
+        flow(id=flow_id(1, 0)),
+        flow(id=flow_id(1, 1), bytes=500),
+        flow(id=flow_id(1, 2), encapsulation="vxlan"),
+        flow(id=flow_id(2, 0), start_ms=END_MS, end_ms=END_MS + 10_000, bytes=70),
+    ]
+    batch = counting.intake.take(counting.lane, records(encoded(each) for each in sent), END_MS + 10_000)
+    counting.aggregate.note_delayed(batch.rows, END_MS + DELAYED_MS)
+    assert counting.counters() == {}
+    counting.aggregate.note_delayed(batch.rows, END_MS + DELAYED_MS + 1)
+    assert counting.counters() == {"zonemeter_delayed_bytes_total": {("lab",): 1500}}
+    counting.aggregate.note_delayed(batch.rows[3:], END_MS + DELAYED_MS + 20_000)
+    assert counting.counters() == {"zonemeter_delayed_bytes_total": {("lab",): 1570}}
