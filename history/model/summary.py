@@ -52,6 +52,12 @@ def pair_of(traffic: Traffic) -> Pair:
     return Pair(source.label, destination.label, source.zone, destination.zone)
 
 
+def zones_of(traffic: Traffic) -> tuple[str, str]:
+    """Return the sending and the receiving zone; "external" for the side that is."""
+    missing = EXTERNAL if traffic.scope == EXTERNAL else ""
+    return traffic.source.zone or missing, traffic.destination.zone or missing
+
+
 @dataclass
 class Summary:
     """What a set of flows comes to, in IP-layer bytes. `windows`: [start, end) in Unix milliseconds, each once.
@@ -96,8 +102,7 @@ class Summary:
         sums: dict[tuple[str, str], int] = defaultdict(int)
         for key, size in self.traffic.items():
             if key.scope != "unknown":
-                missing = EXTERNAL if key.scope == EXTERNAL else ""
-                sums[key.source.zone or missing, key.destination.zone or missing] += size
+                sums[zones_of(key)] += size
         return sums
 
     @property

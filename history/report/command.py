@@ -16,10 +16,11 @@ from common.durations import Duration, parse_duration
 from common.entry_point import entry_point
 from history.model.grouping import OF_TIME, OWNERS, By, Per
 from history.model.time_range import TimeRange
+from history.page.bounds import Bounds
 from history.read import interrupts
 from history.report import machine, text
 from history.report.data import Report
-from history.report.make import PricedSettings, make_report
+from history.report.make import PricedSettings, events_of, make_report
 from sinks.gc_settings import THRESHOLDS
 
 PROG = "zonemeter report"
@@ -45,10 +46,11 @@ class ReportSettings(PricedSettings):
         ge=1,
         le=10_000,
         description="how many pairs to show (default: 5), or with --by how many sums (default: 30), "
-        "with --per of each period",
+        "with --per of each period; on a page: 500",
     )
-    output: Literal["table", "json", "csv"] = Field(
-        "table", description="how to print the answer; csv with --per: the shape of FOCUS 1.3"
+    output: Literal["table", "json", "csv", "html"] = Field(
+        "table",
+        description="how to print the answer; html: a page that needs no network; csv with --per: FOCUS 1.3",
     )
 
     @model_validator(mode="after")
@@ -70,16 +72,24 @@ def main(settings: ReportSettings) -> int:
     spans = [span] if settings.compare is None else compared(span, settings.compare, now_ms)
     settings.check()
     gc.set_threshold(*THRESHOLDS)
-    made = make_report(
-        settings, spans, now_ms, compare=settings.compare, by=settings.by, per=settings.per, top=settings.top
-    )
-    report, nothing = interrupts.run(made)
+    report, nothing = interrupts.run(_make(settings, spans, now_ms))
     if nothing:
         _say(nothing)
         return 1
     _print(report, settings.output)
     closes = report.audit is None or not report.audit.mismatches
     return 0 if closes else 1
+
+
+async def _make(settings: ReportSettings, spans: list[TimeRange], now_ms: int) -> tuple[Report, str]:
+    is_page = settings.output == "html"
+    top = settings.top or (Bounds().rows if is_page else None)
+    report, nothing = await make_report(
+        settings, spans, now_ms, compare=settings.compare, by=settings.by, per=settings.per, top=top
+    )
+    if is_page and not nothing:
+        report.events, report.events_note = await events_of(settings, report)
+    return report, nothing
 
 
 def compared(span: TimeRange, compare: str, now_ms: int) -> list[TimeRange]:
@@ -94,6 +104,10 @@ def compared(span: TimeRange, compare: str, now_ms: int) -> list[TimeRange]:
 def _print(report: Report, output: str) -> None:
     if output == "json":
         terminal.write_json(machine.as_dict(report))
+    elif output == "html":
+        from history.report import page  # brings the template engine, which no other answer needs
+
+        terminal.data().write(page.document(report).encode())
     elif output == "csv":
         terminal.data().write(machine.as_csv(report).encode())
     else:

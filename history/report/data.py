@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 from audit.result import Audit
 from history.model.bill import NOTHING, Bill, Cost
+from history.model.events import Event
 from history.model.grouping import By, Per
 from history.model.party import MeterTraffic, Party
-from history.model.summary import IN_REGION, Summary, Traffic
+from history.model.summary import IN_REGION, Summary, Traffic, zones_of
 from history.model.time_range import TimeRange
 from schemas.flow import Scope
 
@@ -26,6 +27,16 @@ class Range:
     def cost(self, scope: Scope) -> Cost | None:
         """Return what traffic of a scope costs; None where it has no price."""
         return self.bill.by_scope.get(scope)
+
+    @property
+    def zone_costs(self) -> dict[tuple[str, str], Cost]:
+        """What `Summary.zones` cost; where nothing has a price they are not there."""
+        sums: dict[tuple[str, str], Cost] = {}
+        for traffic, cost in self.bill.costs.items():
+            if traffic.scope != "unknown":
+                pair = zones_of(traffic)
+                sums[pair] = sums.get(pair, NOTHING) + cost
+        return sums
 
 
 @dataclass(slots=True)
@@ -49,6 +60,7 @@ class Report:
     `audit` is None where the ledger could not be read; `trust_note` says why. `compare`: how long before, as given.
     `by`: what it is summed up by, beside what every report shows; `per`: a showback, for each of these periods.
     `filters`: what narrows it, by the setting's name.
+    `events`: what changed in the topology, None where it is not known; `events_note`: why, or how well.
     `simulated`: which change this is the range with, in words; `before` is then the range as it was measured.
     """
 
@@ -67,6 +79,8 @@ class Report:
     range_flags: str = ""
     flags: str = ""
     kafka_flags: str = ""
+    events: list[Event] | None = None
+    events_note: str = ""
     simulated: str = ""
     refused: int = 0
 

@@ -154,7 +154,7 @@ def _amounts(lines: Sequence[SumLine]) -> dict[str, Any]:
 
 
 def _range(part: Range) -> dict[str, Any]:
-    summary, bill = part.summary, part.bill
+    summary, bill, costs = part.summary, part.bill, part.zone_costs
     return {
         "from": rfc3339(part.span.from_ms),
         "to": rfc3339(part.span.to_ms),
@@ -177,8 +177,8 @@ def _range(part: Range) -> dict[str, Any]:
             for way, comes_in in (("out", False), ("in", True))
         },
         "zones": [
-            {"from": source, "to": destination, "bytes": size}
-            for (source, destination), size in sorted(summary.zones.items())
+            {"from": pair[0], "to": pair[1], "bytes": size, **_cost(costs.get(pair), summary, bill)}
+            for pair, size in sorted(summary.zones.items())
         ],
         "over_time": [_slot(part, at_ms) for at_ms in sorted({at_ms for at_ms, _ in summary.slots})],
         "unknown": dict(sorted(summary.unknown.items())),

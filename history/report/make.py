@@ -6,10 +6,12 @@ from shlex import quote
 from pydantic import Field
 
 from common.amounts import counted
+from common.errors import Refusal
 from common.settings import HostPorts
 from common.terminal import command
 from history.audit.command import audit_of
 from history.model.bill import price_summary
+from history.model.events import Event, events
 from history.model.evidence import Evidence
 from history.model.grouping import By, Per
 from history.model.hints import Present, why_nothing
@@ -18,6 +20,7 @@ from history.model.summary import Summary
 from history.model.time_range import TimeRange
 from history.range_settings import RangeSettings
 from history.read.progress import progress
+from history.read.rejoin import ReadTally, read_topology
 from history.report.data import Range, Report
 from history.report.gather import Gatherer
 from history.report.own_traffic import find_own
@@ -92,6 +95,23 @@ async def make_report(
         return report, _why_nothing(settings, report, gathered.present)
     report.audit, report.trust_note = await audit_of(settings, spans[0], now_ms, summary.clusters)
     return report, ""
+
+
+async def events_of(settings: PricedSettings, report: Report) -> tuple[list[Event] | None, str]:
+    """Return what changed in the topology over a report's range, or why that is not known."""
+    unknown = "what changed in the cluster is not marked"
+    if len(report.summary.clusters) > 1:
+        return None, f"{unknown}: the range holds several clusters, and the topology is of one; say --cluster NAME"
+    taken = ReadTally()
+    try:
+        states = await read_topology(settings, taken)
+    except Refusal as error:
+        return None, f"{unknown}: {error}"
+    if not states:
+        return None, f"{unknown}: topic {settings.topics.topology} holds nothing"
+    refused = taken.refused.total()
+    note = f"{counted(refused, 'record')} of the topology could not be decoded: a change may be missing"
+    return events(states, report.now.span), note if refused else ""
 
 
 def _prices(which: str | None, summary: Summary) -> tuple[PriceBook | None, str]:

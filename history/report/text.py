@@ -22,7 +22,7 @@ from common.amounts import (
 from common.terminal import command
 from history.audit.text import coverage
 from history.model.time_range import timestamp
-from history.report.data import PairLine, Range, Report
+from history.report.data import PairLine, Report
 from history.report.showback_text import showback_lines
 from history.report.sums_text import change_of_rate, sum_lines
 from prices.book import PriceBook, money, per_month
@@ -59,8 +59,13 @@ def head(report: Report, title: str) -> list[str]:
         left_out = f"windows that ended after {timestamp(span.ended_by_ms)[11:]}: some nodes' may still be on their way"
         found += labelled("left out", [left_out])
     found += labelled("changed", [report.simulated])
-    found += labelled("only", [_only(name, values) for name, values in report.filters.items()])
-    return found + labelled("prices", _prices(report))
+    found += labelled("only", only(report))
+    return found + labelled("prices", prices(report))
+
+
+def only(report: Report) -> list[str]:
+    """Return what narrows it."""
+    return [_only(name, values) for name, values in report.filters.items()]
 
 
 def _only(name: str, values: list[str]) -> str:
@@ -75,7 +80,8 @@ def _only(name: str, values: list[str]) -> str:
 _WAYS = {"source": "from", "destination": "to"}
 
 
-def _prices(report: Report) -> list[str]:
+def prices(report: Report) -> list[str]:
+    """Return which prices, and why these."""
     book = report.now.bill.book
     if book is None:
         asked = report.prices_why == "none, as asked"
@@ -88,14 +94,19 @@ def _prices(report: Report) -> list[str]:
 
 
 def trust(report: Report) -> list[str]:
-    """Return how far to trust it."""
+    """Return how far to trust it, as lines."""
+    return labelled("trust", trust_facts(report))
+
+
+def trust_facts(report: Report) -> list[str]:
+    """Return how far to trust it: how much was metered of how many nodes, what was lost, what is not known."""
     unknown = report.summary.scopes.get("unknown", 0)
     total = report.summary.bytes
     share = f"unknown {percent(unknown, total)}" + (f" ({human(unknown)})" if unknown else "")
     audit = report.audit
     if audit is None:
         metered = f"nodes {len(report.summary.observers)} metered"
-        return labelled("trust", [share, metered, *_refused(report), report.trust_note])
+        return [share, metered, *_refused(report), report.trust_note]
     of = "" if audit.nodes_in_cluster is None else f" of {len(audit.nodes_in_cluster)}"
     facts = [f"nodes {len(audit.nodes_metered)}{of} metered", f"coverage {coverage(audit)}"]
     facts += [f"ledger {audit.ratio:.6f}", share]
@@ -112,7 +123,7 @@ def trust(report: Report) -> list[str]:
         facts.append(f"{counted(audit.in_flight, 'window')} under way")
     if audit.mismatches:
         facts.append(f"THE LEDGER DOES NOT CLOSE: {human(audit.unaccounted_bytes)} unaccounted")
-    return labelled("trust", [*facts, *_refused(report)])
+    return [*facts, *_refused(report)]
 
 
 def _refused(report: Report) -> list[str]:
@@ -127,18 +138,25 @@ def _answer(report: Report) -> list[str]:
     book, cost = report.now.bill.book, report.now.cost("cross_zone")
     metered = report.summary.metered_ms
     if book is not None and cost is not None:
-        facts.append(_dollars(cost.total, book))
+        facts.append(dollars_of(cost.total, book))
         facts.append(f"= {_monthly(cost.total, metered, book)} a month at this rate")
-    change = _change(report)
+    change = change_facts(report)
     found = labelled("CROSS-ZONE", [*facts, *change[:1]], 13)
-    basis = f"{duration(metered)} of {duration(report.now.span.to_ms - report.now.span.from_ms)} metered"
-    kind = "list prices, no discounts" if book is not None and is_shipped(book) else "prices of your own file"
-    notes = [basis if book is None or cost is None else f"over {basis}; a month is 730 h; {kind}"]
-    notes += change[1:]
-    return found + [line for note in notes for line in labelled("", [note], 13)]
+    return found + [line for note in [basis(report), *change[1:]] for line in labelled("", [note], 13)]
 
 
-def _change(report: Report) -> list[str]:
+def basis(report: Report) -> str:
+    """Return what the answer is computed from."""
+    book = report.now.bill.book
+    span = report.now.span
+    metered = f"{duration(report.summary.metered_ms)} of {duration(span.to_ms - span.from_ms)} metered"
+    if book is None or report.now.cost("cross_zone") is None:
+        return metered
+    kind = "list prices, no discounts" if is_shipped(book) else "prices of your own file"
+    return f"over {metered}; a month is 730 h; {kind}"
+
+
+def change_facts(report: Report) -> list[str]:
     """Return how the bytes across zones changed, and what is to be known about that."""
     before = report.before
     if before is None:
@@ -203,7 +221,7 @@ def _other_traffic(report: Report, unit: str, divisor: int) -> list[str]:
     for name, size, cost in found:
         if size:
             priced = (
-                _dollars(cost.total, bill.book) if bill.book is not None and cost is not None and cost.total else ""
+                dollars_of(cost.total, bill.book) if bill.book is not None and cost is not None and cost.total else ""
             )
             rows.append((name, three_digits(size / divisor), priced))
     return columns(rows, "<><")
@@ -228,9 +246,9 @@ def _pairs(report: Report) -> list[str]:
         ("TOP PAIRS", "", "", "zones", unit, *_cost_titles(report)),
         *(
             (
-                _name(pair.source, pair.nodes[0]) + ("*" if pair.received else ""),
+                name_of(pair.source, pair.nodes[0]) + ("*" if pair.received else ""),
                 "->",
-                _name(pair.destination, pair.nodes[1]),
+                name_of(pair.destination, pair.nodes[1]),
                 shorten(_places(pair, short), 12),
                 three_digits(pair.bytes / divisor),
                 *_cost_cells(report, [pair]),
@@ -270,22 +288,18 @@ def _cost_cells(report: Report, pairs: list[PairLine]) -> list[str]:
 
 def _small_print(report: Report) -> list[str]:
     found = []
-    book = report.now.bill.book
     reasons = sorted(report.summary.unknown.items(), key=lambda item: (-item[1], item[0]))
     if reasons:
         found += labelled("UNKNOWN", [f"{reason} {human(size)}" for reason, size in reasons], 13)
-    found += labelled("METER'S OWN", _own(report), 13)
+    found += labelled("METER'S OWN", own(report), 13)
     if report.summary.outer_bytes:
         outer = f"{human(report.summary.outer_bytes)} in outer packets, whose inner ones are counted: in no sum"
         found += labelled("OVERLAY", [outer], 13)
-    if book is not None:
-        unpriced = [f"{scope.replace('_', '-')} {human(size)}" for scope, size in sorted(_unpriced(report.now))]
-        if unpriced:
-            found += labelled("NO PRICE", [f"{', '.join(unpriced)}: not in the dollars"], 13)
+    found += labelled("NO PRICE", no_price(report), 13)
     return [*found, ""] if found else []
 
 
-def _own(report: Report) -> list[str]:
+def own(report: Report) -> list[str]:
     """Return what the meter itself sent; that nothing is known of it is said, unless only a namespace was asked for."""
     size, crossing, cost = report.own_traffic()
     if not size:
@@ -295,15 +309,24 @@ def _own(report: Report) -> list[str]:
     facts = [human(size), f"{human(crossing)} of it across zones"]
     book, total = report.now.bill.book, report.now.cost("cross_zone")
     if book is not None and cost.total and total is not None and total.total:
-        facts.append(f"{_dollars(cost.total, book)}, {percent(cost.total, total.total)} of the above")
+        facts.append(f"{dollars_of(cost.total, book)}, {percent(cost.total, total.total)} of the above")
     return [*facts, "included above"]
 
 
-def _unpriced(part: Range) -> list[tuple[Scope, int]]:
-    return [(scope, size) for scope, size in part.bill.unpriced.items() if size and scope != "unknown"]
+def no_price(report: Report) -> list[str]:
+    """Return what is not in the dollars."""
+    sizes = sorted(report.now.bill.unpriced.items())
+    unpriced = [f"{scope.replace('_', '-')} {human(size)}" for scope, size in sizes if size and scope != "unknown"]
+    return [f"{', '.join(unpriced)}: not in the dollars"] if unpriced and report.now.bill.book is not None else []
 
 
 def _next(report: Report) -> list[str]:
+    rows = [row for wish in next_commands(report) for row in command_lines(wish, 7)]
+    return [f"{'next' if not number else '':<7}{row}" for number, row in enumerate(rows)]
+
+
+def next_commands(report: Report) -> list[str]:
+    """Return commands that lead on from here."""
     where = report.range_flags + report.flags
     wishes = []
     if report.audit is not None and report.audit.mismatches:
@@ -319,11 +342,11 @@ def _next(report: Report) -> list[str]:
     if report.before is None:
         wishes.append(command(f"report {where} --compare 7d"))
     wishes.append(command(f"report {where} -o csv"))
-    rows = [row for wish in wishes for row in command_lines(wish, 7)]
-    return [f"{'next' if not number else '':<7}{row}" for number, row in enumerate(rows)]
+    return wishes
 
 
-def _name(label: str, nodes: set[str]) -> str:
+def name_of(label: str, nodes: set[str]) -> str:
+    """Return what one end of a pair is called: the node, if it is one, else how many."""
     if not nodes:
         return label
     return next(iter(nodes)) if len(nodes) == 1 else f"{len(nodes)} nodes"
@@ -338,9 +361,10 @@ def _places(pair: PairLine, short: dict[str, str]) -> str:
     return f"{','.join(sources)} -> {','.join(destinations)}"
 
 
-def _dollars(subunits: int, book: PriceBook) -> str:
+def dollars_of(subunits: int, book: PriceBook) -> str:
+    """Return an amount as people read it."""
     return dollars(money(subunits), book.currency)
 
 
 def _monthly(subunits: int, metered_ms: int, book: PriceBook) -> str:
-    return _dollars(per_month(subunits, metered_ms), book)
+    return dollars_of(per_month(subunits, metered_ms), book)

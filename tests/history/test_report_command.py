@@ -22,6 +22,7 @@ from schemas.ledger import encode_ledger
 from schemas.raw import decode_chunk
 from tests.history.conftest import Command, Ran
 from tests.support.enricher import build
+from tests.support.history.html import by_id, parsed, rows, text_of, values
 from tests.support.history.lived import Lived, ledger_entry, rfc3339
 
 Run = Callable[..., Ran]
@@ -276,7 +277,7 @@ async def _publish(history: Lived, entry: Any, flow: bytes, timestamp_ms: int) -
         (["--topic-prefix", "none."], 2, "topic none.flows.enriched.v1 does not exist"),
         (["--own-kafka", "here"], 2, "expected HOST:PORT"),
         (["--top", "0"], 2, "top (--top, ZONEMETER_TOP)"),
-        (["-o", "html"], 2, "Input should be 'table', 'json' or 'csv'"),
+        (["-o", "pdf"], 2, "Input should be 'table', 'json', 'csv' or 'html'"),
     ],
 )
 def test_bad_news_and_wrong_use_are_one_line(
@@ -317,3 +318,24 @@ def test_a_currency_of_ones_own(history: Lived, run: Run, tmp_path: Path) -> Non
     assert ways["out"]["bytes"] + ways["in"]["bytes"] == found["scopes"]["external"]["bytes"]
     assert Decimal(ways["out"]["cost"]) == Decimal(found["scopes"]["external"]["cost"]) > 0
     assert Decimal(ways["in"].get("cost", "0")) == 0
+
+
+@pytest.mark.parametrize("source", ["topic", "archive"])
+def test_a_page_has_the_numbers_of_the_json(history: Lived, run: Run, source: str) -> None:
+    where = ["--archive", str(history.archive)] if source == "archive" else []
+    found = document(run, *history.flags, *history.span, *where, "--top", "1000")
+    status, out, err = run(*history.flags, *history.span, *where, "-o", "html")
+    assert (status, err) == (0, "")
+    shown = parsed(out)
+    pairs = [values(row) for row in rows(by_id(shown, "pairs"))]
+    assert pairs == [[str(each["bytes"]), each["cost"], each["cost_per_month"]] for each in found["top_pairs"]]
+    assert "is not marked" not in text_of(shown), "the topology was read"
+    assert [text_of(row[0]) for row in rows(by_id(shown, "gaps"))] == ["node-c1"]
+    assert len(list(rows(by_id(shown, "slots")))) == len(found["over_time"]) == 30
+
+
+def test_a_page_says_why_it_marks_no_changes(history: Lived, run: Run) -> None:
+    gone = ["--kafka-bootstrap", "127.0.0.1:1"]
+    status, out, err = run(*history.span, *gone, "--archive", str(history.archive), "-o", "html")
+    assert (status, err) == (0, "")
+    assert "what changed in the cluster is not marked: Kafka at 127.0.0.1:1" in text_of(parsed(out))

@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A report as one page of HTML: `-o html`. Pure. Every number in it is one of the report's JSON, or a sum of such."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from common.amounts import duration, exact, human, percent, short_zones
+from history.model.bill import Cost
+from history.model.grouping import OF_ENDS, OF_TIME
+from history.model.summary import EXTERNAL
+from history.model.time_range import timestamp
+from history.page import sankey, timeline
+from history.page.bounds import Bounds
+from history.page.render import page
+from history.page.scales import LEVELS, between, level
+from history.report import showback, text
+from history.report.data import PairLine, Report
+from history.report.sums import SumLine, sums
+from history.report.sums_text import change_of_rate
+from prices.book import PriceBook, money, per_month
+from schemas.flow import Scope
+
+_SCOPES: tuple[tuple[Scope, str], ...] = (
+    ("cross_zone", "cross-zone"),
+    ("cross_region", "cross-region"),
+    ("same_zone", "same zone"),
+    ("same_node", "same node"),
+    ("unknown", "unknown"),
+)
+
+
+class Cash(NamedTuple):
+    """Money: exact, as JSON has it, and as people read it."""
+
+    exact: str
+    shown: str
+
+
+@dataclass(frozen=True)
+class Square:
+    """One cell of the heat map. `level`: 0 to `LEVELS`; `within`: both zones are the same."""
+
+    bytes: int
+    cost: Cash | None
+    level: int
+    within: bool
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a table: what it is called, its bytes, what they cost, and their part of the whole."""
+
+    name: str
+    bytes: int
+    cost: Cash | None
+    share: str = ""
+    of: str = ""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A row of the pairs. `before`: how it changed, where two ranges are compared."""
+
+    source: str
+    destination: str
+    zones: Sequence[tuple[str, str]]
+    bytes: int
+    cost: Cash | None
+    monthly: Cash | None
+    received: bool = False
+    before: str = ""
+
+
+def document(report: Report) -> str:
+    """Return the page."""
+    return page("report.html.j2", lambda bounds: view(report, bounds))
+
+
+def view(report: Report, bounds: Bounds) -> dict[str, Any]:
+    """Return what the template of a report names."""
+    span = report.now.span
+    names = ", ".join(sorted(report.summary.clusters))
+    return {
+        "title": f"{'clusters' if len(report.summary.clusters) > 1 else 'cluster'} {names}",
+        "span": str(span),
+        "long": duration(span.to_ms - span.from_ms),
+        "left_out": "" if span.ended_by_ms is None else timestamp(span.ended_by_ms)[11:],
+        "sources": [*report.sources, f"{report.summary.flows:,} flows"],
+        "only": text.only(report),
+        "prices": text.prices(report),
+        "currency": _currency(report.now.bill.book),
+        "trust": text.trust_facts(report),
+        "broken": report.audit is not None and report.audit.mismatches > 0,
+        **_answer(report),
+        "heat": _heat(report, bounds),
+        "scopes": _scopes(report),
+        "times": _times(report, bounds),
+        **_pairs(report, bounds),
+        "sums": _sums(report, bounds),
+        "showback": _showback(report, bounds),
+        "unknown": sorted(report.summary.unknown.items(), key=lambda item: (-item[1], item[0]))[: bounds.listed],
+        "own": text.own(report),
+        "outer": report.summary.outer_bytes,
+        "no_price": text.no_price(report),
+        "next": text.next_commands(report),
+    }
+
+
+def cash(subunits: int, book: PriceBook) -> Cash:
+    """Return an amount of money."""
+    return Cash(exact(money(subunits)), text.dollars_of(subunits, book))
+
+
+def _answer(report: Report) -> dict[str, Any]:
+    crossing = report.summary.scopes.get("cross_zone", 0)
+    cost = _cash(report, report.now.cost("cross_zone"))
+    return {
+        "crossing": crossing,
+        "crossing_share": percent(crossing, report.in_region) if report.in_region else "",
+        "crossing_cost": cost,
+        "crossing_monthly": _monthly(report, report.now.cost("cross_zone")),
+        "basis": text.basis(report),
+        "change": text.change_facts(report),
+    }
+
+
+def _cash(report: Report, cost: Cost | None) -> Cash | None:
+    book = report.now.bill.book
+    return None if cost is None or book is None else cash(cost.total, book)
+
+
+def _monthly(report: Report, cost: Cost | None) -> Cash | None:
+    book = report.now.bill.book
+    if cost is None or book is None:
+        return None
+    return cash(per_month(cost.total, report.summary.metered_ms), book)
+
+
+def _heat(report: Report, bounds: Bounds) -> dict[str, Any]:
+    """Return zones by zones: the greatest, by what they exchange with others; without external ends."""
+    sizes = {pair: size for pair, size in report.summary.zones.items() if EXTERNAL not in pair}
+    costs = {pair: cost for pair, cost in report.now.zone_costs.items() if pair in sizes}
+    priced = any(cost.total for cost in costs.values())
+    weights = {pair: costs[pair].total if pair in costs else 0 for pair in sizes} if priced else dict(sizes)
+    of_zone: dict[str, int] = {}
+    for pair, weight in weights.items():
+        for zone in pair:
+            of_zone[zone] = of_zone.get(zone, 0) + (weight if pair[0] != pair[1] else 0)
+    shown = sorted(sorted(of_zone, key=lambda zone: (-of_zone[zone], zone))[: bounds.zones])
+    most = max((weight for pair, weight in weights.items() if pair[0] != pair[1] and {*pair} <= {*shown}), default=0)
+
+    def total(pairs: Sequence[tuple[str, str]]) -> Square:
+        held = [costs[pair] for pair in pairs if pair in costs]
+        cost = sum((each.total for each in held), 0)
+        size = sum(sizes.get(pair, 0) for pair in pairs)
+        return Square(size, _cash(report, Cost(cost)) if held else None, 0, within=False)
+
+    squares = {}
+    for pair in ((source, to) for source in shown for to in shown):
+        shade = 0 if pair[0] == pair[1] else level(weights.get(pair, 0), most)
+        squares[pair] = Square(sizes.get(pair, 0), _cash(report, costs.get(pair)), shade, pair[0] == pair[1])
+    book = report.now.bill.book
+    return {
+        "zones": shown,
+        "rows": [(zone, [squares[zone, to] for to in shown], total([(zone, to) for to in shown])) for zone in shown],
+        "totals": [total([(source, to) for source in shown]) for to in shown],
+        "total": total([(source, to) for source in shown for to in shown]),
+        "priced": priced,
+        "left_out": len(of_zone) - len(shown),
+        "rest": total([pair for pair in sizes if not {*pair} <= {*shown}]),
+        "levels": range(1, LEVELS + 1),
+        "most": "" if not most else text.dollars_of(most, book) if priced and book is not None else human(most),
+    }
+
+
+def _scopes(report: Report) -> list[Line]:
+    """Return every scope, external traffic by its direction: they add up to all bytes."""
+    summary, bill = report.summary, report.now.bill
+    found: list[tuple[str, int, Cost | None, Scope]] = [
+        (name, summary.scopes.get(scope, 0), bill.by_scope.get(scope), scope) for scope, name in _SCOPES
+    ]
+    found[2:2] = [
+        (name, summary.internet.get(comes_in, 0), bill.internet.get(comes_in), "external")
+        for comes_in, name in ((False, "external, out"), (True, "external, in"))
+    ]
+    total = summary.bytes
+    return [Line(name, size, _cash(report, cost), percent(size, total), scope) for name, size, cost, scope in found]
+
+
+def _times(report: Report, bounds: Bounds) -> dict[str, Any]:
+    summary, span = report.summary, report.now.span
+    slots = []
+    for at_ms in sorted({at_ms for at_ms, _ in summary.slots}):
+        held = {scope: summary.slots[at_ms, scope] for scope in timeline.STACKED if (at_ms, scope) in summary.slots}
+        slots.append(timeline.Slot(*span.slot_at(at_ms), held))
+    gaps = [] if report.audit is None else report.audit.gaps
+    events = report.events or []
+    drawn = timeline.Times(
+        span.from_ms,
+        span.to_ms,
+        slots,
+        between(list(summary.windows), span.from_ms, span.to_ms),
+        [(max(gap.from_ms, span.from_ms), min(gap.to_ms, span.to_ms)) for gap in gaps],
+        [timeline.Mark(event.at_ms, f"{event.what} {event.subject}: {event.detail}") for event in events],
+    )
+    scopes = [scope for scope in timeline.STACKED if summary.scopes.get(scope)]
+    return {
+        "drawing": timeline.draw(drawn),
+        "scopes": scopes,
+        "rows": [
+            (timestamp(slot.from_ms)[:16], [slot.bytes.get(scope, 0) for scope in scopes], slot.total) for slot in slots
+        ],
+        "events": events[: bounds.changes],
+        "more_events": max(len(events) - bounds.changes, 0),
+        "events_note": report.events_note,
+        "gaps": sorted(gaps, key=lambda gap: (gap.from_ms, gap.node))[: bounds.listed],
+        "more_gaps": max(len(gaps) - bounds.listed, 0),
+    }
+
+
+def _pairs(report: Report, bounds: Bounds) -> dict[str, Any]:
+    pairs = report.pairs()
+    shown = pairs[: min(report.top, bounds.rows)]
+    rest = pairs[len(shown) :]
+    short = short_zones(sorted({zone for pair in pairs for ends in pair.zones for zone in ends}))
+    return {
+        "pairs": [_pair(report, pair, short) for pair in shown],
+        "rest": _rest(report, rest) if rest else None,
+        "rest_count": len(rest),
+        "compare": report.compare or "",
+        "any_received": any(pair.received for pair in shown),
+        "zone_prefix": next((zone[: len(zone) - len(short[zone])] for zone in short), ""),
+        "sankey": sankey.draw(list(_bands(report, pairs, bounds))) if pairs else "",
+    }
+
+
+def _pair(report: Report, pair: PairLine, short: Mapping[str, str]) -> Pair:
+    return Pair(
+        text.name_of(pair.source, pair.nodes[0]),
+        text.name_of(pair.destination, pair.nodes[1]),
+        sorted((short[source], short[to]) for source, to in pair.zones),
+        pair.bytes,
+        _cash(report, pair.cost),
+        _monthly(report, pair.cost),
+        pair.received,
+        "" if report.before is None else change_of_rate(pair.bytes, pair.before, report),
+    )
+
+
+def _rest(report: Report, pairs: Sequence[PairLine]) -> Pair:
+    costs = [pair.cost for pair in pairs if pair.cost is not None]
+    cost = Cost(sum(each.total for each in costs)) if costs else None
+    size, before = sum(pair.bytes for pair in pairs), sum(pair.before for pair in pairs)
+    change = "" if report.before is None else change_of_rate(size, before, report)
+    return Pair("", "", (), size, _cash(report, cost), _monthly(report, cost), before=change)
+
+
+def _bands(report: Report, pairs: Sequence[PairLine], bounds: Bounds) -> Iterator[sankey.Flow]:
+    for pair in pairs[: bounds.bands]:
+        if pair.bytes:
+            cost = _cash(report, pair.cost)
+            yield sankey.Flow(pair.source, pair.destination, pair.bytes, "" if cost is None else cost.shown)
+    rest = [pair for pair in pairs[bounds.bands :] if pair.bytes]
+    if rest:
+        ends = (
+            f"{len({pair.source for pair in rest}):,} others",
+            f"{len({pair.destination for pair in rest}):,} others",
+        )
+        yield sankey.Flow(*ends, sum(pair.bytes for pair in rest), f"{len(rest):,} pairs", rest=True)
+
+
+def _sums(report: Report, bounds: Bounds) -> dict[str, Any] | None:
+    """Return the sums of `--by`."""
+    if report.by is None or report.per is not None:
+        return None
+    found = sums(report, report.by)
+    most = bounds.rows if report.by in OF_TIME else min(report.top, bounds.rows)
+    shown, rest = found[:most], found[most:]
+    rows = [_sum(report, line.name, [line]) for line in shown]
+    return {
+        "by": report.by,
+        "of_ends": report.by in OF_ENDS,
+        "rows": rows,
+        "rest": _sum(report, f"{len(rest):,} more", rest) if rest else None,
+        "all": _sum(report, "all", found),
+    }
+
+
+def _sum(report: Report, name: str, lines: Sequence[SumLine]) -> dict[str, Any]:
+    costs = [line.cost for line in lines if line.cost is not None]
+    sizes = [sum(line.sent for line in lines), sum(line.sent_across for line in lines)]
+    if report.by in OF_ENDS:
+        sizes += [sum(line.received for line in lines), sum(line.received_across for line in lines)]
+    before = sum(line.before for line in lines)
+    return {
+        "name": name,
+        "sizes": sizes,
+        "cost": _cash(report, Cost(sum(cost.total for cost in costs))) if costs else None,
+        "before": "" if report.before is None else change_of_rate(sum(line.bytes for line in lines), before, report),
+    }
+
+
+def _showback(report: Report, bounds: Bounds) -> dict[str, Any] | None:
+    """Return the periods of `--per`: so many owners of each that all periods fit."""
+    if report.by is None or report.per is None:
+        return None
+    found = showback.periods(report, report.by, report.per)
+    shown = found[: bounds.rows]
+    most = min(report.top, max(bounds.rows // max(len(shown), 1), 1))
+    return {
+        "by": report.by,
+        "per": report.per,
+        "periods": [_period(report, period, most) for period in shown],
+        "left_out": len(found) - len(shown),
+    }
+
+
+def _period(report: Report, period: showback.Period, most: int) -> dict[str, Any]:
+    rest = period.lines[most:]
+    rows = [_sum(report, line.name, [line]) for line in period.lines[:most]]
+    rows += [_sum(report, f"{len(rest):,} more", rest)] if rest else []
+    rows += [_sum(report, f"{showback.UNATTRIBUTED} {why}", [line]) for why, line in period.unattributed.items()]
+    part = "" if period.is_whole else f"{timestamp(period.from_ms)[:16]} to {timestamp(period.to_ms)[:16]}"
+    return {"title": period.title, "part": part, "rows": rows, "all": _sum(report, "all", period.all)}
+
+
+def _currency(book: PriceBook | None) -> str:
+    return "" if book is None else "$" if book.currency == "USD" else book.currency
