@@ -7,8 +7,10 @@ with it), then the consumer group. What follows the topics and the API runs besi
 
 import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
 
+from common.clock import now_ms
 from common.entry_point import entry_point
 from common.errors import Stopped
 from common.kafka import clients
@@ -25,6 +27,7 @@ from enricher.delivery.waiting import LateSenders
 from enricher.index.cidr_check import findings
 from enricher.index.cidrs import CidrMap, load_cidr_map
 from enricher.index.ownership import Index
+from enricher.index.ready import ReadyPods
 from enricher.index.resolve import Resolver
 from enricher.kube.cluster import ClusterView
 from enricher.kube.follower import Follower
@@ -32,6 +35,9 @@ from enricher.metrics import EnricherMetrics
 from enricher.settings import EnricherSettings
 
 log = logging.getLogger(__name__)
+
+# How often it is looked where ready pods are: all objects of the index are.
+READY_SECONDS = 60.0
 
 
 @entry_point("run enricher", EnricherSettings)
@@ -72,7 +78,8 @@ async def run(running: Service, settings: EnricherSettings) -> None:
             await pipeline.run()
         else:
             topic = TopologyTopic(running, settings, cluster, metrics)
-            await _run_live(running, follower, topic, pipeline, publisher, lambda: _question(cidrs, cluster))
+            show = partial(_show_ready_pods, running, ReadyPods(index), metrics)
+            await _run_live(running, follower, topic, pipeline, publisher, lambda: _question(cidrs, cluster), show)
     except Stopped:
         return
     finally:
@@ -88,6 +95,7 @@ async def _run_live(
     pipeline: Pipeline,
     publisher: Publisher,
     question: Callable[[], None],
+    show: Callable[[], Coroutine[None, None, None]],
 ) -> None:
     await topic.read_history()
     async with TaskGroup() as tasks:
@@ -99,11 +107,19 @@ async def _run_live(
         await follower.all_listed(running.stopping)
         if not running.stopping.is_set():
             question()
+            # Not before the lists are there: a zone whose pods are not known yet would look left.
+            beside.append(tasks.create_task(show(), name="ready-pods"))
             # The index outlives every collection: looking through it again and again would cost the join its speed.
             gc.freeze()
             await pipeline.run()
         for task in beside:
             task.cancel()
+
+
+async def _show_ready_pods(running: Service, ready: ReadyPods, metrics: EnricherMetrics) -> None:
+    while not running.stopping.is_set():
+        metrics.show_ready(ready.count(now_ms()))
+        await running.pause(READY_SECONDS)
 
 
 def _question(cidrs: CidrMap, cluster: ClusterView) -> None:

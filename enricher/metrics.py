@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from enricher.index.cidrs import CidrMap
 from enricher.index.ownership import Index
+from enricher.index.ready import Ready
 from enricher.join.join import Joined
 from schemas.amount import Amount
 from schemas.ledger import UNANNOUNCED_REPEAT
@@ -92,6 +93,9 @@ class EnricherMetrics:
         )
         self.index_evicted = counter("index_evicted", "States forgotten before their time, for lack of room.")
         self.topology_refused = counter("topology_refused", "Records of the topology topic not understood.", "reason")
+        self._ready = gauge("ready_pods", "Ready pods of each workload that is or was in several zones.", *_PLACE)
+        self._ready_left_out = gauge("ready_pods_left_out", "Workloads in several zones beyond those shown.")
+        self._places: set[tuple[str, ...]] = set()
         gauge("index_states", "States of objects in the index.").set_function(lambda: index.states)
         gauge("index_slots", "Addresses, node names and podCIDRs in the index.").set_function(lambda: index.slots)
         self._rules: dict[str, Counter] = {}
@@ -116,6 +120,15 @@ class EnricherMetrics:
     def unheard(self, what: str) -> None:
         """Count what a node said of its own addresses beyond what is believed."""
         self._unheard.labels(what).inc()
+
+    def show_ready(self, ready: Ready) -> None:
+        """Show where ready pods are; what is not there any more leaves."""
+        for place in self._places - ready.pods.keys():
+            self._ready.remove(*place)
+        for place, count in ready.pods.items():
+            self._ready.labels(*place).set(count)
+        self._places = set(ready.pods)
+        self._ready_left_out.set(ready.left_out)
 
     def expect(self, cidrs: CidrMap) -> None:
         """Show every entry of the map from the start, so that one which never matches is seen: it stays 0.
@@ -207,3 +220,4 @@ NODE_KEPT_SECONDS = 86_400.0
 _FRESHNESS_SECONDS = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 2.5, 3, 4, 6, 10, 30, 60, 300, 3600)
 _KUBE = ("resource", "reason")
 _RULE = ("cidr", "name")
+_PLACE = ("workload_namespace", "workload_kind", "workload", "zone")
