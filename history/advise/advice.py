@@ -5,9 +5,11 @@ Savings that overlap are never summed twice: findings are taken in order, the gr
 earlier one changes is not there for a later one. What all of them spare is at most what crossed zones.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import NamedTuple
 
 from history.advise.finding import Case, Fate, Finding
 from history.advise.rules import balancing, mesh, outside, passed_on, placement, twice
@@ -45,14 +47,27 @@ class Amount:
         return Amount(self.bytes + other.bytes, sum(costs) if costs else None)
 
 
+class ZonePair(NamedTuple):
+    """What crosses between two zones of the traffic that a finding changes, and how much of it would do so then."""
+
+    source: str
+    destination: str
+    bytes: int
+    after: int
+
+
 @dataclass(frozen=True)
 class Advised:
-    """A finding with what it spares beyond those before it, and what crosses zones of the traffic that it is about."""
+    """A finding with what it spares beyond those before it, and what crosses zones of the traffic that it is about.
+
+    `zones`: the greatest first; what they have less afterwards is the bytes that the finding spares.
+    """
 
     number: int
     finding: Finding
     crossing: Amount
     spared: Amount
+    zones: Sequence[ZonePair] = ()
 
 
 @dataclass
@@ -95,7 +110,8 @@ def advise(case: Case, summary: Summary, book: PriceBook | None) -> Advice:
         spared = _saving(fates, sizes, pricer)
         told = _is_worth(spared if fates else Amount(finding.elsewhere), summary.metered_ms)
         into = advice.told if told else advice.small
-        into.append(Advised(len(advice.told) + 1 if told else 0, finding, crossing, spared))
+        number = len(advice.told) + 1 if told else 0
+        into.append(Advised(number, finding, crossing, spared, _zones(fates, sizes)))
         if told:
             taken |= fates.keys()
     advice.spared = sum((each.spared for each in advice.told), Amount())
@@ -124,6 +140,16 @@ def _spared(fates: dict[Cell, Fate], sizes: dict[Cell, int]) -> int:
         for cell, fate in fates.items()
         if cell.crosses
     )
+
+
+def _zones(fates: dict[Cell, Fate], sizes: dict[Cell, int]) -> list[ZonePair]:
+    sums: defaultdict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
+    for cell, fate in fates.items():
+        if cell.crosses:
+            pair = sums[cell.traffic.source.zone, cell.traffic.destination.zone]
+            pair[0] += sizes[cell]
+            pair[1] += sum(size for traffic, size in fate.items() if traffic.scope == "cross_zone")
+    return sorted((ZonePair(*zones, *sizes) for zones, sizes in sums.items()), key=lambda each: (-each.bytes, each))
 
 
 def _saving(fates: dict[Cell, Fate], sizes: dict[Cell, int], pricer: Pricer) -> Amount:

@@ -22,9 +22,11 @@ from history.advise.advice import Advice, advise
 from history.advise.finding import Case
 from history.advise.gather import DEFAULT_SINCE, EvidenceSettings, gather
 from history.model.bill import price_summary
+from history.model.events import events
 from history.model.evidence import Evidence
 from history.model.party import Parties
 from history.model.time_range import TimeRange
+from history.page.bounds import Bounds
 from history.range_settings import Numbers
 from history.read import interrupts
 from history.report import text as report_text
@@ -43,8 +45,10 @@ class AdviseSettings(EvidenceSettings):
     simulate: Numbers = Field(
         [], description="numbers of findings, comma-separated: report the range as if they had been followed"
     )
-    output: Literal["table", "json", "yaml", "markdown"] = Field(
-        "table", description="how to print the answer; yaml: the changes alone, for kubectl apply --server-side"
+    output: Literal["table", "json", "yaml", "markdown", "html"] = Field(
+        "table",
+        description="how to print the answer; yaml: the changes alone, for kubectl apply --server-side; "
+        "html: a page that needs no network",
     )
 
 
@@ -95,6 +99,10 @@ def main(settings: AdviseSettings) -> int:
         terminal.write_lines(machine.as_yaml(answer.advice))
     elif settings.output == "markdown":
         terminal.write_lines(text.markdown(answer.report, answer.advice))
+    elif settings.output == "html":
+        from history.advise import page  # brings the template engine, which no other answer needs
+
+        terminal.data().write(page.document(answer.report, answer.advice).encode())
     else:
         terminal.say(*text.lines(answer.report, answer.advice))
     return 0
@@ -106,6 +114,8 @@ async def ask(settings: AdviseSettings, span: TimeRange, now_ms: int) -> Answer 
     if isinstance(found, str):
         return found
     report = found.report
+    if settings.output == "html":
+        report.top, report.events = Bounds().rows, events(found.states, span)
     case = Case(found.evidence, found.states, Parties())
     too_little = _too_little(report, force=settings.force)
     return too_little or Answer(report, advise(case, report.summary, report.now.bill.book), found.evidence)

@@ -2,7 +2,7 @@
 """What advice is: one finding, what it is made of, and what becomes of traffic if it is followed. Pure."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -180,11 +180,3 @@ def workload_of(label: str) -> Group | None:
     """Return the workload that a label of the form `namespace/Kind/name` names; None for anything else."""
     parts = label.split("/")
     return Group(*parts) if len(parts) == 3 and parts[1] not in ("Pod", SERVICE) else None
-
-
-def by_zones(cells: Iterable[tuple[Cell, int]]) -> Iterator[tuple[tuple[str, str], int]]:
-    """Yield bytes by sending and receiving zone, the greatest first."""
-    sums: defaultdict[tuple[str, str], int] = defaultdict(int)
-    for cell, size in cells:
-        sums[cell.traffic.source.zone, cell.traffic.destination.zone] += size
-    yield from sorted(sums.items(), key=lambda item: (-item[1], item[0]))

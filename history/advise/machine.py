@@ -8,7 +8,6 @@ from common.amounts import exact
 from common.terminal import plain
 from history.advise import follow
 from history.advise.advice import Advice, Advised, Amount
-from history.advise.finding import by_zones
 from history.model.time_range import rfc3339
 from history.report import machine as report_machine
 from history.report.data import Report
@@ -47,7 +46,6 @@ def as_yaml(advice: Advice) -> list[str]:
 
 def _finding(report: Report, each: Advised) -> dict[str, Any]:
     finding = each.finding
-    crossing = ((cell, sum(fate.values())) for cell, fate in finding.fates.items())
     return {
         "number": each.number,
         "kind": finding.kind,
@@ -57,7 +55,10 @@ def _finding(report: Report, each: Advised) -> dict[str, Any]:
         "cross_zone": _amount(report, each.crossing),
         "spared_at_most": _amount(report, each.spared),
         "elsewhere_bytes": finding.elsewhere,
-        "zones": [{"from": a, "to": b, "bytes": size} for (a, b), size in by_zones(crossing)],
+        "zones": [
+            {"from": pair.source, "to": pair.destination, "bytes": pair.bytes, "bytes_after": pair.after}
+            for pair in each.zones
+        ],
         "ready": [
             {
                 "from": rfc3339(step.from_ms),

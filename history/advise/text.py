@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from common.amounts import command_lines, counted, dollars, human, labelled, percent, short_zones
 from common.terminal import command
 from history.advise.advice import LEAST_BYTES, LEAST_MONEY, MONTH_MS, Advice, Advised, Amount
-from history.advise.finding import by_zones
 from history.advise.follow import APPLY, manifests, verification
 from history.model.ready import Step
 from history.model.time_range import timestamp
@@ -98,11 +97,10 @@ def _saving(report: Report, each: Advised) -> str:
 def _parts(each: Advised) -> Iterator[tuple[str, Sequence[str]]]:
     """Yield what a finding says, by the name of the part."""
     finding = each.finding
-    spared = ((cell, sum(fate.values()) or 0) for cell, fate in finding.fates.items())
-    zones = list(by_zones(spared))
-    if any(size for _, size in zones):
-        short = short_zones(sorted({zone for pair, _ in zones for zone in pair}))
-        yield "zones", ["  ".join(f"{short[a]} -> {short[b]} {human(size)}" for (a, b), size in zones[:6])]
+    if each.zones:
+        short = short_zones(sorted({zone for pair in each.zones for zone in pair[:2]}))
+        sizes = (f"{short[pair.source]} -> {short[pair.destination]} {human(pair.bytes)}" for pair in each.zones[:6])
+        yield "zones", ["  ".join(sizes)]
     if finding.ready:
         yield "ready", [ready_line(finding.ready)]
     yield "evidence", finding.facts

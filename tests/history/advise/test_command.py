@@ -11,6 +11,7 @@ from history.advise import command as advise
 from history.changes import command as changes
 from history.report import command as report
 from tests.history.conftest import Command, Ran
+from tests.support.history.html import by_id, parsed, rows, text_of, values
 from tests.support.history.lived import Lived
 
 Run = Callable[..., Ran]
@@ -59,6 +60,19 @@ def test_other_ways_to_print_it(run: Run, output: str) -> None:
     status, out, err = run("--force", "-o", output)
     assert (status, err) == (0, "")
     assert out.startswith("#")
+
+
+def test_a_page_has_the_numbers_of_the_json(run: Run) -> None:
+    found = document(run("--force", "-o", "json"))
+    status, out, err = run("--force", "-o", "html")
+    assert (status, err) == (0, "")
+    shown = parsed(out)
+    assert "What to change" in text_of(shown)
+    pairs = [values(row) for row in rows(by_id(shown, "pairs"))]
+    wanted = [[str(each["bytes"]), each["cost"], each["cost_per_month"]] for each in found["top_pairs"]]
+    assert pairs[: len(wanted)] == wanted
+    assert len(pairs) > len(wanted), "a page shows them all"
+    assert values(next(shown.iter("dl")))[-1] == found["advice"]["cross_zone"]["cost_per_month"]
 
 
 def test_a_finding_that_is_not_there_cannot_be_simulated(run: Run) -> None:
