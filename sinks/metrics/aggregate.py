@@ -23,6 +23,8 @@ from sinks.metrics.families import (
     DELAYED_BYTES,
     ENCAPSULATION_BYTES,
     KUBEZONNET_BYTES,
+    OPENCOST_BYTES,
+    OPENCOST_SCOPES,
     UNKNOWN_BYTES,
     WORKLOAD_BYTES,
     WORKLOAD_COST,
@@ -66,8 +68,9 @@ class SeriesRoute:
 
 
 class Aggregate:
-    """All counters. `max_series` bounds the workload and encapsulation families, the kubezonnet family has its own.
+    """All counters. `max_series` bounds the workload and encapsulation families.
 
+    The families of kubezonnet and OpenCost have a bound of their own, or None where they are not served.
     `prices`: a price file in USD; without one there are no cost families. `idle_ms`: how long a series that does not
     grow is served.
     """
@@ -78,6 +81,7 @@ class Aggregate:
         kubezonnet_max_series: int | None,
         prices: PriceBook | None = None,
         idle_ms: int = DAY_MS,
+        opencost_max_series: int | None = None,
     ) -> None:
         self._idle_ms = idle_ms
         # When this life began, and when it was last looked who may go; None before the first time.
@@ -94,6 +98,7 @@ class Aggregate:
         self._kubezonnet = (
             None if kubezonnet_max_series is None else self._family(KUBEZONNET_BYTES, kubezonnet_max_series)
         )
+        self._opencost = None if opencost_max_series is None else self._family(OPENCOST_BYTES, opencost_max_series)
         self._prices = prices
         if prices is not None:
             self._zone_cost = self._family(ZONE_COST)
@@ -213,6 +218,9 @@ class Aggregate:
         capped: list[tuple[Family, Labels]] = [(self._workload, pair)]
         if self._kubezonnet is not None and scope == "cross_zone" and source.pod:
             capped.append((self._kubezonnet, (source.pod_namespace, source.pod)))
+        if self._opencost is not None and scope in OPENCOST_SCOPES and source.pod:
+            sent_by, where = (source.pod, source.pod_namespace), OPENCOST_SCOPES[scope]
+            capped.append((self._opencost, (*sent_by, *where, destination.internet_name)))
         workload, *more = (family.get(labels) for family, labels in capped)
         byte_series = [self._zone_bytes.get(zones), workload, *more]
         if scope == "unknown":

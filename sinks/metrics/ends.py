@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An end point as the metrics name it: zone, node, workload, pod; no address and no port. Pure."""
 
+import ipaddress
 from dataclasses import dataclass
 
 from msgspec import UNSET, UnsetType
@@ -20,6 +21,7 @@ class End:
 
     `namespace`, `kind`, `workload`: of a pod its controller's (`Pod` and its own name where it has none); of
     others "" and `Node`, `Service`, `cidr`, `external` or `unknown`, with a name where there is one.
+    `internet_name`: what the CIDR map calls an end on the internet, such as a cloud's object store.
     """
 
     zone: str
@@ -31,6 +33,7 @@ class End:
     pod_namespace: str
     pod: str
     reason: str
+    internet_name: str
 
     @property
     def side(self) -> Side:
@@ -47,7 +50,7 @@ class Ends:
     def make(self, endpoint: Endpoint) -> End:
         """Return the end point that `endpoint` is as labels."""
         place = (_zone(endpoint), region_of(endpoint.cloud), _node(endpoint))
-        labels = (*place, *_workload(endpoint), *_pod(endpoint), _reason(endpoint))
+        labels = (*place, *_workload(endpoint), *_pod(endpoint), _reason(endpoint), _internet_name(endpoint))
         end = self._known.get(labels)
         if end is None:
             if len(self._known) >= MAX_DISTINCT:
@@ -81,6 +84,17 @@ def _reason(endpoint: Endpoint) -> str:
     reason = _text(endpoint.reason)
     # The set is closed, a label is not: whatever else a record says must not make series without end.
     return reason if not reason or reason in UNKNOWN_REASONS else "other"
+
+
+def _internet_name(endpoint: Endpoint) -> str:
+    name = _text(endpoint.name)
+    if endpoint.kind != "external" or not name:
+        return ""
+    try:
+        ipaddress.ip_network(name)
+    except ValueError:
+        return name
+    return ""  # the prefix that stands for folded addresses: there are as many as there are networks
 
 
 def _workload(endpoint: Endpoint) -> tuple[str, str, str]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from prices.book import SUBUNIT_DIGITS
+from schemas.flow import Scope
 
 # What stands in place of a label's value where a pair has no series of its own, and where it had one; no name in a
 # cluster has an underscore.
@@ -99,12 +100,24 @@ KUBEZONNET_BYTES = Spec(
     ("namespace", "pod"),
     ("namespace", "pod"),
 )
+OPENCOST_BYTES = Spec(
+    "kubecost_pod_network_egress_bytes_total",
+    "IP-layer bytes that a pod sent to another zone, another region or the internet, as OpenCost asks for them.",
+    ("pod_name", "namespace", "internet", "same_region", "same_zone", "service"),
+    ("pod_name", "namespace", "service"),
+)
+# What OpenCost's labels `internet`, `same_region` and `same_zone` are; it does not ask for the other scopes.
+OPENCOST_SCOPES: dict[Scope, tuple[str, str, str]] = {
+    "cross_zone": ("false", "true", "false"),
+    "cross_region": ("false", "false", "false"),
+    "external": ("true", "false", "false"),
+}
 
 # All families, also those that may be switched off.
 SPECS = {
     spec.name: spec
     for spec in (
         *(ZONE_BYTES, ZONE_PACKETS, ZONE_COST, WORKLOAD_BYTES, WORKLOAD_COST),
-        *(UNKNOWN_BYTES, DELAYED_BYTES, ENCAPSULATION_BYTES, KUBEZONNET_BYTES),
+        *(UNKNOWN_BYTES, DELAYED_BYTES, ENCAPSULATION_BYTES, KUBEZONNET_BYTES, OPENCOST_BYTES),
     )
 }

@@ -34,6 +34,12 @@ class MetricsSettings(ServiceSettings):
         True, description="whether to serve pod_cross_zone_network_traffic_bytes_total, as kubezonnet does"
     )
     kubezonnet_max_series: int = Field(20_000, ge=0, description="series of that metric before pods go to _other_")
+    opencost_max_series: int = Field(
+        0,
+        ge=0,
+        description="series of kubecost_pod_network_egress_bytes_total, OpenCost's, before pods go to _other_; "
+        "0: it is not served",
+    )
     checkpoint_seconds: float = Field(
         1.0, gt=0, le=60, description="time between checkpoints while flows come in; served values are at most this old"
     )

@@ -38,6 +38,7 @@ class MetricsSink(Sink[End, Checkpoint]):
             settings.kubezonnet_max_series if settings.kubezonnet_metric else None,
             prices,
             int(settings.series_idle_hours * 3_600_000),
+            settings.opencost_max_series or None,
         )
         if prices is not None:
             _show_prices(service, prices)
