@@ -9,7 +9,7 @@ from tests.docs.code_metrics import code_metrics
 TARGET_LABELS = {"job", "instance", "pod", "namespace"}
 FOREIGN = {"up"}
 # `zonemeter_workload_*` is several.
-_NAME = re.compile(r"\b(?:zonemeter_[a-z0-9_]+|pod_cross_zone_[a-z_]+)\b(?!\*)")
+_NAME = re.compile(r"\b(?:zonemeter_[a-z0-9_]+|pod_cross_zone_[a-z_]+|kubecost_[a-z_]+)\b(?!\*)")
 
 
 def named(text: str) -> set[str]:

@@ -10,7 +10,7 @@ from tests.docs.commands import DOCUMENTS
 _BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"(?:^ {4}.*\n)+", re.MULTILINE)
 _CODE = re.compile(r"`([^`]+)`")
-_METRIC = re.compile(r"\b(?:zonemeter_[a-z_]+|pod_cross_zone_[a-z_]+)\b")
+_METRIC = re.compile(r"\b(?:zonemeter_[a-z_]+|pod_cross_zone_[a-z_]+|kubecost_[a-z_]+)\b")
 # `name{label,label}` says which labels there are, `name_*` is several, and a lone name is no query.
 _LISTED = re.compile(r"\w+\*?(?:\{[\w,]*\})?")
 

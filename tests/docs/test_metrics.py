@@ -45,7 +45,7 @@ def test_type_and_labels_are_the_codes(name: str) -> None:
 
 def test_a_query_asks_for_documented_metrics_only() -> None:
     for query in [query for *_, query in DOCUMENTED.values()]:
-        asked = re.findall(r"\b((?:zonemeter|pod_cross)_[a-z_]+)", query)
+        asked = re.findall(r"\b((?:zonemeter|pod_cross|kubecost)_[a-z_]+)", query)
         assert asked
         for name in asked:
             assert re.sub(r"_(bucket|sum|count)$", "", name) in DOCUMENTED, query

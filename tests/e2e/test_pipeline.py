@@ -358,8 +358,11 @@ MAY_BE_EMPTY = {
 
 # What such a query asks for need not be there.
 IS_A_CONDITION = re.compile(r"[<>=] [\d.]+$|\bunless\b")
-# No series before the first event: an overlay's packet, a list or watch that failed, a chunk that waited for a pod.
+# No series before the first event: an overlay's packet, a list or watch that failed, a chunk that waited for a pod, a
+# window that came ten minutes late; or none at all, because it is off by default.
 WITHOUT_AN_EVENT = {
+    "kubecost_pod_network_egress_bytes_total",
+    "zonemeter_delayed_bytes_total",
     "zonemeter_encapsulation_bytes_total",
     "zonemeter_enricher_kube_failures_total",
     "zonemeter_enricher_index_waits_total",
