@@ -56,6 +56,7 @@ async def run(running: Service, settings: EnricherSettings) -> None:
         live=settings.topology is None,
         tell_left_out=metrics.left_out,
         tell_unheard=metrics.unheard,
+        namespace_labels=settings.label_names,
     )
     cidrs = load_cidr_map(settings.cidr_map)
     metrics.expect(cidrs)

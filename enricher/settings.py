@@ -4,8 +4,9 @@
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from common.kube_labels import label_names
 from common.settings import HostPort, ServiceSettings, listen_on
 from enricher.join.policy import UNMETERED, Policy, policy_of
 
@@ -32,6 +33,11 @@ class EnricherSettings(ServiceSettings):
     kubeconfig: Path | None = Field(None, description="kubeconfig file; without it the usual places")
     kube_services: bool = Field(
         True, description="watch services too: names of ClusterIPs, and which services select a pod"
+    )
+    namespace_labels: str = Field(
+        "",
+        description="labels of namespaces to keep the history of, comma-separated, such as team,cost-center, for "
+        "zonemeter report --by label:team; namespaces are watched then, too",
     )
     kube_silence_seconds: float = Field(
         120.0,
@@ -73,6 +79,17 @@ class EnricherSettings(ServiceSettings):
     def group_id(self) -> str:
         """The consumer group: pipelines with topics of their own must not rebalance each other."""
         return self.group or f"{self.topic_prefix}enricher"
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The labels of namespaces that are kept."""
+        return label_names(self.namespace_labels)
+
+    @field_validator("namespace_labels")
+    @classmethod
+    def _names_labels(cls, text: str) -> str:
+        label_names(text)
+        return text
 
     @property
     def policy(self) -> Policy:

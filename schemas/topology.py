@@ -3,7 +3,8 @@
 
 Key: `kind/uid/resourceVersion` of the object at which a state was first seen; a change closes one state
 (`to_ms`) and opens another. A `--topology` file is a JSON array of the same records. Pods, nodes and services are
-Kubernetes'; `addresses` are those by which a node is reached beside what Kubernetes knows, as its collector says.
+Kubernetes'; `addresses` are those by which a node is reached beside what Kubernetes knows, as its collector says. A
+`namespace` has no address, but some of its labels; it is there if the enricher is told to keep those.
 """
 
 from collections.abc import Callable
@@ -25,9 +26,15 @@ MAX_LISTED = 256
 MAX_ADDRESS = 49
 # Azure's name subscription, group, scale set and machine.
 MAX_PROVIDER_ID = 1024
+# Kubernetes documentation, Labels and Selectors: a prefix of 253 characters, a slash, a name of 63; a value of 63.
+MAX_LABEL_NAME, MAX_LABEL_VALUE = 317, 63
+MAX_LABELS = 16
 
 Address = Annotated[str, msgspec.Meta(max_length=MAX_ADDRESS)]
 Addresses = Annotated[list[Address], msgspec.Meta(max_length=MAX_LISTED)]
+LabelName = Annotated[str, msgspec.Meta(max_length=MAX_LABEL_NAME)]
+LabelValue = Annotated[str, msgspec.Meta(max_length=MAX_LABEL_VALUE)]
+Labels = Annotated[dict[LabelName, LabelValue], msgspec.Meta(max_length=MAX_LABELS)]
 Names = Annotated[list[Name], msgspec.Meta(max_length=MAX_LISTED)]
 
 
@@ -61,7 +68,7 @@ class TopologyState(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tru
     """One state of one object: true from `from_ms` up to, not including, `to_ms` (absent: still true)."""
 
     schema_version: int = SCHEMA_VERSION
-    kind: Literal["pod", "node", "service", "addresses"]
+    kind: Literal["pod", "node", "service", "addresses", "namespace"]
     uid: Name
     resource_version: Name
     name: Name
@@ -87,6 +94,7 @@ class TopologyState(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tru
     provider_id: Annotated[str, msgspec.Meta(max_length=MAX_PROVIDER_ID)] | None = None  # of a node: the cloud's name
     instance_type: Name | None = None  # of a node: node.kubernetes.io/instance-type
     routing: Routing | None = None  # of a service; absent before there was this field
+    labels: Labels = {}  # of a namespace: those of its labels that the enricher is told to keep
 
     @property
     def key(self) -> bytes:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The topology topic: history is read before anything is joined, then followed; changes are written to it.
 
-A state that ended longer ago than raw flows are kept is taken off (a tombstone); one that still holds never is.
+A state that ended longer ago than raw flows are kept is taken off (a tombstone), a namespace's 400 days later; one
+that still holds never is.
 
 The enricher that owns raw partition 0 writes. The others follow what it writes and keep only what it did not: if
 it dies, its successor writes the rest. What raw chunks say of nodes' addresses, each writes that has read it. Two
@@ -42,6 +43,8 @@ _FETCH_SECONDS = 1.0
 _RETRY_SECONDS = 1.0
 _PRUNE_SECONDS = 60.0
 _MAX_WRITE = 5000
+# Who bears the cost of a month is asked when it is over, and of a year ago, too; labels of namespaces are few.
+NAMESPACE_HISTORY_MS = 400 * 86_400_000
 
 
 def read_states(path: Path) -> list[TopologyState]:
@@ -137,7 +140,8 @@ class TopologyTopic:
 
     def _prune(self) -> list[TopologyState]:
         """Forget what is too old to matter, and return it; then what exceeds the room."""
-        ended = self._cluster.index.prune(self._cluster.clock() - int(self._settings.history_hours * 3_600_000))
+        before_ms = self._cluster.clock() - int(self._settings.history_hours * 3_600_000)
+        ended = self._cluster.index.prune(before_ms, before_ms - NAMESPACE_HISTORY_MS)
         self._keep_small()
         return ended
 

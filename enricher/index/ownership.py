@@ -132,18 +132,22 @@ class Index:
         )
         return len(self.prune(ends[min(excess, len(ends)) - 1])) if ends else 0
 
-    def prune(self, before_ms: int) -> list[TopologyState]:
+    def prune(self, before_ms: int, namespaces_before_ms: int | None = None) -> list[TopologyState]:
         """Forget states that say nothing about any time from `before_ms` on; return them.
+
+        `namespaces_before_ms`: the same of namespaces, where that is another time.
 
         A state stays as long as an older one stays that it closes: else the older would live again. One that begins
         at `before_ms` or later, or says that its object got its addresses no sooner, stays whatever its end says: it
         may close another that is still to come.
         """
+        limits = {} if namespaces_before_ms is None else {"namespace": namespaces_before_ms}
         ended = [
             (acquired(state).by_ms, order(state), key, state)
             for key, states in self._states.items()
             for state, cut in stretches(states)
-            if max(state.from_ms, acquired(state).from_ms) < before_ms and self._end(state, cut) <= before_ms
+            if max(state.from_ms, acquired(state).from_ms) < (limit := limits.get(state.kind, before_ms))
+            and self._end(state, cut) <= limit
         ]
         ended.sort(key=lambda item: item[:2])
         dropped: dict[int, TopologyState] = {}

@@ -6,13 +6,13 @@ raw chunks say, which nobody else may have read, the enricher that read them wri
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from common.clock import now_ms
 from enricher.index.ownership import Index
 from enricher.index.reachable import gone, heard
-from enricher.kube import nodes, pods, services
-from enricher.kube.objects import Node, Object, Pod
+from enricher.kube import namespaces, nodes, pods, services
+from enricher.kube.objects import Namespace, Node, Object, Pod
 from enricher.kube.observed import Observed
 from schemas.raw import RawChunk
 from schemas.topology import TopologyState
@@ -24,7 +24,7 @@ class ClusterView:
     """A sink of what the API shows. `live`: there is an API, so that what is not known yet may become known.
 
     `tell_left_out` is told what of an object is left out, each time that the API shows it, and `tell_unheard` what of
-    a node's own addresses, each time that a chunk says it.
+    a node's own addresses, each time that a chunk says it. `namespace_labels`: which labels of namespaces are kept.
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class ClusterView:
         clock: Clock = now_ms,
         tell_left_out: Callable[[str], None] = lambda _: None,
         tell_unheard: Callable[[str], None] = lambda _: None,
+        namespace_labels: Collection[str] = (),
     ) -> None:
         self.index = index
         self.live = live
@@ -43,7 +44,8 @@ class ClusterView:
         self.told: dict[bytes, TopologyState] = {}
         self._tell_left_out = tell_left_out
         self._tell_unheard = tell_unheard
-        self._observed = Observed(index.states_of, tell_left_out)
+        self._namespace_labels = namespace_labels
+        self._observed = Observed(index.states_of, tell_left_out, namespace_labels)
         self._news = asyncio.Event()
 
     def load(self, states: Iterable[TopologyState]) -> None:
@@ -55,10 +57,13 @@ class ClusterView:
     def begin(self) -> None:
         """Compare what the API will show with the history loaded so far."""
         self._observed.seed(self.index.current())
+        if not self._namespace_labels:
+            # Nobody looks any more: what was known holds no longer.
+            self.retain("namespace", set(), "")
 
     def take(self, found: Object, version: str) -> None:
         """Take in an object as it is now."""
-        for what in _left_out(found):
+        for what in self._left_out(found):
             self._tell_left_out(what)
         self._change(self._observed.take(found, version, self.clock()))
 
@@ -108,8 +113,9 @@ class ClusterView:
         self._news.set()
         self._news = asyncio.Event()
 
-
-def _left_out(found: Object) -> list[str]:
-    if isinstance(found, Pod):
-        return pods.left_out(found)
-    return nodes.left_out(found) if isinstance(found, Node) else services.left_out(found)
+    def _left_out(self, found: Object) -> list[str]:
+        if isinstance(found, Pod):
+            return pods.left_out(found)
+        if isinstance(found, Namespace):
+            return namespaces.left_out(found, self._namespace_labels)
+        return nodes.left_out(found) if isinstance(found, Node) else services.left_out(found)

@@ -11,7 +11,7 @@ from common.service.lifecycle import Service
 from common.task_group import TaskGroup
 from enricher.kube.client import KubeClient
 from enricher.kube.cluster import ClusterView
-from enricher.kube.reflector import NODES, PODS, SERVICES, Reflector, Resource
+from enricher.kube.reflector import NAMESPACES, NODES, PODS, SERVICES, Reflector, Resource
 from enricher.metrics import EnricherMetrics
 from enricher.settings import EnricherSettings
 
@@ -29,6 +29,10 @@ class Follower:
         self._cluster = cluster
         self._metrics = metrics
         self._resources = [SERVICES, NODES, PODS] if settings.kube_services else [NODES, PODS]
+        # The join needs no namespace: what it waits for is what stands before.
+        self._needed = {resource.name for resource in self._resources}
+        if settings.label_names:
+            self._resources.append(NAMESPACES)
         self._clients = {r.name: KubeClient(settings.kube, settings.kubeconfig) for r in self._resources}
         self._lists = {resource.name: asyncio.Event() for resource in self._resources}
         self._failing: set[str] = set()
@@ -37,7 +41,8 @@ class Follower:
         """Read the credentials; raise `Refusal` if there are none. Does not connect yet."""
         for resource in self._resources:
             await self._clients[resource.name].open()
-            self._service.health.waiting(_part(resource.name), f"{resource.name} are not listed yet")
+            if resource.name in self._needed:
+                self._service.health.waiting(_part(resource.name), f"{resource.name} are not listed yet")
 
     async def close(self) -> None:
         """Close all connections."""
@@ -53,9 +58,10 @@ class Follower:
                 await self._lists[resource.name].wait()
 
     async def all_listed(self, stopping: asyncio.Event) -> None:
-        """Return when every resource is listed, or when told to stop."""
+        """Return when every resource that the join needs is listed, or when told to stop."""
         stop = asyncio.create_task(stopping.wait(), name="stop-wait")
-        listed = [asyncio.create_task(event.wait(), name=f"list-{name}") for name, event in self._lists.items()]
+        needed = ((name, event) for name, event in self._lists.items() if name in self._needed)
+        listed = [asyncio.create_task(event.wait(), name=f"list-{name}") for name, event in needed]
         try:
             for task in listed:
                 await asyncio.wait([stop, task], return_when=asyncio.FIRST_COMPLETED)
@@ -74,12 +80,13 @@ class Follower:
         """Note that a list is complete."""
         self._metrics.relists.labels(resource).inc()
         self._lists[resource].set()
-        self._service.health.ready(_part(resource))
+        if resource in self._needed:
+            self._service.health.ready(_part(resource))
 
     def failed(self, resource: str, why: str, line: str) -> None:
         """Say once what does not work; until the first list it also stands against being ready."""
         self._metrics.watch_failures.labels(resource, why).inc()
-        if not self._lists[resource].is_set():
+        if resource in self._needed and not self._lists[resource].is_set():
             self._service.health.waiting(_part(resource), line)
         elif resource not in self._failing and why not in ("gone", "silent"):
             log.warning("%s; going on with what is known", line)

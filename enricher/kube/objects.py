@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pods, nodes and services as the Kubernetes API gives them.
+"""Pods, nodes, services and namespaces as the Kubernetes API gives them.
 
 Only the fields named here are decoded; the rest of an object, nine tenths of it, is skipped. Field names and
 meanings: Kubernetes API reference v1.34, core/v1.
@@ -183,4 +183,10 @@ class Service(_Part, frozen=True):
     spec: ServiceSpec = ServiceSpec()
 
 
-Object = Pod | Node | Service
+class Namespace(_Part, frozen=True):
+    """A namespace."""
+
+    metadata: Metadata
+
+
+Object = Pod | Node | Service | Namespace

@@ -7,14 +7,15 @@ that the topology topic holds, a list after a restart yields only what happened 
 
 import heapq
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import msgspec
 
 from enricher.index.tenancy import acquired
 from enricher.kube.fields import changed_ms, is_older, versions_like
+from enricher.kube.namespaces import namespace_state
 from enricher.kube.nodes import node_state
-from enricher.kube.objects import Node, Object, Pod, Service
+from enricher.kube.objects import Namespace, Node, Object, Pod, Service
 from enricher.kube.pods import pod_state
 from enricher.kube.served import NamedPorts, Offer, named_ports, offer_of, served
 from enricher.kube.services import service_state
@@ -34,14 +35,16 @@ class Observed:
         self,
         recall: Callable[[str], Sequence[TopologyState]] = lambda _: (),
         tell_left_out: Callable[[str], None] = lambda _: None,
+        namespace_labels: Collection[str] = (),
     ) -> None:
         """`recall` returns the states on record of an object, oldest first: etcd may bring back one that is gone.
 
         `tell_left_out` is told each time that a pod is selected by more services, or at more ports, than its
-        state holds.
+        state holds. `namespace_labels`: which of a namespace's labels its state holds.
         """
         self._recall = recall
         self._tell_left_out = tell_left_out
+        self._namespace_labels = namespace_labels
         self._last: dict[str, TopologyState] = {}
         self._labels: dict[str, Labels] = {}
         # Of the pods whose containers name any.
@@ -70,6 +73,8 @@ class Observed:
             ]
         if isinstance(found, Node):
             return self._put(found, node_state(found, now_ms), list_version, now_ms)
+        if isinstance(found, Namespace):
+            return self._put(found, namespace_state(found, self._namespace_labels, now_ms), list_version, now_ms)
         state = pod_state(found, now_ms)
         self._label(found)
         if state is not None:
@@ -106,7 +111,7 @@ class Observed:
         own = state.resource_version
         back = list_version != own and is_older(own, last.resource_version)
         moved = own != last.resource_version and not back
-        at = changed_ms(found, now_ms) if moved else now_ms
+        at = changed_ms(found, now_ms) if moved and not _lost_label(last, state) else now_ms
         version = own if moved else list_version
         return self._follow(key, msgspec.structs.replace(state, resource_version=version), at)
 
@@ -211,6 +216,11 @@ class Observed:
                 state = msgspec.structs.replace(selected, resource_version=name)
                 changes += self._follow(key, state, at_ms)
         return changes
+
+
+def _lost_label(last: TopologyState, state: TopologyState) -> bool:
+    """Return whether a label is gone: that alone leaves no time in the managed fields (metav1 ManagedFieldsEntry)."""
+    return not state.labels.keys() >= last.labels.keys()
 
 
 def _key(found: Object) -> str:

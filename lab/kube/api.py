@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Kubernetes API server for pods, nodes and services: lists and watches over HTTP as the real one does.
+"""A Kubernetes API server for pods, nodes, services and namespaces: lists and watches over HTTP as the real one does.
 
 Written against what kube-apiserver 1.34 answers, of all namespaces together. Selectors, single objects and writes are
 not served; `/lab/` changes the cluster instead.

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import orjson
 
-RESOURCES = {"pods": "Pod", "nodes": "Node", "services": "Service"}
+RESOURCES = {"pods": "Pod", "nodes": "Node", "services": "Service", "namespaces": "Namespace"}
 NAMESPACED = frozenset({"pods", "services"})
 
 Object = dict[str, Any]
@@ -57,7 +57,7 @@ class Page:
 
 
 class Store:
-    """Pods, nodes and services. Objects are plain Kubernetes JSON without `kind` and `apiVersion`, as in lists."""
+    """Objects of the four resources, as plain Kubernetes JSON without `kind` and `apiVersion`, as in lists."""
 
     def __init__(self, first_version: int = 1000, history: int = 20_000) -> None:
         """Begin empty; beyond `history` changes the oldest tenth is compacted."""

@@ -19,7 +19,7 @@ MAP = '[[cidr]]\ncidr = "10.9.0.0/24"\nname = "orders-db"\nzone = "eu-west-1a"\n
 # Each as the page words it.
 OPTIONS = """\
 resources: [../base]
-components: [../object-store]
+components: [../object-store, ../namespace-labels]
 configMapGenerator:
   - {name: zonemeter-cidrs, namespace: zonemeter, behavior: replace, files: [cidrs.toml]}
   - {name: zonemeter-settings, namespace: zonemeter-node, behavior: merge, literals: [ZONEMETER_HOOK=tc]}
@@ -31,6 +31,9 @@ patches:
   - target: {kind: StatefulSet, name: zonemeter-flowlog}
     patch: |
       - {op: add, path: /spec/template/spec/containers/0/args/-, value: --output=s3://bucket/path}
+  - target: {kind: Deployment, name: zonemeter-enricher}
+    patch: |
+      - {op: add, path: /spec/template/spec/containers/0/args/-, value: '--namespace-labels=team,cost-center'}
   - target: {kind: DaemonSet, name: zonemeter-collector}
     patch: |
       - {op: add, path: /spec/template/spec/containers/0/securityContext/seccompProfile, value: {type: Unconfined}}
@@ -67,6 +70,8 @@ def settings(workload: Object) -> Any:
 def test_what_the_page_offers_is_worded_as_here() -> None:
     for words in (
         "components: [../object-store]",
+        "components: [../namespace-labels]",
+        "--namespace-labels=team,cost-center",
         "--output=s3://bucket/path",
         "`cidrs.toml` in a ConfigMap `zonemeter-cidrs`\n  with `behavior: replace`",
         "`replicas` and the flag `--replicas`",
@@ -80,6 +85,7 @@ def test_what_the_page_offers_is_worded_as_here() -> None:
 
 def test_services_take_what_is_chosen(chosen: list[Object], monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings(one(chosen, "StatefulSet", "zonemeter-flowlog")).output == "s3://bucket/path"
+    assert settings(one(chosen, "Deployment", "zonemeter-enricher")).label_names == ("team", "cost-center")
     metrics = one(chosen, "StatefulSet", "zonemeter-metrics")
     assert settings(metrics).replicas == metrics["spec"]["replicas"] == 3
     data = one(chosen, "ConfigMap", "zonemeter-settings", "zonemeter-node")["data"]

@@ -100,6 +100,13 @@ def test_the_one_role_reads_pods_nodes_and_services(overlay: str) -> None:
     assert (subject["name"], subject["namespace"]) == ("zonemeter-enricher", "zonemeter")
 
 
+def test_namespaces_are_read_only_where_their_labels_are_asked_for() -> None:
+    (role,) = (each for each in with_component("namespace-labels") if each["kind"] == "ClusterRole")
+    (rule,) = role["rules"]
+    assert set(rule["resources"]) == {"pods", "nodes", "services", "namespaces"}
+    assert set(rule["verbs"]) == {"list", "watch"}
+
+
 @pytest.mark.parametrize("overlay", ["base", "trial", "production"])
 def test_everything_is_denied_first(overlay: str) -> None:
     policy = find(overlay, "NetworkPolicy", "zonemeter-default-deny")["spec"]

@@ -62,6 +62,9 @@ def examples() -> list[Any]:
     )
     behind = [topology.Served("api", "tcp", 8080), topology.Served("api-hl", "tcp", 8080, headless=True)]
     served = msgspec.structs.replace(state, services=["api", "api-hl"], served=behind)
+    named = topology.TopologyState(
+        kind="namespace", uid="u2", resource_version="8", name="shop", from_ms=1, labels={"example.com/team": "a"}
+    )
     refused = dead_letter.dead_letter("not_json", "x", "enricher", "raw", 0, 7, 1, b"node", b"\xff" * 10)
     return [
         pytest.param("raw.v1", raw_chunk(["::1"], src=[0], dst=[0]), id="raw"),
@@ -70,6 +73,7 @@ def examples() -> list[Any]:
         pytest.param("ledger.v1", ledger.encode_ledger(sink_entry("metrics", 1, {1: 500})), id="sink"),
         pytest.param("topology.v1", topology.encode_topology(state), id="topology"),
         pytest.param("topology.v1", topology.encode_topology(served), id="a pod behind services"),
+        pytest.param("topology.v1", topology.encode_topology(named), id="a namespace with a label"),
         pytest.param("raw.v1", raw_chunk(["::1"], src=[0], dst=[0], server=[2]), id="raw with a server"),
         pytest.param("dead-letter.v1", refused, id="dead letter"),
     ]

@@ -41,6 +41,17 @@ def node(name: str, address: str, zone: str | None = "eu-west-1a", **overrides: 
     return TopologyState(**(fields | overrides))
 
 
+def namespace(name: str, **overrides: Any) -> TopologyState:
+    fields: dict[str, Any] = {
+        "kind": "namespace",
+        "uid": f"uid-ns-{name}",
+        "resource_version": "60",
+        "name": name,
+        "from_ms": START - 86_400_000,
+    }
+    return TopologyState(**(fields | overrides))
+
+
 def service(name: str, address: str, **overrides: Any) -> TopologyState:
     fields: dict[str, Any] = {
         "kind": "service",

@@ -34,15 +34,19 @@ Facts = dict[str, tuple[Any, ...]]
 class Followed:
     """An enricher's index that follows an API."""
 
-    def __init__(self, api: KubeApi, faults: KubeFaults, kubeconfig_file: Path, silence_seconds: float) -> None:
+    def __init__(
+        self, api: KubeApi, faults: KubeFaults, kubeconfig_file: Path, silence_seconds: float, namespace_labels: str
+    ) -> None:
         self.api = api
         self.faults = faults
         self.kubeconfig = kubeconfig_file
         self.service = Service("enricher")
         self.index = Index()
         self.metrics = EnricherMetrics(self.service.registry, self.index)
-        self.cluster = ClusterView(self.index, live=True)
-        settings = EnricherSettings(kubeconfig=kubeconfig_file, kube_silence_seconds=silence_seconds)
+        settings = EnricherSettings(
+            kubeconfig=kubeconfig_file, kube_silence_seconds=silence_seconds, namespace_labels=namespace_labels
+        )
+        self.cluster = ClusterView(self.index, live=True, namespace_labels=settings.label_names)
         self.follower = Follower(self.service, settings, self.cluster, self.metrics)
 
     def truth(self) -> Facts:
@@ -119,11 +123,11 @@ def write_kubeconfig(file: Path, server: str, token: str = TOKEN, authority: Pat
 
 @contextlib.asynccontextmanager
 async def following(
-    api: KubeApi, faults: KubeFaults, file: Path, server: str, silence: float = 60
+    api: KubeApi, faults: KubeFaults, file: Path, server: str, silence: float = 60, namespace_labels: str = ""
 ) -> AsyncIterator[Followed]:
     """Follow an API that is served already, by a kubeconfig written to `file`."""
     write_kubeconfig(file, server)
-    made = Followed(api, faults, file, silence)
+    made = Followed(api, faults, file, silence, namespace_labels)
     await made.follower.open()
     task = asyncio.create_task(made.follower.run())
     try:

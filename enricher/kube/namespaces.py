@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads a namespace into its state: those of its labels that were asked for. Pure."""
+
+import sys
+from collections.abc import Collection
+
+from enricher.kube.fields import changed_ms, interned
+from enricher.kube.objects import Namespace
+from schemas.topology import MAX_LABEL_VALUE, TopologyState
+
+
+def namespace_state(namespace: Namespace, names: Collection[str], seen_ms: int) -> TopologyState:
+    """Return a namespace's state: its labels of these names, as of when it last changed.
+
+    What it had before that nobody knows.
+    """
+    meta = namespace.metadata
+    return TopologyState(
+        kind="namespace",
+        uid=meta.uid,
+        resource_version=meta.resource_version,
+        name=sys.intern(meta.name),
+        from_ms=changed_ms(namespace, seen_ms),
+        labels={name: interned(value) or "" for name, value in _wanted(namespace, names) if _fits(value)},
+    )
+
+
+def left_out(namespace: Namespace, names: Collection[str]) -> list[str]:
+    """Return what is left out of a namespace's state because no object can have it: `labels`."""
+    return [] if all(_fits(value) for _, value in _wanted(namespace, names)) else ["labels"]
+
+
+def _wanted(namespace: Namespace, names: Collection[str]) -> list[tuple[str, str]]:
+    labels = namespace.metadata.labels or {}
+    return [(name, labels[name]) for name in sorted(names) if name in labels]
+
+
+def _fits(value: str) -> bool:
+    return len(value) <= MAX_LABEL_VALUE
