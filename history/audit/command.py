@@ -24,7 +24,7 @@ from history.audit.deep.facts import Wanted
 from history.audit.deep.look import Deep, look
 from history.model.time_range import TimeRange
 from history.range_settings import SpanSettings
-from history.read.rejoin import node_states
+from history.read.rejoin import states_of
 from history.read.topic import read_topic
 from schemas.errors import DecodeError
 from schemas.ids import Origin
@@ -148,7 +148,7 @@ async def _reconcile(asked: _Asked, now_ms: int) -> Audit:
                 except DecodeError as error:
                     refused(message, error)
         books.trim(_SETTLE_MARGIN_MS, _SETTLE_WHEN_OPEN)
-    nodes = [state async for state in node_states(settings, refused) if _within(state, settings, span)]
+    nodes = [state async for state in states_of(settings, "node", refused) if _within(state, settings, span)]
     conclude(books, audit, now_ms - int(settings.settle_seconds * 1000), nodes or None)
     if settings.node is not None:
         audit.senders.clear()  # whether another node counted what it sent is in that node's windows, not in these

@@ -35,7 +35,7 @@ from history.bill.read import BillFiles
 from history.model.time_range import Instant, Since, TimeRange
 from history.range_settings import RangeSettings, SpanSettings, Words
 from history.read import interrupts
-from history.read.rejoin import node_states
+from history.read.rejoin import states_of
 from prices.file import load_prices
 from schemas.topology import TopologyState
 from sinks.gc_settings import THRESHOLDS
@@ -174,7 +174,7 @@ async def _nodes(settings: BillSettings, notes: list[str]) -> list[TopologyState
         if settings.topology is not None:
             states = read_states(settings.topology)
         else:
-            states = [state async for state in node_states(settings, lambda *_: None)]  # the audit names them
+            states = [state async for state in states_of(settings, "node", lambda *_: None)]  # the audit names them
     except Refusal as error:
         if settings.topology is not None:
             raise

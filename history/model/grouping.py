@@ -2,26 +2,37 @@
 """What `zonemeter report --by` sums up by, as SQL over the flow log's columns. Pure.
 
 A namespace, a workload and a zone show in the ends that a summary keeps anyway. What is finer than these is kept
-beside them: a text for each end, "" where there is none. Of a showback (`--per`) the period is kept as well.
+beside them: a text for each end, "" where there is none. Of a showback (`--per`) the period is kept as well. A label
+of namespaces is not in the flows: it is joined from the topology's history, as of the window (history/model/labels.py).
 """
 
 from datetime import UTC, datetime
-from typing import Literal, NamedTuple, assert_never
+from typing import Literal, NamedTuple, assert_never, cast, get_args
 
+from common.kube_labels import label_name
 from history.model.party import Party
 from history.model.time_range import timestamp
 
-By = Literal["namespace", "workload", "pod", "node", "zone", "port", "service", "hour", "day"]
+By = Literal["namespace", "workload", "pod", "node", "zone", "port", "service", "hour", "day", "label"]
 # These have two ends, and a flow is sent by one and received by the other; all else is of the flow.
-OF_ENDS: tuple[By, ...] = ("namespace", "workload", "pod", "node", "zone")
+OF_ENDS: tuple[By, ...] = ("namespace", "workload", "pod", "node", "zone", "label")
 OF_TIME: tuple[By, ...] = ("hour", "day")
 # What traffic can be billed on to, and for what periods: of the calendar, UTC.
-OWNERS: tuple[By, ...] = ("namespace", "workload", "node")
+OWNERS: tuple[By, ...] = ("namespace", "workload", "node", "label")
 Per = Literal["hour", "day", "month"]
 
 Groups = tuple[str, str]
 
 _LONG_MS = {"hour": 3_600_000, "day": 86_400_000}
+
+
+def parse_by(text: str) -> tuple[By, str]:
+    """Return what to sum up by, and the label's name after `label:`; raise `ValueError` for anything else."""
+    what, colon, label = text.partition(":")
+    if what not in get_args(By) or bool(colon) != (what == "label"):
+        *names, _ = get_args(By)
+        raise ValueError(f"{text!r}: expected {', '.join(names)} or label:NAME")
+    return cast(By, what), label_name(label) if colon else ""
 
 
 def groups_sql(by: By | None) -> Groups:
@@ -32,6 +43,8 @@ def groups_sql(by: By | None) -> Groups:
         return f"coalesce({_FULL_SQL.format('src', 'pod')}, '')", f"coalesce({_FULL_SQL.format('dst', 'pod')}, '')"
     if by == "node":
         return "coalesce(src_node, '')", "coalesce(dst_node, '')"
+    if by == "label":
+        return _LABEL_SQL.format("src"), _LABEL_SQL.format("dst")
     if by == "port":
         found = "coalesce(dst_port, src_port)::VARCHAR"
     elif by == "service":
@@ -39,6 +52,23 @@ def groups_sql(by: By | None) -> Groups:
     else:
         found = f"(epoch_ms(window_start) // {_LONG_MS[by]})::VARCHAR"
     return f"coalesce({found}, '')", f"coalesce({found}, '')"
+
+
+def joins_sql(by: By | None) -> str:
+    """Return what the flows are to be joined with: with `LABEL_TIMES`, whose columns are those of `LabelTime`."""
+    return "" if by != "label" else _LABEL_JOIN.format("src") + _LABEL_JOIN.format("dst")
+
+
+LABEL_TIMES = "label_times"
+LABEL_COLUMNS = ("label_namespace", "label_from_ms", "label_to_ms", "label_value")
+# A window is of the stretch that holds all of it, and there is one such stretch at most.
+_LABEL_JOIN = f"""
+    LEFT JOIN {LABEL_TIMES} {{0}}_label ON {{0}}_namespace = {{0}}_label.label_namespace
+        AND {{0}}_label.label_from_ms <= epoch_ms(window_start) AND epoch_ms(window_end) <= {{0}}_label.label_to_ms
+"""
+# "=" and the value, or why there is none.
+_LABEL_SQL = """CASE WHEN {0}_namespace IS NULL THEN '' WHEN {0}_label.label_namespace IS NULL THEN 'label not known'
+    ELSE coalesce('=' || {0}_label.label_value, 'no label') END"""
 
 
 def period_sql(per: Per | None) -> str:
@@ -73,14 +103,16 @@ def owner_of(by: By, group: str, end: Party) -> Owner:
     """Return to whom an end's side is attributed, by one of `OWNERS`.
 
     A node, a network of the CIDR map, the internet and what is unknown belong to no namespace and no workload. Why
-    not: the kind of the end.
+    not: the kind of the end; `no label`, `empty label` or `label not known`.
     """
+    if by == "label" and group:
+        return Owner(group[1:], "" if group[1:] else "empty label") if group[0] == "=" else Owner("", group)
     if by == "namespace":
         name = end.namespace
     elif by == "workload":
         name = end.label if end.kind == "pod" else ""
     else:
-        name = group
+        name = group if by == "node" else ""
     return Owner(name) if name else Owner("", end.kind)
 
 
@@ -97,6 +129,9 @@ def title_of(by: By, group: str, end: Party) -> str:
         return end.namespace or f"({end.kind})"
     if by == "node":
         return group or f"({end.kind})"
+    if by == "label":
+        owner = owner_of(by, group, end)
+        return owner.name or f"({owner.why})"
     if by == "zone":
         return end.zone or ("(external)" if end.kind == "external" else "(unknown)")
     if by == "port" or by == "service":

@@ -15,8 +15,9 @@ import pyarrow as pa
 from common.errors import Refusal
 from history.model.evidence import MAX_CELLS, Cell, Evidence
 from history.model.filters import Selection
-from history.model.grouping import By, Per, groups_sql, period_sql
+from history.model.grouping import LABEL_COLUMNS, LABEL_TIMES, By, Per, groups_sql, joins_sql, period_sql
 from history.model.hints import Present
+from history.model.labels import LabelTime
 from history.model.party import FIELDS, Parties, Party
 from history.model.summary import Summary, Traffic
 from history.model.time_range import TimeRange
@@ -64,19 +65,27 @@ class FlowQuery:
         self._regions = regions
 
     def summarise(
-        self, ends: Parties, summary: Summary, selection: Selection, by: By | None = None, per: Per | None = None
+        self,
+        ends: Parties,
+        summary: Summary,
+        selection: Selection,
+        by: By | None = None,
+        per: Per | None = None,
+        labels: Sequence[LabelTime] = (),
     ) -> None:
         """Add the sums of the flows that are wanted to a summary, told apart by what they are to be summed up by.
 
-        Raises `Refusal` where periods make more of them than fit memory.
+        `labels`: where it is the label. Raises `Refusal` where periods make more of them than fit memory.
         """
         where, parameters = self._where(selection)
         sides, pairs = _both_ends(ends)
         query = f"""
             SELECT scope, direction, CASE WHEN direction = 'relay' THEN observer_zone END, sum(bytes), count(*),
                 {", ".join((period_sql(per), *groups_sql(by), *sides))}
-            FROM flows WHERE encapsulation IS NULL AND {where} GROUP BY ALL
+            FROM flows {joins_sql(by)} WHERE encapsulation IS NULL AND {where} GROUP BY ALL
         """  # noqa: S608 - every name in it is ours, every value a parameter
+        if by == "label":
+            self._database.register(LABEL_TIMES, _label_table(labels))
         regions = self._regions_of_zones() if self._regions is None else self._regions
         for row in self._stream(query, [*pairs, *parameters]):
             scope, direction, relayed_in, size, rows, period_ms, from_group, to_group, *values = row
@@ -230,6 +239,12 @@ def _wanted_addresses(held: Sequence[tuple[str, str]]) -> pa.Table:
     """Return the table that `Selection.sql` looks addresses up in."""
     names, addresses = ([pair[place] for pair in held] for place in (0, 1))
     return pa.table({"filter": pa.array(names, pa.string()), "address": pa.array(addresses, pa.string())})
+
+
+def _label_table(times: Sequence[LabelTime]) -> pa.Table:
+    types = (pa.string(), pa.int64(), pa.int64(), pa.string())
+    columns = zip(LABEL_COLUMNS, types, strict=True)
+    return pa.table({name: pa.array([row[at] for row in times], of) for at, (name, of) in enumerate(columns)})
 
 
 def _end_columns(side: str) -> str:

@@ -83,9 +83,9 @@ async def read_topology(settings: KafkaSettings, taken: ReadTally) -> list[Topol
     return [state async for state in _states(settings, b"", refused)]
 
 
-def node_states(settings: KafkaSettings, refused: Refused) -> AsyncIterator[TopologyState]:
-    """Yield the states of nodes that the topology topic holds; `refused` is told of what cannot be read."""
-    return _states(settings, b"node/", refused)  # most are pods'; a key begins with its kind
+def states_of(settings: KafkaSettings, kind: str, refused: Refused) -> AsyncIterator[TopologyState]:
+    """Yield the states of one kind that the topology topic holds; `refused` is told of what cannot be read."""
+    return _states(settings, f"{kind}/".encode(), refused)  # most are pods'; a key begins with its kind
 
 
 async def _states(settings: KafkaSettings, keys: bytes, refused: Refused) -> AsyncIterator[TopologyState]:

@@ -7,19 +7,21 @@ Exit status 0 for a report, 1 if there is nothing to report or the ledger does n
 import gc
 import time
 from dataclasses import replace
-from typing import Literal, Self
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from common import terminal
 from common.durations import Duration, parse_duration
 from common.entry_point import entry_point
-from history.model.grouping import OF_TIME, OWNERS, By, Per
+from history.model.grouping import OF_TIME, OWNERS, By, Per, parse_by
 from history.model.time_range import TimeRange
 from history.page.bounds import Bounds
 from history.read import interrupts
 from history.report import machine, text
 from history.report.data import Report
+from history.report.label_history import read_labels
 from history.report.make import PricedSettings, events_of, make_report
 from sinks.gc_settings import THRESHOLDS
 
@@ -29,17 +31,24 @@ COMING_IN_MS = 30_000
 LONGEST_WINDOW_MS = 60_000
 
 
+def _checked(by: str) -> str:
+    parse_by(by)
+    return by
+
+
 class ReportSettings(PricedSettings):
     """Sum up a time range: zones by zones, who sends to whom across them, what it costs, how far to trust it."""
 
     compare: Duration | None = Field(None, description="compare with the same span this long before, such as 7d")
-    by: By | None = Field(
-        None, description="sum up by namespace, workload, pod, node, zone, port, service, hour or day, instead of pairs"
+    by: Annotated[str, AfterValidator(_checked)] | None = Field(
+        None,
+        description="sum up by namespace, workload, pod, node, zone, port, service, hour, day, or by a label of "
+        "namespaces as label:NAME, instead of pairs",
     )
     per: Per | None = Field(
         None,
-        description="with --by namespace, workload or node: who bears what, for each hour, day or month (UTC); "
-        "what belongs to nobody is not spread",
+        description="with --by namespace, workload, node or label:NAME: who bears what, for each hour, day or month "
+        "(UTC); what belongs to nobody is not spread",
     )
     top: int | None = Field(
         None,
@@ -48,6 +57,9 @@ class ReportSettings(PricedSettings):
         description="how many pairs to show (default: 5), or with --by how many sums (default: 30), "
         "with --per of each period; on a page: 500",
     )
+    topology: Path | None = Field(
+        None, description="with --by label:NAME: a file of states instead of the topology topic"
+    )
     output: Literal["table", "json", "csv", "html"] = Field(
         "table",
         description="how to print the answer; html: a page that needs no network; csv with --per: FOCUS 1.3",
@@ -55,13 +67,22 @@ class ReportSettings(PricedSettings):
 
     @model_validator(mode="after")
     def _compares_what_can_be(self) -> Self:
-        if self.compare is not None and self.by in OF_TIME:
+        by, label = self.grouping
+        if self.compare is not None and by in OF_TIME:
             raise ValueError(f"compare and by = {self.by} contradict each other: no {self.by} is in both ranges")
-        if self.per is not None and self.by not in OWNERS:
-            raise ValueError(f"per = {self.per} needs by = {', '.join(OWNERS)}: only these can bear a cost")
+        if self.per is not None and by not in OWNERS:
+            owners = ", ".join(OWNERS[:-1])
+            raise ValueError(f"per = {self.per} needs by = {owners} or label:NAME: only these can bear a cost")
+        if self.topology is not None and not label:
+            raise ValueError("topology only means something with by = label:NAME")
         if self.per is not None and self.compare is not None:
             raise ValueError(f"compare and per contradict each other: no {self.per} is in both ranges")
         return self
+
+    @property
+    def grouping(self) -> tuple[By | None, str]:
+        """What to sum up by, and the label's name if it is one."""
+        return (None, "") if self.by is None else parse_by(self.by)
 
 
 @entry_point("report", ReportSettings)
@@ -82,10 +103,12 @@ def main(settings: ReportSettings) -> int:
 
 
 async def _make(settings: ReportSettings, spans: list[TimeRange], now_ms: int) -> tuple[Report, str]:
+    by, name = settings.grouping
+    label = await read_labels(settings, settings.topology, name, spans[0]) if name else None
     is_page = settings.output == "html"
     top = settings.top or (Bounds().rows if is_page else None)
     report, nothing = await make_report(
-        settings, spans, now_ms, compare=settings.compare, by=settings.by, per=settings.per, top=top
+        settings, spans, now_ms, compare=settings.compare, by=by, per=settings.per, label=label, top=top
     )
     if is_page and not nothing:
         report.events, report.events_note = await events_of(settings, report)

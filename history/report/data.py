@@ -59,7 +59,7 @@ class Report:
 
     `audit` is None where the ledger could not be read; `trust_note` says why. `compare`: how long before, as given.
     `by`: what it is summed up by, beside what every report shows; `per`: a showback, for each of these periods.
-    `filters`: what narrows it, by the setting's name.
+    `label`: its name, if that is what it is summed up by. `filters`: what narrows it, by the setting's name.
     `events`: what changed in the topology, None where it is not known; `events_note`: why, or how well.
     `simulated`: which change this is the range with, in words; `before` is then the range as it was measured.
     """
@@ -75,6 +75,7 @@ class Report:
     trust_note: str = ""
     by: By | None = None
     per: Per | None = None
+    label: str = ""
     filters: dict[str, list[str]] = field(default_factory=dict)
     range_flags: str = ""
     flags: str = ""
@@ -88,6 +89,11 @@ class Report:
     def ranges(self) -> list[Range]:
         """The range, and the one that it is compared with."""
         return [self.now] if self.before is None else [self.now, self.before]
+
+    @property
+    def by_what(self) -> str:
+        """What it is summed up by, as `--by` has it."""
+        return f"{self.by}:{self.label}" if self.label else str(self.by)
 
     @property
     def summary(self) -> Summary:

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import NamedTuple
 
+import orjson
+
 from common.amounts import exact
 from common.terminal import cell
 from history.model.bill import Pricer
@@ -73,7 +75,7 @@ def _row(
         *(rfc3339(from_ms), rfc3339(to_ms), "Usage", f"{charge.scope.replace('_', '-')} traffic {way}"),
         *(size, "B"),
         *_money(report, charge, size, cost),
-        *(METHOD, details, cell(owner.name), cell(owner.name), ""),
+        *(METHOD, details, cell(owner.name), cell(owner.name), _tags(report, owner)),
         *(charge.scope, who, cell(owner.why)),
     )
 
@@ -87,6 +89,10 @@ def _money(report: Report, charge: Charge, size: int, cost: int) -> tuple[str, .
     amounts = (exact(charge.price), exact(money(cost)))
     both = (*amounts, "", "") if is_shipped(book) else ("", "", *amounts)
     return (quantity, book.unit, *both, book.currency)
+
+
+def _tags(report: Report, owner: Owner) -> str:
+    return orjson.dumps({report.label: owner.name}).decode() if report.label and owner.name else ""
 
 
 def _ratios(split: Mapping[Owner, int]) -> dict[Owner, Decimal]:

@@ -16,6 +16,7 @@ from common.errors import Refusal
 from history.model.evidence import Evidence
 from history.model.grouping import By, Per
 from history.model.hints import Present
+from history.model.labels import LabelTime
 from history.model.party import Parties
 from history.model.summary import Summary
 from history.model.time_range import TimeRange, timestamp
@@ -56,10 +57,11 @@ class Gatherer:
         ends: Parties,
         by: By | None = None,
         per: Per | None = None,
+        labels: Sequence[LabelTime] = (),
         evidence: Evidence | None = None,
     ) -> None:
         """`evidence`: of the first range, if that is wanted too."""
-        self._by, self._per = by, per
+        self._by, self._per, self._labels = by, per, labels
         self._evidence = evidence
         self._settings = settings
         self._spans = spans
@@ -131,7 +133,7 @@ class Gatherer:
         if self._evidence is not None and not number:
             query.gather(self._ends, self._evidence, summary, self._selection)
         else:
-            query.summarise(self._ends, summary, self._selection, self._by, self._per)
+            query.summarise(self._ends, summary, self._selection, self._by, self._per, self._labels)
         if not number and not summary.flows:
             self.gathered.present.merge(query.present(self._selection))
 

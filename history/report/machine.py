@@ -49,7 +49,7 @@ def as_dict(report: Report) -> dict[str, Any]:
     if report.by is not None and report.per is not None:
         document["showback"] = _showback(report, report.by, report.per)
     elif report.by is not None:
-        document["by"] = {"what": report.by, "sums": [_sum(line, report) for line in sums(report, report.by)]}
+        document["by"] = {"what": report.by_what, "sums": [_sum(line, report) for line in sums(report, report.by)]}
     if report.before is not None:
         document["before"] = _range(report.before) | {"how_long": report.compare, "whole": report.before.whole}
     return document
@@ -93,7 +93,7 @@ def _greatest_first(row: tuple[Traffic, int]) -> tuple[object, ...]:
 def _sum_rows(report: Report, by: By) -> Iterator[tuple[str | int, ...]]:
     of_ends = by in OF_ENDS
     amounts = ("sent_bytes", "received_bytes", "cross_zone_sent_bytes", "cross_zone_received_bytes")
-    yield (by, *(amounts if of_ends else ("bytes", "cross_zone_bytes")), "cost", "currency")
+    yield (report.by_what, *(amounts if of_ends else ("bytes", "cross_zone_bytes")), "cost", "currency")
     book = report.now.bill.book
     for line in sums(report, by):
         sizes = (line.sent, line.received, line.sent_across, line.received_across)
@@ -115,7 +115,7 @@ def _sum(line: SumLine, report: Report) -> dict[str, Any]:
 
 def _showback(report: Report, by: By, per: Per) -> dict[str, Any]:
     return {
-        "by": by,
+        "by": report.by_what,
         "per": per,
         "periods": [
             {

@@ -23,6 +23,7 @@ from history.read.progress import progress
 from history.read.rejoin import ReadTally, read_topology
 from history.report.data import Range, Report
 from history.report.gather import Gatherer
+from history.report.label_history import LabelHistory
 from history.report.own_traffic import find_own
 from prices.book import PriceBook
 from prices.file import SHIPPED, load_prices, recognise
@@ -57,19 +58,27 @@ async def make_report(
     compare: str | None = None,
     by: By | None = None,
     per: Per | None = None,
+    label: LabelHistory | None = None,
     top: int | None = None,
     since: str = "1h",
     evidence: Evidence | None = None,
 ) -> tuple[Report, str]:
     """Return the report, and why there is none if there is none; fill the evidence for advice, if that is wanted.
 
-    `compare`: how long before the first of the ranges the second lies. `since`: where the settings name no range.
+    `label`: what it is summed up by, if it is a label. `compare`: how long before the first of the ranges the second
+    lies. `since`: where the settings name no range.
     """
     own = await find_own(settings, settings.own_namespace, settings.own_kafka)
     ends = Parties(own.brokers)
     with progress("reading flows") as tell:
-        gathered = await Gatherer(settings, spans, ends, by, per, evidence).gather(tell)
+        gathered = await Gatherer(settings, spans, ends, by, per, label.times if label else (), evidence).gather(tell)
     summary = gathered.summaries[0]
+    if label is not None and len(summary.clusters) > 1:
+        there = ", ".join(sorted(summary.clusters))
+        raise Refusal(
+            f"by = label:{label.name}: flows of several clusters are in the range, {there}, and namespaces are known "
+            "by name alone; say --cluster NAME"
+        )
     book, why = _prices(settings.prices, summary)
     ranges = [
         Range(span, each, price_summary(each, book), whole)
@@ -79,12 +88,13 @@ async def make_report(
         now=ranges[0],
         before=ranges[1] if len(ranges) > 1 else None,
         compare=compare,
-        sources=gathered.sources,
+        sources=[*gathered.sources, *([label.source] if label else [])],
         prices_why=why,
         own=own,
         top=top or (TOP_PAIRS if by is None else TOP_SUMS),
         by=by,
         per=per,
+        label=label.name if label else "",
         filters={name: list(map(str, values)) for name, values in settings.selection().given() if values},
         range_flags=_range_flags(settings, since),
         flags=_flags(settings),

@@ -279,7 +279,7 @@ def _sums(report: Report, bounds: Bounds) -> dict[str, Any] | None:
     shown, rest = found[:most], found[most:]
     rows = [_sum(report, line.name, [line]) for line in shown]
     return {
-        "by": report.by,
+        "by": report.by_what,
         "of_ends": report.by in OF_ENDS,
         "rows": rows,
         "rest": _sum(report, f"{len(rest):,} more", rest) if rest else None,
@@ -309,7 +309,7 @@ def _showback(report: Report, bounds: Bounds) -> dict[str, Any] | None:
     shown = found[: bounds.rows]
     most = min(report.top, max(bounds.rows // max(len(shown), 1), 1))
     return {
-        "by": report.by,
+        "by": report.by_what,
         "per": report.per,
         "periods": [_period(report, period, most) for period in shown],
         "left_out": len(found) - len(shown),

@@ -45,7 +45,8 @@ def _total(period: Period) -> SumLine:
 
 
 def _titles(report: Report, by: By, per: Per, unit: str) -> tuple[str, ...]:
-    titles = (f"BY {by.upper()} PER {per.upper()}", f"{unit} sent", "across", f"{unit} received", "across")
+    what = f"LABEL {report.label}" if report.label else by.upper()
+    titles = (f"BY {what} PER {per.upper()}", f"{unit} sent", "across", f"{unit} received", "across")
     book = report.now.bill.book
     if book is None:
         return titles

@@ -26,7 +26,11 @@ def sum_lines(report: Report, by: By) -> list[str]:
 
 
 def _titles(report: Report, by: By, unit: str) -> tuple[str, ...]:
-    titles = [f"BY {by.upper()}", f"{unit} sent" if by in OF_ENDS else unit, "across zones"]
+    titles = [
+        f"BY {f'LABEL {report.label}' if report.label else by.upper()}",
+        f"{unit} sent" if by in OF_ENDS else unit,
+        "across zones",
+    ]
     if by in OF_ENDS:
         titles += [f"{unit} received", "across zones"]
     book = report.now.bill.book

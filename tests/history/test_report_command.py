@@ -20,10 +20,11 @@ from history.model.grouping import OF_ENDS, By
 from history.report import command as report
 from schemas.ledger import encode_ledger
 from schemas.raw import decode_chunk
+from schemas.topology import encode_topology_file
 from tests.history.conftest import Command, Ran
 from tests.support.enricher import build
 from tests.support.history.html import by_id, parsed, rows, text_of, values
-from tests.support.history.lived import Lived, ledger_entry, rfc3339
+from tests.support.history.lived import Lived, ledger_entry, rfc3339, states
 
 Run = Callable[..., Ran]
 
@@ -71,6 +72,8 @@ def test_topic_and_archive_say_the_same(history: Lived, run: Run) -> None:
         ["--prices", "gcp"],
         ["--compare", "2m"],
         ["--by", "workload", "--per", "hour"],
+        ["--by", "label:team"],
+        ["--by", "label:team", "--per", "hour"],
         ["--direction", "ingress", "--min-bytes", "1MB"],
     ):
         topic = document(run, *history.flags, *history.span, *flags)
@@ -95,7 +98,7 @@ def test_a_comparison_leaves_out_the_windows_that_are_still_coming_in(
     assert found["metered_seconds"] == 100
 
 
-@pytest.mark.parametrize("by", get_args(By))
+@pytest.mark.parametrize("by", [by for by in get_args(By) if by != "label"])
 def test_sums_by_anything_are_those_of_the_flows(history: Lived, run: Run, by: By) -> None:
     expected = Counter[str]()
     for one in inner(history):
@@ -152,6 +155,55 @@ def told_apart(by: By, flow: dict[str, Any]) -> list[str]:
             }[by]
         )
     return [names[1] or names[0] or "(no service)"] if by == "service" else names
+
+
+@pytest.mark.parametrize("source", ["topic", "archive", "file"])
+def test_a_showback_by_a_label_is_as_of_each_window(history: Lived, run: Run, tmp_path: Path, source: str) -> None:
+    where = ["--archive", str(history.archive)] if source != "topic" else []
+    if source == "file":
+        path = tmp_path / "topology.json"
+        path.write_bytes(encode_topology_file(states(history.begin_ms)))
+        where += ["--topology", str(path)]
+    found = document(run, *history.flags, *history.span, *where, "--by", "label:team", "--per", "day")
+    moved_ms = (history.begin_ms + history.end_ms) // 2
+    expected: Counter[str] = Counter()
+    for one in inner(history):
+        end = one["source"]
+        namespace = end.get("k8s", {}).get("namespace", {}).get("name")
+        team = "web" if one["start_ms"] < moved_ms else "core"
+        expected[{"shop": team, "batch": "no label", None: end["kind"]}[namespace]] += one["bytes"]
+    sent: Counter[str] = Counter()
+    for period in found["showback"]["periods"]:
+        sent.update({line["name"]: line["sent_bytes"] for line in period["sums"]})
+        sent.update({why: line["sent_bytes"] for why, line in period["unattributed"]["why"].items()})
+    assert +sent == +expected
+    assert {"web", "core", "no label", "node"} <= sent.keys()
+    assert any(said.startswith("label team of 2 namespaces: ") for said in found["sources"])
+
+
+def test_labels_known_later_than_the_range_begins_are_said_to_be(history: Lived, run: Run, tmp_path: Path) -> None:
+    late = [
+        state for state in states(history.begin_ms) if state.kind != "namespace" or state.labels.get("team") == "core"
+    ]
+    path = tmp_path / "topology.json"
+    path.write_bytes(encode_topology_file(late))
+    flags = [*history.flags, "--by", "label:team", "--per", "day", "--topology", str(path)]
+    found = document(run, *history.span, *flags)
+    assert "since " in found["sources"][-1]
+    whys = [period["unattributed"]["why"] for period in found["showback"]["periods"]]
+    assert any("label not known" in why for why in whys)
+    before = ["--from", history.span[1], "--to", rfc3339(history.begin_ms + 60_000)]
+    status, out, err = run(*before, *flags)
+    assert (status, out, len(err.splitlines())) == (2, "", 1)
+    assert "by = label:team: labels are known since" in err
+
+
+def test_without_labels_of_namespaces_the_way_to_get_them_is_said(history: Lived, run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "topology.json"
+    path.write_bytes(encode_topology_file([s for s in states(history.begin_ms) if s.kind != "namespace"]))
+    status, out, err = run(*history.flags, *history.span, "--by", "label:team", "--topology", str(path))
+    assert (status, out, len(err.splitlines())) == (2, "", 1)
+    assert f"{path} holds no labels of namespaces; the enricher keeps --namespace-labels team" in err
 
 
 def test_sums_as_a_table_and_as_csv(history: Lived, run: Run) -> None:
@@ -268,8 +320,18 @@ async def _publish(history: Lived, entry: Any, flow: bytes, timestamp_ms: int) -
         (["--compare", "a week"], 2, "is not a duration"),
         (["--by", "colour"], 2, "by (--by, ZONEMETER_BY)"),
         (["--by", "hour", "--compare", "7d"], 2, "contradict each other: no hour is in both ranges"),
-        (["--per", "day"], 2, "per = day needs by = namespace, workload, node: only these can bear a cost"),
-        (["--per", "day", "--by", "port"], 2, "per = day needs by = namespace, workload, node"),
+        (["--per", "day"], 2, "per = day needs by = namespace, workload, node or label:NAME: only these can bear"),
+        (["--per", "day", "--by", "port"], 2, "per = day needs by = namespace, workload, node or label:NAME"),
+        (
+            ["--by", "label"],
+            2,
+            "'label': expected namespace, workload, pod, node, zone, port, service, hour, day or label",
+        ),
+        (["--by", "label:=1+1"], 2, "'=1+1' is not the name of a label; expected, for example, team"),
+        (["--by", "zone:team"], 2, "'zone:team': expected namespace, "),
+        (["--by", "label:tea"], 2, "label:tea: no namespace is known to have had it; known: team, tier"),
+        (["--by", "node", "--topology", "x.json"], 2, "topology only means something with by = label:NAME"),
+        (["--by", "label:team", "--topology", "/nonexistent"], 2, "topology"),
         (["--per", "week", "--by", "node"], 2, "per (--per, ZONEMETER_PER)"),
         (["--per", "day", "--by", "node", "--compare", "7d"], 2, "no day is in both ranges"),
         (["--prices", "/nonexistent"], 2, "expected aws, azure, gcp or a file"),

@@ -7,6 +7,7 @@ import json
 from collections import Counter, defaultdict
 from decimal import Decimal
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -16,9 +17,11 @@ from hypothesis import strategies as st
 
 from common import page
 from common.errors import Refusal
+from enricher.index.tenancy import FOREVER
 from history.model import grouping
 from history.model.bill import NOTHING
 from history.model.grouping import OWNERS, By, Per, period_end
+from history.model.labels import LabelTime, label_times, labels_known
 from history.model.time_range import TimeRange, parse_instant, rfc3339
 from history.read import flow_sql
 from history.report import machine
@@ -26,9 +29,11 @@ from history.report import text as report_view
 from history.report.data import Report
 from history.report.focus import COLUMNS
 from history.report.showback import Period, periods
+from history.report.sums import sums
 from prices.book import money
 from prices.file import parse_prices, shipped
 from schemas.flow import Flow, Kubernetes, Named
+from schemas.topology import TopologyState
 from tests.support.history.reports import FLOWS, GB, WINDOW, a_day, report
 from tests.support.sinks.flows import START_MS, flow, pod
 
@@ -84,12 +89,33 @@ STARTS = st.lists(
 )
 
 
-@given(FLOWS, STARTS, st.sampled_from(OWNERS), st.sampled_from(PER), st.sampled_from(["aws", "gcp", "mine", None]))
-def test_the_parts_are_the_whole(flows: list[Flow], starts: list[int], by: By, per: Per, prices: str | None) -> None:
+STRETCHES = st.builds(
+    lambda namespace, ends, values: [
+        LabelTime(namespace, from_ms, to_ms, value)
+        for (from_ms, to_ms), value in zip(pairwise(sorted(ends)), values, strict=False)
+    ],
+    st.sampled_from(["shop", "zonemeter"]),
+    st.sets(st.integers(at("2026-10-30T22:00Z"), at("2027-01-01T02:00Z")), min_size=2, max_size=5),
+    st.lists(st.sampled_from(["payments", "(unattributed)", "", None]), min_size=4, max_size=4),
+)
+
+
+@given(
+    FLOWS,
+    STARTS,
+    STRETCHES,
+    st.sampled_from(OWNERS),
+    st.sampled_from(PER),
+    st.sampled_from(["aws", "gcp", "mine", None]),
+)
+def test_the_parts_are_the_whole(
+    flows: list[Flow], starts: list[int], times: list[LabelTime], by: By, per: Per, prices: str | None
+) -> None:
     book = parse_prices(MINE.encode(), "mine") if prices == "mine" else prices and shipped(prices)
     flows = over_days(flows, starts)
     span = TimeRange(at("2026-10-30T22:00Z"), at("2027-01-01T02:10Z"))
-    made = report(flows, book or None, by=by, per=per, span=span)
+    label = {"label": "team", "labels": times} if by == "label" else {}
+    made = report(flows, book or None, by=by, per=per, span=span, **label)
     found = periods(made, by, per)
     inner = [one for one in flows if one.encapsulation is msgspec.UNSET]
     by_period: Counter[int] = Counter()
@@ -168,7 +194,8 @@ def test_a_showback_to_the_letter() -> None:
 def test_what_belongs_to_nobody_is_in_no_share(by: By) -> None:
     (period,) = periods(report(a_day(), shipped("aws"), by=by, per="month"), by, "month")
     # By node a node bears its own; of one pod nobody knows on which node it was.
-    assert set(period.unattributed) == {"external", "cidr", "unknown", "node" if by != "node" else "pod"}
+    expected = {"external", "cidr", "unknown", "node" if by != "node" else "pod"}
+    assert set(period.unattributed) == expected | ({"label not known"} if by == "label" else set())
     assert "(unattributed)" not in {line.name for line in period.lines}
 
 
@@ -237,6 +264,72 @@ def test_too_many_kinds_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(Refusal, match=r"per = hour: more than 3 kinds of traffic .* ask for longer periods"):
         report(a_day(), by="workload", per="hour")
     report(a_day(), by="workload")
+
+
+def test_a_label_is_as_of_the_window() -> None:
+    """Its value changes, is taken off, set to nothing and unknown; a window that a change lies in is of neither."""
+    values = ["a", "b", None, ""]
+    times = [LabelTime("shop", START_MS + n * 60_000, START_MS + (n + 1) * 60_000, v) for n, v in enumerate(values)]
+    starts = [START_MS + n * 60_000 for n in range(5)]
+    flows = [flow(start_ms=s, end_ms=s + 10_000, bytes=10**n) for n, s in enumerate(starts)]
+    flows.append(flow(start_ms=START_MS + 55_000, end_ms=START_MS + 65_000, bytes=10**6))
+    made = report(flows, shipped("aws"), by="label", label="team", labels=times, per="month")
+    (period,) = periods(made, "label", "month")
+    assert {line.name: (line.sent, line.received) for line in period.lines} == {"a": (1, 1), "b": (10, 10)}
+    why = {why: line.sent for why, line in period.unattributed.items()}
+    assert why == {"no label": 100, "empty label": 1_000, "label not known": 10**4 + 10**6}
+    assert {line.name for line in sums(made, "label")} == {"a", "b", *(f"({each})" for each in why)}
+
+
+def test_a_label_in_every_output() -> None:
+    times = [LabelTime("shop", 0, START_MS * 2, '=cmd|"x"'), LabelTime("zonemeter", 0, START_MS * 2, "infra")]
+    made = report(a_day(), shipped("aws"), by="label", label="example.com/team", labels=times, per="day")
+    text = "\n".join(report_view.lines(made))
+    assert "BY LABEL example.com/team PER DAY" in text
+    rows = list(csv.DictReader(io.StringIO(machine.as_csv(made))))
+    assert {row["AllocatedResourceId"] for row in rows} == {"", "infra", '\'=cmd|"x"'}
+    tags = {row["AllocatedResourceId"]: row["AllocatedTags"] for row in rows}
+    assert tags[""] == ""
+    assert json.loads(tags["infra"]) == {"example.com/team": "infra"}
+    assert json.loads(tags['\'=cmd|"x"']) == {"example.com/team": '=cmd|"x"'}
+    assert machine.as_dict(made)["showback"]["by"] == "label:example.com/team"
+    plain = report(a_day(), shipped("aws"), by="label", label="team", labels=times)
+    assert machine.as_dict(plain)["by"]["what"] == "label:team"
+    assert machine.as_csv(plain).startswith("label:team,sent_bytes,")
+    assert "BY LABEL team " in "\n".join(report_view.lines(plain))
+
+
+def state(uid: str, from_ms: int, to_ms: int | None, **labels: str) -> TopologyState:
+    return TopologyState(
+        kind="namespace",
+        uid=uid,
+        resource_version=str(from_ms),
+        name="shop",
+        from_ms=from_ms,
+        to_ms=to_ms,
+        labels=labels,
+    )
+
+
+def test_what_a_label_was_comes_from_the_states_of_its_namespace_by_name() -> None:
+    states = [
+        state("n1", 10, 20, team="a"),
+        state("n1", 20, 30, team="a", tier="1"),
+        state("n1", 30, 40, tier="1"),
+        state("n2", 50, None, team="b"),
+    ]
+    pod_state = TopologyState(kind="pod", uid="p", resource_version="1", name="shop", from_ms=0, labels={"team": "x"})
+    expected = [LabelTime("shop", 10, 30, "a"), LabelTime("shop", 30, 40, None), LabelTime("shop", 50, FOREVER, "b")]
+    for order in (states, states[::-1]):
+        assert label_times([*order, pod_state], "team") == expected
+    assert labels_known([*states, pod_state]) == ["team", "tier"]
+
+
+@given(st.lists(st.builds(state, st.sampled_from("ab"), st.integers(0, 9), st.integers(0, 12) | st.none()), max_size=6))
+def test_what_a_label_was_never_overlaps(states: list[TopologyState]) -> None:
+    """Or a byte would be summed up twice."""
+    times = label_times(states, "team")
+    assert all(one.from_ms < one.to_ms <= two.from_ms for one, two in pairwise(times))
 
 
 def test_owners_are_what_can_be_summed_up_by() -> None:

@@ -70,7 +70,10 @@ class Lived:
 
 
 def states(begin_ms: int) -> list[TopologyState]:
-    """Four nodes in three zones; a pod of each workload on each, one of which takes another's address over."""
+    """Four nodes in three zones; a pod of each workload on each, one of which takes another's address over.
+
+    The namespace shop changes teams when half of the time is over; batch is of none.
+    """
     found = [
         build.node(name, f"10.0.0.{number}", zone, from_ms=begin_ms - 86_400_000, pod_cidrs=[f"10.42.{number}.0/24"])
         for number, (name, zone) in enumerate(NODES.items(), start=1)
@@ -83,6 +86,12 @@ def states(begin_ms: int) -> list[TopologyState]:
             found.append(build.pod(f"{workload}-{number}", f"10.42.{number}.{place}", name, **fields))
     heir = {"from_ms": begin_ms + WINDOWS * WINDOW_MS // 2, "namespace": "batch"}
     found.append(build.pod("job-2", "10.42.2.1", "node-a2", **heir))
+    moved_ms = begin_ms + WINDOWS * WINDOW_MS // 2
+    found += [
+        build.namespace("shop", from_ms=begin_ms - 3_600_000, to_ms=moved_ms, labels={"team": "web", "tier": "1"}),
+        build.namespace("shop", resource_version="61", from_ms=moved_ms, labels={"team": "core", "tier": "1"}),
+        build.namespace("batch", from_ms=begin_ms - 3_600_000),
+    ]
     return found
 
 

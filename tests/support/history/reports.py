@@ -29,13 +29,14 @@ def report(flows: Iterable[Flow], book: PriceBook | None = None, **overrides: An
     """Report flows of half an hour, or of `span`; `before`: those of the same time a week before."""
     span = overrides.pop("span", TimeRange(START_MS, START_MS + 1_800_000))
     ends = Parties(OWN.brokers)
+    labels = overrides.pop("labels", ())
     before = overrides.pop("before", None)
     if before is not None:
         ago = span.earlier(7 * DAY_MS)
-        earlier = summed(before, ends, overrides.get("by"))
+        earlier = summed(before, ends, overrides.get("by"), labels=labels)
         overrides["before"] = Range(ago, earlier, price_summary(earlier, book))
         overrides["compare"] = "7d"
-    summary = summed(flows, ends, overrides.get("by"), span, overrides.get("per"))
+    summary = summed(flows, ends, overrides.get("by"), span, overrides.get("per"), labels)
     fields: dict[str, Any] = {
         "now": Range(span, summary, price_summary(summary, book)),
         "sources": ["topic zonemeter.flows.enriched.v1"],

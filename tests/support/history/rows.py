@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Flows made by hand, as the rows that a topic's readers take, and summed up as they sum them up."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 
 import duckdb
@@ -9,6 +9,7 @@ import duckdb
 from history.model.evidence import Evidence
 from history.model.filters import Selection
 from history.model.grouping import By, Per
+from history.model.labels import LabelTime
 from history.model.party import Parties
 from history.model.summary import Summary
 from history.model.time_range import TimeRange
@@ -40,11 +41,12 @@ def summed(
     by: By | None = None,
     span: TimeRange = ALWAYS,
     per: Per | None = None,
+    labels: Sequence[LabelTime] = (),
 ) -> Summary:
     """Sum flows of a range up."""
     summary, rows = Summary(), TopicRows()
     rows.add(rows_of(flows))
-    rows.query(database(), span).summarise(ends or Parties(), summary, Selection(), by, per)
+    rows.query(database(), span).summarise(ends or Parties(), summary, Selection(), by, per, labels)
     return summary
 
 

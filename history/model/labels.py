@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a label of each namespace was, and when: from states of the topology topic. Pure.
+
+A value is known for a window only if it held for all of it. Where no state says anything of a namespace, because
+nobody watched it then, nothing is known: that is another thing than a namespace without the label.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from typing import NamedTuple
+
+from enricher.index.tenancy import order, stretches
+from schemas.topology import TopologyState
+
+KIND = "namespace"
+
+
+class LabelTime(NamedTuple):
+    """The value that a namespace's label had in [from_ms, to_ms); None: it did not have the label."""
+
+    namespace: str
+    from_ms: int
+    to_ms: int
+    value: str | None
+
+
+def label_times(states: Iterable[TopologyState], label: str) -> list[LabelTime]:
+    """Return the values of a label, of each namespace in order of time and without overlaps."""
+    by_name: defaultdict[str, list[TopologyState]] = defaultdict(list)
+    for state in states:
+        if state.kind == KIND:
+            # By name: one that is made again is another object, and flows know its name alone.
+            by_name[state.name].append(state)
+    return [time for name in sorted(by_name) for time in _joined(_times(name, by_name[name], label))]
+
+
+def labels_known(states: Iterable[TopologyState]) -> Collection[str]:
+    """Return the names of the labels that any namespace had."""
+    return sorted({name for state in states if state.kind == KIND for name in state.labels})
+
+
+def _times(name: str, states: list[TopologyState], label: str) -> Iterator[LabelTime]:
+    for state, end in stretches(sorted(states, key=order)):
+        if state.from_ms < end:
+            yield LabelTime(name, state.from_ms, end, state.labels.get(label))
+
+
+def _joined(times: Iterable[LabelTime]) -> Iterator[LabelTime]:
+    """Yield stretches of one value as one: what else changed of a namespace is nothing to this label."""
+    last: LabelTime | None = None
+    for time in times:
+        if last is not None and (last.to_ms, last.value) == (time.from_ms, time.value):
+            last = last._replace(to_ms=time.to_ms)
+            continue
+        if last is not None:
+            yield last
+        last = time
+    if last is not None:
+        yield last
