@@ -35,6 +35,7 @@ _FIXTURES = {
     "kafka": {"broker", "own_broker", "brokers", "topics"},
     "kernel": {"nodes", "node", "meters", "meter", "program", "bpffs", "pin_dir", "network_plan"},
     "cluster": {"plan"},
+    "process": {"browser"},
 }
 _MODULES = {
     "kafka": {"Broker", "brokers"},

@@ -47,7 +47,7 @@ class Shown:
     spared: Sum
     share: str
     elsewhere: Sum | None
-    zones: Sequence[ZonePair]
+    still_crosses: bool
     zones_drawing: Markup | str
     ready_drawing: Markup | str
     manifests: Sequence[str]
@@ -102,7 +102,7 @@ def _shown(report: Report, advice: Advice, each: Advised) -> Shown:
         _sum(report, each.spared),
         percent(each.spared.bytes, advice.crossing.bytes),
         _sum(report, Amount(finding.elsewhere)) if finding.elsewhere else None,
-        each.zones,
+        any(pair.after for pair in pairs),
         bars.rows(list(_bars(pairs)), f"zones-{each.number}", "Bytes by pair of zones") if pairs else "",
         steps.draw(finding.ready, f"ready-{each.number}") if finding.ready else "",
         follow.manifests(each),

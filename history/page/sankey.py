@@ -65,16 +65,11 @@ class Layout:
 
 
 def layout(flows: Sequence[Flow]) -> Layout:
-    """Place flows: the greatest senders on top, receivers where most of theirs comes from, the rest at the bottom."""
+    """Place flows: the greatest senders on top, receivers so that little crosses, the rest at the bottom."""
     total = sum(flow.bytes for flow in flows)
     scale = _BANDS_HIGH / total if total else 0
     sources = _ends(flows, "source")
-    rank = {(end.name, end.rest): place for place, end in enumerate(sources)}
-    pull: defaultdict[tuple[str, bool], int] = defaultdict(int)
-    for flow in flows:
-        pull[flow.destination, flow.rest] += flow.bytes * rank[flow.source, flow.rest]
-    destinations = _ends(flows, "destination")
-    destinations.sort(key=lambda end: (end.rest, pull[end.name, end.rest] / max(end.bytes, 1), end.name))
+    destinations = _untangled(flows, sources, _ends(flows, "destination"))
     height = max(_stack(sources, scale), _stack(destinations, scale))
     return Layout(sources, destinations, list(_bands(flows, sources, destinations, scale)), height)
 
@@ -94,6 +89,29 @@ def _ends(flows: Sequence[Flow], side: str) -> list[End]:
         name = flow.source if side == "source" else flow.destination
         found.setdefault((name, flow.rest), End(name, 0, flow.rest)).bytes += flow.bytes
     return sorted(found.values(), key=lambda end: (end.rest, -end.bytes, end.name))
+
+
+def _untangled(flows: Sequence[Flow], sources: Sequence[End], destinations: list[End]) -> list[End]:
+    """Swap neighbours as long as fewer bytes cross each other then; the rest stays at the bottom."""
+    rank = {(end.name, end.rest): place for place, end in enumerate(sources)}
+    into: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+    for flow in flows:
+        into[flow.destination].append((rank[flow.source, flow.rest], flow.bytes))
+
+    def crossing(upper: End, lower: End) -> int:
+        return sum(a * b for at, a in into[upper.name] for below, b in into[lower.name] if below < at)
+
+    count = sum(not end.rest for end in destinations)
+    for _ in range(count):
+        swapped = False
+        for place in range(count - 1):
+            upper, lower = destinations[place : place + 2]
+            if crossing(lower, upper) < crossing(upper, lower):
+                destinations[place : place + 2] = lower, upper
+                swapped = True
+        if not swapped:
+            break
+    return destinations
 
 
 def _stack(ends: Sequence[End], scale: float) -> float:

@@ -40,17 +40,17 @@
     });
   }
   if (navigator.clipboard) {
-    for (const text of document.querySelectorAll("pre[data-copies]")) {
+    for (const text of document.querySelectorAll(".copies")) {
       const button = document.createElement("button");
       button.type = "button";
       button.className = "copy";
       button.textContent = "Copy";
       button.setAttribute("aria-label", `Copy ${text.dataset.copies}`);
       button.addEventListener("click", async () => {
-        await navigator.clipboard.writeText(text.textContent);
+        await navigator.clipboard.writeText(text.firstElementChild.textContent);
         button.textContent = "Copied";
       });
-      text.before(button);
+      text.append(button);
     }
   }
 })();

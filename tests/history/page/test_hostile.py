@@ -70,7 +70,7 @@ def made(name: str) -> Report:
 
 def shape(element: Element) -> Counter[tuple[str, ...]]:
     """Return the elements of a page with the names of their attributes, but for what sets the end of a/b/c apart."""
-    return Counter((each.tag, *sorted(each.attrib)) for each in element.iter() if each.tag != "small")
+    return Counter((each.tag, *sorted(each.attrib)) for each in element.iter() if each.tag not in ("small", "wbr"))
 
 
 PLAIN = shape(parsed(page.document(made("plain"))))

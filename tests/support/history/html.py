@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from xml.etree.ElementTree import Element, SubElement
 
-_VOID = {"meta", "input", "br", "hr", "link", "img"}
+_VOID = {"meta", "input", "br", "hr", "link", "img", "wbr"}
 
 
 class _Reader(HTMLParser):

@@ -64,6 +64,10 @@ class Scenario:
                 )
                 self.states.append(_with(state, **fields))
 
+    def places(self, label: str) -> Places:
+        """Return how many pods of a workload run in each zone."""
+        return self._places[label]
+
     def service(self, name: str, label: str, port: int, routing: Routing | None, **fields: Any) -> None:
         """Put a Service before a workload's pods."""
         namespace, kind, workload = label.split("/")
