@@ -7,7 +7,7 @@ from typing import Any
 
 from common.amounts import dollars, fitted, human, percent
 from history.changes.effects import Effect, Volume
-from history.model.time_range import rfc3339, timestamp
+from history.model.time_range import timestamp
 from history.report import machine as report_machine
 from history.report.data import Report
 from history.report.text import head, trust
@@ -45,10 +45,7 @@ def as_dict(report: Report, changed: Sequence[Effect]) -> dict[str, Any]:
     return report_machine.as_dict(report) | {
         "changes": [
             {
-                "at": rfc3339(effect.event.at_ms),
-                "what": effect.event.what,
-                "subject": str(effect.event.subject),
-                "detail": effect.event.detail,
+                **report_machine.event_dict(effect.event),
                 "before": _volume(effect.before),
                 "after": _volume(effect.after),
                 "effect_bytes_per_hour": None if effect.bytes_per_hour is None else round(effect.bytes_per_hour),

@@ -15,14 +15,16 @@ from pydantic import AfterValidator, Field, model_validator
 from common import terminal
 from common.durations import Duration, parse_duration
 from common.entry_point import entry_point
+from history.model.events import events
 from history.model.grouping import OF_TIME, OWNERS, By, Per, parse_by
 from history.model.time_range import TimeRange
 from history.page.bounds import Bounds
 from history.read import interrupts
 from history.report import machine, text
 from history.report.data import Report
+from history.report.differences import differences
 from history.report.label_history import read_labels
-from history.report.make import PricedSettings, events_of, make_report
+from history.report.make import PricedSettings, make_report, topology_of
 from sinks.gc_settings import THRESHOLDS
 
 PROG = "zonemeter report"
@@ -110,8 +112,13 @@ async def _make(settings: ReportSettings, spans: list[TimeRange], now_ms: int) -
     report, nothing = await make_report(
         settings, spans, now_ms, compare=settings.compare, by=by, per=settings.per, label=label, top=top
     )
-    if is_page and not nothing:
-        report.events, report.events_note = await events_of(settings, report)
+    if nothing or not (is_page or report.before is not None):
+        return report, nothing
+    states, report.events_note = await topology_of(settings, report)
+    if is_page and states is not None:
+        report.events = events(states, report.now.span)
+    if report.before is not None and report.before.summary.flows:
+        report.differences = differences(report, report.before, states or [], report.events_note)
     return report, nothing
 
 

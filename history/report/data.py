@@ -3,6 +3,7 @@
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from audit.result import Audit
 from history.model.bill import NOTHING, Bill, Cost
@@ -53,6 +54,36 @@ class PairLine:
     nodes: tuple[set[str], set[str]] = field(default_factory=lambda: (set(), set()))
 
 
+class Difference(NamedTuple):
+    """How a pair differs between two ranges: bytes an hour across zones.
+
+    `by_volume` and `by_zones` are what more is sent and what more of it crosses; together they are the change. None
+    where only some scopes were asked for. `changed`: what changed in the topology at one of its ends, the most fitting
+    first.
+    """
+
+    source: str
+    destination: str
+    bytes_per_hour: int
+    bytes_per_hour_before: int
+    by_volume: int | None
+    by_zones: int | None
+    changed: list[Event]
+
+    @property
+    def change(self) -> int:
+        """Bytes an hour more, or less."""
+        return self.bytes_per_hour - self.bytes_per_hour_before
+
+
+class Differences(NamedTuple):
+    """The pairs that differ most, and how many more do. `note`: why, or how well, changes of the topology are known."""
+
+    pairs: list[Difference]
+    more: int
+    note: str
+
+
 @dataclass(slots=True, repr=False)
 class Report:
     """A report. `sources`: what was read, in words. `prices_why`: why these prices, or why none.
@@ -61,6 +92,7 @@ class Report:
     `by`: what it is summed up by, beside what every report shows; `per`: a showback, for each of these periods.
     `label`: its name, if that is what it is summed up by. `filters`: what narrows it, by the setting's name.
     `events`: what changed in the topology, None where it is not known; `events_note`: why, or how well.
+    `differences`: from the range before, None where there is none that was measured.
     `simulated`: which change this is the range with, in words; `before` is then the range as it was measured.
     """
 
@@ -82,6 +114,7 @@ class Report:
     kafka_flags: str = ""
     events: list[Event] | None = None
     events_note: str = ""
+    differences: Differences | None = None
     simulated: str = ""
     refused: int = 0
 
@@ -144,8 +177,13 @@ class Report:
 
 
 def _line(lines: dict[tuple[str, str], PairLine], traffic: Traffic) -> PairLine:
-    key = (_group(traffic.source), _group(traffic.destination))
+    key = pair_of(traffic)
     return lines.setdefault(key, PairLine(*key))
+
+
+def pair_of(traffic: Traffic) -> tuple[str, str]:
+    """Return the pair that traffic is of, as pairs are named."""
+    return _group(traffic.source), _group(traffic.destination)
 
 
 def _group(end: Party) -> str:

@@ -8,10 +8,11 @@ from audit.result import covered
 from common.amounts import exact, per_hour
 from common.terminal import cell, csv_text
 from history.model.bill import NOTHING, Bill, Cost
+from history.model.events import Event
 from history.model.grouping import OF_ENDS, By, Per
 from history.model.summary import Summary, Traffic
 from history.model.time_range import rfc3339
-from history.report.data import PairLine, Range, Report
+from history.report.data import Difference, PairLine, Range, Report
 from history.report.focus import focus_rows
 from history.report.showback import periods
 from history.report.sums import SumLine, sums
@@ -52,6 +53,9 @@ def as_dict(report: Report) -> dict[str, Any]:
         document["by"] = {"what": report.by_what, "sums": [_sum(line, report) for line in sums(report, report.by)]}
     if report.before is not None:
         document["before"] = _range(report.before) | {"how_long": report.compare, "whole": report.before.whole}
+    if report.differences is not None:
+        document["differences"] = [_difference(each) for each in report.differences.pairs]
+        document["differences_note"] = report.differences.note
     return document
 
 
@@ -259,6 +263,23 @@ def _pair(pair: PairLine, report: Report) -> dict[str, Any]:
         **_cost(pair.cost, report.summary, report.now.bill),
         **before,
     }
+
+
+def _difference(difference: Difference) -> dict[str, Any]:
+    return {
+        "source": difference.source,
+        "destination": difference.destination,
+        "bytes_per_hour": difference.bytes_per_hour,
+        "bytes_per_hour_before": difference.bytes_per_hour_before,
+        "by_volume_bytes_per_hour": difference.by_volume,
+        "by_zones_bytes_per_hour": difference.by_zones,
+        "changed": [event_dict(each) for each in difference.changed],
+    }
+
+
+def event_dict(event: Event) -> dict[str, Any]:
+    """Return a change of the topology as every answer prints it."""
+    return {"at": rfc3339(event.at_ms), "what": event.what, "subject": str(event.subject), "detail": event.detail}
 
 
 def _own(report: Report) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from common.settings import HostPorts
 from common.terminal import command
 from history.audit.command import audit_of
 from history.model.bill import price_summary
-from history.model.events import Event, events
 from history.model.evidence import Evidence
 from history.model.grouping import By, Per
 from history.model.hints import Present, why_nothing
@@ -27,6 +26,7 @@ from history.report.label_history import LabelHistory
 from history.report.own_traffic import find_own
 from prices.book import PriceBook
 from prices.file import SHIPPED, load_prices, recognise
+from schemas.topology import TopologyState
 
 NO_PRICES = "none"
 TOP_PAIRS, TOP_SUMS = 5, 30
@@ -107,8 +107,8 @@ async def make_report(
     return report, ""
 
 
-async def events_of(settings: PricedSettings, report: Report) -> tuple[list[Event] | None, str]:
-    """Return what changed in the topology over a report's range, or why that is not known."""
+async def topology_of(settings: PricedSettings, report: Report) -> tuple[list[TopologyState] | None, str]:
+    """Return the states of the topology, or why they are not known; the note may say that some are missing."""
     unknown = "what changed in the cluster is not marked"
     if len(report.summary.clusters) > 1:
         return None, f"{unknown}: the range holds several clusters, and the topology is of one; say --cluster NAME"
@@ -121,7 +121,7 @@ async def events_of(settings: PricedSettings, report: Report) -> tuple[list[Even
         return None, f"{unknown}: topic {settings.topics.topology} holds nothing"
     refused = taken.refused.total()
     note = f"{counted(refused, 'record')} of the topology could not be decoded: a change may be missing"
-    return events(states, report.now.span), note if refused else ""
+    return states, note if refused else ""
 
 
 def _prices(which: str | None, summary: Summary) -> tuple[PriceBook | None, str]:

@@ -23,6 +23,7 @@ from common.terminal import command
 from history.audit.text import coverage
 from history.model.time_range import timestamp
 from history.report.data import PairLine, Report
+from history.report.differences_text import difference_lines
 from history.report.showback_text import showback_lines
 from history.report.sums_text import change_of_rate, sum_lines
 from prices.book import PriceBook, money, per_month
@@ -34,7 +35,14 @@ def lines(report: Report) -> list[str]:
     """Return the report's lines."""
     parts = [head(report, "zonemeter report"), trust(report), "", *_answer(report), "", *_zones(report)]
     table = _table(report)
-    parts += ["", *table, "", *_small_print(report), *([] if report.simulated else _next(report))]
+    parts += [
+        "",
+        *table,
+        "",
+        *difference_lines(report),
+        *_small_print(report),
+        *([] if report.simulated else _next(report)),
+    ]
     flat = [line for part in parts for line in ([part] if isinstance(part, str) else part)]
     return [line.rstrip() for line in flat]
 

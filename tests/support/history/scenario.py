@@ -148,12 +148,19 @@ class Scenario:
                 sizes = int(asked * part), int(answered * part)
                 self.say((client, zone), (label, other), port, *sizes, service=name, dnat=dnat)
 
-    def summary(self) -> Summary:
-        """Return all of it summed up."""
+    def span(self, hours: range) -> TimeRange:
+        """Return these hours as a range."""
+        return TimeRange(BEGIN_MS + hours.start * HOUR_MS, BEGIN_MS + hours.stop * HOUR_MS)
+
+    def summary(self, hours: range | None = None) -> Summary:
+        """Return all of it summed up, or what was sent in these hours."""
+        span = self.evidence.span if hours is None else self.span(hours)
         summary = Summary(flows=1)
         summary.clusters.add("made-up")
-        summary.windows.add((self.evidence.span.from_ms, self.evidence.span.to_ms))
+        summary.windows.add((span.from_ms, span.to_ms))
         for cell, size in self.evidence.cells.items():
+            if not span.holds(cell.at_ms):
+                continue
             summary.traffic[cell.traffic] += size
             summary.slots[cell.at_ms, cell.traffic.scope] += size
         if self.unknown:

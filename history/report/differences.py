@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What makes two ranges differ, pair by pair, and what changed then at the ends of each pair. Pure.
+
+More of a pair crosses zones because more is sent, or because more of what is sent crosses zones: the two add up to the
+difference. Beside it stand changes of the topology that concern one of the pair's ends and fit: those that can be. That
+they are the cause is not said, because nobody knows.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from common.amounts import per_hour
+from history.model.events import Event, events
+from history.model.party import Party
+from history.model.ready import Group, groups_of
+from history.model.summary import IN_REGION
+from history.model.time_range import TimeRange, timestamp
+from history.report.data import Difference, Differences, PairLine, Range, Report, pair_of
+from schemas.topology import TopologyState
+
+# What changes where pods are or which of them is chosen, and what changes what is sent.
+_PLACES = ("moved", "scaled", "new", "gone", "policy")
+_SENDS = ("new", "gone", "scaled", "rollout")
+# What can only be seen beside what was there before: it is not known to have changed where that may be forgotten.
+_PLACEMENTS = ("moved", "scaled", "new", "gone")
+
+
+@dataclass(slots=True)
+class _Sent:
+    """What a pair sends within the region in both ranges, across zones or not, and whose pods its ends are."""
+
+    now: int = 0
+    before: int = 0
+    ends: set[Group] = field(default_factory=set)
+
+
+def differences(report: Report, before: Range, states: Sequence[TopologyState], note: str = "") -> Differences:
+    """Return the pairs that differ most between the report's range and the one before, by bytes an hour across zones.
+
+    `states`: of the topology, none where it is not known; `note` says why then.
+    """
+    sent = _sent(report.now, before)
+    changed, forgotten = _changes(states, TimeRange(before.span.from_ms, report.now.span.to_ms))
+    services = _services(states)
+    found = []
+    for pair in report.pairs():
+        made = _difference(pair, sent[pair.source, pair.destination], report, before)
+        if made.change:
+            ends = sent[pair.source, pair.destination].ends
+            subjects = ends.union(*(services[end] for end in ends))
+            found.append(made._replace(changed=_fitting(made, (each for each in changed if each.subject in subjects))))
+    found.sort(key=lambda each: (-abs(each.change), each.source, each.destination))
+    return Differences(found[: report.top], len(found[report.top :]), note or forgotten)
+
+
+def _sent(now: Range, before: Range) -> defaultdict[tuple[str, str], _Sent]:
+    sums: defaultdict[tuple[str, str], _Sent] = defaultdict(_Sent)
+    for part in (now, before):
+        for traffic, size in part.summary.traffic.items():
+            if traffic.scope in IN_REGION:
+                sums_of = sums[pair_of(traffic)]
+                sums_of.now += size if part is now else 0
+                sums_of.before += size if part is before else 0
+                sums_of.ends.update(_workloads((traffic.source, traffic.destination)))
+    return sums
+
+
+def _workloads(ends: Iterable[Party]) -> Iterable[Group]:
+    for end in ends:
+        parts = end.label.split("/")
+        if end.kind == "pod" and len(parts) == 3:
+            yield Group(*parts)
+
+
+def _difference(pair: PairLine, sent: _Sent, report: Report, before: Range) -> Difference:
+    now_ms, before_ms = report.summary.metered_ms, before.summary.metered_ms
+    rates = per_hour(pair.bytes, now_ms), per_hour(pair.before, before_ms)
+    change = rates[0] - rates[1]
+    if "scope" in report.filters:
+        return Difference(pair.source, pair.destination, *rates, None, None, [])
+    by_zones = 0
+    if sent.now and sent.before:
+        # At the volume of now: the part that crosses, less what would cross with the part of before.
+        by_zones = rates[0] - round(per_hour(sent.now, now_ms) * pair.before / sent.before)
+    return Difference(pair.source, pair.destination, *rates, change - by_zones, by_zones, [])
+
+
+def _changes(states: Sequence[TopologyState], span: TimeRange) -> tuple[list[Event], str]:
+    """Return what changed, and from when on that is known: what ended long ago is taken off the topology topic."""
+    found = events(states, span)
+    ends = [state.to_ms for state in states if state.kind == "pod" and state.to_ms is not None]
+    since_ms = min(ends, default=span.from_ms)
+    if since_ms <= span.from_ms:
+        return found, ""
+    known = [each for each in found if each.what not in _PLACEMENTS or each.at_ms >= since_ms]
+    if len(known) == len(found):
+        return found, ""
+    return (
+        known,
+        f"the topology holds no pod that ended before {timestamp(since_ms)}: where pods were then is not known",
+    )
+
+
+def _services(states: Iterable[TopologyState]) -> defaultdict[Group, set[Group]]:
+    """Return which Services select a workload's pods, or did."""
+    found: defaultdict[Group, set[Group]] = defaultdict(set)
+    for state in states:
+        if state.kind == "pod" and state.workload is not None:
+            workload, *services = groups_of(state)
+            found[workload].update(services)
+    return found
+
+
+def _fitting(difference: Difference, changed: Iterable[Event]) -> list[Event]:
+    """Return the changes that can be, those that touch what differs first, of these the latest.
+
+    An end that is new takes nothing from its own pairs, and one that is gone adds nothing to them.
+    """
+    impossible = "gone" if difference.change > 0 else "new"
+    more_by_zones = abs(difference.by_zones or 0) >= abs(difference.by_volume or 0)
+    likely = _PLACES if more_by_zones else _SENDS
+    fitting = [each for each in changed if each.what != impossible]
+    return sorted(fitting, key=lambda each: (each.what not in likely, -each.at_ms, each.subject, each.what))
