@@ -9,7 +9,7 @@ PYTEST_ARGS ?= -n 4 --dist loadfile --no-loadscope-reorder
 # A name here is a module bench.NAME, `make bench-NAME` and a section of docs/benchmarks.md.
 BENCHES := hook collector enricher sinks index freshness bill advise
 
-.PHONY: help setup demo test quick torture soak flips bench compose-test check format docs lock clean
+.PHONY: help setup demo test quick torture real-api soak flips bench compose-test check format docs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ quick: ## the tests that need no root, no Kafka, no kernel and no processes
 torture: ## every fault many times, then the books: three quarters of an hour; SEED=1 ONLY="broker kill" SHARE=0.1
 	@scripts/setup test
 	@$(BIN)/python -m tests.torture $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only "$(ONLY)") $(if $(SHARE),--share $(SHARE))
+
+real-api: ## manifests, advice and the enricher beside a real kube-apiserver; its first run builds it: some ten minutes
+	@scripts/setup test
+	@$(BIN)/python -m tests.real_api
 
 soak: setup ## the lab at full load: memory, descriptors and tasks must be flat; MINUTES=30
 	@$(BIN)/python -m bench.soak $(if $(MINUTES),--minutes $(MINUTES))

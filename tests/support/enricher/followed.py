@@ -46,6 +46,7 @@ class Followed:
         settings = EnricherSettings(
             kubeconfig=kubeconfig_file, kube_silence_seconds=silence_seconds, namespace_labels=namespace_labels
         )
+        self.label_names = set(settings.label_names)
         self.cluster = ClusterView(self.index, live=True, namespace_labels=settings.label_names)
         self.follower = Follower(self.service, settings, self.cluster, self.metrics)
 
@@ -56,6 +57,12 @@ class Followed:
             (s["metadata"]["namespace"], s["metadata"]["name"], s["spec"].get("selector")) for s in found["services"]
         ]
         facts: Facts = {}
+        for namespace in found["namespaces"] if self.label_names else []:
+            labels = namespace["metadata"].get("labels") or {}
+            facts[namespace["metadata"]["uid"]] = (
+                [],
+                {name: labels[name] for name in self.label_names & labels.keys()},
+            )
         for node in found["nodes"]:
             zone = node["metadata"]["labels"].get("topology.kubernetes.io/zone")
             addresses = [a["address"] for a in node["status"]["addresses"] if a["type"] == "InternalIP"]
@@ -79,9 +86,12 @@ class Followed:
         facts: Facts = {}
         for state in self.index.current():
             if state.to_ms is None:
-                rest = {"node": (state.zone,), "service": (state.name,), "pod": (state.node, state.services)}[
-                    state.kind
-                ]
+                rest = {
+                    "namespace": (state.labels,),
+                    "node": (state.zone,),
+                    "service": (state.name,),
+                    "pod": (state.node, state.services),
+                }[state.kind]
                 facts[state.uid] = (state.addresses, *rest)
         return facts
 

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`make real-api`: a real kube-apiserver in place of the lab's, built once from its Go modules (some ten minutes).
+
+It is given every manifest and every change that `advise` prints, and the enricher follows it while a cluster changes.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from common import terminal
+from tests.real_api import advice, following
+from tests.real_api.server import api_server, build
+
+
+def main() -> int:
+    """Run all of it; return the exit status."""
+    try:
+        build()
+        with tempfile.TemporaryDirectory(prefix="zonemeter-real-api-") as made, api_server(Path(made)) as server:
+            terminal.say(f"kube-apiserver {json.loads(server.kubectl('get', '--raw', '/version'))['gitVersion']}")
+            for what, check in (
+                ("manifests", advice.overlays),
+                ("advice", advice.advice),
+                ("enricher", following.follow),
+            ):
+                for line in check(server):
+                    terminal.say(f"{what}: {line}")
+    except (AssertionError, RuntimeError, subprocess.CalledProcessError) as error:
+        terminal.complain(f"real-api: {error}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
