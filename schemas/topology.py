@@ -94,6 +94,7 @@ class TopologyState(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tru
     provider_id: Annotated[str, msgspec.Meta(max_length=MAX_PROVIDER_ID)] | None = None  # of a node: the cloud's name
     instance_type: Name | None = None  # of a node: node.kubernetes.io/instance-type
     routing: Routing | None = None  # of a service; absent before there was this field
+    selector: Labels = {}  # of a service: spec.selector, which its pods' labels hold; empty: none, or not known
     labels: Labels = {}  # of a namespace: those of its labels that the enricher is told to keep
 
     @property

@@ -5,7 +5,7 @@ import sys
 
 from enricher.kube.fields import interned, is_name, milliseconds
 from enricher.kube.objects import Service
-from schemas.topology import Routing, TopologyState
+from schemas.topology import MAX_LABEL_NAME, MAX_LABEL_VALUE, MAX_LABELS, Routing, TopologyState
 
 # The second is the name before Kubernetes 1.27.
 TOPOLOGY_MODE_ANNOTATIONS = ("service.kubernetes.io/topology-mode", "service.kubernetes.io/topology-aware-hints")
@@ -24,12 +24,25 @@ def service_state(service: Service, seen_ms: int) -> TopologyState:
         addresses=[address for address in addresses if address and address != "None"],
         from_ms=milliseconds(meta.creation_timestamp) or seen_ms,
         routing=_routing(service, headless="None" in addresses),
+        selector=_selector(service) if _fits(service) else {},
     )
 
 
 def left_out(service: Service) -> list[str]:
-    """Return what is left out of a service's state because no object can have it: `routing`."""
-    return ["routing"] if any(value and not is_name(value) for value in _said(service).values()) else []
+    """Return what is left out of a service's state because no object can have it: `routing`, `selector`."""
+    refused = any(value and not is_name(value) for value in _said(service).values())
+    return (["routing"] if refused else []) + ([] if _fits(service) else ["selector"])
+
+
+def _selector(service: Service) -> dict[str, str]:
+    """Return which labels its pods have, sorted by name; equal ones are compared as they are."""
+    return {sys.intern(name): sys.intern(value) for name, value in sorted((service.spec.selector or {}).items())}
+
+
+def _fits(service: Service) -> bool:
+    wanted = service.spec.selector or {}
+    sizes = all(len(name) <= MAX_LABEL_NAME and len(value) <= MAX_LABEL_VALUE for name, value in wanted.items())
+    return sizes and len(wanted) <= MAX_LABELS
 
 
 def _routing(service: Service, *, headless: bool) -> Routing:

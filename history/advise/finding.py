@@ -107,6 +107,11 @@ class Case:
             since = state.from_ms
         return last.routing, since
 
+    def selector(self, service: Group) -> dict[str, str]:
+        """Return which labels a Service's pods had at the end of the range; empty where nobody says."""
+        states = self._services.get(service, [])
+        return states[-1].selector if states else {}
+
     def use(self, service: Group) -> Use:
         """Return how a Service was used since it was last told how to choose end points."""
         if service not in self._uses:

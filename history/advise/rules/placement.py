@@ -55,6 +55,7 @@ def _no_end_point(case: Case, service: Group) -> Iterator[Finding]:
         lacking[cell.client.zone] += size
     each = ", ".join(f"{zone} ({human(size)})" for zone, size in sorted(lacking.items()))
     replicas = sum(zones.values())
+    selector = case.selector(service)
     local = routing is not None and routing.traffic_distribution in KEEPS_LOCAL
     yield Finding(
         kind="no_end_point",
@@ -72,10 +73,10 @@ def _no_end_point(case: Case, service: Group) -> Iterator[Finding]:
             *([] if local else ["the Service keeps traffic in its zone: trafficDistribution: PreferClose"]),
         ],
         costs=[f"a replica more in {len(lacking)} zone(s), and what the replicas exchange among themselves"],
-        manifests=[_spread(server) for server in sorted(servers)],
+        manifests=[_spread(server, selector) for server in sorted(servers)] if selector else [],
         steps=[
             f"at least {len(zones) + len(lacking)} replicas, so that each zone gets one",
-            "labelSelector: put the workload's own selector in",
+            *([] if selector else ["topologySpreadConstraints by zone, with the workload's own labelSelector"]),
         ],
         ready=case.ready[service],
     )
@@ -168,12 +169,12 @@ def _both_ways(cells: Sequence[tuple[Cell, int]]) -> tuple[int, int]:
     return asked, sum(size for _, size in cells) - asked
 
 
-def _spread(workload: Group) -> dict[str, object]:
-    # The selector is to be the workload's own, which the topology does not hold.
+def _spread(workload: Group, selector: dict[str, str]) -> dict[str, object]:
+    # The Service's selector: the pods that are to be spread are those that it sends to.
     constraint = {
         "topologyKey": "topology.kubernetes.io/zone",
         "maxSkew": 1,
         "whenUnsatisfiable": "ScheduleAnyway",
-        "labelSelector": {"matchLabels": {"app.kubernetes.io/name": workload.name}},
+        "labelSelector": {"matchLabels": selector},
     }
     return manifest(workload, {"template": {"spec": {"topologySpreadConstraints": [constraint]}}})

@@ -489,3 +489,22 @@ def test_a_node_has_no_more_addresses_than_a_node_can_have() -> None:
     assert len(encode_topology(state)) < 16_384
     assert decode_topology(encode_topology(state)) == state
     assert state.pod_cidrs == ["10.0.0.0/24"]
+
+
+@pytest.mark.parametrize(
+    ("selector", "kept"),
+    [
+        ({"app": "api", "a.example.com/tier": ""}, True),
+        ({}, True),
+        (None, True),
+        ({"app": "x" * 64}, False),
+        ({"x" * 318: "api"}, False),
+        ({f"l{number}": "x" for number in range(17)}, False),
+    ],
+)
+def test_a_service_says_which_pods_it_selects(selector: dict[str, str] | None, kept: bool) -> None:
+    meta = {"name": "api", "namespace": "shop", "uid": "s", "resourceVersion": "7"}
+    found = {"metadata": meta, "spec": {"clusterIP": "10.96.0.9", "selector": selector}}
+    service = msgspec.json.decode(orjson.dumps(found), type=Service)
+    assert service_state(service, NOW).selector == ((selector or {}) if kept else {})
+    assert services.left_out(service) == ([] if kept else ["selector"])

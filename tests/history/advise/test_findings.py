@@ -222,7 +222,20 @@ def test_a_zone_without_a_replica() -> None:
     (each,) = advice.told
     assert (each.finding.kind, each.finding.sure) == ("no_end_point", "likely")
     assert each.spared.bytes == pytest.approx(100 * GB, rel=1e-6)
-    assert each.finding.manifests[0]["kind"] == "Deployment"
+    (spread,) = each.finding.manifests
+    assert (spread["kind"], spread["metadata"]["name"]) == ("Deployment", "api")
+    (constraint,) = spread["spec"]["template"]["spec"]["topologySpreadConstraints"]
+    assert constraint["labelSelector"] == {"matchLabels": {"app": "api"}}, "the pods that the Service selects"
+
+
+def test_without_a_selector_no_manifest_is_made_up() -> None:
+    scenario = shop({"a": 1, "b": 1}, Routing(traffic_distribution="PreferClose"), local=True)
+    scenario.states = [
+        msgspec.structs.replace(state, selector={}) if state.kind == "service" else state for state in scenario.states
+    ]
+    (each,) = scenario.advice().told
+    assert (each.finding.kind, each.finding.manifests) == ("no_end_point", [])
+    assert "labelSelector" in each.finding.steps[-1]
 
 
 def test_a_single_replica_is_asked_about() -> None:

@@ -87,6 +87,7 @@ class Scenario:
             namespace=namespace,
             from_ms=BEGIN_MS - HOUR_MS,
             routing=routing,
+            selector={"app": workload},
         )
         self.states.append(_with(state, **fields))
 
