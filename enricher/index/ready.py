@@ -3,7 +3,7 @@
 
 A workload that had all its pods in one zone is left out: it has no zone to move out of. A zone that a workload has left
 stays, with 0, as long as an alert compares with yesterday; so what left can be told from what is not known. The pods of
-jobs come and go by themselves and are left out, too.
+jobs come and go by themselves, and those of DaemonSets are where nodes are: they are left out, too.
 """
 
 from collections import Counter
@@ -18,7 +18,7 @@ from schemas.topology import TopologyState
 KEPT_MS = 26 * 3_600_000
 # In a cluster of three zones three series each.
 MAX_WORKLOADS = 1_000
-PASSING = ("Job", "CronJob")
+LEFT_OUT = ("Job", "CronJob", "DaemonSet")
 
 # Namespace, kind, name.
 Group = tuple[str, str, str]
@@ -94,6 +94,6 @@ class ReadyPods:
 def _group(state: TopologyState) -> Group | None:
     """Return whose ready pod a state is of; None if of none."""
     workload = state.workload
-    if state.kind != "pod" or not state.ready or workload is None or workload.kind in PASSING:
+    if state.kind != "pod" or not state.ready or workload is None or workload.kind in LEFT_OUT:
         return None
     return state.namespace or "", workload.kind, workload.name

@@ -3,6 +3,8 @@
 
 import asyncio
 import time
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +126,18 @@ def window(sequence: int, source: str = "10.42.1.17", **overrides: Any) -> bytes
     return encoded([row(source, "10.42.2.9")], sequence=sequence, **overrides)
 
 
+def ready_pods(samples: Mapping[tuple[str, tuple[str, ...]], float]) -> dict[tuple[str, ...], float]:
+    return {labels: value for (name, labels), value in samples.items() if name == "zonemeter_enricher_ready_pods"}
+
+
+def ready_pods_of_the_plan() -> dict[tuple[str, ...], int]:
+    """Return the pods of each Deployment and zone; what is not a Deployment is a DaemonSet, or in one zone."""
+    deployed = [each for each in PLAN.pods if each.workload.kind == "Deployment"]
+    # Labels as the client library shows them: by their names.
+    labels = ((each.workload.name, "Deployment", each.namespace, PLAN.node(each.node).zone) for each in deployed)
+    return dict(Counter(labels))
+
+
 def test_follows_a_cluster_and_keeps_its_history(topics: Topics, tmp_path: Path) -> None:
     with api_at(tmp_path) as api:
         flags = [*topics.flags, "--kubeconfig", str(api.kubeconfig), "--group-instance-id", "one"]
@@ -132,6 +146,7 @@ def test_follows_a_cluster_and_keeps_its_history(topics: Topics, tmp_path: Path)
             api.start()
             eventually(enricher.ready)
             eventually(lambda: len(topics.topology()) == len(list(objects(PLAN, AT))))
+            assert ready_pods(enricher.samples()) == ready_pods_of_the_plan()
             assert enricher.terminate() == 0
         first = topics.topology()
         assert {state.kind for state in first} == {"pod", "node", "service"}

@@ -68,6 +68,11 @@ def web(zones: dict[str, int]) -> dict[tuple[str, str, str, str], int]:
             [ready(f"web-{where}", f"node-{where}", workload=Workload("Job", "web")) for where in "ab"], {}, id="a-job"
         ),
         pytest.param(
+            [ready(f"web-{where}", f"node-{where}", workload=Workload("DaemonSet", "web")) for where in "ab"],
+            {},
+            id="a-daemonset",
+        ),
+        pytest.param(
             [ready(f"web-{where}", f"node-{where}", workload=None) for where in "ab"], {}, id="of-no-workload"
         ),
     ],
