@@ -9,7 +9,7 @@ PYTEST_ARGS ?= -n 4 --dist loadfile --no-loadscope-reorder
 # A name here is a module bench.NAME, `make bench-NAME` and a section of docs/benchmarks.md.
 BENCHES := hook collector enricher sinks index freshness bill advise
 
-.PHONY: help setup demo test quick torture real-api soak flips bench compose-test check format docs lock clean
+.PHONY: help setup demo test quick torture real-api soak flips bench compose-test check format docs screenshots lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,10 @@ format: setup ## rewrite the sources as `make check` wants them
 	@$(BIN)/ruff check --quiet --fix-only $(PYTHON_ROOMS)
 	@$(BIN)/ruff format --quiet $(PYTHON_ROOMS)
 	@$(BIN)/clang-format -i bpf/*.[ch]
+
+screenshots: ## redraw the pages' pictures in docs/images, from a made-up week
+	@scripts/setup test
+	@$(BIN)/python scripts/screenshots
 
 docs: setup ## rewrite docs/settings.md from the settings classes
 	@$(BIN)/python -m tests.support.settings_reference >docs/settings.md

@@ -185,7 +185,10 @@ def _scopes(report: Report) -> list[Line]:
         for comes_in, name in ((False, "external, out"), (True, "external, in"))
     ]
     total = summary.bytes
-    return [Line(name, size, _cash(report, cost), percent(size, total), scope) for name, size, cost, scope in found]
+    return [
+        Line(name, size, _cash(report, cost), percent(size, total) if size else "\u2013", scope)
+        for name, size, cost, scope in found
+    ]
 
 
 def _times(report: Report, bounds: Bounds) -> dict[str, Any]:
