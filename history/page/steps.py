@@ -2,18 +2,19 @@
 """Draws how many ready end points each zone had over time: a row for each zone, as high as its number. Pure."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from xml.etree.ElementTree import Element
 
 from markupsafe import Markup
 
-from history.model.ready import Step
+from history.model.ready import Step, least
 from history.model.time_range import timestamp
 from history.page import svg
 from history.page.scales import time_ticks
 
 _WIDTH, _ROW, _FULL, _LEFT, _RIGHT, _BOTTOM = 460, 34, 22, 104, 30, 22
 MOST_ZONES = 8
-_MOST_STEPS = 400
+_MOST_STEPS = 300
 
 
 def draw(steps: Sequence[Step], name: str) -> Markup:
@@ -23,9 +24,11 @@ def draw(steps: Sequence[Step], name: str) -> Markup:
 
 class _Drawing:
     def __init__(self, steps: Sequence[Step], name: str) -> None:
-        self._steps, self._name = steps, name
+        self._steps, self._name, self._last = _thinned(steps), name, steps[-1].zones
         self._from_ms, self._to_ms = steps[0].from_ms, steps[-1].to_ms
-        counts = {zone: max(step.zones.get(zone, 0) for step in steps) for step in steps for zone in step.zones}
+        counts: dict[str, int] = {}
+        for step in steps:
+            counts |= {zone: max(count, counts.get(zone, 0)) for zone, count in step.zones.items()}
         self._left_out = max(len(counts) - MOST_ZONES, 0)
         self._zones = sorted(sorted(counts, key=lambda zone: (-counts[zone], zone))[:MOST_ZONES])
         self._most = max(counts.values(), default=1)
@@ -33,7 +36,7 @@ class _Drawing:
     def svg(self) -> Markup:
         parts = [part for row, zone in enumerate(self._zones) for part in self._row(row, zone)]
         height = len(self._zones) * _ROW + _BOTTOM
-        ends = ", ".join(f"{zone or 'zone not known'} {self._steps[-1].zones.get(zone, 0)}" for zone in self._zones)
+        ends = ", ".join(f"{zone or 'zone not known'} {self._last.get(zone, 0)}" for zone in self._zones)
         more = f"; {self._left_out} more zones are not drawn" if self._left_out else ""
         said = f"Until {timestamp(self._to_ms)[:16]} UTC; at the end: {ends or 'none'}{more}."
         title = "Ready end points by zone over time"
@@ -51,7 +54,7 @@ class _Drawing:
             title = f"{zone or '?'}: {count} from {timestamp(begin)[:16]} to {timestamp(end)[:16]} UTC"
             shape = svg.box(self._x(begin), floor - height, self._x(end) - self._x(begin), height)
             yield svg.titled("rect", title, {**shape, "class": "ready"})
-        yield svg.words(_WIDTH - _RIGHT + 6, floor - 3, str(self._steps[-1].zones.get(zone, 0)), "strong")
+        yield svg.words(_WIDTH - _RIGHT + 6, floor - 3, str(self._last.get(zone, 0)), "strong")
 
     def _stretches(self, zone: str) -> list[tuple[int, int, int]]:
         found: list[tuple[int, int, int]] = []
@@ -61,10 +64,19 @@ class _Drawing:
                 found[-1] = found[-1][0], step.to_ms, count
             elif count:
                 found.append((step.from_ms, step.to_ms, count))
-        return found[-_MOST_STEPS:]
+        return found
 
     def _axis(self, height: float) -> Iterator[Element]:
         marks = time_ticks(self._from_ms, self._to_ms)
         for at_ms, label in marks[:: max(1, -(-len(marks) // 5))]:
             x = self._x(at_ms)
             yield svg.words(x, height - 4, label, "dim small", "middle")
+
+
+def _thinned(steps: Sequence[Step]) -> Sequence[Step]:
+    """Return steps that can be told apart: of what lies in one the least, which is what clients could rely on."""
+    if len(steps) <= _MOST_STEPS:
+        return steps
+    begin, end = steps[0].from_ms, steps[-1].to_ms
+    edges = [begin + (end - begin) * number // _MOST_STEPS for number in range(_MOST_STEPS + 1)]
+    return [Step(at, until, least(steps, at, until)) for at, until in pairwise(edges) if at < until]
