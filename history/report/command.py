@@ -112,13 +112,14 @@ async def _make(settings: ReportSettings, spans: list[TimeRange], now_ms: int) -
     report, nothing = await make_report(
         settings, spans, now_ms, compare=settings.compare, by=by, per=settings.per, label=label, top=top
     )
-    if nothing or not (is_page or report.before is not None):
+    before = report.before if settings.output == "json" or (settings.output == "table" and by is None) else None
+    if nothing or not (is_page or (before is not None and before.summary.flows)):
         return report, nothing
     states, report.events_note = await topology_of(settings, report)
     if is_page and states is not None:
         report.events = events(states, report.now.span)
-    if report.before is not None and report.before.summary.flows:
-        report.differences = differences(report, report.before, states or [], report.events_note)
+    if before is not None:
+        report.differences = differences(report, before, states or [], report.events_note)
     return report, nothing
 
 

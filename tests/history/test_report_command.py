@@ -98,6 +98,21 @@ def test_a_comparison_leaves_out_the_windows_that_are_still_coming_in(
     assert found["metered_seconds"] == 100
 
 
+@pytest.mark.parametrize("output", ["table", "csv"])
+def test_a_comparison_names_the_pairs_that_differ(history: Lived, run: Run, output: str) -> None:
+    half_ms = (history.end_ms - history.begin_ms) // 20_000 * 10_000
+    span = ["--from", rfc3339(history.begin_ms + half_ms), "--to", rfc3339(history.begin_ms + 2 * half_ms)]
+    flags = [*history.flags, *span, "--compare", f"{half_ms // 1000}s"]
+    found = document(run, *flags)
+    assert found["differences"]
+    for each in found["differences"]:
+        change = each["bytes_per_hour"] - each["bytes_per_hour_before"]
+        assert each["by_volume_bytes_per_hour"] + each["by_zones_bytes_per_hour"] == change
+    status, out, _ = run(*flags, "-o", output)
+    assert status == 0
+    assert ("WHAT DIFFERS" in out) == (output == "table")
+
+
 @pytest.mark.parametrize("by", [by for by in get_args(By) if by != "label"])
 def test_sums_by_anything_are_those_of_the_flows(history: Lived, run: Run, by: By) -> None:
     expected = Counter[str]()
