@@ -140,6 +140,7 @@ OUTPUTS = [
     (report.main, "table", ["--prices", "aws", "--top", "100"]),
     (report.main, "json", ["--top", "100"]),
     (report.main, "csv", []),
+    (report.main, "html", []),
     (report.main, "table", ["-n", NAMES[0] + "x"]),
     (replay.main, "table", []),
     (replay.main, "json", []),
