@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 LEVELS = 7
 _MINUTE, _HOUR, _DAY = 60_000, 3_600_000, 86_400_000
 _TICKS_MS = (
+    10_000,
+    30_000,
     *(minutes * _MINUTE for minutes in (1, 5, 10, 15, 30)),
     *(hours * _HOUR for hours in (1, 2, 3, 6, 12)),
     *(days * _DAY for days in (1, 2, 7, 14, 30, 90, 365)),
@@ -64,4 +66,6 @@ def between(spans: Sequence[tuple[int, int]], from_ms: int, to_ms: int) -> list[
 
 def _called(at_ms: int) -> str:
     at = datetime.fromtimestamp(at_ms / 1000, UTC)
+    if at_ms % _MINUTE:
+        return f"{at:%H:%M:%S}"
     return f"{at:%H:%M}" if at_ms % _DAY else f"{at.day} {at:%b}"

@@ -7,7 +7,7 @@ from xml.etree.ElementTree import Element
 
 from markupsafe import Markup
 
-from common.amounts import counted, human, scale, three_digits
+from common.amounts import counted, human, scale
 from history.model.time_range import timestamp
 from history.page import svg
 from history.page.scales import intervals, ticks, time_ticks
@@ -101,7 +101,7 @@ class _Drawing:
         for rate in self._ticks:
             y = self._y(rate)
             yield svg.line(_LEFT, y, _WIDTH - _RIGHT, y, "grid" if rate else "axis")
-            label = f"{three_digits(rate / divisor)} {unit}/h" if rate else "0"
+            label = f"{rate / divisor:g} {unit}/h" if rate else "0"
             yield svg.words(_LEFT - 8, y + 4, label, "dim", "end")
         for at_ms, label in time_ticks(self._times.from_ms, self._times.to_ms):
             yield svg.line(self._x(at_ms), self._floor, self._x(at_ms), self._floor + 4, "axis")

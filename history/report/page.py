@@ -91,7 +91,7 @@ def view(report: Report, bounds: Bounds) -> dict[str, Any]:
         "prices": text.prices(report),
         "currency": _currency(report.now.bill.book),
         "trust": text.trust_facts(report),
-        "broken": report.audit is not None and report.audit.mismatches > 0,
+        "books": _books(report),
         **_answer(report),
         "heat": _heat(report, bounds),
         "scopes": _scopes(report),
@@ -110,6 +110,13 @@ def view(report: Report, bounds: Bounds) -> dict[str, Any]:
 def cash(subunits: int, book: PriceBook) -> Cash:
     """Return an amount of money."""
     return Cash(exact(money(subunits)), text.dollars_of(subunits, book))
+
+
+def _books(report: Report) -> str:
+    """Return what became of the books: `close`, `broken`, or `unread`, which is neither."""
+    if report.audit is None:
+        return "unread"
+    return "broken" if report.audit.mismatches else "close"
 
 
 def _answer(report: Report) -> dict[str, Any]:
@@ -193,33 +200,45 @@ def _scopes(report: Report) -> list[Line]:
 
 def _times(report: Report, bounds: Bounds) -> dict[str, Any]:
     summary, span = report.summary, report.now.span
-    slots = []
+    nobody = between(list(summary.windows), span.from_ms, span.to_ms)
+    slots, rows = [], []
+    scopes = [scope for scope in timeline.STACKED if summary.scopes.get(scope)]
     for at_ms in sorted({at_ms for at_ms, _ in summary.slots}):
-        held = {scope: summary.slots[at_ms, scope] for scope in timeline.STACKED if (at_ms, scope) in summary.slots}
-        slots.append(timeline.Slot(*span.slot_at(at_ms), held))
+        held = {scope: summary.slots[at_ms, scope] for scope in scopes if (at_ms, scope) in summary.slots}
+        slots.append(timeline.Slot(*_metered(span.slot_at(at_ms), nobody), held))
+        begin = timestamp(span.slot_at(at_ms)[0])[: 16 if span.slot_ms % 60_000 == 0 else 19]
+        rows.append((begin, [held.get(scope, 0) for scope in scopes], slots[-1].total))
     gaps = [] if report.audit is None else report.audit.gaps
     events = report.events or []
     drawn = timeline.Times(
         span.from_ms,
         span.to_ms,
         slots,
-        between(list(summary.windows), span.from_ms, span.to_ms),
+        nobody,
         [(max(gap.from_ms, span.from_ms), min(gap.to_ms, span.to_ms)) for gap in gaps],
         [timeline.Mark(event.at_ms, f"{event.what} {event.subject}: {event.detail}") for event in events],
     )
-    scopes = [scope for scope in timeline.STACKED if summary.scopes.get(scope)]
     return {
         "drawing": timeline.draw(drawn),
         "scopes": scopes,
-        "rows": [
-            (timestamp(slot.from_ms)[:16], [slot.bytes.get(scope, 0) for scope in scopes], slot.total) for slot in slots
-        ],
+        "rows": rows,
         "events": events[: bounds.changes],
         "more_events": max(len(events) - bounds.changes, 0),
         "events_note": report.events_note,
         "gaps": sorted(gaps, key=lambda gap: (gap.from_ms, gap.node))[: bounds.listed],
         "more_gaps": max(len(gaps) - bounds.listed, 0),
     }
+
+
+def _metered(slot: tuple[int, int], nobody: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Return a slot without the time at its ends that nobody metered: its bytes are not of that."""
+    begin, end = slot
+    for since, until in nobody:
+        if since <= begin < until < end:
+            begin = until
+        elif begin < since < end <= until:
+            end = since
+    return begin, end
 
 
 def _pairs(report: Report, bounds: Bounds) -> dict[str, Any]:

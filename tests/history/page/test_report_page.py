@@ -15,6 +15,7 @@ from history.model.events import Event
 from history.model.grouping import By
 from history.model.ready import Group
 from history.model.summary import EXTERNAL
+from history.model.time_range import TimeRange
 from history.page.render import MOST_BYTES
 from history.report import machine, page
 from history.report.data import Report
@@ -140,6 +141,22 @@ def test_books_that_do_not_close_are_said_on_top() -> None:
     (header,) = shown.iter("header")
     assert "The books do not close" in text_of(header)
     assert "THE LEDGER DOES NOT CLOSE: 1.00 GB unaccounted" in text_of(header)
+    shown, _ = read(report(a_day(), audit=None, trust_note="the ledger was not read: no Kafka"))
+    (header,) = shown.iter("header")
+    assert "Not reconciled" in text_of(header)
+    assert "the ledger was not read: no Kafka" in text_of(header)
+
+
+def test_a_slot_is_drawn_as_long_as_it_was_metered() -> None:
+    """A minute of which 20 s were metered had three times the rate that its bytes come to over a minute."""
+    hour = TimeRange(START_MS // 60_000 * 60_000, START_MS // 60_000 * 60_000 + 3_600_000)
+    late = {"start_ms": hour.from_ms + 40_000, "end_ms": hour.from_ms + 60_000}
+    whole = {"start_ms": hour.from_ms + 60_000, "end_ms": hour.from_ms + 120_000}
+    shown, _ = read(report([flow(**late, bytes=10**6), flow(**whole, bytes=3 * 10**6)], span=hour))
+    drawn = [each for each in shown.iter("rect") if each.get("class") == "scope-cross_zone"]
+    heights, widths = ([float(each.attrib[name]) for each in drawn[:2]] for name in ("height", "width"))
+    assert heights[0] == pytest.approx(heights[1], abs=0.2)
+    assert widths[0] < widths[1] / 2
 
 
 def test_nothing_crossed_zones() -> None:
