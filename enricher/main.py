@@ -57,6 +57,7 @@ async def run(running: Service, settings: EnricherSettings) -> None:
         tell_left_out=metrics.left_out,
         tell_unheard=metrics.unheard,
         namespace_labels=settings.label_names,
+        watches_slices=settings.kube_endpoint_slices,
     )
     cidrs = load_cidr_map(settings.cidr_map)
     metrics.expect(cidrs)

@@ -78,7 +78,7 @@ class EnricherMetrics:
         self._left_out = counter(
             "kube_left_out",
             "Times that the API showed what no object can have, and it was left out: owner, address, "
-            "provider_id, routing, selector, labels, services.",
+            "provider_id, routing, selector, labels, end_points, services.",
             "what",
         )
         self._unheard = counter(

@@ -34,6 +34,9 @@ class EnricherSettings(ServiceSettings):
     kube_services: bool = Field(
         True, description="watch services too: names of ClusterIPs, and which services select a pod"
     )
+    kube_endpoint_slices: bool = Field(
+        False, description="watch EndpointSlices too: whether zonemeter advise knows if end points have hints"
+    )
     namespace_labels: str = Field(
         "",
         description="labels of namespaces to keep the history of, comma-separated, such as team,cost-center, for "

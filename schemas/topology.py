@@ -4,7 +4,8 @@
 Key: `kind/uid/resourceVersion` of the object at which a state was first seen; a change closes one state
 (`to_ms`) and opens another. A `--topology` file is a JSON array of the same records. Pods, nodes and services are
 Kubernetes'; `addresses` are those by which a node is reached beside what Kubernetes knows, as its collector says. A
-`namespace` has no address, but some of its labels; it is there if the enricher is told to keep those.
+`namespace` has no address, but some of its labels; it is there if the enricher is told to keep those. So are an
+`endpointslice`'s zones and hints.
 """
 
 from collections.abc import Callable
@@ -29,6 +30,8 @@ MAX_PROVIDER_ID = 1024
 # Kubernetes documentation, Labels and Selectors: a prefix of 253 characters, a slash, a name of 63; a value of 63.
 MAX_LABEL_NAME, MAX_LABEL_VALUE = 317, 63
 MAX_LABELS = 16
+# Of an EndpointSlice: Kubernetes takes 1,000 end points (discovery/v1), and no region has as many zones.
+MAX_END_POINTS, MAX_ZONES = 1000, 64
 
 Address = Annotated[str, msgspec.Meta(max_length=MAX_ADDRESS)]
 Addresses = Annotated[list[Address], msgspec.Meta(max_length=MAX_LISTED)]
@@ -64,11 +67,22 @@ class Routing(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     topology_mode: Name | None = None
 
 
+class ZoneEndPoints(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """Of an EndpointSlice the end points in one zone: how many are ready, and how many of those hints give to a zone.
+
+    `zone`: "" where the slice says none. `hinted`: their hints name a zone or a node (discovery/v1 EndpointHints).
+    """
+
+    zone: Name = ""
+    ready: Annotated[int, msgspec.Meta(ge=0, le=MAX_END_POINTS)] = 0
+    hinted: Annotated[int, msgspec.Meta(ge=0, le=MAX_END_POINTS)] = 0
+
+
 class TopologyState(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """One state of one object: true from `from_ms` up to, not including, `to_ms` (absent: still true)."""
 
     schema_version: int = SCHEMA_VERSION
-    kind: Literal["pod", "node", "service", "addresses", "namespace"]
+    kind: Literal["pod", "node", "service", "addresses", "namespace", "endpointslice"]
     uid: Name
     resource_version: Name
     name: Name
@@ -85,7 +99,7 @@ class TopologyState(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tru
     host_network: bool = False  # of a pod: its address is its node's
     workload: Workload | None = None  # of a pod
     ready: bool | None = None  # of a pod
-    services: Names = []  # of a pod: names, in its namespace, of the services that select it
+    services: Names = []  # of a pod: names, in its namespace, of the services that select it; of a slice its own
     served: Annotated[list[Served], msgspec.Meta(max_length=MAX_LISTED)] = []  # of a pod: by which ports they reach it
     zone: Name | None = None  # of a node: topology.kubernetes.io/zone
     region: Name | None = None  # of a node: topology.kubernetes.io/region
@@ -96,6 +110,8 @@ class TopologyState(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tru
     routing: Routing | None = None  # of a service; absent before there was this field
     selector: Labels = {}  # of a service: spec.selector, which its pods' labels hold; empty: none, or not known
     labels: Labels = {}  # of a namespace: those of its labels that the enricher is told to keep
+    # Of an endpointslice, by zone.
+    end_points: Annotated[list[ZoneEndPoints], msgspec.Meta(max_length=MAX_ZONES)] = []
 
     @property
     def key(self) -> bytes:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Iterable
 from common.clock import now_ms
 from enricher.index.ownership import Index
 from enricher.index.reachable import gone, heard
-from enricher.kube import namespaces, nodes, pods, services
-from enricher.kube.objects import Namespace, Node, Object, Pod
+from enricher.kube import endpoint_slices, namespaces, nodes, pods, services
+from enricher.kube.objects import EndpointSlice, Namespace, Node, Object, Pod
 from enricher.kube.observed import Observed
 from schemas.raw import RawChunk
 from schemas.topology import TopologyState
@@ -25,6 +25,7 @@ class ClusterView:
 
     `tell_left_out` is told what of an object is left out, each time that the API shows it, and `tell_unheard` what of
     a node's own addresses, each time that a chunk says it. `namespace_labels`: which labels of namespaces are kept.
+    `watches_slices`: whether EndpointSlices are shown, too.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class ClusterView:
         tell_left_out: Callable[[str], None] = lambda _: None,
         tell_unheard: Callable[[str], None] = lambda _: None,
         namespace_labels: Collection[str] = (),
+        watches_slices: bool = False,
     ) -> None:
         self.index = index
         self.live = live
@@ -45,6 +47,7 @@ class ClusterView:
         self._tell_left_out = tell_left_out
         self._tell_unheard = tell_unheard
         self._namespace_labels = namespace_labels
+        self._watches_slices = watches_slices
         self._observed = Observed(index.states_of, tell_left_out, namespace_labels)
         self._news = asyncio.Event()
 
@@ -60,6 +63,8 @@ class ClusterView:
         if not self._namespace_labels:
             # Nobody looks any more: what was known holds no longer.
             self.retain("namespace", set(), "")
+        if not self._watches_slices:
+            self.retain("endpointslice", set(), "")
 
     def take(self, found: Object, version: str) -> None:
         """Take in an object as it is now."""
@@ -118,4 +123,6 @@ class ClusterView:
             return pods.left_out(found)
         if isinstance(found, Namespace):
             return namespaces.left_out(found, self._namespace_labels)
+        if isinstance(found, EndpointSlice):
+            return endpoint_slices.left_out(found)
         return nodes.left_out(found) if isinstance(found, Node) else services.left_out(found)

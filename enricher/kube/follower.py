@@ -11,7 +11,7 @@ from common.service.lifecycle import Service
 from common.task_group import TaskGroup
 from enricher.kube.client import KubeClient
 from enricher.kube.cluster import ClusterView
-from enricher.kube.reflector import NAMESPACES, NODES, PODS, SERVICES, Reflector, Resource
+from enricher.kube.reflector import ENDPOINT_SLICES, NAMESPACES, NODES, PODS, SERVICES, Reflector, Resource
 from enricher.metrics import EnricherMetrics
 from enricher.settings import EnricherSettings
 
@@ -29,10 +29,10 @@ class Follower:
         self._cluster = cluster
         self._metrics = metrics
         self._resources = [SERVICES, NODES, PODS] if settings.kube_services else [NODES, PODS]
-        # The join needs no namespace: what it waits for is what stands before.
+        # The join needs no others: it waits for these.
         self._needed = {resource.name for resource in self._resources}
-        if settings.label_names:
-            self._resources.append(NAMESPACES)
+        self._resources += [NAMESPACES] if settings.label_names else []
+        self._resources += [ENDPOINT_SLICES] if settings.kube_endpoint_slices else []
         self._clients = {r.name: KubeClient(settings.kube, settings.kubeconfig) for r in self._resources}
         self._lists = {resource.name: asyncio.Event() for resource in self._resources}
         self._failing: set[str] = set()
@@ -50,12 +50,13 @@ class Follower:
             await client.close()
 
     async def run(self) -> None:
-        """Follow forever. A resource is begun when the one before it is listed."""
+        """Follow forever. A resource that the join needs is begun when the one before it is listed, others then."""
         self._cluster.begin()
         async with TaskGroup() as tasks:
             for resource in self._resources:
                 tasks.create_task(self._reflector(resource).run(), name=f"watch-{resource.name}")
-                await self._lists[resource.name].wait()
+                if resource.name in self._needed:
+                    await self._lists[resource.name].wait()
 
     async def all_listed(self, stopping: asyncio.Event) -> None:
         """Return when every resource that the join needs is listed, or when told to stop."""

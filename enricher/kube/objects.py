@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pods, nodes, services and namespaces as the Kubernetes API gives them.
+"""Pods, nodes, services, namespaces and EndpointSlices as the Kubernetes API gives them.
 
 Only the fields named here are decoded; the rest of an object, nine tenths of it, is skipped. Field names and
-meanings: Kubernetes API reference v1.34, core/v1.
+meanings: Kubernetes API reference v1.34, core/v1 and discovery/v1.
 """
 
 import msgspec
@@ -189,4 +189,38 @@ class Namespace(_Part, frozen=True):
     metadata: Metadata
 
 
-Object = Pod | Node | Service | Namespace
+class Conditions(_Part, frozen=True):
+    """endpoints[].conditions; an absent `ready` is to be taken for true."""
+
+    ready: bool | None = None
+
+
+class Hint(_Part, frozen=True):
+    """endpoints[].hints.forZones[] and forNodes[]."""
+
+    name: str
+
+
+class Hints(_Part, frozen=True):
+    """endpoints[].hints."""
+
+    for_zones: list[Hint] | None = None
+    for_nodes: list[Hint] | None = None
+
+
+class EndPoint(_Part, frozen=True):
+    """endpoints[]."""
+
+    conditions: Conditions | None = None
+    zone: str | None = None
+    hints: Hints | None = None
+
+
+class EndpointSlice(_Part, frozen=True):
+    """An EndpointSlice."""
+
+    metadata: Metadata
+    endpoints: list[EndPoint] | None = None
+
+
+Object = Pod | Node | Service | Namespace | EndpointSlice

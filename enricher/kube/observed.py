@@ -12,10 +12,11 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 import msgspec
 
 from enricher.index.tenancy import acquired
+from enricher.kube.endpoint_slices import slice_state
 from enricher.kube.fields import changed_ms, is_older, versions_like
 from enricher.kube.namespaces import namespace_state
 from enricher.kube.nodes import node_state
-from enricher.kube.objects import Namespace, Node, Object, Pod, Service
+from enricher.kube.objects import EndpointSlice, Namespace, Node, Object, Pod, Service
 from enricher.kube.pods import pod_state
 from enricher.kube.served import NamedPorts, Offer, named_ports, offer_of, served
 from enricher.kube.services import service_state
@@ -75,6 +76,8 @@ class Observed:
             return self._put(found, node_state(found, now_ms), list_version, now_ms)
         if isinstance(found, Namespace):
             return self._put(found, namespace_state(found, self._namespace_labels, now_ms), list_version, now_ms)
+        if isinstance(found, EndpointSlice):
+            return self._put(found, slice_state(found, now_ms), list_version, now_ms)
         state = pod_state(found, now_ms)
         self._label(found)
         if state is not None:

@@ -24,7 +24,7 @@ from common.errors import Refusal
 from enricher.kube.client import KubeClient, Status
 from enricher.kube.errors import GoneError, KubeError
 from enricher.kube.fields import is_older, list_version
-from enricher.kube.objects import Metadata, Namespace, Node, Object, Pod, Service
+from enricher.kube.objects import EndpointSlice, Metadata, Namespace, Node, Object, Pod, Service
 from schemas.codec import UNREADABLE
 
 log = logging.getLogger(__name__)
@@ -59,6 +59,7 @@ SERVICES = Resource("services", "/api/v1/services", "service", Service)
 NODES = Resource("nodes", "/api/v1/nodes", "node", Node)
 PODS = Resource("pods", "/api/v1/pods", "pod", Pod)
 NAMESPACES = Resource("namespaces", "/api/v1/namespaces", "namespace", Namespace)
+ENDPOINT_SLICES = Resource("endpointslices", "/apis/discovery.k8s.io/v1/endpointslices", "endpointslice", EndpointSlice)
 
 
 class Sink(Protocol):

@@ -112,6 +112,25 @@ class Case:
         states = self._services.get(service, [])
         return states[-1].selector if states else {}
 
+    def hints(self, service: Group) -> tuple[int, int] | None:
+        """Return how many end points were ready at the end of the range, and how many of those had hints.
+
+        None where no EndpointSlice was watched.
+        """
+        end = self.evidence.span.to_ms
+        last: dict[str, TopologyState] = {}
+        for state in sorted(self._states, key=lambda state: state.from_ms):
+            if state.kind == "endpointslice" and state.from_ms < end:
+                last[state.uid] = state
+        zones = [
+            zone
+            for state in last.values()
+            if (state.namespace, state.services) == (service.namespace, [service.name])
+            and (state.to_ms is None or state.to_ms >= end)
+            for zone in state.end_points
+        ]
+        return (sum(zone.ready for zone in zones), sum(zone.hinted for zone in zones)) if zones else None
+
     def use(self, service: Group) -> Use:
         """Return how a Service was used since it was last told how to choose end points."""
         if service not in self._uses:

@@ -104,19 +104,24 @@ def status_object(code: int, reason: str, message: str, **fields: Any) -> dict[s
     return head | {"message": message, "reason": reason, "code": code} | fields
 
 
+def _group(resource: str) -> str:
+    return "discovery.k8s.io/v1" if resource == "endpointslices" else "v1"
+
+
 def list_answer(resource: str, page: Page, token: str | None) -> bytes:
     """Encode a list."""
     metadata: dict[str, Any] = {"resourceVersion": str(page.version)}
     if token:
         metadata |= {"continue": token, "remainingItemCount": page.remaining}
-    head = {"kind": f"{RESOURCES[resource]}List", "apiVersion": "v1", "metadata": metadata}
+    head = {"kind": f"{RESOURCES[resource]}List", "apiVersion": _group(resource), "metadata": metadata}
     return orjson.dumps(head)[:-1] + b',"items":[' + b",".join(page.items) + b"]}"
 
 
 def event(kind: str, body: bytes | Object, resource: str = "") -> bytes:
     """Encode a line of a watch; an encoded object of a resource gets its `kind` and `apiVersion`."""
     if isinstance(body, bytes):
-        body = b'{"kind":"%s","apiVersion":"v1",%s' % (RESOURCES[resource].encode(), body[1:])
+        head = (RESOURCES[resource].encode(), _group(resource).encode())
+        body = b'{"kind":"%s","apiVersion":"%s",%s' % (*head, body[1:])
     else:
         body = orjson.dumps(body)
     return b'{"type":"%s","object":%s}\n' % (kind.encode(), body)
@@ -128,7 +133,7 @@ def bookmark(resource: str, version: int, annotations: dict[str, str] | None = N
     if annotations:
         metadata["annotations"] = annotations
     spec = {"containers": None} if resource == "pods" else {}
-    head = {"kind": RESOURCES[resource], "apiVersion": "v1", "metadata": metadata}
+    head = {"kind": RESOURCES[resource], "apiVersion": _group(resource), "metadata": metadata}
     return event("BOOKMARK", head | {"spec": spec, "status": {}})
 
 

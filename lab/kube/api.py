@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Kubernetes API server for pods, nodes, services and namespaces: lists and watches over HTTP as the real one does.
+"""A Kubernetes API server for pods, nodes, services, namespaces and EndpointSlices: lists and watches over HTTP.
 
-Written against what kube-apiserver 1.34 answers, of all namespaces together. Selectors, single objects and writes are
+As the real one answers, kube-apiserver 1.34, of all namespaces together. Selectors, single objects and writes are
 not served; `/lab/` changes the cluster instead.
 """
 
@@ -72,6 +72,7 @@ class KubeApi:
         app = web.Application(middlewares=[self._guard], client_max_size=64 * 1024 * 1024)
         app.router.add_get("/readyz", _readyz)
         app.router.add_get("/api/v1/{resource}", self._collection)
+        app.router.add_get("/apis/discovery.k8s.io/v1/{resource:endpointslices}", self._collection)
         add_control_routes(app, self.store, self.changed)
         return app
 

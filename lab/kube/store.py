@@ -15,8 +15,14 @@ from typing import Any, Literal
 
 import orjson
 
-RESOURCES = {"pods": "Pod", "nodes": "Node", "services": "Service", "namespaces": "Namespace"}
-NAMESPACED = frozenset({"pods", "services"})
+RESOURCES = {
+    "pods": "Pod",
+    "nodes": "Node",
+    "services": "Service",
+    "namespaces": "Namespace",
+    "endpointslices": "EndpointSlice",
+}
+NAMESPACED = frozenset({"pods", "services", "endpointslices"})
 
 Object = dict[str, Any]
 Key = tuple[str, str]
@@ -57,7 +63,7 @@ class Page:
 
 
 class Store:
-    """Objects of the four resources, as plain Kubernetes JSON without `kind` and `apiVersion`, as in lists."""
+    """Objects of these resources, as plain Kubernetes JSON without `kind` and `apiVersion`, as in lists."""
 
     def __init__(self, first_version: int = 1000, history: int = 20_000) -> None:
         """Begin empty; beyond `history` changes the oldest tenth is compacted."""

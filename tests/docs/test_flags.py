@@ -30,6 +30,7 @@ FOREIGN = {
     "--unavailable-partitions",
     "--print-config",
     "--config",
+    "--force-conflicts",
     "--help",
 }
 SPANS = sorted(

@@ -19,7 +19,7 @@ MAP = '[[cidr]]\ncidr = "10.9.0.0/24"\nname = "orders-db"\nzone = "eu-west-1a"\n
 # Each as the page words it.
 OPTIONS = """\
 resources: [../base]
-components: [../object-store, ../namespace-labels]
+components: [../object-store, ../namespace-labels, ../endpoint-slices]
 configMapGenerator:
   - {name: zonemeter-cidrs, namespace: zonemeter, behavior: replace, files: [cidrs.toml]}
   - {name: zonemeter-settings, namespace: zonemeter-node, behavior: merge, literals: [ZONEMETER_HOOK=tc]}
@@ -71,6 +71,7 @@ def test_what_the_page_offers_is_worded_as_here() -> None:
     for words in (
         "components: [../object-store]",
         "components: [../namespace-labels]",
+        "components: [../endpoint-slices]",
         "--namespace-labels=team,cost-center",
         "--output=s3://bucket/path",
         "`cidrs.toml` in a ConfigMap `zonemeter-cidrs`\n  with `behavior: replace`",
@@ -85,7 +86,8 @@ def test_what_the_page_offers_is_worded_as_here() -> None:
 
 def test_services_take_what_is_chosen(chosen: list[Object], monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings(one(chosen, "StatefulSet", "zonemeter-flowlog")).output == "s3://bucket/path"
-    assert settings(one(chosen, "Deployment", "zonemeter-enricher")).label_names == ("team", "cost-center")
+    enricher = settings(one(chosen, "Deployment", "zonemeter-enricher"))
+    assert (enricher.label_names, enricher.kube_endpoint_slices) == (("team", "cost-center"), True)
     metrics = one(chosen, "StatefulSet", "zonemeter-metrics")
     assert settings(metrics).replicas == metrics["spec"]["replicas"] == 3
     data = one(chosen, "ConfigMap", "zonemeter-settings", "zonemeter-node")["data"]

@@ -107,6 +107,17 @@ def test_namespaces_are_read_only_where_their_labels_are_asked_for() -> None:
     assert set(rule["verbs"]) == {"list", "watch"}
 
 
+def test_endpoint_slices_are_read_only_where_they_are_asked_for() -> None:
+    (role,) = (each for each in with_component("endpoint-slices") if each["kind"] == "ClusterRole")
+    core, discovery = role["rules"]
+    assert set(core["resources"]) == {"pods", "nodes", "services"}
+    assert discovery == {
+        "apiGroups": ["discovery.k8s.io"],
+        "resources": ["endpointslices"],
+        "verbs": ["list", "watch"],
+    }
+
+
 @pytest.mark.parametrize("overlay", ["base", "trial", "production"])
 def test_everything_is_denied_first(overlay: str) -> None:
     policy = find(overlay, "NetworkPolicy", "zonemeter-default-deny")["spec"]

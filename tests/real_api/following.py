@@ -20,7 +20,7 @@ class FollowedServer(Followed):
         api, faults = api_with_everything()
         file = server.directory / "enricher.kubeconfig"
         write_kubeconfig(file, server.address, TOKEN, server.authority)
-        super().__init__(api, faults, file, 60, "team")
+        super().__init__(api, faults, file, 60, "team", watches_slices=True)
         self.server = server
 
     def _present(self, resource: str) -> list[dict[str, Any]]:
@@ -106,6 +106,27 @@ def _hand_an_address_on(server: ApiServer) -> None:
     _make_pod(server, "api-new", "b", "10.244.0.1")
 
 
+def _give_hints(server: ApiServer) -> None:
+    """Write what the control plane's controller would: nothing else runs here."""
+    made = [
+        {
+            "addresses": [f"10.244.0.{number}"],
+            "conditions": {"ready": number < 3},
+            "zone": f"eu-west-1{zone}",
+            "hints": {"forZones": [{"name": f"eu-west-1{zone}"}]},
+        }
+        for number, zone in enumerate("aabc", 1)
+    ]
+    labels = {"kubernetes.io/service-name": "api"}
+    slice_ = _object("discovery.k8s.io/v1", "EndpointSlice", "api-x", NAMESPACE, labels=labels, endpoints=made)
+    server.kubectl("create", "-f", "-", objects=[slice_ | {"addressType": "IPv4", "ports": []}])
+
+
+def _lose_a_zone(server: ApiServer) -> None:
+    kept = [{"addresses": ["10.244.0.1"], "zone": "eu-west-1a"}]
+    _patch(server, "endpointslice", "api-x", {"endpoints": kept})
+
+
 def _end_a_pod(server: ApiServer) -> None:
     _patch(server, "pod", "api-1", {"status": {"phase": "Succeeded"}}, "--subresource=status")
 
@@ -132,6 +153,8 @@ _ACTS: dict[str, Callable[[ApiServer], None]] = {
     "other selectors": _select_others,
     "an address that another pod takes over": _hand_an_address_on,
     "a pod that ended": _end_a_pod,
+    "hints": _give_hints,
+    "a zone and hints that go": _lose_a_zone,
     "a node of another zone": _move_a_node,
     "a namespace of another team": _hand_a_namespace_on,
     "the server killed, versions forgotten": _change_while_it_is_away,

@@ -62,6 +62,16 @@ def examples() -> list[Any]:
     )
     behind = [topology.Served("api", "tcp", 8080), topology.Served("api-hl", "tcp", 8080, headless=True)]
     served = msgspec.structs.replace(state, services=["api", "api-hl"], served=behind)
+    sliced = topology.TopologyState(
+        kind="endpointslice",
+        uid="u3",
+        resource_version="9",
+        name="api-x",
+        namespace="shop",
+        services=["api"],
+        from_ms=1,
+        end_points=[topology.ZoneEndPoints("eu-west-1a", 2, 1), topology.ZoneEndPoints(ready=1)],
+    )
     named = topology.TopologyState(
         kind="namespace", uid="u2", resource_version="8", name="shop", from_ms=1, labels={"example.com/team": "a"}
     )
@@ -74,6 +84,7 @@ def examples() -> list[Any]:
         pytest.param("topology.v1", topology.encode_topology(state), id="topology"),
         pytest.param("topology.v1", topology.encode_topology(served), id="a pod behind services"),
         pytest.param("topology.v1", topology.encode_topology(named), id="a namespace with a label"),
+        pytest.param("topology.v1", topology.encode_topology(sliced), id="an EndpointSlice"),
         pytest.param("raw.v1", raw_chunk(["::1"], src=[0], dst=[0], server=[2]), id="raw with a server"),
         pytest.param("dead-letter.v1", refused, id="dead letter"),
     ]

@@ -7,7 +7,7 @@ zones, the zone's part of the ready end points. Far more is already local; far l
 
 from collections.abc import Iterator, Mapping
 
-from common.amounts import percent
+from common.amounts import counted, percent
 from history.advise.finding import Case, Finding, Sure, manifest, workload_of
 from history.advise.service_use import Use, last_zones, load_afterwards, load_line, name_some
 from history.model.ready import Group
@@ -17,6 +17,7 @@ from schemas.topology import Routing
 NEAR, LOCAL = 0.15, 0.95
 # A zone whose end points would get so much more than now makes it a question.
 MOST_LOAD = 1.5
+DAY_MS = 86_400_000
 KEEPS_LOCAL = ("PreferClose", "PreferSameZone", "PreferSameNode")
 STICKY = "ClientIP"
 AUTO = "auto"
@@ -33,6 +34,8 @@ def findings(case: Case) -> Iterator[Finding]:
             yield from _by_clients(case, service, use)
         elif not keeps_local(routing):
             yield from _blind(case, service, use, routing)
+        elif routing is not None and routing.internal_traffic_policy != "Local":
+            yield from _not_followed(case, service, use, routing)
 
 
 def keeps_local(routing: Routing | None) -> bool:
@@ -90,6 +93,45 @@ def _blind(case: Case, service: Group, use: Use, routing: Routing | None) -> Ite
         costs=[load_line(load)],
         manifests=[manifest(service, {"trafficDistribution": distribution})],
         steps=steps,
+        ready=case.ready[service],
+    )
+
+
+def _not_followed(case: Case, service: Group, use: Use, routing: Routing) -> Iterator[Finding]:
+    """Yield a Service that is told to keep traffic in the zone for a day, and is spread as if it were not."""
+    served = use.served
+    _, since_ms = case.routing(service)
+    told_for_ms = case.evidence.span.to_ms - max(since_ms, case.evidence.span.from_ms)
+    # Connections stay where they are when the policy changes: give them a day.
+    if told_for_ms < DAY_MS or abs(served.local - served.expected) > NEAR * served.total:
+        return
+    if served.local >= LOCAL * served.total:
+        return
+    hints = case.hints(service)
+    if hints is None:
+        why, step = "not known: the enricher does not watch EndpointSlices", _SEE_HINTS
+    elif hints[1] == hints[0]:
+        why, step = f"on all {counted(hints[0], 'ready end point')}: who balances does not follow them", _FOLLOW_HINTS
+    else:
+        why, step = (
+            f"on {hints[1]} of {counted(hints[0], 'ready end point')}: the control plane gives none",
+            _GIVE_HINTS,
+        )
+    yield Finding(
+        kind="not_followed",
+        title=f"{routing.traffic_distribution} is set, and requests are spread over zones all the same",
+        subject=str(service),
+        sure="likely",
+        fates={cell: case.kept(cell, size) for cell, size in use.sparable.items() if size},
+        facts=[
+            f"{percent(served.local, served.total)} stays in the zone; spread blindly, "
+            f"{percent(round(served.expected), served.total)} would",
+            _policy(routing),
+            f"hints {why}",
+        ],
+        conditions=["the policy holds for longer than the clients' connections"],
+        costs=[load_line(load_afterwards(use, last_zones(case.ready[service])))],
+        steps=[step],
         ready=case.ready[service],
     )
 
@@ -169,6 +211,15 @@ def _policy(routing: Routing | None) -> str:
     return "policy then: " + ", ".join(f"{name} {value}" for name, value in said.items() if value)
 
 
+_FOLLOW_HINTS = (
+    "Cilium in place of kube-proxy: loadBalancer.serviceTopology=true; kube-proxy: as new as the API server, on nodes "
+    "with the label topology.kubernetes.io/zone"
+)
+_GIVE_HINTS = (
+    "see that the API server and the controller manager know trafficDistribution (Kubernetes 1.31 or later), and that "
+    "each node has the label topology.kubernetes.io/zone"
+)
+_SEE_HINTS = "kubectl get endpointslices -o yaml: with hints, see to who balances; without, to the control plane"
 _CONDITIONS = {
     "PreferClose": "Kubernetes 1.31 or later for trafficDistribution: PreferClose (beta; stable in 1.33, KEP-4444)",
     "PreferSameNode": "Kubernetes 1.34 or later for trafficDistribution: PreferSameNode (beta; stable in 1.35, "

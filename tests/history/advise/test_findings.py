@@ -52,8 +52,41 @@ def test_what_is_local_already_is_no_finding() -> None:
 
 
 @pytest.mark.parametrize("distribution", ["PreferClose", "PreferSameZone", "PreferSameNode"])
-def test_a_service_that_was_told_is_no_finding(distribution: str) -> None:
-    assert found(shop(routing=Routing(traffic_distribution=distribution)).advice()) == []
+def test_a_service_that_was_told_and_does_it_is_no_finding(distribution: str) -> None:
+    assert found(shop(routing=Routing(traffic_distribution=distribution), local=True).advice()) == []
+
+
+TOLD = Routing(traffic_distribution="PreferClose")
+
+
+@pytest.mark.parametrize(
+    ("hinted", "said"),
+    [(3, "on all 3 ready end points"), (0, "on 0 of 3 ready end points"), (None, "does not watch EndpointSlices")],
+)
+def test_a_service_that_was_told_and_does_it_not(hinted: int | None, said: str) -> None:
+    scenario = shop(routing=TOLD)
+    if hinted is not None:
+        scenario.slice("api", {"a": (2, min(hinted, 2)), "b": (1, max(hinted - 2, 0))})
+    (each,) = scenario.advice().told
+    assert (each.finding.kind, each.finding.sure, each.finding.manifests) == ("not_followed", "likely", [])
+    assert each.spared.bytes == pytest.approx(200 * GB, rel=1e-6)
+    assert any(said in fact for fact in each.finding.facts)
+
+
+def test_a_service_that_was_told_lately_is_no_finding() -> None:
+    """Connections that are there stay where they are."""
+    scenario = Scenario(hours=48)
+    scenario.workload(WEB, EVERYWHERE)
+    scenario.workload(API, EVERYWHERE)
+    scenario.service("api", API, 8080, TOLD, from_ms=BEGIN_MS + 30 * HOUR_MS)
+    scenario.exchange(WEB, "api", 8080, 10 * GB, 90 * GB)
+    assert found(scenario.advice()) == []
+
+
+def test_a_service_that_was_told_and_keeps_a_part_is_no_finding() -> None:
+    scenario = shop(routing=TOLD, local=True)
+    scenario.exchange(WEB, "api", 8080, 5 * GB, 45 * GB)  # old connections, or a kube-proxy that is
+    assert found(scenario.advice()) == []
 
 
 def test_a_single_replica_cannot_be_balanced_otherwise() -> None:
@@ -112,7 +145,7 @@ def test_a_policy_that_changed_counts_from_then_on() -> None:
         routing=Routing(traffic_distribution="PreferClose"),
     )
     scenario.states.append(now)
-    assert found(scenario.advice()) == []
+    assert found(scenario.advice()) == [], "told for half a day: connections stay where they are"
     back = msgspec.structs.replace(now, from_ms=BEGIN_MS + 18 * HOUR_MS, resource_version="3", routing=CLUSTER_IP)
     scenario.states.append(back)
     (each,) = scenario.advice().told

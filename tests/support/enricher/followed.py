@@ -35,7 +35,13 @@ class Followed:
     """An enricher's index that follows an API."""
 
     def __init__(
-        self, api: KubeApi, faults: KubeFaults, kubeconfig_file: Path, silence_seconds: float, namespace_labels: str
+        self,
+        api: KubeApi,
+        faults: KubeFaults,
+        kubeconfig_file: Path,
+        silence_seconds: float,
+        namespace_labels: str,
+        watches_slices: bool = False,
     ) -> None:
         self.api = api
         self.faults = faults
@@ -44,10 +50,16 @@ class Followed:
         self.index = Index()
         self.metrics = EnricherMetrics(self.service.registry, self.index)
         settings = EnricherSettings(
-            kubeconfig=kubeconfig_file, kube_silence_seconds=silence_seconds, namespace_labels=namespace_labels
+            kubeconfig=kubeconfig_file,
+            kube_silence_seconds=silence_seconds,
+            namespace_labels=namespace_labels,
+            kube_endpoint_slices=watches_slices,
         )
+        self.watches_slices = watches_slices
         self.label_names = set(settings.label_names)
-        self.cluster = ClusterView(self.index, live=True, namespace_labels=settings.label_names)
+        self.cluster = ClusterView(
+            self.index, live=True, namespace_labels=settings.label_names, watches_slices=watches_slices
+        )
         self.follower = Follower(self.service, settings, self.cluster, self.metrics)
 
     def truth(self) -> Facts:
@@ -63,6 +75,8 @@ class Followed:
                 [],
                 {name: labels[name] for name in self.label_names & labels.keys()},
             )
+        for each in found["endpointslices"] if self.watches_slices else []:
+            facts[each["metadata"]["uid"]] = ([], _slice_facts(each))
         for node in found["nodes"]:
             zone = node["metadata"]["labels"].get("topology.kubernetes.io/zone")
             addresses = [a["address"] for a in node["status"]["addresses"] if a["type"] == "InternalIP"]
@@ -88,6 +102,7 @@ class Followed:
             if state.to_ms is None:
                 rest = {
                     "namespace": (state.labels,),
+                    "endpointslice": ([(each.zone, each.ready, each.hinted) for each in state.end_points],),
                     "node": (state.zone,),
                     "service": (state.name,),
                     "pod": (state.node, state.services),
@@ -117,6 +132,14 @@ class Followed:
         return [orjson.loads(item) for item in self.api.store.page(resource).items]
 
 
+def _slice_facts(found: dict[str, Any]) -> list[tuple[str, int, int]]:
+    """Return of each zone its ready end points, and how many of those have hints."""
+    ready = [each for each in found["endpoints"] or [] if (each.get("conditions") or {}).get("ready") is not False]
+    zones = sorted({each.get("zone") or "" for each in ready})
+    there = {zone: [each for each in ready if (each.get("zone") or "") == zone] for zone in zones}
+    return [(zone, len(each), sum("hints" in one for one in each)) for zone, each in there.items()]
+
+
 def api_with_everything() -> tuple[FaultyApi, KubeFaults]:
     """Return the lab's API with the shop in it, and its faults."""
     faults = KubeFaults()
@@ -133,11 +156,17 @@ def write_kubeconfig(file: Path, server: str, token: str = TOKEN, authority: Pat
 
 @contextlib.asynccontextmanager
 async def following(
-    api: KubeApi, faults: KubeFaults, file: Path, server: str, silence: float = 60, namespace_labels: str = ""
+    api: KubeApi,
+    faults: KubeFaults,
+    file: Path,
+    server: str,
+    silence: float = 60,
+    namespace_labels: str = "",
+    watches_slices: bool = False,
 ) -> AsyncIterator[Followed]:
     """Follow an API that is served already, by a kubeconfig written to `file`."""
     write_kubeconfig(file, server)
-    made = Followed(api, faults, file, silence, namespace_labels)
+    made = Followed(api, faults, file, silence, namespace_labels, watches_slices)
     await made.follower.open()
     task = asyncio.create_task(made.follower.run())
     try:

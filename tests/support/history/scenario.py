@@ -16,7 +16,7 @@ from history.model.summary import Summary, Traffic
 from history.model.time_range import TimeRange
 from prices.file import shipped
 from schemas.flow import Scope, Workload
-from schemas.topology import Routing, Served, TopologyState
+from schemas.topology import Routing, Served, TopologyState, ZoneEndPoints
 
 BEGIN_MS = 1_795_392_000_000  # on the hour
 HOUR_MS = 3_600_000
@@ -90,6 +90,21 @@ class Scenario:
             selector={"app": workload},
         )
         self.states.append(_with(state, **fields))
+
+    def slice(self, service: str, zones: Mapping[str, tuple[int, int]]) -> None:
+        """Let an EndpointSlice of a Service say so many ready end points, and hints, in each zone."""
+        label, _ = self._services[service]
+        state = TopologyState(
+            kind="endpointslice",
+            uid=f"slice-{service}",
+            resource_version="1",
+            name=f"{service}-x",
+            namespace=label.partition("/")[0],
+            services=[service],
+            from_ms=BEGIN_MS,
+            end_points=[ZoneEndPoints(f"eu-west-1{zone}", *counts) for zone, counts in zones.items()],
+        )
+        self.states.append(state)
 
     def end(self, label: str, zone: str) -> Party:
         """Return a workload's pods in a zone, `node/NAME`, `cidr/NAME`, or `external/NAME`, as one end of traffic."""
