@@ -3,7 +3,8 @@
 
 Money is counted in whole subunits, 10^-36 of the currency, so that a byte of any price (at most six decimals, per GB
 or GiB) is a whole number of them: sums are exact, in any order, and stay so over restarts. What a file does not
-price has no price; it is never taken for free. Discounts, tiers and taxes are not known here.
+price has no price; it is never taken for free. Discounts and taxes are not known here, nor in which tier an account is:
+a price by tier is a range, from the lowest tier's to the highest tier's, and never one number.
 """
 
 import re
@@ -20,12 +21,17 @@ SUBUNIT_DIGITS = 36
 SUBUNITS = 10**SUBUNIT_DIGITS
 # 10^36 / 2^30 is divisible by 10^6 and not by 10^7.
 MAX_DECIMALS = 6
+# The fields of a price that say what traffic it is for, beside its scope: globs.
+GLOBS = (
+    *("source_region", "destination_region", "source_name", "destination_name"),
+    *("source_zone", "destination_zone"),
+)
 # What a month of a projection is, in hours: 365 days / 12, as the clouds' own calculators have it.
 MONTH_HOURS = 730
 
 
 class Side(NamedTuple):
-    """What a price may depend on of one end of a flow; "" where it is not known. `name`: of an entry of a CIDR map.
+    """What a price may depend on of one end of a flow; "" where it is not known. `name`: of an entry of the CIDR map.
 
     `external`: it is somebody else's, on the internet, so whatever that side is billed is not on this bill.
     """
@@ -33,11 +39,16 @@ class Side(NamedTuple):
     region: str = ""
     name: str = ""
     external: bool = False
+    zone: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """One price: what each side is billed for a unit of traffic of one scope. Globs that are None match everything."""
+    """One price: what each side is billed for a unit of traffic of one scope. Globs that are None match everything.
+
+    `source_highest`, `destination_highest`: where it depends on a tier, the highest; then `source` or `destination` is
+    the lowest.
+    """
 
     scope: Scope
     source: Decimal
@@ -48,7 +59,23 @@ class Price:
     destination_region: str | None = None
     source_name: str | None = None
     destination_name: str | None = None
+    source_zone: str | None = None
+    destination_zone: str | None = None
     note: str = ""
+    source_highest: Decimal | None = None
+    destination_highest: Decimal | None = None
+
+    @property
+    def is_range(self) -> bool:
+        """Whether it depends on a tier, which a flow does not show."""
+        return self.source_highest is not None or self.destination_highest is not None
+
+    @property
+    def highest(self) -> "Price":
+        """The same price in the highest tier."""
+        source = self.source if self.source_highest is None else self.source_highest
+        destination = self.destination if self.destination_highest is None else self.destination_highest
+        return replace(self, source=source, destination=destination, source_highest=None, destination_highest=None)
 
     @property
     def total(self) -> Decimal:
@@ -63,7 +90,8 @@ class Price:
     @property
     def billed(self) -> str:
         """Who is billed, in words."""
-        sides = [name for name, amount in (("sender", self.source), ("receiver", self.destination)) if amount]
+        most = self.highest
+        sides = [name for name, amount in (("sender", most.source), ("receiver", most.destination)) if amount]
         return " and ".join(sides) or "nobody"
 
     def matches(self, scope: Scope, source: Side, destination: Side) -> bool:
@@ -74,13 +102,14 @@ class Price:
             and _fits(self.destination_region, destination.region)
             and _fits(self.source_name, source.name)
             and _fits(self.destination_name, destination.name)
+            and _fits(self.source_zone, source.zone)
+            and _fits(self.destination_zone, destination.zone)
         )
 
     def covers(self, other: "Price") -> bool:
         """Return whether this one, standing first, leaves nothing for the other."""
-        mine = (self.source_region, self.destination_region, self.source_name, self.destination_name)
-        theirs = (other.source_region, other.destination_region, other.source_name, other.destination_name)
-        return self.scope == other.scope and all(a in (None, b) for a, b in zip(mine, theirs, strict=True))
+        pairs = ((getattr(self, name), getattr(other, name)) for name in GLOBS)
+        return self.scope == other.scope and all(mine in (None, theirs) for mine, theirs in pairs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +125,12 @@ class PriceBook:
     zone_pattern: str | None = None
 
     def find(self, scope: Scope, source: Side = Side(), destination: Side = Side()) -> Price | None:  # noqa: B008
-        """Return the first price that matches, an external side billed nothing; None: this file has no price for it."""
+        """Return the first price that matches, if it is one number; None: this file has none for it."""
+        found = self.match(scope, source, destination)
+        return None if found is None or found.is_range else found
+
+    def match(self, scope: Scope, source: Side = Side(), destination: Side = Side()) -> Price | None:  # noqa: B008
+        """Return the first price that matches, a range too, an external side billed nothing; None: there is none."""
         found = next((price for price in self.prices if price.matches(scope, source, destination)), None)
         # In another scope an external sender is one whose packets a metered node sent on: that leg is billed.
         if found is None or scope != "external":
@@ -105,6 +139,8 @@ class PriceBook:
             found,
             source=Decimal(0) if source.external else found.source,
             destination=Decimal(0) if destination.external else found.destination,
+            source_highest=None if source.external else found.source_highest,
+            destination_highest=None if destination.external else found.destination_highest,
         )
 
     def region_of(self, zone: str) -> str | None:

@@ -11,9 +11,9 @@ from datetime import date
 from decimal import Decimal
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PlainValidator, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from common import toml
@@ -24,6 +24,8 @@ from prices.book import MAX_DECIMALS, UNIT_BYTES, Price, PriceBook
 SHIPPED = ("aws", "azure", "gcp")
 PricedScope = Literal["same_node", "same_zone", "cross_zone", "cross_region", "external"]
 PRICED_SCOPES: tuple[PricedScope, ...] = get_args(PricedScope)
+# What clouds price by the month's amount.
+BY_TIER: tuple[PricedScope, ...] = ("cross_region", "external")
 HIGHEST_PRICE = 1000
 # Each price is compared with all before it, and the place of each error is looked for.
 MAX_PRICES = 1000
@@ -37,8 +39,8 @@ _EXPECTED = {
     "as_of": "expected a date without quotes, such as 2026-11-01",
     "price": f"expected [[price]] tables, at most {MAX_PRICES:,}",
     "scope": f"expected one of {', '.join(PRICED_SCOPES)}; unknown traffic has no price: it may be anything",
-    "source": f"{_A_NUMBER}; 0 if that side is not billed",
-    "destination": f"{_A_NUMBER}; 0 if that side is not billed",
+    "source": f"{_A_NUMBER}; 0 if that side is not billed; by tier [LOWEST, HIGHEST]",
+    "destination": f"{_A_NUMBER}; 0 if that side is not billed; by tier [LOWEST, HIGHEST]",
     "url": "expected the address of the page that states this price",
 }
 
@@ -68,23 +70,59 @@ def _zone_pattern(value: str) -> str:
 
 
 Line = Annotated[str, Field(min_length=1), AfterValidator(_printable)]
-Amount = Annotated[
-    Decimal,
-    Field(strict=True, ge=0, le=HIGHEST_PRICE, decimal_places=MAX_DECIMALS),
-    BeforeValidator(lambda value: Decimal(value) if type(value) is int else value),
-]
+_amount: TypeAdapter[Decimal] = TypeAdapter(
+    Annotated[
+        Decimal,
+        Field(strict=True, ge=0, le=HIGHEST_PRICE, decimal_places=MAX_DECIMALS),
+        BeforeValidator(lambda value: Decimal(value) if type(value) is int else value),
+    ]
+)
+
+
+class Amount(NamedTuple):
+    """What one side is billed for a unit; `highest`: if it depends on a tier, then the other is the lowest."""
+
+    lowest: Decimal
+    highest: Decimal | None = None
+
+
+def _amounts(value: Any) -> Amount:
+    """Return a number or a range of two."""
+    if not isinstance(value, list):
+        return Amount(_amount.validate_python(value))
+    if len(value) != 2:
+        raise ValueError("expected [LOWEST, HIGHEST], the prices of the cheapest and the dearest tier")
+    lowest, highest = map(_amount.validate_python, value)
+    if lowest >= highest:
+        raise ValueError("expected [LOWEST, HIGHEST], the lowest first")
+    return Amount(lowest, highest)
+
+
+Amounts = Annotated[Amount, PlainValidator(_amounts)]
 
 
 class _PriceTable(BaseModel, extra="forbid"):
     scope: PricedScope
-    source: Amount
-    destination: Amount
+    source: Amounts
+    destination: Amounts
     url: Annotated[Line, Field(pattern=r"^https?://\S+$")]
     note: Line = ""
     source_region: Line | None = None
     destination_region: Line | None = None
     source_name: Line | None = None
     destination_name: Line | None = None
+    source_zone: Line | None = None
+    destination_zone: Line | None = None
+
+    def price(self, unit: str) -> Price:
+        """Return the price."""
+        values = dict(self) | {
+            "source": self.source.lowest,
+            "source_highest": self.source.highest,
+            "destination": self.destination.lowest,
+            "destination_highest": self.destination.highest,
+        }
+        return Price(unit=unit, **values)
 
 
 class _PriceFile(BaseModel, extra="forbid"):
@@ -107,7 +145,7 @@ def parse_prices(content: bytes, name: str) -> PriceBook:
     except ValidationError as error:
         wrong = [_said(each) for each in error.errors(include_url=False)[:MAX_PROBLEMS]]
         raise PriceFileError(_placed(wrong, content.decode(), name)) from error
-    prices = tuple(Price(unit=file.unit, **dict(table)) for table in file.price)
+    prices = tuple(table.price(file.unit) for table in file.price)
     if wrong := list(_out_of_reach(prices))[:MAX_PROBLEMS]:
         raise PriceFileError(_placed(wrong, content.decode(), name))
     return PriceBook(name, file.title, file.currency, file.unit, file.as_of, prices, file.zone_pattern)
@@ -164,13 +202,21 @@ def _said(error: ErrorDetails) -> _Wrong:
         return number, key, f"{len(value):,} prices; {expected}"
     if error["type"] == "value_error":
         expected = str(error["ctx"]["error"])
-    return number, key, f"{value if isinstance(value, Decimal) else repr(value)}: {expected}"
+    return number, key, f"{_shown(value)}: {expected}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_shown, value))}]"
+    return str(value) if isinstance(value, Decimal) else repr(value)
 
 
 def _out_of_reach(prices: Sequence[Price]) -> Iterator[_Wrong]:
     if not any(price.scope == "cross_zone" for price in prices):
         yield None, "price", "no price of scope cross_zone"
     for later, price in enumerate(prices):
+        if price.is_range and price.scope not in BY_TIER:
+            yield later, "scope", f"a range is for {' or '.join(BY_TIER)}: no cloud prices {price.scope} by tier"
         first = next((number for number, earlier in enumerate(prices[:later], 1) if earlier.covers(price)), None)
         if first is not None:
             yield later, "scope", f"never applies: price {first} stands first and covers it"

@@ -23,6 +23,7 @@ _WANTED: tuple[Scope, ...] = ("cross_zone", "unknown")
 _SENDER = "CASE WHEN direction = 'relay' THEN observer_node ELSE src_node END"
 # Of the far side, what a price may depend on.
 _NAME = "CASE WHEN {0}kind = 'cidr' THEN {0}name END"
+_SENDING_ZONE = "CASE WHEN direction = 'relay' THEN observer_zone ELSE src_zone END"
 
 
 class MeteredGatherer(Gatherer):
@@ -62,9 +63,10 @@ class MeteredGatherer(Gatherer):
         super()._add(number, query)
         period = f"epoch_ms(window_start) // {self._period_ms} * {self._period_ms}"
         names = [_NAME.format(side) for side in ("src_", "dst_")]
+        places = ("src_region", "dst_region", _SENDING_ZONE, "dst_zone")
         nodes: dict[Way, str] = {"out": _SENDER, "in": "dst_node"}
         for way, node in nodes.items():
-            columns = (period, "scope", node, "direction = 'relay'", *names, "src_region", "dst_region")
+            columns = (period, "scope", node, "direction = 'relay'", *names, *places)
             for row in query.sums(columns, self._wanted):
                 self._take(way, *row)
 
@@ -79,6 +81,8 @@ class MeteredGatherer(Gatherer):
         destination: str | None,
         source_region: str | None,
         destination_region: str | None,
+        source_zone: str | None,
+        destination_zone: str | None,
         size: int,
     ) -> None:
         metered = self.metered
@@ -95,7 +99,10 @@ class MeteredGatherer(Gatherer):
             metered.unknown[cell] += size
             return
         metered.cells[cell] += size
-        sides = Side(source_region or "", source or ""), Side(destination_region or "", destination or "")
+        sides = (
+            Side(source_region or "", source or "", zone=source_zone or ""),
+            Side(destination_region or "", destination or "", zone=destination_zone or ""),
+        )
         if self._prices is not None and self._is_free(way, *sides):
             metered.free[cell] += size
 

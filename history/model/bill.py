@@ -29,13 +29,31 @@ class Cost:
 NOTHING = Cost()
 
 
+@dataclass(frozen=True, slots=True)
+class Tiered:
+    """Bytes that are priced by tier: what they cost if all of them are in the lowest, and if all are in the highest."""
+
+    bytes: int = 0
+    lowest: int = 0
+    highest: int = 0
+
+    def __add__(self, other: "Tiered") -> "Tiered":
+        return Tiered(self.bytes + other.bytes, self.lowest + other.lowest, self.highest + other.highest)
+
+
 @dataclass
 class Bill:
-    """What the traffic of a summary costs. Traffic without a price has no cost, which is not a cost of zero."""
+    """What the traffic of a summary costs. Traffic without a price has no cost, which is not a cost of zero.
+
+    `by_tier`: what is priced by tier costs between the two; it is in no other cost. `assumed`: of all cost, what is
+    billed to the far side, an end in the CIDR map that no price names: like any other end, which nobody has verified.
+    """
 
     book: PriceBook | None
     costs: dict[Traffic, Cost] = field(default_factory=dict)
     unpriced: dict[Scope, int] = field(default_factory=lambda: defaultdict(int))
+    by_tier: dict[Scope, "Tiered"] = field(default_factory=dict)
+    assumed: int = 0
 
     @cached_property
     def by_scope(self) -> dict[Scope, Cost]:
@@ -73,12 +91,17 @@ class Pricer:
         return None if price is None else cost_of(price, size)
 
     def price(self, traffic: Traffic) -> Price | None:
-        """Return the price of such traffic; None: it has none."""
+        """Return the price of such traffic, if it is one number; None: it has none."""
+        found = self.match(traffic)
+        return None if found is None or found.is_range else found
+
+    def match(self, traffic: Traffic) -> Price | None:
+        """Return the price of such traffic, perhaps by tier; None: it has none."""
         if self._book is None:
             return None
         key = (traffic.scope, traffic.source.side, traffic.destination.side)
         if key not in self._found:
-            self._found[key] = self._book.find(*key)
+            self._found[key] = self._book.match(*key)
         return self._found[key]
 
 
@@ -89,12 +112,22 @@ def price_summary(summary: Summary, book: PriceBook | None) -> Bill:
         return bill
     pricer = Pricer(book)
     for traffic, size in summary.traffic.items():
-        cost = pricer.cost(traffic, size)
-        if cost is None:
+        price = pricer.match(traffic)
+        if price is None:
             bill.unpriced[traffic.scope] += size
+        elif price.is_range:
+            tiered = Tiered(size, cost_of(price, size).total, cost_of(price.highest, size).total)
+            bill.by_tier[traffic.scope] = bill.by_tier.get(traffic.scope, Tiered()) + tiered
         else:
-            bill.costs[traffic] = cost
+            cost = bill.costs[traffic] = cost_of(price, size)
+            bill.assumed += _assumed(traffic, price, cost)
     return bill
+
+
+def _assumed(traffic: Traffic, price: Price, cost: Cost) -> int:
+    """Return what is billed to ends in the CIDR map though the price does not name them."""
+    source = cost.source if traffic.source.kind == "cidr" and price.source_name is None else 0
+    return source + (cost.destination if traffic.destination.kind == "cidr" and price.destination_name is None else 0)
 
 
 def cost_of(price: Price, size: int) -> Cost:

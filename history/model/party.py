@@ -44,7 +44,7 @@ class Party:
     @property
     def side(self) -> Side:
         """What its price may depend on."""
-        return Side(self.region, self.name if self.kind == "cidr" else "", self.kind == "external")
+        return Side(self.region, self.name, self.kind == "external", self.zone)
 
 
 class MeterTraffic(NamedTuple):

@@ -187,6 +187,14 @@ def _range(part: Range) -> dict[str, Any]:
         "over_time": [_slot(part, at_ms) for at_ms in sorted({at_ms for at_ms, _ in summary.slots})],
         "unknown": dict(sorted(summary.unknown.items())),
         "unpriced": dict(sorted(bill.unpriced.items())),
+        "by_tier": {
+            scope: {
+                "bytes": each.bytes,
+                "cost_lowest": _exact(each.lowest),
+                "cost_highest": _exact(each.highest),
+            }
+            for scope, each in sorted(bill.by_tier.items())
+        },
     }
 
 
@@ -219,6 +227,7 @@ def _prices(report: Report) -> dict[str, Any]:
         "unit": book.unit,
         "currency": book.currency,
         "month_hours": MONTH_HOURS,
+        "assumed_far_side": _exact(report.now.bill.assumed),
         "kind": "list prices, without discounts" if is_shipped(book) else "prices of a file of one's own",
     }
 

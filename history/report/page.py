@@ -103,6 +103,8 @@ def view(report: Report, bounds: Bounds) -> dict[str, Any]:
         "own": text.own(report),
         "outer": report.summary.outer_bytes,
         "no_price": text.no_price(report),
+        "by_tier": text.by_tier(report),
+        "assumed": text.assumed(report),
         "next": text.next_commands(report),
     }
 

@@ -304,6 +304,8 @@ def _small_print(report: Report) -> list[str]:
         outer = f"{human(report.summary.outer_bytes)} in outer packets, whose inner ones are counted: in no sum"
         found += labelled("OVERLAY", [outer], 13)
     found += labelled("NO PRICE", no_price(report), 13)
+    found += labelled("BY TIER", by_tier(report), 13)
+    found += labelled("ASSUMED", assumed(report), 13)
     return [*found, ""] if found else []
 
 
@@ -323,9 +325,34 @@ def own(report: Report) -> list[str]:
 
 def no_price(report: Report) -> list[str]:
     """Return what is not in the dollars."""
-    sizes = sorted(report.now.bill.unpriced.items())
+    bill = report.now.bill
+    if bill.book is None:
+        return []
+    sizes = sorted(bill.unpriced.items())
     unpriced = [f"{scope.replace('_', '-')} {human(size)}" for scope, size in sizes if size and scope != "unknown"]
-    return [f"{', '.join(unpriced)}: not in the dollars"] if unpriced and report.now.bill.book is not None else []
+    return [f"{', '.join(unpriced)}: not in the dollars"] if unpriced else []
+
+
+def by_tier(report: Report) -> list[str]:
+    """Return what costs so much or so much, by the month's amount, which nobody here knows."""
+    bill = report.now.bill
+    if bill.book is None:
+        return []
+    return [
+        f"{scope.replace('_', '-')} {human(each.bytes)}: {dollars_of(each.lowest, bill.book)} to "
+        f"{dollars_of(each.highest, bill.book)}, lowest to highest tier: not in the dollars"
+        for scope, each in sorted(bill.by_tier.items())
+    ]
+
+
+def assumed(report: Report) -> list[str]:
+    """Return what of the dollars is billed to far sides as to any other end, though nobody has verified that."""
+    bill = report.now.bill
+    if bill.book is None or not bill.assumed:
+        return []
+    return [
+        f"{dollars_of(bill.assumed, bill.book)} of the dollars is the far side's, in the CIDR map: as any other end's"
+    ]
 
 
 def _next(report: Report) -> list[str]:

@@ -228,7 +228,8 @@ class Aggregate:
             byte_series.append(self._unknown.get((cluster, reason)))
         route = SeriesRoute(tuple(byte_series), (self._zone_packets.get(zones),), unnamed=_unnamed(*capped))
         if self._prices is not None:
-            price = self._prices.find(scope, source.side._replace(region=src_region), destination.side)
+            sender = source.side._replace(region=src_region, zone=src_zone)
+            price = self._prices.find(scope, sender, destination.side)
             if price is not None:
                 route.rate = price.rate
                 route.cost_series = self._cost_series(zones, workload.labels, price.rate)

@@ -38,7 +38,8 @@ class End:
     @property
     def side(self) -> Side:
         """What the price of its traffic may depend on."""
-        return Side(self.region, self.workload if self.kind == "cidr" else "", self.kind == "external")
+        name = self.workload if self.kind == "cidr" else self.internet_name
+        return Side(self.region, name, self.kind == "external", self.zone)
 
 
 class Ends:

@@ -2,6 +2,7 @@
 """docs/prices.md says what the shipped files say, and its example is one that would be taken."""
 
 import re
+from decimal import Decimal
 
 import pytest
 
@@ -10,6 +11,7 @@ from prices.file import SHIPPED, parse_prices, shipped
 from tests.docs.commands import ROOT
 
 PAGE = (ROOT / "docs/prices.md").read_text()
+EXAMPLES = re.findall(r"^```toml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -25,8 +27,36 @@ def test_the_table_says_what_the_file_says(name: str) -> None:
 
 
 def test_the_example_is_a_price_file() -> None:
-    [example] = re.findall(r"^```toml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    book = parse_prices(example.encode(), "example")
+    book = parse_prices(EXAMPLES[0].encode(), "example")
     assert book.find("cross_zone", Side("eu-west-1", "alb-public")) is book.prices[0]
     assert book.find("cross_zone", Side("ap-south-1", "")) is book.prices[1]
     assert book.find("cross_zone", Side("eu-west-1", "")) is book.prices[2]
+
+
+def test_the_other_examples_go_into_it() -> None:
+    """And say what the page says: the first that matches counts, which those of the same scope before it would be."""
+    _, places, gateways = EXAMPLES
+    book = parse_prices(
+        (
+            EXAMPLES[0].split("[[price]]")[0] + places + gateways + "[[price]]" + EXAMPLES[0].split("[[price]]")[-1]
+        ).encode(),
+        "example",
+    )
+    between = book.find("cross_region", Side("eu-west-1"), Side("us-east-1"))
+    assert between is not None
+    assert (str(between.source), between.billed) == ("0.02", "sender")
+    assert book.find("cross_region", Side("us-east-1"), Side("eu-west-1")) is None, "one way"
+    racks = [Side(zone="rack-1"), Side(zone="rack-2")]
+    ways = [book.find("cross_zone", *each) for each in (racks, racks[::-1])]
+    assert [price and price.total for price in ways] == [0, Decimal("0.02")]
+    internet = Side(external=True)
+    stored = book.find("external", Side("eu-west-1"), Side("", "aws/S3/eu-west-1", external=True))
+    assert stored is not None
+    assert stored.total == 0
+    out, into = book.match("external", Side("eu-west-1"), internet), book.match("external", internet, Side("eu-west-1"))
+    assert out is not None
+    assert into is not None
+    assert (out.source, out.source_highest, into.destination) == tuple(map(Decimal, ("0.095", "0.135", "0.045")))
+    reached = book.find("same_zone", Side("eu-west-1"), Side("", "vpce-logs"))
+    assert reached is not None
+    assert reached.billed == "sender"

@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import io
 from collections import Counter
+from decimal import Decimal
 from fractions import Fraction
 from typing import get_args
 
@@ -57,7 +58,9 @@ shop/Deployment/web       ->  shop/Deployment/api  b -> a    90.0   1.80    5,25
 UNKNOWN      vpc_unmapped 3.00 GB   zone_missing 123 MB
 METER'S OWN  3.00 GB   3.00 GB of it across zones   $0.06, 0.23 % of the above   included above
 OVERLAY      99.0 GB in outer packets, whose inner ones are counted: in no sum
-NO PRICE     cross-region 2.00 GB, external 61.0 GB: not in the dollars
+NO PRICE     cross-region 2.00 GB: not in the dollars
+BY TIER      external 61.0 GB: $3.05 to $5.49, lowest to highest tier: not in the dollars
+ASSUMED      $2.00 of the dollars is the far side's, in the CIDR map: as any other end's
 
 next   zonemeter replay --since 30m --scope unknown
        zonemeter cidrs suggest --since 30m
@@ -104,6 +107,23 @@ def test_dollars_by_cloud(book: str, cost: str, billed: str) -> None:
     text = "\n".join(report_view.lines(report(a_day(), shipped(book))))
     assert f"of in-region   {cost}   = $" in text
     assert billed in text
+
+
+def test_what_is_by_tier_is_a_range_beside_the_dollars() -> None:
+    made = report(a_day(), shipped("aws"))
+    found = machine.as_dict(made)
+    assert found["by_tier"] == {"external": {"bytes": 61 * GB, "cost_lowest": "3.05", "cost_highest": "5.49"}}
+    assert "cost" not in found["scopes"]["external"]
+    assert "external" not in found["unpriced"]
+    assert found["prices"]["assumed_far_side"] == "2"
+
+
+def test_a_price_that_names_the_far_side_assumes_nothing() -> None:
+    aws = shipped("aws")
+    named = dataclasses.replace(aws.prices[0], source_name="orders-*", source=Decimal(0))
+    made = report(a_day(), dataclasses.replace(aws, prices=(named, *aws.prices)))
+    assert made.now.bill.assumed == 0
+    assert not any("ASSUMED" in line for line in report_view.lines(made))
 
 
 def test_without_prices_there_is_no_dollar() -> None:
@@ -272,7 +292,15 @@ def test_everything_adds_up_to_the_flows(flows: list[Flow]) -> None:
     assert sum(pair.bytes for pair in made.pairs()) == scopes["cross_zone"]
     assert Fraction(money(made.now.bill.total.total)) == Fraction(scopes["cross_zone"], 50 * 10**9)
     assert sum(pair.cost.total for pair in made.pairs() if pair.cost) == made.now.bill.total.total
-    assert sum(made.now.bill.unpriced.values()) == sum(scopes[s] for s in ("cross_region", "external", "unknown"))
+    bill = made.now.bill
+    tiered = sum(each.bytes for each in bill.by_tier.values())
+    free = sum(
+        size for traffic, size in made.summary.traffic.items() if traffic.scope == "external" and traffic in bill.costs
+    )
+    apart = sum(scopes[s] for s in ("cross_region", "external", "unknown"))
+    assert sum(bill.unpriced.values()) + tiered + free == apart
+    assert all(each.lowest <= each.highest for each in bill.by_tier.values())
+    assert bill.assumed <= bill.total.total
     assert max(map(len, report_view.lines(made))) <= 100
 
 

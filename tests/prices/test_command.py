@@ -39,6 +39,16 @@ def test_the_list_names_every_file_with_its_date_and_source(capsys: pytest.Captu
         (["westeurope-1", "westeurope-2"], 0, "costs 0.00 USD; billed: nobody"),
         (["eu-west-1a", "eu-west-1a"], 0, "eu-west-1a -> eu-west-1a: same_zone"),
         (["eu-west-1a", "us-east-1a"], 1, "aws has no price for it: reported in bytes, never as free"),
+        (["us-east-1a", "us-east-2a"], 0, "costs 10.00 USD; billed: sender"),
+        (["eu-west-1a", "external"], 0, "1 TB (10^12 bytes) costs 50.00 to 90.00 USD; billed: sender"),
+        (["eu-west-1a", "external"], 0, "by the month's amount, which a flow does not show"),
+        (["external", "ap-south-1a"], 0, "assumed: what the far side on the internet is billed is not on your bill"),
+        (["eu-west-1a", "eu-west-1b"], 0, "assumed: both sides are on your bill"),
+        (
+            ["eu-west-1a", "eu-west-1b", "--source-name", "db"],
+            0,
+            "the sender, db, is billed as any other end: no price",
+        ),
         (["rack-1", "rack-2", "--prices", "gcp", "--scope", "cross_zone"], 0, "0.01 the sender, 0 the receiver"),
     ],
 )
@@ -63,6 +73,10 @@ def test_explain_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.explain(["eu-west-1a", "eu-west-1b", "-o", "json"]) == 0
     found = orjson.loads(capsys.readouterr().out)
     assert (found["scope"], found["file"], found["price"]["source"]) == ("cross_zone", "aws", "0.01")
+    assert found["assumed"] == ["both sides are on your bill: the far side is not another account's"]
+    assert command.explain(["eu-west-1a", "external", "-o", "json"]) == 0
+    price = orjson.loads(capsys.readouterr().out)["price"]
+    assert (price["source"], price["source_highest"], price["source_region"]) == ("0.05", "0.09", "eu-west-[123]")
 
 
 @pytest.mark.parametrize(
@@ -71,6 +85,7 @@ def test_explain_as_json(capsys: pytest.CaptureFixture[str]) -> None:
         (["rack-1", "rack-2"], "are zones of no cloud known here; say --prices aws|azure|gcp|FILE"),
         (["rack-1", "rack-2", "--prices", "aws"], "do not show in their names; say --scope"),
         (["eu-west-1a", "eu-west-1b", "--prices", "/nonexistent"], "expected aws, azure, gcp or a file"),
+        (["external", "external"], "both ends are external: such traffic is not the cluster's"),
         (["eu-west-1a"], "the following arguments are required"),
     ],
 )

@@ -212,6 +212,94 @@ def test_only_our_own_known_sides_are_billed(
     assert (price and (price.source, price.destination)) == (billed and tuple(map(Decimal, billed)))
 
 
+BY_PLACE = RIGHT.replace('source_name = "alb-*"', 'source_zone = "eu-west-1a"\ndestination_zone = "eu-west-1[bc]"')
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "number"),
+    [("eu-west-1a", "eu-west-1b", 0), ("eu-west-1b", "eu-west-1a", 1), ("eu-west-1a", "eu-west-1d", 1), ("", "", 1)],
+)
+def test_a_pair_of_zones_has_a_price_of_its_own_each_way(source: str, destination: str, number: int) -> None:
+    book = parse_prices(BY_PLACE.encode(), "mine")
+    assert book.find("cross_zone", Side(zone=source), Side(zone=destination)) is book.prices[number]
+
+
+TIERED = (
+    RIGHT
+    + """
+[[price]]
+scope = "external"
+source_name = "vpce-*"
+source = 0.02
+destination = 0
+url = "https://example.com/endpoints"
+
+[[price]]
+scope = "external"
+source = [0.05, 0.09]
+destination = [0, 0.001]
+url = "https://example.com/internet"
+"""
+)
+
+
+def test_a_price_by_tier_is_a_range_and_never_one_number() -> None:
+    book = parse_prices(TIERED.encode(), "mine")
+    out = book.match("external", Side("eu-1"), Side(external=True))
+    assert out is not None
+    assert (out.source, out.highest.source) == (Decimal("0.05"), Decimal("0.09"))
+    assert out.destination == out.highest.destination == 0, "the far side is not on this bill"
+    assert (out.is_range, out.highest.is_range, out.billed) == (True, False, "sender")
+    assert book.find("external", Side("eu-1"), Side(external=True)) is None
+    both = book.match("external", Side(external=True), Side(external=True))
+    assert both is not None
+    assert not both.is_range
+    named = book.find("external", Side("", "vpce-logs"), Side(external=True))
+    assert named is not None, "what stands first and is one number counts"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("[0.05, 0.09]", "[0.09, 0.05]", "m:29: price 4: source: [0.09, 0.05]: expected [LOWEST, HIGHEST], the lowest"),
+        ("[0.05, 0.09]", "[0.05, 0.05]", "expected [LOWEST, HIGHEST], the lowest first"),
+        ("[0.05, 0.09]", "[0.05]", "source: [0.05]: expected [LOWEST, HIGHEST], the prices of the cheapest and"),
+        ("[0.05, 0.09]", '[0.05, "0.09"]', "source: '0.09': expected a number from 0 to 1000 with at most"),
+        ("[0.05, 0.09]", "[0.05, 0.0900001]", "expected a number from 0 to 1000 with at most 6 decimals"),
+        ("source = 0.01", "source = [0.01, 0.02]", "m:15: price 2: scope: a range is for cross_region or external: no"),
+    ],
+)
+def test_what_is_wrong_with_a_range_is_said_with_its_place(old: str, new: str, problem: str) -> None:
+    with pytest.raises(PriceFileError) as caught:
+        parse_prices(TIERED.replace(old, new).encode(), "m")
+    assert any(problem in line for line in caught.value.problems), caught.value.problems
+
+
+@pytest.mark.parametrize(
+    ("scope", "source", "destination", "price"),
+    [
+        ("cross_region", Side("us-east-1"), Side("us-east-2"), ("0.01", None)),
+        ("cross_region", Side("us-east-2"), Side("us-east-1"), ("0.01", None)),
+        ("cross_region", Side("us-east-1"), Side("ap-south-1"), ("0.02", None)),
+        ("cross_region", Side("us-gov-east-1"), Side("us-gov-west-1"), None),
+        ("cross_region", Side("us-east-2"), Side("us-west-2"), None),
+        ("external", Side("us-west-2"), Side(external=True), ("0.05", "0.09")),
+        ("external", Side("eu-north-1"), Side(external=True), ("0.05", "0.09")),
+        ("external", Side("us-gov-west-1"), Side(external=True), None),
+        ("external", Side("ap-south-1"), Side(external=True), None),
+        ("external", Side(), Side(external=True), None),
+        ("external", Side(external=True), Side("ap-south-1"), ("0", None)),
+    ],
+)
+def test_aws_prices_only_what_a_source_says(
+    scope: Scope, source: Side, destination: Side, price: tuple[str, str | None] | None
+) -> None:
+    found = shipped("aws").match(scope, source, destination)
+    highest = None if found is None else found.source_highest
+    assert (found and (str(found.source), highest and str(highest))) == price
+    assert found is None or found.highest.destination == 0, "in is free, between regions and from the internet"
+
+
 def test_a_file_of_many_prices_or_errors_is_refused_without_comparing_them_all() -> None:
     head, prices = RIGHT.split("[[price]]", 1)
     with pytest.raises(PriceFileError, match=r"1,002 prices; expected .* at most 1,000"):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from prices.book import SUBUNITS, PriceBook
+from prices.book import SUBUNITS, PriceBook, Side
 from prices.file import parse_prices, shipped
 from schemas.flow import Observer
 from sinks.intake import Intake, Lane
@@ -103,6 +103,26 @@ def test_prices_by_region_and_by_name() -> None:
     relayed = {"source": EXTERNAL, "direction": "relay", "observer": Observer("node-a", cloud("a"))}
     assert costs(book, {"bytes": GB, **relayed})[ZONE_COST.name] == {AB: 5 * cents}
     assert costs(book, {"bytes": GB, **relayed, "observer": Observer("node-x")})[ZONE_COST.name] == {}
+
+
+def test_a_pair_of_zones_has_a_price_of_its_own_also_where_a_packet_is_relayed() -> None:
+    book = parse_prices(EXEMPT.replace(b'source_name = "alb-*"', b'source_zone = "a"\ndestination_zone = "b"'), "mine")
+    reply = {"bytes": GB, "source": pod("postgres", "b"), "destination": pod("api", "a")}
+    assert costs(book, {"bytes": GB})[ZONE_COST.name] == {AB: 0}
+    assert costs(book, reply)[ZONE_COST.name] == {("lab", "b", "a", "cross_zone"): 5 * SUBUNITS // 100}
+    relayed = {"source": EXTERNAL, "direction": "relay", "observer": Observer("node-a", cloud("a"))}
+    assert costs(book, {"bytes": GB, **relayed})[ZONE_COST.name] == {AB: 0}
+
+
+def test_what_is_priced_by_tier_has_no_cost_here() -> None:
+    """A counter is one number; a range is not."""
+    aws = shipped("aws")
+    assert aws.match("external", pod_side(), Side(external=True)) is not None
+    assert costs(aws, {"bytes": GB, "scope": "external", "destination": EXTERNAL})[ZONE_COST.name] == {}
+
+
+def pod_side() -> Side:
+    return Ends().make(pod("api", "a")).side
 
 
 def test_pairs_beyond_the_budget_cost_under_the_labels_that_their_bytes_have() -> None:
