@@ -50,7 +50,10 @@ class Mark:
 
 @dataclass(frozen=True)
 class Times:
-    """What is drawn. `nobody`: time that no node metered; `partly`: time that some did not."""
+    """What is drawn. `nobody`: time that no node metered; `partly`: time that some did not.
+
+    `before`: slots of the range that this one is compared with, as if they were of now.
+    """
 
     from_ms: int
     to_ms: int
@@ -58,6 +61,7 @@ class Times:
     nobody: Sequence[tuple[int, int]] = ()
     partly: Sequence[tuple[int, int]] = ()
     marks: Sequence[Mark] = ()
+    before: Sequence[Slot] = ()
 
 
 def draw(times: Times, name: str = "timeline") -> Markup:
@@ -69,13 +73,16 @@ class _Drawing:
     def __init__(self, times: Times, name: str) -> None:
         self._times, self._name = times, name
         self._span = max(times.to_ms - times.from_ms, 1)
-        self._ticks = ticks(max((slot.per_hour(slot.total) for slot in times.slots), default=0))
+        rates = [slot.per_hour(slot.total) for slot in times.slots]
+        rates += [slot.per_hour(slot.bytes.get("cross_zone", 0)) for slot in times.before]
+        self._ticks = ticks(max(rates, default=0))
         self._floor = _HEIGHT - _BOTTOM
         # A pixel: what lies closer is drawn as one.
         self._pixel_ms = self._span // (_WIDTH - _LEFT - _RIGHT)
 
     def svg(self) -> Markup:
-        parts = [svg.hatching(f"{self._name}-hatch"), *self._axes(), *self._bars(), *self._unmeasured(), *self._marks()]
+        parts = [svg.hatching(f"{self._name}-hatch"), *self._axes(), *self._bars(), *self._unmeasured()]
+        parts += [*self._line_before(), *self._marks()]
         return svg.drawing(
             self._name, "Bytes over time by scope", self._description(), (_WIDTH, _HEIGHT), parts, "wide"
         )
@@ -122,6 +129,16 @@ class _Drawing:
                     said.append(f"{scope.replace('_', '-')} {human(size)}")
                     base = top
             yield svg.titled("g", "\n".join(said), {"class": "slot"}, *parts)
+
+    def _line_before(self) -> Iterator[Element]:
+        path, last = "", None
+        for slot in self._times.before:
+            y = self._y(slot.per_hour(slot.bytes.get("cross_zone", 0)))
+            begin, end = self._x(slot.from_ms), self._x(slot.to_ms)
+            path += f"{'L' if last == slot.from_ms else 'M'}{begin:.1f},{y:.1f} H{end:.1f} "
+            last = slot.to_ms
+        if path:
+            yield svg.titled("path", "cross-zone before", {"d": path.rstrip(), "class": "before"})
 
     def _unmeasured(self) -> Iterator[Element]:
         fill = f"url(#{self._name}-hatch)"

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from common.amounts import duration, exact, human, percent, short_zones
+from common.amounts import duration, exact, human, per_hour, percent, short_zones
 from history.model.bill import Cost
 from history.model.grouping import OF_ENDS, OF_TIME
 from history.model.summary import EXTERNAL
@@ -15,7 +15,7 @@ from history.page.bounds import Bounds
 from history.page.render import page
 from history.page.scales import LEVELS, between, level
 from history.report import showback, text
-from history.report.data import PairLine, Report
+from history.report.data import PairLine, Range, Report
 from history.report.sums import SumLine, sums
 from history.report.sums_text import change_of_rate
 from prices.book import PriceBook, money, per_month
@@ -34,6 +34,13 @@ class Cash(NamedTuple):
     """Money: exact, as JSON has it, and as people read it."""
 
     exact: str
+    shown: str
+
+
+class Change(NamedTuple):
+    """How many more bytes an hour than before, and in words; without a range before neither is shown."""
+
+    bytes_per_hour: int
     shown: str
 
 
@@ -60,7 +67,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Pair:
-    """A row of the pairs. `before`: how it changed, where two ranges are compared."""
+    """A row of the pairs."""
 
     source: str
     destination: str
@@ -68,8 +75,8 @@ class Pair:
     bytes: int
     cost: Cash | None
     monthly: Cash | None
+    change: Change
     received: bool = False
-    before: str = ""
 
 
 def document(report: Report) -> str:
@@ -202,23 +209,22 @@ def _scopes(report: Report) -> list[Line]:
 
 def _times(report: Report, bounds: Bounds) -> dict[str, Any]:
     summary, span = report.summary, report.now.span
-    nobody = between(list(summary.windows), span.from_ms, span.to_ms)
-    slots, rows = [], []
+    nobody = _nobody(report.now)
+    slots, rows = _slots(report.now, nobody), []
     scopes = [scope for scope in timeline.STACKED if summary.scopes.get(scope)]
-    for at_ms in sorted({at_ms for at_ms, _ in summary.slots}):
-        held = {scope: summary.slots[at_ms, scope] for scope in scopes if (at_ms, scope) in summary.slots}
-        slots.append(timeline.Slot(*_metered(span.slot_at(at_ms), nobody), held))
+    for at_ms, slot in slots.items():
         begin = timestamp(span.slot_at(at_ms)[0])[: 16 if span.slot_ms % 60_000 == 0 else 19]
-        rows.append((begin, [held.get(scope, 0) for scope in scopes], slots[-1].total))
+        rows.append((begin, [slot.bytes.get(scope, 0) for scope in scopes], slot.total))
     gaps = [] if report.audit is None else report.audit.gaps
     events = report.events or []
     drawn = timeline.Times(
         span.from_ms,
         span.to_ms,
-        slots,
+        list(slots.values()),
         nobody,
         [(max(gap.from_ms, span.from_ms), min(gap.to_ms, span.to_ms)) for gap in gaps],
         [timeline.Mark(event.at_ms, f"{event.what} {event.subject}: {event.detail}") for event in events],
+        list(_slots_before(report)),
     )
     return {
         "drawing": timeline.draw(drawn),
@@ -230,6 +236,25 @@ def _times(report: Report, bounds: Bounds) -> dict[str, Any]:
         "gaps": sorted(gaps, key=lambda gap: (gap.from_ms, gap.node))[: bounds.listed],
         "more_gaps": max(len(gaps) - bounds.listed, 0),
     }
+
+
+def _nobody(part: Range) -> list[tuple[int, int]]:
+    return between(list(part.summary.windows), part.span.from_ms, part.span.to_ms)
+
+
+def _slots(part: Range, nobody: Sequence[tuple[int, int]]) -> dict[int, timeline.Slot]:
+    """Return the slots of a range, by when they begin."""
+    held: dict[int, dict[Scope, int]] = {}
+    for (at_ms, scope), size in sorted(part.summary.slots.items()):
+        held.setdefault(at_ms, {})[scope] = size
+    return {at: timeline.Slot(*_metered(part.span.slot_at(at), nobody), sizes) for at, sizes in held.items()}
+
+
+def _slots_before(report: Report) -> Iterator[timeline.Slot]:
+    if report.before is not None:
+        later = report.now.span.from_ms - report.before.span.from_ms
+        for slot in _slots(report.before, _nobody(report.before)).values():
+            yield timeline.Slot(slot.from_ms + later, slot.to_ms + later, slot.bytes)
 
 
 def _metered(slot: tuple[int, int], nobody: Sequence[tuple[int, int]]) -> tuple[int, int]:
@@ -267,8 +292,8 @@ def _pair(report: Report, pair: PairLine, short: Mapping[str, str]) -> Pair:
         pair.bytes,
         _cash(report, pair.cost),
         _monthly(report, pair.cost),
+        _change(report, pair.bytes, pair.before),
         pair.received,
-        "" if report.before is None else change_of_rate(pair.bytes, pair.before, report),
     )
 
 
@@ -276,8 +301,15 @@ def _rest(report: Report, pairs: Sequence[PairLine]) -> Pair:
     costs = [pair.cost for pair in pairs if pair.cost is not None]
     cost = Cost(sum(each.total for each in costs)) if costs else None
     size, before = sum(pair.bytes for pair in pairs), sum(pair.before for pair in pairs)
-    change = "" if report.before is None else change_of_rate(size, before, report)
-    return Pair("", "", (), size, _cash(report, cost), _monthly(report, cost), before=change)
+    change = _change(report, size, before)
+    return Pair("", "", (), size, _cash(report, cost), _monthly(report, cost), change)
+
+
+def _change(report: Report, now: int, before: int) -> Change:
+    if report.before is None:
+        return Change(0, "")
+    rates = per_hour(now, report.summary.metered_ms), per_hour(before, report.metered_before_ms)
+    return Change(rates[0] - rates[1], change_of_rate(now, before, report))
 
 
 def _bands(report: Report, pairs: Sequence[PairLine], bounds: Bounds) -> Iterator[sankey.Flow]:
@@ -321,7 +353,7 @@ def _sum(report: Report, name: str, lines: Sequence[SumLine]) -> dict[str, Any]:
         "name": name,
         "sizes": sizes,
         "cost": _cash(report, Cost(sum(cost.total for cost in costs))) if costs else None,
-        "before": "" if report.before is None else change_of_rate(sum(line.bytes for line in lines), before, report),
+        "change": _change(report, sum(line.bytes for line in lines), before),
     }
 
 

@@ -1,11 +1,12 @@
 // Sorting and filtering of tables, and copying of text. Without it the page has all it says, in the order it was made.
 (() => {
   "use strict";
-  const value = (cell) => {
+  // What has no number, such as a cost without a price, is less than any.
+  const number = (cell) => {
     const data = cell.querySelector("data");
-    return data ? Number(data.value) : cell.textContent.trim();
+    return data ? Number(data.value) : -Infinity;
   };
-  const compare = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en"));
+  const text = (cell) => cell.textContent.trim();
   for (const table of document.querySelectorAll("table[data-sorts]")) {
     const body = table.tBodies[0];
     [...table.tHead.rows[0].cells].forEach((head, place) => {
@@ -13,12 +14,15 @@
       button.type = "button";
       button.append(...head.childNodes);
       head.append(button);
+      const counts = head.classList.contains("n");
       button.addEventListener("click", () => {
-        const falls = head.getAttribute("aria-sort") !== "descending" && (head.classList.contains("n") || head.getAttribute("aria-sort") === "ascending");
+        const now = head.getAttribute("aria-sort");
+        const falls = now ? now === "ascending" : counts;
         for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
         head.setAttribute("aria-sort", falls ? "descending" : "ascending");
-        const rows = [...body.rows].map((row) => [value(row.cells[place]), row]);
-        rows.sort(([a], [b]) => (falls ? compare(b, a) : compare(a, b)));
+        const rows = [...body.rows].map((row) => [counts ? number(row.cells[place]) : text(row.cells[place]), row]);
+        rows.sort(([a], [b]) => (counts ? (a > b) - (a < b) : a.localeCompare(b, "en")));
+        if (falls) rows.reverse();
         body.append(...rows.map(([, row]) => row));
       });
     });

@@ -11,6 +11,7 @@ from xml.etree.ElementTree import Element
 
 import pytest
 
+from history.model.bill import price_summary
 from history.model.events import Event
 from history.model.grouping import By
 from history.model.ready import Group
@@ -18,12 +19,13 @@ from history.model.summary import EXTERNAL
 from history.model.time_range import TimeRange
 from history.page.render import MOST_BYTES
 from history.report import machine, page
-from history.report.data import Report
+from history.report.data import Range, Report
 from history.report.text import trust_facts
 from prices.file import shipped
 from schemas.flow import Kubernetes, Named, Workload
 from tests.support.history.html import by_id, parsed, rows, text_of, values
-from tests.support.history.reports import WINDOW, a_day, audit, report
+from tests.support.history.reports import DAY_MS, WINDOW, a_day, audit, report
+from tests.support.history.rows import summed
 from tests.support.sinks.flows import START_MS, flow, pod
 
 SUBJECT = Group("shop", "Deployment", "api")
@@ -105,13 +107,32 @@ def test_pairs_scopes_and_slots_have_the_numbers_of_the_json(priced: tuple[Eleme
 
 @pytest.mark.parametrize("by", get_args(By))
 def test_sums_have_the_numbers_of_the_json(by: By) -> None:
-    shown, document = read(report(a_day(), shipped("aws"), by=by, top=100, before=a_day()))
+    shown, document = read(report(a_day(), shipped("aws"), by=by, top=100))
     ends = ("sent_bytes", "cross_zone_sent_bytes", "received_bytes", "cross_zone_received_bytes")
     columns = (*ends, "bytes", "cross_zone_bytes", "cost")
     wanted = [[str(each[name]) for name in columns if name in each] for each in document["by"]["sums"]]
     found = [values(row) for row in rows(by_id(shown, "sums"))]
     assert found == wanted
     assert [text_of(row[0]) for row in rows(by_id(shown, "sums"))] == [each["name"] for each in document["by"]["sums"]]
+
+
+def test_two_ranges_are_compared_by_their_rates() -> None:
+    week_ago = {"start_ms": START_MS - 7 * DAY_MS, "end_ms": START_MS - 7 * DAY_MS + 450_000}
+    grown, gone = pod("web", "eu-west-1b"), pod("gone", "eu-west-1b")
+    before = [flow(**week_ago, destination=each, bytes=10**9) for each in (grown, gone)]
+    made = report([flow(**WINDOW, destination=grown, bytes=4 * 10**9)], shipped("aws"), before=before)
+    ago = made.now.span.earlier(7 * DAY_MS)
+    made.before = Range(ago, summed(before, span=ago), price_summary(summed(before, span=ago), shipped("aws")))
+    shown, document = read(made)
+    changes = [each["bytes_per_hour"] - each["bytes_per_hour_before"] for each in document["top_pairs"]]
+    assert [int(values(row)[-1]) for row in rows(by_id(shown, "pairs"))] == changes == [8 * 10**9, -8 * 10**9]
+    assert [text_of(row[-1]) for row in rows(by_id(shown, "pairs"))] == ["+100 %", "gone"]
+    line, _ = (each for each in shown.iter("path") if each.get("class") == "before")
+    (bar,) = [each for each in shown.iter("rect") if each.get("class") == "scope-cross_zone" and "y" in each.attrib]
+    top, height = float(bar.attrib["y"]), float(bar.attrib["height"])
+    at, above = map(float, line.attrib["d"].removeprefix("M").split(" ")[0].split(","))
+    assert at == pytest.approx(float(bar.attrib["x"]), abs=0.1)
+    assert above == pytest.approx(top + height / 2, abs=0.2), "half of the bytes in a slot as long"
 
 
 def test_unmeasured_time_and_changes_are_drawn_and_listed() -> None:
