@@ -83,6 +83,7 @@ def test_a_cidr_map_that_may_not_be_meant_is_said_and_every_rule_is_counted(topi
         (["--kube", "in-cluster", "--kubeconfig", "b"], "leave one of them out"),
         (["--late-seconds", "-1"], "late_seconds"),
         (["--kube", "somewhere"], "kube"),
+        (["--namespace-labels", "team,=1+1"], "'=1+1' is not the name of a label; expected, for example, team"),
     ],
 )
 def test_settings_that_make_no_sense(flags: list[str], says: str, capfd: pytest.CaptureFixture[str]) -> None:
@@ -158,6 +159,27 @@ def test_follows_a_cluster_and_keeps_its_history(topics: Topics, tmp_path: Path)
         assert (closed.name, closed.key in {state.key for state in first}) == ("postgres-0", True)
         assert closed.to_ms is not None
         assert time.time() * 1000 - closed.to_ms < 30_000
+
+
+def test_labels_of_namespaces_are_kept_as_long_as_they_are_asked_for(topics: Topics, tmp_path: Path) -> None:
+    with api_at(tmp_path) as api:
+        api.start()
+        api.label("shop", {"team": "payments", "secret": "x"})
+        flags = [*topics.flags, "--kubeconfig", str(api.kubeconfig)]
+        with running([*flags, "--namespace-labels", "team"], tmp_path / "log") as enricher:
+            eventually(lambda: _of_namespaces(topics) == [({"team": "payments"}, True)])
+            api.label("shop", {"team": "core"})
+            eventually(lambda: _of_namespaces(topics) == [({"team": "core"}, True), ({"team": "payments"}, False)])
+            assert enricher.terminate() == 0
+        with running(flags, tmp_path / "log") as enricher:
+            eventually(lambda: not any(holds for _, holds in _of_namespaces(topics)))
+            assert enricher.terminate() == 0
+
+
+def _of_namespaces(topics: Topics) -> list[tuple[dict[str, str], bool]]:
+    """Return the labels of each state of a namespace, and whether it still holds."""
+    last = {state.key: state for state in topics.topology() if state.kind == "namespace"}
+    return sorted(((state.labels, state.to_ms is None) for state in last.values()), key=lambda each: each[0]["team"])
 
 
 def test_a_chunk_waits_for_a_pod_that_is_just_coming_up_and_once_only(topics: Topics, tmp_path: Path) -> None:

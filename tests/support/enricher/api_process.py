@@ -80,6 +80,11 @@ class Api:
         body["metadata"]["managedFields"][0]["time"] = rfc3339(datetime.now(UTC))
         self._call("PUT", f"services/{found.namespace}/{found.name}", body)
 
+    def label(self, namespace: str, labels: dict[str, str]) -> None:
+        """Make a namespace, or give it these labels."""
+        metadata = {"name": namespace, "uid": f"ns-{namespace}", "labels": labels}
+        self._call("PUT", f"namespaces/{namespace}", {"metadata": metadata})
+
     def begin_fault(self, name: str) -> None:
         """Misbehave in one of the ways that tests/support/lab/kube_faults.py names."""
         self._call("PUT", f"faults/{name}")
