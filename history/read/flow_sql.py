@@ -23,7 +23,7 @@ from history.model.summary import Summary, Traffic
 from history.model.time_range import TimeRange
 
 FETCH_ROWS = 5_000
-# Of sums by period: with its cost one takes some 700 bytes, and its lines as much again.
+# Of sums by period: with its cost one takes some 450 bytes, and its lines as much again.
 MAX_KINDS = 500_000
 FLOWS = "flows"
 WANTED_ADDRESSES = "wanted_addresses"
