@@ -8,7 +8,7 @@ from audit.settings import AuditServiceSettings
 from common.entry_point import entry_point
 from common.errors import Stopped
 from common.service import lifecycle
-from common.service.lifecycle import Service
+from common.service.running import Service
 
 
 @entry_point("run audit", AuditServiceSettings)

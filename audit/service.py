@@ -22,7 +22,7 @@ from audit.settings import AuditServiceSettings
 from common.clock import now_ms
 from common.kafka import by_time, clients
 from common.kafka.partitions import Partitions
-from common.service.lifecycle import Service
+from common.service.running import Service
 from schemas.codec import Unreadable
 from schemas.errors import DecodeError
 from schemas.ledger import read_ledger

@@ -30,7 +30,7 @@ from collector.outbox.publish import WindowPublisher, encoded
 from collector.window.meter import Window
 from common.clock import now_ms
 from common.kafka.publish import Publisher
-from common.service.lifecycle import Service
+from common.service.running import Service
 from common.settings import KafkaSettings
 
 _FLOWS = 100_000

@@ -28,7 +28,7 @@ from collector.window.coverage import WindowCoverage, of_window
 from collector.window.meter import Devices, Meter, Window, since_boot_ms
 from collector.window.schedule import is_on_time, next_boundary
 from common.clock import now_ms
-from common.service.lifecycle import Service
+from common.service.running import Service
 from schemas.raw import Hook
 
 log = logging.getLogger(__name__)

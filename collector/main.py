@@ -19,7 +19,7 @@ from common.kafka import clients
 from common.kafka.publish import Publisher
 from common.service import lifecycle as service_
 from common.service import memory
-from common.service.lifecycle import Service
+from common.service.running import Service
 from common.task_group import TaskGroup
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from common.kafka import clients
 from common.kafka.partitions import Partitions
 from common.kafka.publish import PublishCounters, Publisher
 from common.service import lifecycle
-from common.service.lifecycle import Service
+from common.service.running import Service
 from common.task_group import TaskGroup
 from enricher.delivery.admission import Nodes
 from enricher.delivery.deps import Deps

@@ -16,7 +16,7 @@ from aiokafka import TopicPartition
 from common.errors import PublishError
 from common.kafka.partitions import Kind, Partitions
 from common.kafka.publish import PublishCounters, Publisher, Record
-from common.service.lifecycle import Service
+from common.service.running import Service
 from common.settings import KafkaSettings
 from sinks import kafka_io
 

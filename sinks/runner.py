@@ -27,7 +27,7 @@ from common.errors import Stopped
 from common.kafka import clients
 from common.kafka.partitions import LOOK_SECONDS, Partitions
 from common.kafka.publish import PublishCounters
-from common.service.lifecycle import Service
+from common.service.running import Service
 from common.settings import KafkaSettings
 from common.task_group import TaskGroup
 from schemas.flow import Endpoint

@@ -27,7 +27,7 @@ from bench import cluster
 from bench.kube.objects import NODES, PODS_A_NODE, SERVICES
 from bench.measure.process import resident_bytes
 from common.clock import now_ms
-from common.service.lifecycle import Service
+from common.service.running import Service
 from enricher import main as enricher
 from enricher.index.cidrs import CidrMap
 from enricher.index.ownership import Index, Slot

@@ -22,7 +22,7 @@ from collector.outbox.publish import WindowPublisher
 from collector.outbox.spool import Entry, Spool, SpoolError
 from collector.outbox.spool_file import DamagedError, EncodedWindow, read, read_head
 from common.errors import PublishError, Stopped
-from common.service.lifecycle import Service
+from common.service.running import Service
 from schemas.amount import NOTHING
 
 log = logging.getLogger(__name__)

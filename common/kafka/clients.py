@@ -27,7 +27,7 @@ from aiokafka.structs import ConsumerRecord
 
 from common.errors import Stopped
 from common.kafka import connections, credentials, fetching
-from common.service.lifecycle import Service
+from common.service.running import Service
 from common.settings import KafkaSettings
 from common.terminal import command
 

@@ -19,7 +19,7 @@ from aiokafka.errors import KafkaError
 from prometheus_client import Gauge
 
 from common.kafka import clients
-from common.service.lifecycle import Service
+from common.service.running import Service
 
 # What fails of a partition. `work`: what is done with its records; `reading`: the look at its position and its end;
 # what a sink publishes of it.

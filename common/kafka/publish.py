@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from common.errors import PublishError, leaves
 from common.kafka import clients, connections
-from common.service.lifecycle import Service
+from common.service.running import Service
 from common.settings import KafkaSettings
 from common.task_group import TaskGroup
 

@@ -17,7 +17,7 @@ from aiokafka.structs import ConsumerRecord
 
 from common.errors import Refusal
 from common.kafka import clients
-from common.service.lifecycle import Service
+from common.service.running import Service
 from common.settings import KafkaSettings
 from schemas.codec import offsets_of
 

@@ -10,18 +10,16 @@ import asyncio
 import gc
 import logging
 import os
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from prometheus_client import CollectorRegistry, Gauge, disable_created_metrics
+from prometheus_client import Gauge, disable_created_metrics
 
-from common.errors import Refusal, Stopped, leaves
-from common.service import health as health_
-from common.service import last_resort, memory
+from common.errors import Refusal, leaves
+from common.service import http_server, last_resort, memory
 from common.service import log as log_
-from common.service.health import Health
+from common.service.running import Service
 from common.settings import ServiceSettings
 
 log = logging.getLogger(__name__)
@@ -35,43 +33,6 @@ CLOSING_SECONDS = 5.0
 COLLECT_SECONDS = 60.0
 # What a service writes says who talks to whom (docs/security.md): files 0640, directories 0750.
 _UMASK = 0o027
-
-
-@dataclass
-class Service:
-    """What a service's body gets to work with. `render` may be set to serve further metrics (see health.serve).
-
-    `renew_thread`: to be called once the process has given up rights, which the thread for signals would keep.
-    """
-
-    name: str
-    stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    health: Health = field(default_factory=Health)
-    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
-    render: Callable[[], bytes] | None = None
-    renew_thread: Callable[[], None] = lambda: None
-
-    async def pause(self, seconds: float) -> None:
-        """Sleep, or less when asked to stop."""
-        try:
-            await asyncio.wait_for(self.stopping.wait(), seconds)
-        except TimeoutError:
-            return
-
-    async def unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
-        """Return what `work` returns; told to stop before, give it up at once and raise `Stopped`."""
-        task, stop = asyncio.ensure_future(work), asyncio.ensure_future(self.stopping.wait())
-        try:
-            await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                return task.result()
-            raise Stopped("told to stop")
-        finally:
-            stop.cancel()
-            if not task.done():
-                task.add_done_callback(lambda given_up: given_up.cancelled() or given_up.exception())
-                task.cancel()
-                await asyncio.wait({task}, timeout=1.0)
 
 
 Body = Callable[[Service], Awaitable[None]]
@@ -120,7 +81,7 @@ async def _live(name: str, settings: ServiceSettings, body: Body, signals: last_
 
         signals.call(loop, stop)
         extra = lambda: service.render() if service.render else b""  # noqa: E731 - set by the body later
-        async with health_.serve(settings.listen, service.health, service.registry, extra):
+        async with http_server.serve(settings.listen, service.health, service.registry, extra):
             service.health.ready("start")
             collecting = asyncio.create_task(_collect(service), name="collect-garbage")
             try:

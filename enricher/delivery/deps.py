@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from common.kafka.partitions import Partitions
 from common.kafka.publish import PublishCounters
-from common.service.lifecycle import Service
+from common.service.running import Service
 from enricher.delivery.admission import Nodes
 from enricher.delivery.waiting import LateSenders
 from enricher.join.policy import Policy

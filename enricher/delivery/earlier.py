@@ -16,7 +16,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from common.kafka import by_time
 from common.kafka.reading import Records, held, reader, stretch
 from common.plausible import Place, seen_end_ms, why_not_then, why_not_there
-from common.service.lifecycle import Service
+from common.service.running import Service
 from enricher.delivery.raw_records import decode_record
 from enricher.delivery.taken import ChunkMark, TakenRuns
 from enricher.settings import EnricherSettings

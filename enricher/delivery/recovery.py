@@ -15,7 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from common.kafka import clients
 from common.kafka.reading import held, reader, stretch
-from common.service.lifecycle import Service
+from common.service.running import Service
 from enricher.join.join import Out
 from enricher.settings import EnricherSettings
 from schemas.errors import DecodeError

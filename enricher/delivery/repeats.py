@@ -16,7 +16,7 @@ from aiokafka import TopicPartition
 
 from common.clock import now_ms
 from common.plausible import seen_end_ms
-from common.service.lifecycle import Service
+from common.service.running import Service
 from enricher.delivery.earlier import BootState, Earlier, mark_of, why_not
 from enricher.kube.cluster import Clock
 from enricher.settings import EnricherSettings

@@ -23,7 +23,7 @@ from common.files import read_named
 from common.kafka import clients
 from common.kafka.publish import Publisher, Record
 from common.kafka.reading import Records, held, reader, stretch
-from common.service.lifecycle import Service
+from common.service.running import Service
 from enricher.kube.cluster import ClusterView
 from enricher.metrics import EnricherMetrics
 from enricher.settings import EnricherSettings

@@ -7,7 +7,7 @@ A client of its own for each, because to take up rotated credentials means to cl
 import asyncio
 import logging
 
-from common.service.lifecycle import Service
+from common.service.running import Service
 from common.task_group import TaskGroup
 from enricher.kube.client import KubeClient
 from enricher.kube.cluster import ClusterView

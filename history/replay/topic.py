@@ -12,7 +12,7 @@ from common.kafka import clients
 from common.kafka.clients import partition_for
 from common.kafka.publish import Publisher, Run
 from common.kafka.topic_admin import admin_client, apply, describe
-from common.service.lifecycle import Service
+from common.service.running import Service
 from common.settings import KafkaSettings
 from enricher.delivery.unit import kafka_time
 from history.read.batch import ArchiveParties, FlowBatch

@@ -9,7 +9,7 @@ from typing import Any
 from common.entry_point import entry_point
 from common.kafka import clients
 from common.service import lifecycle
-from common.service.lifecycle import Service
+from common.service.running import Service
 from sinks.flowlog import jsonl, parquet
 from sinks.flowlog.archive import Archive
 from sinks.flowlog.columns import FlatEnd, flatten

@@ -8,7 +8,7 @@ from common.entry_point import entry_point
 from common.errors import Refusal
 from common.kafka import clients
 from common.service import lifecycle
-from common.service.lifecycle import Service
+from common.service.running import Service
 from prices.book import PriceBook
 from prices.file import load_prices
 from sinks.metrics.checkpoint import State

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from prometheus_client import Gauge
 
 from common.clock import now_ms
-from common.service.lifecycle import Service
+from common.service.running import Service
 from prices.book import PriceBook
 from schemas.ledger import Hop, LedgerRecord
 from sinks.intake import Batch, Lane

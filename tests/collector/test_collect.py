@@ -16,7 +16,7 @@ from collector.outbox.outbox import Outbox
 from collector.settings import CollectorSettings
 from common.errors import PublishError
 from common.kafka.publish import Record
-from common.service.lifecycle import Service
+from common.service.running import Service
 from common.task_group import TaskGroup
 from enricher.index.cidrs import CidrMap
 from enricher.index.ownership import Index

@@ -20,7 +20,7 @@ from collector.outbox import outbox
 from collector.settings import CollectorSettings
 from common.errors import PublishError
 from common.kafka.publish import Record
-from common.service.lifecycle import Service
+from common.service.running import Service
 from common.task_group import TaskGroup
 from schemas.ledger import decode_ledger
 from tests.collector.window.test_windows import Killed, Node, check_node

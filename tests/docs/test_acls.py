@@ -18,7 +18,7 @@ from confluent_kafka import admin as confluent
 
 from common.kafka import clients
 from common.kafka.publish import Publisher, Record
-from common.service.lifecycle import Service
+from common.service.running import Service
 from common.settings import KafkaSettings, ServiceSettings
 from lab.kafka.broker import Broker, free_port
 from schemas.ledger import encode_ledger

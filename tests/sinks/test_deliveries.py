@@ -10,7 +10,7 @@ from aiokafka import TopicPartition
 from common.kafka import clients
 from common.kafka.partitions import Partitions
 from common.kafka.publish import PublishCounters
-from common.service.lifecycle import Service
+from common.service.running import Service
 from lab.kafka.broker import Broker
 from sinks import kafka_io
 from sinks.deliveries import Deliveries

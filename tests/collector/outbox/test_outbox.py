@@ -14,7 +14,7 @@ from collector.outbox.publish import WindowPublisher
 from collector.outbox.spool import Spool
 from common.errors import PublishError
 from common.kafka.publish import Record
-from common.service.lifecycle import Service
+from common.service.running import Service
 from schemas.ledger import LedgerRecord, decode_ledger
 from schemas.raw import decode_chunk
 from schemas.topics import TopicNames

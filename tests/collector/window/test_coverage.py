@@ -15,7 +15,7 @@ from collector.settings import CollectorSettings
 from collector.window.coverage import WindowCoverage, of_window
 from collector.window.encode import ledger_record
 from collector.window.meter import Devices, Meter
-from common.service.lifecycle import Service
+from common.service.running import Service
 from tests.collector.test_collect import Recorder, live, until
 from tests.support.collector import metered, netlab
 from tests.support.collector.netlab import send_udp

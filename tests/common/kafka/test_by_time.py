@@ -14,7 +14,7 @@ from aiokafka.structs import OffsetAndTimestamp
 from common.kafka import topic_admin
 from common.kafka.by_time import NEAR_MS, offsets_for_times, untimed_from
 from common.kafka.publish import NO_TIMESTAMP, Publisher, Record
-from common.service.lifecycle import Service
+from common.service.running import Service
 from common.settings import KafkaSettings
 from history.read.topic import read_topic
 from lab.kafka.broker import Broker as RealBroker

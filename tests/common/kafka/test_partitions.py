@@ -8,7 +8,7 @@ from aiokafka import TopicPartition
 from prometheus_client import Gauge
 
 from common.kafka.partitions import STALLED_SECONDS, Partitions
-from common.service.lifecycle import Service
+from common.service.running import Service
 
 ONE, TWO, THREE = (TopicPartition("flows", number) for number in (1, 2, 3))
 

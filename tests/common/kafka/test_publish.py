@@ -15,7 +15,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from common.errors import PublishError
 from common.kafka import publish, topic_admin
 from common.kafka.publish import Publisher, Record, Run
-from common.service.lifecycle import Service
+from common.service.running import Service
 from common.settings import KafkaSettings
 from history.read.topic import read_topic
 from lab.kafka.broker import Broker, free_port

@@ -16,7 +16,7 @@ from common.kafka import connections, credentials
 from common.kafka.clients import client_options
 from common.kafka.publish import Publisher, Record
 from common.kafka.topic_admin import admin_client
-from common.service.lifecycle import Service
+from common.service.running import Service
 from common.settings import KafkaSettings
 from tests.support.services import ServiceProcess, eventually
 from tests.torture.brokers import all_say, renew

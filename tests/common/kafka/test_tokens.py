@@ -18,7 +18,7 @@ from common.kafka import credentials, tokens
 from common.kafka.publish import Publisher, Record
 from common.kafka.tokens import NoTokenError
 from common.kafka.topic_admin import admin_client
-from common.service.lifecycle import Service
+from common.service.running import Service
 from common.settings import KafkaSettings
 from tests.support.services import ServiceProcess, eventually
 from tests.torture.checker import check

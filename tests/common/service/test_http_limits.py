@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from common.service import health, http_limits
+from common.service import http_limits, http_server
+from common.service.health import Health
 from common.service.http_limits import HttpTimeouts
 from lab.kafka.broker import free_port
 from tests.support.services import ServiceProcess, eventually, while_running
@@ -128,7 +129,7 @@ def test_who_takes_too_long_is_closed_and_counted(patience: HttpTimeouts, first:
         return size
 
     async def inside() -> None:
-        async with health.serve(listen, health.Health(), registry, lambda: b"#" * BODY_BYTES, patience):
+        async with http_server.serve(listen, Health(), registry, lambda: b"#" * BODY_BYTES, patience):
             with socket.socket() as client:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 client.connect(("127.0.0.1", int(listen.partition(":")[2])))

@@ -7,7 +7,7 @@ import pytest
 
 from common.errors import Stopped
 from common.kafka.publish import Publisher
-from common.service.lifecycle import Service
+from common.service.running import Service
 from enricher.delivery.topology_topic import TopologyTopic
 from enricher.index.ownership import Index
 from enricher.kube.cluster import ClusterView

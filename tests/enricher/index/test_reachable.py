@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from common.kafka.publish import Record
-from common.service.lifecycle import Service
+from common.service.running import Service
 from enricher.delivery.topology_topic import TopologyTopic
 from enricher.index.cidrs import Cidr, CidrMap
 from enricher.index.ownership import Index

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from common.service.lifecycle import Service
+from common.service.running import Service
 from enricher.index.ownership import Index
 from enricher.kube.cluster import ClusterView
 from enricher.kube.follower import Follower
