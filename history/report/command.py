@@ -112,7 +112,8 @@ async def _make(settings: ReportSettings, spans: list[TimeRange], now_ms: int) -
     report, nothing = await make_report(
         settings, spans, now_ms, compare=settings.compare, by=by, per=settings.per, label=label, top=top
     )
-    before = report.before if settings.output == "json" or (settings.output == "table" and by is None) else None
+    shows_pairs = settings.output in ("json", "html") or (settings.output == "table" and by is None)
+    before = report.before if shows_pairs else None
     if nothing or not (is_page or (before is not None and before.summary.flows)):
         return report, nothing
     states, report.events_note = await topology_of(settings, report)

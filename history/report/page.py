@@ -3,22 +3,21 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-from common.amounts import duration, exact, human, per_hour, percent, short_zones
+from common.amounts import duration, percent, short_zones
 from history.model.bill import Cost
-from history.model.grouping import OF_ENDS, OF_TIME
-from history.model.summary import EXTERNAL
 from history.model.time_range import timestamp
-from history.page import sankey, timeline
+from history.page import sankey
 from history.page.bounds import Bounds
 from history.page.render import page
-from history.page.scales import LEVELS, between, level
-from history.report import showback, text
-from history.report.data import PairLine, Range, Report
-from history.report.sums import SumLine, sums
-from history.report.sums_text import change_of_rate
-from prices.book import PriceBook, money, per_month
+from history.report import text
+from history.report.data import PairLine, Report
+from history.report.page_tables import differences_table, showback_tables, sums_table
+from history.report.page_times import over_time
+from history.report.page_values import Cash, Change, changed, monthly, priced
+from history.report.page_zones import heat_map
+from prices.book import PriceBook
 from schemas.flow import Scope
 
 _SCOPES: tuple[tuple[Scope, str], ...] = (
@@ -28,30 +27,6 @@ _SCOPES: tuple[tuple[Scope, str], ...] = (
     ("same_node", "same node"),
     ("unknown", "unknown"),
 )
-
-
-class Cash(NamedTuple):
-    """Money: exact, as JSON has it, and as people read it."""
-
-    exact: str
-    shown: str
-
-
-class Change(NamedTuple):
-    """How many more bytes an hour than before, and in words; without a range before neither is shown."""
-
-    bytes_per_hour: int
-    shown: str
-
-
-@dataclass(frozen=True)
-class Square:
-    """One cell of the heat map. `level`: 0 to `LEVELS`; `within`: both zones are the same."""
-
-    bytes: int
-    cost: Cash | None
-    level: int
-    within: bool
 
 
 @dataclass(frozen=True)
@@ -100,12 +75,13 @@ def view(report: Report, bounds: Bounds) -> dict[str, Any]:
         "trust": text.trust_facts(report),
         "books": _books(report),
         **_answer(report),
-        "heat": _heat(report, bounds),
+        "heat": heat_map(report, bounds),
         "scopes": _scopes(report),
-        "times": _times(report, bounds),
+        "times": over_time(report, bounds),
         **_pairs(report, bounds),
-        "sums": _sums(report, bounds),
-        "showback": _showback(report, bounds),
+        "differences": differences_table(report, bounds),
+        "sums": sums_table(report, bounds),
+        "showback": showback_tables(report, bounds),
         "unknown": sorted(report.summary.unknown.items(), key=lambda item: (-item[1], item[0]))[: bounds.listed],
         "own": text.own(report),
         "outer": report.summary.outer_bytes,
@@ -114,11 +90,6 @@ def view(report: Report, bounds: Bounds) -> dict[str, Any]:
         "assumed": text.assumed(report),
         "next": text.next_commands(report),
     }
-
-
-def cash(subunits: int, book: PriceBook) -> Cash:
-    """Return an amount of money."""
-    return Cash(exact(money(subunits)), text.dollars_of(subunits, book))
 
 
 def _books(report: Report) -> str:
@@ -130,63 +101,14 @@ def _books(report: Report) -> str:
 
 def _answer(report: Report) -> dict[str, Any]:
     crossing = report.summary.scopes.get("cross_zone", 0)
-    cost = _cash(report, report.now.cost("cross_zone"))
+    cost = priced(report, report.now.cost("cross_zone"))
     return {
         "crossing": crossing,
         "crossing_share": percent(crossing, report.in_region) if report.in_region else "",
         "crossing_cost": cost,
-        "crossing_monthly": _monthly(report, report.now.cost("cross_zone")),
+        "crossing_monthly": monthly(report, report.now.cost("cross_zone")),
         "basis": text.basis(report),
         "change": text.change_facts(report),
-    }
-
-
-def _cash(report: Report, cost: Cost | None) -> Cash | None:
-    book = report.now.bill.book
-    return None if cost is None or book is None else cash(cost.total, book)
-
-
-def _monthly(report: Report, cost: Cost | None) -> Cash | None:
-    book = report.now.bill.book
-    if cost is None or book is None:
-        return None
-    return cash(per_month(cost.total, report.summary.metered_ms), book)
-
-
-def _heat(report: Report, bounds: Bounds) -> dict[str, Any]:
-    """Return zones by zones: the greatest, by what they exchange with others; without external ends."""
-    sizes = {pair: size for pair, size in report.summary.zones.items() if EXTERNAL not in pair}
-    costs = {pair: cost for pair, cost in report.now.zone_costs.items() if pair in sizes}
-    priced = any(cost.total for cost in costs.values())
-    weights = {pair: costs[pair].total if pair in costs else 0 for pair in sizes} if priced else dict(sizes)
-    of_zone: dict[str, int] = {}
-    for pair, weight in weights.items():
-        for zone in pair:
-            of_zone[zone] = of_zone.get(zone, 0) + (weight if pair[0] != pair[1] else 0)
-    shown = sorted(sorted(of_zone, key=lambda zone: (-of_zone[zone], zone))[: bounds.zones])
-    most = max((weight for pair, weight in weights.items() if pair[0] != pair[1] and {*pair} <= {*shown}), default=0)
-
-    def total(pairs: Sequence[tuple[str, str]]) -> Square:
-        held = [costs[pair] for pair in pairs if pair in costs]
-        cost = sum((each.total for each in held), 0)
-        size = sum(sizes.get(pair, 0) for pair in pairs)
-        return Square(size, _cash(report, Cost(cost)) if held else None, 0, within=False)
-
-    squares = {}
-    for pair in ((source, to) for source in shown for to in shown):
-        shade = 0 if pair[0] == pair[1] else level(weights.get(pair, 0), most)
-        squares[pair] = Square(sizes.get(pair, 0), _cash(report, costs.get(pair)), shade, pair[0] == pair[1])
-    book = report.now.bill.book
-    return {
-        "zones": shown,
-        "rows": [(zone, [squares[zone, to] for to in shown], total([(zone, to) for to in shown])) for zone in shown],
-        "totals": [total([(source, to) for source in shown]) for to in shown],
-        "total": total([(source, to) for source in shown for to in shown]),
-        "priced": priced,
-        "left_out": len(of_zone) - len(shown),
-        "rest": total([pair for pair in sizes if not {*pair} <= {*shown}]),
-        "levels": range(1, LEVELS + 1),
-        "most": "" if not most else text.dollars_of(most, book) if priced and book is not None else human(most),
     }
 
 
@@ -202,70 +124,9 @@ def _scopes(report: Report) -> list[Line]:
     ]
     total = summary.bytes
     return [
-        Line(name, size, _cash(report, cost), percent(size, total) if size else "\u2013", scope)
+        Line(name, size, priced(report, cost), percent(size, total) if size else "\u2013", scope)
         for name, size, cost, scope in found
     ]
-
-
-def _times(report: Report, bounds: Bounds) -> dict[str, Any]:
-    summary, span = report.summary, report.now.span
-    nobody = _nobody(report.now)
-    slots, rows = _slots(report.now, nobody), []
-    scopes = [scope for scope in timeline.STACKED if summary.scopes.get(scope)]
-    for at_ms, slot in slots.items():
-        begin = timestamp(span.slot_at(at_ms)[0])[: 16 if span.slot_ms % 60_000 == 0 else 19]
-        rows.append((begin, [slot.bytes.get(scope, 0) for scope in scopes], slot.total))
-    gaps = [] if report.audit is None else report.audit.gaps
-    events = report.events or []
-    drawn = timeline.Times(
-        span.from_ms,
-        span.to_ms,
-        list(slots.values()),
-        nobody,
-        [(max(gap.from_ms, span.from_ms), min(gap.to_ms, span.to_ms)) for gap in gaps],
-        [timeline.Mark(event.at_ms, f"{event.what} {event.subject}: {event.detail}") for event in events],
-        list(_slots_before(report)),
-    )
-    return {
-        "drawing": timeline.draw(drawn),
-        "scopes": scopes,
-        "rows": rows,
-        "events": events[: bounds.changes],
-        "more_events": max(len(events) - bounds.changes, 0),
-        "events_note": report.events_note,
-        "gaps": sorted(gaps, key=lambda gap: (gap.from_ms, gap.node))[: bounds.listed],
-        "more_gaps": max(len(gaps) - bounds.listed, 0),
-    }
-
-
-def _nobody(part: Range) -> list[tuple[int, int]]:
-    return between(list(part.summary.windows), part.span.from_ms, part.span.to_ms)
-
-
-def _slots(part: Range, nobody: Sequence[tuple[int, int]]) -> dict[int, timeline.Slot]:
-    """Return the slots of a range, by when they begin."""
-    held: dict[int, dict[Scope, int]] = {}
-    for (at_ms, scope), size in sorted(part.summary.slots.items()):
-        held.setdefault(at_ms, {})[scope] = size
-    return {at: timeline.Slot(*_metered(part.span.slot_at(at), nobody), sizes) for at, sizes in held.items()}
-
-
-def _slots_before(report: Report) -> Iterator[timeline.Slot]:
-    if report.before is not None:
-        later = report.now.span.from_ms - report.before.span.from_ms
-        for slot in _slots(report.before, _nobody(report.before)).values():
-            yield timeline.Slot(slot.from_ms + later, slot.to_ms + later, slot.bytes)
-
-
-def _metered(slot: tuple[int, int], nobody: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """Return a slot without the time at its ends that nobody metered: its bytes are not of that."""
-    begin, end = slot
-    for since, until in nobody:
-        if since <= begin < until < end:
-            begin = until
-        elif begin < since < end <= until:
-            end = since
-    return begin, end
 
 
 def _pairs(report: Report, bounds: Bounds) -> dict[str, Any]:
@@ -290,9 +151,9 @@ def _pair(report: Report, pair: PairLine, short: Mapping[str, str]) -> Pair:
         text.name_of(pair.destination, pair.nodes[1]),
         sorted((short[source], short[to]) for source, to in pair.zones),
         pair.bytes,
-        _cash(report, pair.cost),
-        _monthly(report, pair.cost),
-        _change(report, pair.bytes, pair.before),
+        priced(report, pair.cost),
+        monthly(report, pair.cost),
+        changed(report, pair.bytes, pair.before),
         pair.received,
     )
 
@@ -301,21 +162,14 @@ def _rest(report: Report, pairs: Sequence[PairLine]) -> Pair:
     costs = [pair.cost for pair in pairs if pair.cost is not None]
     cost = Cost(sum(each.total for each in costs)) if costs else None
     size, before = sum(pair.bytes for pair in pairs), sum(pair.before for pair in pairs)
-    change = _change(report, size, before)
-    return Pair("", "", (), size, _cash(report, cost), _monthly(report, cost), change)
-
-
-def _change(report: Report, now: int, before: int) -> Change:
-    if report.before is None:
-        return Change(0, "")
-    rates = per_hour(now, report.summary.metered_ms), per_hour(before, report.metered_before_ms)
-    return Change(rates[0] - rates[1], change_of_rate(now, before, report))
+    change = changed(report, size, before)
+    return Pair("", "", (), size, priced(report, cost), monthly(report, cost), change)
 
 
 def _bands(report: Report, pairs: Sequence[PairLine], bounds: Bounds) -> Iterator[sankey.Flow]:
     for pair in pairs[: bounds.bands]:
         if pair.bytes:
-            cost = _cash(report, pair.cost)
+            cost = priced(report, pair.cost)
             yield sankey.Flow(pair.source, pair.destination, pair.bytes, "" if cost is None else cost.shown)
     rest = [pair for pair in pairs[bounds.bands :] if pair.bytes]
     if rest:
@@ -324,61 +178,6 @@ def _bands(report: Report, pairs: Sequence[PairLine], bounds: Bounds) -> Iterato
             f"{len({pair.destination for pair in rest}):,} others",
         )
         yield sankey.Flow(*ends, sum(pair.bytes for pair in rest), f"{len(rest):,} pairs", rest=True)
-
-
-def _sums(report: Report, bounds: Bounds) -> dict[str, Any] | None:
-    """Return the sums of `--by`."""
-    if report.by is None or report.per is not None:
-        return None
-    found = sums(report, report.by)
-    most = bounds.rows if report.by in OF_TIME else min(report.top, bounds.rows)
-    shown, rest = found[:most], found[most:]
-    rows = [_sum(report, line.name, [line]) for line in shown]
-    return {
-        "by": report.by_what,
-        "of_ends": report.by in OF_ENDS,
-        "rows": rows,
-        "rest": _sum(report, f"{len(rest):,} more", rest) if rest else None,
-        "all": _sum(report, "all", found),
-    }
-
-
-def _sum(report: Report, name: str, lines: Sequence[SumLine]) -> dict[str, Any]:
-    costs = [line.cost for line in lines if line.cost is not None]
-    sizes = [sum(line.sent for line in lines), sum(line.sent_across for line in lines)]
-    if report.by in OF_ENDS:
-        sizes += [sum(line.received for line in lines), sum(line.received_across for line in lines)]
-    before = sum(line.before for line in lines)
-    return {
-        "name": name,
-        "sizes": sizes,
-        "cost": _cash(report, Cost(sum(cost.total for cost in costs))) if costs else None,
-        "change": _change(report, sum(line.bytes for line in lines), before),
-    }
-
-
-def _showback(report: Report, bounds: Bounds) -> dict[str, Any] | None:
-    """Return the periods of `--per`: so many owners of each that all periods fit."""
-    if report.by is None or report.per is None:
-        return None
-    found = showback.periods(report, report.by, report.per)
-    shown = found[: bounds.rows]
-    most = min(report.top, max(bounds.rows // max(len(shown), 1), 1))
-    return {
-        "by": report.by_what,
-        "per": report.per,
-        "periods": [_period(report, period, most) for period in shown],
-        "left_out": len(found) - len(shown),
-    }
-
-
-def _period(report: Report, period: showback.Period, most: int) -> dict[str, Any]:
-    rest = period.lines[most:]
-    rows = [_sum(report, line.name, [line]) for line in period.lines[:most]]
-    rows += [_sum(report, f"{len(rest):,} more", rest)] if rest else []
-    rows += [_sum(report, f"{showback.UNATTRIBUTED} {why}", [line]) for why, line in period.unattributed.items()]
-    part = "" if period.is_whole else f"{timestamp(period.from_ms)[:16]} to {timestamp(period.to_ms)[:16]}"
-    return {"title": period.title, "part": part, "rows": rows, "all": _sum(report, "all", period.all)}
 
 
 def _currency(book: PriceBook | None) -> str:

@@ -19,7 +19,7 @@ from history.model.summary import EXTERNAL
 from history.model.time_range import TimeRange
 from history.page.render import MOST_BYTES
 from history.report import machine, page
-from history.report.data import Range, Report
+from history.report.data import Difference, Differences, Range, Report
 from history.report.text import trust_facts
 from prices.file import shipped
 from schemas.flow import Kubernetes, Named, Workload
@@ -133,6 +133,26 @@ def test_two_ranges_are_compared_by_their_rates() -> None:
     at, above = map(float, line.attrib["d"].removeprefix("M").split(" ")[0].split(","))
     assert at == pytest.approx(float(bar.attrib["x"]), abs=0.1)
     assert above == pytest.approx(top + height / 2, abs=0.2), "half of the bytes in a slot as long"
+
+
+def test_what_differs_is_said_with_what_changed_then() -> None:
+    made = report(a_day(), shipped("aws"), before=a_day())
+    change = Event(START_MS, SUBJECT, "moved", "a 1 -> b 1")
+    pairs = [
+        Difference("shop/Deployment/api", f"shop/Deployment/{n}", n, 9 * n, -5 * n, -3 * n, [change] * 5)
+        for n in range(1, 61)
+    ]
+    made.differences = Differences(pairs, 7, "the topology holds little")
+    shown, document = read(made)
+    table = by_id(shown, "differences")
+    wanted = [[str(each["bytes_per_hour"]), str(each["bytes_per_hour_before"])] for each in document["differences"]]
+    assert [values(row) for row in rows(table)] == wanted[:50]
+    first = next(rows(table))
+    assert text_of(first[0]).count("2026-11-22 21:46 moved shop/Deployment/api: a 1 -> b 1") == 3
+    assert "and 2 changes more" in text_of(first[0])
+    assert [text_of(cell) for cell in first[3:]] == ["\u22125 B", "\u22123 B"]
+    assert text_of(next(rows(table, "tfoot"))) == "17 more pairs that differ less"
+    assert "the topology holds little" in text_of(shown)
 
 
 def test_unmeasured_time_and_changes_are_drawn_and_listed() -> None:

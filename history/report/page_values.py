@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What cells of a page hold: money and changes, exact and as people read them. Pure."""
+
+from typing import NamedTuple
+
+from common.amounts import exact, per_hour
+from history.model.bill import Cost
+from history.report import text
+from history.report.data import Report
+from history.report.sums_text import change_of_rate
+from prices.book import PriceBook, money, per_month
+
+
+class Cash(NamedTuple):
+    """Money: exact, as JSON has it, and as people read it."""
+
+    exact: str
+    shown: str
+
+
+class Change(NamedTuple):
+    """How many more bytes an hour than before, and in words; without a range before neither is shown."""
+
+    bytes_per_hour: int
+    shown: str
+
+
+def cash(subunits: int, book: PriceBook) -> Cash:
+    """Return an amount of money."""
+    return Cash(exact(money(subunits)), text.dollars_of(subunits, book))
+
+
+def priced(report: Report, cost: Cost | None) -> Cash | None:
+    """Return what a cost is in money; None: no price."""
+    book = report.now.bill.book
+    return None if cost is None or book is None else cash(cost.total, book)
+
+
+def monthly(report: Report, cost: Cost | None) -> Cash | None:
+    """Return what it would be in a month, at the rate of the range; None: no price."""
+    book = report.now.bill.book
+    if cost is None or book is None:
+        return None
+    return cash(per_month(cost.total, report.summary.metered_ms), book)
+
+
+def changed(report: Report, now: int, before: int) -> Change:
+    """Return how bytes of the range differ from those of the range before."""
+    if report.before is None:
+        return Change(0, "")
+    rates = per_hour(now, report.summary.metered_ms), per_hour(before, report.metered_before_ms)
+    return Change(rates[0] - rates[1], change_of_rate(now, before, report))
