@@ -35,6 +35,8 @@ def differences_table(report: Report, bounds: Bounds) -> dict[str, Any] | None:
 def _signed(bytes_per_hour: int | None) -> str:
     if bytes_per_hour is None:
         return "?"
+    if not bytes_per_hour:
+        return "\u2013"
     sign = "\u2212" if bytes_per_hour < 0 else "+"
     return f"{sign}{human(abs(bytes_per_hour))}"
 

@@ -16,7 +16,7 @@ from history.model.ready import Group
 from history.model.summary import Summary, Traffic
 from history.model.time_range import TimeRange
 from history.report import page
-from history.report.data import Range, Report
+from history.report.data import Difference, Differences, Range, Report
 from prices.file import shipped
 from tests.support.history.html import parsed, text_of
 
@@ -53,6 +53,7 @@ def made(name: str) -> Report:
         Traffic("cross_zone", ends[0], ends[1], True): GB,
         Traffic("unknown", nobody, nobody, False): GB,
     }
+    change = Event(30_000, Group(name, name, name), "scaled", name)
     summary.slots |= {(0, "cross_zone"): GB, (0, "unknown"): GB}
     return Report(
         Range(TimeRange(0, 60_000), summary, price_summary(summary, shipped("aws"))),
@@ -63,7 +64,9 @@ def made(name: str) -> Report:
         audit=Audit(gaps=[Gap(name, 0, 30_000, name)], nodes_in_cluster={name}),
         by="namespace",
         filters={"namespace": [name]},
-        events=[Event(30_000, Group(name, name, name), "scaled", name)],
+        events=[change],
+        differences=Differences([Difference(name, name, 2, 1, 1, 0, [change])], 1, name),
+        compare=name,
         range_flags=name,
     )
 
