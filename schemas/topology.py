@@ -38,6 +38,7 @@ Addresses = Annotated[list[Address], msgspec.Meta(max_length=MAX_LISTED)]
 LabelName = Annotated[str, msgspec.Meta(max_length=MAX_LABEL_NAME)]
 LabelValue = Annotated[str, msgspec.Meta(max_length=MAX_LABEL_VALUE)]
 Labels = Annotated[dict[LabelName, LabelValue], msgspec.Meta(max_length=MAX_LABELS)]
+KeptLabels = Annotated[dict[LabelName, LabelValue | None], msgspec.Meta(max_length=MAX_LABELS)]
 Names = Annotated[list[Name], msgspec.Meta(max_length=MAX_LISTED)]
 
 
@@ -109,7 +110,8 @@ class TopologyState(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tru
     instance_type: Name | None = None  # of a node: node.kubernetes.io/instance-type
     routing: Routing | None = None  # of a service; absent before there was this field
     selector: Labels = {}  # of a service: spec.selector, which its pods' labels hold; empty: none, or not known
-    labels: Labels = {}  # of a namespace: those of its labels that the enricher is told to keep
+    # Of a namespace: each label that the enricher was told to keep; None: it did not have it. Others are not known.
+    labels: KeptLabels = {}
     # Of an endpointslice, by zone.
     end_points: Annotated[list[ZoneEndPoints], msgspec.Meta(max_length=MAX_ZONES)] = []
 

@@ -4,13 +4,13 @@
 import sys
 from collections.abc import Collection
 
-from enricher.kube.fields import changed_ms, interned
+from enricher.kube.fields import changed_ms
 from enricher.kube.objects import Namespace
 from schemas.topology import MAX_LABEL_VALUE, TopologyState
 
 
 def namespace_state(namespace: Namespace, names: Collection[str], seen_ms: int) -> TopologyState:
-    """Return a namespace's state: its labels of these names, as of when it last changed.
+    """Return a namespace's state: its labels of these names, None where it has none, as of when it last changed.
 
     What it had before that nobody knows.
     """
@@ -21,7 +21,7 @@ def namespace_state(namespace: Namespace, names: Collection[str], seen_ms: int) 
         resource_version=meta.resource_version,
         name=sys.intern(meta.name),
         from_ms=changed_ms(namespace, seen_ms),
-        labels={name: interned(value) or "" for name, value in _wanted(namespace, names) if _fits(value)},
+        labels={name: value and sys.intern(value) for name, value in _wanted(namespace, names) if _fits(value)},
     )
 
 
@@ -30,10 +30,10 @@ def left_out(namespace: Namespace, names: Collection[str]) -> list[str]:
     return [] if all(_fits(value) for _, value in _wanted(namespace, names)) else ["labels"]
 
 
-def _wanted(namespace: Namespace, names: Collection[str]) -> list[tuple[str, str]]:
+def _wanted(namespace: Namespace, names: Collection[str]) -> list[tuple[str, str | None]]:
     labels = namespace.metadata.labels or {}
-    return [(name, labels[name]) for name in sorted(names) if name in labels]
+    return [(name, labels.get(name)) for name in sorted(names)]
 
 
-def _fits(value: str) -> bool:
-    return len(value) <= MAX_LABEL_VALUE
+def _fits(value: str | None) -> bool:
+    return value is None or len(value) <= MAX_LABEL_VALUE

@@ -223,7 +223,7 @@ class Observed:
 
 def _lost_label(last: TopologyState, state: TopologyState) -> bool:
     """Return whether a label is gone: that alone leaves no time in the managed fields (metav1 ManagedFieldsEntry)."""
-    return not state.labels.keys() >= last.labels.keys()
+    return any(value is not None and state.labels.get(name) is None for name, value in last.labels.items())
 
 
 def _key(found: Object) -> str:

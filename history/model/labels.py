@@ -2,7 +2,7 @@
 """What a label of each namespace was, and when: from states of the topology topic. Pure.
 
 A value is known for a window only if it held for all of it. Where no state says anything of a namespace, because
-nobody watched it then, nothing is known: that is another thing than a namespace without the label.
+nobody watched it then, or not for this label, nothing is known: that is another thing than a namespace without it.
 """
 
 from collections import defaultdict
@@ -36,13 +36,15 @@ def label_times(states: Iterable[TopologyState], label: str) -> list[LabelTime]:
 
 def labels_known(states: Iterable[TopologyState]) -> Collection[str]:
     """Return the names of the labels that any namespace had."""
-    return sorted({name for state in states if state.kind == KIND for name in state.labels})
+    found = (item for state in states if state.kind == KIND for item in state.labels.items())
+    return sorted({name for name, value in found if value is not None})
 
 
 def _times(name: str, states: list[TopologyState], label: str) -> Iterator[LabelTime]:
     for state, end in stretches(sorted(states, key=order)):
-        if state.from_ms < end:
-            yield LabelTime(name, state.from_ms, end, state.labels.get(label))
+        # A label that nobody was told to keep then may have been there.
+        if state.from_ms < end and label in state.labels:
+            yield LabelTime(name, state.from_ms, end, state.labels[label])
 
 
 def _joined(times: Iterable[LabelTime]) -> Iterator[LabelTime]:

@@ -33,9 +33,9 @@ async def read_labels(settings: KafkaSettings, path: Path | None, label: str, sp
         states = [state async for state in states_of(settings, "namespace", lambda *_: None)]
     times = label_times(states, label)
     asked = f"by = label:{label}"
-    if not times:
-        raise Refusal(f"{asked}: {where} holds no labels of namespaces; the enricher keeps --namespace-labels {label}")
     known = labels_known(states)
+    if not times and not known:
+        raise Refusal(f"{asked}: {where} holds no labels of namespaces; the enricher keeps --namespace-labels {label}")
     if label not in known:
         there = ", ".join(known) or "none"
         raise Refusal(f"{asked}: no namespace is known to have had it; known: {there} (enricher --namespace-labels)")

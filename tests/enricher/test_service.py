@@ -176,10 +176,12 @@ def test_labels_of_namespaces_are_kept_as_long_as_they_are_asked_for(topics: Top
             assert enricher.terminate() == 0
 
 
-def _of_namespaces(topics: Topics) -> list[tuple[dict[str, str], bool]]:
+def _of_namespaces(topics: Topics) -> list[tuple[dict[str, str | None], bool]]:
     """Return the labels of each state of a namespace, and whether it still holds."""
     last = {state.key: state for state in topics.topology() if state.kind == "namespace"}
-    return sorted(((state.labels, state.to_ms is None) for state in last.values()), key=lambda each: each[0]["team"])
+    return sorted(
+        ((state.labels, state.to_ms is None) for state in last.values()), key=lambda each: str(each[0]["team"])
+    )
 
 
 def test_a_chunk_waits_for_a_pod_that_is_just_coming_up_and_once_only(topics: Topics, tmp_path: Path) -> None:

@@ -299,7 +299,7 @@ def test_a_label_in_every_output() -> None:
     assert "BY LABEL team " in "\n".join(report_view.lines(plain))
 
 
-def state(uid: str, from_ms: int, to_ms: int | None, **labels: str) -> TopologyState:
+def state(uid: str, from_ms: int, to_ms: int | None, **labels: str | None) -> TopologyState:
     return TopologyState(
         kind="namespace",
         uid=uid,
@@ -315,8 +315,8 @@ def test_what_a_label_was_comes_from_the_states_of_its_namespace_by_name() -> No
     states = [
         state("n1", 10, 20, team="a"),
         state("n1", 20, 30, team="a", tier="1"),
-        state("n1", 30, 40, tier="1"),
-        state("n2", 50, None, team="b"),
+        state("n1", 30, 40, team=None, tier="1"),
+        state("n2", 50, None, team="b", other=None),
     ]
     pod_state = TopologyState(kind="pod", uid="p", resource_version="1", name="shop", from_ms=0, labels={"team": "x"})
     expected = [LabelTime("shop", 10, 30, "a"), LabelTime("shop", 30, 40, None), LabelTime("shop", 50, FOREVER, "b")]
@@ -325,7 +325,21 @@ def test_what_a_label_was_comes_from_the_states_of_its_namespace_by_name() -> No
     assert labels_known([*states, pod_state]) == ["team", "tier"]
 
 
-@given(st.lists(st.builds(state, st.sampled_from("ab"), st.integers(0, 9), st.integers(0, 12) | st.none()), max_size=6))
+def test_a_label_that_nobody_was_told_to_keep_then_is_not_known_to_be_missing() -> None:
+    states = [state("n1", 10, 20, team="a"), state("n1", 20, None, team="a", tier="1")]
+    assert label_times(states, "tier") == [LabelTime("shop", 20, FOREVER, "1")]
+
+
+STATES = st.builds(
+    state,
+    st.sampled_from("ab"),
+    st.integers(0, 9),
+    st.integers(0, 12) | st.none(),
+    team=st.sampled_from(["a", "b", None]),
+)
+
+
+@given(st.lists(STATES, max_size=6))
 def test_what_a_label_was_never_overlaps(states: list[TopologyState]) -> None:
     """Or a byte would be summed up twice."""
     times = label_times(states, "team")

@@ -73,7 +73,12 @@ def examples() -> list[Any]:
         end_points=[topology.ZoneEndPoints("eu-west-1a", 2, 1), topology.ZoneEndPoints(ready=1)],
     )
     named = topology.TopologyState(
-        kind="namespace", uid="u2", resource_version="8", name="shop", from_ms=1, labels={"example.com/team": "a"}
+        kind="namespace",
+        uid="u2",
+        resource_version="8",
+        name="shop",
+        from_ms=1,
+        labels={"example.com/team": "a", "tier": None},
     )
     refused = dead_letter.dead_letter("not_json", "x", "enricher", "raw", 0, 7, 1, b"node", b"\xff" * 10)
     return [

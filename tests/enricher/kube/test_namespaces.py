@@ -41,7 +41,7 @@ def observed(*names: str) -> Observed:
 
 def test_only_the_labels_asked_for_are_kept_from_the_last_change_on() -> None:
     [state] = observed("team", "tier").take(namespace({"team": "a", "secret": "x"}), "1", NOW)
-    assert (state.kind, state.name, state.labels) == ("namespace", "shop", {"team": "a"})
+    assert (state.kind, state.name, state.labels) == ("namespace", "shop", {"team": "a", "tier": None})
     assert (state.from_ms, state.to_ms, state.addresses) == (milliseconds(AT), None, [])
     assert decode_topology(encode_topology(state)) == state
 
@@ -49,7 +49,7 @@ def test_only_the_labels_asked_for_are_kept_from_the_last_change_on() -> None:
 @pytest.mark.parametrize("labels", [None, {}, {"other": "x"}])
 def test_a_namespace_without_the_label_says_so(labels: dict[str, str] | None) -> None:
     [state] = observed("team").take(namespace(labels, changed=None), "1", NOW)
-    assert (state.labels, state.from_ms) == ({}, NOW)
+    assert (state.labels, state.from_ms) == ({"team": None}, NOW)
 
 
 def test_an_empty_value_is_a_value() -> None:
@@ -71,7 +71,7 @@ def test_a_label_that_is_gone_was_there_until_now() -> None:
     view = observed("team")
     view.take(namespace({"team": "a"}), "1", NOW)
     closed, opened = view.take(namespace({}, "101", AT), "1", NOW)
-    assert (closed.to_ms, opened.from_ms, opened.labels) == (NOW, NOW, {})
+    assert (closed.to_ms, opened.from_ms, opened.labels) == (NOW, NOW, {"team": None})
 
 
 def test_a_deleted_namespace_ends() -> None:
@@ -172,5 +172,5 @@ def test_namespaces_are_followed_and_the_join_does_not_wait_for_them(tmp_path: P
     asyncio.run(inside())
 
 
-def _labels(made: Followed) -> list[dict[str, str]]:
+def _labels(made: Followed) -> list[dict[str, str | None]]:
     return [state.labels for state in made.index.current() if state.kind == "namespace"]

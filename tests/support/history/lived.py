@@ -90,7 +90,7 @@ def states(begin_ms: int) -> list[TopologyState]:
     found += [
         build.namespace("shop", from_ms=begin_ms - 3_600_000, to_ms=moved_ms, labels={"team": "web", "tier": "1"}),
         build.namespace("shop", resource_version="61", from_ms=moved_ms, labels={"team": "core", "tier": "1"}),
-        build.namespace("batch", from_ms=begin_ms - 3_600_000),
+        build.namespace("batch", from_ms=begin_ms - 3_600_000, labels={"team": None}),
     ]
     return found
 
