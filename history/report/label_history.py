@@ -26,13 +26,16 @@ async def read_labels(settings: KafkaSettings, path: Path | None, label: str, sp
     """Return the history of a label; raise `Refusal` where nothing of the range can be known by it."""
     topic = settings.topics.topology
     where = f"topic {topic}" if path is None else str(path)
+    asked = f"by = label:{label}"
     if path is not None:
         states = read_states(path)
     else:
-        # One that cannot be read says nothing; what it would have said is not known.
-        states = [state async for state in states_of(settings, "namespace", lambda *_: None)]
+        try:
+            # One that cannot be read says nothing; what it would have said is not known.
+            states = [state async for state in states_of(settings, "namespace", lambda *_: None)]
+        except Refusal as error:
+            raise Refusal(f"{asked}: {error}; --topology FILE reads its history from a file") from error
     times = label_times(states, label)
-    asked = f"by = label:{label}"
     known = labels_known(states)
     if not times and not known:
         raise Refusal(f"{asked}: {where} holds no labels of namespaces; the enricher keeps --namespace-labels {label}")

@@ -213,6 +213,14 @@ def test_labels_known_later_than_the_range_begins_are_said_to_be(history: Lived,
     assert "by = label:team: labels are known since" in err
 
 
+def test_without_kafka_labels_come_from_a_file(history: Lived, run: Run) -> None:
+    flags = ["--kafka-bootstrap", "127.0.0.1:1", "--kafka-deadline-seconds", "2", *history.flags[2:]]
+    status, out, err = run(*flags, *history.span, "--archive", str(history.archive), "--by", "label:team")
+    assert (status, out, len(err.splitlines())) == (2, "", 1)
+    assert "by = label:team: Kafka at 127.0.0.1:1" in err
+    assert err.endswith("; --topology FILE reads its history from a file\n")
+
+
 def test_without_labels_of_namespaces_the_way_to_get_them_is_said(history: Lived, run: Run, tmp_path: Path) -> None:
     path = tmp_path / "topology.json"
     path.write_bytes(encode_topology_file([s for s in states(history.begin_ms) if s.kind != "namespace"]))
