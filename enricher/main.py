@@ -5,10 +5,12 @@ In order: topics, history, the API's lists (services before nodes before pods, s
 with it), then the consumer group. What follows the topics and the API runs beside it until the group has stopped.
 """
 
+import asyncio
 import gc
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from functools import partial
+from typing import TypeVar, cast
 
 from common.clock import now_ms
 from common.entry_point import entry_point
@@ -35,6 +37,8 @@ from enricher.metrics import EnricherMetrics
 from enricher.settings import EnricherSettings
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # How often it is looked where ready pods are: all objects of the index are.
 READY_SECONDS = 60.0
@@ -120,8 +124,18 @@ async def _run_live(
 
 async def _show_ready_pods(running: Service, ready: ReadyPods, metrics: EnricherMetrics) -> None:
     while not running.stopping.is_set():
-        metrics.show_ready(ready.count(now_ms()))
+        await _in_parts(metrics.showing(await _in_parts(ready.counting(now_ms()))))
         await running.pause(READY_SECONDS)
+
+
+async def _in_parts(work: Generator[None, None, T]) -> T:
+    """Do work part by part: chunks are joined in between."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as done:
+            return cast(T, done.value)
+        await asyncio.sleep(0)
 
 
 def _question(cidrs: CidrMap, cluster: ClusterView) -> None:

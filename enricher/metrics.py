@@ -3,7 +3,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -95,7 +95,7 @@ class EnricherMetrics:
         self.topology_refused = counter("topology_refused", "Records of the topology topic not understood.", "reason")
         self._ready = gauge("ready_pods", "Ready pods of each workload that is or was in several zones.", *_PLACE)
         self._ready_left_out = gauge("ready_pods_left_out", "Workloads in several zones beyond those shown.")
-        self._places: set[tuple[str, ...]] = set()
+        self._places: dict[tuple[str, ...], int] = {}
         gauge("index_states", "States of objects in the index.").set_function(lambda: index.states)
         gauge("index_slots", "Addresses, node names and podCIDRs in the index.").set_function(lambda: index.slots)
         self._rules: dict[str, Counter] = {}
@@ -121,13 +121,17 @@ class EnricherMetrics:
         """Count what a node said of its own addresses beyond what is believed."""
         self._unheard.labels(what).inc()
 
-    def show_ready(self, ready: Ready) -> None:
-        """Show where ready pods are; what is not there any more leaves."""
-        for place in self._places - ready.pods.keys():
+    def showing(self, ready: Ready) -> Generator[None, None, None]:
+        """Show where ready pods are, place by place; what is not there any more leaves."""
+        for place in self._places.keys() - ready.pods.keys():
             self._ready.remove(*place)
+            del self._places[place]
+            yield
         for place, count in ready.pods.items():
-            self._ready.labels(*place).set(count)
-        self._places = set(ready.pods)
+            if self._places.get(place) != count:
+                self._ready.labels(*place).set(count)
+                self._places[place] = count
+                yield
         self._ready_left_out.set(ready.left_out)
 
     def expect(self, cidrs: CidrMap) -> None:

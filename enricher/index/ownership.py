@@ -111,6 +111,10 @@ class Index:
         """Return the states on record of an object, oldest first; its key is `kind/uid`."""
         return self._states.get(object_key, ())
 
+    def objects(self) -> list[Sequence[TopologyState]]:
+        """Return the states on record of each object, oldest first, as they are now: later changes are not in it."""
+        return list(self._states.values())
+
     def current(self) -> Iterator[TopologyState]:
         """Yield the last state on record of each object, closed ones too."""
         for states in self._states.values():

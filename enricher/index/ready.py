@@ -6,9 +6,10 @@ stays, with 0, as long as an alert compares with yesterday; so what left can be 
 jobs come and go by themselves, and those of DaemonSets are where nodes are: they are left out, too.
 """
 
+import heapq
 from collections import Counter
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Generator, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 from enricher.index.ownership import Index
 from enricher.index.tenancy import FOREVER, order, stretches
@@ -19,7 +20,10 @@ KEPT_MS = 26 * 3_600_000
 # In a cluster of three zones three series each.
 MAX_WORKLOADS = 1_000
 LEFT_OUT = ("Job", "CronJob", "DaemonSet")
+# How many objects are looked at in one go: a few milliseconds.
+PART = 500
 
+T = TypeVar("T")
 # Namespace, kind, name.
 Group = tuple[str, str, str]
 
@@ -42,53 +46,78 @@ class ReadyPods:
         self._knows_history = False
         self._shown: set[Group] = set()
 
-    def count(self, now_ms: int) -> Ready:
+    def counting(self, now_ms: int) -> Generator[None, None, Ready]:
         """Return what holds now, of the workloads that had ready pods in two zones or more within `KEPT_MS`.
 
-        Those that were in the last answer stay as long as they can; the others follow by name. Work: linear in the
-        objects of the index, the first time in its states.
+        Those that were in the last answer stay as long as they can; the others follow by name. It yields again and
+        again, for whoever runs an event loop; the answer is that of the beginning. Work: linear in the objects of the
+        index, the first time in its states.
         """
-        zones = self._zones()
+        objects = self._index.objects()
+        zones = yield from _zones(objects)
         now: Counter[tuple[Group, str]] = Counter()
-        for state in self._index.current():
-            if state.to_ms is None and (group := _group(state)) is not None:
-                now[group, zones.get(state.node or "", "")] += 1
+        for part in _parts(objects):
+            for states in part:
+                if states[-1].to_ms is None and (group := _group(states[-1])) is not None:
+                    now[group, zones.get(states[-1].node or "", "")] += 1
+            yield
         if not self._knows_history:
             self._knows_history = True
-            for group, zone, until_ms in self._history(zones, now_ms):
-                self._note(group, zone, until_ms)
-        for group, zone in now:
-            self._note(group, zone, now_ms)
-        self._forget(now_ms - KEPT_MS)
+            yield from self._recall(objects, zones, now_ms)
+        for places in _parts(list(now)):
+            for group, zone in places:
+                self._note(group, zone, now_ms)
+            yield
+        yield from self._forget(now_ms - KEPT_MS)
         spread = [group for group, seen in self._seen.items() if len(seen) > 1]
-        spread.sort(key=lambda group: (group not in self._shown, group))
-        shown = spread[: self._most]
+        shown = [group for group in spread if group in self._shown]
+        others = (group for group in spread if group not in self._shown)
+        shown += heapq.nsmallest(self._most - len(shown), others)
         self._shown = set(shown)
+        yield
         pods = {(*group, zone): now[group, zone] for group in shown for zone in sorted(self._seen[group])}
         return Ready(pods, len(spread) - len(shown))
 
-    def _zones(self) -> dict[str, str]:
-        """Return the zone of each node by its name, also of one that is gone: pods that it had know its name alone."""
-        nodes: dict[str, TopologyState] = {}
-        for state in self._index.current():
-            if state.kind == "node" and (state.name not in nodes or order(nodes[state.name]) < order(state)):
-                nodes[state.name] = state
-        return {name: state.zone or "" for name, state in nodes.items()}
-
-    def _history(self, zones: dict[str, str], now_ms: int) -> Iterator[tuple[Group, str, int]]:
-        for last in self._index.current():
-            if last.kind == "pod":
-                for state, end_ms in stretches(self._index.states_of(f"pod/{last.uid}")):
+    def _recall(
+        self, objects: Sequence[Sequence[TopologyState]], zones: dict[str, str], now_ms: int
+    ) -> Generator[None, None, None]:
+        """Note where pods were by what the index has on record."""
+        for part in _parts(objects):
+            for states in part:
+                for state, end_ms in stretches(states) if states[-1].kind == "pod" else ():
                     if (group := _group(state)) is not None and end_ms != FOREVER:
-                        yield group, zones.get(state.node or "", ""), min(end_ms, now_ms)
+                        self._note(group, zones.get(state.node or "", ""), min(end_ms, now_ms))
+            yield
 
     def _note(self, group: Group, zone: str, at_ms: int) -> None:
         seen = self._seen.setdefault(group, {})
         seen[zone] = max(seen.get(zone, 0), at_ms)
 
-    def _forget(self, before_ms: int) -> None:
-        kept = {group: {zone: at for zone, at in seen.items() if at >= before_ms} for group, seen in self._seen.items()}
-        self._seen = {group: seen for group, seen in kept.items() if seen}
+    def _forget(self, before_ms: int) -> Generator[None, None, None]:
+        for part in _parts(list(self._seen)):
+            for group in part:
+                kept = {zone: at for zone, at in self._seen[group].items() if at >= before_ms}
+                if kept:
+                    self._seen[group] = kept
+                else:
+                    del self._seen[group]
+            yield
+
+
+def _zones(objects: Sequence[Sequence[TopologyState]]) -> Generator[None, None, dict[str, str]]:
+    """Return the zone of each node by its name, also of one that is gone: pods that it had know its name alone."""
+    nodes: dict[str, TopologyState] = {}
+    for part in _parts(objects):
+        for states in part:
+            state = states[-1]
+            if state.kind == "node" and (state.name not in nodes or order(nodes[state.name]) < order(state)):
+                nodes[state.name] = state
+        yield
+    return {name: state.zone or "" for name, state in nodes.items()}
+
+
+def _parts(of: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (of[at : at + PART] for at in range(0, len(of), PART))
 
 
 def _group(state: TopologyState) -> Group | None:
