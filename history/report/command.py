@@ -114,7 +114,7 @@ async def _make(settings: ReportSettings, spans: list[TimeRange], now_ms: int) -
     )
     shows_pairs = settings.output in ("json", "html") or (settings.output == "table" and by is None)
     before = report.before if shows_pairs else None
-    if nothing or not (is_page or (before is not None and before.summary.flows)):
+    if nothing or not (is_page or (before is not None and before.summary.metered_ms)):
         return report, nothing
     states, report.events_note = await topology_of(settings, report)
     if is_page and states is not None:

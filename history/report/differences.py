@@ -42,16 +42,20 @@ def differences(report: Report, before: Range, states: Sequence[TopologyState], 
     """
     sent = _sent(report.now, before)
     changed, forgotten = _changes(states, TimeRange(before.span.from_ms, report.now.span.to_ms))
+    of_subject: defaultdict[Group, list[Event]] = defaultdict(list)
+    for event in changed:
+        of_subject[event.subject].append(event)
     services = _services(states)
-    found = []
-    for pair in report.pairs():
-        made = _difference(pair, sent[pair.source, pair.destination], report, before)
-        if made.change:
-            ends = sent[pair.source, pair.destination].ends
-            subjects = ends.union(*(services[end] for end in ends))
-            found.append(made._replace(changed=_fitting(made, (each for each in changed if each.subject in subjects))))
+    found = [_difference(pair, sent[pair.source, pair.destination], report, before) for pair in report.pairs()]
+    found = [each for each in found if each.change]
     found.sort(key=lambda each: (-abs(each.change), each.source, each.destination))
-    return Differences(found[: report.top], len(found[report.top :]), note or forgotten)
+    shown = []
+    for each in found[: report.top]:
+        ends = sent[each.source, each.destination].ends
+        subjects = ends.union(*(services[end] for end in ends))
+        fitting = _fitting(each, [event for subject in subjects for event in of_subject[subject]])
+        shown.append(each._replace(changed=fitting))
+    return Differences(shown, len(found) - len(shown), note or forgotten)
 
 
 def _sent(now: Range, before: Range) -> defaultdict[tuple[str, str], _Sent]:

@@ -164,6 +164,7 @@ def _range(part: Range) -> dict[str, Any]:
         "to": rfc3339(part.span.to_ms),
         "windows_ended_by": None if part.span.ended_by_ms is None else rfc3339(part.span.ended_by_ms),
         "clusters": sorted(summary.clusters),
+        "nodes": len(summary.observers),
         "metered_seconds": summary.metered_ms / 1000,
         "flows": summary.flows,
         "bytes": summary.bytes,

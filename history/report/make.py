@@ -73,8 +73,9 @@ async def make_report(
     with progress("reading flows") as tell:
         gathered = await Gatherer(settings, spans, ends, by, per, label.times if label else (), evidence).gather(tell)
     summary = gathered.summaries[0]
-    if label is not None and len(summary.clusters) > 1:
-        there = ", ".join(sorted(summary.clusters))
+    clusters = set().union(*(each.clusters for each in gathered.summaries))
+    if label is not None and len(clusters) > 1:
+        there = ", ".join(sorted(clusters))
         raise Refusal(
             f"by = label:{label.name}: flows of several clusters are in the range, {there}, and namespaces are known "
             "by name alone; say --cluster NAME"
@@ -110,7 +111,7 @@ async def make_report(
 async def topology_of(settings: PricedSettings, report: Report) -> tuple[list[TopologyState] | None, str]:
     """Return the states of the topology, or why they are not known; the note may say that some are missing."""
     unknown = "what changed in the cluster is not marked"
-    if len(report.summary.clusters) > 1:
+    if len(set().union(*(each.summary.clusters for each in report.ranges))) > 1:
         return None, f"{unknown}: the range holds several clusters, and the topology is of one; say --cluster NAME"
     taken = ReadTally()
     try:

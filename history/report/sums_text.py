@@ -53,7 +53,12 @@ def _cells(report: Report, by: By, lines: Sequence[SumLine], divisor: int) -> li
 
 
 def change_of_rate(now: int, before: int, report: Report) -> str:
-    """Return how bytes per metered hour changed: the two ranges need not have been metered for equally long."""
+    """Return how bytes per metered hour changed: the two ranges need not have been metered for equally long.
+
+    "?" where the range before was not metered at all: nobody knows what was sent then.
+    """
+    if not report.metered_before_ms:
+        return "?"
     if not before:
         return "new" if now else "-"
     if not now:

@@ -169,7 +169,7 @@ def change_facts(report: Report) -> list[str]:
     before = report.before
     if before is None:
         return []
-    if not before.summary.flows:
+    if not before.summary.metered_ms:
         return [f"nothing was metered {report.compare} before"]
     now, then = report.summary.metered_ms, before.summary.metered_ms
     sizes = [each.summary.scopes.get("cross_zone", 0) for each in (report.now, before)]
@@ -178,6 +178,10 @@ def change_facts(report: Report) -> list[str]:
     change = [f"{change_of_rate(sizes[0], sizes[1], report)} {against}: {rates[0]}, was {rates[1]}"]
     if duration(now) != duration(then):
         change.append(f"rates: over {duration(now)} metered now, over {duration(then)} metered {report.compare} before")
+    nodes, nodes_then = len(report.summary.observers), len(before.summary.observers)
+    if nodes != nodes_then:
+        metered = f"{counted(nodes, 'node')} metered now, {nodes_then:,} {report.compare} before"
+        change.append(f"{metered}: what others send is in no rate")
     if not before.whole:
         change.append(f"some of what was metered {report.compare} before is gone: its rate is of what is left")
     return change

@@ -234,3 +234,29 @@ def test_pairs_that_are_as_they_were() -> None:
     report = compared(scenario)
     assert found(report) == []
     assert "WHAT DIFFERS  no pair sends another amount across zones" in text.lines(report)
+
+
+def test_a_pair_of_a_time_before_that_was_metered_and_had_none_of_it_is_new() -> None:
+    """All flows of before are left out by a filter: that is another thing than time that nobody metered."""
+    scenario = Scenario()
+    say(scenario, WEB, (API, "b"), NOW, 5)
+    report = compared(scenario)
+    assert report.before is not None
+    report.before.summary.windows.add((BEGIN_MS, NOON))
+    assert text.change_facts(report)[0] == "new on 12h before: 5.00 GB/h, was 0 B/h"
+    report.before.summary.windows.clear()
+    assert text.change_facts(report) == ["nothing was metered 12h before"]
+    (row,) = [line for line in text.lines(report) if line.startswith(f"{WEB} ") and "%" not in line][:1]
+    assert row.split()[-1] == "?"
+
+
+def test_where_other_nodes_were_metered_the_rates_say_so() -> None:
+    report = compared(moved())
+    assert report.before is not None
+    report.now.summary.observers |= {"a", "b", "c", "d"}
+    report.before.summary.observers |= {"a", "b"}
+    said = "4 nodes metered now, 2 12h before: what others send is in no rate"
+    assert said in text.change_facts(report)
+    assert [machine.as_dict(report)["nodes"], machine.as_dict(report)["before"]["nodes"]] == [4, 2]
+    report.before.summary.observers |= {"c", "d"}
+    assert said not in text.change_facts(report)
