@@ -49,9 +49,9 @@ class ReadyPods:
     def counting(self, now_ms: int) -> Generator[None, None, Ready]:
         """Return what holds now, of the workloads that had ready pods in two zones or more within `KEPT_MS`.
 
-        Those that were in the last answer stay as long as they can; the others follow by name. It yields again and
-        again, for whoever runs an event loop; the answer is that of the beginning. Work: linear in the objects of the
-        index, the first time in its states.
+        Those that were in the last answer stay as long as they can; the others follow by name. It yields after
+        each part, so that an event loop can do something else; the answer is that of the beginning. Work: linear in the
+        objects of the index, the first time in its states.
         """
         objects = self._index.objects()
         zones = yield from _zones(objects)
