@@ -5,8 +5,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+from enricher.index.tenancy import order, stretches
 from history.advise.service_use import Use, use_of
 from history.model.evidence import Cell, Evidence
 from history.model.party import Parties
@@ -51,6 +52,17 @@ class Unavoidable:
 
     why: str
     cells: dict[Cell, int]
+
+
+class Hints(NamedTuple):
+    """How many end points of a Service are ready, how many of those have hints, and since when all, or not all, have.
+
+    That is not known of the time before `since_ms`, or was otherwise.
+    """
+
+    ready: int
+    hinted: int
+    since_ms: int
 
 
 class Case:
@@ -112,24 +124,33 @@ class Case:
         states = self._services.get(service, [])
         return states[-1].selector if states else {}
 
-    def hints(self, service: Group) -> tuple[int, int] | None:
-        """Return how many end points were ready at the end of the range, and how many of those had hints.
+    @cached_property
+    def _slices(self) -> dict[Group, list[list[TopologyState]]]:
+        """The states of each EndpointSlice that began before the range ended, in order, by its Service."""
+        slices: defaultdict[str, list[TopologyState]] = defaultdict(list)
+        for state in sorted(self._states, key=order):
+            if state.kind == "endpointslice" and state.services and state.from_ms < self.evidence.span.to_ms:
+                slices[state.uid].append(state)
+        found: defaultdict[Group, list[list[TopologyState]]] = defaultdict(list)
+        for states in slices.values():
+            found[Group(states[-1].namespace or "", SERVICE, states[-1].services[0])].append(states)
+        return found
+
+    def hints(self, service: Group) -> Hints | None:
+        """Return which of a Service's end points had hints at the end of the range.
 
         None where no EndpointSlice was watched.
         """
         end = self.evidence.span.to_ms
-        last: dict[str, TopologyState] = {}
-        for state in sorted(self._states, key=lambda state: state.from_ms):
-            if state.kind == "endpointslice" and state.from_ms < end:
-                last[state.uid] = state
-        zones = [
-            zone
-            for state in last.values()
-            if (state.namespace, state.services) == (service.namespace, [service.name])
-            and (state.to_ms is None or state.to_ms >= end)
-            for zone in state.end_points
-        ]
-        return (sum(zone.ready for zone in zones), sum(zone.hinted for zone in zones)) if zones else None
+        held = [stretch for states in self._slices.get(service, ()) for stretch in stretches(states)]
+        last = [_count(state) for state, until in held if until >= end]
+        ready, hinted = sum(ready for ready, _ in last), sum(hinted for _, hinted in last)
+        if not ready:
+            return None
+        # The slice that was watched first says from when on anything is known.
+        since = min(state.from_ms for state, _ in held)
+        other = [until for state, until in held if until < end and _is_hinted(state) != (ready == hinted)]
+        return Hints(ready, hinted, max(since, *other) if other else since)
 
     def use(self, service: Group) -> Use:
         """Return how a Service was used since it was last told how to choose end points."""
@@ -155,18 +176,25 @@ class Case:
                     found[group].add(state.node)
         return found
 
+    @cached_property
+    def _services_before(self) -> defaultdict[Group, set[Group]]:
+        """The Services whose end points a workload's pods were in the range."""
+        span = self.evidence.span
+        found: defaultdict[Group, set[Group]] = defaultdict(set)
+        for state in self._states:
+            ended = state.to_ms is not None and state.to_ms <= span.from_ms
+            if state.kind == "pod" and state.workload is not None and state.from_ms < span.to_ms and not ended:
+                workload, *services = groups_of(state)
+                found[workload].update(services)
+        return found
+
     def services_of(self, workload: Group) -> set[Group]:
         """Return the Services with an address of their own whose end points a workload's pods were in the range."""
-        span = self.evidence.span
-        names = {
-            name
-            for state in self._states
-            if state.kind == "pod" and workload in groups_of(state)
-            if state.from_ms < span.to_ms and (state.to_ms is None or state.to_ms > span.from_ms)
-            for name in state.services
+        return {
+            each
+            for each in self._services_before[workload]
+            if (routing := self.routing(each)[0]) is not None and not routing.headless
         }
-        found = {Group(workload.namespace, SERVICE, name) for name in names}
-        return {each for each in found if (routing := self.routing(each)[0]) is not None and not routing.headless}
 
     @cached_property
     def crossing_of_clients(self) -> dict[str, dict[Cell, int]]:
@@ -188,6 +216,15 @@ class Case:
         """Return what becomes of a cell of which so many bytes stay in the client's zone."""
         rest = self.evidence.cells[cell] - spared
         return {**self.within(cell, spared), **({cell.traffic: rest} if rest else {})}
+
+
+def _count(slice_: TopologyState) -> tuple[int, int]:
+    return sum(zone.ready for zone in slice_.end_points), sum(zone.hinted for zone in slice_.end_points)
+
+
+def _is_hinted(slice_: TopologyState) -> bool:
+    ready, hinted = _count(slice_)
+    return ready == hinted
 
 
 def manifest(group: Group, spec: dict[str, Any]) -> dict[str, Any]:

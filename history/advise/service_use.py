@@ -16,9 +16,14 @@ THROUGH_SERVICE = 0.5
 
 @dataclass
 class Demand:
-    """What a zone's clients exchange with a Service, in bytes. `expected`: what blind balancing would keep local."""
+    """What a zone's clients exchange with a Service, in bytes.
+
+    `served`: in slots in which the zone had a ready end point all the time; of these `local` stays in the zone, and
+    `expected` would if balancing were blind.
+    """
 
     total: int = 0
+    served: int = 0
     local: int = 0
     expected: float = 0.0
 
@@ -41,13 +46,10 @@ class Use:
 
     @property
     def served(self) -> Demand:
-        """All zones together that had end points."""
-        with_end_points = [demand for demand in self.zones.values() if demand.expected]
-        return Demand(
-            sum(demand.total for demand in with_end_points),
-            sum(demand.local for demand in with_end_points),
-            sum(demand.expected for demand in with_end_points),
-        )
+        """What was exchanged in all zones while they had end points; all of it is `served`."""
+        total = sum(demand.served for demand in self.zones.values())
+        local = sum(demand.local for demand in self.zones.values())
+        return Demand(total, total, local, sum(demand.expected for demand in self.zones.values()))
 
 
 def use_of(
@@ -80,8 +82,9 @@ def use_of(
             use.translated += size if cell.dnat else 0
         zone = use.zones[cell.client.zone]
         zone.total += size
-        zone.local += 0 if cell.crosses else size
         if always.get(cell.client.zone):
+            zone.served += size
+            zone.local += 0 if cell.crosses else size
             zone.expected += size * usually[cell.client.zone] / sum(usually.values())
             if cell.crosses:
                 use.sparable[cell] = int(size * share)

@@ -11,6 +11,7 @@ from common.amounts import counted, percent
 from history.advise.finding import Case, Finding, Sure, manifest, workload_of
 from history.advise.service_use import Use, last_zones, load_afterwards, load_line, name_some
 from history.model.ready import Group
+from history.model.time_range import timestamp
 from schemas.topology import Routing
 
 # How far the local part may be from what blind balancing gives, and from when on it is local.
@@ -107,16 +108,7 @@ def _not_followed(case: Case, service: Group, use: Use, routing: Routing) -> Ite
         return
     if served.local >= LOCAL * served.total:
         return
-    hints = case.hints(service)
-    if hints is None:
-        why, step = "not known: the enricher does not watch EndpointSlices", _SEE_HINTS
-    elif hints[1] == hints[0]:
-        why, step = f"on all {counted(hints[0], 'ready end point')}: who balances does not follow them", _FOLLOW_HINTS
-    else:
-        why, step = (
-            f"on {hints[1]} of {counted(hints[0], 'ready end point')}: the control plane gives none",
-            _GIVE_HINTS,
-        )
+    why, step = _hints(case, service)
     yield Finding(
         kind="not_followed",
         title=f"{routing.traffic_distribution} is set, and requests are spread over zones all the same",
@@ -134,6 +126,23 @@ def _not_followed(case: Case, service: Group, use: Use, routing: Routing) -> Ite
         steps=[step],
         ready=case.ready[service],
     )
+
+
+def _hints(case: Case, service: Group) -> tuple[str, str]:
+    """Return what is known of the hints of a Service's end points, and what is to be done by that."""
+    hints = case.hints(service)
+    if hints is None:
+        return "not known: the topology has no EndpointSlice with ready end points (--kube-endpoint-slices)", _SEE_HINTS
+    ready = counted(hints.ready, "ready end point")
+    found = f"on all {ready}" if hints.hinted == hints.ready else f"on {hints.hinted} of {ready}"
+    if case.evidence.span.to_ms - hints.since_ms < DAY_MS:
+        # Requests of before say nothing of who follows them now.
+        return f"{found}, and that since {timestamp(hints.since_ms)[:16]} UTC only", _LOOK_AGAIN
+    if hints.hinted == hints.ready:
+        return f"{found}: who balances does not follow them", _FOLLOW_HINTS
+    if hints.hinted:
+        return f"{found}: kube-proxy follows them only where all have some", _GIVE_HINTS
+    return f"{found}: the control plane gives none", _GIVE_HINTS
 
 
 def _by_clients(case: Case, service: Group, use: Use) -> Iterator[Finding]:
@@ -219,6 +228,7 @@ _GIVE_HINTS = (
     "see that the API server and the controller manager know trafficDistribution (Kubernetes 1.31 or later), and that "
     "each node has the label topology.kubernetes.io/zone"
 )
+_LOOK_AGAIN = "look again when the hints have been as they are for a day"
 _SEE_HINTS = "kubectl get endpointslices -o yaml: with hints, see to who balances; without, to the control plane"
 _CONDITIONS = {
     "PreferClose": "Kubernetes 1.31 or later for trafficDistribution: PreferClose (beta; stable in 1.33, KEP-4444)",

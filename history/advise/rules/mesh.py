@@ -5,7 +5,7 @@ Sidecars show themselves by what they ask their control plane, and reach the pod
 The proxies of ambient nodes tunnel to a port of their own, so that the Service is not to be seen in the flow.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from common.amounts import percent
@@ -42,7 +42,8 @@ def findings(case: Case) -> Iterator[Finding]:
         if own and not keeps_local(routing) and not (routing is not None and routing.headless):
             steps = case.ready.get(service, ())
             use = use_of(own, case.evidence, steps, since_ms, headless=True)
-            yield from _finding(case, str(service), use, steps, [_destination_rule(service)], _SIDECAR)
+            through = {client: 1 - part for client, part in parts.items()}
+            yield from _finding(case, str(service), use, steps, [_destination_rule(service)], _SIDECAR, through)
     for (label, port), cells in sorted(case.by_server.items()):
         group = workload_of(label)
         if port == TUNNEL_PORT and group is not None:
@@ -65,15 +66,30 @@ def _with_sidecar(case: Case) -> set[str]:
 
 
 def _finding(
-    case: Case, subject: str, use: Use, steps: Sequence[Step], manifests: list[dict[str, Any]], conditions: list[str]
+    case: Case,
+    subject: str,
+    use: Use,
+    steps: Sequence[Step],
+    manifests: list[dict[str, Any]],
+    conditions: list[str],
+    through: Mapping[str, float] | None = None,
 ) -> Iterator[Finding]:
+    """Yield what is found of one Service or workload.
+
+    `through`: which part of each client's requests may pass the mesh, where that is not all.
+    """
     served, zones = use.served, last_zones(steps)
     if not use.sparable or len(zones) < 2 or served.local / served.total >= LOCAL:
         return
     load = load_afterwards(use, zones)
     blind = abs(served.local - served.expected) <= NEAR * served.total
-    sure: Sure = "likely" if blind and max(load.values(), default=0.0) <= MOST_LOAD else "ask"
-    fates: dict[Cell, Fate] = {cell: case.within(cell, size) for cell, size in use.sparable.items()}
+    # With sidecars: where requests past the mesh are not seen translated either, those look the same.
+    told_apart = through is None or case.shows_translation
+    sure: Sure = "likely" if blind and told_apart and max(load.values(), default=0.0) <= MOST_LOAD else "ask"
+    parts = through or {}
+    fates: dict[Cell, Fate] = {
+        cell: case.kept(cell, int(size * parts.get(cell.client.label, 1.0))) for cell, size in use.sparable.items()
+    }
     yield Finding(
         kind="mesh",
         title="a mesh balances it over zones although each zone has end points",
@@ -84,6 +100,7 @@ def _finding(
             f"{percent(served.local, served.total)} of the traffic stays in the zone; spread blindly, "
             f"{percent(round(served.expected), served.total)} would",
             f"clients: {name_some(use.clients)}; servers: {name_some(use.servers)}",
+            *([] if told_apart else [_NOT_TOLD_APART]),
         ],
         conditions=conditions,
         costs=[load_line(load)],
@@ -108,9 +125,12 @@ def _destination_rule(service: Group) -> dict[str, Any]:
     }
 
 
+_NOT_TOLD_APART = (
+    "no request is seen translated in this cluster: pods of these clients without a sidecar look like those with one"
+)
 _SIDECAR = [
-    "the clients' requests to this Service pass their sidecar: they ask Istio's control plane, and the flows do not "
-    "show what they exclude",
+    "the clients' requests to this Service pass their sidecar and name the Service: they ask Istio's control plane, "
+    "and the flows show neither what they exclude nor who asks pod by pod, as a scraper does",
     "no other DestinationRule for this host: kubectl get destinationrules --all-namespaces",
     "Istio keeps to locality only with outlier detection; an end point that fails is left out for a while",
 ]

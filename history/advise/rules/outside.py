@@ -7,9 +7,9 @@ They go by the names that `zonemeter cidrs import` gives them: without a CIDR ma
 from collections import defaultdict
 from collections.abc import Iterator
 
-from common.amounts import human
+from common.amounts import human, percent
 from history.advise.finding import Case, Finding, Sure, workload_of
-from history.advise.rules.balancing import MOST_LOAD
+from history.advise.rules.balancing import MOST_LOAD, NEAR
 from history.advise.service_use import Use, last_zones, load_afterwards, load_line, name_some, use_of
 from history.model.evidence import Cell
 from history.model.ready import SERVICE, Group
@@ -18,6 +18,10 @@ from history.model.ready import SERVICE, Group
 BILLED = ("cidr/nlb/", "cidr/gwlb/")
 # What AWS reaches by an end point of the route table that costs nothing.
 GATEWAY_SERVICES = ("S3", "DYNAMODB")
+_OTHERWISE = (
+    "that is not what cross-zone balancing gives: see whether the CIDR map has each subnet in its zone, and whether "
+    "the target group was changed in the range"
+)
 
 
 def findings(case: Case) -> Iterator[Finding]:
@@ -39,7 +43,9 @@ def _load_balancers(case: Case) -> Iterator[Finding]:
         if not use.sparable or not any(cell.crosses for cell, _ in cells):
             continue
         load = load_afterwards(use, last_zones(steps))
-        sure: Sure = "ask" if use.lacking or max(load.values(), default=0.0) > MOST_LOAD else "likely"
+        served = use.served
+        blind = abs(served.local - served.expected) <= NEAR * served.total
+        sure: Sure = "likely" if blind and not use.lacking and max(load.values(), default=0.0) <= MOST_LOAD else "ask"
         yield Finding(
             kind="load_balancer",
             title="a load balancer sends to targets in other zones",
@@ -49,6 +55,9 @@ def _load_balancers(case: Case) -> Iterator[Finding]:
             facts=[
                 f"targets: {target}; it sends and gets {human(sum(size for _, size in cells))}, across zones "
                 f"{human(sum(size for cell, size in cells if cell.crosses))}",
+                f"{percent(served.local, served.total)} of the traffic stays in the zone; spread over all targets, "
+                f"{percent(round(served.expected), served.total)} would",
+                *([] if blind else [_OTHERWISE]),
                 *_without_target(use),
             ],
             conditions=[

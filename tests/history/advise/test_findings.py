@@ -61,7 +61,12 @@ TOLD = Routing(traffic_distribution="PreferClose")
 
 @pytest.mark.parametrize(
     ("hinted", "said"),
-    [(3, "on all 3 ready end points"), (0, "on 0 of 3 ready end points"), (None, "does not watch EndpointSlices")],
+    [
+        (3, "on all 3 ready end points"),
+        (0, "on 0 of 3 ready end points"),
+        (2, "on 2 of 3 ready end points: kube-proxy"),
+        (None, "the topology has no EndpointSlice"),
+    ],
 )
 def test_a_service_that_was_told_and_does_it_not(hinted: int | None, said: str) -> None:
     scenario = shop(routing=TOLD)
@@ -71,6 +76,35 @@ def test_a_service_that_was_told_and_does_it_not(hinted: int | None, said: str) 
     assert (each.finding.kind, each.finding.sure, each.finding.manifests) == ("not_followed", "likely", [])
     assert each.spared.bytes == pytest.approx(200 * GB, rel=1e-6)
     assert any(said in fact for fact in each.finding.facts)
+
+
+@pytest.mark.parametrize("before", [None, 0, 3])
+def test_hints_that_are_new_say_nothing_of_who_follows_them(before: int | None) -> None:
+    """The slices are watched, or the hints are there, since an hour ago; or half of them have gone since then."""
+    scenario = shop(routing=TOLD)
+    scenario.slice("api", {"a": (3, 0 if before == 3 else 3)})
+    late = msgspec.structs.replace(scenario.states.pop(), from_ms=BEGIN_MS + 23 * HOUR_MS, resource_version="2")
+    if before is not None:
+        scenario.slice("api", {"a": (3, before)})
+    scenario.states.append(late)
+    (each,) = scenario.advice().told
+    (said,) = (fact for fact in each.finding.facts if fact.startswith("hints "))
+    assert said.endswith("and that since 2026-11-23 23:00 UTC only")
+    assert each.finding.steps == ["look again when the hints have been as they are for a day"]
+
+
+def test_a_rollout_leaves_hints_as_they_are() -> None:
+    """Each state of the slice has hints on all that is ready then."""
+    scenario = shop(routing=TOLD)
+    scenario.slice("api", {"a": (3, 3)})
+    for hour in (22, 23):
+        scenario.slice("api", {"a": (hour, hour)})
+        state = scenario.states.pop()
+        scenario.states.append(
+            msgspec.structs.replace(state, from_ms=BEGIN_MS + hour * HOUR_MS, resource_version=f"{hour}")
+        )
+    (each,) = scenario.advice().told
+    assert "hints on all 23 ready end points: who balances does not follow them" in each.finding.facts
 
 
 def test_a_service_that_was_told_lately_is_no_finding() -> None:
@@ -107,6 +141,21 @@ def test_pinned_connections_are_asked_about() -> None:
     for zone, other in (("a", "b"), ("b", "c"), ("c", "a")):  # each client holds one connection, to another zone
         scenario.say((WEB, zone), (API, other), 8080, 10 * GB, 90 * GB, service="api", dnat=True)
     assert found(scenario.advice()) == [("blind_service", "shop/Service/api", "ask")]
+
+
+def test_time_in_which_a_zone_had_no_end_point_does_not_water_down_what_stayed_in_it() -> None:
+    """While zone a has an end point, 60 % of what it asks stays there, where blind balancing would leave a third."""
+    scenario = Scenario()
+    scenario.workload(WEB, {"a": 1})
+    scenario.workload(API, {"b": 1, "c": 1})
+    scenario.workload(API, {"a": 1}, from_ms=BEGIN_MS + 12 * HOUR_MS)
+    scenario.service("api", API, 8080, CLUSTER_IP)
+    for server, size, hours in (("b", 100, range(12)), ("a", 60, range(12, 24)), ("c", 40, range(12, 24))):
+        ends = ((WEB, "a"), (API, server))
+        scenario.say(*ends, 8080, size * GB, size * GB, service="api", dnat=True, hours=hours)
+    each = next(each for each in scenario.advice().told if each.finding.kind == "blind_service")
+    assert each.finding.sure == "ask"
+    assert any("60.0 % stays in the zone; spread blindly, 33.3 % would" in fact for fact in each.finding.facts)
 
 
 def test_session_affinity_is_asked_about() -> None:
@@ -450,12 +499,34 @@ def meshed(servers: dict[str, int] = EVERYWHERE, routing: Routing = CLUSTER_IP, 
 
 
 def test_a_sidecar_that_balances_blindly() -> None:
-    (each,) = meshed().advice().told
+    scenario = meshed()
+    scenario.say(("shop/Deployment/cart", "a"), ("shop/Deployment/tax", "a"), 80, GB, GB, service="tax", dnat=True)
+    (each,) = scenario.advice().told
     assert (each.finding.kind, each.finding.subject, each.finding.sure) == ("mesh", "shop/Service/api", "likely")
     assert each.spared.bytes == pytest.approx(200 * GB, rel=1e-6)
     (rule,) = each.finding.manifests
     assert rule["spec"]["host"] == "api.shop.svc.cluster.local"
     assert rule["spec"]["trafficPolicy"].keys() == {"loadBalancer", "outlierDetection"}, "one does nothing alone"
+
+
+def test_where_nothing_is_seen_translated_who_has_no_sidecar_looks_the_same() -> None:
+    (each,) = meshed().advice().told
+    assert (each.finding.kind, each.finding.sure) == ("mesh", "ask")
+    assert any("no request is seen translated" in fact for fact in each.finding.facts)
+
+
+def test_what_goes_by_the_services_address_is_not_the_meshs_to_spare() -> None:
+    """Two of five of web's pods have no sidecar: their requests are seen translated, and pass no mesh."""
+    scenario = shop(dnat=False)
+    scenario.workload(ISTIOD, {"a": 1})
+    scenario.say((WEB, "a"), (ISTIOD, "a"), 15012, 1000, 1000)
+    alone = scenario.advice().told[0].spared.bytes
+    requests = {cell: size for cell, size in scenario.evidence.cells.items() if cell.service and cell.is_request}
+    for cell, size in requests.items():
+        scenario.evidence.cells[cell] = size - size * 2 // 5
+        scenario.evidence.cells[cell._replace(dnat=True)] = size * 2 // 5
+    (each,) = [each for each in scenario.advice().told if each.finding.kind == "mesh"]
+    assert each.spared.bytes == pytest.approx(alone * 3 // 5, rel=1e-6)
 
 
 def test_a_sidecar_that_keeps_to_its_zone_is_no_finding() -> None:
@@ -552,6 +623,21 @@ def test_a_load_balancer_in_a_zone_without_a_target_is_asked_about() -> None:
     (each,) = scenario.advice().told
     assert (each.finding.kind, each.finding.sure) == ("load_balancer", "ask")
     assert "zones without a ready target: eu-west-1c" in each.finding.facts
+
+
+def test_a_load_balancer_whose_zones_are_wrong_in_the_cidr_map_is_asked_about() -> None:
+    """It keeps to its zones; the map has its subnets the wrong way round, so all of it seems to cross."""
+    scenario = balanced("nlb/front", {"a": 2, "b": 2}, crosses=False)
+    for cell, size in list(scenario.evidence.cells.items()):
+        del scenario.evidence.cells[cell]
+        other = "eu-west-1b" if cell.client.zone == "eu-west-1a" else "eu-west-1a"
+        client, server = scenario.parties.at(cell.client, other, "eu-west-1"), cell.server
+        ends = (server, client) if cell.serves == "source" else (client, server)
+        traffic = cell.traffic._replace(scope="cross_zone", source=ends[0], destination=ends[1])
+        scenario.evidence.cells[cell._replace(traffic=traffic)] += size
+    (each,) = scenario.advice().told
+    assert (each.finding.kind, each.finding.sure) == ("load_balancer", "ask")
+    assert any("CIDR map has each subnet in its zone" in fact for fact in each.finding.facts)
 
 
 def stored(name: str, size: int = 50) -> Scenario:
