@@ -54,16 +54,21 @@ def groups_sql(by: By | None) -> Groups:
     return f"coalesce({found}, '')", f"coalesce({found}, '')"
 
 
-def joins_sql(by: By | None) -> str:
-    """Return what the flows are to be joined with: with `LABEL_TIMES`, whose columns are those of `LabelTime`."""
-    return "" if by != "label" else _LABEL_JOIN.format("src") + _LABEL_JOIN.format("dst")
+def joins_sql(by: By | None, slot_ms: int) -> str:
+    """Return what the flows are to be joined with: with `LABEL_TIMES`, whose columns are those of `SlotLabel`.
+
+    `slot_ms`: how long a slot is in that table.
+    """
+    return "" if by != "label" else "".join(_LABEL_JOIN.format(side, slot_ms) for side in ("src", "dst"))
 
 
 LABEL_TIMES = "label_times"
-LABEL_COLUMNS = ("label_namespace", "label_from_ms", "label_to_ms", "label_value")
-# A window is of the stretch that holds all of it, and there is one such stretch at most.
+LABEL_COLUMNS = ("label_slot", "label_namespace", "label_from_ms", "label_to_ms", "label_value")
+# A window is of the stretch that holds all of it, and there is one such stretch at most. By slot, because a row is set
+# beside each stretch of its namespace: of a label that somebody changes all day there are thousands.
 _LABEL_JOIN = f"""
     LEFT JOIN {LABEL_TIMES} {{0}}_label ON {{0}}_namespace = {{0}}_label.label_namespace
+        AND {{0}}_label.label_slot = epoch_ms(window_start) // {{1}}
         AND {{0}}_label.label_from_ms <= epoch_ms(window_start) AND epoch_ms(window_end) <= {{0}}_label.label_to_ms
 """
 # "=" and the value, or why there is none.

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from enricher.index.tenancy import order, stretches
+from history.model.time_range import TimeRange
 from schemas.topology import TopologyState
 
 KIND = "namespace"
@@ -22,6 +23,24 @@ class LabelTime(NamedTuple):
     from_ms: int
     to_ms: int
     value: str | None
+
+
+class SlotLabel(NamedTuple):
+    """A `LabelTime` that reaches into a slot of time, by the slot's number since 1970."""
+
+    slot: int
+    namespace: str
+    from_ms: int
+    to_ms: int
+    value: str | None
+
+
+def by_slot(times: Iterable[LabelTime], span: TimeRange, slot_ms: int) -> Iterator[SlotLabel]:
+    """Yield the values of a label in a range, each once for every slot that it reaches into."""
+    for time in times:
+        first, last = max(time.from_ms, span.from_ms) // slot_ms, (min(time.to_ms, span.to_ms) - 1) // slot_ms
+        for slot in range(first, last + 1):
+            yield SlotLabel(slot, *time)
 
 
 def label_times(states: Iterable[TopologyState], label: str) -> list[LabelTime]:

@@ -17,10 +17,10 @@ from history.model.evidence import MAX_CELLS, Cell, Evidence
 from history.model.filters import Selection
 from history.model.grouping import LABEL_COLUMNS, LABEL_TIMES, By, Per, groups_sql, joins_sql, period_sql
 from history.model.hints import Present
-from history.model.labels import LabelTime
+from history.model.labels import LabelTime, by_slot
 from history.model.party import FIELDS, Parties, Party
 from history.model.summary import Summary, Traffic
-from history.model.time_range import TimeRange
+from history.model.time_range import MAX_SLOTS, TimeRange
 
 FETCH_ROWS = 5_000
 # Of sums by period: with its cost one takes some 450 bytes, and its lines as much again.
@@ -79,13 +79,14 @@ class FlowQuery:
         """
         where, parameters = self._where(selection)
         sides, pairs = _both_ends(ends)
+        slot_ms = max(self.span.slot_ms, (self.span.to_ms - self.span.from_ms) // MAX_SLOTS)
         query = f"""
             SELECT scope, direction, CASE WHEN direction = 'relay' THEN observer_zone END, sum(bytes), count(*),
                 {", ".join((period_sql(per), *groups_sql(by), *sides))}
-            FROM flows {joins_sql(by)} WHERE encapsulation IS NULL AND {where} GROUP BY ALL
+            FROM flows {joins_sql(by, slot_ms)} WHERE encapsulation IS NULL AND {where} GROUP BY ALL
         """  # noqa: S608 - every name in it is ours, every value a parameter
         if by == "label":
-            self._database.register(LABEL_TIMES, _label_table(labels))
+            self._database.register(LABEL_TIMES, _label_table(labels, self.span, slot_ms))
         regions = self._regions_of_zones() if self._regions is None else self._regions
         for row in self._stream(query, [*pairs, *parameters]):
             scope, direction, relayed_in, size, rows, period_ms, from_group, to_group, *values = row
@@ -241,10 +242,11 @@ def _wanted_addresses(held: Sequence[tuple[str, str]]) -> pa.Table:
     return pa.table({"filter": pa.array(names, pa.string()), "address": pa.array(addresses, pa.string())})
 
 
-def _label_table(times: Sequence[LabelTime]) -> pa.Table:
-    types = (pa.string(), pa.int64(), pa.int64(), pa.string())
+def _label_table(times: Sequence[LabelTime], span: TimeRange, slot_ms: int) -> pa.Table:
+    rows = list(by_slot(times, span, slot_ms))
+    types = (pa.int64(), pa.string(), pa.int64(), pa.int64(), pa.string())
     columns = zip(LABEL_COLUMNS, types, strict=True)
-    return pa.table({name: pa.array([row[at] for row in times], of) for at, (name, of) in enumerate(columns)})
+    return pa.table({name: pa.array([row[at] for row in rows], of) for at, (name, of) in enumerate(columns)})
 
 
 def _end_columns(side: str) -> str:

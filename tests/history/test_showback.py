@@ -21,7 +21,7 @@ from enricher.index.tenancy import FOREVER
 from history.model import grouping
 from history.model.bill import NOTHING
 from history.model.grouping import OWNERS, By, Per, period_end
-from history.model.labels import LabelTime, label_times, labels_known
+from history.model.labels import LabelTime, by_slot, label_times, labels_known
 from history.model.time_range import TimeRange, parse_instant, rfc3339
 from history.read import flow_sql
 from history.report import machine
@@ -34,7 +34,7 @@ from prices.book import money
 from prices.file import parse_prices, shipped
 from schemas.flow import Flow, Kubernetes, Named
 from schemas.topology import TopologyState
-from tests.support.history.reports import FLOWS, GB, WINDOW, a_day, report
+from tests.support.history.reports import DAY_MS, FLOWS, GB, WINDOW, a_day, report
 from tests.support.sinks.flows import START_MS, flow, pod
 
 # A file that prices every scope, each side differently and by region, in either unit.
@@ -279,6 +279,17 @@ def test_a_label_is_as_of_the_window() -> None:
     why = {why: line.sent for why, line in period.unattributed.items()}
     assert why == {"no label": 100, "empty label": 1_000, "label not known": 10**4 + 10**6}
     assert {line.name for line in sums(made, "label")} == {"a", "b", *(f"({each})" for each in why)}
+
+
+def test_a_flow_is_set_beside_the_stretches_of_its_slot_alone() -> None:
+    """Of a label that two controllers fight over there are thousands, most of them outside of the range."""
+    span = TimeRange(START_MS, START_MS + 100 * DAY_MS)
+    tenth = DAY_MS // 10
+    begins = range(span.from_ms - 50 * DAY_MS, span.to_ms + 50 * DAY_MS, tenth)
+    times = [LabelTime("shop", at, at + tenth, f"{at}") for at in begins]
+    found = list(by_slot(times, span, DAY_MS))
+    assert {time.slot for time in found} == set(range(span.from_ms // DAY_MS, -(-span.to_ms // DAY_MS)))
+    assert max(Counter(time.slot for time in found).values()) <= 11
 
 
 def test_a_label_in_every_output() -> None:
