@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, model_validator
 from common import terminal
 from common.durations import Duration, parse_duration
 from common.entry_point import entry_point
+from common.errors import Refusal
 from history.model.events import events
 from history.model.grouping import OF_TIME, OWNERS, By, Per, parse_by
 from history.model.time_range import TimeRange
@@ -125,7 +126,12 @@ async def _make(settings: ReportSettings, spans: list[TimeRange], now_ms: int) -
 
 
 def compared(span: TimeRange, compare: str, now_ms: int) -> list[TimeRange]:
-    """Return the range and the one before it, both without what has not come in from every node yet."""
+    """Return the range and the one before it, both without what has not come in from every node yet.
+
+    Raises `Refusal` where that begins before 1970.
+    """
+    if parse_duration(compare) > span.from_ms:
+        raise Refusal(f"compare = {compare!r}: that range begins before 1970; expected a shorter time, such as 7d")
     whole_by_ms = now_ms - COMING_IN_MS
     # A window begins in the range and may end behind it, but by no more than the longest window there is.
     recent = span.to_ms + LONGEST_WINDOW_MS > whole_by_ms

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from audit.result import Audit, Shortfall
 from common import page
+from common.errors import Refusal
 from history.model.bill import NOTHING
 from history.model.grouping import OF_ENDS, By
 from history.model.time_range import TimeRange
@@ -347,3 +348,10 @@ def test_the_csv_and_the_json_hold_the_same(flows: list[Flow]) -> None:
     assert over_time == Counter({scope: sums["bytes"] for scope, sums in document["scopes"].items()})
     assert document["prices"]["as_of"] == "2026-09-20"
     assert END_MS > START_MS
+
+
+def test_a_range_before_there_was_time_is_refused() -> None:
+    span = TimeRange(START_MS, START_MS + 1_800_000)
+    for compare in ("100000d", "999999999999d"):
+        with pytest.raises(Refusal, match=r"^compare = '.*': that range begins before 1970"):
+            compared(span, compare, START_MS)
