@@ -5,7 +5,7 @@ The sending node is the one that a packet leaves: for a relayed packet the node 
 more. Flows belong to the period in which their window began, so that a window over a full hour is not split.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from history.bill.books.sums import Metered, NodeCell, Way
 from history.model.filters import Selection
@@ -64,15 +64,17 @@ class MeteredGatherer(Gatherer):
         period = f"epoch_ms(window_start) // {self._period_ms} * {self._period_ms}"
         names = [_NAME.format(side) for side in ("src_", "dst_")]
         places = ("src_region", "dst_region", _SENDING_ZONE, "dst_zone")
+        regions = query.regions()
         nodes: dict[Way, str] = {"out": _SENDER, "in": "dst_node"}
         for way, node in nodes.items():
             columns = (period, "scope", node, "direction = 'relay'", *names, *places)
             for row in query.sums(columns, self._wanted):
-                self._take(way, *row)
+                self._take(way, regions, *row)
 
     def _take(
         self,
         way: Way,
+        regions: Mapping[str, str],
         period: int,
         scope: Scope,
         node: str | None,
@@ -99,8 +101,9 @@ class MeteredGatherer(Gatherer):
             metered.unknown[cell] += size
             return
         metered.cells[cell] += size
+        zone = source_zone or ""
         sides = (
-            Side(source_region or "", source or "", zone=source_zone or ""),
+            Side(regions.get(zone, "") if relayed else source_region or "", source or "", zone=zone),
             Side(destination_region or "", destination or "", zone=destination_zone or ""),
         )
         if self._prices is not None and self._is_free(way, *sides):

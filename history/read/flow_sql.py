@@ -87,7 +87,7 @@ class FlowQuery:
         """  # noqa: S608 - every name in it is ours, every value a parameter
         if by == "label":
             self._database.register(LABEL_TIMES, _label_table(labels, self.span, slot_ms))
-        regions = self._regions_of_zones() if self._regions is None else self._regions
+        regions = self.regions()
         for row in self._stream(query, [*pairs, *parameters]):
             scope, direction, relayed_in, size, rows, period_ms, from_group, to_group, *values = row
             source, destination = _ends(ends, values)
@@ -124,10 +124,12 @@ class FlowQuery:
         for *values, size in self._stream(query, parameters):
             yield *values, int(size)
 
-    def _regions_of_zones(self) -> dict[str, str]:
+    def regions(self) -> dict[str, str]:
         """Return the regions of the zones: of an observer the log holds the zone alone."""
-        query = " UNION ".join(f"SELECT {side}zone, {side}region FROM flows" for side in _SIDES)  # noqa: S608
-        return {zone: region for zone, region in self._fetch(query, []) if zone and region}
+        if self._regions is None:
+            query = " UNION ".join(f"SELECT {side}zone, {side}region FROM flows" for side in _SIDES)  # noqa: S608
+            self._regions = {zone: region for zone, region in self._fetch(query, []) if zone and region}
+        return self._regions
 
     def _add_facts(self, summary: Summary, where: str, parameters: list[object], selection: Selection) -> None:
         # The statements are made of names that are ours; what a user said is a parameter.
@@ -157,7 +159,7 @@ class FlowQuery:
                 {", ".join(sides)}
             FROM told GROUP BY ALL
         """  # noqa: S608 - every name in it is ours, every value a parameter
-        regions = self._regions_of_zones() if self._regions is None else self._regions
+        regions = self.regions()
         slot = evidence.slot_ms
         for row in self._stream(query, [*parameters, slot, slot, *pairs]):
             scope, direction, relayed_in, size, rows, at_ms, serves, dnat, port, service, *values = row
