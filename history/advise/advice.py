@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple
 
+from common.amounts import percent
 from history.advise.finding import Case, Fate, Finding
 from history.advise.rules import balancing, mesh, outside, passed_on, placement, twice
 from history.advise.rules.unavoidable import unavoidable
@@ -23,6 +24,8 @@ from prices.book import SUBUNITS, PriceBook, per_month
 LEAST_MONEY, LEAST_BYTES = 10, 500 * 10**9
 # With more unknown than this part of all bytes nothing counts as measured.
 MOST_UNKNOWN = 0.01
+# More than this part of what Services exchange, at times of which the topology knows nothing, is told.
+MOST_UNTOLD = 0.01
 MONTH_MS = 730 * 3_600_000
 
 RULES = (
@@ -128,6 +131,12 @@ def _notes(case: Case, summary: Summary) -> list[str]:
         notes.append(
             "no request is seen translated: Services are balanced in sockets (Cilium) or the hook is tc; "
             "what Services could keep in a zone is not visible here"
+        )
+    served, untold = case.untold
+    if untold > MOST_UNTOLD * served:
+        notes.append(
+            f"for {percent(untold, served)} of what Services exchanged the topology holds no ready pod of theirs, and "
+            "nothing is said of it: is it this cluster's topology, and as old as the range?"
         )
     if not case.by_service:
         notes.append("no traffic names a Service: the topology holds none of this range, or the flows are of before")

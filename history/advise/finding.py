@@ -11,7 +11,7 @@ from enricher.index.tenancy import order, stretches
 from history.advise.service_use import Use, use_of
 from history.model.evidence import Cell, Evidence
 from history.model.party import Parties
-from history.model.ready import SERVICE, Group, Step, groups_of, ready_pods
+from history.model.ready import SERVICE, Group, Step, groups_of, is_known, ready_pods
 from history.model.summary import Traffic
 from schemas.topology import Routing, TopologyState
 
@@ -105,6 +105,23 @@ class Case:
             if state.kind == "service" and state.from_ms < self.evidence.span.to_ms:
                 found[Group(state.namespace or "", SERVICE, state.name)].append(state)
         return found
+
+    def holds(self, group: Group | None, cell: Cell) -> bool:
+        """Return whether the topology holds a ready pod at each moment of a cell's slot, or has none to hold (None)."""
+        return group is None or is_known(self.ready.get(group, ()), *self.evidence.slot_of(cell))
+
+    @cached_property
+    def untold(self) -> tuple[int, int]:
+        """What Services exchanged, in bytes, and how much of that while the topology held no ready pod of theirs."""
+        known: dict[tuple[Group, int], bool] = {}
+        total = untold = 0
+        for service, cells in self.by_service.items():
+            for cell, size in cells:
+                if (service, cell.at_ms) not in known:
+                    known[service, cell.at_ms] = self.holds(service, cell)
+                total += size
+                untold += 0 if known[service, cell.at_ms] else size
+        return total, untold
 
     def routing(self, service: Group) -> tuple[Routing | None, int]:
         """Return how a Service chose end points at the end of the range, and since when; None where nobody says."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from common.amounts import counted
 from history.model.evidence import Cell, Evidence
-from history.model.ready import Step, least, mean
+from history.model.ready import Step, is_known, least, mean
 from history.model.summary import IN_REGION
 
 # Which part of a client's requests has to be seen translated for a Service to be in their way.
@@ -62,7 +62,8 @@ def use_of(
     Of a headless Service, which has no address of its own, all clients are users.
     """
     use = Use()
-    counts: dict[int, tuple[dict[str, int], dict[str, float]]] = {}
+    # By slot; None where nobody knows of a ready pod though some answered: the topology does not hold that time.
+    counts: dict[int, tuple[dict[str, int], dict[str, float]] | None] = {}
     wanted = [
         (cell, size) for cell, size in cells if not cell.relay and cell.client.zone and cell.traffic.scope in IN_REGION
     ]
@@ -73,8 +74,11 @@ def use_of(
         if from_ms < since_ms or share < THROUGH_SERVICE:
             continue
         if cell.at_ms not in counts:
-            counts[cell.at_ms] = least(steps, from_ms, to_ms), mean(steps, from_ms, to_ms)
-        always, usually = counts[cell.at_ms]
+            known = is_known(steps, from_ms, to_ms)
+            counts[cell.at_ms] = (least(steps, from_ms, to_ms), mean(steps, from_ms, to_ms)) if known else None
+        if (ready := counts[cell.at_ms]) is None:
+            continue
+        always, usually = ready
         use.clients.add(cell.client.label)
         use.servers.add(cell.server.label)
         if cell.is_request:

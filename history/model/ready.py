@@ -73,6 +73,11 @@ def least(steps: Sequence[Step], from_ms: int, to_ms: int) -> dict[str, int]:
     return found or {}
 
 
+def is_known(steps: Sequence[Step], from_ms: int, to_ms: int) -> bool:
+    """Return whether some pod was ready at each moment of [from_ms, to_ms): else the history may not hold that time."""
+    return all(step.zones for step in _within(steps, from_ms, to_ms))
+
+
 def mean(steps: Sequence[Step], from_ms: int, to_ms: int) -> dict[str, float]:
     """Return how many ready pods each zone had on average over [from_ms, to_ms)."""
     sums: defaultdict[str, int] = defaultdict(int)

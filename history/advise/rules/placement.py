@@ -92,7 +92,7 @@ def _store(case: Case, label: str, port: int, cells: Sequence[tuple[Cell, int]])
     remote: dict[Cell, int] = {}
     for cell, size in cells:
         away = cell.crosses and cell.client.label != label and cell.client.zone
-        if away and not least(steps, *case.evidence.slot_of(cell)).get(cell.client.zone):
+        if away and case.holds(group, cell) and not least(steps, *case.evidence.slot_of(cell)).get(cell.client.zone):
             remote[cell] = size
     zones = {cell.client.zone for cell in remote}
     replication = asked * len(zones)

@@ -184,6 +184,31 @@ def test_only_zones_that_had_an_end_point_then_are_counted() -> None:
     assert told.spared.bytes == pytest.approx(100 * GB, rel=1e-6)  # half of what a and b send; c had nothing ready
 
 
+def test_time_that_the_topology_does_not_hold_is_not_judged() -> None:
+    """The history begins at noon: before, no pod is known to have been ready, and yet some answered."""
+    scenario = Scenario()
+    noon = {"from_ms": BEGIN_MS + 12 * HOUR_MS}
+    scenario.workload(WEB, EVERYWHERE)
+    scenario.workload(API, EVERYWHERE, **noon)
+    scenario.workload(POSTGRES, EVERYWHERE, **noon)
+    scenario.service("api", API, 8080, CLUSTER_IP)
+    scenario.exchange(WEB, "api", 8080, 10 * GB, 90 * GB)
+    for zone, other in (("a", "b"), ("b", "c"), ("c", "a")):
+        scenario.say((WEB, zone), (POSTGRES, other), 5432, 5 * GB, 100 * GB)
+    advice = scenario.advice()
+    assert found(advice) == [("blind_service", "shop/Service/api", "measured")]
+    assert advice.told[0].spared.bytes == pytest.approx(100 * GB, rel=1e-6), "of the other half of the day"
+    assert any(note.startswith("for 50.0 % of what Services exchanged") for note in advice.notes)
+
+
+def test_another_clusters_topology_is_no_evidence() -> None:
+    scenario = shop()
+    scenario.states = [state for state in scenario.states if state.kind != "pod"]
+    advice = scenario.advice()
+    assert found(advice) == []
+    assert any("is it this cluster's topology" in note for note in advice.notes)
+
+
 def test_a_policy_that_changed_counts_from_then_on() -> None:
     scenario = shop()
     service = next(state for state in scenario.states if state.kind == "service")
