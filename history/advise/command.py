@@ -22,7 +22,7 @@ from history.advise.advice import Advice, advise
 from history.advise.finding import Case
 from history.advise.gather import DEFAULT_SINCE, EvidenceSettings, gather
 from history.model.bill import price_summary
-from history.model.events import events
+from history.model.events import known_events
 from history.model.evidence import Evidence
 from history.model.party import Parties
 from history.model.time_range import TimeRange
@@ -115,7 +115,8 @@ async def ask(settings: AdviseSettings, span: TimeRange, now_ms: int) -> Answer 
         return found
     report = found.report
     if settings.output == "html":
-        report.top, report.events = Bounds().rows, events(found.states, span)
+        report.top = Bounds().rows
+        report.events, report.events_note = known_events(found.states, span)
     case = Case(found.evidence, found.states, Parties())
     too_little = _too_little(report, force=settings.force)
     return too_little or Answer(report, advise(case, report.summary, report.now.bill.book), found.evidence)

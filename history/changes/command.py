@@ -15,7 +15,7 @@ from common.entry_point import entry_point
 from history.advise.gather import DEFAULT_SINCE, EvidenceSettings, gather
 from history.changes import text
 from history.changes.effects import effects
-from history.model.events import events
+from history.model.events import known_events
 from history.read import interrupts
 from sinks.gc_settings import THRESHOLDS
 
@@ -39,7 +39,8 @@ def main(settings: ChangesSettings) -> int:
     if isinstance(found, str):
         terminal.complain(f"{PROG}: {found}")
         return 1
-    changed = effects(events(found.states, span), found.evidence, found.report.now.bill.book)
+    known, found.report.events_note = known_events(found.states, span)
+    changed = effects(known, found.evidence, found.report.now.bill.book)
     if settings.output == "json":
         terminal.write_json(text.as_dict(found.report, changed))
     else:

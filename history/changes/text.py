@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
-from common.amounts import dollars, fitted, human, percent
+from common.amounts import dollars, fitted, human, labelled, percent
 from history.changes.effects import Effect, Volume
 from history.model.time_range import timestamp
 from history.report import machine as report_machine
@@ -17,8 +17,10 @@ from prices.book import MONTH_HOURS, SUBUNITS
 def lines(report: Report, changed: Sequence[Effect]) -> list[str]:
     """Return the lines: each change with the part of its traffic that crosses zones, before and after."""
     found = [*head(report, "zonemeter changes"), *trust(report), ""]
+    note = labelled("", [report.events_note], 0) if report.events_note else []
     if not changed:
-        return [*found, "nothing changed: no workload came, went or moved, and no Service was told otherwise"]
+        none = "nothing changed" if not note else "nothing is known to have changed"
+        return [*found, f"{none}: no workload came, went or moved, and no Service was told otherwise", *note]
     rows = [("when, UTC", "what", "of what", "in detail", "crossing", "effect a month")]
     for effect in changed:
         event = effect.event
@@ -37,6 +39,7 @@ def lines(report: Report, changed: Sequence[Effect]) -> list[str]:
         "",
         "crossing: the part of its traffic within the region that crosses zones, from the change before to the next",
         "effect: what crosses more (+) or less (-) than with the part of before, at the volume of after",
+        *note,
     ]
 
 
@@ -52,7 +55,8 @@ def as_dict(report: Report, changed: Sequence[Effect]) -> dict[str, Any]:
                 "effect_cost_per_month": None if (cost := _monthly(effect)) is None else f"{cost:.4f}",
             }
             for effect in changed
-        ]
+        ],
+        "changes_note": report.events_note,
     }
 
 

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from history.model.ready import SERVICE, Group, Step, ready_pods
-from history.model.time_range import TimeRange
+from history.model.time_range import TimeRange, timestamp
 from schemas.topology import Routing, TopologyState
 
 # Where ready pods are has settled once it stays the same for so long. New pods that come closer together than that are
@@ -16,6 +16,8 @@ from schemas.topology import Routing, TopologyState
 SETTLED_MS, ROLLOUT_MS = 10 * 60_000, 30 * 60_000
 
 What = Literal["new", "gone", "scaled", "moved", "rollout", "policy"]
+# What can only be seen beside what was there before.
+_PLACEMENTS = ("moved", "scaled", "new", "gone")
 
 
 class Event(NamedTuple):
@@ -25,6 +27,25 @@ class Event(NamedTuple):
     subject: Group
     what: What
     detail: str
+
+
+def known_events(states: Sequence[TopologyState], span: TimeRange) -> tuple[list[Event], str]:
+    """Return what changed, in order of time, and from when on that is known where it is not from the beginning on.
+
+    What ended long ago is taken off the topology topic: what follows on it then looks new.
+    """
+    found = events(states, span)
+    ends = [state.to_ms for state in states if state.kind == "pod" and state.to_ms is not None]
+    since_ms = min(ends, default=span.from_ms)
+    if since_ms <= span.from_ms:
+        return found, ""
+    known = [each for each in found if each.what not in _PLACEMENTS or each.at_ms >= since_ms]
+    if len(known) == len(found):
+        return found, ""
+    return (
+        known,
+        f"the topology holds no pod that ended before {timestamp(since_ms)}: where pods were then is not known",
+    )
 
 
 def events(states: Sequence[TopologyState], span: TimeRange) -> list[Event]:

@@ -16,7 +16,7 @@ from common import terminal
 from common.durations import Duration, parse_duration
 from common.entry_point import entry_point
 from common.errors import Refusal
-from history.model.events import events
+from history.model.events import known_events
 from history.model.grouping import OF_TIME, OWNERS, By, Per, parse_by
 from history.model.time_range import TimeRange
 from history.page.bounds import Bounds
@@ -117,11 +117,13 @@ async def _make(settings: ReportSettings, spans: list[TimeRange], now_ms: int) -
     before = report.before if shows_pairs else None
     if nothing or not (is_page or (before is not None and before.summary.metered_ms)):
         return report, nothing
-    states, report.events_note = await topology_of(settings, report)
+    states, note = await topology_of(settings, report)
+    report.events_note = note
     if is_page and states is not None:
-        report.events = events(states, report.now.span)
+        report.events, forgotten = known_events(states, report.now.span)
+        report.events_note = note or forgotten
     if before is not None:
-        report.differences = differences(report, before, states or [], report.events_note)
+        report.differences = differences(report, before, states or [], note)
     return report, nothing
 
 

@@ -11,19 +11,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from common.amounts import per_hour
-from history.model.events import Event, events
+from history.model.events import Event, known_events
 from history.model.party import Party
 from history.model.ready import Group, groups_of
 from history.model.summary import IN_REGION
-from history.model.time_range import TimeRange, timestamp
+from history.model.time_range import TimeRange
 from history.report.data import Difference, Differences, PairLine, Range, Report, pair_of
 from schemas.topology import TopologyState
 
 # What changes where pods are or which of them is chosen, and what changes what is sent.
 _PLACES = ("moved", "scaled", "new", "gone", "policy")
 _SENDS = ("new", "gone", "scaled", "rollout")
-# What can only be seen beside what was there before: it is not known to have changed where that may be forgotten.
-_PLACEMENTS = ("moved", "scaled", "new", "gone")
 
 
 @dataclass(slots=True)
@@ -41,7 +39,7 @@ def differences(report: Report, before: Range, states: Sequence[TopologyState], 
     `states`: of the topology, none where it is not known; `note` says why then.
     """
     sent = _sent(report.now, before)
-    changed, forgotten = _changes(states, TimeRange(before.span.from_ms, report.now.span.to_ms))
+    changed, forgotten = known_events(states, TimeRange(before.span.from_ms, report.now.span.to_ms))
     of_subject: defaultdict[Group, list[Event]] = defaultdict(list)
     for event in changed:
         of_subject[event.subject].append(event)
@@ -88,22 +86,6 @@ def _difference(pair: PairLine, sent: _Sent, report: Report, before: Range) -> D
         # At the volume of now: the part that crosses, less what would cross with the part of before.
         by_zones = rates[0] - round(per_hour(sent.now, now_ms) * pair.before / sent.before)
     return Difference(pair.source, pair.destination, *rates, change - by_zones, by_zones, [])
-
-
-def _changes(states: Sequence[TopologyState], span: TimeRange) -> tuple[list[Event], str]:
-    """Return what changed, and from when on that is known: what ended long ago is taken off the topology topic."""
-    found = events(states, span)
-    ends = [state.to_ms for state in states if state.kind == "pod" and state.to_ms is not None]
-    since_ms = min(ends, default=span.from_ms)
-    if since_ms <= span.from_ms:
-        return found, ""
-    known = [each for each in found if each.what not in _PLACEMENTS or each.at_ms >= since_ms]
-    if len(known) == len(found):
-        return found, ""
-    return (
-        known,
-        f"the topology holds no pod that ended before {timestamp(since_ms)}: where pods were then is not known",
-    )
 
 
 def _services(states: Iterable[TopologyState]) -> defaultdict[Group, set[Group]]:

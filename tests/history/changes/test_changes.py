@@ -9,7 +9,7 @@ import pytest
 from history.changes import text
 from history.changes.effects import Effect, effects
 from history.model.bill import price_summary
-from history.model.events import SETTLED_MS, Event, events
+from history.model.events import SETTLED_MS, Event, events, known_events
 from history.model.party import MeterTraffic
 from history.report.data import Range, Report
 from prices.file import shipped
@@ -162,6 +162,23 @@ def test_as_people_and_programs_get_it() -> None:
     found: dict[str, Any] = text.as_dict(report, changed)["changes"][0]
     assert (found["what"], found["effect_cost_per_month"]) == ("policy", "-292.0000")
     assert "nothing changed" in "\n".join(text.lines(report, []))
+
+
+def test_what_was_forgotten_is_not_called_new() -> None:
+    """The topic has forgotten the pods before the api's rollout at two."""
+    scenario = Scenario()
+    scenario.workload(API, {"a": 1}, from_ms=BEGIN_MS + 2 * HOUR_MS)
+    scenario.workload(WEB, {"b": 1}, from_ms=BEGIN_MS - HOUR_MS)
+    until(scenario, NOON, "web")
+    found, note = known_events(scenario.states, scenario.evidence.span)
+    assert [(each.what, str(each.subject)) for each in found] == [("gone", WEB)]
+    assert note.startswith("the topology holds no pod that ended before 2026-11-23 12:00:00")
+    summary = scenario.summary()
+    here = Range(scenario.evidence.span, summary, price_summary(summary, None))
+    report = Report(here, ["a test"], "as asked", MeterTraffic(), 5, events_note=note)
+    assert note in " ".join(text.lines(report, effects(found, scenario.evidence, None)))
+    assert "nothing is known to have changed" in "\n".join(text.lines(report, []))
+    assert text.as_dict(report, [])["changes_note"] == note
 
 
 def _event(scenario: Scenario, at_ms: int) -> Event:
