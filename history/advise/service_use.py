@@ -68,6 +68,8 @@ def use_of(
         (cell, size) for cell, size in cells if not cell.relay and cell.client.zone and cell.traffic.scope in IN_REGION
     ]
     shares = part_by_service(wanted)
+    # Who answered was there, also where the topology has forgotten the pod, or it was ready for a part of the slot.
+    answered = {(cell.at_ms, cell.server.zone) for cell, _ in wanted}
     for cell, size in wanted:
         from_ms, to_ms = evidence.slot_of(cell)
         share = 1.0 if headless else shares.get(cell.client.label, 0.0)
@@ -92,7 +94,7 @@ def use_of(
             zone.expected += size * usually[cell.client.zone] / sum(usually.values())
             if cell.crosses:
                 use.sparable[cell] = int(size * share)
-        elif cell.crosses:
+        elif cell.crosses and (cell.at_ms, cell.client.zone) not in answered:
             use.lacking[cell] = int(size * share)
     return use
 

@@ -158,6 +158,21 @@ def test_time_in_which_a_zone_had_no_end_point_does_not_water_down_what_stayed_i
     assert any("60.0 % stays in the zone; spread blindly, 33.3 % would" in fact for fact in each.finding.facts)
 
 
+def test_a_zone_from_which_somebody_answered_is_not_without_an_end_point() -> None:
+    """The topology has forgotten the pod that zone c had in the morning, and knows those of the other zones."""
+    scenario = Scenario()
+    scenario.workload(WEB, {"c": 1})
+    scenario.workload(API, {"a": 1, "b": 1})
+    scenario.service("api", API, 8080, CLUSTER_IP)
+    morning, whole = range(12), range(24)
+    for server, hours in (("a", whole), ("b", whole), ("c", morning)):
+        scenario.say(
+            (WEB, "c"), (API, server), 8080, len(hours) * GB, len(hours) * GB, service="api", dnat=True, hours=hours
+        )
+    (each,) = [each for each in scenario.advice().told if each.finding.kind == "no_end_point"]
+    assert each.spared.bytes == pytest.approx(2 * 2 * 12 * GB, rel=1e-6), "the afternoon's"
+
+
 def test_session_affinity_is_asked_about() -> None:
     assert found(shop(routing=Routing(session_affinity="ClientIP")).advice())[0][2] == "ask"
 
