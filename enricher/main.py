@@ -5,16 +5,15 @@ In order: topics, history, the API's lists (services before nodes before pods, s
 with it), then the consumer group. What follows the topics and the API runs beside it until the group has stopped.
 """
 
-import asyncio
 import gc
 import logging
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import TypeVar, cast
 
 from common.clock import now_ms
 from common.entry_point import entry_point
 from common.errors import Stopped
+from common.in_parts import in_parts
 from common.kafka import clients
 from common.kafka.partitions import Partitions
 from common.kafka.publish import PublishCounters, Publisher
@@ -37,8 +36,6 @@ from enricher.metrics import EnricherMetrics
 from enricher.settings import EnricherSettings
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 # How often it is looked where ready pods are: all objects of the index are.
 READY_SECONDS = 60.0
@@ -124,18 +121,8 @@ async def _run_live(
 
 async def _show_ready_pods(running: Service, ready: ReadyPods, metrics: EnricherMetrics) -> None:
     while not running.stopping.is_set():
-        await _in_parts(metrics.showing(await _in_parts(ready.counting(now_ms()))))
+        await in_parts(metrics.showing(await in_parts(ready.counting(now_ms()))))
         await running.pause(READY_SECONDS)
-
-
-async def _in_parts(work: Generator[None, None, T]) -> T:
-    """Do work part by part: chunks are joined in between."""
-    while True:
-        try:
-            next(work)
-        except StopIteration as done:
-            return cast(T, done.value)
-        await asyncio.sleep(0)
 
 
 def _question(cidrs: CidrMap, cluster: ClusterView) -> None:

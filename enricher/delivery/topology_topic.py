@@ -20,6 +20,7 @@ from aiokafka.errors import KafkaError
 
 from common.errors import PublishError, Refusal, Stopped
 from common.files import read_named
+from common.in_parts import in_parts
 from common.kafka import clients
 from common.kafka.publish import Publisher, Record
 from common.kafka.reading import Records, held, reader, stretch
@@ -118,7 +119,7 @@ class TopologyTopic:
             await asyncio.sleep(_WRITE_SECONDS)
             # The first time as soon as it is clear who writes: what the history held may be old.
             if loop.time() - (pruned or begun) > _PRUNE_SECONDS or (not pruned and is_writer()):
-                ended = self._prune()
+                ended = await self._prune()
                 if ended and is_writer():
                     await self._bury(publisher, ended)
                 pruned = loop.time()
@@ -138,10 +139,10 @@ class TopologyTopic:
             self._cluster.confirm(state)
         self._metrics.topology_writes.inc(len(states))
 
-    def _prune(self) -> list[TopologyState]:
+    async def _prune(self) -> list[TopologyState]:
         """Forget what is too old to matter, and return it; then what exceeds the room."""
         before_ms = self._cluster.clock() - int(self._settings.history_hours * 3_600_000)
-        ended = self._cluster.index.prune(before_ms, before_ms - NAMESPACE_HISTORY_MS)
+        ended = await in_parts(self._cluster.index.pruning(before_ms, {"namespace": before_ms - NAMESPACE_HISTORY_MS}))
         self._keep_small()
         return ended
 

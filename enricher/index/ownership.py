@@ -9,12 +9,14 @@ is resolve.py's business.
 
 import bisect
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import msgspec
 
 from enricher.index.addresses import Prefix, pack, parse_prefix, prefix_of
 from enricher.index.cidrs import is_public
+from enricher.index.parts import parts
 from enricher.index.tenancy import FOREVER, Claim, Stretch, acquired, claims, order, stretches
 from schemas.topology import TopologyState
 
@@ -22,6 +24,7 @@ from schemas.topology import TopologyState
 SITE_LENGTH = 56
 # The prefix that stands for IPv4 addresses where a node folds them.
 FOLDED_LENGTH = 24
+SLICE = "endpointslice"
 
 # What can be owned: an address, the name of a node, or a prefix that a node hands out to its pods.
 Slot = tuple[str, bytes | str | Prefix]
@@ -123,35 +126,51 @@ class Index:
     def shrink(self, most: int) -> int:
         """Forget what ended longest ago until at most `most` states are left, or all others still hold.
 
-        Returns how many were forgotten. Questions about the time before they ended find no owner from now on.
+        EndpointSlices first: they own no address, and each rollout makes many states of them. Returns how many were
+        forgotten. Questions about the time before they ended find no owner from now on.
         """
-        excess = self._size - most
-        if excess <= 0:
-            return 0
-        ends = sorted(
-            end
-            for states in self._states.values()
-            for state, cut in stretches(states)
-            if (end := max(self._end(state, cut), state.from_ms + 1)) < FOREVER
-        )
-        return len(self.prune(ends[min(excess, len(ends)) - 1])) if ends else 0
+        forgotten = 0
+        for kind in (SLICE, None):
+            excess = self._size - most
+            if excess <= 0:
+                break
+            ends = sorted(
+                end
+                for states in self._states.values()
+                if kind in (None, states[-1].kind)
+                for state, cut in stretches(states)
+                if (end := max(self._end(state, cut), state.from_ms + 1)) < FOREVER
+            )
+            if ends:
+                last = ends[min(excess, len(ends)) - 1]
+                forgotten += len(self.prune(last) if kind is None else self.prune(0, {kind: last}))
+        return forgotten
 
-    def prune(self, before_ms: int, namespaces_before_ms: int | None = None) -> list[TopologyState]:
+    def pruning(
+        self, before_ms: int, of_kind: Mapping[str, int] = MappingProxyType({})
+    ) -> Generator[None, None, list[TopologyState]]:
+        """Do what `prune` does. It yields after each part, so that an event loop can do something else."""
+        found = []
+        for keys in parts(list(self._states)):
+            found += [key for key in keys if any(True for _ in self._ended(key, before_ms, of_kind))]
+            yield
+        return self.prune(before_ms, of_kind, found)
+
+    def prune(
+        self, before_ms: int, of_kind: Mapping[str, int] = MappingProxyType({}), keys: Iterable[str] | None = None
+    ) -> list[TopologyState]:
         """Forget states that say nothing about any time from `before_ms` on; return them.
 
-        `namespaces_before_ms`: the same of namespaces, where that is another time.
+        `of_kind`: the same of a kind, where that is another time. `keys`: of these objects alone.
 
         A state stays as long as an older one stays that it closes: else the older would live again. One that begins
         at `before_ms` or later, or says that its object got its addresses no sooner, stays whatever its end says: it
         may close another that is still to come.
         """
-        limits = {} if namespaces_before_ms is None else {"namespace": namespaces_before_ms}
         ended = [
             (acquired(state).by_ms, order(state), key, state)
-            for key, states in self._states.items()
-            for state, cut in stretches(states)
-            if max(state.from_ms, acquired(state).from_ms) < (limit := limits.get(state.kind, before_ms))
-            and self._end(state, cut) <= limit
+            for key in (self._states if keys is None else keys)
+            for state in self._ended(key, before_ms, of_kind)
         ]
         ended.sort(key=lambda item: item[:2])
         dropped: dict[int, TopologyState] = {}
@@ -163,6 +182,12 @@ class Index:
         for key, ids in gone.items():
             self._drop(key, ids)
         return list(dropped.values())
+
+    def _ended(self, key: str, before_ms: int, of_kind: Mapping[str, int]) -> Iterator[TopologyState]:
+        for state, cut in stretches(self._states.get(key, ())):
+            limit = of_kind.get(state.kind, before_ms)
+            if max(state.from_ms, acquired(state).from_ms) < limit and self._end(state, cut) <= limit:
+                yield state
 
     def _end(self, state: TopologyState, cut: int) -> int:
         ends = [c.to_ms for slot in slots_of(state) for c in self._claims.get(slot, ()) if c.state is state]

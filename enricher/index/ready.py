@@ -8,10 +8,11 @@ jobs come and go by themselves, and those of DaemonSets are where nodes are: the
 
 import heapq
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Generator, Sequence
+from typing import NamedTuple
 
 from enricher.index.ownership import Index
+from enricher.index.parts import parts
 from enricher.index.tenancy import FOREVER, order, stretches
 from schemas.topology import TopologyState
 
@@ -20,10 +21,7 @@ KEPT_MS = 26 * 3_600_000
 # In a cluster of three zones three series each.
 MAX_WORKLOADS = 1_000
 LEFT_OUT = ("Job", "CronJob", "DaemonSet")
-# How many objects are looked at in one go: a few milliseconds.
-PART = 500
 
-T = TypeVar("T")
 # Namespace, kind, name.
 Group = tuple[str, str, str]
 
@@ -56,7 +54,7 @@ class ReadyPods:
         objects = self._index.objects()
         zones = yield from _zones(objects)
         now: Counter[tuple[Group, str]] = Counter()
-        for part in _parts(objects):
+        for part in parts(objects):
             for states in part:
                 if states[-1].to_ms is None and (group := _group(states[-1])) is not None:
                     now[group, zones.get(states[-1].node or "", "")] += 1
@@ -64,7 +62,7 @@ class ReadyPods:
         if not self._knows_history:
             self._knows_history = True
             yield from self._recall(objects, zones, now_ms)
-        for places in _parts(list(now)):
+        for places in parts(list(now)):
             for group, zone in places:
                 self._note(group, zone, now_ms)
             yield
@@ -82,7 +80,7 @@ class ReadyPods:
         self, objects: Sequence[Sequence[TopologyState]], zones: dict[str, str], now_ms: int
     ) -> Generator[None, None, None]:
         """Note where pods were by what the index has on record."""
-        for part in _parts(objects):
+        for part in parts(objects):
             for states in part:
                 for state, end_ms in stretches(states) if states[-1].kind == "pod" else ():
                     if (group := _group(state)) is not None and end_ms != FOREVER:
@@ -94,7 +92,7 @@ class ReadyPods:
         seen[zone] = max(seen.get(zone, 0), at_ms)
 
     def _forget(self, before_ms: int) -> Generator[None, None, None]:
-        for part in _parts(list(self._seen)):
+        for part in parts(list(self._seen)):
             for group in part:
                 kept = {zone: at for zone, at in self._seen[group].items() if at >= before_ms}
                 if kept:
@@ -107,17 +105,13 @@ class ReadyPods:
 def _zones(objects: Sequence[Sequence[TopologyState]]) -> Generator[None, None, dict[str, str]]:
     """Return the zone of each node by its name, also of one that is gone: pods that it had know its name alone."""
     nodes: dict[str, TopologyState] = {}
-    for part in _parts(objects):
+    for part in parts(objects):
         for states in part:
             state = states[-1]
             if state.kind == "node" and (state.name not in nodes or order(nodes[state.name]) < order(state)):
                 nodes[state.name] = state
         yield
     return {name: state.zone or "" for name, state in nodes.items()}
-
-
-def _parts(of: Sequence[T]) -> Iterator[Sequence[T]]:
-    return (of[at : at + PART] for at in range(0, len(of), PART))
 
 
 def _group(state: TopologyState) -> Group | None:

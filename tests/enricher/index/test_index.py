@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from enricher.index.addresses import Prefix, pack, parse_prefix
 from enricher.index.ownership import Index, merge, slots_of
+from enricher.index.parts import PART
 from enricher.index.tenancy import FOREVER
 from schemas.topology import TopologyState
-from tests.support.enricher.build import END, START, node, pod
+from tests.support.enricher.build import END, START, done, node, pod
 
 ADDRESSES = ["10.0.0.1", "10.0.0.2", "fd00::1"]
 
@@ -129,7 +130,7 @@ def test_pruning_changes_no_answer_after_its_horizon(
     for state in given_states:
         index.apply(state)
     before = index.states
-    assert len(index.prune(horizon)) == before - index.states
+    assert len(done(index.pruning(horizon))) == before - index.states
     newer = [
         msgspec.structs.replace(
             s,
@@ -159,6 +160,38 @@ def test_pruning_forgets_what_has_ended() -> None:
     index.apply(pod("c", "10.0.0.2", "n", from_ms=0, to_ms=5))
     index.prune(10)
     assert (index.states, index.slots) == (1, 1)
+
+
+def test_pruning_is_in_parts_and_minds_what_changes_meanwhile() -> None:
+    index = Index()
+    for number in range(3 * PART):
+        index.apply(pod(f"p{number}", f"10.0.{number // 250}.{number % 250}", "n", from_ms=0, to_ms=5))
+    work, yields = index.pruning(10), 0
+    with pytest.raises(StopIteration) as finished:
+        while True:
+            next(work)
+            yields += 1
+            index.apply(pod(f"new{yields}", f"10.1.0.{yields}", "n", from_ms=0))
+            # It had its address from later on than was known.
+            index.apply(pod("p0", "10.0.0.0", "n", from_ms=20, resource_version="101"))
+            index.prune(10, keys=["pod/uid-p1"])
+    assert yields == 3
+    kept = {state.name for state in index.current()}
+    assert kept == {"p0", "new1", "new2", "new3"}
+    assert len(finished.value.value) == 3 * PART - 1, "all but p1, which was forgotten before; of p0 the first state"
+
+
+def test_shrinking_forgets_end_points_first() -> None:
+    """A rollout makes many states of an EndpointSlice, which no address needs."""
+    index = Index()
+    for number in range(10):
+        index.apply(pod(f"gone-{number}", f"10.0.1.{number}", "n", from_ms=number, to_ms=100 + number))
+        state = pod("x", "", "n", kind="endpointslice", uid="s", from_ms=200 + number, resource_version=f"{number}")
+        index.apply(state)
+    assert (index.shrink(15), index.states) == (5, 15)
+    assert sum(state.kind == "pod" for state in index.current()) == 10
+    assert (index.shrink(6), index.states) == (9, 6)
+    assert {state.kind for state in index.current()} == {"pod", "endpointslice"}
 
 
 def test_shrinking_forgets_what_ended_longest_ago_and_nothing_that_holds() -> None:

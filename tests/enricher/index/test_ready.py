@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where ready pods are, by workload and zone: which are shown, and for how long a zone that was left stays."""
 
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from enricher.index.ownership import Index
-from enricher.index.ready import KEPT_MS, PART, Ready, ReadyPods
+from enricher.index.parts import PART
+from enricher.index.ready import KEPT_MS, Ready, ReadyPods
 from enricher.metrics import EnricherMetrics
 from schemas.flow import Workload
 from schemas.topology import TopologyState
-from tests.support.enricher.build import START, node, pod
+from tests.support.enricher.build import START, done, node, pod
 
 NODES = [node("node-a", "10.0.0.1", "a"), node("node-b", "10.0.0.2", "b"), node("node-x", "10.0.0.3", None)]
 HOUR = 3_600_000
@@ -29,12 +30,7 @@ def index(*states: TopologyState) -> Index:
 
 
 def count(counted: ReadyPods, now_ms: int) -> Ready:
-    work = counted.counting(now_ms)
-    while True:
-        try:
-            next(work)
-        except StopIteration as done:
-            return cast(Ready, done.value)
+    return done(counted.counting(now_ms))
 
 
 def web(zones: dict[str, int]) -> dict[tuple[str, str, str, str], int]:

@@ -110,8 +110,8 @@ def test_a_namespace_is_remembered_longer_than_a_pod() -> None:
     index = Index()
     index.apply(TopologyState(kind="namespace", uid="n", resource_version="1", name="shop", from_ms=10, to_ms=20))
     index.apply(TopologyState(kind="pod", uid="p", resource_version="1", name="api-0", from_ms=10, to_ms=20))
-    assert [state.kind for state in index.prune(30, 20 - 1)] == ["pod"]
-    assert [state.kind for state in index.prune(30, 30)] == ["namespace"]
+    assert [state.kind for state in index.prune(30, {"namespace": 20 - 1})] == ["pod"]
+    assert [state.kind for state in index.prune(30, {"namespace": 30})] == ["namespace"]
 
 
 @pytest.mark.parametrize(

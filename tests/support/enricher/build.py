@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builders of the records that the enricher's tests are made of."""
 
-from typing import Any
+from collections.abc import Generator
+from typing import Any, TypeVar, cast
 
 from schemas.flow import Workload
 from schemas.raw import RawChunk, decode_chunk, encode_chunk
 from schemas.topology import TopologyState
+
+T = TypeVar("T")
 
 START = 1_795_384_000_000
 END = START + 10_000
@@ -109,3 +112,12 @@ def encoded(rows: list[dict[str, Any]], **overrides: Any) -> bytes:
 
 def chunk(rows: list[dict[str, Any]], **overrides: Any) -> RawChunk:
     return decode_chunk(encoded(rows, **overrides))
+
+
+def done(work: Generator[None, None, T]) -> T:
+    """Do work that yields after each part to its end; return what it returns."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as finished:
+            return cast(T, finished.value)
