@@ -170,6 +170,8 @@ class FlowQuery:
             traffic = Traffic(scope, source, destination, direction == "ingress")
             summary.traffic[traffic] += int(size)
             summary.slots[at_ms, scope] += int(size)
+            if not size:
+                continue  # a part of nothing is no number
             cell = Cell(traffic, at_ms, serves, port or 0, service or "", dnat, direction == "relay")
             evidence.cells[cell] += int(size)
             if len(evidence.cells) > MAX_CELLS:

@@ -59,6 +59,12 @@ def test_where_ports_do_not_tell_nobody_serves(ports: tuple[int | None, int | No
     assert (cell.serves, cell.port) == (None, 0)
 
 
+def test_flows_without_a_byte_are_no_evidence() -> None:
+    """Anybody who may write into the topic can make some: a part of nothing is not a number."""
+    evidence, summary = evidence_of([flow(bytes=0), flow(bytes=0, source=API, destination=SERVED)], SPAN)
+    assert (len(evidence.cells), summary.flows) == (0, 2)
+
+
 def test_slots_begin_where_the_clock_says() -> None:
     evidence, _ = evidence_of([flow(), flow(start_ms=START_MS + 10_000, end_ms=END_MS + 10_000)], SPAN)
     assert sorted(cell.at_ms for cell in evidence.cells) == [START_MS, START_MS + 10_000]
