@@ -73,12 +73,13 @@ class Index:
         self._states[object_key] = updated
         self._size += len(updated) - len(known)
         # A state has an end of its own or the beginning of the next: of others only those before it change.
-        place = updated.index(merged)
+        place = bisect.bisect_left(updated, order(merged), key=order)
         changed = [merged, *updated[place - 1 : place]]
         if position is not None:
             changed += known[max(position - 1, 0) : position + 1]
         touched = {slot for s in changed for slot in slots_of(s)}
-        own = self._stretches_by_slot(object_key, touched)
+        # What owns nothing may have thousands of states.
+        own = self._stretches_by_slot(object_key, touched) if touched else {}
         for slot in touched:
             others = {f"{claim.state.kind}/{claim.state.uid}" for claim in self._claims.get(slot, ())} - {object_key}
             self._put(slot, claims([*own[slot], *self._stretches_on(slot, others)]))
@@ -176,7 +177,9 @@ class Index:
         dropped: dict[int, TopologyState] = {}
         gone: dict[str, set[int]] = {}
         for _, _, key, state in ended:
-            if all(id(older) in dropped for older in self._closes(key, state)):
+            # Older states of the object that stay would live again without this one, and so would earlier tenants.
+            place = bisect.bisect_left(self._states[key], order(state), key=order)
+            if place == len(gone.get(key, ())) and all(id(older) in dropped for older in self._before(state)):
                 dropped[id(state)] = state
                 gone.setdefault(key, set()).add(id(state))
         for key, ids in gone.items():
@@ -193,10 +196,9 @@ class Index:
         ends = [c.to_ms for slot in slots_of(state) for c in self._claims.get(slot, ()) if c.state is state]
         return max(ends, default=cut)
 
-    def _closes(self, key: str, state: TopologyState) -> Iterator[TopologyState]:
-        """Yield the states that may live again without this one: older ones of the object, and earlier tenants."""
-        place, by_ms = order(state), acquired(state).by_ms
-        yield from (older for older in self._states[key] if order(older) < place)
+    def _before(self, state: TopologyState) -> Iterator[TopologyState]:
+        """Yield the earlier tenants of what a state owns."""
+        by_ms = acquired(state).by_ms
         for slot in slots_of(state):
             yield from (c.state for c in self._claims.get(slot, ()) if acquired(c.state).by_ms < by_ms)
 

@@ -2,6 +2,7 @@
 """The interval index against a slow and obvious model, in any order of arrival."""
 
 import itertools
+from collections import Counter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from enricher.index import ownership, tenancy
 from enricher.index.addresses import Prefix, pack, parse_prefix
 from enricher.index.ownership import Index, merge, slots_of
 from enricher.index.parts import PART
@@ -179,6 +181,23 @@ def test_pruning_is_in_parts_and_minds_what_changes_meanwhile() -> None:
     kept = {state.name for state in index.current()}
     assert kept == {"p0", "new1", "new2", "new3"}
     assert len(finished.value.value) == 3 * PART - 1, "all but p1, which was forgotten before; of p0 the first state"
+
+
+def test_pruning_looks_at_a_state_a_few_times_however_many_its_object_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An EndpointSlice of a Service that scales all day has thousands of states when the first of them are too old."""
+    looked = Counter[str]()
+
+    def order(state: TopologyState) -> tuple[int, str, int, str]:
+        looked["at"] += 1
+        return tenancy.order(state)
+
+    index = Index()
+    for number in range(1024):
+        version = {"from_ms": number, "resource_version": f"{number}"}
+        index.apply(pod("x", "", "n", kind="endpointslice", uid="s", **version))
+    monkeypatch.setattr(ownership, "order", order)
+    assert len(index.prune(START)) == 1023
+    assert looked["at"] < 20 * 1024
 
 
 def test_shrinking_forgets_end_points_first() -> None:
