@@ -109,7 +109,7 @@ class Price:
     def covers(self, other: "Price") -> bool:
         """Return whether this one, standing first, leaves nothing for the other."""
         pairs = ((getattr(self, name), getattr(other, name)) for name in GLOBS)
-        return self.scope == other.scope and all(mine in (None, theirs) for mine, theirs in pairs)
+        return self.scope == other.scope and all(_covers(mine, theirs) for mine, theirs in pairs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,3 +176,15 @@ def per_month(subunits: int, milliseconds: int) -> int:
 def _fits(glob: str | None, value: str) -> bool:
     # Not even "*" meets what is not known: that would be a guess.
     return glob is None or (bool(value) and fnmatchcase(value, glob))
+
+
+def _covers(glob: str | None, other: str | None) -> bool:
+    """Return whether all that another glob meets is sure to meet this one: it is the same, or says one thing alone."""
+    if glob is None or glob == other:
+        return True
+    if other is None:
+        return False
+    return glob == "*" or (not _SPECIAL.intersection(other) and fnmatchcase(other, glob))
+
+
+_SPECIAL = frozenset("*?[")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import Refusal
-from prices.book import Side, money, per_month, subunits_per_byte
+from prices.book import Price, Side, money, per_month, subunits_per_byte
 from prices.file import SHIPPED, PriceFileError, load_prices, parse_prices, recognise, shipped
 from schemas.flow import SCOPES, Scope
 
@@ -124,6 +124,11 @@ def test_regions() -> None:
         ("as_of = 2026-11-01\n", "", "as_of: is missing: expected a date"),
         ("source = 0.01", "sorce = 0.01", "m:16: price 2: sorce: no such name here"),
         ('source_name = "alb-*"\n', "", "m:14: price 2: scope: never applies: price 1 stands first and covers it"),
+        (
+            "source = 0.01",
+            'source_name = "alb-1"\nsource = 0.01',
+            "m:15: price 2: scope: never applies: price 1 stands first",
+        ),
         ('scope = "cross_zone"', 'scope = "external"', "price: no price of scope cross_zone"),
         ('scope = "cross_zone"', 'scope = "unknown"', "unknown traffic has no price"),
         ('title = "Example"', "title = ", "m: not TOML: "),
@@ -241,6 +246,21 @@ destination = [0, 0.001]
 url = "https://example.com/internet"
 """
 )
+
+
+@given(
+    st.lists(st.sampled_from([None, "*", "a", "b", "a*", "?", "[ab]", "ab"]), min_size=4, max_size=4),
+    st.sampled_from(["", "a", "b", "ab", "abc", "*"]),
+    st.sampled_from(["", "a", "ab"]),
+)
+def test_what_a_price_covers_it_meets_itself(globs: list[str | None], zone: str, name: str) -> None:
+    first, later = (
+        Price("cross_zone", Decimal(1), Decimal(1), "x", "GB", source_zone=of_zone, source_name=of_name)
+        for of_zone, of_name in (globs[:2], globs[2:])
+    )
+    side = Side(zone=zone, name=name)
+    if first.covers(later) and later.matches("cross_zone", side, Side()):
+        assert first.matches("cross_zone", side, Side())
 
 
 def test_a_price_by_tier_is_a_range_and_never_one_number() -> None:
