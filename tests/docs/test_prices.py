@@ -28,9 +28,11 @@ def test_the_table_says_what_the_file_says(name: str) -> None:
 
 def test_the_example_is_a_price_file() -> None:
     book = parse_prices(EXAMPLES[0].encode(), "example")
-    assert book.find("cross_zone", Side("eu-west-1", "alb-public")) is book.prices[0]
-    assert book.find("cross_zone", Side("ap-south-1", "")) is book.prices[1]
-    assert book.find("cross_zone", Side("eu-west-1", "")) is book.prices[2]
+    balancer, pod = Side("eu-west-1", "alb/public"), Side("eu-west-1")
+    assert book.find("cross_zone", balancer, pod) is book.prices[0]
+    assert book.find("cross_zone", pod, balancer) is book.prices[1]
+    assert book.find("cross_zone", Side("ap-south-1", "")) is book.prices[2]
+    assert book.find("cross_zone", pod, pod) is book.prices[3]
 
 
 def test_the_other_examples_go_into_it() -> None:
@@ -50,13 +52,15 @@ def test_the_other_examples_go_into_it() -> None:
     ways = [book.find("cross_zone", *each) for each in (racks, racks[::-1])]
     assert [price and price.total for price in ways] == [0, Decimal("0.02")]
     internet = Side(external=True)
-    stored = book.find("external", Side("eu-west-1"), Side("", "aws/S3/eu-west-1", external=True))
-    assert stored is not None
-    assert stored.total == 0
+    store = Side("", "aws/S3/eu-west-1", external=True)
+    for ends in ((Side("eu-west-1"), store), (store, Side("eu-west-1"))):
+        stored = book.find("external", *ends)
+        assert stored is not None
+        assert stored.total == 0
     out, into = book.match("external", Side("eu-west-1"), internet), book.match("external", internet, Side("eu-west-1"))
     assert out is not None
     assert into is not None
     assert (out.source, out.source_highest, into.destination) == tuple(map(Decimal, ("0.095", "0.135", "0.045")))
-    reached = book.find("same_zone", Side("eu-west-1"), Side("", "vpce-logs"))
-    assert reached is not None
-    assert reached.billed == "sender"
+    ends = Side("eu-west-1"), Side("", "vpce-logs")
+    ways = [book.find("same_zone", *each) for each in (ends, ends[::-1])]
+    assert [price and price.billed for price in ways] == ["sender", "receiver"]
