@@ -171,7 +171,7 @@ class FlowQuery:
             summary.traffic[traffic] += int(size)
             summary.slots[at_ms, scope] += int(size)
             if not size:
-                continue  # a part of nothing is no number
+                continue  # nothing has no parts
             cell = Cell(traffic, at_ms, serves, port or 0, service or "", dnat, direction == "relay")
             evidence.cells[cell] += int(size)
             if len(evidence.cells) > MAX_CELLS:
