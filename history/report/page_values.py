@@ -19,9 +19,12 @@ class Cash(NamedTuple):
 
 
 class Change(NamedTuple):
-    """How many more bytes an hour than before, and in words; without a range before neither is shown."""
+    """How many more bytes an hour than before, and in words; without a range before neither is shown.
 
-    bytes_per_hour: int
+    None: the range before was not metered, so nobody knows.
+    """
+
+    bytes_per_hour: int | None
     shown: str
 
 
@@ -48,5 +51,7 @@ def changed(report: Report, now: int, before: int) -> Change:
     """Return how bytes of the range differ from those of the range before."""
     if report.before is None:
         return Change(0, "")
+    if not report.metered_before_ms:
+        return Change(None, change_of_rate(now, before, report))
     rates = per_hour(now, report.summary.metered_ms), per_hour(before, report.metered_before_ms)
     return Change(rates[0] - rates[1], change_of_rate(now, before, report))

@@ -135,6 +135,14 @@ def test_two_ranges_are_compared_by_their_rates() -> None:
     assert above == pytest.approx(top + height / 2, abs=0.2), "half of the bytes in a slot as long"
 
 
+def test_where_nothing_was_metered_before_nobody_knows_what_changed() -> None:
+    made = report(a_day(), before=[])
+    shown, _ = read(made)
+    lasts = [row[-1] for row in rows(by_id(shown, "pairs"))]
+    assert {text_of(cell) for cell in lasts} == {"?"}
+    assert not any(element.tag == "data" for cell in lasts for element in cell.iter()), "it would sort as an increase"
+
+
 def test_what_differs_is_said_with_what_changed_then() -> None:
     made = report(a_day(), shipped("aws"), before=a_day())
     change = Event(START_MS, SUBJECT, "moved", "a 1 -> b 1")
