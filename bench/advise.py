@@ -5,7 +5,7 @@
 requests and replies a flow each in every window of ten seconds. The archive has the flow log's columns but for the ids,
 which nobody reads here. *Ours* is what `zonemeter advise` does from opening the archive to the findings, without Kafka.
 The yardstick is DuckDB with its defaults, which adds up the bytes of all pairs of workloads and zones from the same
-files. Half of the day beside the whole shows the growth.
+files. How it grows is counted in operations by tests/history/advise/test_growth.py: a shorter range has shorter slots.
 """
 
 import json
@@ -117,10 +117,6 @@ class Rig:
         self.found.append(self._read("ours", _HOURS))
         return self.found[-1]["cpu_seconds"]
 
-    def half(self) -> float:
-        """Return those of half a day."""
-        return self._read("ours", _HOURS // 2)["cpu_seconds"]
-
     def add_up(self) -> float:
         """Return the yardstick's."""
         return self._read("yardstick", _HOURS)["cpu_seconds"]
@@ -132,12 +128,10 @@ def measure(rounds: int) -> Sequence[Table]:
         make(Path(directory))
         rig = Rig(Path(directory))
         ours, yardstick = in_turn(rounds, rig.advise, rig.add_up)
-        whole, half = in_turn(rounds, rig.advise, rig.half)
     seconds, peaks = ([each[what] for each in rig.found] for what in ("seconds", "peak_mb"))
     cells = [float(each["cells"]) for each in rig.found]
     figures = [
         Figure("a day beside adding it up", "CPU s", ours, yardstick),
-        Figure("a day beside half of it", "CPU s", whole, half),
         Figure("from start to end", "s", seconds, compare=Compare.ALONE, target=Target(_MOST_SECONDS)),
         Figure("resident at most", "MB", peaks, compare=Compare.ALONE, target=Target(_MOST_MB)),
         Figure("cells of evidence", "", cells, compare=Compare.ALONE),
