@@ -25,7 +25,7 @@ from lab.plan import Plan
 from lab.services import Command, Files, Ports
 
 UP = """
-import asyncio, signal, sys
+import asyncio, functools, sys
 from lab import cluster
 from lab.interrupts import run_interruptible
 from lab.services import Ports
@@ -33,10 +33,10 @@ from lab.stories import shop
 prefix, fabric, *ports = sys.argv[1:]
 async def main():
     plan = shop(prefix, int(fabric))
-    await cluster.up(plan, Ports(*map(int, ports)), with_services=False, say=print)
+    await cluster.up(plan, Ports(*map(int, ports)), with_services=False, say=functools.partial(print, flush=True))
     cluster.start_traffic(plan)
     print("up", flush=True)
-    signal.pause()
+    await asyncio.Event().wait()
 run_interruptible(main())
 """
 
