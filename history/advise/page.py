@@ -14,9 +14,9 @@ from history.advise.finding import Finding
 from history.page import bars, steps
 from history.page.bounds import Bounds
 from history.page.render import page
-from history.report import page as report_page
 from history.report.data import Report
-from history.report.page_values import Cash, cash
+from history.report.page import layout as report_page
+from history.report.page.values import Cash, cash
 from prices.book import per_month
 
 _MOST_ZONE_PAIRS = 8

@@ -15,7 +15,7 @@ from history.model.time_range import TimeRange
 from history.range_settings import RangeSettings
 from history.read.flow_sql import FlowQuery
 from history.read.progress import progress
-from history.report.gather import Gatherer
+from history.report.sources.gather import Gatherer
 from prices.book import PriceBook, Side
 from schemas.flow import Scope
 

@@ -23,9 +23,9 @@ from history.page.bounds import Bounds
 from history.read import interrupts
 from history.report import machine, text
 from history.report.data import Report
-from history.report.differences import differences
-from history.report.label_history import read_labels
+from history.report.differences.compare import differences
 from history.report.make import PricedSettings, make_report, topology_of
+from history.report.sources.label_history import read_labels
 from sinks.gc_settings import THRESHOLDS
 
 PROG = "zonemeter report"
@@ -145,9 +145,9 @@ def _print(report: Report, output: str) -> None:
     if output == "json":
         terminal.write_json(machine.as_dict(report))
     elif output == "html":
-        from history.report import page  # brings the template engine, which no other answer needs
+        from history.report.page import layout  # brings the template engine, which no other answer needs
 
-        terminal.data().write(page.document(report).encode())
+        terminal.data().write(layout.document(report).encode())
     elif output == "csv":
         terminal.data().write(machine.as_csv(report).encode())
     else:

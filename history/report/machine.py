@@ -13,9 +13,9 @@ from history.model.grouping import OF_ENDS, By, Per
 from history.model.summary import Summary, Traffic
 from history.model.time_range import rfc3339
 from history.report.data import Difference, PairLine, Range, Report
-from history.report.focus import focus_rows
-from history.report.showback import periods
-from history.report.sums import SumLine, sums
+from history.report.grouped.focus import focus_rows
+from history.report.grouped.showback import periods
+from history.report.grouped.sums import SumLine, sums
 from prices.book import MONTH_HOURS, money, per_month
 from prices.file import is_shipped
 from schemas.flow import SCOPES

@@ -21,9 +21,9 @@ from history.range_settings import RangeSettings
 from history.read.progress import progress
 from history.read.rejoin import ReadTally, read_topology
 from history.report.data import Range, Report
-from history.report.gather import Gatherer
-from history.report.label_history import LabelHistory
-from history.report.own_traffic import find_own
+from history.report.sources.gather import Gatherer
+from history.report.sources.label_history import LabelHistory
+from history.report.sources.own_traffic import find_own
 from prices.book import PriceBook
 from prices.file import SHIPPED, load_prices, recognise
 from schemas.topology import TopologyState

@@ -23,9 +23,9 @@ from common.terminal import command
 from history.audit.text import coverage
 from history.model.time_range import timestamp
 from history.report.data import PairLine, Report
-from history.report.differences_text import difference_lines
-from history.report.showback_text import showback_lines
-from history.report.sums_text import change_of_rate, sum_lines
+from history.report.differences.text import difference_lines
+from history.report.grouped.showback_text import showback_lines
+from history.report.grouped.sums_text import change_of_rate, sum_lines
 from prices.book import PriceBook, money, per_month
 from prices.file import SHIPPED, is_shipped
 from schemas.flow import Scope

@@ -15,8 +15,8 @@ from history.model.party import MeterTraffic, Party
 from history.model.ready import Group
 from history.model.summary import Summary, Traffic
 from history.model.time_range import TimeRange
-from history.report import page
 from history.report.data import Difference, Differences, Range, Report
+from history.report.page import layout
 from prices.file import shipped
 from tests.support.history.html import parsed, text_of
 
@@ -76,12 +76,12 @@ def shape(element: Element) -> Counter[tuple[str, ...]]:
     return Counter((each.tag, *sorted(each.attrib)) for each in element.iter() if each.tag not in ("small", "wbr"))
 
 
-PLAIN = shape(parsed(page.document(made("plain"))))
+PLAIN = shape(parsed(layout.document(made("plain"))))
 
 
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 def test_a_name_is_text_and_nothing_else(name: str) -> None:
-    shown = parsed(page.document(made(name)))
+    shown = parsed(layout.document(made(name)))
     assert shape(shown) == PLAIN
     assert " ".join(name.split()) in text_of(shown)
     (script,), (style,) = (list(shown.iter(tag)) for tag in ("script", "style"))
@@ -90,7 +90,7 @@ def test_a_name_is_text_and_nothing_else(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "seen"), UNSHOWN.values(), ids=UNSHOWN)
 def test_a_page_obeys_and_hides_nothing(name: str, seen: str) -> None:
-    document = page.document(made(name))
+    document = layout.document(made(name))
     shown = parsed(document)
     assert shape(shown) == PLAIN
     assert seen in text_of(shown)
@@ -100,5 +100,5 @@ def test_a_page_obeys_and_hides_nothing(name: str, seen: str) -> None:
 @settings(max_examples=25)
 @given(st.text(max_size=30))
 def test_any_name(name: str) -> None:
-    shown = shape(parsed(page.document(made(f"n{name}"))))
+    shown = shape(parsed(layout.document(made(f"n{name}"))))
     assert shown == PLAIN

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from history.advise import machine
 from history.advise import page as advise_page
-from history.report import page as report_page
+from history.report.page import layout as report_page
 from tests.support.history.showcase import week
 
 # Debian's, that scripts/setup installs: Playwright's own is not fetched.

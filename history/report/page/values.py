@@ -7,7 +7,7 @@ from common.amounts import exact, per_hour
 from history.model.bill import Cost
 from history.report import text
 from history.report.data import Report
-from history.report.sums_text import change_of_rate
+from history.report.grouped.sums_text import change_of_rate
 from prices.book import PriceBook, money, per_month
 
 

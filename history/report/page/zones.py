@@ -12,7 +12,7 @@ from history.page.bounds import Bounds
 from history.page.scales import LEVELS, level
 from history.report import text
 from history.report.data import Report
-from history.report.page_values import Cash, priced
+from history.report.page.values import Cash, priced
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from history.page.bounds import Bounds
 from history.page.render import page
 from history.report import text
 from history.report.data import PairLine, Report
-from history.report.page_tables import differences_table, showback_tables, sums_table
-from history.report.page_times import over_time
-from history.report.page_values import Cash, Change, changed, monthly, priced
-from history.report.page_zones import heat_map
+from history.report.page.tables import differences_table, showback_tables, sums_table
+from history.report.page.times import over_time
+from history.report.page.values import Cash, Change, changed, monthly, priced
+from history.report.page.zones import heat_map
 from prices.book import PriceBook
 from schemas.flow import Scope
 

@@ -27,9 +27,9 @@ from history.read import flow_sql
 from history.report import machine
 from history.report import text as report_view
 from history.report.data import Report
-from history.report.focus import COLUMNS
-from history.report.showback import Period, periods
-from history.report.sums import sums
+from history.report.grouped.focus import COLUMNS
+from history.report.grouped.showback import Period, periods
+from history.report.grouped.sums import sums
 from prices.book import money
 from prices.file import parse_prices, shipped
 from schemas.flow import Flow, Kubernetes, Named

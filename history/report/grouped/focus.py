@@ -20,7 +20,7 @@ from history.model.bill import Pricer
 from history.model.grouping import By, Owner, Per
 from history.model.time_range import rfc3339
 from history.report.data import Report
-from history.report.showback import Side, bounds, shares
+from history.report.grouped.showback import Side, bounds, shares
 from prices.book import money, units
 from prices.file import is_shipped
 from schemas.flow import Scope

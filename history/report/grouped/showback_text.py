@@ -8,8 +8,8 @@ from history.model.bill import NOTHING, Cost
 from history.model.grouping import By, Per
 from history.model.time_range import timestamp
 from history.report.data import Report
-from history.report.showback import UNATTRIBUTED, Period, periods
-from history.report.sums import SumLine
+from history.report.grouped.showback import UNATTRIBUTED, Period, periods
+from history.report.grouped.sums import SumLine
 from prices.book import money
 
 

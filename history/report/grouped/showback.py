@@ -15,7 +15,7 @@ from history.model.bill import Cost
 from history.model.grouping import By, Owner, Per, owner_of, period_end, period_title
 from history.model.summary import Traffic
 from history.report.data import Report
-from history.report.sums import SumLine
+from history.report.grouped.sums import SumLine
 
 Side = Literal["source", "destination"]
 UNATTRIBUTED = "(unattributed)"

@@ -23,7 +23,7 @@ from history.model.time_range import TimeRange
 from history.report import machine
 from history.report import text as report_view
 from history.report.command import compared
-from history.report.sums import sums
+from history.report.grouped.sums import sums
 from prices.book import money
 from prices.file import shipped
 from schemas.flow import SCOPES, Flow, Observer

@@ -9,11 +9,11 @@ from history.model.bill import Cost
 from history.model.grouping import OF_ENDS, OF_TIME
 from history.model.time_range import timestamp
 from history.page.bounds import Bounds
-from history.report import showback
 from history.report.data import Report
-from history.report.differences_text import EXPLAINED, MOST_CHANGES
-from history.report.page_values import changed, priced
-from history.report.sums import SumLine, sums
+from history.report.differences.text import EXPLAINED, MOST_CHANGES
+from history.report.grouped import showback
+from history.report.grouped.sums import SumLine, sums
+from history.report.page.values import changed, priced
 
 
 def differences_table(report: Report, bounds: Bounds) -> dict[str, Any] | None:

@@ -18,8 +18,9 @@ from history.model.ready import Group
 from history.model.summary import EXTERNAL
 from history.model.time_range import TimeRange
 from history.page.render import MOST_BYTES
-from history.report import machine, page
+from history.report import machine
 from history.report.data import Difference, Differences, Range, Report
+from history.report.page import layout
 from history.report.text import trust_facts
 from prices.file import shipped
 from schemas.flow import Kubernetes, Named, Workload
@@ -32,7 +33,7 @@ SUBJECT = Group("shop", "Deployment", "api")
 
 
 def read(made: Report) -> tuple[Element, dict[str, Any]]:
-    return parsed(page.document(made)), machine.as_dict(made)
+    return parsed(layout.document(made)), machine.as_dict(made)
 
 
 @pytest.fixture(scope="module")
@@ -266,7 +267,7 @@ def test_what_does_not_fit_is_counted() -> None:
 def test_the_longest_names_leave_it_below_a_megabyte() -> None:
     """253 characters are the most that a record may hold; each of these takes five bytes in HTML."""
     made = report([pair_of(number, "\"<'&" * 62) for number in range(600)], shipped("aws"), top=10_000)
-    document = page.document(made)
+    document = layout.document(made)
     assert len(document.encode()) <= MOST_BYTES
     shown = parsed(document)
     sizes = [int(values(row)[0]) for part in ("tbody", "tfoot") for row in rows(by_id(shown, "pairs"), part)]

@@ -9,8 +9,8 @@ from history.model.bill import price_summary
 from history.model.party import MeterTraffic
 from history.report import machine, text
 from history.report.data import Difference, Range, Report
-from history.report.differences import differences
-from history.report.differences_text import MOST_CHANGES
+from history.report.differences.compare import differences
+from history.report.differences.text import MOST_CHANGES
 from prices.file import shipped
 from schemas.topology import Routing
 from tests.support.history.scenario import BEGIN_MS, GB, HOUR_MS, Scenario

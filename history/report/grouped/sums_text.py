@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from common.amounts import fitted, number, scale, three_digits
 from history.model.grouping import OF_ENDS, OF_TIME, By
 from history.report.data import Report
-from history.report.sums import SumLine, sums
+from history.report.grouped.sums import SumLine, sums
 from prices.book import money
 
 
