@@ -11,9 +11,9 @@ from collections.abc import Callable, Collection, Iterable
 from common.clock import now_ms
 from enricher.index.ownership import Index
 from enricher.index.reachable import gone, heard
-from enricher.kube import endpoint_slices, namespaces, nodes, pods, services
-from enricher.kube.objects import EndpointSlice, Namespace, Node, Object, Pod
 from enricher.kube.observed import Observed
+from enricher.kube.states import endpoint_slices, namespaces, nodes, pods, services
+from enricher.kube.states.objects import EndpointSlice, Namespace, Node, Object, Pod
 from schemas.raw import RawChunk
 from schemas.topology import TopologyState
 

@@ -12,14 +12,14 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 import msgspec
 
 from enricher.index.tenancy import acquired
-from enricher.kube.endpoint_slices import slice_state
-from enricher.kube.fields import changed_ms, is_older, versions_like
-from enricher.kube.namespaces import namespace_state
-from enricher.kube.nodes import node_state
-from enricher.kube.objects import EndpointSlice, Namespace, Node, Object, Pod, Service
-from enricher.kube.pods import pod_state
-from enricher.kube.served import NamedPorts, Offer, named_ports, offer_of, served
-from enricher.kube.services import service_state
+from enricher.kube.states.endpoint_slices import slice_state
+from enricher.kube.states.fields import changed_ms, is_older, versions_like
+from enricher.kube.states.namespaces import namespace_state
+from enricher.kube.states.nodes import node_state
+from enricher.kube.states.objects import EndpointSlice, Namespace, Node, Object, Pod, Service
+from enricher.kube.states.pods import pod_state
+from enricher.kube.states.served import NamedPorts, Offer, named_ports, offer_of, served
+from enricher.kube.states.services import service_state
 from schemas.topology import MAX_LISTED, TopologyState
 
 # A pod whose object goes while its containers run (a forced delete, one that nobody watched) runs on until its

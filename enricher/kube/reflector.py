@@ -23,8 +23,8 @@ import msgspec
 from common.errors import Refusal
 from enricher.kube.client import KubeClient, Status
 from enricher.kube.errors import GoneError, KubeError
-from enricher.kube.fields import is_older, list_version
-from enricher.kube.objects import EndpointSlice, Metadata, Namespace, Node, Object, Pod, Service
+from enricher.kube.states.fields import is_older, list_version
+from enricher.kube.states.objects import EndpointSlice, Metadata, Namespace, Node, Object, Pod, Service
 from schemas.codec import UNREADABLE
 
 log = logging.getLogger(__name__)

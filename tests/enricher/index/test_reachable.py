@@ -17,7 +17,7 @@ from enricher.index.reachable import MOST_A_DAY, MOST_ADDRESSES, heard
 from enricher.index.resolve import Resolver
 from enricher.join.join import join, resolve
 from enricher.kube.cluster import ClusterView
-from enricher.kube.objects import Node
+from enricher.kube.states.objects import Node
 from enricher.metrics import EnricherMetrics
 from enricher.settings import EnricherSettings
 from schemas.amount import Amount

@@ -11,10 +11,10 @@ import pytest
 
 from enricher.index.ownership import Index
 from enricher.kube.cluster import ClusterView
-from enricher.kube.endpoint_slices import left_out
-from enricher.kube.fields import milliseconds
-from enricher.kube.objects import EndpointSlice
 from enricher.kube.observed import Observed
+from enricher.kube.states.endpoint_slices import left_out
+from enricher.kube.states.fields import milliseconds
+from enricher.kube.states.objects import EndpointSlice
 from lab.kube.api import serve
 from schemas.topology import ZoneEndPoints, decode_topology, encode_topology
 from tests.support.enricher.followed import api_with_everything, following

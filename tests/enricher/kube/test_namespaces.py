@@ -13,9 +13,9 @@ from aiohttp import web
 from common.kube_labels import label_names
 from enricher.index.ownership import Index
 from enricher.kube.cluster import ClusterView
-from enricher.kube.fields import milliseconds
-from enricher.kube.objects import Namespace
 from enricher.kube.observed import Observed
+from enricher.kube.states.fields import milliseconds
+from enricher.kube.states.objects import Namespace
 from lab.kube.answers import ApiError
 from lab.kube.api import serve
 from schemas.topology import TopologyState, decode_topology, encode_topology

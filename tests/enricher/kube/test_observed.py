@@ -2,26 +2,14 @@
 from typing import Any
 
 import msgspec
-import orjson
 import pytest
 
 from enricher.index.addresses import pack
 from enricher.index.ownership import Index
-from enricher.kube.fields import list_version
-from enricher.kube.objects import Service
 from enricher.kube.observed import LINGER_MS, Observed
+from enricher.kube.states.fields import list_version
 from schemas.topology import MAX_LISTED, Routing, Served, TopologyState
-from tests.enricher.kube.test_objects import NOW, STARTED_MS, pod_of
-
-
-def service_of(
-    selector: dict[str, str] | None, rv: str = "200", name: str = "api", uid: str | None = None, **spec: Any
-) -> Service:
-    found: dict[str, Any] = {
-        "metadata": {"name": name, "namespace": "shop", "uid": uid or f"s-{name}", "resourceVersion": rv},
-        "spec": {"clusterIP": "10.96.0.9", "selector": selector, **spec},
-    }
-    return msgspec.json.decode(orjson.dumps(found), type=Service)
+from tests.support.enricher.api_objects import NOW, STARTED_MS, pod_of, service_of
 
 
 def test_a_new_pod_opens_one_state_and_says_nothing_twice() -> None:

@@ -8,11 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enricher.index.ownership import Index
-from enricher.kube.fields import list_version
 from enricher.kube.observed import Observed
+from enricher.kube.states.fields import list_version
 from schemas.topology import TopologyState
-from tests.enricher.kube.test_objects import NOW, pod_of
-from tests.enricher.kube.test_observed import service_of
+from tests.support.enricher.api_objects import NOW, pod_of, service_of
 
 LABELS = ("api", "web")
 NAMES = ("a", "b")

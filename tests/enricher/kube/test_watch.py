@@ -17,8 +17,8 @@ from common.errors import Refusal
 from enricher.kube import reflector
 from enricher.kube.client import KubeClient
 from enricher.kube.errors import GoneError
-from enricher.kube.objects import Object
 from enricher.kube.reflector import PODS, Backoff, Reflector
+from enricher.kube.states.objects import Object
 from lab.kube.api import ApiSettings, KubeApi, serve, stored
 from lab.kube.kubeconfig import kubeconfig
 from lab.kube.objects import objects, pod_object

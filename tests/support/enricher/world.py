@@ -15,8 +15,8 @@ import orjson
 from hypothesis import strategies as st
 
 from enricher.index.ownership import Index
-from enricher.kube.objects import Pod
 from enricher.kube.observed import LINGER_MS, Observed
+from enricher.kube.states.objects import Pod
 from schemas.topology import TopologyState, decode_topology, encode_topology
 
 T0 = 1_795_384_000_000

@@ -4,8 +4,8 @@
 import re
 import sys
 
-from enricher.kube.fields import is_name, milliseconds
-from enricher.kube.objects import Metadata, Owner, Pod
+from enricher.kube.states.fields import is_name, milliseconds
+from enricher.kube.states.objects import Metadata, Owner, Pod
 from schemas.flow import Workload
 
 # The label that carries a ReplicaSet's template hash, by whose it is. Argo Rollouts has ReplicaSets too, and a label

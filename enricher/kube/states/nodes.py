@@ -3,8 +3,8 @@
 
 import sys
 
-from enricher.kube.fields import at_most, interned, milliseconds
-from enricher.kube.objects import Node
+from enricher.kube.states.fields import at_most, interned, milliseconds
+from enricher.kube.states.objects import Node
 from schemas.topology import MAX_ADDRESS, MAX_LISTED, MAX_PROVIDER_ID, TopologyState
 
 ZONE_LABEL = "topology.kubernetes.io/zone"

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple, cast, get_args
 
-from enricher.kube.objects import Pod, Service
+from enricher.kube.states.objects import Pod, Service
 from schemas.topology import Served
 
 Protocol = Literal["tcp", "udp", "sctp"]

@@ -4,8 +4,8 @@
 import sys
 from collections import Counter
 
-from enricher.kube.fields import changed_ms, interned, is_name
-from enricher.kube.objects import EndPoint, EndpointSlice
+from enricher.kube.states.fields import changed_ms, interned, is_name
+from enricher.kube.states.objects import EndPoint, EndpointSlice
 from schemas.topology import MAX_END_POINTS, MAX_ZONES, TopologyState, ZoneEndPoints
 
 SERVICE_LABEL = "kubernetes.io/service-name"

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from enricher.kube.objects import Object, Pod
+from enricher.kube.states.objects import Object, Pod
 
 # What names (RFC 1123 subdomains) and kinds can be: at most 253 characters, none that JSON would have to escape.
 _NAME = re.compile(r"[!#-\[\]-~]{1,253}")

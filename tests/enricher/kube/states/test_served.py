@@ -5,10 +5,9 @@ from typing import Any
 
 import pytest
 
-from enricher.kube.served import named_ports, offer_of, served
+from enricher.kube.states.served import named_ports, offer_of, served
 from schemas.topology import Served
-from tests.enricher.kube.test_objects import pod_of
-from tests.enricher.kube.test_observed import service_of
+from tests.support.enricher.api_objects import pod_of, service_of
 
 CONTAINERS = [
     {"name": "a", "ports": [{"name": "web", "containerPort": 8080}, {"containerPort": 9}]},

@@ -6,77 +6,16 @@ import orjson
 import pytest
 
 from enricher.index.ownership import Index
-from enricher.kube import nodes, pods, services
 from enricher.kube.cluster import ClusterView
-from enricher.kube.fields import changed_ms, milliseconds
-from enricher.kube.nodes import node_state
-from enricher.kube.objects import Node, Pod, Service
-from enricher.kube.pods import pod_state
-from enricher.kube.services import service_state
+from enricher.kube.states import nodes, pods, services
+from enricher.kube.states.fields import changed_ms, milliseconds
+from enricher.kube.states.nodes import node_state
+from enricher.kube.states.objects import Node, Pod, Service
+from enricher.kube.states.pods import pod_state
+from enricher.kube.states.services import service_state
 from schemas.flow import Workload
 from schemas.topology import Routing, decode_topology, encode_topology
-
-NOW = 1_795_384_060_000
-STARTED = "2026-11-22T17:46:40Z"
-STARTED_MS = 1_795_369_600_000
-
-
-def pod_json(**overrides: Any) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "name": "api-7d9f8b6c5-x2x9q",
-        "namespace": "shop",
-        "uid": "u1",
-        "rv": "100",
-        "node": "node-a1",
-        "labels": {},
-        "annotations": None,
-        "owners": None,
-        "ips": ["10.42.1.17"],
-        "phase": "Running",
-        "ready": "True",
-        "host_network": False,
-        "ended": None,
-        "containers": [{"name": "c"}],
-        "init_containers": None,
-    } | overrides
-    terminated = {"state": {"terminated": {"finishedAt": fields["ended"], "exitCode": 0}}}
-    return {
-        "metadata": {
-            "name": fields["name"],
-            "namespace": fields["namespace"],
-            "uid": fields["uid"],
-            "resourceVersion": fields["rv"],
-            "creationTimestamp": "2026-11-22T17:46:39Z",
-            "labels": fields["labels"],
-            "annotations": fields["annotations"],
-            "ownerReferences": fields["owners"],
-            "managedFields": [
-                {"manager": "kubelet", "time": overrides.get("changed", STARTED), "fieldsV1": {"f:x": {}}}
-            ],
-        },
-        "spec": {
-            "nodeName": fields["node"],
-            "hostNetwork": fields["host_network"],
-            "containers": fields["containers"],
-            "initContainers": fields["init_containers"],
-        },
-        "status": {
-            "phase": fields["phase"],
-            "startTime": STARTED,
-            "podIP": fields["ips"][0] if fields["ips"] else None,
-            "podIPs": [{"ip": ip} for ip in fields["ips"]] or None,
-            "conditions": [{"type": "Ready", "status": fields["ready"], "lastTransitionTime": STARTED}],
-            "containerStatuses": [terminated] if fields["ended"] else None,
-        },
-    }
-
-
-def pod_of(**overrides: Any) -> Pod:
-    return msgspec.json.decode(orjson.dumps(pod_json(**overrides)), type=Pod)
-
-
-def owner(kind: str, name: str, *, controller: bool = True) -> list[dict[str, Any]]:
-    return [{"apiVersion": "v1", "kind": kind, "name": name, "uid": "o", "controller": controller}]
+from tests.support.enricher.api_objects import NOW, STARTED, STARTED_MS, owner, pod_json, pod_of
 
 
 @pytest.mark.parametrize(

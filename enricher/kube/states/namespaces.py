@@ -4,8 +4,8 @@
 import sys
 from collections.abc import Collection
 
-from enricher.kube.fields import changed_ms
-from enricher.kube.objects import Namespace
+from enricher.kube.states.fields import changed_ms
+from enricher.kube.states.objects import Namespace
 from schemas.topology import MAX_LABEL_VALUE, TopologyState
 
 

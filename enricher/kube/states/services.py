@@ -3,8 +3,8 @@
 
 import sys
 
-from enricher.kube.fields import interned, is_name, milliseconds
-from enricher.kube.objects import Service
+from enricher.kube.states.fields import interned, is_name, milliseconds
+from enricher.kube.states.objects import Service
 from schemas.topology import MAX_LABEL_NAME, MAX_LABEL_VALUE, MAX_LABELS, Routing, TopologyState
 
 # The second is the name before Kubernetes 1.27.

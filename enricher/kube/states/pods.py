@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads a pod into its state: who it is, and between which moments it had its addresses. Pure."""
 
-from enricher.kube.fields import interned, latest, milliseconds
-from enricher.kube.objects import ContainerState, ContainerStatus, Pod, PodStatus
-from enricher.kube.workloads import can_be, controller_of, workload_of
+from enricher.kube.states.fields import interned, latest, milliseconds
+from enricher.kube.states.objects import ContainerState, ContainerStatus, Pod, PodStatus
+from enricher.kube.states.workloads import can_be, controller_of, workload_of
 from schemas.topology import TopologyState
 
 FINISHED = ("Succeeded", "Failed")
