@@ -74,17 +74,20 @@ async def run(running: Service, settings: EnricherSettings) -> None:
         follower = Follower(running, settings, cluster, metrics)
         await follower.open()
     try:
-        await clients.wait_for_topics(running, settings, _topics(settings))
-        if follower is None:
-            _question(cidrs, cluster)
-            gc.freeze()
-            await pipeline.run()
-        else:
-            topic = TopologyTopic(running, settings, cluster, metrics)
-            show = partial(_show_ready_pods, running, ReadyPods(index), metrics)
-            await _run_live(running, follower, topic, pipeline, publisher, lambda: _question(cidrs, cluster), show)
-    except Stopped:
-        return
+        async with TaskGroup() as tasks:
+            looking = tasks.create_task(clients.look_for_dead_letters(running, settings), name="dead-letters")
+            await clients.wait_for_topics(running, settings, _topics(settings))
+            if follower is None:
+                _question(cidrs, cluster)
+                gc.freeze()
+                await pipeline.run()
+            else:
+                topic = TopologyTopic(running, settings, cluster, metrics)
+                show = partial(_show_ready_pods, running, ReadyPods(index), metrics)
+                await _run_live(running, follower, topic, pipeline, publisher, lambda: _question(cidrs, cluster), show)
+            looking.cancel()
+    except* Stopped:
+        pass
     finally:
         await publisher.close()
         if follower is not None:
@@ -135,4 +138,4 @@ def _question(cidrs: CidrMap, cluster: ClusterView) -> None:
 def _topics(settings: EnricherSettings) -> dict[str, int]:
     names = settings.topics
     partitioned = dict.fromkeys((names.raw, names.enriched, names.ledger), settings.partitions)
-    return partitioned | {names.topology: 1, names.dead_letter: 1}
+    return partitioned | {names.topology: 1}

@@ -97,18 +97,22 @@ class Runner(Generic[E, C]):
         """Take flows until told to stop; then make durable what was taken."""
         gc_settings.settle()
         async with TaskGroup() as tasks:
-            watching = tasks.create_task(self._watch_lag(), name="watch-lag")
+            beside = [
+                tasks.create_task(self._watch_lag(), name="watch-lag"),
+                tasks.create_task(clients.look_for_dead_letters(self._service, self._settings), name="dead-letters"),
+            ]
             try:
                 await self._run()
             except Stopped as error:
                 # What is not durable will be read again.
                 log.info("%s", error)
             finally:
-                watching.cancel()
+                for task in beside:
+                    task.cancel()
 
     async def _run(self) -> None:
         names, partitions = self._settings.topics, self._settings.partitions
-        wanted = {names.enriched: partitions, names.ledger: partitions, names.dead_letter: 1}
+        wanted = {names.enriched: partitions, names.ledger: partitions}
         await clients.wait_for_topics(self._service, self._settings, wanted)
         try:
             # Now, because a producer cannot be had any more once we are told to stop.

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -210,26 +211,37 @@ async def _ends(stopping: Awaitable[None], seconds: float) -> bool:
     return True
 
 
-async def wait_for_topics(service: Service, settings: KafkaSettings, wanted: dict[str, int]) -> None:
+async def wait_for_topics(
+    service: Service, settings: KafkaSettings, wanted: dict[str, int], part: str = "topics"
+) -> None:
     """Wait until every topic of `wanted` exists with that number of partitions; not ready meanwhile, with one line.
 
-    Raises `Stopped` if the service is told to stop before.
+    `part`: the name under which /readyz says so. Raises `Stopped` if the service is told to stop before.
     """
-    service.health.starting("topics", "not looked at yet")
+    service.health.starting(part, "not looked at yet")
     admin = await start(service, settings, lambda: AIOKafkaAdminClient(**client_options(settings)))
     try:
         backoff = FIRST_BACKOFF_SECONDS
         while not service.stopping.is_set():
             problem = await _topic_problem(admin, settings, wanted)
             if problem is None:
-                service.health.ready("topics")
+                service.health.ready(part)
                 return
-            service.health.waiting("topics", problem)
+            service.health.waiting(part, problem)
             await service.pause(backoff)
             backoff = min(backoff * 2, 5.0)
     finally:
         await close(admin)
     raise Stopped("told to stop before the topics were there")
+
+
+async def look_for_dead_letters(service: Service, settings: KafkaSettings) -> None:
+    """Say while the dead-letter topic is missing; return when it is there, or the service is told to stop.
+
+    To be run beside the work: a start does not wait for it, only a partition that has something to put there.
+    """
+    with suppress(Stopped):
+        await wait_for_topics(service, settings, {settings.topics.dead_letter: 1}, "dead letters")
 
 
 async def _topic_problem(admin: AIOKafkaAdminClient, settings: KafkaSettings, wanted: dict[str, int]) -> str | None:
@@ -239,10 +251,11 @@ async def _topic_problem(admin: AIOKafkaAdminClient, settings: KafkaSettings, wa
     except (KafkaError, OSError, TimeoutError) as error:
         return f"Kafka at {settings.kafka_bootstrap}: {reason(error)}; retrying"
     found = {topic["topic"]: len(topic["partitions"]) for topic in described if topic["error_code"] == 0}
+    if missing := [name for name in wanted if name not in found]:
+        apply = command(f"topics apply --kafka-bootstrap {settings.kafka_bootstrap}")
+        which = f"topic {missing[0]} does" if len(missing) == 1 else f"topics {', '.join(missing)} do"
+        return f"{which} not exist: {apply}"
     for name, partitions in wanted.items():
-        if name not in found:
-            apply = command(f"topics apply --kafka-bootstrap {settings.kafka_bootstrap}")
-            return f"topic {name} does not exist: {apply}"
         if found[name] != partitions:
             return (
                 f"topic {name} has {found[name]} partitions, the setting partitions says {partitions}: they must agree"

@@ -38,7 +38,7 @@ def test_it_waits_for_kafka_and_its_topics_and_counts_meanwhile(broker: Broker, 
     assert was_ready == {collector.ready()} == {False}
     assert wait_until(lambda: collector.metric("zonemeter_collector_spool_windows") >= 3)
     start(broker)
-    assert collector.says("does not exist: zonemeter topics apply")
+    assert collector.says("do not exist: zonemeter topics apply")
     assert collector.says("ready again: kafka")
     topics_apply(collector)
     assert wait_until(collector.ready)

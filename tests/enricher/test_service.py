@@ -99,9 +99,8 @@ def test_kafka_and_topics_may_come_late_go_and_come_back(tmp_path: Path) -> None
         with running(flags, tmp_path / "log") as enricher:
             eventually(lambda: f"kafka: Kafka at 127.0.0.1:{port}" in enricher.get("/readyz")[1])
             asyncio.run(broker.start())
-            eventually(
-                lambda: "topic late.flows.raw.v1 does not exist: zonemeter topics apply" in enricher.get("/readyz")[1]
-            )
+            names = "late.flows.raw.v1, late.flows.enriched.v1, late.ledger.v1, late.topology.v1"
+            eventually(lambda: f"topics {names} do not exist: zonemeter topics apply" in enricher.get("/readyz")[1])
             topics = Topics.at(broker.bootstrap, "late.")
             eventually(enricher.ready)
             topics.produce([window(1)])

@@ -118,6 +118,27 @@ def test_it_waits_for_topics_as_they_should_be(room: str, broker: Broker, tmp_pa
 
 
 @pytest.mark.parametrize("room", ROOMS)
+def test_a_dead_letter_topic_that_is_missing_holds_up_only_partitions_with_letters(
+    room: str, broker: Broker, tmp_path: Path
+) -> None:
+    topics = Topics.make(broker.bootstrap, missing=("dead-letter.v1",))
+    names = topics.settings.topics
+    missing = f"dead letters: topic {names.dead_letter} does not exist: zonemeter topics apply"
+    topics.produce({0: flows(1), 1: [b"rubbish"]})
+    with running(room, flags(room, topics, tmp_path), tmp_path / "log") as sink:
+        eventually(has_rows(room, sink, tmp_path, 1))
+        eventually(says(sink, missing))
+        eventually(says(sink, f"{names.enriched} partition 1: failing since"))
+        topics.produce({0: flows(2), 2: flows(3)})
+        eventually(has_rows(room, sink, tmp_path, 3))
+        assert (tmp_path / "log").read_text().count(f"not ready: topic {names.dead_letter}") == 1
+        asyncio.run(topics.apply())
+        eventually(lambda: sink.ready() or None)
+        assert [(each.partition, each.offset) for each in topics.dead_letters()] == [(1, 0)]
+        assert sink.terminate() == 0
+
+
+@pytest.mark.parametrize("room", ROOMS)
 def test_a_topic_made_anew_brings_nothing_twice(room: str, topics: Topics, tmp_path: Path) -> None:
     enriched = topics.settings.topics.enriched
     topics.produce({0: flows(1, 2)})

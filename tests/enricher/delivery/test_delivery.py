@@ -124,6 +124,30 @@ def test_rubbish_goes_to_the_dead_letters_and_the_rest_goes_on(topics: Topics, t
     check_books(topics, [3, 5], 3)
 
 
+def test_a_dead_letter_topic_that_is_missing_holds_up_only_partitions_with_letters(
+    broker: Broker, tmp_path: Path
+) -> None:
+    topics = Topics.make(broker.bootstrap, missing=("dead-letter.v1",))
+    names = topics.settings.topics
+    topics.produce([window(1)])
+    topics.produce([b"rubbish", window(2)], partition=1)
+    flags = flags_of(topics, tmp_path, "--kafka-deadline-seconds", "3")
+    with running(flags, tmp_path / "log") as enricher:
+        eventually(lambda: chunk_ids([1]) <= topics.ledger().keys())
+        eventually(lambda: f"{names.raw} partition 1: failing since" in enricher.get("/readyz")[1])
+        assert (
+            f"dead letters: topic {names.dead_letter} does not exist: zonemeter topics apply"
+            in enricher.get("/readyz")[1]
+        )
+        topics.produce([window(3)])
+        eventually(lambda: chunk_ids([3]) <= topics.ledger().keys())
+        topics.apply()
+        eventually(enricher.ready)
+        assert [(letter.partition, letter.offset) for letter in topics.dead_letters()] == [(1, 0)]
+        assert enricher.terminate() == 0
+    check_books(topics, [1, 2, 3], 3)
+
+
 def test_a_batch_that_cannot_be_unpacked_is_one_dead_letter_and_the_rest_goes_on(
     topics: Topics, tmp_path: Path
 ) -> None:
