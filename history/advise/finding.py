@@ -19,6 +19,9 @@ from schemas.topology import Routing, TopologyState
 # `ask`: whether it is a mistake at all, only people know.
 Sure = Literal["measured", "likely", "ask"]
 
+# Workloads that run until somebody ends them.
+LASTING = ("Deployment", "StatefulSet", "DaemonSet")
+
 # What becomes of a cell's bytes; what is in no traffic any more is not sent.
 Fate = Mapping[Traffic, int]
 
@@ -76,10 +79,30 @@ class Case:
         self._uses: dict[Group, Use] = {}
 
     @cached_property
+    def cells(self) -> dict[Cell, int]:
+        """The evidence, without what was exchanged with workloads that had nothing ready in the last slot of the range.
+
+        Who has gone needs no change. Jobs stay: they end, and come again.
+        """
+        since_ms = self.evidence.span.to_ms - self.evidence.slot_ms
+        gone = {
+            str(group)
+            for group, steps in self.ready.items()
+            if group.kind in LASTING and not any(step.zones for step in steps if step.to_ms > since_ms)
+        }
+        if not gone:
+            return self.evidence.cells
+        return {
+            cell: size
+            for cell, size in self.evidence.cells.items()
+            if cell.client.label not in gone and cell.server.label not in gone
+        }
+
+    @cached_property
     def by_service(self) -> dict[Group, list[tuple[Cell, int]]]:
         """The cells whose server is a pod behind a Service that is known."""
         found: defaultdict[Group, list[tuple[Cell, int]]] = defaultdict(list)
-        for cell, size in self.evidence.cells.items():
+        for cell, size in self.cells.items():
             if cell.service and cell.serves is not None and cell.server.kind == "pod":
                 found[Group(cell.server.namespace, SERVICE, cell.service)].append((cell, size))
         return found
@@ -88,7 +111,7 @@ class Case:
     def by_server(self) -> dict[tuple[str, int], list[tuple[Cell, int]]]:
         """The cells whose server is known, by its label and port."""
         found: defaultdict[tuple[str, int], list[tuple[Cell, int]]] = defaultdict(list)
-        for cell, size in self.evidence.cells.items():
+        for cell, size in self.cells.items():
             if cell.serves is not None and cell.port:
                 found[cell.server.label, cell.port].append((cell, size))
         return found
@@ -217,8 +240,8 @@ class Case:
     def crossing_of_clients(self) -> dict[str, dict[Cell, int]]:
         """What goes between zones to and from each client, by its label: if it is stopped, all of it ends."""
         found: defaultdict[str, dict[Cell, int]] = defaultdict(dict)
-        for cell, size in self.evidence.crossing():
-            if cell.serves is not None:
+        for cell, size in self.cells.items():
+            if cell.crosses and cell.serves is not None:
                 found[cell.client.label][cell] = size
         return found
 

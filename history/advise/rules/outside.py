@@ -32,7 +32,7 @@ def findings(case: Case) -> Iterator[Finding]:
 
 def _load_balancers(case: Case) -> Iterator[Finding]:
     sent: defaultdict[tuple[str, Group], list[tuple[Cell, int]]] = defaultdict(list)
-    for cell, size in case.evidence.cells.items():
+    for cell, size in case.cells.items():
         if cell.serves is not None and cell.client.label.startswith(BILLED) and not cell.relay:
             group = Group(cell.server.namespace, SERVICE, cell.service) if cell.service else None
             if target := group or workload_of(cell.server.label):
@@ -82,7 +82,7 @@ def _without_target(use: Use) -> list[str]:
 
 def _stores(case: Case) -> Iterator[Finding]:
     reached: defaultdict[str, dict[Cell, int]] = defaultdict(dict)
-    for cell, size in case.evidence.cells.items():
+    for cell, size in case.cells.items():
         for end, other in (
             (cell.traffic.source, cell.traffic.destination),
             (cell.traffic.destination, cell.traffic.source),

@@ -48,10 +48,12 @@ def _no_end_point(case: Case, service: Group) -> Iterator[Finding]:
     use = case.use(service)
     servers = [group for label in use.servers if (group := workload_of(label)) and group.kind == "Deployment"]
     zones = last_zones(case.ready.get(service, ()))
-    if not use.lacking or len(servers) != len(use.servers) or not zones:
+    # A zone that has got one since needs no change.
+    lacked = {cell: size for cell, size in use.lacking.items() if cell.client.zone not in zones}
+    if not lacked or len(servers) != len(use.servers) or not zones:
         return
     lacking: defaultdict[str, int] = defaultdict(int)
-    for cell, size in use.lacking.items():
+    for cell, size in lacked.items():
         lacking[cell.client.zone] += size
     each = ", ".join(f"{zone} ({human(size)})" for zone, size in sorted(lacking.items()))
     replicas = sum(zones.values())
@@ -63,7 +65,7 @@ def _no_end_point(case: Case, service: Group) -> Iterator[Finding]:
         subject=str(service),
         # Whether one replica is to become three, or the client is to move, is not for traffic to say.
         sure="likely" if replicas > 1 else "ask",
-        fates={cell: case.kept(cell, size) for cell, size in use.lacking.items()},
+        fates={cell: case.kept(cell, size) for cell, size in lacked.items()},
         facts=[
             f"clients in zones without a ready end point: {each}",
             f"replicas: {', '.join(f'{zone} {count}' for zone, count in sorted(zones.items()))}",
@@ -89,10 +91,13 @@ def _store(case: Case, label: str, port: int, cells: Sequence[tuple[Cell, int]])
         return
     group = workload_of(label)
     steps = case.ready.get(group, []) if group is not None else []
+    now = last_zones(steps)
     remote: dict[Cell, int] = {}
     for cell, size in cells:
         away = cell.crosses and cell.client.label != label and cell.client.zone
-        if away and case.holds(group, cell) and not least(steps, *case.evidence.slot_of(cell)).get(cell.client.zone):
+        if not away or away in now or not case.holds(group, cell):
+            continue
+        if not least(steps, *case.evidence.slot_of(cell)).get(away):
             remote[cell] = size
     zones = {cell.client.zone for cell in remote}
     replication = asked * len(zones)

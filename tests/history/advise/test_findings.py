@@ -5,6 +5,7 @@ import msgspec
 import pytest
 
 from history.advise.advice import Advice
+from schemas.flow import Workload
 from schemas.topology import Routing
 from tests.support.history.scenario import BEGIN_MS, GB, HOUR_MS, Scenario
 
@@ -365,8 +366,57 @@ def test_a_single_replica_is_asked_about() -> None:
     assert (kind, sure) == ("no_end_point", "ask")
 
 
+def test_a_zone_that_has_got_a_replica_since_is_no_finding() -> None:
+    scenario = Scenario()
+    scenario.workload(WEB, EVERYWHERE)
+    scenario.workload(API, {"a": 1, "b": 1})
+    scenario.workload(API, {"c": 1}, from_ms=BEGIN_MS + 20 * HOUR_MS)
+    scenario.service("api", API, 8080, TOLD)
+    scenario.say((WEB, "c"), (API, "a"), 8080, 10 * GB, 90 * GB, service="api", dnat=True, hours=range(20))
+    scenario.say((WEB, "c"), (API, "c"), 8080, 2 * GB, 18 * GB, service="api", dnat=True, hours=range(20, 24))
+    assert found(scenario.advice()) == []
+
+
 def test_a_replica_in_each_zone_is_no_finding() -> None:
     assert found(shop(EVERYWHERE, Routing(traffic_distribution="PreferClose"), local=True).advice()) == []
+
+
+# What is over
+
+
+@pytest.mark.parametrize("gone", [WEB, API])
+def test_what_has_gone_needs_no_change(gone: str) -> None:
+    def without(last_hour: int) -> Advice:
+        scenario = shop()
+        scenario.states = [
+            msgspec.structs.replace(state, to_ms=BEGIN_MS + last_hour * HOUR_MS)
+            if state.workload == Workload("Deployment", gone.rpartition("/")[2])
+            else state
+            for state in scenario.states
+        ]
+        return scenario.advice()
+
+    assert found(without(12)) == []
+    (kind, *_), *_ = found(without(24))
+    assert kind == "blind_service"
+
+
+def test_a_job_that_has_ended_comes_again() -> None:
+    scenario = Scenario()
+    scenario.workload("shop/CronJob/import", EVERYWHERE, to_ms=BEGIN_MS + 3 * HOUR_MS)
+    scenario.workload(API, EVERYWHERE)
+    scenario.service("api", API, 8080, CLUSTER_IP)
+    scenario.exchange("shop/CronJob/import", "api", 8080, 10 * GB, 90 * GB)
+    assert [kind for kind, *_ in found(scenario.advice())] == ["blind_service"]
+
+
+def test_the_second_of_two_stacks_was_stopped_in_the_middle() -> None:
+    scenario = scraped("prometheus-a", "prometheus-b")
+    scenario.states = [
+        msgspec.structs.replace(state, to_ms=BEGIN_MS + 12 * HOUR_MS) if "prometheus-b" in state.name else state
+        for state in scenario.states
+    ]
+    assert found(scenario.advice()) == []
 
 
 # The same work twice
@@ -442,6 +492,12 @@ def test_a_managed_database_that_is_read_from_other_zones() -> None:
     for zone in "abc":
         scenario.say((API, zone), ("cidr/orders-db", "a"), 3306, 5 * GB, 100 * GB)
     assert found(scenario.advice()) == [("store_read_across", "cidr/orders-db:3306", "ask")]
+
+
+def test_a_database_with_a_replica_in_each_of_its_readers_zones_by_now() -> None:
+    scenario = database(5, 100, {"a": 1})
+    scenario.workload(POSTGRES, {"b": 1, "c": 1}, from_ms=BEGIN_MS + 20 * HOUR_MS)
+    assert found(scenario.advice()) == []
 
 
 def test_a_database_that_is_written_is_the_price_of_availability() -> None:
