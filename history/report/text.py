@@ -96,6 +96,9 @@ def prices(report: Report) -> list[str]:
         return [report.prices_why, "" if asked else f"--prices {'|'.join(SHIPPED)}|FILE adds dollars"]
     price = book.find("cross_zone")
     each = "" if price is None else f"{dollars(price.total, book.currency)} per {book.unit} across zones"
+    others = sum(other.scope == "cross_zone" for other in book.prices) - 1
+    if each and others > 0:
+        each += f", {counted(others, 'exception')}"
     who = "" if price is None else f"billed: {price.billed}"
     title = shorten(book.title, 30) + (" list prices" if is_shipped(book) else ", a file of your own,")
     return [f"{title} as of {book.as_of} ({report.prices_why})", each, who]

@@ -385,6 +385,18 @@ def test_a_price_file_with_errors_is_refused_before_anything_is_read(history: Li
     assert f"{path}:1: price: no price of scope cross_zone" in err
 
 
+def test_exceptions_to_the_general_price_are_counted(history: Lived, run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'title = "Mine"\ncurrency = "USD"\nunit = "GB"\nas_of = 2026-11-01\n'
+        '[[price]]\nscope = "cross_zone"\nsource_zone = "zone-x"\nsource = 0.5\ndestination = 0\nurl = "https://x/"\n'
+        '[[price]]\nscope = "cross_zone"\nsource = 0.02\ndestination = 0\nurl = "https://x/"\n'
+    )
+    status, out, _ = run(*history.flags, *history.span, "--prices", str(path))
+    assert status == 0
+    assert "$0.02 per GB across zones, 1 exception" in out
+
+
 def test_a_currency_of_ones_own(history: Lived, run: Run, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(
