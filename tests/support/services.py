@@ -28,14 +28,20 @@ Samples = dict[tuple[str, tuple[str, ...]], float]
 
 
 def eventually(check: Callable[[], T | None], seconds: float = DEADLINE_SECONDS) -> T:
-    """Call `check` until it returns something true, and return that; fail after `seconds`."""
+    """Call `check` until it returns something true, and return that; fail after `seconds`.
+
+    Between two calls is at least three times what a call takes: a check that reads a topic or a page of metrics has the
+    broker and the service compute, too, and would take the processors from what it waits for.
+    """
     deadline = time.monotonic() + seconds
     while True:
+        began = time.monotonic()
         found = check()
         if found:
             return found
-        assert time.monotonic() < deadline, f"not within {seconds} s: last seen {found!r}"
-        time.sleep(0.03)
+        now = time.monotonic()
+        assert now < deadline, f"not within {seconds} s: last seen {found!r}"
+        time.sleep(min(max(0.03, 3 * (now - began)), 1.0))
 
 
 class ServiceProcess:
