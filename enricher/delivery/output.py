@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one partition gives out: a unit's flows, then its ledger entries and dead letters, until Kafka takes them.
 
-Each flow goes out once in effect. What is out already is read back before the first chunk, and again after a
-publication that failed; it counts as out only if it fits its chunk, since others may write to the topic. Ledger entries
+Each flow goes out once in effect. What is out already is read back ahead of the chunks, and again after a publication
+that failed; it counts as out only if it fits its chunk, since others may write to the topic. Ledger entries
 and dead letters go out again as they are: their keys are the same, so one that did arrive is overwritten by itself.
 """
 
 import logging
+from collections.abc import AsyncGenerator
 
 from common.errors import PublishError
 from common.kafka.publish import Publisher
 from enricher.delivery import recovery
 from enricher.delivery.deps import Deps
-from enricher.delivery.recovery import Tail
+from enricher.delivery.recovery import Committed, Tail
+from enricher.delivery.resumed import Page, Resumed
 from enricher.delivery.unit import ChunkRun, Unit, not_out
 from enricher.join.join import Out
 from schemas.raw import RawChunk
@@ -28,23 +30,26 @@ class Output:
         self._publisher = publisher
         self._partition = partition
         self._place = (deps.settings.topics.enriched, partition)
-        self._resumed = Tail()
+        self._resumed = Resumed(self._pages, range(0), range(0))
         self._end = 0
 
-    async def recover(self, start: int | None) -> int:
-        """Read back what is out from an offset on, None for all of it; return of how many chunks something is."""
-        self._resumed = await self._read_back(start)
-        self._end = self._resumed.end
-        return len(self._resumed.chunks)
+    async def recover(self, found: Committed, raw_first: int) -> int:
+        """Begin to read back what is out of raw from that offset on; return of how many chunks something is so far."""
+        where = self._deps.service, self._deps.settings, self._partition
+        raw, unread = await recovery.not_committed(*where, found, raw_first)
+        self._resumed = Resumed(self._pages, unread, raw)
+        self._end = unread.stop
+        await self._resumed.read_on(raw_first)
+        return len(self._resumed)
 
-    def resumed(self, chunk: RawChunk) -> Out | None:
+    async def resumed(self, chunk: RawChunk, raw_offset: int) -> Out | None:
         """Return what of a chunk was out when this partition was taken over, once; None if nothing was."""
-        return self._out_of(chunk, self._resumed)
+        return self._if_it_fits(chunk, await self._resumed.take(chunk, raw_offset))
 
-    @property
-    def position(self) -> str:
+    def position(self, raw_offset: int) -> str:
         """How far it came, as it is committed with the raw offset."""
-        return recovery.commit_metadata(self._end)
+        start = self._resumed.committed(raw_offset)
+        return recovery.commit_metadata(self._end if start is None else start)
 
     async def publish(self, unit: Unit) -> None:
         """Publish a unit, the books last: they say what is out. Again and again until Kafka takes it."""
@@ -72,16 +77,21 @@ class Output:
             except PublishError as error:
                 log.warning("flows of partition %s: %s; reading back what arrived", self._partition, error)
             arrived = await self._read_back(self._end)
-            fitting = ((part.chunk.id, self._out_of(part.chunk, arrived)) for part in all_runs)
+            fitting = (
+                (part.chunk.id, self._if_it_fits(part.chunk, arrived.chunks.pop(part.chunk.id, None)))
+                for part in all_runs
+            )
             runs = not_out(all_runs, {chunk_id: out for chunk_id, out in fitting if out is not None})
             if not runs:
                 self._end = arrived.end
 
-    async def _read_back(self, start: int | None) -> Tail:
+    async def _read_back(self, start: int) -> Tail:
         return await recovery.read_tail(self._deps.service, self._deps.settings, self._partition, start)
 
-    def _out_of(self, chunk: RawChunk, tail: Tail) -> Out | None:
-        out = tail.chunks.pop(chunk.id, None)
+    def _pages(self, unread: range) -> AsyncGenerator[Page, None]:
+        return recovery.read_pages(self._deps.service, self._deps.settings, self._partition, unread)
+
+    def _if_it_fits(self, chunk: RawChunk, out: Out | None) -> Out | None:
         if out is None or out.fits(chunk):
             return out
         self._deps.metrics.foreign_output.inc()

@@ -8,14 +8,16 @@ what stands behind that offset belongs to chunks not committed yet. Each flow te
 import asyncio
 import logging
 import re
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
-from common.kafka import clients
+from common.kafka import by_time, clients
 from common.kafka.reading import held, reader, stretch
 from common.service.running import Service
+from enricher.delivery.resumed import Page
 from enricher.join.join import Out
 from enricher.settings import EnricherSettings
 from schemas.errors import DecodeError
@@ -23,6 +25,9 @@ from schemas.flow import Flow, decode_flow
 from schemas.ids import parse_flow_id, split_flow_id
 
 log = logging.getLogger(__name__)
+
+# How much older than what stands before it a raw record may be, for what is out of it to be found by time.
+_OUT_OF_ORDER_MS = 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,25 +89,81 @@ async def committed(service: Service, settings: EnricherSettings, partition: int
         said = (found.metadata or "")[:100]
         log.warning(
             "partition %s: its offset was committed by somebody else, who says %r of the output; "
-            "what is already out is looked for from the output's beginning",
+            "what is already out is looked for by time",
             *(partition, said),
         )
     return Committed(found.offset, enriched_offset)
 
 
-async def read_tail(service: Service, settings: EnricherSettings, partition: int, start: int | None) -> Tail:
-    """Read the output partition from `start` (None, or no longer there: from its beginning) to its end."""
+async def not_committed(
+    service: Service, settings: EnricherSettings, partition: int, committed: Committed, raw_first: int
+) -> tuple[range, range]:
+    """Return the raw offsets from `raw_first` on, and those of the output that may hold something of them.
+
+    Where the output's offset was not committed with the raw one, its beginning is looked for by time.
+    """
+    raw, where = (TopicPartition(name, partition) for name in (settings.topics.raw, settings.topics.enriched))
+    deadline = settings.kafka_deadline_seconds
+    async with reader(service, settings, where) as consumer:
+        there = (await held(consumer, [where], deadline))[where]
+        raw_held = (await held(consumer, [raw], deadline))[raw]
+        wanted = range(max(raw_first, raw_held.start), max(raw_first, raw_held.stop))
+        start = committed.enriched_offset
+        if start is not None and start <= there.stop:
+            return wanted, range(max(start, there.start), there.stop)
+        if not wanted:
+            return wanted, range(there.stop, there.stop)
+        from_ms = await _time_of_first(service, settings, raw, wanted) - _OUT_OF_ORDER_MS
+        async with asyncio.timeout(deadline):
+            start = await _from(consumer, where, there, from_ms)
+    log.info(
+        "partition %s: what is already out of %s raw records is looked for among %s of the output",
+        *(partition, len(wanted), there.stop - start),
+    )
+    return wanted, range(start, there.stop)
+
+
+async def _time_of_first(service: Service, settings: EnricherSettings, raw: TopicPartition, wanted: range) -> int:
+    """Return the Kafka time of the first of these records, 0 where all are gone by now."""
+    async with reader(service, settings, raw) as consumer:
+        async for records in stretch(consumer, {raw: wanted}, settings.kafka_deadline_seconds):
+            return int(records[0].timestamp)
+    return 0
+
+
+async def _from(consumer: AIOKafkaConsumer, where: TopicPartition, there: range, time_ms: int) -> int:
+    """Return the offset from which on all records of that time or later stand, also those without a time."""
+    if time_ms <= 0:
+        return there.start
+    found = (await by_time.offsets_for_times(consumer, {where: time_ms}))[where]
+    target = {where: there.stop if found is None else found.offset}
+    untimed = await by_time.untimed_from(consumer, time_ms, target, {where: there.start}, {where: there.stop})
+    return min(max(untimed[where], there.start), there.stop)
+
+
+async def read_pages(
+    service: Service, settings: EnricherSettings, partition: int, unread: range
+) -> AsyncGenerator[Page, None]:
+    """Yield the flows at these offsets of the output, each with its own, and the offset to go on from."""
+    where = TopicPartition(settings.topics.enriched, partition)
+    async with reader(service, settings, where) as consumer:
+        async for records in stretch(consumer, {where: unread}, settings.kafka_deadline_seconds):
+            flows = []
+            for record in records:
+                try:
+                    flows.append((record.offset, read_back(record.value, record.key, partition)))
+                except DecodeError as error:
+                    log.warning("%s-%s@%s is not a flow: %s", where.topic, partition, record.offset, error)
+            yield flows, records[-1].offset + 1
+
+
+async def read_tail(service: Service, settings: EnricherSettings, partition: int, start: int) -> Tail:
+    """Read the output partition from `start` to its present end: what one unit gave out, after it failed."""
     where = TopicPartition(settings.topics.enriched, partition)
     async with reader(service, settings, where) as consumer:
         there = (await held(consumer, [where], settings.kafka_deadline_seconds))[where]
-        first = there.start if start is None or start > there.stop else max(there.start, start)
-        if there.stop - first > 1_000_000:
-            log.info("reading back %s records of %s-%s", there.stop - first, where.topic, partition)
-        tail, wanted = Tail(there.stop), {where: range(first, there.stop)}
-        async for records in stretch(consumer, wanted, settings.kafka_deadline_seconds):
-            for record in records:
-                try:
-                    tail.add(read_back(record.value, record.key, partition))
-                except DecodeError as error:
-                    log.warning("%s-%s@%s is not a flow: %s", where.topic, partition, record.offset, error)
+    tail = Tail(there.stop)
+    async for flows, _ in read_pages(service, settings, partition, range(max(there.start, start), there.stop)):
+        for _, flow in flows:
+            tail.add(flow)
     return tail

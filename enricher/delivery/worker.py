@@ -87,11 +87,11 @@ class Worker:
         found = await recovery.committed(self._deps.service, self._settings, self._partition)
         self._next = self._done = found.raw_offset
         self._repeats = None
-        if found.raw_offset is not None:
-            self._consumer.seek(self._where, found.raw_offset)
+        if self._done is not None:
+            self._consumer.seek(self._where, self._done)
         else:
             self._done = await self._from_the_beginning()
-        out = await self._output.recover(found.enriched_offset)
+        out = await self._output.recover(found, self._done)
         log.info(
             "took over a partition",
             extra={"partition": self._partition, "offset": found.raw_offset, "chunks_already_out": out},
@@ -124,7 +124,7 @@ class Worker:
         try:
             chunk = decode_record(record, self._settings.cluster)
             self._deps.nodes.admit(chunk.node, self._deps.cluster.clock())
-            out = self._output.resumed(chunk)
+            out = await self._output.resumed(chunk, record.offset)
             is_repeat = out is None and await repeats.has(chunk)
         except DecodeError as error:
             self._refuse(record, error, unit)
@@ -186,7 +186,7 @@ class Worker:
         if unit.end is None:
             return
         await self._output.publish(unit)
-        position = OffsetAndMetadata(unit.end, self._output.position)
+        position = OffsetAndMetadata(unit.end, self._output.position(unit.end))
         async with asyncio.timeout(self._settings.kafka_deadline_seconds):
             await self._consumer.commit({self._where: position})
         self._done = unit.end

@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 
+from common.service.running import Service
+from enricher.delivery import recovery
+from enricher.delivery.recovery import Committed
+from enricher.settings import EnricherSettings
 from lab.kafka.broker import Broker, free_port
 from schemas.amount import NOTHING, Amount
 from schemas.flow import RawPosition
@@ -226,6 +230,47 @@ def test_what_somebody_else_committed_is_known_for_what_it_is(topics: Topics, tm
     check_books(topics, [1, 2, 3, 4], 3)
     told = "was committed by somebody else" in (tmp_path / "log").read_text()
     assert told == (said != "enriched=999999999")
+
+
+@pytest.mark.parametrize("point", ["after-commit:1", "after-commit:3", "after-flows:2"])
+def test_killed_while_it_reads_again_what_is_out_nothing_is_twice(topics: Topics, tmp_path: Path, point: str) -> None:
+    """The group's offset was set to the beginning: what a killed enricher had not come to yet is still known as out."""
+    flags = flags_of(topics, tmp_path, "--batch-rows", "1")
+    topics.produce([window(sequence) for sequence in range(1, 9)])
+    # Not a fixed member, which would stay in the group: an operator sets the offsets of an empty one.
+    with running([*flags[:-4], "--batch-rows", "1"], tmp_path / "log") as enricher:
+        eventually(lambda: len(topics.ledger()) == 8)
+        assert enricher.terminate() == 0
+    topics.commit(0, 0, "")
+    with running(flags, tmp_path / "log", point) as doomed:
+        assert doomed.wait() == -9
+    topics.produce([window(9)])
+    with running(flags, tmp_path / "log") as enricher:
+        eventually(lambda: len(topics.ledger()) == 9)
+        assert enricher.terminate() == 0
+    check_books(topics, range(1, 10), 3)
+
+
+def test_where_what_is_out_begins_is_found_by_time(topics: Topics) -> None:
+    """Days of output before the raw records that are read again are not read, but for the last record before them."""
+    day_ms = 86_400_000
+    days = [
+        (window(day, 2, end_ms=END - (9 - day) * day_ms, start_ms=END - (9 - day) * day_ms - 10_000))
+        for day in range(9)
+    ]
+    out = [encode_flow(flows.flow(end_ms=END - (9 - day) * day_ms)) for day in range(9)]
+    topics.produce(days)
+    topics.produce_flows(out)
+
+    def looked_for(committed: Committed, raw_first: int) -> tuple[range, range]:
+        settings = EnricherSettings(**topics.settings.model_dump())
+        return asyncio.run(recovery.not_committed(Service("enricher"), settings, 0, committed, raw_first))
+
+    assert looked_for(Committed(7, None), 7) == (range(7, 9), range(6, 9))
+    assert looked_for(Committed(7, 8), 7) == (range(7, 9), range(8, 9))
+    assert looked_for(Committed(7, 99), 7) == (range(7, 9), range(6, 9)), "not an offset of this topic"
+    assert looked_for(Committed(None, None), 0) == (range(9), range(9))
+    assert looked_for(Committed(9, None), 9) == (range(9, 9), range(9, 9)), "nothing of raw is left"
 
 
 def test_a_flow_in_the_output_that_no_enricher_wrote_keeps_none_of_its_chunk_back(

@@ -18,7 +18,7 @@ PARTITION = 1
 
 # By name: module, class, function, and what it raises when it is about the partition.
 POINTS: dict[str, tuple[str, str, str, Exception]] = {
-    "recovery": ("enricher.delivery.recovery", "", "read_tail", KafkaStorageError("the log directory is gone")),
+    "recovery": ("enricher.delivery.recovery", "", "not_committed", KafkaStorageError("the log directory is gone")),
     "flows": ("common.kafka.publish", "", "_send_batch", NotEnoughReplicasError("one of two")),
     "commit": ("aiokafka", "AIOKafkaConsumer", "commit", TimeoutError()),
     "bug": ("enricher.delivery.worker", "Worker", "_enrich", ZeroDivisionError("a bug")),

@@ -4,6 +4,7 @@
 import asyncio
 import uuid
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,10 +138,10 @@ class Topics:
 
 
 def _time(value: bytes | None) -> int:
-    try:
-        return decode_chunk(value).end_ms
-    except ValueError:
-        return END
+    for decode in (decode_chunk, decode_flow):
+        with suppress(ValueError):
+            return decode(value).end_ms
+    return END
 
 
 def given(flows: Iterable[Flow]) -> Amount:
