@@ -24,7 +24,7 @@ from typing import IO
 from collector.outbox import spool_file
 from collector.outbox.spool_file import DamagedError, EncodedWindow, SpoolHead
 from common.errors import Refusal
-from common.files import sync_directory
+from common.files import create_own, sync_directory
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ class Spool:
 
     def _write(self, part: Path, window: EncodedWindow) -> int:
         room = self.limit - self.used()
-        with part.open("wb") as file:
+        with create_own(part) as file:
             head = SpoolHead(window.ledger, window.maybe_repeat)
             spool_file.write(file, head, _within(room, file, window.chunks(False)))
             file.flush()

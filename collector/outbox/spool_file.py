@@ -7,7 +7,6 @@ is in it. Nothing here knows which window is whose turn; that is `spool`.
 
 import gzip
 import os
-import stat
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import IO, Any
 
 import msgspec
 
+from common.files import why_not_own
 from schemas.codec import UNREADABLE
 from schemas.errors import DecodeError
 from schemas.ids import parse_window_id
@@ -104,8 +104,8 @@ def _read(path: Path) -> Iterator[bytes]:
     try:
         # What is not a file never ends, or never begins: a pipe without a writer.
         with open(path, "rb", opener=_not_waiting) as file, gzip.open(file) as lines:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise DamagedError("it is not a file")
+            if why := why_not_own(os.fstat(file.fileno()), (0, os.geteuid())):
+                raise DamagedError(f"it {why}")
             while line := _readline(lines):
                 yield line.removesuffix(b"\n")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:

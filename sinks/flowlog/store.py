@@ -9,7 +9,7 @@ out by the consumer group alone.
 import errno
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from common.errors import Refusal
-from common.files import sync_directory
+from common.files import check_own, create_own, owners_in, sync_directory, warn_if_others_write
 
 TEMPORARY = ".tmp"
 # These may pass; whatever else is wrong with a directory at the start, a person must mend.
@@ -46,10 +46,11 @@ class Store(Protocol):
 
 
 class LocalStore:
-    """A directory."""
+    """A directory. `owners`: the users whose files are read; None: anybody's."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, owners: Collection[int] | None = None) -> None:
         self._root = root
+        self._owners = owners
         # Not the process id: in containers that share a directory each may be 1.
         self._writer = secrets.token_hex(4)
 
@@ -79,7 +80,9 @@ class LocalStore:
         return True
 
     def read(self, path: str) -> bytes:
-        """Return a file's content."""
+        """Return a file's content; raise `Refusal` for one that is not of the owners'."""
+        if self._owners is not None:
+            check_own("output", self._root / path, self._owners)
         return (self._root / path).read_bytes()
 
     def names(self, directory: str) -> list[str]:
@@ -166,15 +169,18 @@ def _open_local(root: Path, output: str) -> LocalStore:
     try:
         store.put(probe, [b""])
         store.delete(probe)
+        owners = owners_in(root)
+        warn_if_others_write("output", root, owners)
+        return LocalStore(root, owners)
     except OSError as error:
         if error.errno not in PASSING:
             raise Refusal(f"output = {output!r}: {error.strerror}; expected a directory to write to") from error
-    return store
+    return LocalStore(root, owners_in(root))
 
 
 def _write_synced(path: Path, parts: Parts) -> int:
     try:
-        with path.open("wb") as file:
+        with create_own(path) as file:
             size = sum(file.write(part) for part in parts)
             file.flush()
             os.fsync(file.fileno())

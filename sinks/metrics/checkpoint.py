@@ -18,6 +18,7 @@ from typing import Annotated, NamedTuple, TypeVar
 import msgspec
 import orjson
 
+from common import files
 from common.clock import now_ms
 from common.errors import Refusal
 from schemas.codec import Milliseconds
@@ -124,11 +125,15 @@ class State:
         self._path = directory / FILE_NAME
         self._lock = _lock(directory)
         try:
+            _check(directory)
             self._db = _connect(self._path)
             self._prepare(topic)
-        except (sqlite3.Error, ValueError, msgspec.MsgspecError) as error:
+        except (sqlite3.Error, ValueError, OSError, msgspec.MsgspecError) as error:
             os.close(self._lock)
             raise _refusal(self._path, error) from error
+        except Refusal:
+            os.close(self._lock)
+            raise
 
     def load(self) -> Restored:
         """Read the last checkpoint; raise `Refusal` if the file holds what no checkpoint does."""
@@ -259,10 +264,18 @@ def _connect(path: Path) -> sqlite3.Connection:
     return db
 
 
+def _check(directory: Path) -> None:
+    """Raise `Refusal` if SQLite would read what another user put there: the file, or one that it keeps beside it."""
+    owners = files.owners_in(directory)
+    files.warn_if_others_write("state_dir", directory, owners)
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        files.check_own("state_dir", directory / f"{FILE_NAME}{suffix}", owners)
+
+
 def _lock(directory: Path) -> int:
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        handle = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        handle = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
     except OSError as error:
         raise Refusal(f"state_dir = '{directory}': {error.strerror}; expected a directory to write to") from error
     try:

@@ -10,7 +10,7 @@ import pytest
 
 from collector.host.preflight import read_boot_id
 from common.errors import Refusal
-from common.files import MAX_FILE_BYTES, read_bounded
+from common.files import MAX_FILE_BYTES, owners_in, read_bounded, warn_if_others_write
 from common.settings import ServiceSettings, load
 from enricher.delivery.topology_topic import read_states
 from enricher.index.cidrs import MAX_MAP_BYTES, load_cidr_map
@@ -97,3 +97,29 @@ def test_a_file_of_the_greatest_size_is_read_whole(tmp_path: Path) -> None:
     assert read_bounded(path, 1000) == b"x" * 1000
     with pytest.raises(OSError, match="is larger than 999 bytes"):
         read_bounded(path, 999)
+
+
+@pytest.mark.parametrize(
+    ("mode", "uid", "says"),
+    [
+        pytest.param(0o750, 0, None, id="a directory of one's own"),
+        pytest.param(0o2775, 0, None, id="a volume with fsGroup"),
+        pytest.param(0o1777, 0, None, id="each to their own files"),
+        pytest.param(0o777, 0, "everybody can write there (mode 0777)", id="an NFS provisioner's"),
+        pytest.param(0o777, 65534, "it belongs to uid 65534 (mode 0777)", id="nobody's, of an NFS with root_squash"),
+        pytest.param(0o755, 1000, "it belongs to uid 1000 (mode 0755)", id="another user's"),
+    ],
+)
+def test_a_directory_in_which_others_may_remove_what_is_kept_is_one_line(
+    tmp_path: Path, mode: int, uid: int, says: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = tmp_path / "state"
+    directory.mkdir()
+    directory.chmod(mode)
+    os.chown(directory, uid, -1)
+    warn_if_others_write("state_dir", directory, owners_in(directory))
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == (says is not None)
+    for line in lines:
+        assert line.startswith(f"state_dir = '{directory}': {says}: others can remove what is kept there")
+        assert "uid 0 or root, with mode 0750, or 2770" in line

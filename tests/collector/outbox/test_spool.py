@@ -237,6 +237,16 @@ def test_what_is_no_file_is_damage_and_holds_nobody_up(tmp_path: Path) -> None:
     assert spool.oldest() is None
 
 
+def test_a_file_that_another_user_put_there_is_damage(tmp_path: Path) -> None:
+    """Where they can replace a directory above: what they put in its place is not published."""
+    spool = opened(tmp_path)
+    entry = put(spool, 1)
+    os.chown(entry.path, 1000, -1)
+    assert spool.newest_id() is None
+    with pytest.raises(DamagedError, match="it belongs to uid 1000, not to uid 0 or root"):
+        read(entry.path)
+
+
 def test_the_newest_is_only_known_if_its_file_is_whole(tmp_path: Path) -> None:
     """The kernel may still hold that window, and clears it where a file has it."""
     path = put(opened(tmp_path), 1).path

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Manifests: what they list is there, what they do not list is gone, two writers of a partition collide."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from schemas.ids import Origin
 from schemas.ledger import Hop, LedgerRecord
 from sinks.flowlog.archive import Archive, ArchiveCut
 from sinks.flowlog.manifest import Intent, Manifest, Marked, encode
-from sinks.flowlog.store import LocalStore, ObjectStore, Store, open_store
+from sinks.flowlog.store import TEMPORARY, LocalStore, ObjectStore, Store, open_store
 from sinks.intake import FlowMark
 from sinks.sink import Overtaken
 from tests.support.sinks.disk import small_disk
@@ -268,3 +269,33 @@ def test_an_output_that_cannot_be_used_is_refused(
 def test_a_file_uri_is_a_directory(tmp_path: Path) -> None:
     assert isinstance(open_store(f"file://{tmp_path}/out"), LocalStore)
     assert (tmp_path / "out").is_dir()
+
+
+@pytest.mark.parametrize("kind", ["another user's", "a link"])
+@pytest.mark.parametrize("name", ["000000000002.json", "000000000001-abcdef.intent"])
+def test_a_file_that_another_user_put_there_is_not_read(tmp_path: Path, name: str, kind: str) -> None:
+    archive, manifests = Archive(open_store(str(tmp_path / "out")), TOPIC, ".jsonl"), tmp_path / "out/_manifests/p=3"
+    archive.write(cut(1, b"a"))
+    theirs = manifests / name
+    if kind == "a link":
+        theirs.symlink_to(manifests / "000000000001.json")
+        says = "is a symbolic link"
+    else:
+        theirs.write_bytes(encode(cut(2).manifest) if name.endswith("json") else encode(Intent(1, [])))
+        os.chown(theirs, 1000, -1)
+        says = "belongs to uid 1000, not to uid 0 or root"
+    with pytest.raises(Refusal, match=rf"^output: {theirs} {says}: it is not read; [^\n]*$"):
+        Archive(open_store(str(tmp_path / "out")), TOPIC, ".jsonl").recover(3)
+    theirs.unlink()
+    newest = Archive(open_store(str(tmp_path / "out")), TOPIC, ".jsonl").recover(3)
+    assert newest is not None
+    assert newest.sequence == 1
+
+
+def test_a_link_in_the_place_of_a_file_to_write_is_not_followed(tmp_path: Path) -> None:
+    store, precious = open_store(str(tmp_path / "out")), tmp_path / "precious"
+    precious.write_bytes(b"precious")
+    (tmp_path / f"out/a{TEMPORARY}").symlink_to(precious)
+    store.put("a", [b"rows"])
+    assert (precious.read_bytes(), (tmp_path / "out/a").read_bytes()) == (b"precious", b"rows")
+    assert not (tmp_path / "out/a").is_symlink()

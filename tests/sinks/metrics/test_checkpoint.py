@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints: all or nothing, across reopening, a full disk, and files that are none of ours."""
 
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -155,6 +156,32 @@ def test_a_file_that_is_no_database_is_refused_in_one_line(tmp_path: Path) -> No
     (tmp_path / FILE_NAME).write_bytes(b"this is no database" * 100)
     with pytest.raises(Refusal, match=r"metrics\.sqlite3: file is not a database; move it away"):
         State(tmp_path, TOPIC)
+
+
+@pytest.mark.parametrize("name", [FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-journal"])
+@pytest.mark.parametrize("kind", ["another user's", "a link"])
+def test_a_file_that_another_user_put_there_is_not_read(
+    tmp_path: Path, name: str, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory, theirs = tmp_path / "state", tmp_path / "theirs"
+    directory.mkdir()
+    directory.chmod(0o777)
+    State(tmp_path / "made", TOPIC).close()
+    shutil.copy(tmp_path / "made" / FILE_NAME, theirs)
+    os.chown(theirs, 1000, -1)
+    before = theirs.read_bytes()
+    if kind == "a link":
+        (directory / name).symlink_to(theirs)
+    else:
+        theirs.rename(directory / name)
+    says = "belongs to uid 1000, not to uid 0 or root" if kind != "a link" else "is a symbolic link"
+    with pytest.raises(Refusal, match=rf"^state_dir: {directory / name} {says}: it is not read; [^\n]*$"):
+        State(directory, TOPIC)
+    assert (directory / name).read_bytes() == before, "nor written"
+    (directory / name).unlink()
+    caplog.clear()
+    State(directory, TOPIC).close()
+    assert [record.levelname for record in caplog.records].count("WARNING") == 1, "the directory serves all the same"
 
 
 # The tables without a row id have one row of that kind, or one that is changed.
