@@ -211,14 +211,25 @@ async def _ends(stopping: Awaitable[None], seconds: float) -> bool:
     return True
 
 
-async def wait_for_topics(
-    service: Service, settings: KafkaSettings, wanted: dict[str, int], part: str = "topics"
-) -> None:
+async def wait_for_topics(service: Service, settings: KafkaSettings, wanted: dict[str, int]) -> None:
     """Wait until every topic of `wanted` exists with that number of partitions; not ready meanwhile, with one line.
 
-    `part`: the name under which /readyz says so. Raises `Stopped` if the service is told to stop before.
+    Raises `Stopped` if the service is told to stop before.
     """
-    service.health.starting(part, "not looked at yet")
+    service.health.starting("topics", "not looked at yet")
+    await _until_there(service, settings, wanted, "topics")
+
+
+async def look_for_dead_letters(service: Service, settings: KafkaSettings) -> None:
+    """Say while the dead-letter topic is missing; return when it is there, or the service is told to stop.
+
+    To be run beside the work: a start does not wait for it, only a partition that has something to put there.
+    """
+    with suppress(Stopped):
+        await _until_there(service, settings, {settings.topics.dead_letter: 1}, "dead letters")
+
+
+async def _until_there(service: Service, settings: KafkaSettings, wanted: dict[str, int], part: str) -> None:
     admin = await start(service, settings, lambda: AIOKafkaAdminClient(**client_options(settings)))
     try:
         backoff = FIRST_BACKOFF_SECONDS
@@ -233,15 +244,6 @@ async def wait_for_topics(
     finally:
         await close(admin)
     raise Stopped("told to stop before the topics were there")
-
-
-async def look_for_dead_letters(service: Service, settings: KafkaSettings) -> None:
-    """Say while the dead-letter topic is missing; return when it is there, or the service is told to stop.
-
-    To be run beside the work: a start does not wait for it, only a partition that has something to put there.
-    """
-    with suppress(Stopped):
-        await wait_for_topics(service, settings, {settings.topics.dead_letter: 1}, "dead letters")
 
 
 async def _topic_problem(admin: AIOKafkaAdminClient, settings: KafkaSettings, wanted: dict[str, int]) -> str | None:
