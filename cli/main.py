@@ -43,6 +43,9 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("advise",): Command("history.advise.command:main", "what to change so that less crosses zones, and what it saves"),
     ("changes",): Command("history.changes.command:main", "what changed in the cluster, and what crosses zones since"),
     ("replay",): Command("history.replay.command:main", "read the flows of any time range again, filtered"),
+    ("archive", "compact"): Command(
+        "history.upkeep.command:main", "rewrite the flow log's many small files as few, sorted ones an hour"
+    ),
     ("prices", "list"): Command("prices.command:list_", "the price files that come with zonemeter: dates and sources"),
     ("prices", "check"): Command("prices.command:check", "check a price file of your own"),
     ("prices", "explain"): Command(

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opens a flow log: its manifests, as they are now. What none of them lists does not count.
+"""Opens a flow log: its manifests, as they are now, and the compactions of its hours.
 
 Manifests are listed before files are: a file that a running flow log adds meanwhile belongs to a later reading.
+Compactions are listed after files are, and may replace and delete files while somebody reads: who finds that out has to
+read again, whole, so that nothing counts twice or never. That is `ArchiveChanged`.
 """
 
 import re
@@ -15,6 +17,8 @@ from pyarrow import fs
 
 from common.errors import Refusal
 from schemas.codec import UNREADABLE
+from sinks.flowlog import compaction
+from sinks.flowlog.compaction import Chain, Compaction, read_compaction, record_path
 from sinks.flowlog.manifest import DataFile, Manifest, read_manifest
 from sinks.flowlog.store import LocalStore, ObjectStore, Store
 from sinks.intake import Lane
@@ -22,6 +26,8 @@ from sinks.intake import Lane
 T = TypeVar("T")
 
 DIRECTORY = "_manifests"
+# How often an archive is read again that is compacted meanwhile: an hour is compacted once in a while, and no oftener.
+ATTEMPTS = 5
 _PARTITION = re.compile(r"p=(\d{1,9})")
 _MANIFEST = re.compile(r"(\d{12})\.json")
 
@@ -33,6 +39,13 @@ class _Listing(msgspec.Struct):
 
 
 _listing_decoder = msgspec.json.Decoder(_Listing)
+
+
+class ArchiveChanged(Refusal):
+    """The archive was compacted, or hours of it deleted, while it was read: read it again, from the beginning."""
+
+    def __init__(self, location: str) -> None:
+        super().__init__(f"archive {location}: it was compacted while it was read; run the command again")
 
 
 class FlowArchive:
@@ -64,7 +77,7 @@ class FlowArchive:
 
     def manifest(self, partition: int, number: int) -> Manifest:
         """Read one manifest; raise `Refusal` if that cannot be."""
-        return self._read(partition, number, lambda value: read_manifest(value, partition, number))
+        return self._read(manifest_path(partition, number), lambda value: read_manifest(value, partition, number))
 
     @property
     def is_local(self) -> bool:
@@ -89,7 +102,31 @@ class FlowArchive:
 
     def listing(self, partition: int, number: int) -> list[DataFile]:
         """Return the files that a manifest lists, without reading the rest of it; raise `Refusal` if that cannot be."""
-        return self._read(partition, number, _listing_decoder.decode).files
+        return self._read(manifest_path(partition, number), _listing_decoder.decode).files
+
+    def compacted_hours(self) -> list[str]:
+        """Return the hours that have compactions, such as `date=2026-11-23/hour=02`; raise `Refusal`."""
+        days = sorted(self.names(compaction.DIRECTORY))
+        hours = (f"{day}/{hour}" for day in days for hour in sorted(self.names(f"{compaction.DIRECTORY}/{day}")))
+        return [hour for hour in hours if compaction.HOUR.fullmatch(hour)]
+
+    def chain(self, hour: str) -> Chain:
+        """Return an hour's compactions as they are now; raise `Refusal` where one cannot be trusted or is missing."""
+        names = sorted(self.names(f"{compaction.DIRECTORY}/{hour}"))
+        numbers = [int(name[:6]) for name in names if compaction.RECORD.fullmatch(name)]
+        records = [self.compaction(hour, number) for number in numbers]
+        # What came before an hour expired is deleted with it.
+        first = next((number for number, record in zip(numbers, records, strict=True) if record.expired), 1)
+        if absent := sorted(set(range(first, numbers[-1] if numbers else first)) - set(numbers)):
+            path = record_path(hour, absent[0])
+            raise Refusal(f"archive {self.location}: {path} is missing; restore it: it says which files count")
+        intents = [name for name in names if compaction.INTENT.fullmatch(name)]
+        return Chain(hour, records, intents)
+
+    def compaction(self, hour: str, number: int) -> Compaction:
+        """Read one compaction's record; raise `Refusal` if that cannot be."""
+        path = record_path(hour, number)
+        return self._read(path, lambda value: read_compaction(value, hour, number))
 
     def names(self, directory: str) -> list[str]:
         """Return the names in a directory of it; raise `Refusal` if that cannot be."""
@@ -105,10 +142,12 @@ class FlowArchive:
         names = self.names(f"{DIRECTORY}/p={partition}")
         return sorted(int(found[1]) for name in names if (found := _MANIFEST.fullmatch(name)))
 
-    def _read(self, partition: int, number: int, decode: Callable[[bytes], T]) -> T:
-        path = manifest_path(partition, number)
+    def _read(self, path: str, decode: Callable[[bytes], T]) -> T:
         try:
             return decode(self.store.read(path))
+        except FileNotFoundError as error:
+            # It was listed a moment ago; nobody but upkeep deletes any, the oldest first.
+            raise ArchiveChanged(self.location) from error
         except (OSError, ValueError, *UNREADABLE) as error:
             raise Refusal(f"archive {self.location}: {path} is damaged: {error}") from error
 

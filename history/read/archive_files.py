@@ -9,13 +9,16 @@ Flow logs of before 2026-12 have their dates beside _manifests; the rest of such
 A file's name says which manifest must list it, so only the manifests of the range are read, not all that ever were:
 those of the files that are there, and on from these in both directions while they list files of the range, because a
 file that is gone names nobody. Part of an hour that is gone is damage. An hour that is gone whole was deleted, which
-is how a flow log is kept small: that is said, and no fault.
+is how a flow log is kept small: that is said, and no fault. What a compaction replaced is neither.
+
+Files are listed before compactions are. What a compaction replaced by then is left out whether it was still there or
+not; a compaction of later has deleted nothing before the files were listed.
 """
 
 import re
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,12 +26,14 @@ from functools import lru_cache
 
 from common.errors import Refusal
 from history.model.time_range import TimeRange
-from history.read.archive import FlowArchive, manifest_path
+from history.read.archive import ArchiveChanged, FlowArchive, manifest_path
 from sinks.flowlog.archive import FLOWS
+from sinks.flowlog.compaction import COMPACTED, Chain
+from sinks.flowlog.manifest import DataFile
 
 HOUR_MS = 3_600_000
 _DAY = re.compile(rf"({FLOWS}/)?date=\d{{4}}-\d\d-\d\d")
-_DATA = re.compile(r"flows-p(\d{1,9})-(\d{12})-[0-9a-f]{6}\.(parquet|jsonl)")
+DATA = re.compile(r"flows-p(\d{1,9})-(\d{12})-[0-9a-f]{6}\.(parquet|jsonl)")
 _READERS = 16
 # Manifests are in order of what was taken, which is nearly that of time: so many in a row that list nothing of the
 # range, and none beyond them does.
@@ -37,24 +42,52 @@ _ENOUGH_BESIDE = 16
 
 @dataclass(slots=True)
 class Chapter:
-    """The files of a time range. `paths` are relative to the archive. `unlisted`: files there that do not count.
+    """The files of a time range. Paths are relative to the archive. `unlisted`: files there that do not count.
 
+    `compacted`: how many of the files, the first ones, are compactions'.
     `deleted`: the newest hour of the range that manifests list files of and that is gone whole; empty if none is.
     """
 
-    paths: list[str] = field(default_factory=list)
+    files: list[DataFile] = field(default_factory=list)
+    compacted: int = 0
     unlisted: int = 0
     deleted: str = ""
 
+    @property
+    def paths(self) -> list[str]:
+        """The files' paths."""
+        return [file.path for file in self.files]
+
 
 def find_chapter(archive: FlowArchive, span: TimeRange) -> Chapter:
-    """Return the files of the hours that `span` touches; raise `Refusal` where one that counts is missing."""
+    """Return the files of the hours that `span` touches; raise `Refusal` where one that counts is missing.
+
+    Raises `ArchiveChanged` where compactions hold flows of manifests that were not there when the archive was opened.
+    """
     with ThreadPoolExecutor(_READERS) as pool:
         return _Search(archive, span, pool).run()
 
 
+def touches(hour: str, span: TimeRange) -> bool:
+    """Return whether an hour, such as `flows/date=2026-11-23/hour=02`, has any of the range."""
+    start_ms = hour_start_ms(hour)
+    return start_ms is not None and start_ms < span.to_ms and span.from_ms < start_ms + HOUR_MS
+
+
+def hour_directories(archive: FlowArchive, span: TimeRange) -> Iterator[str]:
+    """Yield the hours' directories that are there, out of those that the range touches."""
+    days = [f"{FLOWS}/{name}" for name in archive.names(FLOWS)] + archive.names("")
+    for day in filter(_DAY.fullmatch, days):
+        for hour in archive.names(day):
+            if touches(f"{day}/{hour}", span):
+                yield f"{day}/{hour}"
+
+
 class _Search:
-    """One search. `_there`: the data files of the range by partition and number; `_hours`: those that hold any."""
+    """One search. `_there`: the data files of the range by partition and number; `_hours`: those that hold any.
+
+    `_replaced`: what compactions replaced; `_numbers`: the manifests that list such, by partition.
+    """
 
     def __init__(self, archive: FlowArchive, span: TimeRange, pool: ThreadPoolExecutor) -> None:
         self._archive = archive
@@ -63,21 +96,75 @@ class _Search:
         self._chapter = Chapter()
         self._there: dict[int, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
         self._hours: set[str] = set()
+        self._expired: set[str] = set()
+        self._replaced: set[str] = set()
+        self._numbers: dict[int, set[int]] = defaultdict(set)
 
     def run(self) -> Chapter:
-        hours = list(self._directories())
-        for hour, names in zip(hours, self._pool.map(self._archive.names, hours), strict=True):
-            for found in filter(None, map(_DATA.fullmatch, names)):
-                self._there[int(found[1])][int(found[2])].add(f"{hour}/{found[0]}")
-                self._hours.add(hour)
-        for partition in sorted({*self._there, *self._archive.partitions}):
+        hours = list(hour_directories(self._archive, self._span))
+        names = dict(zip(hours, self._pool.map(self._archive.names, hours), strict=True))
+        touched = [hour for hour in self._archive.compacted_hours() if touches(hour, self._span)]
+        for chain in self._pool.map(self._archive.chain, touched):
+            self._take_chain(chain, {*names.get(f"{FLOWS}/{chain.hour}", ())})
+        for hour, there in names.items():
+            self._take_names(hour, there)
+        for partition in sorted({*self._there, *self._numbers, *self._archive.partitions}):
             self._check(partition)
         return self._chapter
+
+    def _take_chain(self, chain: Chain, there: set[str]) -> None:
+        """Take the files that compactions wrote."""
+        self._replaced |= chain.replaced
+        for found in filter(None, (DATA.fullmatch(path.rpartition("/")[2]) for path in chain.replaced)):
+            self._numbers[int(found[1])].add(int(found[2]))
+        if chain.expired:
+            self._expired.add(chain.hour)
+            self._chapter.deleted = max(self._chapter.deleted, f"{FLOWS}/{chain.hour}")
+        if chain.files and not any(COMPACTED.fullmatch(name) or DATA.fullmatch(name) for name in there):
+            # Somebody deleted the directory.
+            self._chapter.deleted = max(self._chapter.deleted, f"{FLOWS}/{chain.hour}")
+            return
+        for path, file in sorted(chain.files.items()):
+            directory, _, name = path.rpartition("/")
+            if name not in there:
+                self._miss(path)
+            self._hours.add(directory)
+            self._chapter.files.append(file)
+        self._chapter.compacted = len(self._chapter.files)
+
+    def _miss(self, path: str) -> None:
+        """Say that a file which a compaction wrote is missing, unless it came after the files had been listed."""
+        directory, _, name = path.rpartition("/")
+        if name in self._archive.names(directory):
+            raise ArchiveChanged(self._archive.location)
+        chain = self._archive.chain(directory.removeprefix(f"{FLOWS}/"))
+        if path not in chain.files:
+            raise ArchiveChanged(self._archive.location)
+        raise Refusal(
+            f"archive {self._archive.location}: {path} is missing, a compaction wrote it; "
+            "restore it, or ask for a time without that hour"
+        )
+
+    def _take_names(self, hour: str, names: Iterable[str]) -> None:
+        """Take note of the files in an hour's directory."""
+        counted = {file.path for file in self._chapter.files[: self._chapter.compacted]}
+        for name in names:
+            path = f"{hour}/{name}"
+            if path in self._replaced:
+                continue
+            if found := DATA.fullmatch(name):
+                self._there[int(found[1])][int(found[2])].add(path)
+                self._hours.add(hour)
+            elif COMPACTED.fullmatch(name) and path not in counted:
+                self._chapter.unlisted += 1
 
     def _check(self, partition: int) -> None:
         known = self._archive.numbers(partition)
         files = self._there.get(partition, {})
-        counted = [number for number in files if known and known[0] <= number <= known[-1]]
+        replaced = self._numbers.get(partition, set())
+        if replaced and (not known or max(replaced) > known[-1]):
+            raise ArchiveChanged(self._archive.location)
+        counted = [number for number in {*files, *replaced} if known and known[0] <= number <= known[-1]]
         self._chapter.unlisted += sum(len(paths) for number, paths in files.items() if number not in counted)
         if not known:
             return
@@ -103,21 +190,24 @@ class _Search:
         any_there = False
         listings = self._pool.map(lambda number: self._archive.listing(partition, number), numbers)
         for number, listing in zip(numbers, listings, strict=True):
-            listed = {file.path for file in listing if self._touches(file.path)}
+            listed = {file.path: file for file in listing if touches(_hour_of(file.path), self._span)}
             if listed and after is not None and abs(number - after) > 1:
                 absent = manifest_path(partition, min(number, after) + 1)
                 raise Refusal(f"archive {self._archive.location}: {absent} is missing; restore it: its rows count")
             after = number if listed or after is None or abs(number - after) == 1 else after
-            self._chapter.unlisted += len(self._there.get(partition, {}).get(number, set()) - listed)
-            for path in sorted(listed):
-                any_there |= self._take_file(partition, number, path)
+            self._chapter.unlisted += len(self._there.get(partition, {}).get(number, set()) - listed.keys())
+            for _, file in sorted(listed.items()):
+                any_there |= self._take_file(partition, number, file)
         return any_there
 
-    def _take_file(self, partition: int, number: int, path: str) -> bool:
-        """Take a file; return whether it is there."""
+    def _take_file(self, partition: int, number: int, file: DataFile) -> bool:
+        """Take a file; return whether it is there, or its flows are in another."""
+        path = file.path
         hour = _hour_of(path)
+        if path in self._replaced:
+            return True
         if path not in self._there.get(partition, {}).get(number, set()):
-            if hour not in self._hours:
+            if hour not in self._hours or hour.removeprefix(f"{FLOWS}/") in self._expired:
                 self._chapter.deleted = max(self._chapter.deleted, hour)
                 return False
             raise Refusal(
@@ -126,12 +216,12 @@ class _Search:
             )
         if not path.endswith(".parquet"):
             raise Refusal(f"archive {self._archive.location}: {path}: only Parquet can be read back")
-        self._chapter.paths.append(path)
+        self._chapter.files.append(file)
         return True
 
     def _where(self, partition: int, known: Sequence[int]) -> int:
         """Return the place of the first manifest that reaches into the range, of a partition with no file in it."""
-        begin_ms = max(self._span.from_ms, min(filter(None, map(_start_ms, self._hours)), default=0))
+        begin_ms = max(self._span.from_ms, min(filter(None, map(hour_start_ms, self._hours)), default=0))
 
         def newest_ms(number: int) -> int:
             marks = self._archive.manifest(partition, number).marks
@@ -139,26 +229,14 @@ class _Search:
 
         return bisect_right(known, begin_ms, key=newest_ms)
 
-    def _directories(self) -> Iterable[str]:
-        """Yield the hours' directories that are there, out of those that the range touches."""
-        days = [f"{FLOWS}/{name}" for name in self._archive.names(FLOWS)] + self._archive.names("")
-        for day in filter(_DAY.fullmatch, days):
-            for hour in self._archive.names(day):
-                if self._touches(f"{day}/{hour}/"):
-                    yield f"{day}/{hour}"
-
-    def _touches(self, path: str) -> bool:
-        """Return whether a file's hour has any of the range."""
-        start_ms = _start_ms(_hour_of(path))
-        return start_ms is not None and start_ms < self._span.to_ms and self._span.from_ms < start_ms + HOUR_MS
-
 
 def _hour_of(path: str) -> str:
     return path.rpartition("/")[0]
 
 
 @lru_cache(maxsize=10_000)
-def _start_ms(directory: str) -> int | None:
+def hour_start_ms(directory: str) -> int | None:
+    """Return when an hour begins, in Unix milliseconds; None if the directory is not an hour's."""
     try:
         moment = datetime.strptime(directory.removeprefix(f"{FLOWS}/"), "date=%Y-%m-%d/hour=%H").replace(tzinfo=UTC)
     except ValueError:

@@ -6,7 +6,7 @@ hundredth of the time that Python would take for the rows.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import duckdb
 import pyarrow as pa
@@ -17,7 +17,7 @@ from common.errors import Refusal
 from common.terminal import command
 from history.model.filters import Selection
 from history.model.time_range import TimeRange
-from history.read.archive import FlowArchive
+from history.read.archive import ArchiveChanged, FlowArchive
 from history.read.archive_files import find_chapter
 from history.read.batch import SCHEMA
 from history.read.flow_sql import FLOWS, FlowQuery, open_database
@@ -26,8 +26,26 @@ from sinks.flowlog.columns import COLUMNS
 BATCH_ROWS = 50_000
 
 
+def view_rows(database: duckdb.DuckDBPyConnection, archive: FlowArchive, paths: Sequence[str], name: str) -> None:
+    """Make a view of files of an archive with the flow log's columns: those that an earlier version lacked are null."""
+    files = [f"{archive.root}/{path}" for path in paths]
+    if not archive.is_local:
+        # Every store that pyarrow knows, with no extension of DuckDB's to fetch.
+        dataset = ds.dataset(files, SCHEMA, filesystem=archive.filesystem, format="parquet")
+        database.from_arrow(dataset).create_view(name, replace=True)
+        return
+    rows = database.read_parquet(files, hive_partitioning=False, union_by_name=True)
+    there = set(rows.columns)
+    columns = ", ".join(name if name in there else f"NULL AS {name}" for name in COLUMNS)
+    rows.project(columns).create_view(name, replace=True)
+
+
 class ArchiveQuery(FlowQuery):
-    """The flows of one archive in one time range."""
+    """The flows of one archive in one time range.
+
+    Whatever reads it raises `ArchiveChanged` where a file went because a compaction replaced it: then what was read so
+    far is to be read again, with an archive opened again.
+    """
 
     def __init__(self, archive: FlowArchive, span: TimeRange) -> None:
         super().__init__(open_database(), span)
@@ -67,16 +85,13 @@ class ArchiveQuery(FlowQuery):
                 yield pa.Table.from_batches([batch])
 
     def _rows_view(self) -> str:
-        """Return the view that has all columns of rows: an earlier version's files lack some, which are null.
+        """Return the view that has all columns of rows.
 
-        Not for sums: they want none of these, and all files would be looked into before the first is read.
+        Not for sums: they want few of these, and all files would be looked into before the first is read.
         """
         if not self.archive.is_local or not self.chapter.paths:
             return FLOWS  # by `SCHEMA`
-        files = self._database.read_parquet(self._paths, hive_partitioning=False, union_by_name=True)
-        there = set(files.columns)
-        columns = ", ".join(name if name in there else f"NULL AS {name}" for name in COLUMNS)
-        files.project(columns).create_view("rows_of_flows", replace=True)
+        view_rows(self._database, self.archive, self.chapter.paths, "rows_of_flows")
         return "rows_of_flows"
 
     @contextlib.contextmanager
@@ -85,6 +100,8 @@ class ArchiveQuery(FlowQuery):
         try:
             yield
         except (duckdb.Error, pa.ArrowException, OSError) as error:
+            if self._is_changed():
+                raise ArchiveChanged(self.archive.location) from error
             damaged = (
                 next(filter(None, map(self._damage, self.chapter.paths)), "") or " ".join(str(error).split())[:300]
             )
@@ -92,6 +109,11 @@ class ArchiveQuery(FlowQuery):
                 f"archive {self.archive.location}: {damaged}; restore what is damaged: {command('audit --deep')} "
                 f"--archive {self.archive.location} names all of it"
             ) from error
+
+    def _is_changed(self) -> bool:
+        """Return whether a file that counted when this was made does not count any more."""
+        now = find_chapter(FlowArchive(self.archive.location), self.span).paths
+        return not set(self.chapter.paths) <= set(now)
 
     def _damage(self, path: str) -> str:
         """Read a file whole; return what is wrong with it, if anything."""

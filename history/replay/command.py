@@ -22,7 +22,7 @@ from history.model.filters import Selection
 from history.model.hints import why_nothing
 from history.model.time_range import TimeRange, timestamp
 from history.read import interrupts
-from history.read.archive import FlowArchive
+from history.read.archive import ATTEMPTS, ArchiveChanged, FlowArchive
 from history.read.archive_sql import ArchiveQuery
 from history.read.batch import FlowBatch
 from history.read.flows import enriched_rows, rejoined_rows, together
@@ -122,7 +122,7 @@ class Replay:
 
     async def _batches(self, tell: Tell) -> AsyncGenerator[FlowBatch, None]:
         if self._archive is not None:
-            for batch in self._archived(self._archive):
+            for batch in self._archived(self._archive.location):
                 yield batch
             return
         async with contextlib.aclosing(await self._rows()) as batches:
@@ -132,7 +132,19 @@ class Replay:
                     yield FlowBatch(wanted)
             self._why = self._sieve.why_nothing()
 
-    def _archived(self, archive: FlowArchive) -> Iterator[FlowBatch]:
+    def _archived(self, location: str) -> Iterator[FlowBatch]:
+        """Yield the archive's flows; begin again where it was compacted meanwhile, unless some are out already."""
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                self._archive = FlowArchive(location)
+                yield from self._of_archive(self._archive)
+            except ArchiveChanged:
+                if self._flows or attempt == ATTEMPTS:
+                    raise
+            else:
+                return
+
+    def _of_archive(self, archive: FlowArchive) -> Iterator[FlowBatch]:
         with ArchiveQuery(archive, self._span) as query:
             self._unlisted, self._deleted = query.chapter.unlisted, query.chapter.deleted
             for table in query.tables(self._selection):

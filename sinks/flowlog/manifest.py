@@ -69,8 +69,8 @@ _manifest_decoder = msgspec.json.Decoder(Manifest)
 _intent_decoder = msgspec.json.Decoder(Intent)
 
 
-def encode(record: Manifest | Intent) -> bytes:
-    """Encode a manifest or an intent."""
+def encode(record: msgspec.Struct) -> bytes:
+    """Encode a manifest, a compaction or an intent."""
     return _encoder.encode(record)
 
 
@@ -93,12 +93,17 @@ def read_manifest(value: bytes, partition: int, sequence: int) -> Manifest:
     return found
 
 
+def decode_intent(value: bytes) -> Intent:
+    """Decode an intent; raises `UNREADABLE`."""
+    return _intent_decoder.decode(value)
+
+
 def read_intent(value: bytes, partition: int, name: str) -> Intent:
     """Decode the intent of that name; raise `UNREADABLE` or `ValueError` if it names files that its writer never has.
 
     What it names may be deleted.
     """
-    found = _intent_decoder.decode(value)
+    found = decode_intent(value)
     stem = name.removesuffix(".intent")
     if found.sequence != int(stem.partition("-")[0]):
         raise ValueError(f"it is the intent of manifest {found.sequence}")

@@ -2,6 +2,7 @@
 """What docs/queries.md and docs/archive.md ask an archive is answered, by DuckDB, polars and pyarrow, and is right."""
 
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from tests.docs.commands import ROOT
 from tests.support.history.lived import Lived
+from tests.support.history.written import compact_all
 
 DOCUMENTED = "/var/lib/zonemeter/flowlog"
 QUERIES = (ROOT / "docs/queries.md").read_text()
@@ -96,6 +98,17 @@ def test_pandas_way_takes_the_directory(history: Lived) -> None:
     assert "`pyarrow.parquet.read_table`" in ARCHIVE
     table = pyarrow.parquet.read_table(history.archive / "flows")
     assert sorted(table["id"].to_pylist()) == sorted(history.flows)
+
+
+def test_the_documented_list_of_files_of_a_compacted_archive_is_the_files(history: Lived, tmp_path: Path) -> None:
+    archive = Path(shutil.copytree(history.archive, tmp_path / "flows"))
+    assert compact_all(archive)
+    # What a compaction has replaced and not deleted yet does not count.
+    left = next(iter(history.archive.glob("flows/*/*/*.parquet"))).relative_to(history.archive)
+    counting = {str(path.relative_to(archive)) for path in archive.glob("flows/*/*/*.parquet")}
+    shutil.copy(history.archive / left, archive / left)
+    [query] = blocks(ARCHIVE, "sql", archive)
+    assert {path for (path,) in duckdb.connect().execute(query).fetchall()} == counting
 
 
 def test_the_documented_list_of_files_is_the_files(history: Lived) -> None:

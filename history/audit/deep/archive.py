@@ -1,21 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads one partition's files of the flow log into facts: what its manifests list, and what the files really hold."""
+"""Reads one partition's files of the flow log into facts: what its manifests list, and what the files really hold.
+
+A file that a compaction replaced stands for nothing: its flows are read out of the compaction's, which hold those of
+all partitions.
+"""
 
 import io
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
+from typing import NamedTuple
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from common.errors import Refusal
 from history.audit.deep.facts import ChunkFlows, Facts, flow_place
-from history.read.archive import FlowArchive
+from history.read.archive import ATTEMPTS, ArchiveChanged, FlowArchive
+from history.read.archive_files import touches
 from schemas.amount import Amount
 from schemas.codec import UNREADABLE, Count
 from schemas.errors import DecodeError
+from sinks.flowlog.compaction import COMPACTED, Chain
 from sinks.flowlog.manifest import DataFile, Manifest
 
 # Manifests are in order of what was taken, which is nearly that of time: so many in a row that end before the range
@@ -28,6 +37,13 @@ _COLUMNS = ["id", "bytes", "packets", "window_start"]
 Row = tuple[str, int, int, int]
 
 
+class _Batch(NamedTuple):
+    """`of_file`: how many flows of a file were read; `rows`: those of the partition."""
+
+    of_file: int
+    rows: Iterable[Row]
+
+
 class _Line(msgspec.Struct):
     id: str
     bytes: Count
@@ -38,17 +54,47 @@ class _Line(msgspec.Struct):
 _line_decoder = msgspec.json.Decoder(_Line)
 
 
-def read_archive(archive: FlowArchive, facts: Facts) -> None:
-    """Take what the files hold of the facts' partition; name every file that is not as its manifest says."""
+def read_archive(location: str, facts: Facts) -> None:
+    """Take what the files hold of the facts' partition; name every file that is not as its manifest says.
+
+    Where a compaction comes in between, all is read again.
+    """
+    for _ in range(ATTEMPTS):
+        part = Facts(facts.partition, facts.wanted)
+        try:
+            _read(FlowArchive(location), part)
+        except ArchiveChanged as changed:
+            why = changed
+        else:
+            facts.take_archive(part)
+            return
+    raise why
+
+
+def _read(archive: FlowArchive, facts: Facts) -> None:
     facts.archive = {}
     numbers = archive.numbers(facts.partition)
     if not numbers:
         return
+    chains = _chains(archive, facts)
+    replaced = set().union(*(chain.replaced for chain in chains))
     for absent in sorted(set(range(numbers[0], numbers[-1])) - set(numbers)):
         facts.find("archive", f"manifest {absent} of partition {facts.partition} is missing")
     for manifest in _manifests(archive, facts, numbers):
         for file in manifest.files:
-            _take_file(archive, facts, manifest, file)
+            if file.path not in replaced and touches(file.path.rpartition("/")[0], facts.wanted.span):
+                _take_file(archive, facts, file, f"manifest {manifest.sequence} lists")
+    for chain in chains:
+        for file in chain.files.values():
+            _take_file(archive, facts, file, f"a compaction of {chain.hour} wrote")
+    if _chains(archive, facts) != chains:
+        raise ArchiveChanged(archive.location)
+
+
+def _chains(archive: FlowArchive, facts: Facts) -> list[Chain]:
+    """Return the compactions of the range's hours, without what is still under way."""
+    hours = [hour for hour in archive.compacted_hours() if touches(hour, facts.wanted.span)]
+    return [replace(archive.chain(hour), intents=()) for hour in hours]
 
 
 def _manifests(archive: FlowArchive, facts: Facts, numbers: list[int]) -> Iterator[Manifest]:
@@ -57,6 +103,8 @@ def _manifests(archive: FlowArchive, facts: Facts, numbers: list[int]) -> Iterat
     for number in reversed(numbers):
         try:
             manifest = archive.manifest(facts.partition, number)
+        except ArchiveChanged:
+            raise
         except Refusal as refusal:
             facts.find("archive", str(refusal))
             continue
@@ -72,20 +120,21 @@ def _manifests(archive: FlowArchive, facts: Facts, numbers: list[int]) -> Iterat
             yield manifest
 
 
-def _take_file(archive: FlowArchive, facts: Facts, manifest: Manifest, file: DataFile) -> None:
+def _take_file(archive: FlowArchive, facts: Facts, file: DataFile, listed: str) -> None:
+    """Take a file. `listed`: who says how many flows are in it."""
     rows = 0
     try:
-        for row in _rows(archive, file):
-            rows += 1
-            _take_row(facts, file, row)
+        for batch in _batches(archive, facts.partition, file):
+            rows += batch.of_file
+            for row in batch.rows:
+                _take_row(facts, file, row)
     except FileNotFoundError:
-        facts.find("archive", f"{file.path} is missing: manifest {manifest.sequence} lists {file.rows:,} flows in it")
+        facts.find("archive", f"{file.path} is missing: {listed} {file.rows:,} flows in it")
     except (OSError, pa.ArrowException, DecodeError, ValueError, *UNREADABLE) as error:
         facts.find("archive", f"{file.path} cannot be read: {' '.join(str(error).split())}")
     else:
         if rows != file.rows:
-            listed = f"manifest {manifest.sequence} lists {file.rows:,}"
-            facts.find("archive", f"{file.path} holds {rows:,} flows, {listed}")
+            facts.find("archive", f"{file.path} holds {rows:,} flows, {listed} {file.rows:,}")
 
 
 def _take_row(facts: Facts, file: DataFile, row: Row) -> None:
@@ -99,25 +148,30 @@ def _take_row(facts: Facts, file: DataFile, row: Row) -> None:
         facts.find("archive", f"{flow_id} stands twice, once more in {file.path}")
 
 
-def _rows(archive: FlowArchive, file: DataFile) -> Iterable[Row]:
+def _batches(archive: FlowArchive, partition: int, file: DataFile) -> Iterator[_Batch]:
     if file.path.endswith(".parquet"):
-        return _parquet_rows(archive, file)
-    return _json_rows(archive, file)
+        return _parquet_batches(archive, partition, file)
+    return _json_batches(archive, file)
 
 
-def _parquet_rows(archive: FlowArchive, file: DataFile) -> Iterator[Row]:
+def _parquet_batches(archive: FlowArchive, partition: int, file: DataFile) -> Iterator[_Batch]:
+    names = [*_COLUMNS, "raw_partition"] if COMPACTED.fullmatch(file.path.rpartition("/")[2]) else _COLUMNS
     with archive.filesystem.open_input_file(f"{archive.root}/{file.path}") as source:
-        for batch in pq.ParquetFile(source).iter_batches(_BATCH_ROWS, columns=_COLUMNS):
+        for batch in pq.ParquetFile(source).iter_batches(_BATCH_ROWS, columns=names):
+            of_file = batch.num_rows
+            if names is not _COLUMNS:
+                # A flow stands in the partition of its raw chunk.
+                batch = batch.filter(pc.equal(batch.column("raw_partition"), partition))  # noqa: PLW2901
             columns = [batch.column(name) for name in _COLUMNS]
             columns[3] = columns[3].cast(pa.int64())
-            yield from zip(*(column.to_pylist() for column in columns), strict=True)
+            yield _Batch(of_file, zip(*(column.to_pylist() for column in columns), strict=True))
 
 
-def _json_rows(archive: FlowArchive, file: DataFile) -> Iterator[Row]:
+def _json_batches(archive: FlowArchive, file: DataFile) -> Iterator[_Batch]:
     with archive.filesystem.open_input_stream(f"{archive.root}/{file.path}") as source:
         for line in io.BufferedReader(source):
             found = _line_decoder.decode(line)
-            yield found.id, found.bytes, found.packets, _milliseconds(found.window_start)
+            yield _Batch(1, [(found.id, found.bytes, found.packets, _milliseconds(found.window_start))])
 
 
 @lru_cache(maxsize=1_000)

@@ -119,6 +119,15 @@ class Facts:
         """Add to what stands in a source."""
         self.read[source] = self.read.get(source, NOTHING) + amount
 
+    def take_archive(self, part: "Facts") -> None:
+        """Take what was read of the archive, whole, into facts that hold nothing of it yet."""
+        self.archive = part.archive
+        self.findings += part.findings
+        for source, amount in part.read.items():
+            self.count(source, amount)
+        for origin, place in part.reached.get("archive", {}).items():
+            self.reach("archive", origin, place)
+
     def find(self, source: str, what: str, *, is_fault: bool = True) -> None:
         """Name something."""
         self.findings.append(Discrepancy(source, what, is_fault))

@@ -39,14 +39,15 @@ class Deep:
 
 async def look(settings: KafkaSettings, wanted: Wanted, location: str | None) -> Deep:
     """Read everything of the range back and compare it; raise `Refusal` if it cannot be read at all."""
-    archive = None if location is None else FlowArchive(location)
+    if location is not None:
+        FlowArchive(location)  # refused before all of Kafka is read
     letters = await read_letters(settings, wanted.span)
     deep = Deep()
     for partition in await partitions_of(settings, settings.topics.ledger):
         facts = Facts(partition, wanted, letters)
         await read_partition(settings, facts)
-        if archive is not None:
-            # Again for each partition: a running flow log has gone on meanwhile.
-            read_archive(FlowArchive(archive.location), facts)
+        if location is not None:
+            # Opened again for each partition: a running flow log has gone on meanwhile.
+            read_archive(location, facts)
         deep.add(facts, compare(facts))
     return deep

@@ -21,7 +21,7 @@ from history.model.party import Parties
 from history.model.summary import Summary
 from history.model.time_range import TimeRange, timestamp
 from history.range_settings import RangeSettings
-from history.read.archive import FlowArchive
+from history.read.archive import ATTEMPTS, ArchiveChanged, FlowArchive
 from history.read.archive_sql import ArchiveQuery
 from history.read.flow_sql import FlowQuery, open_database
 from history.read.flows import enriched_rows
@@ -75,8 +75,7 @@ class Gatherer:
         if location is None:
             await self._read_topic({}, tell)
             return self.gathered
-        archive = FlowArchive(location)
-        self._read_archive(archive)
+        archive = self._read_archive(location)
         if archive.topics != {self._settings.topics.enriched}:
             self._source(f"its topic, {', '.join(sorted(archive.topics))}, is not the one of these settings: not read")
             return self.gathered
@@ -86,7 +85,22 @@ class Gatherer:
             self._source(f"no topic: {error}")
         return self.gathered
 
-    def _read_archive(self, archive: FlowArchive) -> None:
+    def _read_archive(self, location: str) -> FlowArchive:
+        """Read the archive, from the beginning again where it was compacted meanwhile; return it as it was read."""
+        for _ in range(ATTEMPTS):
+            archive = FlowArchive(location)
+            try:
+                self._sum_up(archive)
+            except ArchiveChanged as changed:
+                why = changed
+                self.gathered = Gathered([Summary() for _ in self._spans], [True for _ in self._spans])
+                if self._evidence is not None:
+                    self._evidence.cells.clear()
+            else:
+                return archive
+        raise why
+
+    def _sum_up(self, archive: FlowArchive) -> None:
         unlisted, deleted = 0, ""
         for number, span in enumerate(self._spans):
             with ArchiveQuery(archive, span) as query:

@@ -15,6 +15,7 @@ from sinks.flowlog.manifest import decode_manifest
 from tests.history.conftest import Command
 from tests.support.history.copies import Copy, Records
 from tests.support.history.lived import MISSING, RUBBISH, Lived
+from tests.support.history.written import compact_all
 
 # Of which window which entry is taken out of the ledger.
 SPOILT = {"collector": "/3/9", "enricher": "/3/11/"}
@@ -239,6 +240,29 @@ def test_entries_taken_out_of_the_ledger_are_named_with_the_hop(copy: Copy, audi
     assert any("no entry of its collector" in what for what in faults(answer))
     assert any("the enricher passed over it" in what for what in faults(answer))
     assert any(line.startswith("collector, node-a2: ") for line in answer["explained"])
+
+
+def test_a_compacted_archive_closes_and_what_is_gone_of_it_is_named(copy: Copy, audited: Audited) -> None:
+    copy.publish()
+    before = audited(0)
+    done = compact_all(copy.archive)
+    assert [len(each.after) for each in done] == [1, 1]
+    after = audited(0)
+    assert after["deep"] == before["deep"]
+    (copy.archive / done[0].after[0].path).unlink()
+    said = faults(audited(1))
+    assert f"{done[0].after[0].path} is missing: a compaction of " in said[0]
+    assert len(said) > 1, "each chunk that lacks flows is named"
+
+
+def test_a_compacted_file_that_holds_other_flows_is_named(copy: Copy, audited: Audited) -> None:
+    copy.publish()
+    (path, *_) = [copy.archive / done.after[0].path for done in compact_all(copy.archive)]
+    table = pq.ParquetFile(path).read()
+    pq.write_table(pa.concat_tables([table.slice(1), table.slice(1, 1)]), path)
+    said = faults(audited(1))
+    assert any("stands twice, once more in" in what for what in said)
+    assert any("the enricher gave out" in what for what in said)
 
 
 def test_a_manifest_that_is_gone_is_named(copy: Copy, audited: Audited) -> None:

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compacts one hour: an intent, the files, the record that makes them count, then what they replace is deleted.
+
+Killed anywhere, either the old files count or the new ones, and the next run clears up. The record's number makes two
+compactors of one hour collide: one of them finds that out before its files count.
+"""
+
+import contextlib
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import msgspec
+import pyarrow as pa
+
+from common.errors import Refusal
+from common.terminal import command
+from history.model.time_range import TimeRange
+from history.read.archive import FlowArchive
+from history.read.archive_files import HOUR_MS, find_chapter, hour_start_ms
+from history.upkeep.sorting import Content, SortedFile, Sorter, rows_of
+from schemas.codec import UNREADABLE
+from sinks.flowlog import compaction
+from sinks.flowlog.archive import FLOWS
+from sinks.flowlog.compaction import (
+    COMPACTED,
+    Chain,
+    Compaction,
+    compacted_path,
+    intent_path,
+    read_compaction_intent,
+    record_path,
+)
+from sinks.flowlog.manifest import DataFile, Intent, encode
+from sinks.flowlog.store import TEMPORARY
+
+
+class Taken(Exception):  # noqa: N818 - it is what happened, and no fault
+    """Another process compacted the hour meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """When an hour is compacted: where more than `files` are not yet. `file_bytes`: of a file that is made, about."""
+
+    files: int
+    file_bytes: int
+
+    def chosen(self, written: Sequence[DataFile], compacted: Sequence[DataFile]) -> list[DataFile]:
+        """Return the files to rewrite: all that the flow log wrote, with what is less than half a file of earlier."""
+        if len(written) <= self.files:
+            return []
+        return [*written, *(file for file in compacted if file.size_bytes < self.file_bytes // 2)]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a compaction did: files and bytes before and after, and the rows in them."""
+
+    before: Sequence[DataFile]
+    after: Sequence[DataFile]
+
+    @property
+    def rows(self) -> int:
+        """How many flows."""
+        return sum(file.rows for file in self.before)
+
+
+def hour_range(hour: str) -> TimeRange:
+    """Return the time of an hour such as `date=2026-11-23/hour=02`."""
+    start_ms = hour_start_ms(hour)
+    assert start_ms is not None
+    return TimeRange(start_ms, start_ms + HOUR_MS)
+
+
+class Compactor:
+    """One process that compacts. Raises `Refusal`, `ArchiveChanged`, `Taken` and `OSError`, with no row lost."""
+
+    def __init__(self, archive: FlowArchive) -> None:
+        self._archive = archive
+        self._store = archive.store
+
+    def plan(self, hour: str, rule: Rule) -> list[DataFile]:
+        """Return the files of an hour that should be rewritten."""
+        chapter = find_chapter(self._archive, hour_range(hour))
+        return rule.chosen(chapter.files[chapter.compacted :], chapter.files[: chapter.compacted])
+
+    def clear_up(self, hour: str) -> None:
+        """Finish, or take back, compactions of that hour that did not come to their end; delete what is replaced."""
+        chain = self._archive.chain(hour)
+        intents = [(name, self._intent(hour, name)) for name in chain.intents]
+        if any(intent is not None and intent.sequence > chain.newest for _, intent in intents):
+            # Its writer may still be alive: its number must be taken before its files are deleted.
+            claim = Compaction(hour=hour, sequence=chain.newest + 1, writer=secrets.token_hex(3))
+            self._store.create(record_path(hour, claim.sequence), [encode(claim)])
+            chain = self._archive.chain(hour)
+        if name := next((name for name, intent in intents if intent and intent.sequence > chain.newest), None):
+            path = f"{compaction.DIRECTORY}/{hour}/{name}"
+            raise Refusal(f"archive {self._archive.location}: {path} is damaged: compactions end at {chain.newest}")
+        self._delete(path for directory in (f"{FLOWS}/{hour}", hour) for path in self._gone(chain, directory))
+        self._delete(f"{compaction.DIRECTORY}/{hour}/{name}" for name, _ in intents)
+
+    def _gone(self, chain: Chain, directory: str) -> Iterator[str]:
+        """Yield the files in a directory that will never count: replaced ones, and those of a number that is taken."""
+        counting, replaced = chain.files, chain.replaced
+        for name in self._archive.names(directory):
+            path = f"{directory}/{name}"
+            own = COMPACTED.fullmatch(name.removesuffix(TEMPORARY))
+            if path in replaced or (own and int(own[1]) <= chain.newest and path not in counting):
+                yield path.removesuffix(TEMPORARY)
+
+    def _intent(self, hour: str, name: str) -> Intent | None:
+        """Return an intent, None if it is gone."""
+        path = f"{compaction.DIRECTORY}/{hour}/{name}"
+        try:
+            return read_compaction_intent(self._store.read(path), hour, name)
+        except FileNotFoundError:
+            return None
+        except (*UNREADABLE, ValueError) as error:
+            raise Refusal(f"archive {self._archive.location}: {path} is damaged: {error}") from error
+
+    def compact(self, hour: str, rule: Rule, spill: Path) -> Done | None:
+        """Rewrite an hour's files, if there are so many. `spill`: an empty directory of this machine, to sort in."""
+        # The number first: who compacts after this takes it, and one of the two finds out.
+        sequence = self._archive.chain(hour).newest + 1
+        sources = self.plan(hour, rule)
+        if not sources:
+            return None
+        paths = [file.path for file in sources]
+        sorter = Sorter(self._archive, spill)
+        with self._reading(hour):
+            content = sorter.content(paths)
+            self._hold_to(content, sum(file.rows for file in sources), hour)
+            made = sorter.sort(paths, rule.file_bytes)
+        record = Compaction(hour=hour, sequence=sequence, writer=secrets.token_hex(3), replaces=paths)
+        return Done(sources, self._write(record, made, lambda names: sorter.content(names) == content))
+
+    def _write(
+        self, record: Compaction, made: Sequence[SortedFile], is_same: Callable[[Sequence[str]], bool]
+    ) -> Sequence[DataFile]:
+        """Write intent, files and record, and delete what is replaced; return the files."""
+        hour, store = record.hour, self._store
+        intent = intent_path(hour, record.sequence, record.writer)
+        names = [compacted_path(hour, record.sequence, record.writer, number) for number in range(len(made))]
+        store.put(intent, [encode(Intent(record.sequence, names))])
+        try:
+            sizes = [
+                store.put(name, [pa.memory_map(str(file.path)).read_buffer()])
+                for name, file in zip(names, made, strict=True)
+            ]
+            with self._reading(hour):
+                if not is_same(names):
+                    raise Refusal(f"archive {self._archive.location}: what was written of {hour} is not what was read")
+        except (OSError, Refusal):
+            with contextlib.suppress(OSError):
+                self._delete([*names, intent])
+            raise
+        files = [DataFile(name, file.rows, size) for name, file, size in zip(names, made, sizes, strict=True)]
+        written = msgspec.structs.replace(record, files=files)
+        # If it is not known whether this was done, the next run finds out: until then nothing may be deleted.
+        ours = store.create(record_path(hour, record.sequence), [encode(written)])
+        if not ours and self._archive.compaction(hour, record.sequence).writer != record.writer:
+            self._delete([*names, intent])
+            raise Taken
+        self._delete([*record.replaces, intent])
+        return files
+
+    def _hold_to(self, content: Content, listed: int, hour: str) -> None:
+        if (rows := rows_of(content)) != listed:
+            raise Refusal(
+                f"archive {self._archive.location}: the files of {hour} hold {rows:,} flows, {listed:,} are listed; "
+                f"{command('audit --deep')} --archive {self._archive.location} names the files"
+            )
+
+    def _delete(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            self._store.delete(path)
+
+    @contextlib.contextmanager
+    def _reading(self, hour: str) -> Iterator[None]:
+        """Turn what DuckDB says of files that cannot be read or sorted into one line."""
+        try:
+            yield
+        except (duckdb.Error, pa.ArrowException, FileNotFoundError) as error:
+            said = " ".join(str(error).split())[:300]
+            raise Refusal(f"archive {self._archive.location}: {hour}: {said}") from error
