@@ -78,6 +78,50 @@ def test_an_address_is_whose_it_was(flows: duckdb.DuckDBPyConnection) -> None:
     assert answer[0][4] <= answer[1][3]
 
 
+def test_what_a_service_keeps_in_a_zone_adds_up(history: Lived, flows: duckdb.DuckDBPyConnection) -> None:
+    query = questions()["How much of what a Service exchanges stays in the zone?"].replace("LIMIT 20", "")
+    answer = flows.execute(query).fetchall()
+    served = [
+        flow
+        for flow in history.flows.values()
+        if "encapsulation" not in flow
+        and flow["scope"] in ("same_node", "same_zone", "cross_zone")
+        and any("service" in flow[end].get("k8s", {}) for end in ("source", "destination"))
+    ]
+    local = sum(flow["bytes"] for flow in served if flow["scope"] != "cross_zone")
+    assert sum(gb for _, _, gb, _ in answer) * 1e9 == pytest.approx(sum(flow["bytes"] for flow in served))
+    assert sum(gb * (percent or 0) / 100 for *_, gb, percent in answer) * 1e9 == pytest.approx(local, rel=0.01)
+    assert all(service for service, *_ in answer)
+
+
+def test_what_is_new_was_not_there_before(flows: duckdb.DuckDBPyConnection) -> None:
+    query = questions()["What is new since yesterday?"]
+    assert flows.execute(query.replace("INTERVAL 1 DAY", "INTERVAL 20 SECOND")).fetchall() != []
+    pairs = "SELECT DISTINCT source, destination FROM flows WHERE scope = 'cross_zone'"
+    # The history is less than a day.
+    assert len(flows.execute(query.replace("LIMIT 20", "")).fetchall()) == len(flows.execute(pairs).fetchall())
+
+
+def test_polars_and_pandas_say_the_same(history: Lived) -> None:
+    crossing: Counter[Any] = Counter()
+    for flow in history.flows.values():
+        if flow["scope"] == "cross_zone" and "encapsulation" not in flow:
+            names = flow["source"].get("k8s", {})
+            crossing[names.get("namespace", {}).get("name"), names.get("workload", {}).get("name")] += flow["bytes"]
+    for block in blocks(QUERIES, "python", history.archive):
+        *before, last = block.strip().splitlines()
+        names = {}
+        exec("\n".join(before), names)
+        answer = eval(last, names)
+        rows = answer.to_dicts() if hasattr(answer, "to_dicts") else answer.to_dict("records")
+        # What is missing is NaN in pandas.
+        ends = (
+            [None if row[name] != row[name] else row[name] for name in ("src_namespace", "src_workload")]
+            for row in rows
+        )
+        assert {tuple(end): row["bytes"] for end, row in zip(ends, rows, strict=True)} == crossing
+
+
 def test_other_readers_take_the_directory_as_it_is(history: Lived) -> None:
     crossing: Counter[Any] = Counter()
     for flow in history.flows.values():

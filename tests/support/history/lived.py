@@ -19,7 +19,7 @@ from history.read.topic import read_topic
 from schemas.amount import Amount
 from schemas.ledger import LedgerRecord, encode_ledger
 from schemas.raw import RawChunk, decode_chunk
-from schemas.topology import TopologyState, encode_topology, encode_topology_file
+from schemas.topology import Served, TopologyState, encode_topology, encode_topology_file
 from sinks.flowlog.manifest import decode_manifest
 from tests.support.enricher import build
 from tests.support.services import eventually
@@ -81,6 +81,8 @@ def states(begin_ms: int) -> list[TopologyState]:
     for number, name in enumerate(NODES, start=1):
         for place, workload in enumerate(("web", "api", "postgres"), start=1):
             fields: dict[str, Any] = {"from_ms": begin_ms - 3_600_000}
+            if workload == "postgres":
+                fields |= {"services": ["db"], "served": [Served("db", "tcp", 5432)]}
             if (number, workload) == (2, "web"):
                 fields["to_ms"] = begin_ms + WINDOWS * WINDOW_MS // 2
             found.append(build.pod(f"{workload}-{number}", f"10.42.{number}.{place}", name, **fields))
