@@ -19,6 +19,7 @@ from collector.attach.uplinks import Link
 from collector.kernel import bpf_syscall as sys_bpf
 from collector.kernel.bpf_syscall import BPF_NETFILTER, PROG_TYPE_NETFILTER
 from common.errors import Refusal
+from common.files import read_bounded
 from schemas.raw import Hook
 
 Wanted = Literal["auto", "netfilter", "tc"]
@@ -105,7 +106,7 @@ def bypass(links: Sequence[Link], cilium: Path) -> str:
         return "netkit devices"
     if any(link.name == "cilium_host" for link in links):
         try:
-            text = cilium.read_text()
+            text = read_bounded(cilium).decode("utf-8", "replace")
         except OSError:
             return ""
         if re.search(r"^#define ENABLE_HOST_ROUTING\b", text, re.MULTILINE):

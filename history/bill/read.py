@@ -26,6 +26,7 @@ from history.bill.formats.form import CROSSING, FORM, Format
 from history.bill.formats.recognise import recognise
 from history.model.time_range import TimeRange
 from history.read.flow_sql import FETCH_ROWS, open_database
+from history.read.parquet_limits import MAX_FOOTER_BYTES, footer_bytes
 
 MEMORY_LIMIT = "512MB"
 # Of resources that are not nodes, and of names of other transfer.
@@ -302,8 +303,11 @@ def _kind(path: Path) -> tuple[Literal["parquet", "json", "csv"], Packed]:
             raise Refusal(f"{path}: is a directory, a pipe or a device, not a file")
         with path.open("rb") as file:
             head = file.read(4)
+            footer = footer_bytes(file) if head == _PARQUET else 0
         if head == _ZIP:
             raise Refusal(f"{path}: is a ZIP archive; unpack it, and give the files that it holds")
+        if footer > MAX_FOOTER_BYTES:  # DuckDB takes it apart outside of its limit
+            raise Refusal(f"{path}: its footer has {footer:,} bytes, more than the {MAX_FOOTER_BYTES:,} that are read")
         if head == _PARQUET:
             return "parquet", "none"
         packed: Packed = next((name for magic, name in _PACKED.items() if head.startswith(magic)), "none")

@@ -135,6 +135,21 @@ class FlowArchive:
         except OSError as error:
             raise Refusal(f"archive {self.location}: {error}") from error
 
+    def open(self, path: str) -> pa.NativeFile:
+        """Open a file of it, to be read anywhere; raises `OSError`."""
+        return self.filesystem.open_input_file(self._file(path))
+
+    def open_stream(self, path: str) -> pa.NativeFile:
+        """Open a file of it, to be read from its beginning on; raises `OSError`."""
+        return self.filesystem.open_input_stream(self._file(path))
+
+    def _file(self, path: str) -> str:
+        """Return where a file is; raise `OSError` for what is not one: a pipe without a writer never opens."""
+        whole = f"{self.root}/{path}"
+        if self.is_local and self.filesystem.get_file_info(whole).type not in (fs.FileType.File, fs.FileType.NotFound):
+            raise OSError("it is not a file")
+        return whole
+
     def _partitions(self) -> list[int]:
         return sorted(int(found[1]) for name in self.names(DIRECTORY) if (found := _PARTITION.fullmatch(name)))
 

@@ -21,6 +21,7 @@ from history.read.archive import ArchiveChanged, FlowArchive
 from history.read.archive_files import find_chapter
 from history.read.batch import SCHEMA
 from history.read.flow_sql import FLOWS, FlowQuery, open_database
+from history.read.parquet_limits import check_files
 from sinks.flowlog.columns import COLUMNS
 
 BATCH_ROWS = 50_000
@@ -56,6 +57,7 @@ class ArchiveQuery(FlowQuery):
             self._database.register(FLOWS, SCHEMA.empty_table())
             return
         with self._reading():
+            check_files(archive, self.chapter.paths)
             if archive.is_local:
                 files = self._database.read_parquet(paths, hive_partitioning=False)
             else:
@@ -116,9 +118,11 @@ class ArchiveQuery(FlowQuery):
         return not set(self.chapter.paths) <= set(now)
 
     def _damage(self, path: str) -> str:
-        """Read a file whole; return what is wrong with it, if anything."""
+        """Read a file to its end; return what is wrong with it, if anything."""
         try:
-            pq.read_table(f"{self.archive.root}/{path}", filesystem=self.archive.filesystem)
+            with self.archive.open(path) as source:
+                for _ in pq.ParquetFile(source).iter_batches(BATCH_ROWS):
+                    pass
         except (pa.ArrowException, OSError) as error:
             return f"{path}: {' '.join(str(error).split())[:200]}"
         return ""

@@ -17,6 +17,7 @@ from history.read.archive import FlowArchive
 from history.read.archive_sql import view_rows
 from history.read.batch import SCHEMA
 from history.read.flow_sql import FLOWS, open_database
+from history.read.parquet_limits import check_files
 from sinks.flowlog.columns import COLUMNS
 from sinks.flowlog.parquet import COMPRESSION_LEVEL, ENCODINGS, NEVER_REPEATING
 
@@ -96,6 +97,7 @@ class Sorter:
         return SortedFile(path, rows)
 
     def _database(self, paths: Sequence[str]) -> duckdb.DuckDBPyConnection:
+        check_files(self._archive, paths)
         database = open_database()
         database.execute(f"SET memory_limit = '{SORT_MEMORY}'")
         database.execute(f"SET threads = {SORT_THREADS}")

@@ -15,6 +15,8 @@ from schemas.ledger import LedgerRecord
 from sinks.intake import FlowMark
 
 SCHEMA_VERSION = 1
+# Far more than any has: of a cut of a million rows, each of a chunk of its own, the ids of chunks take 60 MB.
+MAX_MANIFEST_BYTES = 128 * 1024 * 1024
 
 
 class DataFile(msgspec.Struct, frozen=True):

@@ -17,7 +17,8 @@ import pyarrow as pa
 from pyarrow import fs
 
 from common.errors import Refusal
-from common.files import check_own, create_own, owners_in, sync_directory, warn_if_others_write
+from common.files import check_own, create_own, owners_in, read_bounded, sync_directory, warn_if_others_write
+from sinks.flowlog.manifest import MAX_MANIFEST_BYTES
 
 TEMPORARY = ".tmp"
 # These may pass; whatever else is wrong with a directory at the start, a person must mend.
@@ -36,7 +37,7 @@ class Store(Protocol):
         """Do the same unless it exists; return whether it was written."""
 
     def read(self, path: str) -> bytes:
-        """Return a file's content."""
+        """Return a manifest's content, or an intent's; raise ValueError for what is larger than any."""
 
     def names(self, directory: str) -> list[str]:
         """Return the names in a directory, none if there is no such directory."""
@@ -83,7 +84,13 @@ class LocalStore:
         """Return a file's content; raise `Refusal` for one that is not of the owners'."""
         if self._owners is not None:
             check_own("output", self._root / path, self._owners)
-        return (self._root / path).read_bytes()
+        try:
+            return read_bounded(self._root / path, MAX_MANIFEST_BYTES)
+        except OSError as error:
+            # These do not pass.
+            if error.errno in (errno.EFBIG, errno.EINVAL):
+                raise ValueError(f"it {error.strerror}") from error
+            raise
 
     def names(self, directory: str) -> list[str]:
         """Return the names in a directory."""
@@ -128,7 +135,9 @@ class ObjectStore:
     def read(self, path: str) -> bytes:
         """Return an object's content."""
         with self._filesystem.open_input_stream(f"{self._root}/{path}", compression=None) as stream:
-            content: bytes = stream.read()
+            content: bytes = stream.read(MAX_MANIFEST_BYTES + 1)
+        if len(content) > MAX_MANIFEST_BYTES:
+            raise ValueError(f"it is larger than {MAX_MANIFEST_BYTES:,} bytes")
         return content
 
     def names(self, directory: str) -> list[str]:

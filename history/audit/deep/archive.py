@@ -21,9 +21,11 @@ from common.errors import Refusal
 from history.audit.deep.facts import ChunkFlows, Facts, flow_place
 from history.read.archive import ATTEMPTS, ArchiveChanged, FlowArchive
 from history.read.archive_files import touches
+from history.read.parquet_limits import why_too_large
 from schemas.amount import Amount
 from schemas.codec import UNREADABLE, Count
 from schemas.errors import DecodeError
+from schemas.flow import MAX_READ_BYTES
 from sinks.flowlog.compaction import COMPACTED, Chain
 from sinks.flowlog.manifest import DataFile, Manifest
 
@@ -156,7 +158,9 @@ def _batches(archive: FlowArchive, partition: int, file: DataFile) -> Iterator[_
 
 def _parquet_batches(archive: FlowArchive, partition: int, file: DataFile) -> Iterator[_Batch]:
     names = [*_COLUMNS, "raw_partition"] if COMPACTED.fullmatch(file.path.rpartition("/")[2]) else _COLUMNS
-    with archive.filesystem.open_input_file(f"{archive.root}/{file.path}") as source:
+    with archive.open(file.path) as source:
+        if why := why_too_large(source):
+            raise ValueError(why)
         for batch in pq.ParquetFile(source).iter_batches(_BATCH_ROWS, columns=names):
             of_file = batch.num_rows
             if names is not _COLUMNS:
@@ -168,8 +172,11 @@ def _parquet_batches(archive: FlowArchive, partition: int, file: DataFile) -> It
 
 
 def _json_batches(archive: FlowArchive, file: DataFile) -> Iterator[_Batch]:
-    with archive.filesystem.open_input_stream(f"{archive.root}/{file.path}") as source:
-        for line in io.BufferedReader(source):
+    with archive.open_stream(file.path) as source:
+        lines = io.BufferedReader(source)
+        while line := lines.readline(MAX_READ_BYTES + 1):
+            if len(line) > MAX_READ_BYTES:
+                raise ValueError(f"a line has more than {MAX_READ_BYTES:,} bytes")
             found = _line_decoder.decode(line)
             yield _Batch(1, [(found.id, found.bytes, found.packets, _milliseconds(found.window_start))])
 

@@ -299,3 +299,15 @@ def test_a_link_in_the_place_of_a_file_to_write_is_not_followed(tmp_path: Path) 
     store.put("a", [b"rows"])
     assert (precious.read_bytes(), (tmp_path / "out/a").read_bytes()) == (b"precious", b"rows")
     assert not (tmp_path / "out/a").is_symlink()
+
+
+@pytest.mark.parametrize("name", ["000000000002.json", "000000000001-abcdef.intent"])
+def test_a_manifest_larger_than_any_is_refused_unread(store: Store, tmp_path: Path, name: str) -> None:
+    archive(store).write(cut(1, b"a"))
+    (manifests,) = tmp_path.rglob("p=3")
+    (manifests / name).touch()
+    os.truncate(manifests / name, 5 << 30)
+    with pytest.raises(
+        Refusal, match=rf"^output: _manifests/p=3/{name} is damaged: it is larger than 134,217,728 bytes;"
+    ):
+        archive(store).recover(3)

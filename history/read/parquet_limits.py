@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a Parquet file may hold to be read, known from its footer before anything of it is unpacked.
+
+A file may have any number of rows: they are read in slices. But a row group may have to be held whole. A flow log
+writes a million rows in one at most, and a compaction less. A file that says it holds far more was made by somebody who
+means no good, or is not of an archive: a few kilobytes may unpack to gigabytes.
+"""
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from common.errors import Refusal
+from history.read.archive import FlowArchive
+
+# Of a compaction it is a twentieth of the file: some 10 kB for each row group.
+MAX_FOOTER_BYTES = 64 * 1024 * 1024
+MAX_COLUMNS = 1_000
+MAX_GROUP_ROWS = 10_000_000
+MAX_GROUP_BYTES = 4 * 1024 * 1024 * 1024
+
+_READERS = 16
+_END = b"PAR1"
+_END_BYTES = 8
+
+
+def check_files(archive: FlowArchive, paths: Iterable[str]) -> None:
+    """Raise `Refusal` for a file of an archive that is not read; `OSError` and `ArrowException` for a damaged one."""
+
+    def why_not(path: str) -> str | None:
+        try:
+            with archive.open(path) as source:
+                why = why_too_large(source)
+        except pa.ArrowInvalid as error:
+            raise pa.ArrowInvalid(f"{path}: {error}") from error
+        return why and f"archive {archive.location}: {path} {why}; no flow log wrote it so: restore it"
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        for why in pool.map(why_not, paths):
+            if why:
+                raise Refusal(why)
+
+
+def why_too_large(source: pa.NativeFile) -> str | None:
+    """Say why a file is not read; None if it may be. Raises `OSError` and `ArrowException` for a damaged footer."""
+    if (found := footer_bytes(source)) > MAX_FOOTER_BYTES:
+        return _more(found, MAX_FOOTER_BYTES, "bytes of footer")
+    source.seek(0)
+    metadata = pq.read_metadata(source)
+    if metadata.num_columns > MAX_COLUMNS:
+        return _more(metadata.num_columns, MAX_COLUMNS, "columns")
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        if group.num_rows > MAX_GROUP_ROWS:
+            return _more(group.num_rows, MAX_GROUP_ROWS, "rows in a row group")
+        if group.total_byte_size > MAX_GROUP_BYTES:
+            return _more(group.total_byte_size, MAX_GROUP_BYTES, "bytes unpacked in a row group")
+    return None
+
+
+def footer_bytes(source: BinaryIO | pa.NativeFile) -> int:
+    """Return how large the footer says it is; 0 where there is none, as the reader will say. Raises `OSError`."""
+    size = source.seek(0, 2)
+    source.seek(max(size - _END_BYTES, 0))
+    end = source.read(_END_BYTES)
+    return int.from_bytes(end[:4], "little") if end[4:] == _END else 0
+
+
+def _more(found: int, most: int, what: str) -> str:
+    return f"holds {found:,} {what}, more than the {most:,} that are read"
