@@ -13,7 +13,7 @@ from audit.result import Audit, Shortfall
 from common.settings import KafkaSettings
 from common.terminal import command
 from history.model.time_range import TimeRange, timestamp
-from history.read.topic import Reading, read_topic
+from history.read.topic import NoTopic, Reading, read_topic
 from schemas.dead_letter import decode_dead_letter
 from schemas.errors import DecodeError
 from schemas.topics import TopicNames
@@ -35,12 +35,16 @@ async def explain(settings: KafkaSettings, span: TimeRange, audit: Audit) -> lis
     """Return a line for each hop and node that something is missing of; reads no topic where nothing is."""
     if not audit.shortfalls:
         return []
-    letters = await _letters(settings, span)
+    letters, lines = list[RefusedRecord](), list[str]()
+    try:
+        letters = await _letters(settings, span)
+    except NoTopic as missing:
+        lines.append(f"dead letters: {missing}; whether a record was refused is not known")
     kept_ms = {topic: await _kept_since(settings, topic) for topic in _topics(settings.topics, audit.shortfalls)}
     groups: dict[tuple[str, str], list[Shortfall]] = defaultdict(list)
     for short in audit.shortfalls:
         groups[short.hop, short.window.split("/")[1]].append(short)
-    return [
+    return lines + [
         f"{hop}, {node}: {'; '.join(why(settings.topics, hop, node, shorts, letters, kept_ms, span))}"
         for (hop, node), shorts in sorted(groups.items())
     ]

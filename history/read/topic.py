@@ -15,6 +15,10 @@ from common.settings import KafkaSettings
 from common.terminal import command
 
 
+class NoTopic(Refusal):
+    """The topic does not exist."""
+
+
 @dataclass(slots=True)
 class Reading:
     """How far a reading is, for the code that watches it.
@@ -44,7 +48,7 @@ async def read_topic(
     Also those without one that came about then: where the first of that time stands is known, and what stands between
     it and the last of an earlier time may be of any.
     `starts`: of these partitions, begin at that offset if it is later. `only`: no other partition than this. A batch is
-    of one partition. Raises `Refusal` where Kafka cannot be reached or stops answering, or the topic does not exist.
+    of one partition. Raises `Refusal` where Kafka cannot be reached or stops answering, and `NoTopic`.
     """
     reading = Reading() if reading is None else reading
     numbers = await partitions_of(settings, topic) if only is None else [only]
@@ -87,9 +91,9 @@ async def _wanted(
 
 
 async def partitions_of(settings: KafkaSettings, topic: str) -> list[int]:
-    """Return a topic's partitions; raise `Refusal` if it does not exist, or Kafka cannot be reached."""
+    """Return a topic's partitions; raise `NoTopic` if it does not exist, `Refusal` if Kafka cannot be reached."""
     async with admin_client(settings) as admin:
         (described,) = await admin.describe_topics([topic])
     if described["error_code"]:
-        raise Refusal(f"topic {topic} does not exist; {command('topics list')} shows those that do")
+        raise NoTopic(f"topic {topic} does not exist; {command('topics list')} shows those that do")
     return sorted(partition["partition"] for partition in described["partitions"])

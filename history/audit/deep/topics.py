@@ -2,6 +2,7 @@
 """Reads one partition of ledger, raw and enriched into facts, and the dead letters that explain bad records."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeAlias
 
 import msgspec
@@ -10,7 +11,7 @@ from aiokafka.structs import ConsumerRecord
 from common.settings import KafkaSettings
 from history.audit.deep.facts import ChunkFlows, Copy, Facts, Letter, flow_place
 from history.model.time_range import TimeRange
-from history.read.topic import Reading, read_topic
+from history.read.topic import NoTopic, Reading, read_topic
 from schemas.amount import NOTHING, Amount
 from schemas.codec import Count, Milliseconds, reader
 from schemas.dead_letter import decode_dead_letter
@@ -36,15 +37,16 @@ _read_flow = reader(_Flow, MAX_READ_BYTES)
 
 
 async def read_letters(settings: KafkaSettings, span: TimeRange) -> frozenset[Letter]:
-    """Return where the records stood that somebody refused since the range began."""
+    """Return where the records stood that somebody refused since the range began; none if they have no topic."""
     letters = set()
-    async for batch in read_topic(settings, settings.topics.dead_letter, span.from_ms):
-        for record in batch:
-            try:
-                letter = decode_dead_letter(record.value)
-            except DecodeError:
-                continue  # dead-letters list says so
-            letters.add((letter.topic, letter.partition, letter.offset))
+    with suppress(NoTopic):
+        async for batch in read_topic(settings, settings.topics.dead_letter, span.from_ms):
+            for record in batch:
+                try:
+                    letter = decode_dead_letter(record.value)
+                except DecodeError:
+                    continue  # dead-letters list says so
+                letters.add((letter.topic, letter.partition, letter.offset))
     return frozenset(letters)
 
 

@@ -125,6 +125,18 @@ def test_what_is_missing_is_explained_by_its_dead_letter(ledger: Ledger, command
     assert "unaccounted  enricher  lab/node-a1/5be6c2f0a91d/1/1  1,000 bytes" in out
 
 
+@pytest.mark.parametrize("more", [[], ["--deep"]])
+def test_without_a_topic_of_dead_letters_it_audits_all_the_same(
+    broker: Broker, command: Command, more: list[str]
+) -> None:
+    ledger = Ledger(Topics.make(broker.bootstrap, missing=("dead-letter.v1",)))
+    ledger.put(*(entry for entry in whole(0, 1, 2) if not (entry.hop == "enricher" and entry.id.endswith("/1/0"))))
+    status, out, err = command(audit.main, *ledger.topics.flags, *more)
+    assert (status, err) == (1, "")
+    assert f"explained  dead letters: topic {ledger.settings.topics.dead_letter} does not exist; " in out
+    assert "unaccounted  enricher  lab/node-a1/5be6c2f0a91d/1/1  1,000 bytes" in out
+
+
 def test_forgeries_and_senders_that_nobody_meters_are_bad_news(ledger: Ledger, command: Command) -> None:
     ledger.put(
         *whole(0, 1),
