@@ -19,7 +19,7 @@ from common.errors import Refusal
 from common.terminal import command
 from history.model.time_range import TimeRange
 from history.read.archive import FlowArchive
-from history.read.archive_files import HOUR_MS, find_chapter, hour_start_ms
+from history.read.archive_files import HOUR_MS, find_chapter, hour_end_ms
 from history.upkeep.sorting import Content, SortedFile, Sorter, rows_of
 from schemas.codec import UNREADABLE
 from sinks.flowlog import compaction
@@ -70,9 +70,8 @@ class Done:
 
 def hour_range(hour: str) -> TimeRange:
     """Return the time of an hour such as `date=2026-11-23/hour=02`."""
-    start_ms = hour_start_ms(hour)
-    assert start_ms is not None
-    return TimeRange(start_ms, start_ms + HOUR_MS)
+    end_ms = hour_end_ms(hour)
+    return TimeRange(end_ms - HOUR_MS, end_ms)
 
 
 class Compactor:
@@ -133,7 +132,7 @@ class Compactor:
         with self._reading(hour):
             content = sorter.content(paths)
             self._hold_to(content, sum(file.rows for file in sources), hour)
-            made = sorter.sort(paths, rule.file_bytes)
+            made = sorter.sort(paths, rows_of(content), rule.file_bytes)
         record = Compaction(hour=hour, sequence=sequence, writer=secrets.token_hex(3), replaces=paths)
         return Done(sources, self._write(record, made, lambda names: sorter.content(names) == content))
 

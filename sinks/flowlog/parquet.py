@@ -7,6 +7,7 @@ observer, and with what few values share: scope, direction, protocol and the lik
 
 from array import array
 from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,9 +20,18 @@ from sinks.intake import Row
 SUFFIX = ".parquet"
 # What a buffered row takes: its id, its numbers, references to texts that repeat.
 ROW_BYTES = 260
-NEVER_REPEATING = ("id", "bytes", "packets")
 ENCODINGS = {"id": "DELTA_BYTE_ARRAY", "bytes": "DELTA_BINARY_PACKED", "packets": "DELTA_BINARY_PACKED"}
 COMPRESSION_LEVEL = 3
+# How pyarrow writes the files.
+WRITTEN: dict[str, Any] = {
+    "compression": "zstd",
+    "compression_level": COMPRESSION_LEVEL,
+    # Not of what never repeats.
+    "use_dictionary": [name for name in COLUMNS if name not in ENCODINGS],
+    "column_encoding": ENCODINGS,
+    # Arrow would say of these that they are dictionaries, and cannot add up files whose dictionaries differ.
+    "store_schema": False,
+}
 MILLISECONDS = pa.timestamp("ms", tz="UTC")
 
 # Scope, direction, encapsulation, server, DNAT, network and cluster of a flow.
@@ -76,16 +86,7 @@ class ParquetRows:
     def encode(self) -> list[pa.Buffer]:
         """Return the file, in one part."""
         output = pa.BufferOutputStream()
-        pq.write_table(
-            self.table(),
-            output,
-            compression="zstd",
-            compression_level=COMPRESSION_LEVEL,
-            use_dictionary=[name for name in COLUMNS if name not in NEVER_REPEATING],
-            column_encoding=ENCODINGS,
-            # Arrow would say of these that they are dictionaries, and cannot add up files whose dictionaries differ.
-            store_schema=False,
-        )
+        pq.write_table(self.table(), output, **WRITTEN)
         return [output.getvalue()]
 
     def table(self) -> pa.Table:
