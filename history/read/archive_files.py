@@ -230,6 +230,12 @@ class _Search:
         return bisect_right(known, begin_ms, key=newest_ms)
 
 
+def hour_end_ms(directory: str) -> int:
+    """Return when an hour ends, in Unix milliseconds; 0 if the directory is not an hour's."""
+    start_ms = hour_start_ms(directory)
+    return 0 if start_ms is None else start_ms + HOUR_MS
+
+
 def _hour_of(path: str) -> str:
     return path.rpartition("/")[0]
 

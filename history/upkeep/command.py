@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`zonemeter archive compact`: few, sorted files in the place of an hour's many small ones.
+"""`zonemeter archive compact|expire`: few, sorted files in the place of an hour's many small ones; old hours deleted.
 
 Exit status 0 if all was done that there was to do, 2 for wrong use, or if an hour could not be compacted.
 """
@@ -21,8 +21,11 @@ from common.terminal import complain, say
 from history.model.time_range import Since, TimeRange, parse_since
 from history.read import interrupts
 from history.read.archive import ArchiveChanged, FlowArchive
-from history.read.archive_files import DATA, HOUR_MS, hour_directories, hour_start_ms, touches
+from history.read.archive_files import DATA, HOUR_MS, hour_directories, hour_end_ms, touches
 from history.upkeep.compact import Compactor, Done, Rule, Taken
+from history.upkeep.expire import chosen, stored_hours
+from history.upkeep.expire import expire as expire_hour
+from history.upkeep.manifests import superseded
 from sinks.flowlog.manifest import DataFile
 
 PROG = "zonemeter archive compact"
@@ -38,25 +41,42 @@ class ArchiveSettings(Settings):
 class CompactSettings(ArchiveSettings):
     """Write few, sorted files an hour in the place of the flow log's many small ones."""
 
-    since: Since = Field("7d", description="how far back to look for hours to compact")
+    since: Since = Field("14d", description="how far back to look for hours to compact")
     min_age: Duration = Field(
         "2h", description="leave hours alone that ended less than this ago; more than the flow log's --cut-seconds"
     )
-    max_files: int = Field(4, ge=0, description="files of the flow log that an hour may keep as they are")
+    max_files: int = Field(
+        4,
+        ge=0,
+        description="files of the flow log that an hour may keep as they are, until it is old (--keep-manifests)",
+    )
     file_size: ByteSize = Field(
         ByteSize(256 * 1024 * 1024), ge=1024 * 1024, description="size of a file, about, beyond which a next one begins"
     )
     spill_directory: Path | None = Field(
         None, description="where files are sorted: needs three times an hour's bytes (default: a temporary directory)"
     )
+    keep_manifests: Duration = Field(
+        "7d", description="delete manifests older than this whose files were all compacted or have expired"
+    )
+
+
+class ExpireSettings(ArchiveSettings):
+    """Delete hours of the flow log, whole, oldest first."""
+
+    keep: Duration = Field("395d", description="delete hours that ended so long ago; those of the last day stay always")
+    max_size: ByteSize | None = Field(
+        None, gt=0, description="delete more hours until the rest takes no more than this"
+    )
 
 
 class Hour(NamedTuple):
-    """An hour that is there, such as `date=2026-11-23/hour=02`; `files`: so many of the flow log's."""
+    """An hour that is there, such as `date=2026-11-23/hour=02`; `files`: so many of the flow log's; `rule`: for it."""
 
     name: str
     files: int
     has_compactions: bool
+    rule: Rule
 
 
 @entry_point("archive compact", CompactSettings)
@@ -67,19 +87,51 @@ def main(settings: CompactSettings) -> int:
         raise Refusal(f"spill_directory = {str(settings.spill_directory)!r} is not a directory")
     with interrupts.kept():
         archive = FlowArchive(settings.archive)
-        return _Run(settings, archive).run(hours_between(archive, settings, now_ms))
+        run = _Run(settings, archive)
+        run.compact(hours_between(archive, settings, now_ms))
+        run.forget_manifests(now_ms - parse_duration(settings.keep_manifests))
+        return run.status
+
+
+@entry_point("archive expire", ExpireSettings)
+def expire(settings: ExpireSettings) -> int:
+    """Run the command; return its exit status."""
+    now_ms = time.time_ns() // 1_000_000
+    with interrupts.kept():
+        archive = FlowArchive(settings.archive)
+        try:
+            there = stored_hours(archive)
+            hours = chosen(there, now_ms, parse_duration(settings.keep), settings.max_size)
+            for hour in [] if settings.dry_run else hours:
+                expire_hour(archive, hour)
+        except Taken:
+            raise Refusal(f"archive {settings.archive}: another process changed it meanwhile; run it again") from None
+        except OSError as error:
+            raise Refusal(f"archive {settings.archive}: {error}") from error
+    left = sum(hour.size_bytes for hour in there) - sum(hour.size_bytes for hour in hours)
+    if not hours:
+        say(f"nothing to delete: {counted(len(there), 'hour')} of {human(left)} stay")
+        return 0
+    size = human(sum(hour.size_bytes for hour in hours))
+    what = f"{counted(len(hours), 'hour')}, {hours[0].name} to {hours[-1].name}, {size}; {human(left)} stay"
+    say(f"would delete {what}" if settings.dry_run else f"deleted {what}")
+    return 0
 
 
 def hours_between(archive: FlowArchive, settings: CompactSettings, now_ms: int) -> Iterator[Hour]:
     """Yield the hours that are old enough, from `since` on, oldest first."""
     span = TimeRange(parse_since(settings.since, now_ms), now_ms - parse_duration(settings.min_age) - HOUR_MS + 1)
+    old_ms = now_ms - parse_duration(settings.keep_manifests)
     compacted = {hour for hour in archive.compacted_hours() if touches(hour, span)}
     directories: dict[str, list[str]] = {hour: [] for hour in compacted}
     for directory in hour_directories(archive, span):
         directories.setdefault(directory.removeprefix("flows/"), []).append(directory)
-    for hour in sorted(directories, key=lambda hour: hour_start_ms(hour) or 0):
+    for hour in sorted(directories, key=hour_end_ms):
         names = [name for directory in directories[hour] for name in archive.names(directory)]
-        yield Hour(hour, sum(bool(DATA.fullmatch(name)) for name in names), hour in compacted)
+        files = sum(bool(DATA.fullmatch(name)) for name in names)
+        # What stays uncompacted keeps its manifest, and all that came after it.
+        may_stay = 0 if hour_end_ms(hour) <= old_ms else settings.max_files
+        yield Hour(hour, files, hour in compacted, Rule(may_stay, settings.file_size))
 
 
 class _Run:
@@ -87,13 +139,18 @@ class _Run:
 
     def __init__(self, settings: CompactSettings, archive: FlowArchive) -> None:
         self._settings = settings
-        self._rule = Rule(settings.max_files, settings.file_size)
+        self._archive = archive
         self._compactor = Compactor(archive)
         self._done: list[Done] = []
         self._failed = 0
 
-    def run(self, hours: Iterator[Hour]) -> int:
-        """Go through hours, say what was done of each, and return the exit status."""
+    @property
+    def status(self) -> int:
+        """The exit status."""
+        return 2 if self._failed else 0
+
+    def compact(self, hours: Iterator[Hour]) -> None:
+        """Go through hours and say what was done of each."""
         for hour in hours:
             try:
                 self._hour(hour)
@@ -106,20 +163,34 @@ class _Run:
                 self._failed += 1
                 complain(f"{PROG}: {error}; {hour.name} stays as it is")
         self._sum_up()
-        return 2 if self._failed else 0
+
+    def forget_manifests(self, before_ms: int) -> None:
+        """Delete the manifests of before a time that nobody needs any more."""
+        count = 0
+        try:
+            for path in superseded(self._archive, before_ms):
+                count += 1
+                if not self._settings.dry_run:
+                    self._archive.store.delete(path)
+        except (Refusal, OSError) as error:
+            self._failed += 1
+            complain(f"{PROG}: {error}; the manifests from there on stay")
+        if count:
+            done = "would be deleted" if self._settings.dry_run else "deleted"
+            say(f"{counted(count, 'manifest')} of compacted files {done}")
 
     def _hour(self, hour: Hour) -> None:
         if self._settings.dry_run:
-            if planned := self._compactor.plan(hour.name, self._rule) if hour.files > self._rule.files else []:
+            if planned := self._compactor.plan(hour.name, hour.rule) if hour.files > hour.rule.files else []:
                 say(f"{hour.name}: would compact {_files(planned)}, {_rows(planned):,} flows")
                 self._done.append(Done(planned, []))
             return
         if hour.has_compactions:
             self._compactor.clear_up(hour.name)
-        if hour.files <= self._rule.files:
+        if hour.files <= hour.rule.files:
             return
         with tempfile.TemporaryDirectory(prefix="zonemeter-compact-", dir=self._settings.spill_directory) as spill:
-            done = self._compactor.compact(hour.name, self._rule, Path(spill))
+            done = self._compactor.compact(hour.name, hour.rule, Path(spill))
         if done is not None:
             say(f"{hour.name}: {_files(done.before)} -> {_files(done.after)}, {done.rows:,} flows", flush=True)
             self._done.append(done)

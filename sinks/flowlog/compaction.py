@@ -25,7 +25,7 @@ MAX_RECORD_BYTES = 64 * 1024 * 1024
 HOUR = re.compile(r"date=\d{4}-\d\d-\d\d/hour=\d\d", re.ASCII)
 RECORD, INTENT = re.compile(r"\d{6}\.json", re.ASCII), re.compile(r"\d{6}-[0-9a-f]{6}\.intent", re.ASCII)
 COMPACTED = re.compile(r"flows-c(\d{6})-([0-9a-f]{6})-\d{1,6}\.parquet", re.ASCII)
-_REPLACED = re.compile(
+REPLACED = re.compile(
     r"(?:flows/)?(date=[^/]+/hour=[^/]+)/flows-(?:p\d{1,9}-\d{12}-[0-9a-f]{6}|c\d{6}-[0-9a-f]{6}-\d{1,6})"
     r"\.(?:parquet|jsonl)",
     re.ASCII,
@@ -94,7 +94,7 @@ def read_compaction(value: bytes, hour: str, sequence: int) -> Compaction:
     if (found.hour, found.sequence) != (hour, sequence):
         raise ValueError(f"it is compaction {found.sequence} of {found.hour[:200]!r}")
     for path in found.replaces:
-        replaced = _REPLACED.fullmatch(path)
+        replaced = REPLACED.fullmatch(path)
         if replaced is None or replaced[1] != hour:
             raise ValueError(f"it replaces {path[:200]!r}, which is not a file of its hour")
     _check_own([file.path for file in found.files], hour, sequence, found.writer)

@@ -19,7 +19,7 @@ MAP = '[[cidr]]\ncidr = "10.9.0.0/24"\nname = "orders-db"\nzone = "eu-west-1a"\n
 # Each as the page words it.
 OPTIONS = """\
 resources: [../base]
-components: [../object-store, ../namespace-labels, ../endpoint-slices]
+components: [../object-store, ../archive-upkeep, ../namespace-labels, ../endpoint-slices]
 configMapGenerator:
   - {name: zonemeter-cidrs, namespace: zonemeter, behavior: replace, files: [cidrs.toml]}
   - {name: zonemeter-settings, namespace: zonemeter-node, behavior: merge, literals: [ZONEMETER_HOOK=tc]}
@@ -31,6 +31,12 @@ patches:
   - target: {kind: StatefulSet, name: zonemeter-flowlog}
     patch: |
       - {op: add, path: /spec/template/spec/containers/0/args/-, value: --output=s3://bucket/path}
+  - target: {kind: CronJob, name: zonemeter-archive-upkeep}
+    patch: |
+      - {op: replace, path: /spec/jobTemplate/spec/template/spec/initContainers/0/args/2, value: --archive=s3://bucket/path}
+      - {op: replace, path: /spec/jobTemplate/spec/template/spec/containers/0/args/2, value: --archive=s3://bucket/path}
+      - {op: replace, path: /spec/jobTemplate/spec/template/spec/volumes/0, value: {name: archive, emptyDir: {}}}
+      - {op: remove, path: /spec/jobTemplate/spec/template/spec/affinity}
   - target: {kind: Deployment, name: zonemeter-enricher}
     patch: |
       - {op: add, path: /spec/template/spec/containers/0/args/-, value: '--namespace-labels=team,cost-center'}
@@ -70,6 +76,8 @@ def settings(workload: Object) -> Any:
 def test_what_the_page_offers_is_worded_as_here() -> None:
     for words in (
         "components: [../object-store]",
+        "components: [../archive-upkeep]",
+        *re.findall(r"^ +(- {op: .*jobTemplate.*})$", OPTIONS, re.MULTILINE),
         "components: [../namespace-labels]",
         "components: [../endpoint-slices]",
         "--namespace-labels=team,cost-center",
@@ -88,6 +96,10 @@ def test_services_take_what_is_chosen(chosen: list[Object], monkeypatch: pytest.
     assert settings(one(chosen, "StatefulSet", "zonemeter-flowlog")).output == "s3://bucket/path"
     enricher = settings(one(chosen, "Deployment", "zonemeter-enricher"))
     assert (enricher.label_names, enricher.kube_endpoint_slices) == (("team", "cost-center"), True)
+    upkeep = one(chosen, "CronJob", "zonemeter-archive-upkeep")["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    for container in (*upkeep["initContainers"], *upkeep["containers"]):
+        assert "--archive=s3://bucket/path" in container["args"]
+    assert [volume for volume in upkeep["volumes"] if "persistentVolumeClaim" in volume] == []
     metrics = one(chosen, "StatefulSet", "zonemeter-metrics")
     assert settings(metrics).replicas == metrics["spec"]["replicas"] == 3
     data = one(chosen, "ConfigMap", "zonemeter-settings", "zonemeter-node")["data"]

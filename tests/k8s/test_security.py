@@ -141,10 +141,14 @@ def rules(overlay: str) -> Iterator[tuple[str, Object, str]]:
                     yield each["metadata"]["name"], rule, way
 
 
-def test_the_flow_log_may_reach_an_object_store_where_the_documentation_says_so() -> None:
+def test_the_flow_log_and_what_looks_after_it_may_reach_an_object_store_where_the_documentation_says_so() -> None:
     (policy,) = yaml.safe_load_all((K8S / "object-store/network-policy.yaml").read_text())
     flowlog = find("base", "StatefulSet", "zonemeter-flowlog")["spec"]["template"]["metadata"]["labels"]
-    assert policy["spec"]["podSelector"]["matchLabels"].items() <= flowlog.items()
+    (upkeep,) = (each for each in with_component("archive-upkeep") if each["kind"] == "CronJob")
+    labels = upkeep["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["labels"]
+    (selected,) = policy["spec"]["podSelector"]["matchExpressions"]
+    assert (selected["key"], selected["operator"]) == ("app.kubernetes.io/name", "In")
+    assert selected["values"] == [flowlog[selected["key"]], labels[selected["key"]]]
     assert {"protocol": "TCP", "port": 443} in [port for rule in policy["spec"]["egress"] for port in rule["ports"]]
     assert policy["metadata"]["namespace"] == "zonemeter"
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from common.errors import Refusal
 from history.audit.deep.facts import ChunkFlows, Facts, flow_place
 from history.read.archive import ATTEMPTS, ArchiveChanged, FlowArchive
-from history.read.archive_files import touches
+from history.read.archive_files import hour_end_ms, touches
 from history.read.parquet_limits import why_too_large
 from schemas.amount import Amount
 from schemas.codec import UNREADABLE, Count
@@ -79,12 +79,19 @@ def _read(archive: FlowArchive, facts: Facts) -> None:
     if not numbers:
         return
     chains = _chains(archive, facts)
+    facts.expired_until("archive", max((hour_end_ms(chain.hour) for chain in chains if chain.expired), default=0))
     replaced = set().union(*(chain.replaced for chain in chains))
+    expired = {chain.hour for chain in chains if chain.expired}
     for absent in sorted(set(range(numbers[0], numbers[-1])) - set(numbers)):
         facts.find("archive", f"manifest {absent} of partition {facts.partition} is missing")
     for manifest in _manifests(archive, facts, numbers):
         for file in manifest.files:
-            if file.path not in replaced and touches(file.path.rpartition("/")[0], facts.wanted.span):
+            hour = file.path.rpartition("/")[0]
+            if (
+                file.path not in replaced
+                and hour.removeprefix("flows/") not in expired
+                and touches(hour, facts.wanted.span)
+            ):
                 _take_file(archive, facts, file, f"manifest {manifest.sequence} lists")
     for chain in chains:
         for file in chain.files.values():

@@ -73,7 +73,7 @@ def _flows(facts: Facts, chunk: str, entry: LedgerRecord) -> Iterator[Discrepanc
         yield from _same("enriched", chunk, entry.given, facts.enriched.get(chunk, ChunkFlows()), rows)
     if facts.archive is not None:
         origin, position = parse_chunk_id(chunk)
-        if facts.is_past("archive", origin, position[:3]):
+        if facts.is_past("archive", origin, position[:3]) and facts.is_kept("archive", entry.start_ms):
             yield from _same("archive", chunk, entry.given, facts.archive.get(chunk, ChunkFlows()), rows)
 
 

@@ -111,6 +111,11 @@ class Facts:
         """Return whether what ended then would still be in a topic."""
         return end_ms >= self.kept_since_ms.get(source, 0)
 
+    def expired_until(self, source: str, until_ms: int) -> None:
+        """Note that what began before that was deleted, if anything was."""
+        if until_ms:
+            self.kept_since_ms[source] = until_ms
+
     def is_whole(self, source: str) -> bool:
         """Return whether nothing that was wanted has been deleted from a topic."""
         return source not in self.kept_since_ms
@@ -123,6 +128,7 @@ class Facts:
         """Take what was read of the archive, whole, into facts that hold nothing of it yet."""
         self.archive = part.archive
         self.findings += part.findings
+        self.kept_since_ms |= part.kept_since_ms
         for source, amount in part.read.items():
             self.count(source, amount)
         for origin, place in part.reached.get("archive", {}).items():

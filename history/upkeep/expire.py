@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Deletes hours of an archive, whole: a record first, after which nothing of the hour counts, then the files.
+
+The record stays, so that what is gone reads as deleted and not as damage, also where a part of it is still there.
+"""
+
+import contextlib
+import secrets
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pyarrow import fs
+
+from history.read.archive import FlowArchive
+from history.read.archive_files import hour_end_ms
+from history.upkeep.compact import Taken
+from sinks.flowlog import compaction
+from sinks.flowlog.archive import FLOWS
+from sinks.flowlog.compaction import REPLACED, Compaction, record_path
+from sinks.flowlog.manifest import encode
+
+# Hours that ended less than this ago stay, whatever the room: the flow log may still write there.
+WRITTEN_MS = 86_400_000
+
+
+class StoredHour(NamedTuple):
+    """An hour that has data files: its name, such as `date=2026-11-23/hour=02`, their paths and their size."""
+
+    name: str
+    paths: Sequence[str]
+    size_bytes: int
+
+    @property
+    def end_ms(self) -> int:
+        """When it ends, in Unix milliseconds."""
+        return hour_end_ms(self.name)
+
+
+def stored_hours(archive: FlowArchive) -> list[StoredHour]:
+    """Return the hours that there are, oldest first. Raises `OSError`."""
+    paths: dict[str, list[str]] = defaultdict(list)
+    sizes: dict[str, int] = defaultdict(int)
+    for path, size in _files(archive):
+        if found := REPLACED.fullmatch(path):
+            paths[found[1]].append(path)
+            sizes[found[1]] += size
+    hours = (StoredHour(name, sorted(paths[name]), sizes[name]) for name in paths if hour_end_ms(name))
+    return sorted(hours, key=lambda hour: hour.end_ms)
+
+
+def _files(archive: FlowArchive) -> Iterator[tuple[str, int]]:
+    """Yield path and size of each file below the directories of data."""
+    old = [name for name in archive.names("") if name.startswith("date=")]
+    for directory in (FLOWS, *old):
+        selector = fs.FileSelector(f"{archive.root}/{directory}", allow_not_found=True, recursive=True)
+        for info in archive.filesystem.get_file_info(selector):
+            if info.type == fs.FileType.File:
+                yield info.path.removeprefix(f"{archive.root}/"), info.size
+
+
+def chosen(hours: Sequence[StoredHour], now_ms: int, keep_ms: int, max_bytes: int | None) -> list[StoredHour]:
+    """Return the hours to delete, of all that there are, oldest first: those too old, and what is too much."""
+    kept = sum(hour.size_bytes for hour in hours)
+    found = []
+    for hour in hours:
+        is_too_old = hour.end_ms <= now_ms - keep_ms
+        is_too_much = max_bytes is not None and kept > max_bytes
+        if not (is_too_old or is_too_much) or hour.end_ms > now_ms - WRITTEN_MS:
+            break
+        found.append(hour)
+        kept -= hour.size_bytes
+    return found
+
+
+def expire(archive: FlowArchive, hour: StoredHour) -> None:
+    """Delete an hour; killed anywhere, the next run goes on. Raises `Refusal`, `Taken` and `OSError`."""
+    chain = archive.chain(hour.name)
+    record = Compaction(
+        hour=hour.name,
+        sequence=chain.newest + 1,
+        writer=secrets.token_hex(3),
+        replaces=sorted({*hour.paths, *chain.files}),
+        expired=True,
+    )
+    store = archive.store
+    if not (chain.expired and chain.replaced >= set(record.replaces)):
+        ours = store.create(record_path(hour.name, record.sequence), [encode(record)])
+        if not ours and archive.compaction(hour.name, record.sequence).writer != record.writer:
+            raise Taken
+    # The files last: as long as any is there, the next run finds the hour.
+    _forget(archive, hour.name)
+    for path in hour.paths:
+        store.delete(path)
+    if archive.is_local:
+        for directory in (f"{FLOWS}/{hour.name}", hour.name):
+            with contextlib.suppress(OSError):
+                Path(archive.root, directory).rmdir()
+                Path(archive.root, directory).parent.rmdir()
+
+
+def _forget(archive: FlowArchive, hour: str) -> None:
+    """Delete the records of before an hour expired: of all that they speak of nothing counts any more."""
+    chain = archive.chain(hour)
+    last = max(record.sequence for record in chain.records if record.expired)
+    for record in chain.records:
+        if record.sequence < last:
+            archive.store.delete(record_path(hour, record.sequence))
+    for name in chain.intents:
+        if int(name[:6]) <= last:
+            archive.store.delete(f"{compaction.DIRECTORY}/{hour}/{name}")

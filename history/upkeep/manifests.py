@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Deletes the oldest manifests of an archive: those of which every file was replaced or has expired.
+
+A flow log writes a manifest for each cut of each partition, more than a million a year, and each reader of the archive
+lists them all. What the old ones said stands in the compactions. The newest stays, and with it the flow log's position.
+"""
+
+from collections.abc import Iterator
+from functools import cache
+
+from history.read.archive import DIRECTORY, FlowArchive, manifest_path
+from sinks.flowlog.archive import FLOWS, INTENT
+from sinks.flowlog.manifest import Manifest
+
+
+def superseded(archive: FlowArchive, before_ms: int) -> Iterator[str]:
+    """Yield the paths of manifests that nobody needs, of flows from before a time; each partition's from the oldest on.
+
+    They may be deleted in this order: wherever that ends, what is left is a chain without holes. Raises `Refusal`.
+    """
+
+    @cache
+    def gone(path: str) -> bool:
+        directory, _, _ = path.rpartition("/")
+        chain = archive.chain(directory.removeprefix(f"{FLOWS}/"))
+        # An hour that somebody deleted whole has nothing left, not even a directory's file.
+        return path in chain.replaced or chain.expired or not archive.names(directory)
+
+    for partition in archive.partitions:
+        for number in _numbers(archive, partition):
+            manifest = archive.manifest(partition, number)
+            if _newest_ms(manifest) >= before_ms or not all(gone(file.path) for file in manifest.files):
+                break
+            yield manifest_path(partition, number)
+
+
+def _numbers(archive: FlowArchive, partition: int) -> list[int]:
+    """Return the numbers that may go: not the newest, and none that a flow log's next start will look at."""
+    names = archive.names(f"{DIRECTORY}/p={partition}")
+    needed = [archive.numbers(partition)[-1], *(int(name[:12]) for name in names if INTENT.fullmatch(name))]
+    return [number for number in archive.numbers(partition) if number < min(needed)]
+
+
+def _newest_ms(manifest: Manifest) -> int:
+    """Return until when its flows reach; 0 if it knows of none yet."""
+    return max((marked.mark.seen_ms for marked in manifest.marks), default=0)

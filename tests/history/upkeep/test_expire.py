@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hours that are too old are deleted whole and read as deleted; so are manifests that nobody needs any more."""
+
+import contextlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from history.read.archive import FlowArchive
+from history.read.archive_files import find_chapter
+from history.upkeep.command import expire as expire_main
+from history.upkeep.command import main as compact_main
+from history.upkeep.compact import Taken
+from history.upkeep.expire import WRITTEN_MS, StoredHour, chosen, expire, stored_hours
+from sinks.flowlog.archive import Archive
+from sinks.flowlog.manifest import Intent, encode
+from sinks.flowlog.store import LocalStore
+from tests.history.conftest import Command, Ran
+from tests.history.upkeep.test_compact import flows
+from tests.support.history.written import BEGIN_MS, DAY, HOUR, HOUR_MS, TOPIC, Dying, Killed, Written, compact, rows
+
+NEXT = "date=2026-11-22/hour=23"
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Written:
+    """Two partitions with three cuts in each of three hours."""
+    made = Written(tmp_path / "archive")
+    for number in range(18):
+        made.cut(number % 2, flows(number % 2, number + 1, start_ms=BEGIN_MS + number // 6 * HOUR_MS))
+    return made
+
+
+@pytest.fixture
+def at(command: Command, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command at a time, in days after the first hour began."""
+
+    def run(days: float, main: Callable[[list[str]], int], *argv: str) -> Ran:
+        now_ns = int((BEGIN_MS + days * 24 * HOUR_MS) * 1_000_000)
+        monkeypatch.setattr("time.time_ns", lambda: now_ns)
+        return command(main, *argv)
+
+    return run
+
+
+def hour(number: int, size: int = 10) -> StoredHour:
+    return StoredHour(f"date=2026-11-22/hour={number:02}", [], size)
+
+
+@pytest.mark.parametrize(
+    ("hours_ago", "keep_hours", "max_bytes", "expected"),
+    [
+        pytest.param(98, 99, None, [], id="all young enough"),
+        pytest.param(100, 97, None, [0, 1, 2, 3], id="too old"),
+        pytest.param(98, 99, 35, [0], id="too much"),
+        pytest.param(100, 98, 35, [0, 1, 2], id="both"),
+        pytest.param(98, 99, 40, [], id="just enough room"),
+        pytest.param(26, 1, 1, [0, 1, 2], id="the last day stays"),
+    ],
+)
+def test_which_hours_go(hours_ago: int, keep_hours: int, max_bytes: int | None, expected: list[int]) -> None:
+    hours = [hour(number) for number in range(4)]
+    now_ms = hours[0].end_ms + hours_ago * HOUR_MS
+    found = chosen(hours, now_ms, keep_hours * HOUR_MS, max_bytes)
+    assert [hours.index(each) for each in found] == expected
+    assert all(each.end_ms <= now_ms - WRITTEN_MS for each in found)
+
+
+@pytest.mark.parametrize("compacted", [True, False], ids=["compacted", "as written"])
+def test_killed_at_any_step_an_hour_is_whole_or_deleted(written: Written, tmp_path: Path, compacted: bool) -> None:
+    if compacted:
+        compact(written.root)
+    whole = written.rows()
+    rest = [row for row in whole if row["window_start"].hour != 22]
+    assert len(rest) == len(whole) - 24
+    at, over, deleted = 0, False, False
+    while not over:
+        at += 1
+        root = Path(shutil.copytree(written.root, tmp_path / f"copy-{at}"))
+        archive = FlowArchive(str(root))
+        store = archive.store = Dying(archive.store, at)
+        (first, *_) = stored_hours(archive)
+        with contextlib.suppress(Killed):
+            expire(archive, first)
+            over = store.calls < at
+        found = rows(str(root))
+        assert found == rest if deleted else found in (whole, rest), at
+        deleted |= found == rest
+        chapter = find_chapter(FlowArchive(str(root)), DAY)
+        assert chapter.deleted == (f"flows/{HOUR}" if found == rest else "")
+        archive = FlowArchive(str(root))
+        if stored_hours(archive)[0].name == HOUR:
+            expire(archive, stored_hours(archive)[0])
+        assert rows(str(root)) == rest
+        assert not (root / f"flows/{HOUR}").exists()
+        assert len(list(root.glob(f"_compactions/{HOUR}/*"))) == 1
+        shutil.rmtree(root)
+    assert deleted
+
+
+def test_flows_that_come_after_their_hour_expired_are_there_and_expire_too(written: Written) -> None:
+    archive = FlowArchive(str(written.root))
+    expire(archive, stored_hours(archive)[0])
+    left = len(written.rows())
+    written.cut(1, flows(1, 40))
+    assert len(written.rows()) == left + 4
+    archive = FlowArchive(str(written.root))
+    expire(archive, stored_hours(archive)[0])
+    assert len(written.rows()) == left
+    assert not list(written.root.glob(f"flows/{HOUR}"))
+
+
+def test_of_two_that_expire_an_hour_one_is_told_so(written: Written) -> None:
+    archive = FlowArchive(str(written.root))
+    (first, *_) = stored_hours(archive)
+
+    class Overtaken(Dying):
+        def create(self, path: str, parts: object) -> bool:
+            compact(written.root)
+            return super().create(path, parts)  # type: ignore[arg-type]
+
+    archive.store = Overtaken(archive.store, -1)
+    before = written.rows()
+    with pytest.raises(Taken):
+        expire(archive, first)
+    assert written.rows() == before
+
+
+def test_the_command_says_what_it_deleted_and_what_stays(written: Written, at: Run) -> None:
+    before, location = written.rows(), ["--archive", str(written.root)]
+    status, out, err = at(30, expire_main, *location)
+    assert (status, err) == (0, "")
+    assert out.startswith("nothing to delete: 3 hours of ")
+    status, out, err = at(30, expire_main, *location, "--keep", "718h", "--dry-run")
+    assert (status, err) == (0, "")
+    assert out.startswith(f"would delete 2 hours, {HOUR} to {NEXT}, ")
+    assert written.rows() == before
+    status, out, err = at(30, expire_main, *location, "--keep", "718h")
+    assert (status, err) == (0, "")
+    assert out.startswith(f"deleted 2 hours, {HOUR} to {NEXT}, ")
+    assert written.rows() == [row for row in before if row["window_start"].hour == 0]
+    status, out, err = at(30, expire_main, *location, "--max-size", "1")
+    assert (status, err) == (0, "")
+    assert out.startswith("deleted 1 hour, ")
+    assert written.rows() == []
+    status, out, err = at(30, expire_main, *location, "--max-size", "0")
+    assert (status, out, len(err.splitlines())) == (2, "", 1)
+
+
+def test_manifests_go_once_all_that_they_list_was_compacted_or_has_expired(written: Written, at: Run) -> None:
+    before = written.rows()
+    location = ["--archive", str(written.root)]
+    archive = FlowArchive(str(written.root))
+    newest = {partition: archive.manifest(partition, archive.numbers(partition)[-1]) for partition in (0, 1)}
+    status, out, err = at(2, compact_main, *location)
+    assert (status, err) == (0, "")
+    assert "manifest" not in out
+    status, out, err = at(8, compact_main, *location, "--dry-run")
+    assert (status, err) == (0, "")
+    assert out.splitlines()[-1] == "16 manifests of compacted files would be deleted"
+    status, out, err = at(8, compact_main, *location)
+    assert (status, err) == (0, "")
+    assert out.splitlines()[-1] == "16 manifests of compacted files deleted"
+    for partition in (0, 1):
+        assert FlowArchive(str(written.root)).numbers(partition) == [9]
+        # The flow log goes on where it was.
+        assert Archive(LocalStore(written.root), TOPIC, ".parquet").recover(partition) == newest[partition]
+    assert written.rows() == before
+    expire(FlowArchive(str(written.root)), stored_hours(FlowArchive(str(written.root)))[0])
+    assert written.rows() == [row for row in before if row["window_start"].hour != 22]
+    written.cut(1, flows(1, 70))
+    assert len(written.rows()) == 48 + 4
+
+
+def test_a_manifest_stays_while_anything_needs_it(written: Written, at: Run) -> None:
+    location = ["--archive", str(written.root), "--max-files", "6", "--keep-manifests", "7d"]
+    intent = written.root / "_manifests/p=0/000000000005-abcdef.intent"
+    intent.write_bytes(encode(Intent(5, [])))
+    status, out, err = at(3, compact_main, *location)
+    assert (status, out, err) == (0, "nothing to compact\n", "")
+    # Once it is old, an hour keeps no file of the flow log, however few there are.
+    status, out, err = at(7.06, compact_main, *location)
+    assert (status, err) == (0, "")
+    assert out.splitlines()[-1] == "6 manifests of compacted files deleted"
+    archive = FlowArchive(str(written.root))
+    assert {partition: archive.numbers(partition)[0] for partition in (0, 1)} == {0: 4, 1: 4}
+    status, out, err = at(9, compact_main, *location)
+    assert out.splitlines()[-1] == "6 manifests of compacted files deleted"
+    archive = FlowArchive(str(written.root))
+    assert {partition: archive.numbers(partition) for partition in (0, 1)} == {0: [5, 6, 7, 8, 9], 1: [9]}
