@@ -16,12 +16,15 @@ from typing import TypeVar
 from prometheus_client.parser import text_string_to_metric_families
 
 from lab.kafka.broker import free_port
+from tests.support.forked import Forked
 
 ROOT = Path(__file__).resolve().parents[2]
 # For a machine on which everything takes ten times as long: only a test that fails ever waits for so long.
 DEADLINE_SECONDS = 120.0
 # What Kubernetes gives a pod to end (terminationGracePeriodSeconds); then it is killed.
 GRACE_SECONDS = 30.0
+
+_PACKAGES = ("cli", "tests")
 
 T = TypeVar("T")
 Samples = dict[tuple[str, tuple[str, ...]], float]
@@ -45,7 +48,11 @@ def eventually(check: Callable[[], T | None], seconds: float = DEADLINE_SECONDS)
 
 
 class ServiceProcess:
-    """A service, started by a module and its arguments; flags come after `--listen` (default: any free port)."""
+    """A service, started by a module and its arguments; flags come after `--listen` (default: any free port).
+
+    A module of this repository is forked; one that a test wrote has an interpreter of its own, and so has one whose
+    output goes into a pipe.
+    """
 
     def __init__(
         self,
@@ -57,11 +64,24 @@ class ServiceProcess:
     ) -> None:
         self.listen = listen or f"127.0.0.1:{free_port()}"
         self.log = log
-        command = [sys.executable, "-m", *module, "--listen", self.listen, *flags]
+        self._words = [*module, "--listen", self.listen, *flags]
+        self._stdout = stdout
+        self.process = self._launch()
+
+    def _launch(self) -> "Forked | subprocess.Popen[bytes]":
+        if self._words[0].partition(".")[0] in _PACKAGES and not isinstance(self._stdout, int):
+            return Forked(self._words, ROOT, self._stdout or Path(os.devnull), self.log)
+        command = [sys.executable, "-m", *self._words]
         with ExitStack() as files:
-            stderr = files.enter_context(log.open("ab"))
-            out = files.enter_context(stdout.open("ab")) if isinstance(stdout, Path) else stdout or subprocess.DEVNULL
-            self.process = subprocess.Popen(command, cwd=ROOT, stderr=stderr, stdout=out)
+            stderr = files.enter_context(self.log.open("ab"))
+            path = self._stdout
+            out = files.enter_context(path.open("ab")) if isinstance(path, Path) else path or subprocess.DEVNULL
+            return subprocess.Popen(command, cwd=ROOT, stderr=stderr, stdout=out)
+
+    def restart(self) -> None:
+        """Kill it and start it again, with the same arguments."""
+        self.kill()
+        self.process = self._launch()
 
     def get(self, path: str) -> tuple[int, str]:
         """Return status and body of a path; status 0 if nothing listens."""

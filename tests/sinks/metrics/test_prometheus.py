@@ -14,7 +14,7 @@ import orjson
 from lab.kafka.broker import free_port
 from tests.support.services import eventually
 from tests.support.sinks.flows import encoded, window
-from tests.support.sinks.processes import SinkProcess, running
+from tests.support.sinks.processes import running
 from tests.support.sinks.topics import Topics
 
 Answer = dict[tuple[tuple[str, str], ...], float]
@@ -71,13 +71,6 @@ def equals(asked: Prometheus, expression: str, expected: float) -> float | None:
     return found if found == expected else None
 
 
-def restart(sink: SinkProcess) -> SinkProcess:
-    sink.kill()
-    again = subprocess.Popen(sink.process.args, cwd=Path.cwd(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    sink.process = again
-    return sink
-
-
 def test_prometheus_sees_exact_counters_without_a_reset(topics: Topics, tmp_path: Path) -> None:
     flags = [*topics.flags, "--state-dir", str(tmp_path / "state"), "--checkpoint-seconds", "0.1"]
     size = sum(range(100, 150))
@@ -85,7 +78,7 @@ def test_prometheus_sees_exact_counters_without_a_reset(topics: Topics, tmp_path
         topics.produce({0: [encoded(each) for each in window(1, 50)]})
         eventually(lambda: equals(asked, 'zonemeter_zone_bytes_total{src_zone="a",dst_zone="b"}', size))
         for number in range(2, 5):
-            restart(sink)
+            sink.restart()
             topics.produce({0: [encoded(each) for each in window(number, 50)]})
             eventually(lambda total=number * size: equals(asked, "zonemeter_zone_bytes_total", total))  # type: ignore[misc]
         assert asked.value("sum(resets(zonemeter_zone_bytes_total[5m]))") == 0
