@@ -5,6 +5,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -186,18 +187,20 @@ def _of_namespaces(topics: Topics) -> list[tuple[dict[str, str | None], bool]]:
 def test_a_chunk_waits_for_a_pod_that_is_just_coming_up_and_once_only(topics: Topics, tmp_path: Path) -> None:
     with api_at(tmp_path) as api:
         api.start()
-        flags = [*topics.flags, "--kubeconfig", str(api.kubeconfig), "--late-seconds", "8"]
+        flags = [*topics.flags, "--kubeconfig", str(api.kubeconfig), "--late-seconds", "60"]
         with running(flags, tmp_path / "log") as enricher:
             eventually(enricher.ready)
-            end = time.time_ns() // 1_000_000 + 1000
-            times = {"start_ms": end - 1000, "end_ms": end, "node": LATE.node}
-            key = LATE.node.encode()
-            topics.produce([window(1, LATE.address_v4, **times), window(2, POSTGRES.address_v4, **times)], key=key)
-            time.sleep(0.5)  # the chunk must be waiting, and nothing shows that it does
-            assert topics.flows() == []
-            api.put(LATE)
-            eventually(lambda: len(topics.flows()) == 2)
-            flow = topics.flows()[0]
+            start = time.time_ns() // 1_000_000
+            times = {"start_ms": start, "end_ms": start + 1000, "node": LATE.node}
+            ends = [POSTGRES, LATE, POSTGRES]
+            windows = [window(number, each.address_v4, **times) for number, each in enumerate(ends, 1)]
+            topics.produce(windows, key=LATE.node.encode())
+            eventually(lambda: len(topics.flows()) == 1)
+            time.sleep(0.5)  # the next chunk must be waiting, and nothing shows that it does
+            assert len(topics.flows()) == 1
+            api.put(LATE, datetime.fromtimestamp(start / 1000, UTC))
+            eventually(lambda: len(topics.flows()) == 3)
+            flow = topics.flows()[1]
             assert (flow.source.kind, flow.source.k8s.pod.name) == ("pod", "postgres-1")  # type: ignore[union-attr]
             assert enricher.metric("index_waits_total", "known") == 1
 
