@@ -24,6 +24,7 @@ from pydantic_settings import (
 from common import terminal, toml
 from common.files import read_bounded
 from common.flags import FlagParser, refuse
+from common.locations import without_secrets
 from schemas.topics import TopicNames
 
 SERVICES = ("collector", "enricher", "metrics", "flowlog", "audit")
@@ -267,7 +268,6 @@ def _explain(error: ValidationError) -> list[str]:
         elif not item["loc"]:
             lines.append(message)
         else:
-            lines.append(
-                f"{name} (--{name.replace('_', '-')}, {ENV_PREFIX}{name.upper()}) = {item['input']!r}: {message}"
-            )
+            given = without_secrets(item["input"])
+            lines.append(f"{name} (--{name.replace('_', '-')}, {ENV_PREFIX}{name.upper()}) = {given!r}: {message}")
     return lines

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, ByteSize, Field, model_validator
 from pydantic_settings import NoDecode
 
 from common.errors import Refusal
+from common.locations import Location
 from common.settings import KafkaSettings
 from common.terminal import complain
 from history.model.filters import FILTERS, Selection
@@ -75,7 +76,7 @@ class RangeSettings(SpanSettings):
     min_bytes: ByteSize = Field(
         ByteSize(0), ge=0, le=2**63 - 1, description="only flows of at least so many bytes in their window, such as 1MB"
     )
-    archive: str | None = Field(
+    archive: Location | None = Field(
         None,
         min_length=1,
         description="directory or URI of the Parquet flow log to read, beside or instead of the topic",

@@ -41,7 +41,7 @@ from sinks.sink import Overtaken, Sink
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1
-# An object store that falls silent raises nothing for minutes: pyarrow tries again by itself.
+# An object store that falls silent raises nothing for two minutes: its client tries again by itself.
 SILENT_SECONDS = 10.0
 
 

@@ -17,6 +17,7 @@ from audit.books import Reconciler, conclude
 from audit.result import MAX_LISTED, Audit
 from common.entry_point import entry_point
 from common.errors import Refusal
+from common.locations import Location
 from common.settings import KafkaSettings
 from common.terminal import complain, say, write_json
 from history.audit import explain, text
@@ -50,7 +51,7 @@ class AuditSettings(SpanSettings):
         DEFAULT_SETTLE_SECONDS, ge=0, description="a window younger than this that has not arrived is in flight"
     )
     deep: bool = Field(False, description="also read the raw and enriched topics, and --archive, and compare them")
-    archive: str | None = Field(
+    archive: Location | None = Field(
         None, description="with --deep: the flow log, a directory or URI as zonemeter run flowlog --output has it"
     )
 

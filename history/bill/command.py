@@ -18,6 +18,7 @@ from pydantic_settings import CliPositionalArg
 from common import terminal
 from common.entry_point import entry_point
 from common.errors import Refusal
+from common.locations import Location
 from common.settings import KafkaSettings
 from common.terminal import complain
 from enricher.delivery.topology_topic import read_states
@@ -54,7 +55,7 @@ class BillSettings(SpanSettings):
         None, description="how far back, such as 7d, or since when; without it and --from: the bill's whole time"
     )
     from_time: Instant | None = Field(None, description="start: a time, or yesterday; without a zone: UTC")
-    archive: str | None = Field(
+    archive: Location | None = Field(
         None,
         min_length=1,
         description="directory or URI of the Parquet flow log to read, beside or instead of the topic",

@@ -16,11 +16,15 @@ import pyarrow as pa
 from pyarrow import fs
 
 from common.errors import Refusal
+from common.locations import without_secrets
 from schemas.codec import UNREADABLE
 from sinks.flowlog import compaction
 from sinks.flowlog.compaction import Chain, Compaction, read_compaction, record_path
 from sinks.flowlog.manifest import DataFile, Manifest, read_manifest
-from sinks.flowlog.store import LocalStore, ObjectStore, Store
+from sinks.flowlog.object_client import open_client, open_files
+from sinks.flowlog.objects import ObjectStore
+from sinks.flowlog.opening import local_path
+from sinks.flowlog.store import LocalStore, Store
 from sinks.intake import Lane
 
 T = TypeVar("T")
@@ -168,17 +172,12 @@ class FlowArchive:
 
 
 def _open(location: str) -> tuple[Store, fs.FileSystem, str]:
+    if path := local_path(location):
+        return _open_local(str(path), location)
     try:
-        if "://" not in location:
-            return _open_local(location, location)
-        filesystem, root = fs.FileSystem.from_uri(location)
-        if not root.strip("/"):
-            raise Refusal(f"archive = {location!r}: names no bucket; expected, for example, s3://BUCKET/PATH")
-        if isinstance(filesystem, fs.LocalFileSystem):
-            return _open_local(root, location)
-        return ObjectStore(filesystem, root), filesystem, root.rstrip("/")
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise Refusal(f"archive = {location!r}: {' '.join(str(error).split())}") from error
+        return ObjectStore(open_client(location)), *open_files(location)
+    except (OSError, ValueError) as error:
+        raise Refusal(f"archive = {without_secrets(location)!r}: {error}") from error
 
 
 def _open_local(root: str, location: str) -> tuple[Store, fs.FileSystem, str]:

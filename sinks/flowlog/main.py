@@ -2,24 +2,29 @@
 """`zonemeter run flowlog`: wiring only."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from common.entry_point import entry_point
+from common.errors import Stopped
 from common.kafka import clients
 from common.service import lifecycle
 from common.service.running import Service
 from sinks.flowlog import jsonl, parquet
 from sinks.flowlog.archive import Archive
 from sinks.flowlog.columns import FlatEnd, flatten
+from sinks.flowlog.opening import open_store
 from sinks.flowlog.pending import Buffer
 from sinks.flowlog.settings import STDOUT, FlowlogSettings
 from sinks.flowlog.sink import ArchiveSink
 from sinks.flowlog.stdout import StdoutSink
-from sinks.flowlog.store import open_store
+from sinks.kafka_io import RETRY_SECONDS
 from sinks.runner import Runner
 from sinks.sink import Sink
+
+log = logging.getLogger(__name__)
 
 FORMATS: dict[str, tuple[str, Callable[[], Buffer]]] = {
     "jsonl": (jsonl.SUFFIX, jsonl.JsonLines),
@@ -36,7 +41,11 @@ def main(settings: FlowlogSettings) -> int:
 async def write(running: Service, settings: FlowlogSettings) -> None:
     """Run one replica within a service."""
     running.health.starting("output", "not opened yet")
-    sink = await asyncio.to_thread(_open, settings)
+    try:
+        sink = await _opened(running, settings)
+    except Stopped as error:
+        log.info("%s", error)
+        return
     running.health.ready("output")
     new_consumer = partial(
         clients.new_consumer,
@@ -46,6 +55,17 @@ async def write(running: Service, settings: FlowlogSettings) -> None:
         session_timeout_ms=int(settings.session_timeout_seconds * 1000),
     )
     await Runner(running, settings, sink, flatten, new_consumer).run()
+
+
+async def _opened(running: Service, settings: FlowlogSettings) -> Sink[FlatEnd, Any]:
+    """Open the output, however long it takes an object store to answer; raise `Stopped` once told to stop."""
+    while not running.stopping.is_set():
+        try:
+            return await asyncio.to_thread(_open, settings)
+        except OSError as error:
+            running.health.waiting("output", f"output = {settings.output!r}: {error}; retrying")
+            await running.pause(RETRY_SECONDS)
+    raise Stopped("told to stop before the output could be opened")
 
 
 def _open(settings: FlowlogSettings) -> Sink[FlatEnd, Any]:

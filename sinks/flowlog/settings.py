@@ -5,6 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from common.locations import Location
 from common.settings import HostPort, IdPart, ServiceSettings, listen_on
 
 STDOUT = "-"
@@ -16,7 +17,7 @@ class FlowlogSettings(ServiceSettings):
     """Writes enriched flows, one row each, as JSON lines or Parquet; no row twice, none missing."""
 
     listen: HostPort = listen_on(9465)
-    output: str = Field(
+    output: Location = Field(
         "/var/lib/zonemeter/flowlog",
         min_length=1,
         description="directory, URI of an object store (s3://bucket/path), or - for stdout; replicas share it",

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where files go: a local directory, synced, or an object store. Paths are relative, with "/".
+"""Where files go, and one such place: a local directory, synced. Paths are relative, with "/".
 
-All methods block: call them in a thread. They raise `OSError`. Only the local store's `create` is atomic between
-processes; of an object store it is a look before a write, so there a second writer of the same partition is kept
-out by the consumer group alone.
+All methods block: call them in a thread. They raise `OSError`. `create` is atomic between processes.
 """
 
 import errno
@@ -14,15 +12,11 @@ from pathlib import Path
 from typing import Protocol
 
 import pyarrow as pa
-from pyarrow import fs
 
-from common.errors import Refusal
-from common.files import check_own, create_own, owners_in, read_bounded, sync_directory, warn_if_others_write
+from common.files import check_own, create_own, read_bounded, sync_directory
 from sinks.flowlog.manifest import MAX_MANIFEST_BYTES
 
 TEMPORARY = ".tmp"
-# These may pass; whatever else is wrong with a directory at the start, a person must mend.
-PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
 
 Parts = Sequence[bytes | pa.Buffer]
 
@@ -37,7 +31,13 @@ class Store(Protocol):
         """Do the same unless it exists; return whether it was written."""
 
     def read(self, path: str) -> bytes:
-        """Return a manifest's content, or an intent's; raise ValueError for what is larger than any."""
+        """Return a manifest's content, or an intent's; raise ValueError for what is larger than any.
+
+        Raises `FileNotFoundError` if there is none.
+        """
+
+    def exists(self, path: str) -> bool:
+        """Return whether there is such a file, even if `names` does not have it yet."""
 
     def names(self, directory: str) -> list[str]:
         """Return the names in a directory, none if there is no such directory."""
@@ -92,6 +92,10 @@ class LocalStore:
                 raise ValueError(f"it {error.strerror}") from error
             raise
 
+    def exists(self, path: str) -> bool:
+        """Return whether there is such a file."""
+        return (self._root / path).exists()
+
     def names(self, directory: str) -> list[str]:
         """Return the names in a directory."""
         try:
@@ -111,80 +115,6 @@ class LocalStore:
         self._make_directory(directory.parent)
         directory.mkdir(exist_ok=True)
         sync_directory(directory.parent)
-
-
-class ObjectStore:
-    """Anything that pyarrow has a file system for, below one path."""
-
-    def __init__(self, filesystem: fs.FileSystem, root: str) -> None:
-        self._filesystem = filesystem
-        self._root = root.rstrip("/")
-
-    def put(self, path: str, parts: Parts) -> int:
-        """Write an object; it appears when it is whole."""
-        with self._filesystem.open_output_stream(f"{self._root}/{path}", compression=None) as stream:
-            return sum(stream.write(part) for part in parts)
-
-    def create(self, path: str, parts: Parts) -> bool:
-        """Write an object unless there is one."""
-        if self._is_file(path):
-            return False
-        self.put(path, parts)
-        return True
-
-    def read(self, path: str) -> bytes:
-        """Return an object's content."""
-        with self._filesystem.open_input_stream(f"{self._root}/{path}", compression=None) as stream:
-            content: bytes = stream.read(MAX_MANIFEST_BYTES + 1)
-        if len(content) > MAX_MANIFEST_BYTES:
-            raise ValueError(f"it is larger than {MAX_MANIFEST_BYTES:,} bytes")
-        return content
-
-    def names(self, directory: str) -> list[str]:
-        """Return the names below a path."""
-        selector = fs.FileSelector(f"{self._root}/{directory}", allow_not_found=True)
-        return [info.base_name for info in self._filesystem.get_file_info(selector)]
-
-    def delete(self, path: str) -> None:
-        """Delete an object."""
-        if self._is_file(path):
-            self._filesystem.delete_file(f"{self._root}/{path}")
-
-    def _is_file(self, path: str) -> bool:
-        [info] = self._filesystem.get_file_info([f"{self._root}/{path}"])
-        return bool(info.type == fs.FileType.File)
-
-
-def open_store(output: str) -> Store:
-    """Return the store that `output` names, a directory or a URI; raise `Refusal` if it cannot be written to."""
-    try:
-        if "://" not in output:
-            return _open_local(Path(output), output)
-        filesystem, root = fs.FileSystem.from_uri(output)
-        if isinstance(filesystem, fs.LocalFileSystem):
-            return _open_local(Path(root), output)
-        filesystem.get_file_info(fs.FileSelector(root, allow_not_found=True))
-    except (pa.ArrowException, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise Refusal(
-            f"output = {output!r}: {reason}; expected a directory or a URI such as s3://bucket/path"
-        ) from error
-    return ObjectStore(filesystem, root)
-
-
-def _open_local(root: Path, output: str) -> LocalStore:
-    store = LocalStore(root)
-    probe = f".probe.{secrets.token_hex(4)}"
-    try:
-        store.put(probe, [b""])
-        store.delete(probe)
-        owners = owners_in(root)
-        warn_if_others_write("output", root, owners)
-        return LocalStore(root, owners)
-    except OSError as error:
-        if error.errno not in PASSING:
-            raise Refusal(f"output = {output!r}: {error.strerror}; expected a directory to write to") from error
-    return LocalStore(root, owners_in(root))
 
 
 def _write_synced(path: Path, parts: Parts) -> int:

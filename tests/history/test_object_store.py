@@ -15,7 +15,7 @@ from history.audit import command as audit
 from history.replay import command as replay
 from history.report import command as report
 from sinks.flowlog.manifest import decode_manifest
-from sinks.flowlog.store import open_store
+from sinks.flowlog.opening import open_store
 from tests.history.conftest import Command
 from tests.support.history.lived import Lived
 from tests.support.lab.proxy import Proxy

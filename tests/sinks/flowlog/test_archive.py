@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from pyarrow import fs
+from obstore.store import LocalStore as DirectoryStore
 
 from common.errors import Refusal
 from schemas.amount import Amount
@@ -16,7 +16,9 @@ from schemas.ids import Origin
 from schemas.ledger import Hop, LedgerRecord
 from sinks.flowlog.archive import Archive, ArchiveCut
 from sinks.flowlog.manifest import Intent, Manifest, Marked, encode
-from sinks.flowlog.store import TEMPORARY, LocalStore, ObjectStore, Store, open_store
+from sinks.flowlog.objects import ObjectStore
+from sinks.flowlog.opening import open_store
+from sinks.flowlog.store import TEMPORARY, LocalStore, Store
 from sinks.intake import FlowMark
 from sinks.sink import Overtaken
 from tests.support.sinks.disk import small_disk
@@ -67,14 +69,7 @@ def with_entry(hop: Hop = "flowlog", partition: int = 3) -> bytes:
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "local":
         return open_store(str(tmp_path / "out"))
-    return ObjectStore(fs.SubTreeFileSystem(str(_made(tmp_path / "out")), fs.LocalFileSystem()), "")
-
-
-def _made(path: Path) -> Path:
-    hours = [f"{folder}date=2026-11-22/hour={hour}" for folder in ("flows/", "") for hour in (22, 23)]
-    for directory in ("_manifests/p=3", *hours):
-        (path / directory).mkdir(parents=True)
-    return path
+    return ObjectStore(DirectoryStore(tmp_path / "out", mkdir=True))
 
 
 def archive(store: Store) -> Archive:

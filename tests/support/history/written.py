@@ -129,6 +129,10 @@ class Dying:
         """Return a file's content."""
         return self._store.read(path)
 
+    def exists(self, path: str) -> bool:
+        """Return whether there is such a file."""
+        return self._store.exists(path)
+
     def names(self, directory: str) -> list[str]:
         """Return the names in a directory."""
         return self._store.names(directory)

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An object store as a place for files: one writer wins, an error is one line, and no credential is in any."""
+
+import re
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from common.errors import Refusal
+from sinks.flowlog.archive import Archive
+from sinks.flowlog.manifest import Manifest, read_manifest
+from sinks.flowlog.object_client import open_client
+from sinks.flowlog.objects import ObjectStore, StoreError
+from sinks.flowlog.opening import open_store
+from sinks.sink import Overtaken
+from tests.sinks.flowlog.test_archive import TOPIC, cut
+from tests.support.object_store import KEYS, s3_server
+from tests.support.s3_faults import S3Faults, refuse, s3_faults, unanswered, unconditional
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A bucket's URI, with a place for the path."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in KEYS.items():
+            patch.setenv(name, value)
+        with s3_server(tmp_path_factory.mktemp("s3")) as uri:
+            yield uri
+
+
+@pytest.fixture
+def faults(bucket: str) -> Iterator[S3Faults]:
+    """The proxy in front of the bucket."""
+    with s3_faults(int(re.search(r":(\d+)&", bucket)[1])) as proxy:  # type: ignore[index]
+        yield proxy
+
+
+def through(bucket: str, faults: S3Faults, path: str) -> str:
+    return re.sub(r":\d+&", f":{faults.port}&", bucket).format(path=path)
+
+
+def test_of_eight_writers_of_one_manifest_one_wins(bucket: str) -> None:
+    uri = bucket.format(path="/race")
+    archives = [Archive(open_store(uri), TOPIC, ".parquet") for _ in range(8)]
+    store = open_store(uri)
+    outcomes: list[Manifest | None] = []
+    for number in range(1, 11):
+        together = threading.Barrier(len(archives))
+
+        def write(archive: Archive, number: int = number, together: threading.Barrier = together) -> None:
+            together.wait()
+            try:
+                outcomes.append(archive.write(cut(number, b"rows")))
+            except Overtaken:
+                outcomes.append(None)
+
+        threads = [threading.Thread(target=write, args=(archive,)) for archive in archives]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        [won] = filter(None, outcomes[-len(archives) :])
+        assert read_manifest(store.read(f"_manifests/p=3/{number:012}.json"), 3, number) == won
+    assert len(outcomes) == 10 * len(archives)
+    assert len(store.names("flows/date=2026-11-22/hour=22")) == 10, "the losers took their files back"
+
+
+def test_a_store_without_conditions_is_told_and_looked_into_first(
+    bucket: str, faults: S3Faults, caplog: pytest.LogCaptureFixture
+) -> None:
+    faults.add(unconditional, "PUT")
+    store = open_store(through(bucket, faults, "/plain"))
+    assert "lacks If-None-Match" in caplog.text
+    assert store.create("a", [b"1"])
+    assert not store.create("a", [b"2"])
+    assert store.read("a") == b"1"
+
+
+def test_a_store_that_refuses_conditions_is_told_too(
+    bucket: str, faults: S3Faults, caplog: pytest.LogCaptureFixture
+) -> None:
+    faults.add(refuse(501, "NotImplemented"), "PUT", times=1)
+    faults.add(refuse(400, "InvalidArgument"), "PUT", times=1)
+    open_store(through(bucket, faults, "/plain"))
+    assert "lacks If-None-Match" in caplog.text
+
+
+def test_a_store_with_conditions_leaves_no_probe_and_no_word(bucket: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert open_store(bucket.format(path="/probed")).names("") == []
+    assert caplog.text == ""
+
+
+def test_a_manifest_whose_answer_was_lost_is_ours(bucket: str, faults: S3Faults) -> None:
+    archive = Archive(open_store(through(bucket, faults, "/lost")), TOPIC, ".parquet")
+    faults.add(unanswered, "PUT", r"_manifests/p%3D3/000000000001.json|_manifests/p=3/000000000001.json", times=1)
+    try:
+        archive.write(cut(1, b"rows"))
+    except OSError:
+        archive.write(cut(1, b"rows"))
+    assert archive.recover(3) is not None
+    assert len(open_store(bucket.format(path="/lost")).names("flows/date=2026-11-22/hour=22")) == 1
+
+
+@pytest.mark.parametrize(
+    ("uri", "says"),
+    [
+        pytest.param("s3://no-such-bucket/x", "NoSuchBucket: The specified bucket does not exist", id="bucket"),
+        pytest.param("s3:///x", "names no bucket", id="no-bucket"),
+        pytest.param("s3://key:se/cret@flows/x", "credentials", id="credentials"),
+        pytest.param("s3://flows/x?X-Amz-Signature=secret", "'X-Amz-Signature' is not an option", id="presigned"),
+        pytest.param("abfss://box@account.dfs.core.windows.net/x?sig=secret", "'sig' is not an option", id="sas"),
+        pytest.param("https://flows.s3.amazonaws.com/x?X-Amz-Signature=secret", "not an option", id="https"),
+    ],
+)
+def test_a_place_that_cannot_be_used_is_refused_in_one_line(bucket: str, uri: str, says: str) -> None:
+    if uri.startswith("s3://no-such-bucket"):
+        uri += bucket.partition("}")[2]
+    with pytest.raises(Refusal, match=re.escape(says)) as refused:
+        open_store(uri)
+    assert "\n" not in str(refused.value)
+    assert "cret" not in str(refused.value).replace("credentials", "")
+
+
+def test_a_wrong_secret_is_refused_and_no_signature_is_repeated(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another-secret")
+    with pytest.raises(Refusal) as refused:
+        open_store(bucket.format(path="/x"))
+    assert "SignatureDoesNotMatch" in str(refused.value)
+    assert len(str(refused.value)) < 400
+    assert "Sign" not in str(refused.value).replace("SignatureDoesNotMatch", "")
+
+
+def test_without_credentials_it_says_so(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    with pytest.raises(Refusal, match="no AWS credentials"):
+        open_store(bucket.format(path="/x"))
+
+
+def test_credentials_of_a_profile_are_found_and_read_again(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    file = tmp_path_factory.mktemp("aws") / "credentials"
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    monkeypatch.setenv("AWS_PROFILE", "logs")
+    monkeypatch.setattr("sinks.flowlog.object_client._CREDENTIALS_SECONDS", -1)
+    file.write_text("[logs]\naws_access_key_id = tests\naws_secret_access_key = outdated-secret\n")
+    store = ObjectStore(open_client(bucket.format(path="/profile")))
+    with pytest.raises(StoreError, match="SignatureDoesNotMatch"):
+        store.put("a", [b"1"])
+    file.write_text("[logs]\naws_access_key_id = tests\naws_secret_access_key = tests-secret\n")
+    assert store.put("a", [b"1"]) == 1
