@@ -71,7 +71,7 @@ def kept() -> Iterator[None]:
     try:
         with of_database():
             yield
-    except Exception as error:
+    except Exception as error:  # whatever DuckDB makes of being interrupted
         if hit:
             raise KeyboardInterrupt from error
         raise

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from lab.network.namespaces import enter, run, with_prefix
 from lab.network.script import control_link
 from lab.plan import Plan
 from lab.services import Command, Files, Ports
+from tests.support.services import DEADLINE_SECONDS
 
 UP = """
 import asyncio, functools, sys
@@ -72,14 +74,25 @@ def processes_of(plan: Plan) -> list[str]:
     return found
 
 
-def in_a_process(plan: Plan, ports: Ports) -> subprocess.Popen[str]:
+@contextmanager
+def in_a_process(plan: Plan, ports: Ports) -> Iterator[subprocess.Popen[str]]:
+    """Bring a lab up in a process, which is killed at the end if it still runs: nobody waits for one that hangs."""
     argv = [sys.executable, "-c", UP, plan.prefix, str(plan.fabric), *map(str, astuple(ports))]
-    return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=cluster.ROOT)
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=cluster.ROOT) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def wait_for(process: subprocess.Popen[str], line: str) -> None:
     assert process.stdout is not None
-    assert any(said.startswith(line) for said in process.stdout), f"it never said {line!r}"
+    late = threading.Timer(DEADLINE_SECONDS, process.kill)
+    late.start()
+    try:
+        assert any(said.startswith(line) for said in process.stdout), f"it never said {line!r}"
+    finally:
+        late.cancel()
 
 
 def test_up_serves_an_api_and_kafka_and_down_leaves_nothing(plan: Plan, ports: Ports) -> None:
