@@ -7,7 +7,7 @@ compactors of one hour collide: one of them finds that out before its files coun
 
 import contextlib
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from common.terminal import command
 from history.model.time_range import TimeRange
 from history.read.archive import FlowArchive
 from history.read.archive_files import HOUR_MS, find_chapter, hour_end_ms
+from history.upkeep.rollups import sums_in, sums_of, write_rollups
 from history.upkeep.sorting import Content, SortedFile, Sorter, rows_of
 from schemas.codec import UNREADABLE
 from sinks.flowlog import compaction
@@ -32,6 +33,7 @@ from sinks.flowlog.compaction import (
     intent_path,
     read_compaction_intent,
     record_path,
+    rollup_path,
 )
 from sinks.flowlog.manifest import DataFile, Intent, encode
 from sinks.flowlog.store import TEMPORARY
@@ -98,12 +100,13 @@ class Compactor:
         if name := next((name for name, intent in intents if intent and intent.sequence > chain.newest), None):
             path = f"{compaction.DIRECTORY}/{hour}/{name}"
             raise Refusal(f"archive {self._archive.location}: {path} is damaged: compactions end at {chain.newest}")
-        self._delete(path for directory in (f"{FLOWS}/{hour}", hour) for path in self._gone(chain, directory))
+        directories = (f"{compaction.ROLLUPS}/{hour}", f"{FLOWS}/{hour}", hour)
+        self._delete(path for directory in directories for path in self._gone(chain, directory))
         self._delete(f"{compaction.DIRECTORY}/{hour}/{name}" for name, _ in intents)
 
     def _gone(self, chain: Chain, directory: str) -> Iterator[str]:
         """Yield the files in a directory that will never count: replaced ones, and those of a number that is taken."""
-        counting, replaced = chain.files, chain.replaced
+        counting, replaced = {**chain.files, **chain.rollups}, chain.replaced
         for name in self._archive.names(directory):
             path = f"{directory}/{name}"
             own = COMPACTED.fullmatch(name.removesuffix(TEMPORARY))
@@ -133,38 +136,52 @@ class Compactor:
             content = sorter.content(paths)
             self._hold_to(content, sum(file.rows for file in sources), hour)
             made = sorter.sort(paths, rows_of(content), rule.file_bytes)
+            rollups = write_rollups(made, hour_range(hour), spill)
         record = Compaction(hour=hour, sequence=sequence, writer=secrets.token_hex(3), replaces=paths)
-        return Done(sources, self._write(record, made, lambda names: sorter.content(names) == content))
+
+        def is_same(files: Sequence[str], rolled_up: Sequence[str]) -> bool:
+            return sorter.content(files) == content and sums_of(self._archive, rolled_up, spill) == sums_in(content)
+
+        return Done(sources, self._write(record, made, rollups, is_same))
 
     def _write(
-        self, record: Compaction, made: Sequence[SortedFile], is_same: Callable[[Sequence[str]], bool]
+        self,
+        record: Compaction,
+        made: Sequence[SortedFile],
+        rollups: Sequence[SortedFile],
+        is_same: Callable[[Sequence[str], Sequence[str]], bool],
     ) -> Sequence[DataFile]:
-        """Write intent, files and record, and delete what is replaced; return the files."""
+        """Write intent, files, rollups and record, and delete what is replaced; return the files."""
         hour, store = record.hour, self._store
         intent = intent_path(hour, record.sequence, record.writer)
         names = [compacted_path(hour, record.sequence, record.writer, number) for number in range(len(made))]
-        store.put(intent, [encode(Intent(record.sequence, names))])
+        files = dict(zip(names, made, strict=True))
+        rolled_up = dict(zip(map(rollup_path, names), rollups, strict=True))
+        store.put(intent, [encode(Intent(record.sequence, [*files, *rolled_up]))])
         try:
-            sizes = [
-                store.put(name, [pa.memory_map(str(file.path)).read_buffer()])
-                for name, file in zip(names, made, strict=True)
-            ]
+            written = msgspec.structs.replace(record, files=self._put(files), rollups=self._put(rolled_up))
             with self._reading(hour):
-                if not is_same(names):
+                if not is_same(list(files), list(rolled_up)):
                     raise Refusal(f"archive {self._archive.location}: what was written of {hour} is not what was read")
         except (OSError, Refusal):
             with contextlib.suppress(OSError):
-                self._delete([*names, intent])
+                self._delete([*rolled_up, *files, intent])
             raise
-        files = [DataFile(name, file.rows, size) for name, file, size in zip(names, made, sizes, strict=True)]
-        written = msgspec.structs.replace(record, files=files)
         # If it is not known whether this was done, the next run finds out: until then nothing may be deleted.
         ours = store.create(record_path(hour, record.sequence), [encode(written)])
         if not ours and self._archive.compaction(hour, record.sequence).writer != record.writer:
-            self._delete([*names, intent])
+            self._delete([*rolled_up, *files, intent])
             raise Taken
-        self._delete([*record.replaces, intent])
-        return files
+        old = (rollup_path(path) for path in record.replaces if COMPACTED.fullmatch(path.rpartition("/")[2]))
+        self._delete([*old, *record.replaces, intent])
+        return written.files
+
+    def _put(self, files: Mapping[str, SortedFile]) -> list[DataFile]:
+        """Write files of this machine to these paths of the archive."""
+        return [
+            DataFile(path, file.rows, self._store.put(path, [pa.memory_map(str(file.path)).read_buffer()]))
+            for path, file in files.items()
+        ]
 
     def _hold_to(self, content: Content, listed: int, hour: str) -> None:
         if (rows := rows_of(content)) != listed:

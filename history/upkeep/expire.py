@@ -18,8 +18,8 @@ from history.read.archive_files import hour_end_ms
 from history.upkeep.compact import Taken
 from sinks.flowlog import compaction
 from sinks.flowlog.archive import FLOWS
-from sinks.flowlog.compaction import REPLACED, Compaction, record_path
-from sinks.flowlog.manifest import encode
+from sinks.flowlog.compaction import REPLACED, ROLLUPS, Chain, Compaction, record_path, rollup_path
+from sinks.flowlog.manifest import DataFile, encode
 
 # Hours that ended less than this ago stay, whatever the room: the flow log may still write there.
 WRITTEN_MS = 86_400_000
@@ -81,6 +81,7 @@ def expire(archive: FlowArchive, hour: StoredHour) -> None:
         hour=hour.name,
         sequence=chain.newest + 1,
         writer=secrets.token_hex(3),
+        rollups=_kept(chain, hour),
         replaces=sorted({*hour.paths, *chain.files}),
         expired=True,
     )
@@ -91,6 +92,10 @@ def expire(archive: FlowArchive, hour: StoredHour) -> None:
             raise Taken
     # The files last: as long as any is there, the next run finds the hour.
     _forget(archive, hour.name)
+    kept = archive.chain(hour.name).rollups
+    for name in archive.names(f"{ROLLUPS}/{hour.name}"):
+        if (path := f"{ROLLUPS}/{hour.name}/{name}") not in kept:
+            store.delete(path)
     for path in hour.paths:
         store.delete(path)
     if archive.is_local:
@@ -98,6 +103,13 @@ def expire(archive: FlowArchive, hour: StoredHour) -> None:
             with contextlib.suppress(OSError):
                 Path(archive.root, directory).rmdir()
                 Path(archive.root, directory).parent.rmdir()
+
+
+def _kept(chain: Chain, hour: StoredHour) -> list[DataFile]:
+    """Return the rollups that take the place of an hour's flows: none where they are not of all of them."""
+    flows = {*hour.paths, *chain.files} - chain.replaced
+    rollups = chain.rollups
+    return list(rollups.values()) if rollups.keys() == {rollup_path(path) for path in flows} else []
 
 
 def _forget(archive: FlowArchive, hour: str) -> None:

@@ -100,13 +100,19 @@ class Sorter:
 
     def _database(self, paths: Sequence[str]) -> duckdb.DuckDBPyConnection:
         check_files(self._archive, paths)
-        database = open_database()
-        database.execute(f"SET memory_limit = '{SORT_MEMORY}'")
-        database.execute(f"SET threads = {SORT_THREADS}")
-        database.execute("SET preserve_insertion_order = false")
-        database.execute("SET temp_directory = ?", [str(self._directory / "spilled")])
+        database = bounded_database(self._directory)
         view_rows(database, self._archive, paths, FLOWS)
         return database
+
+
+def bounded_database(directory: Path) -> duckdb.DuckDBPyConnection:
+    """Return an empty database that takes so much memory and no more; the rest goes to a directory."""
+    database = open_database()
+    database.execute(f"SET memory_limit = '{SORT_MEMORY}'")
+    database.execute(f"SET threads = {SORT_THREADS}")
+    database.execute("SET preserve_insertion_order = false")
+    database.execute("SET temp_directory = ?", [str(directory / "spilled")])
+    return database
 
 
 def _groups(reader: pa.RecordBatchReader, rows: int) -> Iterator[pa.Table]:

@@ -4,9 +4,11 @@
     _compactions/date=2026-11-23/hour=02/000001.json
     _compactions/date=2026-11-23/hour=02/000002-5c9e01.intent            until all that it is about is done
     flows/date=2026-11-23/hour=02/flows-c000001-5c9e01-0.parquet         a file that a compaction wrote
+    rollups/date=2026-11-23/hour=02/flows-c000001-5c9e01-0.parquet       its rollup: the file's flows, summed up
 
 Records of an hour are a chain, numbered from 1 without holes. Of an hour these files count: those that manifests list
-and those that compactions wrote, without those that any compaction replaces.
+and those that compactions wrote, without those that any compaction replaces. A rollup counts as long as its file does,
+and where an hour has expired as long as the newest record of that names it.
 """
 
 import re
@@ -20,6 +22,7 @@ from sinks.flowlog.manifest import DataFile, Intent, decode_intent
 
 SCHEMA_VERSION = 1
 DIRECTORY = "_compactions"
+ROLLUPS = "rollups"
 # An hour of a thousand partitions that is cut each ten seconds has 360,000 files.
 MAX_RECORD_BYTES = 64 * 1024 * 1024
 HOUR = re.compile(r"date=\d{4}-\d\d-\d\d/hour=\d\d", re.ASCII)
@@ -35,7 +38,8 @@ REPLACED = re.compile(
 class Compaction(msgspec.Struct, frozen=True, kw_only=True):
     """One record. Paths are relative to the archive. `writer` tells processes apart.
 
-    `expired`: what it replaces was deleted for its age or for room, and nothing took its place.
+    `rollups`: those of the files. `expired`: what it replaces was deleted for its age or for room, and
+    nothing took its place but the rollups that it names.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -43,6 +47,7 @@ class Compaction(msgspec.Struct, frozen=True, kw_only=True):
     sequence: Count
     writer: str
     files: list[DataFile] = []
+    rollups: list[DataFile] = []
     replaces: list[str] = []
     expired: bool = False
 
@@ -73,6 +78,18 @@ class Chain:
         return {file.path: file for file in written if file.path not in replaced}
 
     @property
+    def rollups(self) -> dict[str, DataFile]:
+        """The rollups that count, by path."""
+        counting: dict[str, DataFile] = {}
+        files = {rollup_path(path) for path in self.files}
+        for record in self.records:
+            if record.expired:
+                counting = {rollup.path: rollup for rollup in record.rollups}
+            else:
+                counting |= {rollup.path: rollup for rollup in record.rollups if rollup.path in files}
+        return counting
+
+    @property
     def expired(self) -> bool:
         """Whether the hour has expired."""
         return any(record.expired for record in self.records)
@@ -98,6 +115,7 @@ def read_compaction(value: bytes, hour: str, sequence: int) -> Compaction:
         if replaced is None or replaced[1] != hour:
             raise ValueError(f"it replaces {path[:200]!r}, which is not a file of its hour")
     _check_own([file.path for file in found.files], hour, sequence, found.writer)
+    _check_rollups(found)
     return found
 
 
@@ -107,8 +125,24 @@ def read_compaction_intent(value: bytes, hour: str, name: str) -> Intent:
     sequence, _, writer = name.removesuffix(".intent").partition("-")
     if found.sequence != int(sequence):
         raise ValueError(f"it is the intent of compaction {found.sequence}")
-    _check_own(found.paths, hour, found.sequence, writer)
+    paths = set(found.paths)
+    rollups = {path for path in paths if path.startswith(f"{ROLLUPS}/")}
+    _check_own([path for path in found.paths if path not in rollups], hour, found.sequence, writer)
+    if other := rollups - {rollup_path(path) for path in paths - rollups}:
+        raise ValueError(f"its writer has no file {min(other)[:200]!r}")
     return found
+
+
+def _check_rollups(found: Compaction) -> None:
+    paths = [rollup.path for rollup in found.rollups]
+    files = {rollup_path(file.path) for file in found.files}
+    for path in paths:
+        directory, _, name = path.rpartition("/")
+        kept = found.expired and directory == f"{ROLLUPS}/{found.hour}" and COMPACTED.fullmatch(name)
+        if path not in files and not kept:
+            raise ValueError(f"it has no file that {path[:200]!r} is the rollup of")
+    if len(set(paths)) != len(paths):
+        raise ValueError("it names a rollup twice")
 
 
 def _check_own(paths: Sequence[str], hour: str, sequence: int, writer: str) -> None:
@@ -124,6 +158,11 @@ def _check_own(paths: Sequence[str], hour: str, sequence: int, writer: str) -> N
 def compacted_path(hour: str, sequence: int, writer: str, number: int) -> str:
     """Return the path of the `number`-th file that a compaction writes."""
     return f"flows/{hour}/flows-c{sequence:06}-{writer}-{number}.parquet"
+
+
+def rollup_path(path: str) -> str:
+    """Return the path of the rollup of a file that a compaction wrote."""
+    return f"{ROLLUPS}/{path.partition('/')[2]}"
 
 
 def record_path(hour: str, sequence: int) -> str:

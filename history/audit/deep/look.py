@@ -12,6 +12,7 @@ from common.settings import KafkaSettings
 from history.audit.deep.archive import read_archive
 from history.audit.deep.compare import compare
 from history.audit.deep.facts import Discrepancy, Facts, Wanted
+from history.audit.deep.rollups import check_rollups
 from history.audit.deep.topics import read_letters, read_partition
 from history.read.archive import FlowArchive
 from history.read.topic import partitions_of
@@ -50,4 +51,6 @@ async def look(settings: KafkaSettings, wanted: Wanted, location: str | None) ->
             # Opened again for each partition: a running flow log has gone on meanwhile.
             read_archive(location, facts)
         deep.add(facts, compare(facts))
+    if location is not None:
+        deep.findings += check_rollups(location, wanted.span)
     return deep

@@ -21,7 +21,7 @@ from history.read.archive_files import find_chapter
 from history.read.archive_sql import ArchiveQuery
 from history.upkeep.compact import Compactor, Rule, Taken
 from schemas.flow import Flow
-from sinks.flowlog.compaction import Compaction, record_path
+from sinks.flowlog.compaction import COMPACTED, Compaction, record_path, rollup_path
 from sinks.flowlog.manifest import Intent, encode
 from tests.support.history.written import BEGIN_MS, DAY, FEW, HOUR, HOUR_MS, Dying, Killed, Written, compact, rows
 from tests.support.sinks.flows import EXTERNAL, POSTGRES, flow, flow_id, pod
@@ -171,6 +171,9 @@ def test_stopped_at_any_step_nothing_is_doubled_or_lost(tmp_path: Path, error: t
         assert rows(str(root)) == again, at
         counting = {file.path for file in find_chapter(FlowArchive(str(root)), DAY).files}
         assert {str(path.relative_to(root)) for path in root.glob("flows/*/*/*")} == counting, at
+        rollups = set(FlowArchive(str(root)).chain(HOUR).rollups)
+        assert {str(path.relative_to(root)) for path in root.glob("rollups/*/*/*")} == rollups, at
+        assert rollups == {rollup_path(path) for path in counting if COMPACTED.fullmatch(Path(path).name)}, at
         assert not list(root.glob("**/*.intent")), at
         assert not list(root.glob("**/*.tmp")), at
         shutil.rmtree(root)
@@ -323,6 +326,25 @@ OURS = {"hour": HOUR, "sequence": 1, "writer": "abcdef"}
         ),
         pytest.param(OURS | {"files": [{"path": FILE, "rows": 1, "size_bytes": 1}] * 2}, "a file twice", id="twice"),
         pytest.param(OURS | {"files": [{"path": FILE, "rows": -1, "size_bytes": 1}]}, "is damaged", id="negative"),
+        pytest.param(
+            OURS | {"rollups": [{"path": FILE.replace("flows", "rollups", 1), "rows": 1, "size_bytes": 1}]},
+            "it has no file that",
+            id="a rollup of nothing",
+        ),
+        pytest.param(
+            OURS | {"expired": True, "rollups": [{"path": "rollups/../x", "rows": 1, "size_bytes": 1}]},
+            "it has no file that",
+            id="a rollup elsewhere",
+        ),
+        pytest.param(
+            OURS
+            | {
+                "expired": True,
+                "rollups": [{"path": FILE.replace("flows", "rollups", 1), "rows": 1, "size_bytes": 1}] * 2,
+            },
+            "a rollup twice",
+            id="a rollup twice",
+        ),
     ],
 )
 def test_a_record_that_cannot_be_trusted_is_refused_in_one_line(written: Written, content: Any, says: str) -> None:
@@ -338,7 +360,9 @@ def test_a_record_that_cannot_be_trusted_is_refused_in_one_line(written: Written
     assert written.files() == files
 
 
-@pytest.mark.parametrize("path", ["../../kept", f"flows/{HOUR}/flows-p0-000000000001-abcdef.parquet", FILE])
+@pytest.mark.parametrize(
+    "path", ["../../kept", f"flows/{HOUR}/flows-p0-000000000001-abcdef.parquet", FILE, f"rollups/{FILE[6:]}"]
+)
 def test_an_intent_names_its_writers_files_and_no_others(written: Written, path: str) -> None:
     files = written.files()
     intent = written.root / f"_compactions/{HOUR}/000001-fedcba.intent"

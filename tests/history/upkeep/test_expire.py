@@ -191,3 +191,17 @@ def test_a_manifest_stays_while_anything_needs_it(written: Written, at: Run) -> 
     assert out.splitlines()[-1] == "6 manifests of compacted files deleted"
     archive = FlowArchive(str(written.root))
     assert {partition: archive.numbers(partition) for partition in (0, 1)} == {0: [5, 6, 7, 8, 9], 1: [9]}
+
+
+def test_the_rollups_of_an_hour_stay_if_they_are_of_all_its_flows(written: Written) -> None:
+    compact(written.root)
+    kept = {str(path.relative_to(written.root)) for path in written.root.glob(f"rollups/{HOUR}/*")}
+    archive = FlowArchive(str(written.root))
+    expire(archive, stored_hours(archive)[0])
+    assert archive.chain(HOUR).rollups.keys() == kept != set()
+    assert {str(path.relative_to(written.root)) for path in written.root.glob("rollups/*/*/*")} == kept
+    # What comes later is in no rollup.
+    written.cut(1, flows(1, 40))
+    expire(archive, stored_hours(archive)[0])
+    assert archive.chain(HOUR).rollups == {}
+    assert list(written.root.glob("rollups/*/*/*")) == []

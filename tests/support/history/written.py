@@ -72,8 +72,9 @@ class Written:
         return rows(str(self.root), span)
 
     def files(self) -> list[str]:
-        """Return the paths of the data files that are there."""
-        return sorted(str(path.relative_to(self.root)) for path in self.root.glob("**/hour=*/*.parquet*"))
+        """Return the paths of the files of flows that are there."""
+        found = (str(path.relative_to(self.root)) for path in self.root.glob("**/hour=*/*.parquet*"))
+        return sorted(path for path in found if not path.startswith("rollups/"))
 
 
 def rows(location: str, span: TimeRange = DAY) -> list[dict[str, Any]]:

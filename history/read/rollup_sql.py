@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rollups as SQL: how one is made of an hour's flows, and how some are opened beside flows.
+
+A rollup has the flow log's columns, so what is asked of flows is asked of rollups in the same words, and `flows`, how
+many of these a row stands for. It has two kinds of rows. Those with a scope are traffic, summed up by what a report
+tells apart. Those without one have no bytes: they say which node counted, from when to when.
+"""
+
+from collections.abc import Sequence
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from common.errors import Refusal
+from history.model.end_names import reads_as_network
+from history.read.archive import FlowArchive
+from history.read.batch import SCHEMA
+from history.read.parquet_limits import check_files
+from sinks.flowlog.columns import END_COLUMNS
+
+# Of one flow, and not of what it is summed up with.
+_DROPPED = ("id", "raw_partition", "raw_offset")
+_SUMMED = ("bytes", "packets")
+_FLOWS = "flows"
+ROLLUP_SCHEMA = pa.schema([*(field for field in SCHEMA if field.name not in _DROPPED), (_FLOWS, pa.int64())])
+_NETWORKS = "rollup_networks"
+_SIDES = (("src_", "dst_"), ("dst_", "src_"))
+
+# A window belongs to the hour that it begins in, and may end so much later. Of one that ends later than that, as where
+# a collector could not publish, the end is kept.
+SLACK_MS = 60_000
+# Of what repeats: what a report tells apart, and no more. A report names an end by its pod where it has no workload; a
+# node by its name. It tells the meter's own traffic by the brokers' addresses, where the other end is a node. The outer
+# packets of an overlay go from each node to each: of these it tells the sum.
+_END = {
+    "address": "CASE WHEN encapsulation IS NULL AND {1}kind = 'node' AND {0}port IS NOT NULL THEN {0}address END",
+    "pod": "CASE WHEN {0}workload IS NULL THEN {0}pod END",
+    "node": "CASE WHEN encapsulation IS NULL AND {0}kind = 'node' THEN {0}node END",
+    # A prefix that stands for folded addresses of the internet is not an end's name.
+    "name": f"CASE WHEN {{0}}kind <> 'external' OR {{0}}name NOT IN (SELECT name FROM {_NETWORKS}) THEN {{0}}name END",  # noqa: S608
+}
+# Which node counted when: windows that adjoin each other as one stretch.
+_METERED = """
+    SELECT cluster, observer_node, min(window_start) AS window_start, max(window_end) AS window_end,
+        0 AS bytes, 0 AS packets, 0 AS flows
+    FROM (
+        SELECT *, count_if(is_first) OVER (PARTITION BY cluster, observer_node ORDER BY window_start) AS stretch
+        FROM (
+            SELECT *, coalesce(window_start > max(window_end) OVER (
+                PARTITION BY cluster, observer_node ORDER BY window_start
+                ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+            ), true) AS is_first
+            FROM (
+                SELECT cluster, observer_node, window_start, max(window_end) AS window_end FROM {0} GROUP BY ALL
+            )
+        )
+    )
+    GROUP BY cluster, observer_node, stretch
+"""
+
+
+def roll_up(database: duckdb.DuckDBPyConnection, flows: str, start_ms: int, end_ms: int) -> duckdb.DuckDBPyRelation:
+    """Return the rollup of a view of flows of one hour, which begins and ends then."""
+    names = " UNION ".join(f"SELECT {side}name FROM {flows} WHERE {side}kind = 'external'" for side, _ in _SIDES)  # noqa: S608
+    networks = [name for (name,) in database.execute(names).fetchall() if name and reads_as_network(name)]
+    database.register(_NETWORKS, pa.table({"name": pa.array(networks, pa.string())}))
+    special = {
+        f"{side}{name}": _END[name].format(side, other)
+        for side, other in _SIDES
+        for name in END_COLUMNS
+        if name in _END
+    } | {
+        "window_start": f"make_timestamptz({start_ms * 1000})",
+        "window_end": f"if(epoch_ms(window_end) > {end_ms + SLACK_MS}, window_end, make_timestamptz({end_ms * 1000}))",
+        "observer_node": "NULL",
+        "bytes": "sum(bytes)::BIGINT",
+        "packets": "sum(packets)::BIGINT",
+        _FLOWS: "count(*)",
+    }
+    columns = ", ".join(f"{special.get(name, name)} AS {name}" for name in ROLLUP_SCHEMA.names)
+    return database.sql(
+        f"""
+        SELECT {columns} FROM {flows} GROUP BY ALL UNION ALL BY NAME {_METERED.format(flows)}
+        ORDER BY src_namespace, src_workload, src_kind, src_node, dst_namespace, dst_workload, dst_kind, dst_node
+        """  # noqa: S608 - names that are ours, and numbers
+    )
+
+
+def view_rollups(database: duckdb.DuckDBPyConnection, archive: FlowArchive, paths: Sequence[str], name: str) -> None:
+    """Make a view of rollups of an archive; raise `Refusal` where the first has other columns."""
+    check_files(archive, paths)
+    files = [f"{archive.root}/{path}" for path in paths]
+    if archive.is_local:
+        rows = database.read_parquet(files, hive_partitioning=False)
+    else:
+        rows = database.from_arrow(ds.dataset(files, ROLLUP_SCHEMA, filesystem=archive.filesystem, format="parquet"))
+    there = dict(zip(rows.columns, map(str, rows.types), strict=True))
+    if missing := [column for column in ROLLUP_SCHEMA.names if column not in there]:
+        raise Refusal(f"archive {archive.location}: {paths[0]} is not a rollup: it has no column {missing[0]}")
+    sums = (f"coalesce({each}, error('a row of a rollup has no {each}')) AS {each}" for each in (*_SUMMED, _FLOWS))
+    columns = ", ".join([*(column for column in ROLLUP_SCHEMA.names if column not in (*_SUMMED, _FLOWS)), *sums])
+    rows.project(columns).create_view(name, replace=True)

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the rollups of an hour's new files, and reads back what was written of them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from history.model.time_range import TimeRange
+from history.read.archive import FlowArchive
+from history.read.flow_sql import FLOWS
+from history.read.rollup_sql import ROLLUP_SCHEMA, roll_up, view_rollups
+from history.upkeep.sorting import Content, SortedFile, bounded_database
+from sinks.flowlog.parquet import WRITTEN
+
+_GROUP_ROWS = 64 * 1024
+
+# By scope and direction: flows, bytes and packets.
+Sums = dict[tuple[str, str], tuple[int, int, int]]
+
+
+def write_rollups(files: Sequence[SortedFile], hour: TimeRange, directory: Path) -> list[SortedFile]:
+    """Write the rollup of each file to a directory of this machine."""
+    return [_write(file, hour, file.path.with_suffix(".rollup"), directory) for file in files]
+
+
+def _write(file: SortedFile, hour: TimeRange, path: Path, directory: Path) -> SortedFile:
+    rows = 0
+    with bounded_database(directory) as database:
+        database.read_parquet(str(file.path), hive_partitioning=False).create_view(FLOWS)
+        found = roll_up(database, FLOWS, hour.from_ms, hour.to_ms).to_arrow_reader(_GROUP_ROWS)
+        with pq.ParquetWriter(path, ROLLUP_SCHEMA, **WRITTEN) as writer:
+            for batch in found:
+                writer.write_table(pa.Table.from_batches([batch]).cast(ROLLUP_SCHEMA), row_group_size=_GROUP_ROWS)
+                rows += batch.num_rows
+    return SortedFile(path, rows)
+
+
+def sums_of(archive: FlowArchive, paths: Sequence[str], directory: Path) -> Sums:
+    """Return what rollups of an archive come to."""
+    with bounded_database(directory) as database:
+        view_rollups(database, archive, paths, FLOWS)
+        query = f"""
+            SELECT scope, direction, sum(flows), sum(bytes), sum(packets) FROM {FLOWS}
+            WHERE scope IS NOT NULL GROUP BY ALL
+        """  # noqa: S608 - names that are ours
+        found = database.execute(query).fetchall()
+    return {(scope, direction): tuple(map(int, sums)) for scope, direction, *sums in found}  # type: ignore[misc]
+
+
+def sums_in(content: Content) -> Sums:
+    """Return the same of what files of flows hold."""
+    return {kind: (rows, size, packets) for kind, (rows, size, packets, _) in content.items()}
