@@ -21,6 +21,7 @@ from tests.support.history import bills
 from tests.support.history.billed_history import publish
 from tests.support.history.bills import BEGIN_MS, aws_rows, rfc3339, write_csv
 from tests.support.history.lived import Lived
+from tests.support.price_files import with_free_pair
 from tests.support.sinks.topics import Topics
 
 Run = Callable[..., Ran]
@@ -156,32 +157,12 @@ def test_wrong_use_is_refused(metered: Topics, run: Run, cur: str) -> None:
 
 def test_a_pair_of_zones_that_a_price_file_calls_free_may_be_missing(metered: Topics, run: Run, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
-    path.write_text(ONE_WAY)
+    path.write_text(with_free_pair(source_zone="eu-west-1a", destination_zone="eu-west-1b"))
     lines = [line for line in TRUTH.lines() if line.node != "node-a1" or line.way != "out"]
     cur = str(write_csv(tmp_path / "cur.csv", aws_rows(lines)))
     found = document(run, cur, *metered.flags, "--prices", str(path), "--tolerance", "100", status=0)
     free = sum(size for _, source, to, size in TRUTH.sent if (source, to) == ("node-a1", "node-b1"))
     assert abs({each["why"]: each["bytes"] for each in found["reasons"]}["free"] + free) < 100
-
-
-ONE_WAY = """
-title = "Mine"
-currency = "USD"
-unit = "GB"
-as_of = 2026-11-01
-[[price]]
-scope = "cross_zone"
-source_zone = "eu-west-1a"
-destination_zone = "eu-west-1b"
-source = 0
-destination = 0.01
-url = "https://example.com/"
-[[price]]
-scope = "cross_zone"
-source = 0.01
-destination = 0.01
-url = "https://example.com/"
-"""
 
 
 def test_part_of_a_period_is_left_out_and_said(metered: Topics, run: Run, cur: str) -> None:

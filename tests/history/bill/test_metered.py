@@ -9,25 +9,8 @@ from history.read.topic_sql import TopicRows
 from prices.file import parse_prices
 from schemas.flow import Observer
 from tests.support.history.rows import database, rows_of
+from tests.support.price_files import with_free_pair
 from tests.support.sinks.flows import END_MS, START_MS, cloud, flow, other, pod
-
-FREE_FROM = """
-title = "Mine"
-currency = "USD"
-unit = "GB"
-as_of = 2026-11-01
-[[price]]
-scope = "cross_zone"
-source_{0} = "eu-west-1{1}"
-source = 0
-destination = 0.01
-url = "https://example.com/"
-[[price]]
-scope = "cross_zone"
-source = 0.01
-destination = 0.01
-url = "https://example.com/"
-"""
 
 
 def test_a_relayed_leg_is_priced_by_the_node_that_sent_it_on() -> None:
@@ -43,8 +26,8 @@ def test_a_relayed_leg_is_priced_by_the_node_that_sent_it_on() -> None:
     rows = TopicRows()
     rows.add(rows_of([relayed]))
     span = TimeRange(START_MS, END_MS)
-    for what, end in (("region", ""), ("zone", "a")):
-        book = parse_prices(FREE_FROM.format(what, end).encode(), "mine")
+    for where in ({"source_region": "eu-west-1"}, {"source_zone": "eu-west-1a"}):
+        book = parse_prices(with_free_pair(**where).encode(), "mine")
         gatherer = MeteredGatherer(load(RangeSettings, "bill", []), span, 3_600_000, ["out", "in"], book)
         gatherer._add(0, rows.query(database(), span))
         assert {(cell.node, cell.way): size for cell, size in gatherer.metered.free.items()} == {("node-a", "out"): 7}

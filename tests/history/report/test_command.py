@@ -25,6 +25,7 @@ from tests.history.conftest import Command, Ran
 from tests.support.enricher import build
 from tests.support.history.html import by_id, parsed, rows, text_of, values
 from tests.support.history.lived import Lived, ledger_entry, rfc3339, states
+from tests.support.price_files import price_file
 from tests.support.sinks.topics import Topics
 
 Run = Callable[..., Ran]
@@ -388,9 +389,10 @@ def test_a_price_file_with_errors_is_refused_before_anything_is_read(history: Li
 def test_exceptions_to_the_general_price_are_counted(history: Lived, run: Run, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(
-        'title = "Mine"\ncurrency = "USD"\nunit = "GB"\nas_of = 2026-11-01\n'
-        '[[price]]\nscope = "cross_zone"\nsource_zone = "zone-x"\nsource = 0.5\ndestination = 0\nurl = "https://x/"\n'
-        '[[price]]\nscope = "cross_zone"\nsource = 0.02\ndestination = 0\nurl = "https://x/"\n'
+        price_file(
+            {"scope": "cross_zone", "source_zone": "zone-x", "source": 0.5, "destination": 0},
+            {"scope": "cross_zone", "source": 0.02, "destination": 0},
+        )
     )
     status, out, _ = run(*history.flags, *history.span, "--prices", str(path))
     assert status == 0
@@ -400,9 +402,11 @@ def test_exceptions_to_the_general_price_are_counted(history: Lived, run: Run, t
 def test_a_currency_of_ones_own(history: Lived, run: Run, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(
-        'title = "Mine"\ncurrency = "EUR"\nunit = "GB"\nas_of = 2026-11-01\n'
-        '[[price]]\nscope = "cross_zone"\nsource = 0.5\ndestination = 0\nurl = "https://intranet/prices"\n'
-        '[[price]]\nscope = "external"\nsource = 0.09\ndestination = 0\nurl = "https://intranet/prices"\n'
+        price_file(
+            {"scope": "cross_zone", "source": 0.5, "destination": 0},
+            {"scope": "external", "source": 0.09, "destination": 0},
+            currency="EUR",
+        )
     )
     status, out, _ = run(*history.flags, *history.span, "--prices", str(path))
     assert status == 0

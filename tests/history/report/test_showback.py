@@ -35,36 +35,18 @@ from prices.file import parse_prices, shipped
 from schemas.flow import Flow, Kubernetes, Named
 from schemas.topology import TopologyState
 from tests.support.history.reports import DAY_MS, FLOWS, GB, WINDOW, a_day, report
+from tests.support.price_files import price_file
 from tests.support.sinks.flows import START_MS, flow, pod
 
 # A file that prices every scope, each side differently and by region, in either unit.
-MINE = """
-title = "Mine"
-currency = "EUR"
-unit = "GiB"
-as_of = 2026-11-01
-[[price]]
-scope = "cross_zone"
-source_region = "us-*"
-source = 0.000001
-destination = 0.7
-url = "https://intranet/prices"
-[[price]]
-scope = "cross_zone"
-source = 0.012345
-destination = 0.01
-url = "https://intranet/prices"
-[[price]]
-scope = "cross_region"
-source = 0.02
-destination = 0
-url = "https://intranet/prices"
-[[price]]
-scope = "external"
-source = 0.09
-destination = 0.003
-url = "https://intranet/prices"
-"""
+MINE = price_file(
+    {"scope": "cross_zone", "source_region": "us-*", "source": 0.000001, "destination": 0.7},
+    {"scope": "cross_zone", "source": 0.012345, "destination": 0.01},
+    {"scope": "cross_region", "source": 0.02, "destination": 0},
+    {"scope": "external", "source": 0.09, "destination": 0.003},
+    currency="EUR",
+    unit="GiB",
+)
 PER: tuple[Per, ...] = ("hour", "day", "month")
 
 

@@ -17,6 +17,7 @@ from sinks.metrics.aggregate import Aggregate
 from sinks.metrics.ends import Ends
 from sinks.metrics.exposition import Exposition
 from sinks.metrics.families import WORKLOAD_COST, ZONE_COST
+from tests.support.price_files import price_file
 from tests.support.services import eventually
 from tests.support.sinks.flows import END_MS, EXTERNAL, cloud, encoded, flow, flow_id, other, pod, records, window
 from tests.support.sinks.processes import running
@@ -26,24 +27,10 @@ GB = 10**9
 API_POSTGRES = ("lab", "shop", "Deployment", "api", "a", "shop", "Deployment", "postgres", "b", "cross_zone")
 AB = ("lab", "a", "b", "cross_zone")
 
-EXEMPT = b"""
-title = "with a load balancer"
-currency = "USD"
-unit = "GB"
-as_of = 2026-11-01
-[[price]]
-scope = "cross_zone"
-source_name = "alb-*"
-source = 0
-destination = 0
-url = "https://example.com/alb"
-[[price]]
-scope = "cross_zone"
-source_region = "eu-*"
-source = 0.02
-destination = 0.03
-url = "https://example.com/"
-"""
+EXEMPT = price_file(
+    {"scope": "cross_zone", "source_name": "alb-*", "source": 0, "destination": 0},
+    {"scope": "cross_zone", "source_region": "eu-*", "source": 0.02, "destination": 0.03},
+).encode()
 
 
 def taken(*flows: dict[str, Any]) -> list[Any]:
