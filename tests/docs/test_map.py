@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")}
-_FILE = re.compile(r"`([a-z_]+(?:/[a-z_]+)+\.(?:py|c|h|toml|yaml|json))`")
+_FILE = re.compile(r"`([a-z0-9_]+(?:/[a-z0-9_]+)+\.(?:py|c|h|toml|yaml|json))`")
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,6 @@ def test_the_walks_name_files_of_every_stage() -> None:
 
 def test_every_helper_is_in_the_list() -> None:
     here = ROOT / "tests/support"
-    listed = set(re.findall(r"`([a-z_]+(?:/[a-z_]+)?)`", (here / "README.md").read_text()))
+    listed = set(re.findall(r"`([a-z0-9_]+(?:/[a-z0-9_]+)?)`", (here / "README.md").read_text()))
     helpers = {str(path.relative_to(here).with_suffix("")) for path in here.rglob("*.py")}
     assert helpers - listed == set()
