@@ -35,18 +35,8 @@ def nodes() -> Iterator[None]:
 
 @pytest.fixture(scope="module", params=metered.BOTH_PROGRAMS, ids=metered.PROGRAM_NAMES)
 def _meters(nodes: None, request: pytest.FixtureRequest) -> Iterator[dict[int, Metered]]:
-    made: dict[int, Metered] = {}
-    try:
-        for node in (1, 2):
-            root = metered.pin_dir(f"node{node}")
-            wanted = metered.request(root, node=f"node{node}", direct_loads=request.param)
-            made[node] = Metered(f"node{node}", wanted)
+    with metered.both_nodes("node", direct_loads=request.param) as made:
         yield made
-    finally:
-        for meter in made.values():
-            meter.meter.close()
-        for node in (1, 2):
-            pins.detach(metered.pin_dir(f"node{node}"))
 
 
 @pytest.fixture

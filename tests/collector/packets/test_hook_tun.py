@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from schemas.raw import ENCAPSULATIONS, Hook
+from schemas.raw import ENCAPSULATIONS
 from tests.support.collector import metered, netlab, tun
 from tests.support.collector.metered import Metered
 from tests.support.collector.netlab import (
@@ -26,17 +26,8 @@ Meters = dict[int, Metered]
 
 @pytest.fixture(scope="module", params=["netfilter", "tc"])
 def _meters(nodes: None, request: pytest.FixtureRequest) -> Iterator[Meters]:
-    hook: Hook = request.param
-    made: Meters = {}
-    try:
-        for node in (1, 2):
-            made[node] = Metered(
-                f"node{node}", metered.request(metered.pin_dir(f"tun{node}"), node=f"node{node}", hook=hook)
-            )
+    with metered.both_nodes("tun", hook=request.param) as made:
         yield made
-    finally:
-        for meter in made.values():
-            meter.detach()
 
 
 @pytest.fixture

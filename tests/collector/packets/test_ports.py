@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from collector.kernel import layout, pins
+from collector.kernel import layout
 from tests.support.collector import metered, netlab
 from tests.support.collector.metered import Metered
 from tests.support.collector.netlab import pod_address, wait_until
@@ -62,18 +62,8 @@ def deaf_pods(nodes: None) -> Iterator[None]:
 
 @pytest.fixture(scope="module", params=metered.BOTH_PROGRAMS, ids=metered.PROGRAM_NAMES)
 def metered_both(request: pytest.FixtureRequest, deaf_pods: None) -> Iterator[dict[int, Metered]]:
-    made = {}
-    try:
-        for node in (1, 2):
-            root = metered.pin_dir(f"ports{node}")
-            wanted = metered.request(root, service_ports=sorted(LISTED), direct_loads=request.param)
-            made[node] = Metered(f"node{node}", wanted)
+    with metered.both_nodes("ports", service_ports=sorted(LISTED), direct_loads=request.param) as made:
         yield made
-    finally:
-        for meter in made.values():
-            meter.meter.close()
-        for node in (1, 2):
-            pins.detach(metered.pin_dir(f"ports{node}"))
 
 
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])

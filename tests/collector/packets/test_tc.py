@@ -26,18 +26,9 @@ Meters = dict[int, Metered]
 
 @pytest.fixture(scope="module", params=["tcx", "clsact", "clsact-by-helper"])
 def _meters_at_tc(nodes: None, request: pytest.FixtureRequest) -> Iterator[Meters]:
-    made: Meters = {}
     by: str = request.param
-    try:
-        for node in (1, 2):
-            wanted = metered.request(
-                metered.pin_dir(f"tc{node}"), node=f"node{node}", hook="tc", direct_loads=by != "clsact-by-helper"
-            )
-            made[node] = Metered(f"node{node}", wanted, use_tcx=by == "tcx")
+    with metered.both_nodes("tc", hook="tc", direct_loads=by != "clsact-by-helper", use_tcx=by == "tcx") as made:
         yield made
-    finally:
-        for meter in made.values():
-            meter.detach()
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -160,6 +162,20 @@ def is_balanced(books: WindowLedger) -> bool:
     """Return whether the hook's count is what was put aside, what is in the map and what was lost, to the byte."""
     accounted = books.map + total(books.aside) + total(books.lost)
     return (accounted.bytes, accounted.packets) == (books.hook.bytes, books.hook.packets)
+
+
+@contextmanager
+def both_nodes(name: str, *, use_tcx: bool | None = None, **wanted: Any) -> Iterator[dict[int, Metered]]:
+    """Count on both nodes, under pins of this name; nothing is left afterwards."""
+    made: dict[int, Metered] = {}
+    try:
+        for node in (1, 2):
+            asked = request(pin_dir(f"{name}{node}"), node=f"node{node}", **wanted)
+            made[node] = Metered(f"node{node}", asked, use_tcx=use_tcx)
+        yield made
+    finally:
+        for meter in made.values():
+            meter.detach()
 
 
 def open_since_ms(meter: Meter) -> int:
