@@ -102,19 +102,35 @@ def _dump(module: str) -> Types:
 
 
 def _read(dump: bytes) -> Types:
-    """Return the types that are read here, and those that are transparent in them."""
-    texts = dump.strip().removesuffix(b"]}").split(_TYPE)[1:]  # in the order of their ids, none left out
-    first = int(texts[0].partition(b",")[0])
+    """Return the types that are read here, and those that are transparent in them; LookupError if there are none."""
     types: Types = {}
-    wanted = [number for number, text in enumerate(texts) if _READ.search(text)]
+    wanted, end = [], 0
+    for found in _READ.finditer(dump):
+        if found.start() >= end:  # else in the type before
+            wanted.append(dump.rindex(_TYPE, 0, found.start()))
+            end = _end(dump, found.start())
     while wanted:
-        number = wanted.pop()
-        types[first + number] = entry = orjson.loads(_TYPE + texts[number].rstrip(b","))
+        entry = _entry(dump, wanted.pop())
+        types[entry["id"]] = entry
         for member in entry.get("members", ()):
-            inner = member["type_id"] - first
-            if member["name"] in _TRANSPARENT and inner >= 0 and first + inner not in types:
-                wanted.append(inner)
+            if member["name"] in _TRANSPARENT and member["type_id"] not in types:
+                at = dump.find(b"%b%d," % (_TYPE, member["type_id"]))
+                if at >= 0:  # else the kernel's own, where this is a module's dump
+                    wanted.append(at)
+    if not types:
+        raise LookupError("no types")
     return types
+
+
+def _entry(dump: bytes, at: int) -> dict[str, Any]:
+    entry: dict[str, Any] = orjson.loads(dump[at : _end(dump, at + 1)].rstrip().removesuffix(b"]}").rstrip(b","))
+    return entry
+
+
+def _end(dump: bytes, within: int) -> int:
+    """Return where the type ends that this place is in."""
+    end = dump.find(_TYPE, within)
+    return len(dump) if end < 0 else end
 
 
 def _struct(types: Types, name: str) -> dict[str, Any]:
