@@ -31,20 +31,24 @@ Samples = dict[tuple[str, tuple[str, ...]], float]
 
 
 def eventually(check: Callable[[], T | None], seconds: float = DEADLINE_SECONDS) -> T:
-    """Call `check` until it returns something true, and return that; fail after `seconds`.
-
-    Between two calls is at least three times what a call takes: a check that reads a topic or a page of metrics has the
-    broker and the service compute, too, and would take the processors from what it waits for.
-    """
+    """Call `check` until it returns something true, and return that; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         began = time.monotonic()
         found = check()
         if found:
             return found
-        now = time.monotonic()
-        assert now < deadline, f"not within {seconds} s: last seen {found!r}"
-        time.sleep(min(max(0.03, 3 * (now - began)), 1.0))
+        assert time.monotonic() < deadline, f"not within {seconds} s: last seen {found!r}"
+        pause(began)
+
+
+def pause(began: float) -> None:
+    """Wait before the next look, after one that began then: three times as long as the look took.
+
+    One that reads a topic or a page of metrics has the broker and the service compute, too, and would take the
+    processors from what it waits for.
+    """
+    time.sleep(min(max(0.03, 3 * (time.monotonic() - began)), 1.0))
 
 
 class ServiceProcess:

@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from tests.support.services import DEADLINE_SECONDS, pause
+
 T = TypeVar("T")
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -339,10 +341,13 @@ def link_mtu(name: str, device: str, octets: int) -> Iterator[None]:
         ip(name, f"link set {device} mtu {old}")
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 120.0) -> bool:
+def wait_until(condition: Callable[[], bool], seconds: float = DEADLINE_SECONDS) -> bool:
+    """Return whether it comes true within this time."""
     deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
+    while True:
+        began = time.monotonic()
+        if condition():
+            return True
+        if began > deadline:
             return False
-        time.sleep(0.02)
-    return True
+        pause(began)
