@@ -120,8 +120,8 @@ class Selection:
 
         `addresses` names a table with columns `filter` and `address` that holds what `held` says of all of theirs.
         """
-        parts: list[str] = ["bytes >= ?"]
-        parameters: list[Value] = [self.min_bytes]
+        parts: list[str] = ["bytes >= ?"] if self.min_bytes else []
+        parameters: list[Value] = [self.min_bytes] if self.min_bytes else []
         for column, wanted in (("scope", self.scopes), ("cluster", self.clusters), ("direction", self.directions)):
             _add_in(parts, parameters, column, wanted)
         for test in (self._end_sql, self._port_sql):
@@ -134,7 +134,7 @@ class Selection:
                 condition, values = _choices_sql(side, side_columns(texts))
                 parts.append(f"({' OR '.join(filter(None, (condition, _held_sql(side, name, addresses))))})")
                 parameters += values
-        return " AND ".join(parts), parameters
+        return " AND ".join(parts) or "true", parameters
 
     def _port_sql(self, side: str, addresses: str) -> Condition:
         del addresses

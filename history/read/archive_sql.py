@@ -22,6 +22,7 @@ from history.read.archive_files import find_chapter
 from history.read.batch import SCHEMA
 from history.read.flow_sql import FLOWS, FlowQuery, open_database
 from history.read.parquet_limits import check_files
+from history.read.row_groups import narrowed, narrowing
 from sinks.flowlog.columns import COLUMNS
 
 BATCH_ROWS = 50_000
@@ -81,7 +82,7 @@ class ArchiveQuery(FlowQuery):
         """Yield the rows that are wanted, with the flow log's columns."""
         where, parameters = self._where(selection)
         with self._reading():
-            query = f"SELECT {', '.join(COLUMNS)} FROM {self._rows_view()} WHERE {where}"  # noqa: S608 - ours
+            query = f"SELECT {', '.join(COLUMNS)} FROM {self._wanted_view(selection)} WHERE {where}"  # noqa: S608 - ours
             reader: pa.RecordBatchReader = self._database.sql(query, params=parameters).to_arrow_reader(BATCH_ROWS)
             for batch in reader:
                 yield pa.Table.from_batches([batch])
@@ -95,6 +96,23 @@ class ArchiveQuery(FlowQuery):
             return FLOWS  # by `SCHEMA`
         view_rows(self._database, self.archive, self.chapter.paths, "rows_of_flows")
         return "rows_of_flows"
+
+    def _wanted_view(self, selection: Selection) -> str:
+        """Return a view that has all rows that are wanted, and not all of the others."""
+        if not self.chapter.compacted or narrowing(selection).is_any:
+            return self._rows_view()
+        compacted, others = self._split()
+        self._database.from_arrow(narrowed(self._database, self.archive, compacted, selection)).create_view(
+            "of_compacted"
+        )
+        if not others:
+            return "of_compacted"
+        view_rows(self._database, self.archive, others, "of_others")
+        return "(SELECT * FROM of_compacted UNION ALL SELECT * FROM of_others)"
+
+    def _split(self) -> tuple[list[str], list[str]]:
+        """Return the paths of compacted files, and of others."""
+        return self.chapter.paths[: self.chapter.compacted], self.chapter.paths[self.chapter.compacted :]
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 import schemas
 from common.errors import Refusal
@@ -19,8 +20,10 @@ from history.model.filters import Selection
 from history.read.archive import ArchiveChanged, FlowArchive
 from history.read.archive_files import find_chapter
 from history.read.archive_sql import ArchiveQuery
+from history.read.row_groups import narrowed
+from history.upkeep import sorting
 from history.upkeep.compact import Compactor, Rule, Taken
-from schemas.flow import Flow
+from schemas.flow import Endpoint, Flow, Kubernetes, Named, Workload
 from sinks.flowlog.compaction import COMPACTED, Compaction, record_path, rollup_path
 from sinks.flowlog.manifest import Intent, encode
 from tests.support.history.written import BEGIN_MS, DAY, FEW, HOUR, HOUR_MS, Dying, Killed, Written, compact, rows
@@ -81,10 +84,10 @@ def test_the_rows_are_the_same_in_fewer_files(written: Written) -> None:
     assert compact(written.root) is None
 
 
-def _asked(written: Written) -> list[dict[str, Any]]:
+def _asked(written: Written, selection: Selection | None = None) -> list[dict[str, Any]]:
     """Return the rows as a replay reads them."""
     with ArchiveQuery(FlowArchive(str(written.root)), DAY) as query:
-        found = [row for table in query.tables(Selection()) for row in table.to_pylist()]
+        found = [row for table in query.tables(selection or Selection()) for row in table.to_pylist()]
     return sorted(found, key=lambda row: row["id"])
 
 
@@ -279,6 +282,65 @@ def test_what_is_gone_of_a_compacted_hour_is_missed(written: Written, whole: boo
     (written.root / done.after[0].path).unlink()
     with pytest.raises(Refusal, match=f"{Path(done.after[0].path).name} is missing, a compaction wrote it"):
         written.rows()
+
+
+SELECTIONS = [
+    Selection(),
+    Selection(namespaces=["team-1"]),
+    Selection(namespaces=["team-2", "nobody"], scopes=["cross_zone"]),
+    Selection(namespaces=["kube-system"], min_bytes=1_000),
+    Selection(workloads=["team-3/web"]),
+    Selection(workloads=["Deployment/dns"], directions=["relay"]),
+    Selection(pods=["team-1/web-0"]),
+    Selection(pods=["api-0"], ports=[5432]),
+    Selection(addresses=["10.42.1.0/24"]),
+    Selection(destinations=["team-2/api"]),
+    Selection(namespaces=["nobody"]),
+]
+
+
+def test_what_is_filtered_is_the_same_out_of_the_few_row_groups_that_are_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sorting, "_LEAST_GROUP_ROWS", 8)
+    written = Written(tmp_path / "archive")
+    for sequence in range(1, 5):
+        written.cut(sequence % 3, talk(sequence))
+    before = [_asked(written, selection) for selection in SELECTIONS]
+    done = compact(written.root, Rule(files=0, file_bytes=20_000))
+    assert done is not None
+    assert len(done.after) > 1
+    assert [_asked(written, selection) for selection in SELECTIONS] == before
+    assert [bool(found) for found in before] == [True] * 10 + [False]
+    with ArchiveQuery(FlowArchive(str(written.root)), DAY) as query:
+        opened = [
+            len(narrowed(query._database, query.archive, query.chapter.paths, Selection(namespaces=[name])).to_table())
+            for name in ("team-1", "kube-system", "nobody")
+        ]
+    assert opened[0] < 0.4 * done.rows < opened[1]
+    assert opened[2] == 0
+    # Files that came since are not left out.
+    written.cut(1, talk(9))
+    assert len(_asked(written, SELECTIONS[1])) == len(before[1]) * 5 // 4
+
+
+def talk(sequence: int) -> list[Flow]:
+    """Return flows of a window in which each of five namespaces talks to itself and to DNS."""
+    dns = placed("dns", "kube-system", 9)
+    pairs = []
+    for number in range(1, 6):
+        web, api = placed("web", f"team-{number}", number), placed("api", f"team-{number}", number + 10)
+        pairs += [(web, api), (api, web), (web, dns), (dns, web), (api, EXTERNAL)]
+    return [
+        msgspec.structs.replace(each, id=flow_id(sequence, row), source=source, destination=destination)
+        for row, (each, (source, destination)) in enumerate(zip(flows(1, sequence, len(pairs)), pairs, strict=True))
+    ]
+
+
+def placed(name: str, namespace: str, number: int) -> Endpoint:
+    """Return a pod of a namespace."""
+    k8s = Kubernetes(Named(namespace), Named(f"{name}-0"), Workload("Deployment", name))
+    return pod(name, "a", k8s=k8s, address=f"10.42.{number}.1", port=5432 if name == "api" else UNSET)
 
 
 def test_a_record_that_is_missing_is_missed(written: Written) -> None:
