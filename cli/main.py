@@ -46,6 +46,9 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("archive", "compact"): Command(
         "history.upkeep.command:main", "rewrite the flow log's many small files as few, sorted ones an hour"
     ),
+    ("archive", "erase-addresses"): Command(
+        "history.upkeep.command:erase", "take people's addresses out of the flow log's older flows"
+    ),
     ("archive", "expire"): Command("history.upkeep.command:expire", "delete hours of the flow log that are too old"),
     ("prices", "list"): Command("prices.command:list_", "the price files that come with zonemeter: dates and sources"),
     ("prices", "check"): Command("prices.command:check", "check a price file of your own"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`zonemeter archive compact|expire`: few, sorted files in the place of an hour's many small ones; old hours deleted.
+"""`zonemeter archive compact|expire|erase-addresses`: few, sorted files in the place of many; what is old goes.
 
 Exit status 0 if all was done that there was to do, 2 for wrong use, or if an hour could not be compacted.
 """
@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import ByteSize, Field
 
@@ -22,13 +22,12 @@ from history.model.time_range import Since, TimeRange, parse_since
 from history.read import interrupts
 from history.read.archive import ArchiveChanged, FlowArchive
 from history.read.archive_files import DATA, HOUR_MS, hour_directories, hour_end_ms, touches
+from history.upkeep.addresses import Erasure, at_least
 from history.upkeep.compact import Compactor, Done, Rule, Taken
 from history.upkeep.expire import chosen, stored_hours
 from history.upkeep.expire import expire as expire_hour
 from history.upkeep.manifests import superseded
 from sinks.flowlog.manifest import DataFile
-
-PROG = "zonemeter archive compact"
 
 
 class ArchiveSettings(Settings):
@@ -38,7 +37,23 @@ class ArchiveSettings(Settings):
     dry_run: bool = Field(False, description="only say what would be done")
 
 
-class CompactSettings(ArchiveSettings):
+class RewriteSettings(ArchiveSettings):
+    """How files are rewritten."""
+
+    file_size: ByteSize = Field(
+        ByteSize(256 * 1024 * 1024), ge=1024 * 1024, description="size of a file, about, beyond which a next one begins"
+    )
+    spill_directory: Path | None = Field(
+        None, description="where files are sorted: needs three times an hour's bytes (default: a temporary directory)"
+    )
+
+    def check(self) -> None:
+        """Raise `Refusal` where that directory is none."""
+        if self.spill_directory is not None and not self.spill_directory.is_dir():
+            raise Refusal(f"spill_directory = {str(self.spill_directory)!r} is not a directory")
+
+
+class CompactSettings(RewriteSettings):
     """Write few, sorted files an hour in the place of the flow log's many small ones."""
 
     since: Since = Field("14d", description="how far back to look for hours to compact")
@@ -50,14 +65,17 @@ class CompactSettings(ArchiveSettings):
         ge=0,
         description="files of the flow log that an hour may keep as they are, until it is old (--keep-manifests)",
     )
-    file_size: ByteSize = Field(
-        ByteSize(256 * 1024 * 1024), ge=1024 * 1024, description="size of a file, about, beyond which a next one begins"
-    )
-    spill_directory: Path | None = Field(
-        None, description="where files are sorted: needs three times an hour's bytes (default: a temporary directory)"
-    )
     keep_manifests: Duration = Field(
         "7d", description="delete manifests older than this whose files were all compacted or have expired"
+    )
+
+
+class EraseSettings(RewriteSettings):
+    """Take addresses out of the flow log's older flows: all but those of pods, nodes and Services. The flows stay."""
+
+    older_than: Duration = Field(description="of hours that ended longer ago than this, such as 30d")
+    keep: Literal["network", "nothing"] = Field(
+        "network", description="what is left of an address: 24 bits of IPv4 and 48 of IPv6, or nothing"
     )
 
 
@@ -83,13 +101,24 @@ class Hour(NamedTuple):
 def main(settings: CompactSettings) -> int:
     """Run the command; return its exit status."""
     now_ms = time.time_ns() // 1_000_000
-    if settings.spill_directory is not None and not settings.spill_directory.is_dir():
-        raise Refusal(f"spill_directory = {str(settings.spill_directory)!r} is not a directory")
+    settings.check()
     with interrupts.kept():
         archive = FlowArchive(settings.archive)
-        run = _Run(settings, archive)
-        run.compact(hours_between(archive, settings, now_ms))
+        run = _Run("compact", settings, archive)
+        run.compact(hours_to_compact(archive, settings, now_ms))
         run.forget_manifests(now_ms - parse_duration(settings.keep_manifests))
+        return run.status
+
+
+@entry_point("archive erase-addresses", EraseSettings)
+def erase(settings: EraseSettings) -> int:
+    """Run the command; return its exit status."""
+    now_ms = time.time_ns() // 1_000_000
+    settings.check()
+    with interrupts.kept():
+        archive = FlowArchive(settings.archive)
+        run = _Run("erase-addresses", settings, archive)
+        run.compact(hours_to_erase(archive, settings, now_ms))
         return run.status
 
 
@@ -118,26 +147,42 @@ def expire(settings: ExpireSettings) -> int:
     return 0
 
 
-def hours_between(archive: FlowArchive, settings: CompactSettings, now_ms: int) -> Iterator[Hour]:
+def hours_to_compact(archive: FlowArchive, settings: CompactSettings, now_ms: int) -> Iterator[Hour]:
     """Yield the hours that are old enough, from `since` on, oldest first."""
     span = TimeRange(parse_since(settings.since, now_ms), now_ms - parse_duration(settings.min_age) - HOUR_MS + 1)
     old_ms = now_ms - parse_duration(settings.keep_manifests)
+    for hour, files, has_compactions in _hours(archive, span):
+        # What stays uncompacted keeps its manifest, and all that came after it.
+        may_stay = 0 if hour_end_ms(hour) <= old_ms else settings.max_files
+        yield Hour(hour, files, has_compactions, Rule(may_stay, settings.file_size))
+
+
+def hours_to_erase(archive: FlowArchive, settings: EraseSettings, now_ms: int) -> Iterator[Hour]:
+    """Yield the hours that are old enough and have any file with more of addresses than is to be left, oldest first."""
+    erasure: Erasure = "network" if settings.keep == "network" else "all"
+    span = TimeRange(0, now_ms - parse_duration(settings.older_than) - HOUR_MS + 1)
+    for hour, files, has_compactions in _hours(archive, span):
+        chain = archive.chain(hour)
+        if found := files + len(chain.files.keys() - chain.erased(at_least(erasure))):
+            yield Hour(hour, found, has_compactions, Rule(0, settings.file_size, erasure))
+
+
+def _hours(archive: FlowArchive, span: TimeRange) -> Iterator[tuple[str, int, bool]]:
+    """Yield the hours of a range, oldest first, with how many files of the flow log there are, and any compactions."""
     compacted = {hour for hour in archive.compacted_hours() if touches(hour, span)}
     directories: dict[str, list[str]] = {hour: [] for hour in compacted}
     for directory in hour_directories(archive, span):
         directories.setdefault(directory.removeprefix("flows/"), []).append(directory)
     for hour in sorted(directories, key=hour_end_ms):
         names = [name for directory in directories[hour] for name in archive.names(directory)]
-        files = sum(bool(DATA.fullmatch(name)) for name in names)
-        # What stays uncompacted keeps its manifest, and all that came after it.
-        may_stay = 0 if hour_end_ms(hour) <= old_ms else settings.max_files
-        yield Hour(hour, files, hour in compacted, Rule(may_stay, settings.file_size))
+        yield hour, sum(bool(DATA.fullmatch(name)) for name in names), hour in compacted
 
 
 class _Run:
     """One run of the command."""
 
-    def __init__(self, settings: CompactSettings, archive: FlowArchive) -> None:
+    def __init__(self, word: str, settings: RewriteSettings, archive: FlowArchive) -> None:
+        self._word = word
         self._settings = settings
         self._archive = archive
         self._compactor = Compactor(archive)
@@ -161,7 +206,7 @@ class _Run:
                     say(f"{hour.name}: changed meanwhile; left to the next run")
                     continue
                 self._failed += 1
-                complain(f"{PROG}: {error}; {hour.name} stays as it is")
+                complain(f"zonemeter archive {self._word}: {error}; {hour.name} stays as it is")
         self._sum_up()
 
     def forget_manifests(self, before_ms: int) -> None:
@@ -174,7 +219,7 @@ class _Run:
                     self._archive.store.delete(path)
         except (Refusal, OSError) as error:
             self._failed += 1
-            complain(f"{PROG}: {error}; the manifests from there on stay")
+            complain(f"zonemeter archive {self._word}: {error}; the manifests from there on stay")
         if count:
             done = "would be deleted" if self._settings.dry_run else "deleted"
             say(f"{counted(count, 'manifest')} of compacted files {done}")
@@ -182,7 +227,7 @@ class _Run:
     def _hour(self, hour: Hour) -> None:
         if self._settings.dry_run:
             if planned := self._compactor.plan(hour.name, hour.rule) if hour.files > hour.rule.files else []:
-                say(f"{hour.name}: would compact {_files(planned)}, {_rows(planned):,} flows")
+                say(f"{hour.name}: would rewrite {_files(planned)}, {_rows(planned):,} flows")
                 self._done.append(Done(planned, []))
             return
         if hour.has_compactions:
@@ -200,9 +245,9 @@ class _Run:
         after = [file for done in self._done for file in done.after]
         hours = counted(len(self._done), "hour")
         if not self._done:
-            say("nothing to compact")
+            say("nothing to do")
         elif self._settings.dry_run:
-            say(f"{hours}: {_files(before)} would be compacted")
+            say(f"{hours}: {_files(before)} would be rewritten")
         else:
             rows = max(_rows(before), 1)
             each = f"{_size(before) / rows:.1f} -> {_size(after) / rows:.1f} bytes a flow"

@@ -20,6 +20,7 @@ from common.terminal import command
 from history.model.time_range import TimeRange
 from history.read.archive import FlowArchive
 from history.read.archive_files import HOUR_MS, find_chapter, hour_end_ms
+from history.upkeep.addresses import Erasure, at_least
 from history.upkeep.rollups import sums_in, sums_of, write_rollups
 from history.upkeep.sorting import Content, SortedFile, Sorter, rows_of
 from schemas.codec import UNREADABLE
@@ -45,10 +46,14 @@ class Taken(Exception):  # noqa: N818 - it is what happened, and no fault
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """When an hour is compacted: where more than `files` are not yet. `file_bytes`: of a file that is made, about."""
+    """When an hour is compacted: where more than `files` are not yet. `file_bytes`: of a file that is made, about.
+
+    `erasure`: compact instead all files out of which not so much of the addresses was taken yet, and take it out.
+    """
 
     files: int
     file_bytes: int
+    erasure: Erasure | None = None
 
     def chosen(self, written: Sequence[DataFile], compacted: Sequence[DataFile]) -> list[DataFile]:
         """Return the files to rewrite: all that the flow log wrote, with what is less than half a file of earlier."""
@@ -86,6 +91,9 @@ class Compactor:
     def plan(self, hour: str, rule: Rule) -> list[DataFile]:
         """Return the files of an hour that should be rewritten."""
         chapter = find_chapter(self._archive, hour_range(hour))
+        if rule.erasure is not None:
+            done = self._archive.chain(hour).erased(at_least(rule.erasure))
+            return [file for file in chapter.files if file.path not in done]
         return rule.chosen(chapter.files[chapter.compacted :], chapter.files[: chapter.compacted])
 
     def clear_up(self, hour: str) -> None:
@@ -133,11 +141,12 @@ class Compactor:
         paths = [file.path for file in sources]
         sorter = Sorter(self._archive, spill)
         with self._reading(hour):
-            content = sorter.content(paths)
+            content = sorter.content(paths, rule.erasure)
             self._hold_to(content, sum(file.rows for file in sources), hour)
-            made = sorter.sort(paths, rows_of(content), rule.file_bytes)
+            made = sorter.sort(paths, rows_of(content), rule.file_bytes, rule.erasure)
             rollups = write_rollups(made, hour_range(hour), spill)
-        record = Compaction(hour=hour, sequence=sequence, writer=secrets.token_hex(3), replaces=paths)
+        writer = secrets.token_hex(3)
+        record = Compaction(hour=hour, sequence=sequence, writer=writer, replaces=paths, erased=rule.erasure)
 
         def is_same(files: Sequence[str], rolled_up: Sequence[str]) -> bool:
             return sorter.content(files) == content and sums_of(self._archive, rolled_up, spill) == sums_in(content)

@@ -18,6 +18,7 @@ from history.read.archive_sql import view_rows
 from history.read.batch import SCHEMA
 from history.read.flow_sql import FLOWS, open_database
 from history.read.parquet_limits import check_files
+from history.upkeep.addresses import Erasure, erased
 from sinks.flowlog.columns import COLUMNS
 from sinks.flowlog.parquet import WRITTEN
 
@@ -39,6 +40,7 @@ _SORTED = f"""
 # An hour has about so many row groups, within bounds: of more a filtered reading opens less, of fewer a flow is smaller
 # (150,000 flows in groups of 4,096: 11.4 bytes each, of 16,384: 7.5, of 65,536: 6.9).
 _GROUPS, _LEAST_GROUP_ROWS, _MOST_GROUP_ROWS = 100, 16_384, 65_536
+_READ = "as_read"
 SORT_MEMORY, SORT_THREADS = "512MB", 2
 
 # By scope and direction: rows, bytes, packets, and the sum of the rows' hashes over all columns.
@@ -65,9 +67,12 @@ class Sorter:
         self._archive = archive
         self._directory = directory
 
-    def content(self, paths: Sequence[str]) -> Content:
-        """Read files of the archive whole, and return what is in them: equal rows, in whatever order, are equal."""
-        with self._database(paths) as database:
+    def content(self, paths: Sequence[str], erasure: Erasure | None = None) -> Content:
+        """Read files of the archive whole, and return what is in them: equal rows, in whatever order, are equal.
+
+        `erasure`: with these addresses taken out.
+        """
+        with self._database(paths, erasure) as database:
             query = f"""
                 SELECT scope, direction, count(*), sum(bytes), sum(packets), sum(hash({", ".join(COLUMNS)})::HUGEINT)
                 FROM {FLOWS} GROUP BY ALL
@@ -78,10 +83,12 @@ class Sorter:
             for scope, direction, rows, size, packets, hashes in found
         }
 
-    def sort(self, paths: Sequence[str], rows: int, file_bytes: int) -> list[SortedFile]:
+    def sort(
+        self, paths: Sequence[str], rows: int, file_bytes: int, erasure: Erasure | None = None
+    ) -> list[SortedFile]:
         """Write the rows of files of the archive, so many, to files of about `file_bytes` at most, sorted."""
         made: list[SortedFile] = []
-        with self._database(paths) as database:
+        with self._database(paths, erasure) as database:
             reader = database.sql(_SORTED).to_arrow_reader(_LEAST_GROUP_ROWS)
             groups = _groups(reader, min(max(rows // _GROUPS, _LEAST_GROUP_ROWS), _MOST_GROUP_ROWS))
             while (first := next(groups, None)) is not None:
@@ -98,10 +105,12 @@ class Sorter:
                 group = next(rest, None) if stream.tell() < file_bytes else None
         return SortedFile(path, rows)
 
-    def _database(self, paths: Sequence[str]) -> duckdb.DuckDBPyConnection:
+    def _database(self, paths: Sequence[str], erasure: Erasure | None) -> duckdb.DuckDBPyConnection:
         check_files(self._archive, paths)
         database = bounded_database(self._directory)
-        view_rows(database, self._archive, paths, FLOWS)
+        view_rows(database, self._archive, paths, _READ)
+        query = f"SELECT * FROM {_READ}" if erasure is None else erased(database, _READ, erasure)  # noqa: S608
+        database.execute(f"CREATE VIEW {FLOWS} AS {query}")
         return database
 
 

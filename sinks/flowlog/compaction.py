@@ -12,8 +12,9 @@ and where an hour has expired as long as the newest record of that names it.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 
@@ -39,7 +40,8 @@ class Compaction(msgspec.Struct, frozen=True, kw_only=True):
     """One record. Paths are relative to the archive. `writer` tells processes apart.
 
     `rollups`: those of the files. `expired`: what it replaces was deleted for its age or for room, and
-    nothing took its place but the rollups that it names.
+    nothing took its place but the rollups that it names. `erased`: of the addresses in its files that are not the
+    cluster's own, the hosts were taken out and the network is left, or all.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -50,6 +52,7 @@ class Compaction(msgspec.Struct, frozen=True, kw_only=True):
     rollups: list[DataFile] = []
     replaces: list[str] = []
     expired: bool = False
+    erased: Literal["network", "all"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,10 @@ class Chain:
         replaced = self.replaced
         written = (file for record in self.records for file in record.files)
         return {file.path: file for file in written if file.path not in replaced}
+
+    def erased(self, levels: Collection[str]) -> set[str]:
+        """Return the files out of which addresses were taken to one of these levels."""
+        return {file.path for record in self.records if record.erased in levels for file in record.files}
 
     @property
     def rollups(self) -> dict[str, DataFile]:

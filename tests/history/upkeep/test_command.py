@@ -2,8 +2,6 @@
 """`zonemeter archive compact` as it is run, and the commands that read what it leaves."""
 
 import shutil
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +12,11 @@ from history.read import archive_files, archive_sql
 from history.replay import command as replay
 from history.report import command as report
 from history.upkeep import command as upkeep
-from tests.history.conftest import Command, Ran
+from tests.history.conftest import Command
+from tests.history.upkeep.conftest import Run
 from tests.history.upkeep.test_compact import flows
 from tests.support.history.lived import Lived
 from tests.support.history.written import BEGIN_MS, HOUR, HOUR_MS, Written, compact, compact_all
-
-Run = Callable[..., Ran]
 
 
 @pytest.fixture
@@ -31,36 +28,24 @@ def written(tmp_path: Path) -> Written:
     return made
 
 
-@pytest.fixture
-def at(command: Command, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run the command at a time, in hours after the first hour began."""
-
-    def run(hours: float, *argv: str) -> Ran:
-        now_ns = int((BEGIN_MS + hours * HOUR_MS) * 1_000_000)
-        monkeypatch.setattr(time, "time_ns", lambda: now_ns)
-        return command(upkeep.main, *argv)
-
-    return run
-
-
 def test_hours_that_are_over_are_compacted_and_others_left_alone(written: Written, at: Run) -> None:
     before, files = written.rows(), written.files()
     location = str(written.root)
-    status, out, err = at(2.9, "--archive", location)
-    assert (status, out, err) == (0, "nothing to compact\n", "")
-    status, out, err = at(4.0, "--archive", location, "--dry-run")
+    status, out, err = at(2.9, upkeep.main, "--archive", location)
+    assert (status, out, err) == (0, "nothing to do\n", "")
+    status, out, err = at(4.0, upkeep.main, "--archive", location, "--dry-run")
     assert (status, err) == (0, "")
-    assert out.splitlines()[0].startswith(f"{HOUR}: would compact 6 files of ")
+    assert out.splitlines()[0].startswith(f"{HOUR}: would rewrite 6 files of ")
     assert written.files() == files
-    status, out, err = at(4.0, "--archive", location)
+    status, out, err = at(4.0, upkeep.main, "--archive", location)
     assert (status, err) == (0, "")
     assert [line.partition(":")[0] for line in out.splitlines()] == [HOUR, "date=2026-11-22/hour=23", "2 hours"]
     assert out.splitlines()[0].endswith(", 24 flows")
     assert len(written.files()) == 1 + 1 + 6
-    assert at(4.0, "--archive", location)[1] == "nothing to compact\n"
-    assert at(100.0, "--archive", location, "--since", "12h")[1] == "nothing to compact\n"
-    assert at(5.0, "--archive", location, "--max-files", "6")[1] == "nothing to compact\n"
-    assert at(5.0, "--archive", location, "--min-age", "1h")[0] == 0
+    assert at(4.0, upkeep.main, "--archive", location)[1] == "nothing to do\n"
+    assert at(100.0, upkeep.main, "--archive", location, "--since", "12h")[1] == "nothing to do\n"
+    assert at(5.0, upkeep.main, "--archive", location, "--max-files", "6")[1] == "nothing to do\n"
+    assert at(5.0, upkeep.main, "--archive", location, "--min-age", "1h")[0] == 0
     assert len(written.files()) == 3
     assert written.rows() == before
 
@@ -68,7 +53,7 @@ def test_hours_that_are_over_are_compacted_and_others_left_alone(written: Writte
 def test_an_hour_that_cannot_be_compacted_holds_up_no_other(written: Written, at: Run) -> None:
     lost = written.root / written.files()[0]
     lost.unlink()
-    status, out, err = at(9.0, "--archive", str(written.root))
+    status, out, err = at(9.0, upkeep.main, "--archive", str(written.root))
     assert status == 2
     assert len(err.splitlines()) == 1
     assert f"{lost.name} is missing" in err
@@ -93,7 +78,7 @@ def test_an_hour_that_cannot_be_compacted_holds_up_no_other(written: Written, at
     ],
 )
 def test_wrong_use_is_one_line(written: Written, at: Run, flags: list[str], says: str) -> None:
-    status, out, err = at(9.0, *(flag.format(written.root) for flag in flags))
+    status, out, err = at(9.0, upkeep.main, *(flag.format(written.root) for flag in flags))
     assert (status, out, len(err.splitlines())) == (2, "", 1)
     assert says in err
 

@@ -3,7 +3,6 @@
 
 import contextlib
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,12 +16,11 @@ from history.upkeep.expire import WRITTEN_MS, StoredHour, chosen, expire, stored
 from sinks.flowlog.archive import Archive
 from sinks.flowlog.manifest import Intent, encode
 from sinks.flowlog.store import LocalStore
-from tests.history.conftest import Command, Ran
+from tests.history.upkeep.conftest import Run
 from tests.history.upkeep.test_compact import flows
 from tests.support.history.written import BEGIN_MS, DAY, HOUR, HOUR_MS, TOPIC, Dying, Killed, Written, compact, rows
 
 NEXT = "date=2026-11-22/hour=23"
-Run = Callable[..., Ran]
 
 
 @pytest.fixture
@@ -32,18 +30,6 @@ def written(tmp_path: Path) -> Written:
     for number in range(18):
         made.cut(number % 2, flows(number % 2, number + 1, start_ms=BEGIN_MS + number // 6 * HOUR_MS))
     return made
-
-
-@pytest.fixture
-def at(command: Command, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run a command at a time, in days after the first hour began."""
-
-    def run(days: float, main: Callable[[list[str]], int], *argv: str) -> Ran:
-        now_ns = int((BEGIN_MS + days * 24 * HOUR_MS) * 1_000_000)
-        monkeypatch.setattr("time.time_ns", lambda: now_ns)
-        return command(main, *argv)
-
-    return run
 
 
 def hour(number: int, size: int = 10) -> StoredHour:
@@ -131,22 +117,22 @@ def test_of_two_that_expire_an_hour_one_is_told_so(written: Written) -> None:
 
 def test_the_command_says_what_it_deleted_and_what_stays(written: Written, at: Run) -> None:
     before, location = written.rows(), ["--archive", str(written.root)]
-    status, out, err = at(30, expire_main, *location)
+    status, out, err = at(720, expire_main, *location)
     assert (status, err) == (0, "")
     assert out.startswith("nothing to delete: 3 hours of ")
-    status, out, err = at(30, expire_main, *location, "--keep", "718h", "--dry-run")
+    status, out, err = at(720, expire_main, *location, "--keep", "718h", "--dry-run")
     assert (status, err) == (0, "")
     assert out.startswith(f"would delete 2 hours, {HOUR} to {NEXT}, ")
     assert written.rows() == before
-    status, out, err = at(30, expire_main, *location, "--keep", "718h")
+    status, out, err = at(720, expire_main, *location, "--keep", "718h")
     assert (status, err) == (0, "")
     assert out.startswith(f"deleted 2 hours, {HOUR} to {NEXT}, ")
     assert written.rows() == [row for row in before if row["window_start"].hour == 0]
-    status, out, err = at(30, expire_main, *location, "--max-size", "1")
+    status, out, err = at(720, expire_main, *location, "--max-size", "1")
     assert (status, err) == (0, "")
     assert out.startswith("deleted 1 hour, ")
     assert written.rows() == []
-    status, out, err = at(30, expire_main, *location, "--max-size", "0")
+    status, out, err = at(720, expire_main, *location, "--max-size", "0")
     assert (status, out, len(err.splitlines())) == (2, "", 1)
 
 
@@ -155,13 +141,13 @@ def test_manifests_go_once_all_that_they_list_was_compacted_or_has_expired(writt
     location = ["--archive", str(written.root)]
     archive = FlowArchive(str(written.root))
     newest = {partition: archive.manifest(partition, archive.numbers(partition)[-1]) for partition in (0, 1)}
-    status, out, err = at(2, compact_main, *location)
+    status, out, err = at(48, compact_main, *location)
     assert (status, err) == (0, "")
     assert "manifest" not in out
-    status, out, err = at(8, compact_main, *location, "--dry-run")
+    status, out, err = at(192, compact_main, *location, "--dry-run")
     assert (status, err) == (0, "")
     assert out.splitlines()[-1] == "16 manifests of compacted files would be deleted"
-    status, out, err = at(8, compact_main, *location)
+    status, out, err = at(192, compact_main, *location)
     assert (status, err) == (0, "")
     assert out.splitlines()[-1] == "16 manifests of compacted files deleted"
     for partition in (0, 1):
@@ -179,15 +165,15 @@ def test_a_manifest_stays_while_anything_needs_it(written: Written, at: Run) -> 
     location = ["--archive", str(written.root), "--max-files", "6", "--keep-manifests", "7d"]
     intent = written.root / "_manifests/p=0/000000000005-abcdef.intent"
     intent.write_bytes(encode(Intent(5, [])))
-    status, out, err = at(3, compact_main, *location)
-    assert (status, out, err) == (0, "nothing to compact\n", "")
+    status, out, err = at(72, compact_main, *location)
+    assert (status, out, err) == (0, "nothing to do\n", "")
     # Once it is old, an hour keeps no file of the flow log, however few there are.
-    status, out, err = at(7.06, compact_main, *location)
+    status, out, err = at(169.44, compact_main, *location)
     assert (status, err) == (0, "")
     assert out.splitlines()[-1] == "6 manifests of compacted files deleted"
     archive = FlowArchive(str(written.root))
     assert {partition: archive.numbers(partition)[0] for partition in (0, 1)} == {0: 4, 1: 4}
-    status, out, err = at(9, compact_main, *location)
+    status, out, err = at(216, compact_main, *location)
     assert out.splitlines()[-1] == "6 manifests of compacted files deleted"
     archive = FlowArchive(str(written.root))
     assert {partition: archive.numbers(partition) for partition in (0, 1)} == {0: [5, 6, 7, 8, 9], 1: [9]}

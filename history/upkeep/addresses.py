@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Takes addresses out of flows, as SQL over the flow log's columns: those that may be a person's, not the cluster's.
+
+A pod, a node and a Service keep theirs. All else (external, unknown, an entry of the CIDR map) loses either the part
+that names a host, or all of it. The flow stays, with its bytes; its id holds no address.
+"""
+
+import ipaddress
+from functools import lru_cache
+from typing import Literal
+
+import duckdb
+import pyarrow as pa
+from duckdb.func import PythonUDFType
+
+# How much is taken: from less to more.
+Erasure = Literal["network", "all"]
+_LEVELS: tuple[Erasure, ...] = ("network", "all")
+# What is left of an address: RIPE gives customers an IPv6 network of 48 bits, and IPv4 is routed by 24 at least.
+KEPT_BITS = {4: 24, 6: 48}
+_OWN = "('pod', 'node', 'service')"
+
+
+def erased(database: duckdb.DuckDBPyConnection, view: str, how: Erasure) -> str:
+    """Return a query of the rows of a view without such addresses; to be asked of this database."""
+    left = "NULL"
+    if how == "network":
+        database.create_function("network_of", _networks_of, ["VARCHAR"], "VARCHAR", type=PythonUDFType.ARROW)
+        left = "network_of({0}_address)"
+    column = f"CASE WHEN {{0}}_kind IN {_OWN} THEN {{0}}_address ELSE {left} END AS {{0}}_address"
+    return f"SELECT * REPLACE ({column.format('src')}, {column.format('dst')}) FROM {view}"  # noqa: S608 - our names
+
+
+def at_least(how: Erasure) -> tuple[Erasure, ...]:
+    """Return the levels at which no less is taken."""
+    return _LEVELS[_LEVELS.index(how) :]
+
+
+@lru_cache(maxsize=100_000)
+def network_of(address: str) -> str | None:
+    """Return an address without the part that names a host; None for what is not an address."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return None
+    return str(ipaddress.ip_network((found, KEPT_BITS[found.version]), strict=False).network_address)
+
+
+def _networks_of(addresses: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pa.array([None if each is None else network_of(each) for each in addresses.to_pylist()], pa.string())

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A command that is run at a time of the test's own."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.history.conftest import Command, Ran
+from tests.support.history.written import BEGIN_MS, HOUR_MS
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def at(command: Command, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command at a time, in hours after the first hour of a written archive began."""
+
+    def run(hours: float, main: Callable[[list[str]], int], *argv: str) -> Ran:
+        now_ns = int((BEGIN_MS + hours * HOUR_MS) * 1_000_000)
+        monkeypatch.setattr(time, "time_ns", lambda: now_ns)
+        return command(main, *argv)
+
+    return run

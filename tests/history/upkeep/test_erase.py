@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Addresses are taken out of older flows, and nothing else; killed anywhere, an hour has them or it has not."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from history.read.archive import FlowArchive
+from history.upkeep.addresses import network_of
+from history.upkeep.command import erase
+from history.upkeep.command import main as compact_main
+from history.upkeep.compact import Rule
+from tests.docs.commands import ROOT
+from tests.history.upkeep.conftest import Run
+from tests.history.upkeep.test_compact import flows, records
+from tests.support.history.written import BEGIN_MS, HOUR, HOUR_MS, Dying, Killed, Written, compact, rows
+from tests.support.sinks.flows import EXTERNAL, flow, flow_id, other, pod
+
+PERSONS = ["203.0.113.9", "198.51.100.77", "2001:db8:7:8::9", "::ffff:203.0.113.9", "fe80::1"]
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Written:
+    """Flows from and to the internet, a network of the CIDR map and an unknown address, in two hours."""
+    made = Written(tmp_path / "archive")
+    for hour in range(2):
+        start_ms = BEGIN_MS + hour * HOUR_MS
+        for sequence in range(3):
+            some = flows(1, sequence + 10 * hour, start_ms=start_ms)
+            ends = [other("external", address=each) for each in PERSONS]
+            ends += [other("cidr", address="10.60.0.7", name="office"), other("unknown", address="10.99.0.1")]
+            some += [
+                flow(
+                    id=flow_id(sequence + 10 * hour, 100 + row, "node-b1"),
+                    start_ms=start_ms,
+                    end_ms=start_ms + 10_000,
+                    source=end if row % 2 else pod("web", "a"),
+                    destination=pod("web", "a") if row % 2 else end,
+                )
+                for row, end in enumerate(ends)
+            ]
+            made.cut(1, some)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("203.0.113.9", "203.0.113.0"),
+        ("203.0.113.0", "203.0.113.0"),
+        ("2001:db8:7:8::9", "2001:db8:7::"),
+        ("::1", "::"),
+        ("not an address", None),
+    ],
+)
+def test_the_network_of_an_address(address: str, network: str | None) -> None:
+    assert network_of(address) == network
+
+
+def expected(before: list[dict[str, Any]], keep: str) -> list[dict[str, Any]]:
+    """Return the rows of before as they should be, of the first hour."""
+    found = []
+    for row in before:
+        changed = dict(row)
+        for side in ("src", "dst"):
+            if row["window_start"].hour == 22 and row[f"{side}_kind"] not in ("pod", "node", "service"):
+                address = row[f"{side}_address"]
+                changed[f"{side}_address"] = network_of(address) if keep == "network" else None
+        found.append(changed)
+    return found
+
+
+@pytest.mark.parametrize("keep", ["network", "nothing"])
+@pytest.mark.parametrize("first", ["as written", "compacted"])
+def test_older_flows_lose_their_addresses_and_nothing_else(written: Written, at: Run, keep: str, first: str) -> None:
+    before, location = written.rows(), ["--archive", str(written.root), "--older-than", "30d"]
+    if first == "compacted":
+        compact(written.root)
+    assert at(24 * 30, erase, *location, "--keep", keep)[:2] == (0, "nothing to do\n")
+    assert written.rows() == before
+    assert at(24 * 30 + 1.5, erase, *location, "--keep", keep, "--dry-run")[1].startswith(f"{HOUR}: would rewrite ")
+    assert written.rows() == before
+    status, out, err = at(24 * 30 + 1.5, erase, *location, "--keep", keep)
+    assert (status, err) == (0, "")
+    assert out.startswith(f"{HOUR}: ")
+    assert written.rows() == expected(before, keep)
+    content = b"".join(path.read_bytes() for path in written.root.glob("*/*/hour=22/*.parquet"))
+    assert b"203.0.113.9" not in content
+    assert len(list(written.root.glob("rollups/*/hour=22/*"))) == 1
+    assert at(24 * 30 + 1.5, erase, *location, "--keep", keep)[:2] == (0, "nothing to do\n")
+    if keep == "network":
+        assert at(24 * 30 + 1.5, erase, *location, "--keep", "nothing")[0] == 0
+        assert written.rows() == expected(before, "nothing")
+
+
+def test_the_documented_query_shows_what_was_erased(written: Written, at: Run) -> None:
+    compact(written.root)
+    assert at(24 * 40, erase, "--archive", str(written.root), "--older-than", "30d", "--keep", "nothing")[0] == 0
+    page = (ROOT / "docs/data-protection.md").read_text()
+    [query] = re.findall(r"^```sql\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    found = duckdb.connect().execute(query.replace("/var/lib/zonemeter/flowlog", str(written.root))).fetchall()
+    assert sorted(found) == [
+        (hour, "all", False, path)
+        for hour in (HOUR, "date=2026-11-22/hour=23")
+        for path in written.files()
+        if hour in path
+    ]
+
+
+def test_flows_that_come_after_an_erasure_lose_their_addresses_too(written: Written, at: Run) -> None:
+    location = ["--archive", str(written.root)]
+    assert at(48, erase, *location, "--older-than", "1d")[0] == 0
+    for sequence in range(5):
+        written.cut(1, [flow(id=flow_id(900 + sequence), start_ms=BEGIN_MS, end_ms=BEGIN_MS + 1, destination=EXTERNAL)])
+    assert at(48, compact_main, *location)[0] == 0
+    assert any(row["dst_address"] == "203.0.113.9" for row in written.rows())
+    assert at(48, erase, *location, "--older-than", "1d")[0] == 0
+    assert not any("203.0.113.9" in (row["src_address"], row["dst_address"]) for row in written.rows())
+    assert records(written.root)[-1].erased == "network"
+
+
+def test_killed_at_any_step_an_hour_has_its_addresses_or_has_not(written: Written, tmp_path: Path) -> None:
+    before, rule = written.rows(), Rule(0, 1 << 30, "all")
+    after, at, over = expected(before, "nothing"), 0, False
+    while not over:
+        at += 1
+        root = Path(shutil.copytree(written.root, tmp_path / f"copy-{at}"))
+        store = Dying(FlowArchive(str(root)).store, at)
+        try:
+            compact(root, rule, store)
+            over = store.calls < at
+        except Killed:
+            pass
+        assert rows(str(root)) in (before, after), at
+        compact(root, rule)
+        assert rows(str(root)) == after, at
+        shutil.rmtree(root)
+    assert at > 6
+
+
+def test_wrong_use_is_one_line(written: Written, at: Run) -> None:
+    for flags, says in (
+        ([], "older_than is not set"),
+        (["--older-than", "soon"], "'soon' is not a duration"),
+        (["--older-than", "30d", "--keep", "half"], "'network' or 'nothing'"),
+    ):
+        status, out, err = at(48, erase, "--archive", str(written.root), *flags)
+        assert (status, out, len(err.splitlines())) == (2, "", 1)
+        assert says in err
