@@ -16,6 +16,7 @@ from common.amounts import counted, human
 from common.durations import Duration, parse_duration
 from common.entry_point import entry_point
 from common.errors import Refusal
+from common.locations import Location, without_secrets
 from common.settings import Settings
 from common.terminal import complain, say
 from history.model.time_range import Since, TimeRange, parse_since
@@ -28,12 +29,13 @@ from history.upkeep.expire import chosen, stored_hours
 from history.upkeep.expire import expire as expire_hour
 from history.upkeep.manifests import superseded
 from sinks.flowlog.manifest import DataFile
+from sinks.flowlog.objects import ObjectStore, StoreError
 
 
 class ArchiveSettings(Settings):
     """An archive to look after."""
 
-    archive: str = Field(min_length=1, description="directory or URI of the Parquet flow log")
+    archive: Location = Field(min_length=1, description="directory or URI of the Parquet flow log")
     dry_run: bool = Field(False, description="only say what would be done")
 
 
@@ -88,6 +90,23 @@ class ExpireSettings(ArchiveSettings):
     )
 
 
+def open_archive(settings: ArchiveSettings) -> FlowArchive:
+    """Open the archive to write to it; raise `Refusal` if that cannot be."""
+    archive = FlowArchive(settings.archive)
+    if isinstance(archive.store, ObjectStore) and not settings.dry_run:
+        place = without_secrets(settings.archive)
+        try:
+            exclusive = archive.store.probe()
+        except StoreError as error:
+            raise Refusal(f"archive = {place!r}: {error}; expected a place that can be written to") from error
+        if not exclusive:
+            complain(
+                f"archive = {place!r}: the object store replaces what was to be created only (it lacks If-None-Match); "
+                "run one upkeep command at a time"
+            )
+    return archive
+
+
 class Hour(NamedTuple):
     """An hour that is there, such as `date=2026-11-23/hour=02`; `files`: so many of the flow log's; `rule`: for it."""
 
@@ -103,7 +122,7 @@ def main(settings: CompactSettings) -> int:
     now_ms = time.time_ns() // 1_000_000
     settings.check()
     with interrupts.kept():
-        archive = FlowArchive(settings.archive)
+        archive = open_archive(settings)
         run = _Run("compact", settings, archive)
         run.compact(hours_to_compact(archive, settings, now_ms))
         run.forget_manifests(now_ms - parse_duration(settings.keep_manifests))
@@ -116,7 +135,7 @@ def erase(settings: EraseSettings) -> int:
     now_ms = time.time_ns() // 1_000_000
     settings.check()
     with interrupts.kept():
-        archive = FlowArchive(settings.archive)
+        archive = open_archive(settings)
         run = _Run("erase-addresses", settings, archive)
         run.compact(hours_to_erase(archive, settings, now_ms))
         return run.status
@@ -127,16 +146,18 @@ def expire(settings: ExpireSettings) -> int:
     """Run the command; return its exit status."""
     now_ms = time.time_ns() // 1_000_000
     with interrupts.kept():
-        archive = FlowArchive(settings.archive)
+        archive, place = open_archive(settings), without_secrets(settings.archive)
         try:
             there = stored_hours(archive)
             hours = chosen(there, now_ms, parse_duration(settings.keep), settings.max_size)
             for hour in [] if settings.dry_run else hours:
                 expire_hour(archive, hour)
         except Taken:
-            raise Refusal(f"archive {settings.archive}: another process changed it meanwhile; run it again") from None
+            raise Refusal(
+                f"archive {without_secrets(settings.archive)}: another process changed it meanwhile; run it again"
+            ) from None
         except OSError as error:
-            raise Refusal(f"archive {settings.archive}: {error}") from error
+            raise Refusal(f"archive {place}: {error}") from error
     left = sum(hour.size_bytes for hour in there) - sum(hour.size_bytes for hour in hours)
     if not hours:
         say(f"nothing to delete: {counted(len(there), 'hour')} of {human(left)} stay")

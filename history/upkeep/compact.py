@@ -110,7 +110,9 @@ class Compactor:
             raise Refusal(f"archive {self._archive.location}: {path} is damaged: compactions end at {chain.newest}")
         directories = (f"{compaction.ROLLUPS}/{hour}", f"{FLOWS}/{hour}", hour)
         self._delete(path for directory in directories for path in self._gone(chain, directory))
-        self._delete(f"{compaction.DIRECTORY}/{hour}/{name}" for name, _ in intents)
+        records = f"{compaction.DIRECTORY}/{hour}"
+        self._delete(f"{records}/{name}" for name in self._archive.names(records) if name.endswith(TEMPORARY))
+        self._delete(f"{records}/{name}" for name, _ in intents)
 
     def _gone(self, chain: Chain, directory: str) -> Iterator[str]:
         """Yield the files in a directory that will never count: replaced ones, and those of a number that is taken."""

@@ -2,6 +2,7 @@
 """An archive in an object store: the flow log writes it, and commands read the same from it as from a directory."""
 
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from pyarrow import parquet as pq
 from history.audit import command as audit
 from history.replay import command as replay
 from history.report import command as report
+from history.upkeep import command as upkeep
 from sinks.flowlog.manifest import decode_manifest
 from sinks.flowlog.opening import open_store
 from tests.history.conftest import Command
@@ -90,6 +92,48 @@ def test_a_deep_audit_is_the_same(history: Lived, copied: str, command: Command)
         answers[-1][2]["repeats"].sort(key=lambda repeat: (repeat["chunk"], repeat["offset"]))
     assert answers[0] == answers[1]
     assert "archive" in out
+
+
+def test_it_is_compacted_relieved_of_addresses_and_deleted_like_a_directory(
+    history: Lived, bucket: str, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    uri = bucket.format(path="/upkeep")
+    filesystem, root = fs.FileSystem.from_uri(uri)
+    fs.copy_files(str(history.archive), root, destination_filesystem=filesystem)
+
+    def objects() -> list[str]:
+        infos = filesystem.get_file_info(fs.FileSelector(f"{root}/flows", recursive=True))
+        return sorted(info.path for info in infos if info.type == fs.FileType.File)
+
+    def flows(*filters: str) -> list[dict[str, Any]]:
+        status, out, err = command(
+            replay.main, *history.flags, *history.span, *filters, "-o", "jsonl", "--archive", uri
+        )
+        assert (status, err) == (0, ""), err
+        return sorted(map(orjson.loads, out.splitlines()), key=lambda row: str(row["id"]))
+
+    before, of_shop = flows(), flows("-n", "shop")
+    later_ns = time.time_ns() + 8 * 86_400 * 10**9
+    monkeypatch.setattr(time, "time_ns", lambda: later_ns)
+    status, out, err = command(upkeep.main, "--archive", uri, "--spill-directory", str(tmp_path))
+    assert (status, err) == (0, "")
+    assert "manifests of compacted files deleted" in out
+    assert [path.rpartition("/")[2][:7] for path in objects()] == ["flows-c", "flows-c"]
+    assert flows() == before
+    assert flows("-n", "shop") == of_shop
+    status, out, err = command(upkeep.erase, "--archive", uri, "--older-than", "1d")
+    assert (status, err) == (0, "")
+    erased = flows()
+    assert {row["id"]: row["bytes"] for row in erased} == {row["id"]: row["bytes"] for row in before}
+    seen = [{row.get("dst_address") for row in rows if row["dst_kind"] == "external"} for rows in (before, erased)]
+    assert seen == [{"11.0.0.10", "2c0f:ff00::10"}, {"11.0.0.0", "2c0f:ff00::"}]
+    status, out, err = command(upkeep.expire, "--archive", uri, "--keep", "1d")
+    assert (status, err) == (0, "")
+    assert out.startswith("deleted 2 hours, ")
+    assert objects() == []
+    status, _, err = command(replay.main, *history.flags, *history.span, "-o", "jsonl", "--archive", uri)
+    assert status == 1
+    assert "was deleted" in err
 
 
 def test_a_damaged_object_is_named(history: Lived, bucket: str, command: Command) -> None:

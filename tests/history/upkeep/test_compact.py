@@ -435,6 +435,25 @@ def test_an_intent_names_its_writers_files_and_no_others(written: Written, path:
     assert written.files() == files
 
 
+def test_what_a_killed_writer_left_half_written_is_cleared_up(written: Written) -> None:
+    compact(written.root)
+    left = [
+        written.root / f"_compactions/{HOUR}/000002.json.0a1b2c3d.tmp",
+        written.root / f"flows/{HOUR}/flows-c000002-abcdef-0.parquet.tmp",
+        written.root / f"flows/{HOUR}/flows-c000001-abcdef-0.parquet",
+    ]
+    for path in left:
+        path.write_bytes(b"half")
+    (written.root / f"_compactions/{HOUR}/000002-abcdef.intent").write_bytes(
+        encode(Intent(2, [f"flows/{HOUR}/flows-c000002-abcdef-0.parquet"]))
+    )
+    before = written.rows()
+    compact(written.root)
+    assert [path for path in left if path.exists()] == []
+    assert written.rows() == before
+    assert not list(written.root.glob("**/*.intent"))
+
+
 def test_a_source_that_holds_other_than_is_listed_is_left_as_it_is(written: Written) -> None:
     path = written.root / written.files()[0]
     table = pq.ParquetFile(path).read()
