@@ -17,12 +17,13 @@ from pyarrow import fs
 
 from common.errors import Refusal
 from common.locations import without_secrets
+from history.read.object_files import open_object
 from schemas.codec import UNREADABLE
 from sinks.flowlog import compaction
 from sinks.flowlog.compaction import Chain, Compaction, read_compaction, record_path
 from sinks.flowlog.manifest import DataFile, Manifest, read_manifest
 from sinks.flowlog.object_client import open_client, open_files
-from sinks.flowlog.objects import ObjectStore
+from sinks.flowlog.objects import ObjectStore, StoreError
 from sinks.flowlog.opening import local_path
 from sinks.flowlog.store import LocalStore, Store
 from sinks.intake import Lane
@@ -33,6 +34,9 @@ DIRECTORY = "_manifests"
 # How often an archive is read again that is compacted meanwhile: an hour is compacted once in a while, and no oftener.
 ATTEMPTS = 5
 _PARTITION = re.compile(r"p=(\d{1,9})")
+# As pyarrow says what an object store answered; what is wrong with a file it says otherwise.
+_STORE_FAILED = re.compile(r"AWS Error|curlCode|google::cloud|Azure")
+_CUT = re.compile(r"Failed to flush response stream|curlCode: (18|56),")
 _MANIFEST = re.compile(r"(\d{12})\.json")
 
 
@@ -45,11 +49,29 @@ class _Listing(msgspec.Struct):
 _listing_decoder = msgspec.json.Decoder(_Listing)
 
 
-class ArchiveChanged(Refusal):
-    """The archive was compacted, or hours of it deleted, while it was read: read it again, from the beginning."""
+class ReadAgain(Refusal):
+    """What was read of the archive so far does not count: read it again, from the beginning."""
+
+
+class ArchiveChanged(ReadAgain):
+    """The archive was compacted, or hours of it deleted, while it was read."""
 
     def __init__(self, location: str) -> None:
         super().__init__(f"archive {location}: it was compacted while it was read; run the command again")
+
+
+class AnswerCut(ReadAgain):
+    """An object store's answer ended in the middle, which pyarrow does not ask for again."""
+
+    def __init__(self, location: str, path: str) -> None:
+        super().__init__(f"archive {location}: {path}: the connection was cut; run the command again")
+
+
+class StoreAway(Refusal):
+    """The place does not answer, or refuses: nothing is known of what is there, so nothing is damaged."""
+
+    def __init__(self, location: str, error: object) -> None:
+        super().__init__(f"archive {location}: {' '.join(str(error).split())[:300]}")
 
 
 class FlowArchive:
@@ -137,14 +159,37 @@ class FlowArchive:
         try:
             return self.store.names(directory)
         except OSError as error:
-            raise Refusal(f"archive {self.location}: {error}") from error
+            raise StoreAway(self.location, error) from error
+
+    def has(self, path: str) -> bool:
+        """Return whether a file is there, by its name and not by a listing, which may lag behind."""
+        try:
+            return self.store.exists(path)
+        except OSError as error:
+            raise StoreAway(self.location, error) from error
+
+    def check_answers(self, path: str, error: Exception) -> None:
+        """Raise `StoreAway` or `AnswerCut` if `error` came not of the file, but of the object store that it is in."""
+        if self.is_local or isinstance(error, FileNotFoundError):
+            return
+        if isinstance(error, StoreError):
+            raise StoreAway(self.location, error) from error
+        if _CUT.search(str(error)):
+            raise AnswerCut(self.location, path) from error
+        if _STORE_FAILED.search(str(error)):
+            raise StoreAway(self.location, f"{path}: {error}") from error
+        self.has(path)
 
     def open(self, path: str) -> pa.NativeFile:
         """Open a file of it, to be read anywhere; raises `OSError`."""
+        if isinstance(self.store, ObjectStore):
+            return open_object(self.store, path)
         return self.filesystem.open_input_file(self._file(path))
 
     def open_stream(self, path: str) -> pa.NativeFile:
         """Open a file of it, to be read from its beginning on; raises `OSError`."""
+        if isinstance(self.store, ObjectStore):
+            return open_object(self.store, path)
         return self.filesystem.open_input_stream(self._file(path))
 
     def _file(self, path: str) -> str:
@@ -167,6 +212,8 @@ class FlowArchive:
         except FileNotFoundError as error:
             # It was listed a moment ago; nobody but upkeep deletes any, the oldest first.
             raise ArchiveChanged(self.location) from error
+        except StoreError as error:
+            raise StoreAway(self.location, error) from error
         except (OSError, ValueError, *UNREADABLE) as error:
             raise Refusal(f"archive {self.location}: {path} is damaged: {error}") from error
 

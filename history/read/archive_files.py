@@ -86,7 +86,8 @@ def hour_directories(archive: FlowArchive, span: TimeRange) -> Iterator[str]:
 class _Search:
     """One search. `_there`: the data files of the range by partition and number; `_hours`: those that hold any.
 
-    `_replaced`: what compactions replaced; `_numbers`: the manifests that list such, by partition.
+    `_gone`: hours of which no file is listed, nor there when one was asked for by its name. `_replaced`: what
+    compactions replaced; `_numbers`: the manifests that list such, by partition.
     """
 
     def __init__(self, archive: FlowArchive, span: TimeRange, pool: ThreadPoolExecutor) -> None:
@@ -97,6 +98,7 @@ class _Search:
         self._there: dict[int, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
         self._hours: set[str] = set()
         self._expired: set[str] = set()
+        self._gone: set[str] = set()
         self._replaced: set[str] = set()
         self._numbers: dict[int, set[int]] = defaultdict(set)
 
@@ -206,7 +208,7 @@ class _Search:
         hour = _hour_of(path)
         if path in self._replaced:
             return True
-        if path not in self._there.get(partition, {}).get(number, set()):
+        if path not in self._there.get(partition, {}).get(number, set()) and not self._lags(path, hour):
             if hour not in self._hours or hour.removeprefix(f"{FLOWS}/") in self._expired:
                 self._chapter.deleted = max(self._chapter.deleted, hour)
                 return False
@@ -218,6 +220,16 @@ class _Search:
             raise Refusal(f"archive {self._archive.location}: {path}: only Parquet can be read back")
         self._chapter.files.append(file)
         return True
+
+    def _lags(self, path: str, hour: str) -> bool:
+        """Return whether a file is there that no listing has, as where an object store's listings lag behind."""
+        if hour in self._gone or hour.removeprefix(f"{FLOWS}/") in self._expired:
+            return False
+        if self._archive.has(path):
+            return True
+        if hour not in self._hours:
+            self._gone.add(hour)
+        return False
 
     def _where(self, partition: int, known: Sequence[int]) -> int:
         """Return the place of the first manifest that reaches into the range, of a partition with no file in it."""

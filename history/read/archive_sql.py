@@ -46,7 +46,7 @@ class ArchiveQuery(FlowQuery):
     """The flows of one archive in one time range.
 
     Whatever reads it raises `ArchiveChanged` where a file went because a compaction replaced it: then what was read so
-    far is to be read again, with an archive opened again.
+    far is to be read again, with an archive opened again. `AnswerCut` likewise, where an object store's answer was cut.
     """
 
     def __init__(self, archive: FlowArchive, span: TimeRange) -> None:
@@ -120,6 +120,7 @@ class ArchiveQuery(FlowQuery):
         try:
             yield
         except (duckdb.Error, pa.ArrowException, OSError) as error:
+            self.archive.check_answers(next(iter(self.chapter.paths), ""), error)
             if self._is_changed():
                 raise ArchiveChanged(self.archive.location) from error
             damaged = (
@@ -142,5 +143,6 @@ class ArchiveQuery(FlowQuery):
                 for _ in pq.ParquetFile(source).iter_batches(BATCH_ROWS):
                     pass
         except (pa.ArrowException, OSError) as error:
+            self.archive.check_answers(path, error)
             return f"{path}: {' '.join(str(error).split())[:200]}"
         return ""

@@ -22,7 +22,7 @@ from history.model.filters import Selection
 from history.model.hints import why_nothing
 from history.model.time_range import TimeRange, timestamp
 from history.read import interrupts
-from history.read.archive import ATTEMPTS, ArchiveChanged, FlowArchive
+from history.read.archive import ATTEMPTS, FlowArchive, ReadAgain
 from history.read.archive_sql import ArchiveQuery
 from history.read.batch import FlowBatch
 from history.read.flows import enriched_rows, rejoined_rows, together
@@ -138,7 +138,7 @@ class Replay:
             try:
                 self._archive = FlowArchive(location)
                 yield from self._of_archive(self._archive)
-            except ArchiveChanged:
+            except ReadAgain:
                 if self._flows or attempt == ATTEMPTS:
                     raise
             else:

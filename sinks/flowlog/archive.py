@@ -68,6 +68,9 @@ class Archive:
         while True:
             manifests, intents = self._listing(partition)
             newest = self._read(partition, manifests[-1]) if manifests else None
+            # A listing may lag behind, in some object stores; what is asked for by its name does not.
+            while self._store.exists(_manifest_path(partition, number := newest.sequence + 1 if newest else 1)):
+                newest = self._read(partition, _manifest_name(number))
             if not intents:
                 return newest
             ahead = _number(intents[-1]) - (newest.sequence if newest else 0)

@@ -20,10 +20,10 @@ from pyarrow import fs
 from common.locations import check_location
 from sinks.flowlog.objects import StoreError, explained
 
-# One request; the whole of an object within it. A request that fails is tried again for as long as that, at least once.
+# One request, with the whole of an object. One that fails is tried again until as much time has passed.
 REQUEST_SECONDS = 60
 _RETRY: dict[str, Any] = {
-    "max_retries": 6,
+    "max_retries": 10,
     "retry_timeout": timedelta(seconds=REQUEST_SECONDS),
     "backoff": {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=10), "base": 2},
 }

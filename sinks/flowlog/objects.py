@@ -11,7 +11,7 @@ import contextlib
 import errno
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import obstore
@@ -25,17 +25,19 @@ from sinks.flowlog.store import Parts
 _CODE, _MESSAGE = re.compile(r"<Code>([^<]{1,100})</Code>"), re.compile(r"<Message>([^<]{1,300})</Message>")
 _STATUS = re.compile(r"status code: (\d{3} ?[A-Za-z ]*)")
 _KIND = re.compile(r"kind: (Connect|Timeout|Interrupted|Decode|Request)\b")
+_CUT = "the connection was cut"
 _KINDS = {
     "Connect": "cannot connect",
     "Timeout": "no answer in time",
-    "Interrupted": "the connection was cut",
-    "Decode": "an answer that cannot be read",
-    "Request": "the connection was cut",
+    "Interrupted": _CUT,
+    "Decode": _CUT,
+    "Request": _CUT,
 }
 # What obstore says before what our own provider of credentials raised.
 _WRAPPED = re.compile(r".* credential provider: (\w+: )?")
 # Client errors that pass: time-out, conflict, too early, too many requests.
 _PASSING = ("408", "409", "425", "429")
+_CUT_PAGES = 3
 _ONE_PUT_BYTES, _PART_BYTES = 64 << 20, 16 << 20
 _NOT_THERE = ("NoSuchKey", "BlobNotFound", "NotFound", "")
 
@@ -51,6 +53,10 @@ class StoreError(OSError):
         return str(self.strerror)
 
 
+class CutOffError(StoreError):
+    """The answer ended before its end."""
+
+
 class ObjectStore:
     """What is below one path of an object store."""
 
@@ -62,7 +68,9 @@ class ObjectStore:
         """Try whether it can be written to, and return whether `create` is exclusive; raises `StoreError`."""
         path = f".probe.{secrets.token_hex(8)}"
         try:
-            self._creates = self.create(path, [b""]) and not self.create(path, [b""])
+            # The first may say that it is there already: its answer was lost, and it was tried again.
+            self.create(path, [b""])
+            self._creates = not self.create(path, [b""])
         except StoreError:
             # Not every server that speaks S3 knows the condition: if it takes the object without, it is that.
             self.put(path, [b""])
@@ -101,21 +109,37 @@ class ObjectStore:
                 raise ValueError(f"it is larger than {MAX_MANIFEST_BYTES:,} bytes")
             return bytes(found.bytes())
 
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        """Return a part of an object that is within it."""
+        with _answers():
+            return bytes(obstore.get_range(self._client, path, start=start, length=length))
+
+    def size(self, path: str) -> int:
+        """Return an object's size in bytes."""
+        with _answers():
+            return int(obstore.head(self._client, path)["size"])
+
     def exists(self, path: str) -> bool:
         """Return whether there is such an object, by its name and not by a listing."""
         try:
-            with _answers():
-                obstore.head(self._client, path)
+            self.size(path)
         except FileNotFoundError:
             return False
         return True
 
     def names(self, directory: str) -> list[str]:
         """Return the names below a path."""
-        with _answers():
-            found = obstore.list_with_delimiter(self._client, directory or None)
+        found = self._listed(directory)
         paths = [*found["common_prefixes"], *(each["path"] for each in found["objects"])]
         return [path.rpartition("/")[2] for path in paths]
+
+    def _listed(self, directory: str) -> "obstore.ListResult[Sequence[obstore.ObjectMeta]]":
+        """List; a page that was cut off is asked for again, which the client does with other answers by itself."""
+        for _ in range(_CUT_PAGES):
+            with contextlib.suppress(CutOffError), _answers():
+                return obstore.list_with_delimiter(self._client, directory or None)
+        with _answers():
+            return obstore.list_with_delimiter(self._client, directory or None)
 
     def delete(self, path: str) -> None:
         """Delete an object, if it is there."""
@@ -150,4 +174,6 @@ def explained(error: Exception, *, lasting: bool = False) -> OSError:
         first = _WRAPPED.sub("", text.partition("\n")[0])
         reason = " ".join(re.sub(r"\?\S*", "", first).split())[:300]
     refused = status is not None and status[1].startswith("4") and not status[1].startswith(_PASSING)
+    if reason == _CUT:
+        return CutOffError(reason)
     return StoreError(reason, lasting=lasting or refused or isinstance(error, NotSupportedError))

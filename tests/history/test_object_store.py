@@ -12,16 +12,19 @@ import pytest
 from pyarrow import fs
 from pyarrow import parquet as pq
 
+from history.advise import command as advise
 from history.audit import command as audit
 from history.replay import command as replay
 from history.report import command as report
 from history.upkeep import command as upkeep
+from sinks.flowlog import object_client
 from sinks.flowlog.manifest import decode_manifest
 from sinks.flowlog.opening import open_store
 from tests.history.conftest import Command
 from tests.support.history.lived import Lived
 from tests.support.lab.proxy import Proxy
 from tests.support.object_store import KEYS, s3_server
+from tests.support.s3_faults import Act, S3Faults, cut, lagging, late, now_and_then, refuse, s3_faults, unanswered
 from tests.support.services import eventually
 from tests.support.sinks.processes import running
 
@@ -162,11 +165,94 @@ def test_the_flow_log_writes_it(history: Lived, bucket: str, tmp_path: Path, com
     assert {orjson.loads(line)["id"] for line in out.splitlines()} == history.flows.keys()
 
 
+@pytest.fixture
+def faults(bucket: str) -> Iterator[S3Faults]:
+    """A proxy in front of the server."""
+    with s3_faults(port_of(bucket)) as proxy:
+        yield proxy
+
+
+def port_of(uri: str) -> int:
+    return int(re.search(r"127\.0\.0\.1:(\d+)", uri)[1])  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("main", "flags"),
+    [
+        pytest.param(report.main, ["-o", "json"], id="report"),
+        pytest.param(replay.main, ["-o", "jsonl", "--address", "10.0.0.0/8"], id="replay"),
+        pytest.param(advise.main, ["-o", "json"], id="advise"),
+        pytest.param(audit.main, ["-o", "json", "--deep"], id="audit"),
+    ],
+)
+def test_a_store_on_a_bad_day_is_asked_again(
+    history: Lived, copied: str, faults: S3Faults, command: Command, main: Any, flags: list[str]
+) -> None:
+    answers = []
+    trouble = refuse(503, "SlowDown"), refuse(500, "InternalError"), refuse(429, "SlowDown"), unanswered, late(0.3)
+    faults.add(cut, path=r"list-type|\.json", times=3)
+    if main is not replay.main:  # what it has printed cannot be taken back
+        faults.add(cut, path=r"\.parquet", times=2)
+    faults.add(now_and_then(0.15, *trouble))
+    through = copied.replace(str(port_of(copied)), str(faults.port))
+    for uri in (copied, through):
+        status, out, err = command(main, *history.flags, *history.span, *flags, "--archive", uri)
+        # What it says takes time, and so the age of the newest flow.
+        assert status in (0, 1), err
+        answers.append(
+            sorted(re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z?", "TIME", (out + err).replace(uri, "ARCHIVE")).splitlines())
+        )
+    assert answers[0] == answers[1] != []
+    assert len(faults.asked) > 20
+
+
+@pytest.mark.parametrize(
+    ("path", "act", "says"),
+    [
+        pytest.param(".", refuse(503, "SlowDown"), "SlowDown: Said by a test", id="throttled"),
+        pytest.param(".", refuse(400, "ExpiredToken"), "ExpiredToken: Said by a test", id="expired"),
+        pytest.param(r"\.parquet", refuse(400, "ExpiredToken"), "HTTP 400 Bad Request", id="expired in the middle"),
+        pytest.param(r"\.json", refuse(403, "AccessDenied"), "AccessDenied: Said by a test", id="forbidden"),
+    ],
+)
+@pytest.mark.parametrize(("main", "flags"), [(report.main, []), (audit.main, ["--deep"])], ids=["report", "audit"])
+def test_a_store_that_does_not_answer_is_one_line_and_no_damage(
+    history: Lived,
+    copied: str,
+    faults: S3Faults,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    main: Any,
+    flags: list[str],
+    path: str,
+    act: Act,
+    says: str,
+) -> None:
+    monkeypatch.setitem(object_client._RETRY, "max_retries", 1)
+    faults.add(act, path=path)
+    through = copied.replace(str(port_of(copied)), str(faults.port))
+    status, out, err = command(main, *history.flags, *history.span, *flags, "--archive", through)
+    assert (status, out) == (2, "")
+    [line] = err.splitlines()
+    assert says in line
+    assert "damage" not in line
+
+
+def test_a_listing_that_lags_behind_hides_nothing(
+    history: Lived, copied: str, faults: S3Faults, command: Command
+) -> None:
+    local, _ = both(command, report.main, history, copied, "-o", "csv")
+    faults.add(lagging(r"-p[01]-00000000000\d-[0-9a-f]{6}\.parquet"), "GET", r"list-type")
+    through = copied.replace(str(port_of(copied)), str(faults.port))
+    status, out, err = command(report.main, *history.flags, *history.span, "-o", "csv", "--archive", through)
+    assert (status, err) == (0, "")
+    assert out == local
+
+
 def test_a_store_that_falls_silent_is_named_and_waited_for(history: Lived, bucket: str, tmp_path: Path) -> None:
     uri = bucket.format(path="/silent")
-    port = re.search(r"127\.0\.0\.1:(\d+)", uri)[1]  # type: ignore[index]
-    with Proxy(("127.0.0.1", int(port))) as proxy:
-        through = uri.replace(port, str(proxy.port))
+    with Proxy(("127.0.0.1", port_of(uri))) as proxy:
+        through = uri.replace(str(port_of(uri)), str(proxy.port))
         flags = [*history.flags, "--output", through, "--cut-seconds", "5", "--group", "zonemeter.silent"]
         with running("flowlog", flags, tmp_path / "log") as sink:
             eventually(lambda: sink.samples().get(("zonemeter_flows_taken_total", ())) == len(history.flows))
@@ -188,3 +274,24 @@ def _rows(uri: str) -> int:
         if name.endswith(".json")
     ]
     return sum(file.rows for path in manifests for file in decode_manifest(store.read(path)).files)
+
+
+def test_a_store_that_is_away_or_takes_no_token_any_more_is_waited_for(
+    history: Lived, bucket: str, faults: S3Faults, tmp_path: Path
+) -> None:
+    uri = bucket.format(path="/expired")
+    through = uri.replace(str(port_of(uri)), str(faults.port))
+    flags = [*history.flags, "--output", through, "--cut-seconds", "1", "--group", "zonemeter.expired"]
+    faults.add(refuse(503, "SlowDown"))
+    with running("flowlog", flags, tmp_path / "log") as sink:
+        eventually(lambda: "SlowDown: Said by a test.; retrying" in sink.get("/readyz")[1], 60)
+        faults.heal()
+        faults.add(refuse(400, "ExpiredToken"), "PUT", r"\.parquet")
+        eventually(lambda: "ExpiredToken: Said by a test.; retrying" in sink.get("/readyz")[1], 60)
+        assert _rows(uri) == 0
+        faults.heal()
+        eventually(lambda: _rows(uri) == len(history.flows))
+        eventually(sink.ready)
+        assert sink.terminate() == 0
+    assert _rows(uri) == len(history.flows)
+    assert KEYS["AWS_SECRET_ACCESS_KEY"] not in (tmp_path / "log").read_text()

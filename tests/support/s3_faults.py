@@ -2,6 +2,7 @@
 """A proxy in front of the S3 server that misbehaves as object stores do, by rules: one object store with bad days."""
 
 import asyncio
+import random
 import re
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -100,6 +101,8 @@ def late(seconds: float) -> Act:
 async def cut(request: web.Request, answer: Answer) -> web.StreamResponse:
     """Do it, say half of the answer and cut the connection."""
     whole = await answer()
+    if request.method == "HEAD":
+        return whole  # it has no half
     half = web.StreamResponse(status=whole.status, headers=whole.headers)
     content = whole.body if isinstance(whole.body, bytes) else b""
     half.content_length = len(content)
@@ -133,6 +136,18 @@ def lagging(names: str) -> Act:
             if re.search(names, part):
                 text = text.replace(part, "")
         return web.Response(status=whole.status, text=text, content_type="application/xml")
+
+    return act
+
+
+def now_and_then(share: float, *acts: Act) -> Act:
+    """Do one of these to some of the requests; the others are answered. In the same order each time."""
+    choose = random.Random(20261129)
+
+    async def act(request: web.Request, answer: Answer) -> web.StreamResponse:
+        if choose.random() < share:
+            return await choose.choice(acts)(request, answer)
+        return await answer()
 
     return act
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from common.errors import Refusal
 from history.audit.deep.facts import ChunkFlows, Facts, flow_place
-from history.read.archive import ATTEMPTS, ArchiveChanged, FlowArchive
+from history.read.archive import ATTEMPTS, ArchiveChanged, FlowArchive, ReadAgain, StoreAway, manifest_path
 from history.read.archive_files import hour_end_ms, touches
 from history.read.parquet_limits import why_too_large
 from schemas.amount import Amount
@@ -65,7 +65,7 @@ def read_archive(location: str, facts: Facts) -> None:
         part = Facts(facts.partition, facts.wanted)
         try:
             _read(FlowArchive(location), part)
-        except ArchiveChanged as changed:
+        except ReadAgain as changed:
             why = changed
         else:
             facts.take_archive(part)
@@ -83,7 +83,8 @@ def _read(archive: FlowArchive, facts: Facts) -> None:
     replaced = set().union(*(chain.replaced for chain in chains))
     expired = {chain.hour for chain in chains if chain.expired}
     for absent in sorted(set(range(numbers[0], numbers[-1])) - set(numbers)):
-        facts.find("archive", f"manifest {absent} of partition {facts.partition} is missing")
+        if not archive.has(manifest_path(facts.partition, absent)):
+            facts.find("archive", f"manifest {absent} of partition {facts.partition} is missing")
     for manifest in _manifests(archive, facts, numbers):
         for file in manifest.files:
             hour = file.path.rpartition("/")[0]
@@ -112,7 +113,7 @@ def _manifests(archive: FlowArchive, facts: Facts, numbers: list[int]) -> Iterat
     for number in reversed(numbers):
         try:
             manifest = archive.manifest(facts.partition, number)
-        except ArchiveChanged:
+        except (ReadAgain, StoreAway):
             raise
         except Refusal as refusal:
             facts.find("archive", str(refusal))
@@ -140,6 +141,7 @@ def _take_file(archive: FlowArchive, facts: Facts, file: DataFile, listed: str) 
     except FileNotFoundError:
         facts.find("archive", f"{file.path} is missing: {listed} {file.rows:,} flows in it")
     except (OSError, pa.ArrowException, DecodeError, ValueError, *UNREADABLE) as error:
+        archive.check_answers(file.path, error)
         facts.find("archive", f"{file.path} cannot be read: {' '.join(str(error).split())}")
     else:
         if rows != file.rows:

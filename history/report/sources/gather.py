@@ -21,7 +21,7 @@ from history.model.party import Parties
 from history.model.summary import Summary
 from history.model.time_range import TimeRange, timestamp
 from history.range_settings import RangeSettings
-from history.read.archive import ATTEMPTS, ArchiveChanged, FlowArchive
+from history.read.archive import ATTEMPTS, FlowArchive, ReadAgain
 from history.read.archive_sql import ArchiveQuery
 from history.read.flow_sql import FlowQuery, open_database
 from history.read.flows import enriched_rows
@@ -91,7 +91,7 @@ class Gatherer:
             archive = FlowArchive(location)
             try:
                 self._sum_up(archive)
-            except ArchiveChanged as changed:
+            except ReadAgain as changed:
                 why = changed
                 self.gathered = Gathered([Summary() for _ in self._spans], [True for _ in self._spans])
                 if self._evidence is not None:

@@ -3,20 +3,23 @@
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from common.errors import Refusal
+from sinks.flowlog import object_client
 from sinks.flowlog.archive import Archive
 from sinks.flowlog.manifest import Manifest, read_manifest
 from sinks.flowlog.object_client import open_client
 from sinks.flowlog.objects import ObjectStore, StoreError
 from sinks.flowlog.opening import open_store
 from sinks.sink import Overtaken
-from tests.sinks.flowlog.test_archive import TOPIC, cut
+from tests.sinks.flowlog.test_archive import TOPIC
+from tests.sinks.flowlog.test_archive import cut as cut_of
 from tests.support.object_store import KEYS, s3_server
-from tests.support.s3_faults import S3Faults, refuse, s3_faults, unanswered, unconditional
+from tests.support.s3_faults import S3Faults, cut, lagging, now_and_then, refuse, s3_faults, unanswered, unconditional
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +54,7 @@ def test_of_eight_writers_of_one_manifest_one_wins(bucket: str) -> None:
         def write(archive: Archive, number: int = number, together: threading.Barrier = together) -> None:
             together.wait()
             try:
-                outcomes.append(archive.write(cut(number, b"rows")))
+                outcomes.append(archive.write(cut_of(number, b"rows")))
             except Overtaken:
                 outcomes.append(None)
 
@@ -95,11 +98,52 @@ def test_a_manifest_whose_answer_was_lost_is_ours(bucket: str, faults: S3Faults)
     archive = Archive(open_store(through(bucket, faults, "/lost")), TOPIC, ".parquet")
     faults.add(unanswered, "PUT", r"_manifests/p%3D3/000000000001.json|_manifests/p=3/000000000001.json", times=1)
     try:
-        archive.write(cut(1, b"rows"))
+        archive.write(cut_of(1, b"rows"))
     except OSError:
-        archive.write(cut(1, b"rows"))
+        archive.write(cut_of(1, b"rows"))
     assert archive.recover(3) is not None
     assert len(open_store(bucket.format(path="/lost")).names("flows/date=2026-11-22/hour=22")) == 1
+
+
+def test_whatever_a_store_does_nothing_is_lost_or_doubled(
+    bucket: str, faults: S3Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(object_client._RETRY, "max_retries", 0)  # so that all of it reaches the archive
+    archive = Archive(ObjectStore(open_client(through(bucket, faults, "/bad"))), TOPIC, ".parquet")
+    trouble = now_and_then(
+        0.25, refuse(503, "SlowDown"), unanswered, refuse(429, "TooManyRequests"), cut, refuse(400, "ExpiredToken")
+    )
+    faults.add(trouble)
+    for number in range(1, 13):
+        insist(lambda number=number: archive.write(cut_of(number, b"%d" % number)))  # type: ignore[misc]
+    newest = insist(lambda: Archive(archive._store, TOPIC, ".parquet").recover(3))
+    faults.heal()
+    store = open_store(bucket.format(path="/bad"))
+    listed = [read_manifest(store.read(f"_manifests/p=3/{n:012}.json"), 3, n).files for n in range(1, 13)]
+    assert newest.sequence == 12
+    assert [store.read(file.path) for [file] in listed] == [b"%d" % number for number in range(1, 13)]
+    assert len(store.names("flows/date=2026-11-22/hour=22")) == 12, "what does not count is gone"
+    assert len(faults.asked) > 80
+
+
+def insist(step: Callable[[], Any]) -> Any:
+    """Do it until it is done, as the runner does."""
+    for _ in range(50):
+        try:
+            return step()
+        except OSError:
+            continue
+    pytest.fail("it never came through")
+
+
+def test_a_listing_that_lags_behind_does_not_set_a_partition_back(bucket: str, faults: S3Faults) -> None:
+    archive = Archive(open_store(through(bucket, faults, "/lagging")), TOPIC, ".parquet")
+    written = [archive.write(cut_of(number, b"rows")) for number in (1, 2, 3)]
+    faults.add(lagging(r"00000000000[23]\.json"), "GET")
+    assert archive.recover(3) == written[-1]
+    faults.add(lagging(r"\.json"), "GET")
+    faults.rules.reverse()
+    assert archive.recover(3) == written[-1]
 
 
 @pytest.mark.parametrize(
