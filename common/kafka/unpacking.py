@@ -103,8 +103,9 @@ class _TooLargeError(Exception):
     """What was unpacked, or would be, is beyond the bound; the text says how large."""
 
 
-# Where batches are unpacked: memory is taken as far as it is written to, once for all batches.
-_scratch = mmap.mmap(-1, MAX_UNPACKED_BYTES)
+# Where batches are unpacked: memory is taken as far as it is written to, once for all batches. By default it would be
+# shared with processes that are forked off this one, and each would read what another unpacked.
+_scratch = mmap.mmap(-1, MAX_UNPACKED_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 _scratch_lock = threading.Lock()
 
 

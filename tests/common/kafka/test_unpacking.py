@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batches of records through what aiokafka's consumer does with an answer: bounded, and never the end of a reader."""
 
+import os
 import tracemalloc
 from collections.abc import Iterable
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from aiokafka.consumer import fetcher
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
-from common.kafka import fetching
+from common.kafka import fetching, unpacking
 from common.kafka.unpacking import MAX_UNPACKED_BYTES
 from schemas.codec import Unreadable, offsets_of
 from tests.support import batches
@@ -143,3 +144,13 @@ def test_a_fetch_ends_when_it_has_enough() -> None:
 def test_what_is_packed_in_several_blocks_is_read(codec: str) -> None:
     values = [bytes([number]) * 40_000 for number in range(10)]
     assert [record.value for record in read(batch(values, codec))] == values
+
+
+def test_what_a_forked_process_unpacks_is_not_seen_here() -> None:
+    unpacking._scratch[:4] = b"mine"
+    child = os.fork()
+    if not child:
+        unpacking._scratch[:4] = b"its!"
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert unpacking._scratch[:4] == b"mine"
