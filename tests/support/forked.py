@@ -16,9 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(
-    ["__main__", "audit.main", "cli.main", "enricher.main", "sinks.flowlog.main", "sinks.metrics.main"]
-)
+SERVICES = ["audit.main", "cli.main", "enricher.main", "sinks.flowlog.main", "sinks.metrics.main"]
+_FORKS.set_forkserver_preload(["__main__", *SERVICES])
 
 
 class Forked:
