@@ -488,7 +488,7 @@ def test_what_was_written_wrong_does_not_come_to_count(written: Written, monkeyp
     assert not list(written.root.glob("**/*.intent"))
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     st.lists(
         st.tuples(
