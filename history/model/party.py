@@ -29,7 +29,7 @@ FIELDS = (
 class Party:
     """One side of a flow; "" where something is not known or does not apply. Equal means the same object.
 
-    `broker`: it is a Kafka broker that this pipeline writes to, by address and port.
+    `broker`: it is a Kafka broker that this pipeline writes to, by address and port, and the other end is a node.
     """
 
     label: str

@@ -45,18 +45,30 @@ class Chapter:
     """The files of a time range. Paths are relative to the archive. `unlisted`: files there that do not count.
 
     `compacted`: how many of the files, the first ones, are compactions'.
-    `deleted`: the newest hour of the range that manifests list files of and that is gone whole; empty if none is.
+    `rollups`: those that count, by path: of compactions' files, and of hours that have expired. `gone`: the hours of
+    the range that manifests list files of and that are gone whole.
     """
 
     files: list[DataFile] = field(default_factory=list)
     compacted: int = 0
     unlisted: int = 0
-    deleted: str = ""
+    rollups: dict[str, DataFile] = field(default_factory=dict)
+    gone: set[str] = field(default_factory=set)
 
     @property
     def paths(self) -> list[str]:
         """The files' paths."""
         return [file.path for file in self.files]
+
+    @property
+    def deleted(self) -> str:
+        """The newest hour that is gone; empty if none is."""
+        return max(self.gone, default="")
+
+    @property
+    def kept(self) -> bool:
+        """Whether of hours that are gone there are rollups."""
+        return not {hour_of(path) for path in self.rollups}.isdisjoint(hour_of(f"{hour}/") for hour in self.gone)
 
 
 def find_chapter(archive: FlowArchive, span: TimeRange) -> Chapter:
@@ -121,11 +133,12 @@ class _Search:
             self._numbers[int(found[1])].add(int(found[2]))
         if chain.expired:
             self._expired.add(chain.hour)
-            self._chapter.deleted = max(self._chapter.deleted, f"{FLOWS}/{chain.hour}")
+            self._chapter.gone.add(f"{FLOWS}/{chain.hour}")
         if chain.files and not any(COMPACTED.fullmatch(name) or DATA.fullmatch(name) for name in there):
             # Somebody deleted the directory.
-            self._chapter.deleted = max(self._chapter.deleted, f"{FLOWS}/{chain.hour}")
+            self._chapter.gone.add(f"{FLOWS}/{chain.hour}")
             return
+        self._chapter.rollups |= chain.rollups
         for path, file in sorted(chain.files.items()):
             directory, _, name = path.rpartition("/")
             if name not in there:
@@ -210,7 +223,7 @@ class _Search:
             return True
         if path not in self._there.get(partition, {}).get(number, set()) and not self._lags(path, hour):
             if hour not in self._hours or hour.removeprefix(f"{FLOWS}/") in self._expired:
-                self._chapter.deleted = max(self._chapter.deleted, hour)
+                self._chapter.gone.add(hour)
                 return False
             raise Refusal(
                 f"archive {self._archive.location}: {path} is missing, {manifest_path(partition, number)} lists it; "
@@ -246,6 +259,17 @@ def hour_end_ms(directory: str) -> int:
     """Return when an hour ends, in Unix milliseconds; 0 if the directory is not an hour's."""
     start_ms = hour_start_ms(directory)
     return 0 if start_ms is None else start_ms + HOUR_MS
+
+
+def hour_range(hour: str) -> TimeRange:
+    """Return the time of an hour such as `date=2026-11-23/hour=02`, which is one."""
+    end_ms = hour_end_ms(hour)
+    return TimeRange(end_ms - HOUR_MS, end_ms)
+
+
+def hour_of(path: str) -> str:
+    """Return the hour of a file of flows or of a rollup, such as `date=2026-11-23/hour=02`."""
+    return "/".join(path.split("/")[-3:-1])
 
 
 def _hour_of(path: str) -> str:

@@ -16,16 +16,20 @@ import pyarrow.parquet as pq
 from common.errors import Refusal
 from common.terminal import command
 from history.model.filters import Selection
+from history.model.rollups import Hours
 from history.model.time_range import TimeRange
 from history.read.archive import ArchiveChanged, FlowArchive
-from history.read.archive_files import find_chapter
+from history.read.archive_files import find_chapter, hour_of, hour_range
 from history.read.batch import SCHEMA
 from history.read.flow_sql import FLOWS, FlowQuery, open_database
 from history.read.parquet_limits import check_files
+from history.read.rollup_sql import view_rollups, why_not_rollup
 from history.read.row_groups import narrowed, narrowing
 from sinks.flowlog.columns import COLUMNS
+from sinks.flowlog.compaction import ROLLUPS, rollup_path
 
 BATCH_ROWS = 50_000
+_FLOW_FILES = "flow_files"
 
 
 def view_rows(database: duckdb.DuckDBPyConnection, archive: FlowArchive, paths: Sequence[str], name: str) -> None:
@@ -49,24 +53,39 @@ class ArchiveQuery(FlowQuery):
     far is to be read again, with an archive opened again. `AnswerCut` likewise, where an object store's answer was cut.
     """
 
-    def __init__(self, archive: FlowArchive, span: TimeRange) -> None:
+    def __init__(self, archive: FlowArchive, span: TimeRange, hours: Hours | None = None) -> None:
+        """`hours`: those whose rollups are read in the place of their flows."""
         super().__init__(open_database(), span)
         self.archive = archive
         self.chapter = find_chapter(archive, span)
-        paths = self._paths
-        if not paths:
-            self._database.register(FLOWS, SCHEMA.empty_table())
-            return
+        self.rollups = [path for path in self.chapter.rollups if hours and hours.holds(hour_range(hour_of(path)))]
+        stand_in = set(self.rollups)
+        self.flows = [path for path in self.chapter.paths if rollup_path(path) not in stand_in]
         with self._reading():
-            check_files(archive, self.chapter.paths)
-            if archive.is_local:
-                files = self._database.read_parquet(paths, hive_partitioning=False)
-            else:
-                # Every store that pyarrow knows, with no extension of DuckDB's to fetch.
-                files = self._database.from_arrow(
-                    ds.dataset(paths, SCHEMA, filesystem=archive.filesystem, format="parquet")
-                )
-            files.create_view(FLOWS)
+            self._open_flows()
+            if self.rollups:
+                view_rollups(self._database, archive, self.rollups, ROLLUPS)
+            self._view(_FLOW_FILES, FLOWS)
+
+    def _open_flows(self) -> None:
+        paths = [f"{self.archive.root}/{path}" for path in self.flows]
+        if not paths:
+            self._database.register(_FLOW_FILES, SCHEMA.empty_table())
+            return
+        check_files(self.archive, self.flows)
+        if self.archive.is_local:
+            files = self._database.read_parquet(paths, hive_partitioning=False)
+        else:
+            # Every store that pyarrow knows, with no extension of DuckDB's to fetch.
+            dataset = ds.dataset(paths, SCHEMA, filesystem=self.archive.filesystem, format="parquet")
+            files = self._database.from_arrow(dataset)
+        files.create_view(_FLOW_FILES)
+
+    def _view(self, flows: str, name: str) -> None:
+        """Make a view of flows, and of the rollups that stand for others."""
+        query = f"CREATE OR REPLACE VIEW {name} AS SELECT *, 1::BIGINT AS flows FROM {flows}"  # noqa: S608
+        rollups = f" UNION ALL BY NAME FROM {ROLLUPS}" if self.rollups else ""
+        self._database.execute(query + rollups)
 
     def __enter__(self) -> "ArchiveQuery":
         return self
@@ -76,7 +95,13 @@ class ArchiveQuery(FlowQuery):
 
     @property
     def _paths(self) -> list[str]:
-        return [f"{self.archive.root}/{path}" for path in self.chapter.paths]
+        return [*self.flows, *self.rollups]
+
+    @property
+    def deleted(self) -> str:
+        """The newest hour of the range that is gone and that no rollup stands for; empty if none is."""
+        rolled_up = set(map(hour_of, self.rollups))
+        return max((hour for hour in self.chapter.gone if hour_of(f"{hour}/") not in rolled_up), default="")
 
     def tables(self, selection: Selection) -> Iterator[pa.Table]:
         """Yield the rows that are wanted, with the flow log's columns."""
@@ -92,9 +117,10 @@ class ArchiveQuery(FlowQuery):
 
         Not for sums: they want few of these, and all files would be looked into before the first is read.
         """
-        if not self.archive.is_local or not self.chapter.paths:
+        if not self.archive.is_local or not self.flows:
             return FLOWS  # by `SCHEMA`
-        view_rows(self._database, self.archive, self.chapter.paths, "rows_of_flows")
+        view_rows(self._database, self.archive, self.flows, "whole_flow_files")
+        self._view("whole_flow_files", "rows_of_flows")
         return "rows_of_flows"
 
     def _wanted_view(self, selection: Selection) -> str:
@@ -120,12 +146,10 @@ class ArchiveQuery(FlowQuery):
         try:
             yield
         except (duckdb.Error, pa.ArrowException, OSError) as error:
-            self.archive.check_answers(next(iter(self.chapter.paths), ""), error)
+            self.archive.check_answers(next(iter(self._paths), ""), error)
             if self._is_changed():
                 raise ArchiveChanged(self.archive.location) from error
-            damaged = (
-                next(filter(None, map(self._damage, self.chapter.paths)), "") or " ".join(str(error).split())[:300]
-            )
+            damaged = next(filter(None, map(self._damage, self._paths)), "") or " ".join(str(error).split())[:300]
             raise Refusal(
                 f"archive {self.archive.location}: {damaged}; restore what is damaged: {command('audit --deep')} "
                 f"--archive {self.archive.location} names all of it"
@@ -133,15 +157,16 @@ class ArchiveQuery(FlowQuery):
 
     def _is_changed(self) -> bool:
         """Return whether a file that counted when this was made does not count any more."""
-        now = find_chapter(FlowArchive(self.archive.location), self.span).paths
-        return not set(self.chapter.paths) <= set(now)
+        now = find_chapter(FlowArchive(self.archive.location), self.span)
+        return not set(self._paths) <= {*now.paths, *now.rollups}
 
     def _damage(self, path: str) -> str:
         """Read a file to its end; return what is wrong with it, if anything."""
         try:
             with self.archive.open(path) as source:
-                for _ in pq.ParquetFile(source).iter_batches(BATCH_ROWS):
-                    pass
+                for batch in pq.ParquetFile(source).iter_batches(BATCH_ROWS):
+                    if path in self.rollups and (why := why_not_rollup(batch)):
+                        return f"{path}: {why}"
         except (pa.ArrowException, OSError) as error:
             self.archive.check_answers(path, error)
             return f"{path}: {' '.join(str(error).split())[:200]}"

@@ -28,6 +28,9 @@ MAX_KINDS = 500_000
 FLOWS = "flows"
 WANTED_ADDRESSES = "wanted_addresses"
 _IN_RANGE = "epoch_ms(window_start) >= ? AND epoch_ms(window_start) < ? AND epoch_ms(window_end) <= ?"
+# Each flow is both. Of a rollup, rows with traffic name no observer, and rows that name one carry no traffic.
+_COUNTED = "encapsulation IS NULL AND scope IS NOT NULL"
+_BY_NODE = "observer_node IS NOT NULL"
 _EVER_MS = 2**63 - 1
 ALWAYS = TimeRange(0, _EVER_MS)
 _SIDES = ("src_", "dst_")
@@ -81,19 +84,19 @@ class FlowQuery:
         sides, pairs = _both_ends(ends)
         slot_ms = max(self.span.slot_ms, (self.span.to_ms - self.span.from_ms) // MAX_SLOTS)
         query = f"""
-            SELECT scope, direction, CASE WHEN direction = 'relay' THEN observer_zone END, sum(bytes), count(*),
+            SELECT scope, direction, CASE WHEN direction = 'relay' THEN observer_zone END, sum(bytes), sum(flows),
                 {", ".join((period_sql(per), *groups_sql(by), *sides))}
-            FROM flows {joins_sql(by, slot_ms)} WHERE encapsulation IS NULL AND {where} GROUP BY ALL
+            FROM flows {joins_sql(by, slot_ms)} WHERE {_COUNTED} AND {where} GROUP BY ALL
         """  # noqa: S608 - every name in it is ours, every value a parameter
         if by == "label":
             self._database.register(LABEL_TIMES, _label_table(labels, self.span, slot_ms))
         regions = self.regions()
         for row in self._stream(query, [*pairs, *parameters]):
-            scope, direction, relayed_in, size, rows, period_ms, from_group, to_group, *values = row
+            scope, direction, relayed_in, size, flows, period_ms, from_group, to_group, *values = row
             source, destination = _ends(ends, values)
             if direction == "relay":
                 source = ends.at(source, relayed_in or "", regions.get(relayed_in, ""))
-            summary.flows += rows
+            summary.flows += int(flows)
             traffic = Traffic(scope, source, destination, direction == "ingress", (from_group, to_group), period_ms)
             summary.traffic[traffic] += int(size)
             if per is not None and len(summary.traffic) > MAX_KINDS:
@@ -107,7 +110,7 @@ class FlowQuery:
     def _add_slots(self, summary: Summary, where: str, parameters: list[object]) -> None:
         query = f"""
             SELECT epoch_ms(window_start) // ? * ?, scope, sum(bytes) FROM flows
-            WHERE encapsulation IS NULL AND {where} GROUP BY ALL
+            WHERE {_COUNTED} AND {where} GROUP BY ALL
         """  # noqa: S608
         slot = self.span.slot_ms
         for at_ms, scope, size in self._fetch(query, [slot, slot, *parameters]):
@@ -120,7 +123,7 @@ class FlowQuery:
         """
         where, parameters = self._where(selection)
         told_apart = ", ".join(columns)
-        query = f"SELECT {told_apart}, sum(bytes) FROM flows WHERE encapsulation IS NULL AND {where} GROUP BY ALL"  # noqa: S608
+        query = f"SELECT {told_apart}, sum(bytes) FROM flows WHERE {_COUNTED} AND {where} GROUP BY ALL"  # noqa: S608
         for *values, size in self._stream(query, parameters):
             yield *values, int(size)
 
@@ -137,9 +140,11 @@ class FlowQuery:
         summary.outer_bytes += int(self._fetch(outer, parameters)[0][0])
         # Who counted, and when, does not depend on which flows are wanted.
         where, parameters = self._where(Selection(clusters=selection.clusters))
-        windows = f"SELECT DISTINCT epoch_ms(window_start), epoch_ms(window_end) FROM flows WHERE {where}"  # noqa: S608
+        windows = (
+            f"SELECT DISTINCT epoch_ms(window_start), epoch_ms(window_end) FROM flows WHERE {_BY_NODE} AND {where}"  # noqa: S608
+        )
         summary.windows.update((start, end) for start, end in self._fetch(windows, parameters))
-        nodes = f"SELECT DISTINCT cluster, observer_node FROM flows WHERE {where}"  # noqa: S608
+        nodes = f"SELECT DISTINCT cluster, observer_node FROM flows WHERE {_BY_NODE} AND {where}"  # noqa: S608
         for cluster, node in self._fetch(nodes, parameters):
             summary.clusters.add(cluster)
             summary.observers.add(node)
@@ -150,9 +155,9 @@ class FlowQuery:
         sides, pairs = _both_ends(ends)
         query = f"""
             WITH told AS (
-                SELECT *, {_SERVES} AS serves FROM {self._rows_view()} WHERE encapsulation IS NULL AND {where}
+                SELECT *, {_SERVES} AS serves FROM {self._rows_view()} WHERE {_COUNTED} AND {where}
             )
-            SELECT scope, direction, CASE WHEN direction = 'relay' THEN observer_zone END, sum(bytes), count(*),
+            SELECT scope, direction, CASE WHEN direction = 'relay' THEN observer_zone END, sum(bytes), sum(flows),
                 epoch_ms(window_start) // ? * ?, serves, coalesce(dnat, false),
                 CASE serves WHEN 'source' THEN src_port WHEN 'destination' THEN dst_port END,
                 CASE serves WHEN 'source' THEN src_service WHEN 'destination' THEN dst_service END,
@@ -162,11 +167,11 @@ class FlowQuery:
         regions = self.regions()
         slot = evidence.slot_ms
         for row in self._stream(query, [*parameters, slot, slot, *pairs]):
-            scope, direction, relayed_in, size, rows, at_ms, serves, dnat, port, service, *values = row
+            scope, direction, relayed_in, size, flows, at_ms, serves, dnat, port, service, *values = row
             source, destination = _ends(ends, values)
             if direction == "relay":
                 source = ends.at(source, relayed_in or "", regions.get(relayed_in, ""))
-            summary.flows += rows
+            summary.flows += int(flows)
             traffic = Traffic(scope, source, destination, direction == "ingress")
             summary.traffic[traffic] += int(size)
             summary.slots[at_ms, scope] += int(size)
@@ -266,7 +271,10 @@ def _both_ends(parties: Parties) -> tuple[list[str], list[str | int]]:
     """Return the columns that `_ends` makes parties of, and their parameters."""
     brokers = " OR ".join(["(%saddress = ? AND %sport = ?)"] * len(parties.brokers)) or "false"
     pairs = [value for address in sorted(parties.brokers) for value in address]
-    return [f"{_end_columns(side)}, ({brokers.replace('%s', side)})" for side in _SIDES], [*pairs, *pairs]
+    # Which end is a broker tells what of a node's traffic is the meter's own, and nothing else.
+    sides = zip(_SIDES, reversed(_SIDES), strict=True)
+    tests = {side: f"{other}kind = 'node' AND ({brokers.replace('%s', side)})" for side, other in sides}
+    return [f"{_end_columns(side)}, {test}" for side, test in tests.items()], [*pairs, *pairs]
 
 
 def _ends(parties: Parties, values: list[object]) -> tuple[Party, Party]:

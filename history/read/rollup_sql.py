@@ -12,8 +12,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from common.errors import Refusal
 from history.model.end_names import reads_as_network
+from history.model.rollups import SLACK_MS
+from history.model.time_range import TimeRange
 from history.read.archive import FlowArchive
 from history.read.batch import SCHEMA
 from history.read.parquet_limits import check_files
@@ -27,9 +28,6 @@ ROLLUP_SCHEMA = pa.schema([*(field for field in SCHEMA if field.name not in _DRO
 _NETWORKS = "rollup_networks"
 _SIDES = (("src_", "dst_"), ("dst_", "src_"))
 
-# A window belongs to the hour that it begins in, and may end so much later. Of one that ends later than that, as where
-# a collector could not publish, the end is kept.
-SLACK_MS = 60_000
 # Of what repeats: what a report tells apart, and no more. A report names an end by its pod where it has no workload; a
 # node by its name. It tells the meter's own traffic by the brokers' addresses, where the other end is a node. The outer
 # packets of an overlay go from each node to each: of these it tells the sum.
@@ -60,8 +58,8 @@ _METERED = """
 """
 
 
-def roll_up(database: duckdb.DuckDBPyConnection, flows: str, start_ms: int, end_ms: int) -> duckdb.DuckDBPyRelation:
-    """Return the rollup of a view of flows of one hour, which begins and ends then."""
+def roll_up(database: duckdb.DuckDBPyConnection, flows: str, hour: TimeRange) -> duckdb.DuckDBPyRelation:
+    """Return the rollup of a view of flows of one hour."""
     names = " UNION ".join(f"SELECT {side}name FROM {flows} WHERE {side}kind = 'external'" for side, _ in _SIDES)  # noqa: S608
     networks = [name for (name,) in database.execute(names).fetchall() if name and reads_as_network(name)]
     database.register(_NETWORKS, pa.table({"name": pa.array(networks, pa.string())}))
@@ -71,8 +69,9 @@ def roll_up(database: duckdb.DuckDBPyConnection, flows: str, start_ms: int, end_
         for name in END_COLUMNS
         if name in _END
     } | {
-        "window_start": f"make_timestamptz({start_ms * 1000})",
-        "window_end": f"if(epoch_ms(window_end) > {end_ms + SLACK_MS}, window_end, make_timestamptz({end_ms * 1000}))",
+        "window_start": _moment(hour.from_ms),
+        # Of a window that ends later than any should, as where a collector could not publish, the end is kept.
+        "window_end": f"if(epoch_ms(window_end) > {hour.to_ms + SLACK_MS}, window_end, {_moment(hour.to_ms)})",
         "observer_node": "NULL",
         "bytes": "sum(bytes)::BIGINT",
         "packets": "sum(packets)::BIGINT",
@@ -87,17 +86,26 @@ def roll_up(database: duckdb.DuckDBPyConnection, flows: str, start_ms: int, end_
     )
 
 
+def _moment(at_ms: int) -> str:
+    return f"make_timestamptz({at_ms * 1000})"
+
+
 def view_rollups(database: duckdb.DuckDBPyConnection, archive: FlowArchive, paths: Sequence[str], name: str) -> None:
-    """Make a view of rollups of an archive; raise `Refusal` where the first has other columns."""
+    """Make a view of rollups of an archive; raise `duckdb.Error` where the first has other columns."""
     check_files(archive, paths)
     files = [f"{archive.root}/{path}" for path in paths]
     if archive.is_local:
         rows = database.read_parquet(files, hive_partitioning=False)
     else:
         rows = database.from_arrow(ds.dataset(files, ROLLUP_SCHEMA, filesystem=archive.filesystem, format="parquet"))
-    there = dict(zip(rows.columns, map(str, rows.types), strict=True))
-    if missing := [column for column in ROLLUP_SCHEMA.names if column not in there]:
-        raise Refusal(f"archive {archive.location}: {paths[0]} is not a rollup: it has no column {missing[0]}")
     sums = (f"coalesce({each}, error('a row of a rollup has no {each}')) AS {each}" for each in (*_SUMMED, _FLOWS))
     columns = ", ".join([*(column for column in ROLLUP_SCHEMA.names if column not in (*_SUMMED, _FLOWS)), *sums])
     rows.project(columns).create_view(name, replace=True)
+
+
+def why_not_rollup(batch: pa.RecordBatch) -> str:
+    """Say why some rows are not a rollup's; "" if they may be."""
+    missing = [name for name in ROLLUP_SCHEMA.names if name not in batch.schema.names]
+    if missing:
+        return f"it has no column {missing[0]}"
+    return next((f"a row has no {name}" for name in (*_SUMMED, _FLOWS) if batch.column(name).null_count), "")

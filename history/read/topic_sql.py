@@ -36,7 +36,7 @@ _TYPES = {"port": pa.int32(), "dnat": pa.bool_()}
 _ENDS = [f"{side}.{name} AS {side}_{name}" for side in ("src", "dst") for name in END_COLUMNS]
 _VIEW = f"""
     CREATE OR REPLACE VIEW {FLOWS} AS
-    SELECT place, window_start, window_end, bytes, {", ".join((*_KIND, *_OBSERVER, *_ENDS))}
+    SELECT place, window_start, window_end, bytes, 1 AS flows, {", ".join((*_KIND, *_OBSERVER, *_ENDS))}
     FROM numbers JOIN kinds ON kind = kinds.id JOIN observers ON observer = observers.id
         JOIN ends src ON source = src.id JOIN ends dst ON destination = dst.id
 """  # noqa: S608 - every name in it is ours

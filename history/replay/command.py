@@ -146,7 +146,10 @@ class Replay:
 
     def _of_archive(self, archive: FlowArchive) -> Iterator[FlowBatch]:
         with ArchiveQuery(archive, self._span) as query:
-            self._unlisted, self._deleted = query.chapter.unlisted, query.chapter.deleted
+            self._unlisted = query.chapter.unlisted
+            if query.chapter.deleted:
+                kept = "; zonemeter report has its sums, by rollups" if query.chapter.kept else ""
+                self._deleted = f"{query.chapter.deleted} was deleted from the archive, and perhaps what is older{kept}"
             for table in query.tables(self._selection):
                 yield FlowBatch(table=table)
             if not self._flows and (present := query.present(self._selection)).flows:
@@ -166,7 +169,7 @@ class Replay:
             return self._why
         if self._archive is not None:
             until = timestamp(self._archive.until_ms) if self._archive.until_ms else "nothing"
-            deleted = f"; of the range, {self._deleted} was deleted" if self._deleted else ""
+            deleted = f"; of the range, {self._deleted}" if self._deleted else ""
             return f"no flow in {self._span} is in {self._source()}, which reaches to {until} UTC{deleted}"
         gone = " (its oldest records are gone: is there an --archive?)" if self._taken.reading.cut_off else ""
         return f"no flow in {self._span} is in {self._source()}{gone}; try a longer --since"
@@ -184,7 +187,7 @@ class Replay:
         if self._unlisted:
             notes.append(f"left out: {counted(self._unlisted, 'file')} that no manifest lists")
         if self._deleted:
-            notes.append(f"of this range, {self._deleted} was deleted from the archive, and perhaps what is older")
+            notes.append(f"of this range, {self._deleted}")
         if settings.from_raw and settings.cidr_map is None:
             notes.append("joined without --cidr-map: what only the enricher's map names is external or unknown here")
         return notes

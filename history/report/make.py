@@ -43,6 +43,8 @@ class PricedSettings(RangeSettings):
         None, description="Kafka as the collectors reach it, to tell their traffic; else as Kafka calls itself"
     )
 
+    rollups: bool = Field(True, description="of an archive read rollups in the place of flows where they tell the same")
+
     def check(self) -> None:
         """Raise `Refusal` for filters and prices that are wrong in themselves, before anything is read."""
         if self.prices not in (None, NO_PRICES, *SHIPPED):
@@ -71,7 +73,9 @@ async def make_report(
     own = await find_own(settings, settings.own_namespace, settings.own_kafka)
     ends = Parties(own.brokers)
     with progress("reading flows") as tell:
-        gathered = await Gatherer(settings, spans, ends, by, per, label.times if label else (), evidence).gather(tell)
+        labels = label.times if label else ()
+        gatherer = Gatherer(settings, spans, ends, by, per, labels, evidence, rollups=settings.rollups)
+        gathered = await gatherer.gather(tell)
     summary = gathered.summaries[0]
     clusters = set().union(*(each.clusters for each in gathered.summaries))
     if label is not None and len(clusters) > 1:

@@ -17,9 +17,8 @@ import pyarrow as pa
 
 from common.errors import Refusal
 from common.terminal import command
-from history.model.time_range import TimeRange
 from history.read.archive import FlowArchive
-from history.read.archive_files import HOUR_MS, find_chapter, hour_end_ms
+from history.read.archive_files import find_chapter, hour_range
 from history.upkeep.addresses import Erasure, at_least
 from history.upkeep.rollups import sums_in, sums_of, write_rollups
 from history.upkeep.sorting import Content, SortedFile, Sorter, rows_of
@@ -73,12 +72,6 @@ class Done:
     def rows(self) -> int:
         """How many flows."""
         return sum(file.rows for file in self.before)
-
-
-def hour_range(hour: str) -> TimeRange:
-    """Return the time of an hour such as `date=2026-11-23/hour=02`."""
-    end_ms = hour_end_ms(hour)
-    return TimeRange(end_ms - HOUR_MS, end_ms)
 
 
 class Compactor:

@@ -29,7 +29,7 @@ def _write(file: SortedFile, hour: TimeRange, path: Path, directory: Path) -> So
     rows = 0
     with bounded_database(directory) as database:
         database.read_parquet(str(file.path), hive_partitioning=False).create_view(FLOWS)
-        found = roll_up(database, FLOWS, hour.from_ms, hour.to_ms).to_arrow_reader(_GROUP_ROWS)
+        found = roll_up(database, FLOWS, hour).to_arrow_reader(_GROUP_ROWS)
         with pq.ParquetWriter(path, ROLLUP_SCHEMA, **WRITTEN) as writer:
             for batch in found:
                 writer.write_table(pa.Table.from_batches([batch]).cast(ROLLUP_SCHEMA), row_group_size=_GROUP_ROWS)

@@ -10,7 +10,7 @@ from common.errors import Refusal
 from history.audit.deep.facts import Discrepancy
 from history.model.time_range import TimeRange
 from history.read.archive import ArchiveChanged, FlowArchive
-from history.read.archive_files import HOUR_MS, hour_start_ms, touches
+from history.read.archive_files import hour_range, touches
 from history.read.archive_sql import view_rows
 from history.read.flow_sql import FLOWS, open_database
 from history.read.rollup_sql import ROLLUP_SCHEMA, roll_up, view_rollups
@@ -46,13 +46,12 @@ def _why(archive: FlowArchive, hour: str, path: str, rollup: str) -> str:
 
 
 def _differing(archive: FlowArchive, hour: str, path: str, rollup: str) -> int:
-    start_ms = hour_start_ms(hour)
-    assert start_ms is not None
+    span = hour_range(hour)
     columns = ", ".join(ROLLUP_SCHEMA.names)
     with open_database() as database:
         view_rows(database, archive, [path], FLOWS)
         view_rollups(database, archive, [rollup], ROLLUPS)
-        roll_up(database, FLOWS, start_ms, start_ms + HOUR_MS).create_view(_AGAIN)
+        roll_up(database, FLOWS, span).create_view(_AGAIN)
         sides = ((_AGAIN, ROLLUPS), (ROLLUPS, _AGAIN))
         parts = (f"(SELECT {columns} FROM {one} EXCEPT ALL SELECT {columns} FROM {two})" for one, two in sides)  # noqa: S608
         [(count,)] = database.execute(f"SELECT count(*) FROM ({' UNION ALL '.join(parts)})").fetchall()  # noqa: S608

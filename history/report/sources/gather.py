@@ -18,10 +18,12 @@ from history.model.grouping import By, Per
 from history.model.hints import Present
 from history.model.labels import LabelTime
 from history.model.party import Parties
+from history.model.rollups import Hours, only_flows_tell
 from history.model.summary import Summary
 from history.model.time_range import TimeRange, timestamp
 from history.range_settings import RangeSettings
 from history.read.archive import ATTEMPTS, FlowArchive, ReadAgain
+from history.read.archive_files import hour_of
 from history.read.archive_sql import ArchiveQuery
 from history.read.flow_sql import FlowQuery, open_database
 from history.read.flows import enriched_rows
@@ -59,14 +61,17 @@ class Gatherer:
         per: Per | None = None,
         labels: Sequence[LabelTime] = (),
         evidence: Evidence | None = None,
+        *,
+        rollups: bool = False,
     ) -> None:
-        """`evidence`: of the first range, if that is wanted too."""
+        """`evidence`: of the first range, if that is wanted too. `rollups`: read them where they tell the same."""
         self._by, self._per, self._labels = by, per, labels
         self._evidence = evidence
         self._settings = settings
         self._spans = spans
         self._ends = ends
         self._selection = settings.selection()
+        self._rollups = rollups
         self.gathered = Gathered([Summary() for _ in spans], [True for _ in spans])
 
     async def gather(self, tell: Tell) -> Gathered:
@@ -102,17 +107,37 @@ class Gatherer:
 
     def _sum_up(self, archive: FlowArchive) -> None:
         unlisted, deleted = 0, ""
+        rolled_up: set[str] = set()
+        flows: set[str] = set()
         for number, span in enumerate(self._spans):
-            with ArchiveQuery(archive, span) as query:
+            with ArchiveQuery(archive, span, self._hours(span)) as query:
                 self._add(number, query)
                 unlisted += query.chapter.unlisted
-                self.gathered.whole[number] &= not query.chapter.deleted
-                deleted = deleted if number else query.chapter.deleted
+                self.gathered.whole[number] &= not query.deleted
+                rolled_up.update(map(hour_of, query.rollups))
+                flows.update(map(hour_of, query.flows))
+                if not number and query.deleted:
+                    deleted = f"of this range, {query.deleted} was deleted from it, and perhaps what is older"
+                    deleted += self._kept(query)
         until = timestamp(archive.until_ms) if archive.until_ms else "the beginning"
+        of_what = f": rollups of {counted(len(rolled_up), 'hour')}, flows of {len(flows):,}" if rolled_up else ""
         left_out = f" ({counted(unlisted, 'file')} that no manifest lists left out)" if unlisted else ""
-        self._source(f"archive {self._settings.archive} to {until}{left_out}")
+        self._source(f"archive {self._settings.archive} to {until}{of_what}{left_out}")
         if deleted:
-            self._source(f"of this range, {deleted} was deleted from it, and perhaps what is older")
+            self._source(deleted)
+
+    def _hours(self, span: TimeRange) -> Hours | None:
+        """Return the hours of a range whose rollups tell all that is asked."""
+        if not self._rollups or only_flows_tell(self._selection, span, self._by):
+            return None
+        return Hours(span, self._labels)
+
+    def _kept(self, query: ArchiveQuery) -> str:
+        """Say why the rollups of hours that were deleted were not read, if some are kept."""
+        if not query.chapter.kept:
+            return ""
+        what = only_flows_tell(self._selection, query.span, self._by) or "a part of an hour"
+        return f"; its rollups are kept, and do not tell {what}"
 
     async def _read_topic(self, lanes: dict[int, Lane], tell: Tell) -> None:
         taken = ReadTally()

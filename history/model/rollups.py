@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which questions rollups answer to the byte as flows do, and for which hours of a range. Pure.
+
+A rollup holds the sums of one hour by workload, zones, scope, direction and port (docs/archive.md). What a question
+tells apart, or picks out, that a rollup has summed up is asked of flows.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+
+from history.model.end_names import Choice, is_network, reads_as_network, side_columns, workload_columns
+from history.model.filters import Selection
+from history.model.grouping import By
+from history.model.labels import LabelTime
+from history.model.time_range import TimeRange
+
+_HOUR_MS = 3_600_000
+# So much after its hour may a window end that a rollup has summed up with others.
+SLACK_MS = 60_000
+
+
+def only_flows_tell(selection: Selection, span: TimeRange, by: By | None) -> str:
+    """Return what of a question rollups do not tell, as people say it; "" where they tell all of it."""
+    sides = (*selection.sources, *selection.destinations)
+    asked = {
+        "--by pod": by == "pod",
+        "--by node": by == "node",
+        "--pod": selection.pods,
+        "--address": selection.addresses,
+        "--min-bytes": selection.min_bytes,
+        "one node, pod or prefix": _picks_finer(
+            choice for text in selection.workloads for choice in workload_columns(text)
+        ),
+        "a source or destination that may be a pod, a node or an address": any(map(is_network, sides))
+        or _picks_finer(side_columns(sides)),
+        f"time in less than hours, as over {span}": span.slot_ms % _HOUR_MS,
+    }
+    return next((what for what, given in asked.items() if given), "")
+
+
+def _picks_finer(choices: Iterable[Choice]) -> bool:
+    """Return whether an end may be picked by what a rollup has summed up."""
+    return any(
+        "pod" in choice
+        or "node" in choice
+        or (choice.get("kind") == "external" and reads_as_network(str(choice.get("name", ""))))
+        for choice in choices
+    )
+
+
+class Hours:
+    """The hours of a range for which rollups may stand. `labels`: what the question joins with the flows."""
+
+    def __init__(self, span: TimeRange, labels: Sequence[LabelTime] = ()) -> None:
+        self._span = span
+        self._changes = sorted({at for time in labels for at in (time.from_ms, time.to_ms)})
+
+    def holds(self, hour: TimeRange) -> bool:
+        """Return whether an hour lies in the range whole, and no label changes in it."""
+        span, ended_by_ms = self._span, hour.to_ms + SLACK_MS
+        if hour.from_ms < span.from_ms or hour.to_ms > span.to_ms:
+            return False
+        if span.ended_by_ms is not None and ended_by_ms > span.ended_by_ms:
+            return False
+        after = bisect_right(self._changes, hour.from_ms)
+        return after == len(self._changes) or self._changes[after] > ended_by_ms

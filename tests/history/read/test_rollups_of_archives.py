@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An archive asked by its rollups: with late flows beside them, hours without any, hours that have expired, damage."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from common.errors import Refusal
+from history.model.filters import Selection
+from history.model.party import Parties
+from history.model.rollups import Hours
+from history.model.summary import Summary
+from history.model.time_range import TimeRange
+from history.read.archive import ArchiveChanged, FlowArchive
+from history.read.archive_sql import ArchiveQuery
+from history.upkeep.expire import expire, stored_hours
+from tests.support.history.written import BEGIN_MS, HOUR, HOUR_MS, Written, compact, compact_all
+from tests.support.sinks.flows import API, EXTERNAL, POSTGRES, flow, flow_id
+
+SPAN = TimeRange(BEGIN_MS, BEGIN_MS + 48 * HOUR_MS)
+SECOND = "date=2026-11-22/hour=23"
+
+
+def cut(written: Written, sequence: int, hour: int) -> None:
+    start = BEGIN_MS + hour * HOUR_MS + sequence * 10_000
+    ends = [(API, POSTGRES), (POSTGRES, API), (API, EXTERNAL)]
+    written.cut(
+        1,
+        [
+            flow(id=flow_id(sequence, row), start_ms=start, end_ms=start + 10_000, source=source, destination=to)
+            for row, (source, to) in enumerate(ends)
+        ],
+    )
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Written:
+    """Three hours with three files each."""
+    return three_hours(tmp_path / "archive")
+
+
+def three_hours(root: Path) -> Written:
+    made = Written(root)
+    for sequence in range(9):
+        cut(made, sequence + 1, sequence // 3)
+    return made
+
+
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("compacted") / "archive"
+    three_hours(root)
+    compact_all(root)
+    return root
+
+
+@pytest.fixture
+def compacted(made_once: Path, tmp_path: Path) -> Path:
+    """The same three hours with a file and a rollup each."""
+    return Path(shutil.copytree(made_once, tmp_path / "archive"))
+
+
+def asked(root: Path, *, rollups: bool = True, span: TimeRange = SPAN) -> tuple[dict[str, Any], int, int, str]:
+    """Return the sums, how many rollups and files of flows were read, and what hour was gone."""
+    parties, summary = PARTIES, Summary()
+    with ArchiveQuery(FlowArchive(str(root)), span, Hours(span) if rollups else None) as query:
+        query.summarise(parties, summary, Selection())
+        sums = {
+            "traffic": dict(summary.traffic),
+            "slots": dict(summary.slots),
+            "flows": summary.flows,
+            "metered": summary.metered_ms,
+        }
+        return sums, len(query.rollups), len(query.flows), query.deleted
+
+
+PARTIES = Parties()
+
+
+def test_hours_with_a_rollup_hours_without_and_late_flows(written: Written) -> None:
+    wanted, *_ = asked(written.root, rollups=False)
+    assert wanted["flows"] == 27
+    compact(written.root)
+    compact(written.root, hour=SECOND)
+    assert asked(written.root) == (wanted, 2, 3, "")
+    cut(written, 50, 0)
+    wanted, *_ = asked(written.root, rollups=False)
+    assert wanted["flows"] == 30
+    assert asked(written.root) == (wanted, 2, 4, "")
+    compact_all(written.root)
+    assert asked(written.root) == (wanted, 3, 0, "")
+
+
+def test_of_a_part_of_an_hour_the_flows_are_read(compacted: Path) -> None:
+    span = TimeRange(BEGIN_MS + 20_000, BEGIN_MS + 40 * HOUR_MS)
+    wanted, *_ = asked(compacted, rollups=False, span=span)
+    assert asked(compacted, span=span) == (wanted, 2, 1, "")
+
+
+def test_of_an_hour_that_has_expired_the_rollups_tell_the_same(compacted: Path) -> None:
+    wanted, *_ = asked(compacted, rollups=False)
+    archive = FlowArchive(str(compacted))
+    for hour in stored_hours(archive)[:2]:
+        expire(archive, hour)
+    assert asked(compacted) == (wanted, 3, 0, "")
+    less, _, files, deleted = asked(compacted, rollups=False)
+    assert (less["flows"], files, deleted) == (9, 1, f"flows/{SECOND}")
+    span = TimeRange(BEGIN_MS + 20_000, BEGIN_MS + 40 * HOUR_MS)
+    assert asked(compacted, span=span)[1:] == (2, 0, f"flows/{HOUR}")
+
+
+def test_an_hour_that_somebody_deleted_has_no_rollups(compacted: Path) -> None:
+    shutil.rmtree(compacted / "flows" / HOUR)
+    found, *read = asked(compacted)
+    assert (found["flows"], read) == (18, [2, 0, f"flows/{HOUR}"])
+
+
+def test_a_compaction_after_rollups_were_found_makes_a_reader_begin_again(written: Written) -> None:
+    compact_all(written.root)
+    with ArchiveQuery(FlowArchive(str(written.root)), SPAN, Hours(SPAN)) as query:
+        for sequence in range(50, 53):
+            cut(written, sequence, 0)
+        compact(written.root)
+        with pytest.raises(ArchiveChanged):
+            query.summarise(PARTIES, Summary(), Selection())
+
+
+def _broken(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-50])
+
+
+def _without(column: str) -> Any:
+    return lambda path: pq.write_table(pq.ParquetFile(path).read().drop_columns([column]), path)
+
+
+def _nothing_in(column: str) -> Any:
+    def change(path: Path) -> None:
+        table = pq.ParquetFile(path).read()
+        at = table.schema.get_field_index(column)
+        pq.write_table(table.set_column(at, column, pa.nulls(len(table), table.schema.field(at).type)), path)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "number"),
+    [
+        pytest.param(Path.unlink, 0, id="missing"),
+        pytest.param(_broken, 1, id="cut short"),
+        pytest.param(_without("bytes"), 0, id="no bytes"),
+        pytest.param(_without("scope"), 1, id="no scopes"),
+        pytest.param(_nothing_in("bytes"), 1, id="bytes null"),
+        pytest.param(_nothing_in("flows"), 0, id="flows null"),
+    ],
+)
+def test_a_damaged_rollup_is_an_error_of_one_line_that_names_it(compacted: Path, damage: Any, number: int) -> None:
+    path = sorted(compacted.glob("rollups/*/*/*"))[number]
+    damage(path)
+    with pytest.raises(Refusal) as refusal:
+        asked(compacted)
+    assert str(path.relative_to(compacted)) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert asked(compacted, rollups=False)[0]["flows"] == 27
