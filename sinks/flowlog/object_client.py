@@ -6,6 +6,7 @@ every AWS tool in Python: variables, the profile (also with SSO or a role), web 
 instance's. For the others obstore does: variables, the key file, workload identity, the metadata server.
 """
 
+import logging
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -127,6 +128,8 @@ def aws_credentials() -> dict[str, Any]:
     import botocore.session
     from botocore.exceptions import BotoCoreError
 
+    # It says each time where it found them.
+    logging.getLogger("botocore").setLevel(logging.WARNING)
     try:
         found = botocore.session.Session().get_credentials()
         keys = found and found.get_frozen_credentials()

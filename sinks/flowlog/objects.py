@@ -37,6 +37,8 @@ _KINDS = {
 _WRAPPED = re.compile(r".* credential provider: (\w+: )?")
 # Client errors that pass: time-out, conflict, too early, too many requests.
 _PASSING = ("408", "409", "425", "429")
+# And what does once there are new credentials, or the request is made again.
+_PASSING_CODES = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestTimeout")
 _CUT_PAGES = 3
 _ONE_PUT_BYTES, _PART_BYTES = 64 << 20, 16 << 20
 _NOT_THERE = ("NoSuchKey", "BlobNotFound", "NotFound", "")
@@ -173,7 +175,8 @@ def explained(error: Exception, *, lasting: bool = False) -> OSError:
     else:
         first = _WRAPPED.sub("", text.partition("\n")[0])
         reason = " ".join(re.sub(r"\?\S*", "", first).split())[:300]
-    refused = status is not None and status[1].startswith("4") and not status[1].startswith(_PASSING)
+    passes = status is not None and (status[1].startswith(_PASSING) or (code is not None and code[1] in _PASSING_CODES))
+    refused = status is not None and status[1].startswith("4") and not passes
     if reason == _CUT:
         return CutOffError(reason)
     return StoreError(reason, lasting=lasting or refused or isinstance(error, NotSupportedError))

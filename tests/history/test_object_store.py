@@ -23,7 +23,7 @@ from sinks.flowlog.opening import open_store
 from tests.history.conftest import Command
 from tests.support.history.lived import Lived
 from tests.support.lab.proxy import Proxy
-from tests.support.object_store import KEYS, s3_server
+from tests.support.object_store import KEYS, port_of, s3_server
 from tests.support.s3_faults import Act, S3Faults, cut, lagging, late, now_and_then, refuse, s3_faults, unanswered
 from tests.support.services import eventually
 from tests.support.sinks.processes import running
@@ -172,10 +172,6 @@ def faults(bucket: str) -> Iterator[S3Faults]:
         yield proxy
 
 
-def port_of(uri: str) -> int:
-    return int(re.search(r"127\.0\.0\.1:(\d+)", uri)[1])  # type: ignore[index]
-
-
 @pytest.mark.parametrize(
     ("main", "flags"),
     [
@@ -276,17 +272,18 @@ def _rows(uri: str) -> int:
     return sum(file.rows for path in manifests for file in decode_manifest(store.read(path)).files)
 
 
-def test_a_store_that_is_away_or_takes_no_token_any_more_is_waited_for(
+def test_a_store_that_takes_no_token_any_more_is_waited_for(
     history: Lived, bucket: str, faults: S3Faults, tmp_path: Path
 ) -> None:
     uri = bucket.format(path="/expired")
     through = uri.replace(str(port_of(uri)), str(faults.port))
     flags = [*history.flags, "--output", through, "--cut-seconds", "1", "--group", "zonemeter.expired"]
-    faults.add(refuse(503, "SlowDown"))
+    faults.add(refuse(400, "ExpiredToken"))
+    faults.add(refuse(400, "ExpiredToken"), "PUT", r"\.parquet")
     with running("flowlog", flags, tmp_path / "log") as sink:
-        eventually(lambda: "SlowDown: Said by a test.; retrying" in sink.get("/readyz")[1], 60)
-        faults.heal()
-        faults.add(refuse(400, "ExpiredToken"), "PUT", r"\.parquet")
+        eventually(lambda: "ExpiredToken: Said by a test.; retrying" in sink.get("/readyz")[1], 60)
+        del faults.rules[0]
+        eventually(lambda: sink.samples().get(("zonemeter_flows_taken_total", ())) == len(history.flows))
         eventually(lambda: "ExpiredToken: Said by a test.; retrying" in sink.get("/readyz")[1], 60)
         assert _rows(uri) == 0
         faults.heal()

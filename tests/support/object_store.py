@@ -2,6 +2,7 @@
 """A real S3 server on this machine: versitygw, which scripts/setup builds, over a directory."""
 
 import os
+import re
 import subprocess
 import urllib.error
 import urllib.request
@@ -36,6 +37,11 @@ def s3_server(directory: Path) -> Iterator[str]:
     finally:
         server.kill()
         server.wait()
+
+
+def port_of(uri: str) -> int:
+    """Return the port in such a URI."""
+    return int(re.search(r"127\.0\.0\.1:(\d+)", uri)[1])  # type: ignore[index]
 
 
 def _answers(port: int) -> bool:

@@ -164,7 +164,10 @@ def s3_faults(server_port: int) -> Iterator[S3Faults]:
             async def handle(request: web.Request) -> web.StreamResponse:
                 answer = Answer(request, session, f"http://127.0.0.1:{server_port}")
                 act = faults.act_for(request)
-                return await (act(request, answer) if act else answer())
+                try:
+                    return await (act(request, answer) if act else answer())
+                except ConnectionError:
+                    return web.Response()  # the client was killed
 
             app = web.Application(client_max_size=1 << 30)
             app.router.add_route("*", "/{path:.*}", handle)

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Kafkas that scenarios need: one broker, three, behind a proxy, with rights, secrets, tokens, on a small disk."""
+"""The Kafkas that scenarios need: one, three, behind a proxy, with rights, secrets, tokens, beside an object store."""
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest.mock import patch
 
 from lab.kafka.broker import Broker, free_port
 from tests.support.lab.brokers import Brokers
 from tests.support.lab.proxy import Proxy
+from tests.support.object_store import BUCKET, KEYS, port_of, s3_server
+from tests.support.s3_faults import S3Faults, s3_faults
 from tests.support.sinks.disk import small_disk
 from tests.torture.secrets import Secrets, Tokens
 
@@ -28,6 +32,10 @@ class Kafka:
     disk: Path | None = None
     secrets: Secrets | None = None
     flags: list[str] = field(default_factory=list)
+    # Where the flow log writes, if not to a directory of the world's; the files of that; the proxy in front of it.
+    output: str = ""
+    files: Path | None = None
+    store: S3Faults | None = None
 
     @property
     def replication(self) -> int:
@@ -142,6 +150,22 @@ def beside_small_disks(directory: Path) -> Iterator[Kafka]:
     """One broker; the sinks' state and output are on disks that are easily full."""
     beside = directory.parent
     with small_disk(beside / "state", "4m"), small_disk(beside / "flows", "24m"), one(directory) as kafka:
+        yield kafka
+
+
+@contextmanager
+def beside_an_object_store(directory: Path) -> Iterator[Kafka]:
+    """One broker; the flow log writes to a real S3 server, through a proxy that misbehaves on demand."""
+    place = directory.with_name("s3")
+    place.mkdir()
+    with (
+        patch.dict(os.environ, KEYS),
+        s3_server(place) as uri,
+        s3_faults(port_of(uri)) as store,
+        one(directory) as kafka,
+    ):
+        kafka.output = uri.replace(str(port_of(uri)), str(store.port)).format(path="/torture")
+        kafka.files, kafka.store = place / "data" / BUCKET / "torture", store
         yield kafka
 
 

@@ -3,7 +3,7 @@
 
 from functools import partial
 
-from tests.torture import archives, attacks, brokers, kafka, packets, processes, rubbish
+from tests.torture import archives, attacks, brokers, kafka, packets, processes, rubbish, stores
 from tests.torture.scenario import Scenario
 
 _WITH_AUDIT = {"enricher": 1, "metrics": 1, "flowlog": 1, "audit": 1}
@@ -40,6 +40,7 @@ SCENARIOS = [
     Scenario("metrics' disk full", brokers.fill(lambda world: world.directory / "state"), 4, kafka=_SMALL_DISKS),
     Scenario("flow log's disk full", brokers.fill(lambda world: world.output), 4, kafka=_SMALL_DISKS),
     Scenario("kill -9 compaction", archives.kill_compaction, 20),
+    Scenario("object store fails, cuts, lags", stores.trouble, 14, kafka=kafka.beside_an_object_store),
     Scenario("rubbish of every kind in raw", rubbish.rubbish, 3),
     Scenario("batches that unpack to 40 MiB", rubbish.bombs, 20),
     Scenario("chunks of the longest names", attacks.long_names, 10),

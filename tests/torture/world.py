@@ -68,7 +68,7 @@ class World:
         self.content = Content(self.seed, hour_ms - _BEGUN_HOURS_AGO * _HOUR_MS, PARTITIONS)
         self.fleet = Fleet(self.directory, self._flags_of)
         self.feeder = Feeder(self.content, self.direct, self.settings.topics)
-        self.output = self.directory / "flows"
+        self.output = self.kafka.files or self.directory / "flows"
 
     def open(self) -> None:
         """Make the topics, start everything, and wait until all is ready."""
@@ -221,8 +221,8 @@ class World:
                 *("--replicas", str(self.counts["metrics"]), "--replica-ordinal", number),
             ],
             "flowlog": [
-                *("--output", str(self.output), "--cut-seconds", "0.7", "--session-timeout-seconds", "6"),
-                *("--group-instance-id", role),
+                *("--output", self.kafka.output or str(self.output), "--group-instance-id", role),
+                *("--cut-seconds", "0.7", "--session-timeout-seconds", "6"),
             ],
             "audit": ["--span-minutes", "10080", "--check-seconds", "1"],
         }

@@ -9,7 +9,7 @@ import pyarrow as pa
 from common.errors import Refusal
 from history.audit.deep.facts import Discrepancy
 from history.model.time_range import TimeRange
-from history.read.archive import ArchiveChanged, FlowArchive
+from history.read.archive import ArchiveChanged, FlowArchive, ReadAgain, StoreAway
 from history.read.archive_files import hour_range, touches
 from history.read.archive_sql import view_rows
 from history.read.flow_sql import FLOWS, open_database
@@ -37,7 +37,10 @@ def _why(archive: FlowArchive, hour: str, path: str, rollup: str) -> str:
         if not (differing := _differing(archive, hour, path, rollup)):
             return ""
         why = f"{rollup} is not what {path} sums up to: {differing:,} rows differ"
+    except (ReadAgain, StoreAway):
+        raise
     except (Refusal, duckdb.Error, pa.ArrowException, OSError) as error:
+        archive.check_answers(rollup, error)
         why = f"{rollup} cannot be compared with its flows: {' '.join(str(error).split())[:300]}"
     try:
         return why if rollup in archive.chain(hour).rollups else ""

@@ -18,7 +18,7 @@ from sinks.flowlog.opening import open_store
 from sinks.sink import Overtaken
 from tests.sinks.flowlog.test_archive import TOPIC
 from tests.sinks.flowlog.test_archive import cut as cut_of
-from tests.support.object_store import KEYS, s3_server
+from tests.support.object_store import KEYS, port_of, s3_server
 from tests.support.s3_faults import S3Faults, cut, lagging, now_and_then, refuse, s3_faults, unanswered, unconditional
 
 
@@ -35,12 +35,12 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def faults(bucket: str) -> Iterator[S3Faults]:
     """The proxy in front of the bucket."""
-    with s3_faults(int(re.search(r":(\d+)&", bucket)[1])) as proxy:  # type: ignore[index]
+    with s3_faults(port_of(bucket)) as proxy:
         yield proxy
 
 
 def through(bucket: str, faults: S3Faults, path: str) -> str:
-    return re.sub(r":\d+&", f":{faults.port}&", bucket).format(path=path)
+    return bucket.replace(str(port_of(bucket)), str(faults.port)).format(path=path)
 
 
 def test_of_eight_writers_of_one_manifest_one_wins(bucket: str) -> None:
