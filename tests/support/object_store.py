@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real S3 server on this machine: versitygw, which scripts/setup builds, over a directory."""
 
+import json
 import os
 import re
 import subprocess
@@ -9,6 +10,9 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import botocore.session
 
 from lab.kafka.broker import free_port
 from tests.support.services import eventually
@@ -26,8 +30,17 @@ def s3_server(directory: Path) -> Iterator[str]:
     """
     port = free_port()
     (directory / "data" / BUCKET).mkdir(parents=True)
-    (program,) = _PROGRAMS.glob("versitygw-*")
-    command = [str(program), "--port", f"127.0.0.1:{port}", "posix", str(directory / "data")]
+    program = _program()
+    (directory / "users").mkdir()
+    command = [
+        str(program),
+        "--iam-dir",
+        str(directory / "users"),
+        "--port",
+        f"127.0.0.1:{port}",
+        "posix",
+        str(directory / "data"),
+    ]
     keys = {"ROOT_ACCESS_KEY": KEYS["AWS_ACCESS_KEY_ID"], "ROOT_SECRET_KEY": KEYS["AWS_SECRET_ACCESS_KEY"]}
     with (directory / "log").open("wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, cwd=directory, env=os.environ | keys)
@@ -37,6 +50,33 @@ def s3_server(directory: Path) -> Iterator[str]:
     finally:
         server.kill()
         server.wait()
+
+
+def add_user(uri: str, name: str) -> dict[str, str]:
+    """Make a user without rights; return its credentials as variables."""
+    keys = {"AWS_ACCESS_KEY_ID": name, "AWS_SECRET_ACCESS_KEY": f"{name}-secret"}
+    root = ["--access", KEYS["AWS_ACCESS_KEY_ID"], "--secret", KEYS["AWS_SECRET_ACCESS_KEY"]]
+    new = ["create-user", "--role", "user", "--access", name, "--secret", keys["AWS_SECRET_ACCESS_KEY"]]
+    end_point = ["--endpoint-url", f"http://127.0.0.1:{port_of(uri)}"]
+    subprocess.run([str(_program()), "admin", *root, *end_point, *new], check=True, timeout=60, capture_output=True)
+    return keys
+
+
+def put_policy(uri: str, statements: list[dict[str, Any]]) -> None:
+    """Set what users may do in the bucket."""
+    client = botocore.session.get_session().create_client(
+        "s3",
+        region_name="us-east-1",
+        endpoint_url=f"http://127.0.0.1:{port_of(uri)}",
+        aws_access_key_id=KEYS["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=KEYS["AWS_SECRET_ACCESS_KEY"],
+    )
+    client.put_bucket_policy(Bucket=BUCKET, Policy=json.dumps({"Version": "2012-10-17", "Statement": statements}))
+
+
+def _program() -> Path:
+    (program,) = _PROGRAMS.glob("versitygw-*")
+    return program
 
 
 def port_of(uri: str) -> int:

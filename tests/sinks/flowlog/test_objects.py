@@ -18,8 +18,9 @@ from sinks.flowlog.opening import open_store
 from sinks.sink import Overtaken
 from tests.sinks.flowlog.test_archive import TOPIC
 from tests.sinks.flowlog.test_archive import cut as cut_of
-from tests.support.object_store import KEYS, port_of, s3_server
+from tests.support.object_store import KEYS, add_user, port_of, put_policy, s3_server
 from tests.support.s3_faults import S3Faults, cut, lagging, now_and_then, refuse, s3_faults, unanswered, unconditional
+from tests.support.services import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +197,39 @@ def test_credentials_of_a_profile_are_found_and_read_again(
         store.put("a", [b"1"])
     file.write_text("[logs]\naws_access_key_id = tests\naws_secret_access_key = tests-secret\n")
     assert store.put("a", [b"1"]) == 1
+
+
+def test_the_least_rights_in_the_documentation_are_enough(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = (ROOT / "docs/archive.md").read_text().partition("**Least rights**")[2].partition("\n\n")[2]
+    rights = [re.findall(r"`(s3:\w+)`", row.split("|")[2]) for row in table.partition("\n\n")[0].splitlines()[2:]]
+    assert len(rights) == 3
+    with s3_server(tmp_path_factory.mktemp("s3")) as uri:
+        writer, reader = add_user(uri, "writer"), add_user(uri, "reader")
+        bucket, place = "arn:aws:s3:::flows", uri.format(path="/logs/zonemeter")
+        whom = (["writer"], f"{bucket}/logs/*"), (["reader"], f"{bucket}/logs/*"), (["writer", "reader"], bucket)
+        put_policy(
+            uri,
+            [
+                {"Effect": "Allow", "Principal": {"AWS": users}, "Action": actions, "Resource": where}
+                for actions, (users, where) in zip(rights, whom, strict=True)
+            ],
+        )
+        for name, value in (KEYS | writer).items():
+            monkeypatch.setenv(name, value)
+        archive = Archive(open_store(place), TOPIC, ".parquet")
+        written = archive.write(cut_of(1, b"rows"))
+        assert archive.recover(3) == written
+        with pytest.raises(Refusal, match="AccessDenied"):
+            open_store(uri.format(path="/elsewhere"))
+        for name, value in reader.items():
+            monkeypatch.setenv(name, value)
+        store = ObjectStore(open_client(place))
+        assert store.names("_manifests/p=3") == ["000000000001.json"]
+        assert read_manifest(store.read("_manifests/p=3/000000000001.json"), 3, 1) == written
+        assert store.read_range(written.files[0].path, 1, 2) == b"ow"
+        assert not store.exists("none")
+        for change in (lambda: store.put("new", [b""]), lambda: store.delete(written.files[0].path)):
+            with pytest.raises(StoreError, match=r"Access ?Denied"):
+                change()
