@@ -25,7 +25,7 @@ from history.read.archive import ArchiveChanged, FlowArchive
 from history.read.archive_files import DATA, HOUR_MS, hour_directories, hour_end_ms, touches
 from history.upkeep.addresses import Erasure, at_least
 from history.upkeep.compact import Compactor, Done, Rule, Taken
-from history.upkeep.expire import chosen, stored_hours
+from history.upkeep.expire import StoredHour, chosen, rolled_up_hours, stored_hours
 from history.upkeep.expire import expire as expire_hour
 from history.upkeep.manifests import superseded
 from sinks.flowlog.manifest import DataFile
@@ -86,7 +86,10 @@ class ExpireSettings(ArchiveSettings):
 
     keep: Duration = Field("395d", description="delete hours that ended so long ago; those of the last day stay always")
     max_size: ByteSize | None = Field(
-        None, gt=0, description="delete more hours until the rest takes no more than this"
+        None, gt=0, description="delete more hours until the rest takes no more than this, rollups not counted"
+    )
+    keep_rollups: Duration = Field(
+        "1830d", description="rollups stay when their hour is deleted; delete those of hours that ended so long ago"
     )
 
 
@@ -152,6 +155,9 @@ def expire(settings: ExpireSettings) -> int:
             hours = chosen(there, now_ms, parse_duration(settings.keep), settings.max_size)
             for hour in [] if settings.dry_run else hours:
                 expire_hour(archive, hour)
+            rolled_up = rolled_up_hours(archive, now_ms - parse_duration(settings.keep_rollups))
+            for hour in [] if settings.dry_run else rolled_up:
+                expire_hour(archive, hour, rollups=False)
         except Taken:
             raise Refusal(
                 f"archive {without_secrets(settings.archive)}: another process changed it meanwhile; run it again"
@@ -159,13 +165,19 @@ def expire(settings: ExpireSettings) -> int:
         except OSError as error:
             raise Refusal(f"archive {place}: {error}") from error
     left = sum(hour.size_bytes for hour in there) - sum(hour.size_bytes for hour in hours)
-    if not hours:
+    done = "would delete" if settings.dry_run else "deleted"
+    if hours:
+        size = human(sum(hour.size_bytes for hour in hours))
+        say(f"{done} {_hours_named(hours)}, {size}; {human(left)} stay")
+    else:
         say(f"nothing to delete: {counted(len(there), 'hour')} of {human(left)} stay")
-        return 0
-    size = human(sum(hour.size_bytes for hour in hours))
-    what = f"{counted(len(hours), 'hour')}, {hours[0].name} to {hours[-1].name}, {size}; {human(left)} stay"
-    say(f"would delete {what}" if settings.dry_run else f"deleted {what}")
+    if rolled_up:
+        say(f"{done} the rollups of {_hours_named(rolled_up)}")
     return 0
+
+
+def _hours_named(hours: Sequence[StoredHour]) -> str:
+    return f"{counted(len(hours), 'hour')}, {hours[0].name} to {hours[-1].name}"
 
 
 def hours_to_compact(archive: FlowArchive, settings: CompactSettings, now_ms: int) -> Iterator[Hour]:

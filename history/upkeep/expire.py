@@ -74,19 +74,31 @@ def chosen(hours: Sequence[StoredHour], now_ms: int, keep_ms: int, max_bytes: in
     return found
 
 
-def expire(archive: FlowArchive, hour: StoredHour) -> None:
-    """Delete an hour; killed anywhere, the next run goes on. Raises `Refusal`, `Taken` and `OSError`."""
+def rolled_up_hours(archive: FlowArchive, before_ms: int) -> list[StoredHour]:
+    """Return the hours that ended by then, have rollups and no flows any more; oldest first."""
+    days = (f"{ROLLUPS}/{day}" for day in archive.names(ROLLUPS))
+    names = (f"{day}/{hour}".removeprefix(f"{ROLLUPS}/") for day in days for hour in archive.names(day))
+    old = [name for name in names if compaction.HOUR.fullmatch(name) and 0 < hour_end_ms(name) <= before_ms]
+    return [StoredHour(name, [], 0) for name in sorted(old) if not archive.names(f"{FLOWS}/{name}")]
+
+
+def expire(archive: FlowArchive, hour: StoredHour, *, rollups: bool = True) -> None:
+    """Delete an hour, but for its rollups if these may stay; killed anywhere, the next run goes on.
+
+    Raises `Refusal`, `Taken` and `OSError`.
+    """
     chain = archive.chain(hour.name)
     record = Compaction(
         hour=hour.name,
         sequence=chain.newest + 1,
         writer=secrets.token_hex(3),
-        rollups=_kept(chain, hour),
+        rollups=_kept(chain, hour) if rollups else [],
         replaces=sorted({*hour.paths, *chain.files}),
         expired=True,
     )
     store = archive.store
-    if not (chain.expired and chain.replaced >= set(record.replaces)):
+    left = {rollup.path for rollup in record.rollups}
+    if not (chain.expired and chain.replaced >= set(record.replaces) and chain.rollups.keys() == left):
         ours = store.create(record_path(hour.name, record.sequence), [encode(record)])
         if not ours and archive.compaction(hour.name, record.sequence).writer != record.writer:
             raise Taken
@@ -99,7 +111,7 @@ def expire(archive: FlowArchive, hour: StoredHour) -> None:
     for path in hour.paths:
         store.delete(path)
     if archive.is_local:
-        for directory in (f"{FLOWS}/{hour.name}", hour.name):
+        for directory in (f"{ROLLUPS}/{hour.name}", f"{FLOWS}/{hour.name}", hour.name):
             with contextlib.suppress(OSError):
                 Path(archive.root, directory).rmdir()
                 Path(archive.root, directory).parent.rmdir()
@@ -109,7 +121,7 @@ def _kept(chain: Chain, hour: StoredHour) -> list[DataFile]:
     """Return the rollups that take the place of an hour's flows: none where they are not of all of them."""
     flows = {*hour.paths, *chain.files} - chain.replaced
     rollups = chain.rollups
-    return list(rollups.values()) if rollups.keys() == {rollup_path(path) for path in flows} else []
+    return list(rollups.values()) if rollups.keys() >= {rollup_path(path) for path in flows} else []
 
 
 def _forget(archive: FlowArchive, hour: str) -> None:

@@ -12,7 +12,7 @@ from history.read.archive_files import find_chapter
 from history.upkeep.command import expire as expire_main
 from history.upkeep.command import main as compact_main
 from history.upkeep.compact import Taken
-from history.upkeep.expire import WRITTEN_MS, StoredHour, chosen, expire, stored_hours
+from history.upkeep.expire import WRITTEN_MS, StoredHour, chosen, expire, rolled_up_hours, stored_hours
 from sinks.flowlog.archive import Archive
 from sinks.flowlog.manifest import Intent, encode
 from sinks.flowlog.store import LocalStore
@@ -186,8 +186,54 @@ def test_the_rollups_of_an_hour_stay_if_they_are_of_all_its_flows(written: Writt
     expire(archive, stored_hours(archive)[0])
     assert archive.chain(HOUR).rollups.keys() == kept != set()
     assert {str(path.relative_to(written.root)) for path in written.root.glob("rollups/*/*/*")} == kept
-    # What comes later is in no rollup.
-    written.cut(1, flows(1, 40))
+    # What comes later is in no rollup, until it is compacted.
+    for number in range(40, 43):
+        written.cut(1, flows(1, number))
+    compact(written.root)
+    expire(archive, stored_hours(archive)[0])
+    assert len(archive.chain(HOUR).rollups) == 2
+    written.cut(1, flows(1, 50))
     expire(archive, stored_hours(archive)[0])
     assert archive.chain(HOUR).rollups == {}
     assert list(written.root.glob("rollups/*/*/*")) == []
+
+
+def test_killed_at_any_step_rollups_are_there_or_not(written: Written, tmp_path: Path) -> None:
+    compact(written.root)
+    archive = FlowArchive(str(written.root))
+    expire(archive, stored_hours(archive)[0])
+    at, over = 0, False
+    while not over:
+        at += 1
+        root = Path(shutil.copytree(written.root, tmp_path / f"copy-{at}"))
+        archive = FlowArchive(str(root))
+        store = archive.store = Dying(archive.store, at)
+        (first,) = rolled_up_hours(archive, BEGIN_MS + HOUR_MS)
+        with contextlib.suppress(Killed):
+            expire(archive, first, rollups=False)
+            over = store.calls < at
+        archive = FlowArchive(str(root))
+        counting = archive.chain(HOUR).rollups
+        assert {str(path.relative_to(root)) for path in root.glob("rollups/*/*/*")} >= counting.keys(), at
+        for hour in rolled_up_hours(archive, BEGIN_MS + HOUR_MS):
+            expire(archive, hour, rollups=False)
+        assert archive.chain(HOUR).rollups == {}
+        assert list(root.glob("rollups/*/*/*")) == []
+        assert len(list(root.glob(f"_compactions/{HOUR}/*"))) == 1
+    assert at > 2
+
+
+def test_rollups_have_a_retention_of_their_own(written: Written, at: Run) -> None:
+    location = ("--archive", str(written.root))
+    compact(written.root)
+    compact(written.root, hour=NEXT)
+    ran = at(300 * 24, expire_main, *location, "--keep", "299d", "--keep-rollups", "10d")
+    assert ran[1].splitlines()[1:] == [f"deleted the rollups of 2 hours, {HOUR} to {NEXT}"]
+    assert list(written.root.glob("rollups/*/*/*")) == []
+
+
+def test_rollups_of_hours_whose_flows_stay_stay_too(written: Written, at: Run) -> None:
+    compact(written.root)
+    status, out, _ = at(300 * 24, expire_main, "--archive", str(written.root), "--keep-rollups", "10d")
+    assert (status, "rollups" in out) == (0, False)
+    assert len(list(written.root.glob("rollups/*/*/*"))) == 1
