@@ -11,13 +11,15 @@ from typing import Literal
 
 import duckdb
 import pyarrow as pa
-from duckdb.func import PythonUDFType
+from duckdb.func import FunctionNullHandling, PythonUDFType
 
 # How much is taken: from less to more.
 Erasure = Literal["network", "all"]
 _LEVELS: tuple[Erasure, ...] = ("network", "all")
 # What is left of an address: RIPE gives customers an IPv6 network of 48 bits, and IPv4 is routed by 24 at least.
 KEPT_BITS = {4: 24, 6: 48}
+# 6to4: after 16 bits stands an IPv4 address, whole (RFC 3056).
+_6TO4, _6TO4_KEPT_BITS = ipaddress.ip_network("2002::/16"), 16 + KEPT_BITS[4]
 _OWN = "('pod', 'node', 'service')"
 
 
@@ -25,7 +27,14 @@ def erased(database: duckdb.DuckDBPyConnection, view: str, how: Erasure) -> str:
     """Return a query of the rows of a view without such addresses; to be asked of this database."""
     left = "NULL"
     if how == "network":
-        database.create_function("network_of", _networks_of, ["VARCHAR"], "VARCHAR", type=PythonUDFType.ARROW)
+        database.create_function(
+            "network_of",
+            _networks_of,
+            ["VARCHAR"],
+            "VARCHAR",
+            type=PythonUDFType.ARROW,
+            null_handling=FunctionNullHandling.SPECIAL,
+        )
         left = "network_of({0}_address)"
     column = f"CASE WHEN {{0}}_kind IN {_OWN} THEN {{0}}_address ELSE {left} END AS {{0}}_address"
     return f"SELECT * REPLACE ({column.format('src')}, {column.format('dst')}) FROM {view}"  # noqa: S608 - our names
@@ -43,7 +52,8 @@ def network_of(address: str) -> str | None:
         found = ipaddress.ip_address(address)
     except ValueError:
         return None
-    return str(ipaddress.ip_network((found, KEPT_BITS[found.version]), strict=False).network_address)
+    bits = _6TO4_KEPT_BITS if found in _6TO4 else KEPT_BITS[found.version]
+    return str(ipaddress.ip_network((found, bits), strict=False).network_address)
 
 
 def _networks_of(addresses: pa.ChunkedArray) -> pa.ChunkedArray:

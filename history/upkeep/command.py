@@ -196,7 +196,9 @@ def hours_to_erase(archive: FlowArchive, settings: EraseSettings, now_ms: int) -
     span = TimeRange(0, now_ms - parse_duration(settings.older_than) - HOUR_MS + 1)
     for hour, files, has_compactions in _hours(archive, span):
         chain = archive.chain(hour)
-        if found := files + len(chain.files.keys() - chain.erased(at_least(erasure))):
+        found = files + len(chain.files.keys() - chain.erased(at_least(erasure)))
+        # An intent: files with addresses may still be there that count no more.
+        if found or chain.intents:
             yield Hour(hour, found, has_compactions, Rule(0, settings.file_size, erasure))
 
 

@@ -14,6 +14,7 @@ from history.upkeep.addresses import network_of
 from history.upkeep.command import erase
 from history.upkeep.command import main as compact_main
 from history.upkeep.compact import Rule
+from sinks.flowlog.store import LocalStore
 from tests.docs.commands import ROOT
 from tests.history.upkeep.conftest import Run
 from tests.history.upkeep.test_compact import flows, records
@@ -54,6 +55,7 @@ def written(tmp_path: Path) -> Written:
         ("203.0.113.0", "203.0.113.0"),
         ("2001:db8:7:8::9", "2001:db8:7::"),
         ("::1", "::"),
+        ("2002:cb00:7109::1", "2002:cb00:7100::"),
         ("not an address", None),
     ],
 )
@@ -88,8 +90,7 @@ def test_older_flows_lose_their_addresses_and_nothing_else(written: Written, at:
     assert (status, err) == (0, "")
     assert out.startswith(f"{HOUR}: ")
     assert written.rows() == expected(before, keep)
-    content = b"".join(path.read_bytes() for path in written.root.glob("*/*/hour=22/*.parquet"))
-    assert b"203.0.113.9" not in content
+    assert b"203.0.113.9" not in _content(written.root)
     assert len(list(written.root.glob("rollups/*/hour=22/*"))) == 1
     assert at(24 * 30 + 1.5, erase, *location, "--keep", keep)[:2] == (0, "nothing to do\n")
     if keep == "network":
@@ -140,6 +141,37 @@ def test_killed_at_any_step_an_hour_has_its_addresses_or_has_not(written: Writte
         assert rows(str(root)) == after, at
         shutil.rmtree(root)
     assert at > 6
+
+
+def test_what_a_killed_erasure_left_of_compacted_files_goes_at_the_next_run(
+    written: Written, at: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compact(written.root)
+    compact(written.root, hour="date=2026-11-22/hour=23")
+    location = ["--archive", str(written.root), "--older-than", "30d"]
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(LocalStore, "delete", _killed)
+        at(24 * 30 + 1.5, erase, *location)
+    assert b"203.0.113.9" in _content(written.root)
+    assert at(24 * 30 + 1.5, erase, *location)[:2] == (0, "nothing to do\n")
+    assert b"203.0.113.9" not in _content(written.root)
+    assert not list(written.root.glob("_compactions/*/*/*.intent"))
+
+
+def _killed(*_: object) -> None:
+    raise Killed
+
+
+def _content(root: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in root.glob("*/*/hour=22/*.parquet"))
+
+
+def test_what_is_not_an_address_is_taken_out_whole(tmp_path: Path, at: Run) -> None:
+    made = Written(tmp_path / "archive")
+    end = other("external", address="not an address")
+    made.cut(1, [flow(start_ms=BEGIN_MS, end_ms=BEGIN_MS + 1, destination=end)])
+    assert at(48, erase, "--archive", str(made.root), "--older-than", "1d")[0] == 0
+    assert [row["dst_address"] for row in made.rows()] == [None]
 
 
 def test_wrong_use_is_one_line(written: Written, at: Run) -> None:
