@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 
 from history.model.end_names import Choice, is_network, reads_as_network, side_columns, workload_columns
 from history.model.filters import Selection
-from history.model.grouping import By
+from history.model.grouping import By, Per
 from history.model.labels import LabelTime
 from history.model.time_range import TimeRange
 
-_HOUR_MS = 3_600_000
+_HOUR_MS, _DAY_MS = 3_600_000, 86_400_000
 # So much after its hour may a window end that a rollup has summed up with others.
 SLACK_MS = 60_000
 
@@ -48,19 +48,28 @@ def _picks_finer(choices: Iterable[Choice]) -> bool:
     )
 
 
-class Hours:
-    """The hours of a range for which rollups may stand. `labels`: what the question joins with the flows."""
+def days_tell(span: TimeRange, by: By | None, per: Per | None) -> bool:
+    """Return whether a question that rollups tell is told by those of whole days, too."""
+    return span.slot_ms % _DAY_MS == 0 and by != "hour" and per != "hour"
 
-    def __init__(self, span: TimeRange, labels: Sequence[LabelTime] = ()) -> None:
+
+class Hours:
+    """The hours of a range for which rollups may stand. `labels`: what the question joins with the flows.
+
+    `days`: whether rollups of days may, too.
+    """
+
+    def __init__(self, span: TimeRange, labels: Sequence[LabelTime] = (), *, days: bool = False) -> None:
+        self.days = days
         self._span = span
         self._changes = sorted({at for time in labels for at in (time.from_ms, time.to_ms)})
 
-    def holds(self, hour: TimeRange) -> bool:
-        """Return whether an hour lies in the range whole, and no label changes in it."""
-        span, ended_by_ms = self._span, hour.to_ms + SLACK_MS
-        if hour.from_ms < span.from_ms or hour.to_ms > span.to_ms:
+    def holds(self, part: TimeRange) -> bool:
+        """Return whether an hour, or a day, lies in the range whole, and no label changes in it."""
+        span, ended_by_ms = self._span, part.to_ms + SLACK_MS
+        if part.from_ms < span.from_ms or part.to_ms > span.to_ms:
             return False
         if span.ended_by_ms is not None and ended_by_ms > span.ended_by_ms:
             return False
-        after = bisect_right(self._changes, hour.from_ms)
+        after = bisect_right(self._changes, part.from_ms)
         return after == len(self._changes) or self._changes[after] > ended_by_ms

@@ -267,6 +267,12 @@ def hour_range(hour: str) -> TimeRange:
     return TimeRange(end_ms - HOUR_MS, end_ms)
 
 
+def day_range(day: str) -> TimeRange:
+    """Return the time of a day such as `date=2026-11-23`; an empty one if it is not one."""
+    start_ms = hour_start_ms(f"{day}/hour=00")
+    return TimeRange(0, 0) if start_ms is None else TimeRange(start_ms, start_ms + 24 * HOUR_MS)
+
+
 def hour_of(path: str) -> str:
     """Return the hour of a file of flows or of a rollup, such as `date=2026-11-23/hour=02`."""
     return "/".join(path.split("/")[-3:-1])

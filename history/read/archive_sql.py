@@ -6,7 +6,9 @@ hundredth of the time that Python would take for the rows.
 """
 
 import contextlib
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import duckdb
 import pyarrow as pa
@@ -19,17 +21,18 @@ from history.model.filters import Selection
 from history.model.rollups import Hours
 from history.model.time_range import TimeRange
 from history.read.archive import ArchiveChanged, FlowArchive
-from history.read.archive_files import find_chapter, hour_of, hour_range
+from history.read.archive_files import day_range, find_chapter, hour_of, hour_range
 from history.read.batch import SCHEMA
 from history.read.flow_sql import FLOWS, FlowQuery, open_database
 from history.read.parquet_limits import check_files
 from history.read.rollup_sql import view_rollups, why_not_rollup
 from history.read.row_groups import narrowed, narrowing
 from sinks.flowlog.columns import COLUMNS
-from sinks.flowlog.compaction import ROLLUPS, rollup_path
+from sinks.flowlog.compaction import ROLLUPS, day_rollup_path, rollup_path
 
 BATCH_ROWS = 50_000
 _FLOW_FILES = "flow_files"
+_READERS = 16
 
 
 def view_rows(database: duckdb.DuckDBPyConnection, archive: FlowArchive, paths: Sequence[str], name: str) -> None:
@@ -54,17 +57,18 @@ class ArchiveQuery(FlowQuery):
     """
 
     def __init__(self, archive: FlowArchive, span: TimeRange, hours: Hours | None = None) -> None:
-        """`hours`: those whose rollups are read in the place of their flows."""
+        """`hours`: those whose rollups are read in the place of their flows, and perhaps their days'."""
         super().__init__(open_database(), span)
         self.archive = archive
         self.chapter = find_chapter(archive, span)
         self.rollups = [path for path in self.chapter.rollups if hours and hours.holds(hour_range(hour_of(path)))]
+        self._rollup_files = self._of_days(hours) if hours and hours.days else self.rollups
         stand_in = set(self.rollups)
         self.flows = [path for path in self.chapter.paths if rollup_path(path) not in stand_in]
         with self._reading():
             self._open_flows()
             if self.rollups:
-                view_rollups(self._database, archive, self.rollups, ROLLUPS)
+                view_rollups(self._database, archive, self._rollup_files, ROLLUPS)
             self._view(_FLOW_FILES, FLOWS)
 
     def _open_flows(self) -> None:
@@ -94,8 +98,22 @@ class ArchiveQuery(FlowQuery):
         self._database.close()
 
     @property
-    def _paths(self) -> list[str]:
-        return [*self.flows, *self.rollups]
+    def read(self) -> list[str]:
+        """The files that are read."""
+        return [*self.flows, *self._rollup_files]
+
+    def _of_days(self, hours: Hours) -> list[str]:
+        """Return the rollups of days in the place of their hours', where they are there."""
+        days: dict[str, list[str]] = defaultdict(list)
+        for path in self.rollups:
+            days[path.split("/")[1]].append(path)
+        # Of a part of a day's rollups there is none.
+        made = {day: day_rollup_path(day, paths) for day, paths in days.items() if hours.holds(day_range(day))}
+        with ThreadPoolExecutor(_READERS) as pool:
+            there = {
+                day for day, is_there in zip(made, pool.map(self.archive.has, made.values()), strict=True) if is_there
+            }
+        return [path for day, paths in days.items() for path in ([made[day]] if day in there else paths)]
 
     @property
     def deleted(self) -> str:
@@ -146,10 +164,10 @@ class ArchiveQuery(FlowQuery):
         try:
             yield
         except (duckdb.Error, pa.ArrowException, OSError) as error:
-            self.archive.check_answers(next(iter(self._paths), ""), error)
+            self.archive.check_answers(next(iter(self.read), ""), error)
             if self._is_changed():
                 raise ArchiveChanged(self.archive.location) from error
-            damaged = next(filter(None, map(self._damage, self._paths)), "") or " ".join(str(error).split())[:300]
+            damaged = next(filter(None, map(self._damage, self.read)), "") or " ".join(str(error).split())[:300]
             raise Refusal(
                 f"archive {self.archive.location}: {damaged}; restore what is damaged: {command('audit --deep')} "
                 f"--archive {self.archive.location} names all of it"
@@ -158,14 +176,16 @@ class ArchiveQuery(FlowQuery):
     def _is_changed(self) -> bool:
         """Return whether a file that counted when this was made does not count any more."""
         now = find_chapter(FlowArchive(self.archive.location), self.span)
-        return not set(self._paths) <= {*now.paths, *now.rollups}
+        if not {*self.flows, *self.rollups} <= {*now.paths, *now.rollups}:
+            return True
+        return not all(map(self.archive.has, {*self._rollup_files} - {*self.rollups}))
 
     def _damage(self, path: str) -> str:
         """Read a file to its end; return what is wrong with it, if anything."""
         try:
             with self.archive.open(path) as source:
                 for batch in pq.ParquetFile(source).iter_batches(BATCH_ROWS):
-                    if path in self.rollups and (why := why_not_rollup(batch)):
+                    if path in self._rollup_files and (why := why_not_rollup(batch)):
                         return f"{path}: {why}"
         except (pa.ArrowException, OSError) as error:
             self.archive.check_answers(path, error)

@@ -50,7 +50,8 @@ _METERED = """
                 ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
             ), true) AS is_first
             FROM (
-                SELECT cluster, observer_node, window_start, max(window_end) AS window_end FROM {0} GROUP BY ALL
+                SELECT cluster, observer_node, window_start, max(window_end) AS window_end
+                FROM {0} WHERE observer_node IS NOT NULL GROUP BY ALL
             )
         )
     )
@@ -58,8 +59,8 @@ _METERED = """
 """
 
 
-def roll_up(database: duckdb.DuckDBPyConnection, flows: str, hour: TimeRange) -> duckdb.DuckDBPyRelation:
-    """Return the rollup of a view of flows of one hour."""
+def roll_up(database: duckdb.DuckDBPyConnection, flows: str, span: TimeRange) -> duckdb.DuckDBPyRelation:
+    """Return the rollup of a view of an hour's flows, or a day's rollups, with the column `flows`."""
     names = " UNION ".join(f"SELECT {side}name FROM {flows} WHERE {side}kind = 'external'" for side, _ in _SIDES)  # noqa: S608
     networks = [name for (name,) in database.execute(names).fetchall() if name and reads_as_network(name)]
     database.register(_NETWORKS, pa.table({"name": pa.array(networks, pa.string())}))
@@ -69,18 +70,18 @@ def roll_up(database: duckdb.DuckDBPyConnection, flows: str, hour: TimeRange) ->
         for name in END_COLUMNS
         if name in _END
     } | {
-        "window_start": _moment(hour.from_ms),
+        "window_start": _moment(span.from_ms),
         # Of a window that ends later than any should, as where a collector could not publish, the end is kept.
-        "window_end": f"if(epoch_ms(window_end) > {hour.to_ms + SLACK_MS}, window_end, {_moment(hour.to_ms)})",
+        "window_end": f"if(epoch_ms(window_end) > {span.to_ms + SLACK_MS}, window_end, {_moment(span.to_ms)})",
         "observer_node": "NULL",
         "bytes": "sum(bytes)::BIGINT",
         "packets": "sum(packets)::BIGINT",
-        _FLOWS: "count(*)",
+        _FLOWS: "sum(flows)::BIGINT",
     }
     columns = ", ".join(f"{special.get(name, name)} AS {name}" for name in ROLLUP_SCHEMA.names)
     return database.sql(
         f"""
-        SELECT {columns} FROM {flows} GROUP BY ALL UNION ALL BY NAME {_METERED.format(flows)}
+        SELECT {columns} FROM {flows} WHERE scope IS NOT NULL GROUP BY ALL UNION ALL BY NAME {_METERED.format(flows)}
         ORDER BY src_namespace, src_workload, src_kind, src_node, dst_namespace, dst_workload, dst_kind, dst_node
         """  # noqa: S608 - names that are ours, and numbers
     )

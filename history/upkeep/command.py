@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import duckdb
+import pyarrow as pa
 from pydantic import ByteSize, Field
 
 from common.amounts import counted, human
@@ -25,6 +27,7 @@ from history.read.archive import ArchiveChanged, FlowArchive
 from history.read.archive_files import DATA, HOUR_MS, hour_directories, hour_end_ms, touches
 from history.upkeep.addresses import Erasure, at_least
 from history.upkeep.compact import Compactor, Done, Rule, Taken
+from history.upkeep.days import days_with_rollups, roll_up_day
 from history.upkeep.expire import StoredHour, chosen, rolled_up_hours, stored_hours
 from history.upkeep.expire import expire as expire_hour
 from history.upkeep.manifests import superseded
@@ -128,6 +131,7 @@ def main(settings: CompactSettings) -> int:
         archive = open_archive(settings)
         run = _Run("compact", settings, archive)
         run.compact(hours_to_compact(archive, settings, now_ms))
+        run.roll_up_days(TimeRange(parse_since(settings.since, now_ms), now_ms - parse_duration(settings.min_age)))
         run.forget_manifests(now_ms - parse_duration(settings.keep_manifests))
         return run.status
 
@@ -244,6 +248,25 @@ class _Run:
                 complain(f"zonemeter archive {self._word}: {error}; {hour.name} stays as it is")
         self._sum_up()
 
+    def roll_up_days(self, span: TimeRange) -> None:
+        """Write the rollups of whole days of a range."""
+        count = 0
+        for day in [] if self._settings.dry_run else days_with_rollups(self._archive, span):
+            try:
+                with self._spill() as spill:
+                    count += roll_up_day(self._archive, day, Path(spill))
+            except ArchiveChanged:
+                say(f"{day}: changed meanwhile; left to the next run")
+            except (Refusal, OSError, duckdb.Error, pa.ArrowException) as error:
+                self._failed += 1
+                said = " ".join(str(error).split())[:300]
+                complain(f"zonemeter archive {self._word}: {day}: {said}; its hours' rollups are read instead")
+        if count:
+            say(f"{counted(count, 'day')} rolled up")
+
+    def _spill(self) -> "tempfile.TemporaryDirectory[str]":
+        return tempfile.TemporaryDirectory(prefix="zonemeter-compact-", dir=self._settings.spill_directory)
+
     def forget_manifests(self, before_ms: int) -> None:
         """Delete the manifests of before a time that nobody needs any more."""
         count = 0
@@ -269,7 +292,7 @@ class _Run:
             self._compactor.clear_up(hour.name)
         if hour.files <= hour.rule.files:
             return
-        with tempfile.TemporaryDirectory(prefix="zonemeter-compact-", dir=self._settings.spill_directory) as spill:
+        with self._spill() as spill:
             done = self._compactor.compact(hour.name, hour.rule, Path(spill))
         if done is not None:
             say(f"{hour.name}: {_files(done.before)} -> {_files(done.after)}, {done.rows:,} flows", flush=True)

@@ -16,6 +16,7 @@ from pyarrow import fs
 from history.read.archive import FlowArchive
 from history.read.archive_files import hour_end_ms
 from history.upkeep.compact import Taken
+from history.upkeep.days import forget_day
 from sinks.flowlog import compaction
 from sinks.flowlog.archive import FLOWS
 from sinks.flowlog.compaction import REPLACED, ROLLUPS, Chain, Compaction, record_path, rollup_path
@@ -99,6 +100,8 @@ def expire(archive: FlowArchive, hour: StoredHour, *, rollups: bool = True) -> N
     store = archive.store
     left = {rollup.path for rollup in record.rollups}
     if not (chain.expired and chain.replaced >= set(record.replaces) and chain.rollups.keys() == left):
+        if chain.rollups.keys() != left:
+            forget_day(archive, hour.name.partition("/")[0])
         ours = store.create(record_path(hour.name, record.sequence), [encode(record)])
         if not ours and archive.compaction(hour.name, record.sequence).writer != record.writer:
             raise Taken

@@ -4,6 +4,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -21,19 +22,23 @@ Sums = dict[tuple[str, str], tuple[int, int, int]]
 
 
 def write_rollups(files: Sequence[SortedFile], hour: TimeRange, directory: Path) -> list[SortedFile]:
-    """Write the rollup of each file to a directory of this machine."""
-    return [_write(file, hour, file.path.with_suffix(".rollup"), directory) for file in files]
+    """Write the rollup of each file of an hour to a directory of this machine."""
+    made = []
+    for file in files:
+        with bounded_database(directory) as database:
+            flows = database.read_parquet(str(file.path), hive_partitioning=False)
+            flows.project("*, 1 AS flows").create_view(FLOWS)
+            made.append(write_rollup(roll_up(database, FLOWS, hour), file.path.with_suffix(".rollup")))
+    return made
 
 
-def _write(file: SortedFile, hour: TimeRange, path: Path, directory: Path) -> SortedFile:
+def write_rollup(rollup: duckdb.DuckDBPyRelation, path: Path) -> SortedFile:
+    """Write a rollup to a file of this machine."""
     rows = 0
-    with bounded_database(directory) as database:
-        database.read_parquet(str(file.path), hive_partitioning=False).create_view(FLOWS)
-        found = roll_up(database, FLOWS, hour).to_arrow_reader(_GROUP_ROWS)
-        with pq.ParquetWriter(path, ROLLUP_SCHEMA, **WRITTEN) as writer:
-            for batch in found:
-                writer.write_table(pa.Table.from_batches([batch]).cast(ROLLUP_SCHEMA), row_group_size=_GROUP_ROWS)
-                rows += batch.num_rows
+    with pq.ParquetWriter(path, ROLLUP_SCHEMA, **WRITTEN) as writer:
+        for batch in rollup.to_arrow_reader(_GROUP_ROWS):
+            writer.write_table(pa.Table.from_batches([batch]).cast(ROLLUP_SCHEMA), row_group_size=_GROUP_ROWS)
+            rows += batch.num_rows
     return SortedFile(path, rows)
 
 

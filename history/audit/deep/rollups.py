@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes the rollups of an archive's hours again, out of their flows, and names those that differ from what is there."""
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 
 import duckdb
 import pyarrow as pa
@@ -10,52 +11,68 @@ from common.errors import Refusal
 from history.audit.deep.facts import Discrepancy
 from history.model.time_range import TimeRange
 from history.read.archive import ArchiveChanged, FlowArchive, ReadAgain, StoreAway
-from history.read.archive_files import hour_range, touches
+from history.read.archive_files import day_range, hour_of, hour_range, touches
 from history.read.archive_sql import view_rows
 from history.read.flow_sql import FLOWS, open_database
 from history.read.rollup_sql import ROLLUP_SCHEMA, roll_up, view_rollups
-from sinks.flowlog.compaction import ROLLUPS, rollup_path
+from sinks.flowlog.compaction import ROLLUPS, day_rollup_path, rollup_path
 
-_AGAIN = "made_again"
+_AGAIN, _FILES = "made_again", "files_of_flows"
 
 
 def check_rollups(location: str, span: TimeRange) -> Iterator[Discrepancy]:
-    """Yield what is wrong with the rollups of the range's hours; of hours that have expired nobody can say."""
+    """Yield what is wrong with the rollups of the range's hours and days; of hours that have expired nobody can say."""
     archive = FlowArchive(location)
+    days: dict[str, list[str]] = defaultdict(list)
     for hour in archive.compacted_hours():
         if touches(hour, span):
             chain = archive.chain(hour)
+            days[hour.partition("/")[0]] += chain.rollups
             for path in sorted(chain.files):
                 rollup = rollup_path(path)
-                if rollup in chain.rollups and (why := _why(archive, hour, path, rollup)):
+                if rollup in chain.rollups and (why := _why(archive, rollup, [path], hour_range(hour))):
                     yield Discrepancy("archive", why)
+    for day, rollups in days.items():
+        of_day, path = day_range(day), day_rollup_path(day, rollups)
+        # Of a part of a day's rollups there is none.
+        if rollups and archive.has(path) and (why := _why(archive, path, rollups, of_day)):
+            yield Discrepancy("archive", why)
 
 
-def _why(archive: FlowArchive, hour: str, path: str, rollup: str) -> str:
-    """Say what is wrong with a rollup; "" where nothing is, or it does not count any more."""
+def _why(archive: FlowArchive, rollup: str, parts: Sequence[str], span: TimeRange) -> str:
+    """Say what is wrong with a rollup of these files; "" where nothing is, or it does not count any more."""
     try:
-        if not (differing := _differing(archive, hour, path, rollup)):
+        if not (differing := _differing(archive, rollup, parts, span)):
             return ""
-        why = f"{rollup} is not what {path} sums up to: {differing:,} rows differ"
+        why = f"{rollup} is not what {', '.join(parts[:1])} sums up to: {differing:,} rows differ"
     except (ReadAgain, StoreAway):
         raise
     except (Refusal, duckdb.Error, pa.ArrowException, OSError) as error:
         archive.check_answers(rollup, error)
         why = f"{rollup} cannot be compared with its flows: {' '.join(str(error).split())[:300]}"
+    return why if _counts(archive, rollup, parts) else ""
+
+
+def _counts(archive: FlowArchive, rollup: str, parts: Sequence[str]) -> bool:
+    """Return whether a rollup still is what is read of these."""
     try:
-        return why if rollup in archive.chain(hour).rollups else ""
+        chains = [archive.chain(hour) for hour in {hour_of(path) for path in parts}]
     except ArchiveChanged:
-        return ""
+        return False
+    return all(any(path in chain.files or path in chain.rollups for chain in chains) for path in parts)
 
 
-def _differing(archive: FlowArchive, hour: str, path: str, rollup: str) -> int:
-    span = hour_range(hour)
+def _differing(archive: FlowArchive, rollup: str, parts: Sequence[str], span: TimeRange) -> int:
     columns = ", ".join(ROLLUP_SCHEMA.names)
     with open_database() as database:
-        view_rows(database, archive, [path], FLOWS)
+        if parts[0].startswith(f"{ROLLUPS}/"):
+            view_rollups(database, archive, parts, FLOWS)
+        else:
+            view_rows(database, archive, parts, _FILES)
+            database.execute(f"CREATE VIEW {FLOWS} AS SELECT *, 1 AS flows FROM {_FILES}")  # noqa: S608
         view_rollups(database, archive, [rollup], ROLLUPS)
         roll_up(database, FLOWS, span).create_view(_AGAIN)
         sides = ((_AGAIN, ROLLUPS), (ROLLUPS, _AGAIN))
-        parts = (f"(SELECT {columns} FROM {one} EXCEPT ALL SELECT {columns} FROM {two})" for one, two in sides)  # noqa: S608
-        [(count,)] = database.execute(f"SELECT count(*) FROM ({' UNION ALL '.join(parts)})").fetchall()  # noqa: S608
+        queries = (f"(SELECT {columns} FROM {one} EXCEPT ALL SELECT {columns} FROM {two})" for one, two in sides)  # noqa: S608
+        [(count,)] = database.execute(f"SELECT count(*) FROM ({' UNION ALL '.join(queries)})").fetchall()  # noqa: S608
     return int(count)

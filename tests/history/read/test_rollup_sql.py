@@ -120,13 +120,15 @@ def view(flows: Sequence[Flow], hours: Hours | None) -> FlowQuery:
     for number in range(4):
         hour = TimeRange(BEGIN_MS + number * HOUR_MS, BEGIN_MS + (number + 1) * HOUR_MS)
         of_hour = f"epoch_ms(window_start) BETWEEN {hour.from_ms} AND {hour.to_ms - 1}"
-        database().execute(f"CREATE OR REPLACE VIEW hour_{number} AS FROM all_flows WHERE {of_hour}")
+        database().execute(
+            f"CREATE OR REPLACE VIEW hour_{number} AS SELECT *, 1 AS flows FROM all_flows WHERE {of_hour}"
+        )
         if hours is not None and hours.holds(hour):
             rollup = roll_up(database(), f"hour_{number}", hour).to_arrow_table()
             database().register(f"rollup_{number}", rollup)
             parts.append(f"FROM rollup_{number}")
         else:
-            parts.append(f"SELECT *, 1 AS flows FROM hour_{number}")
+            parts.append(f"FROM hour_{number}")
     database().execute(f"CREATE OR REPLACE VIEW {FLOWS} AS {' UNION ALL BY NAME '.join(parts)}")
     return FlowQuery(database(), SPAN)
 
@@ -205,6 +207,23 @@ def test_every_pair_of_ends_every_filter_and_every_grouping() -> None:
         answers.append([dict(evidence.cells), dict(summary.traffic), *found])
     for number, (wanted, found) in enumerate(zip(*answers, strict=True)):
         assert found == wanted, (["cells", "traffic", *asked])[number]
+
+
+def test_rollups_are_rolled_up_again_to_the_same_sums() -> None:
+    flows, parties = every_pair(), Parties([BROKER])
+    asked: list[tuple[dict[str, Any], By | None]] = [({}, None), ({}, "port"), ({"workloads": ["external"]}, "service")]
+    wanted = [answer(view(flows, None), parties, Selection(**selection), by, None) for selection, by in asked]
+    view(flows, Hours(SPAN))
+    again = roll_up(database(), FLOWS, TimeRange(BEGIN_MS, BEGIN_MS + 24 * HOUR_MS)).to_arrow_table()
+    database().register("again", again)
+    [(hourly,)] = database().execute(f"SELECT count(*) FROM {FLOWS}").fetchall()
+    assert len(again) < hourly
+    database().execute(f"CREATE OR REPLACE VIEW {FLOWS} AS FROM again")
+    query = FlowQuery(database(), SPAN)
+    for (selection, by), (traffic, _, *others) in zip(asked, wanted, strict=True):
+        found, _, *rest = answer(query, parties, Selection(**selection), by, None)
+        assert found == traffic
+        assert rest == others
 
 
 def test_fewer_rows_are_asked() -> None:
