@@ -23,8 +23,10 @@ def superseded(archive: FlowArchive, before_ms: int) -> Iterator[str]:
     def gone(path: str) -> bool:
         directory, _, _ = path.rpartition("/")
         chain = archive.chain(directory.removeprefix(f"{FLOWS}/"))
-        # An hour that somebody deleted whole has nothing left, not even a directory's file.
-        return path in chain.replaced or chain.expired or not archive.names(directory)
+        if path in chain.replaced:
+            return True
+        # Flows that came after their hour had expired are there. An hour that somebody deleted whole has nothing left.
+        return (chain.expired or not archive.names(directory)) and not archive.has(path)
 
     for partition in archive.partitions:
         for number in _numbers(archive, partition):

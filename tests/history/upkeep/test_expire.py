@@ -161,6 +161,18 @@ def test_manifests_go_once_all_that_they_list_was_compacted_or_has_expired(writt
     assert len(written.rows()) == 48 + 4
 
 
+def test_a_manifest_stays_while_flows_that_came_after_their_hour_expired_are_there(written: Written, at: Run) -> None:
+    archive = FlowArchive(str(written.root))
+    expire(archive, stored_hours(archive)[0])
+    written.cut(1, flows(1, 40))
+    written.cut(1, flows(1, 800))
+    before = written.rows()
+    assert sum(row["window_start"].hour == 22 for row in before) == 4
+    # The late file is in an hour of before `since`: nobody compacts it.
+    assert at(200, compact_main, "--archive", str(written.root), "--since", "199h")[0] == 0
+    assert written.rows() == before
+
+
 def test_a_manifest_stays_while_anything_needs_it(written: Written, at: Run) -> None:
     location = ["--archive", str(written.root), "--max-files", "6", "--keep-manifests", "7d"]
     intent = written.root / "_manifests/p=0/000000000005-abcdef.intent"
