@@ -130,12 +130,6 @@ class FlowArchive:
         """Return the files that a manifest lists, without reading the rest of it; raise `Refusal` if that cannot be."""
         return self._read(manifest_path(partition, number), _listing_decoder.decode).files
 
-    def compacted_hours(self) -> list[str]:
-        """Return the hours that have compactions, such as `date=2026-11-23/hour=02`; raise `Refusal`."""
-        days = sorted(self.names(compaction.DIRECTORY))
-        hours = (f"{day}/{hour}" for day in days for hour in sorted(self.names(f"{compaction.DIRECTORY}/{day}")))
-        return [hour for hour in hours if compaction.HOUR.fullmatch(hour)]
-
     def chain(self, hour: str) -> Chain:
         """Return an hour's compactions as they are now; raise `Refusal` where one cannot be trusted or is missing."""
         names = sorted(self.names(f"{compaction.DIRECTORY}/{hour}"))

@@ -28,11 +28,11 @@ from common.errors import Refusal
 from history.model.time_range import TimeRange
 from history.read.archive import ArchiveChanged, FlowArchive, manifest_path
 from sinks.flowlog.archive import FLOWS
-from sinks.flowlog.compaction import COMPACTED, Chain
+from sinks.flowlog.compaction import COMPACTED, DIRECTORY, HOUR, Chain
 from sinks.flowlog.manifest import DataFile
 
 HOUR_MS = 3_600_000
-_DAY = re.compile(rf"({FLOWS}/)?date=\d{{4}}-\d\d-\d\d")
+_DAY_MS = 24 * HOUR_MS
 DATA = re.compile(r"flows-p(\d{1,9})-(\d{12})-[0-9a-f]{6}\.(parquet|jsonl)")
 _READERS = 16
 # Manifests are in order of what was taken, which is nearly that of time: so many in a row that list nothing of the
@@ -88,11 +88,22 @@ def touches(hour: str, span: TimeRange) -> bool:
 
 def hour_directories(archive: FlowArchive, span: TimeRange) -> Iterator[str]:
     """Yield the hours' directories that are there, out of those that the range touches."""
-    days = [f"{FLOWS}/{name}" for name in archive.names(FLOWS)] + archive.names("")
-    for day in filter(_DAY.fullmatch, days):
-        for hour in archive.names(day):
-            if touches(f"{day}/{hour}", span):
-                yield f"{day}/{hour}"
+    for above in (FLOWS, ""):
+        yield from (f"{above}/{hour}".removeprefix("/") for hour in _hours_below(archive, above, span))
+
+
+def compacted_hours(archive: FlowArchive, span: TimeRange) -> list[str]:
+    """Return the hours that have compactions, such as `date=2026-11-23/hour=02`, out of those that a range touches."""
+    return sorted(_hours_below(archive, DIRECTORY, span))
+
+
+def _hours_below(archive: FlowArchive, above: str, span: TimeRange) -> Iterator[str]:
+    """Yield the hours below a directory. Of a year only the days of the range are listed."""
+    for day in archive.names(above):
+        first_ms = hour_start_ms(f"{day}/hour=00")
+        if first_ms is not None and first_ms < span.to_ms and span.from_ms < first_ms + _DAY_MS:
+            hours = (f"{day}/{hour}" for hour in archive.names(f"{above}/{day}".removeprefix("/")))
+            yield from (hour for hour in hours if HOUR.fullmatch(hour) and touches(hour, span))
 
 
 class _Search:
@@ -117,7 +128,7 @@ class _Search:
     def run(self) -> Chapter:
         hours = list(hour_directories(self._archive, self._span))
         names = dict(zip(hours, self._pool.map(self._archive.names, hours), strict=True))
-        touched = [hour for hour in self._archive.compacted_hours() if touches(hour, self._span)]
+        touched = compacted_hours(self._archive, self._span)
         for chain in self._pool.map(self._archive.chain, touched):
             self._take_chain(chain, {*names.get(f"{FLOWS}/{chain.hour}", ())})
         for hour, there in names.items():
@@ -129,7 +140,9 @@ class _Search:
     def _take_chain(self, chain: Chain, there: set[str]) -> None:
         """Take the files that compactions wrote."""
         self._replaced |= chain.replaced
-        for found in filter(None, (DATA.fullmatch(path.rpartition("/")[2]) for path in chain.replaced)):
+        # Not what expired: nothing of it stands in another file, and it may be what a killed flow log left unlisted.
+        moved = (path for record in chain.records if not record.expired for path in record.replaces)
+        for found in filter(None, (DATA.fullmatch(path.rpartition("/")[2]) for path in moved)):
             self._numbers[int(found[1])].add(int(found[2]))
         if chain.expired:
             self._expired.add(chain.hour)

@@ -24,7 +24,7 @@ from common.terminal import complain, say
 from history.model.time_range import Since, TimeRange, parse_since
 from history.read import interrupts
 from history.read.archive import ArchiveChanged, FlowArchive
-from history.read.archive_files import DATA, HOUR_MS, hour_directories, hour_end_ms, touches
+from history.read.archive_files import DATA, HOUR_MS, compacted_hours, hour_directories, hour_end_ms
 from history.upkeep.addresses import Erasure, at_least
 from history.upkeep.compact import Compactor, Done, Rule, Taken
 from history.upkeep.days import days_with_rollups, roll_up_day
@@ -208,7 +208,7 @@ def hours_to_erase(archive: FlowArchive, settings: EraseSettings, now_ms: int) -
 
 def _hours(archive: FlowArchive, span: TimeRange) -> Iterator[tuple[str, int, bool]]:
     """Yield the hours of a range, oldest first, with how many files of the flow log there are, and any compactions."""
-    compacted = {hour for hour in archive.compacted_hours() if touches(hour, span)}
+    compacted = set(compacted_hours(archive, span))
     directories: dict[str, list[str]] = {hour: [] for hour in compacted}
     for directory in hour_directories(archive, span):
         directories.setdefault(directory.removeprefix("flows/"), []).append(directory)

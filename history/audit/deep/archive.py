@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from common.errors import Refusal
 from history.audit.deep.facts import ChunkFlows, Facts, flow_place
 from history.read.archive import ATTEMPTS, ArchiveChanged, FlowArchive, ReadAgain, StoreAway, manifest_path
-from history.read.archive_files import hour_end_ms, touches
+from history.read.archive_files import compacted_hours, hour_end_ms, touches
 from history.read.parquet_limits import why_too_large
 from schemas.amount import Amount
 from schemas.codec import UNREADABLE, Count
@@ -103,8 +103,7 @@ def _read(archive: FlowArchive, facts: Facts) -> None:
 
 def _chains(archive: FlowArchive, facts: Facts) -> list[Chain]:
     """Return the compactions of the range's hours, without what is still under way."""
-    hours = [hour for hour in archive.compacted_hours() if touches(hour, facts.wanted.span)]
-    return [replace(archive.chain(hour), intents=()) for hour in hours]
+    return [replace(archive.chain(hour), intents=()) for hour in compacted_hours(archive, facts.wanted.span)]
 
 
 def _manifests(archive: FlowArchive, facts: Facts, numbers: list[int]) -> Iterator[Manifest]:

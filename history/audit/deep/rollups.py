@@ -11,7 +11,7 @@ from common.errors import Refusal
 from history.audit.deep.facts import Discrepancy
 from history.model.time_range import TimeRange
 from history.read.archive import ArchiveChanged, FlowArchive, ReadAgain, StoreAway
-from history.read.archive_files import day_range, hour_of, hour_range, touches
+from history.read.archive_files import compacted_hours, day_range, hour_of, hour_range
 from history.read.archive_sql import view_rows
 from history.read.flow_sql import FLOWS, open_database
 from history.read.rollup_sql import ROLLUP_SCHEMA, roll_up, view_rollups
@@ -24,14 +24,13 @@ def check_rollups(location: str, span: TimeRange) -> Iterator[Discrepancy]:
     """Yield what is wrong with the rollups of the range's hours and days; of hours that have expired nobody can say."""
     archive = FlowArchive(location)
     days: dict[str, list[str]] = defaultdict(list)
-    for hour in archive.compacted_hours():
-        if touches(hour, span):
-            chain = archive.chain(hour)
-            days[hour.partition("/")[0]] += chain.rollups
-            for path in sorted(chain.files):
-                rollup = rollup_path(path)
-                if rollup in chain.rollups and (why := _why(archive, rollup, [path], hour_range(hour))):
-                    yield Discrepancy("archive", why)
+    for hour in compacted_hours(archive, span):
+        chain = archive.chain(hour)
+        days[hour.partition("/")[0]] += chain.rollups
+        for path in sorted(chain.files):
+            rollup = rollup_path(path)
+            if rollup in chain.rollups and (why := _why(archive, rollup, [path], hour_range(hour))):
+                yield Discrepancy("archive", why)
     for day, rollups in days.items():
         of_day, path = day_range(day), day_rollup_path(day, rollups)
         # Of a part of a day's rollups there is none.

@@ -3,12 +3,14 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 import pytest
 
 from history.read import archive_files, archive_sql
+from history.read.archive import FlowArchive
+from history.read.archive_files import find_chapter
 from history.replay import command as replay
 from history.report import command as report
 from history.upkeep import command as upkeep
@@ -16,7 +18,7 @@ from tests.history.conftest import Command
 from tests.history.upkeep.conftest import Run
 from tests.history.upkeep.test_compact import flows
 from tests.support.history.lived import Lived
-from tests.support.history.written import BEGIN_MS, HOUR, HOUR_MS, Written, compact, compact_all
+from tests.support.history.written import BEGIN_MS, DAY, HOUR, HOUR_MS, Dying, Written, compact, compact_all
 
 
 @pytest.fixture
@@ -39,7 +41,8 @@ def test_hours_that_are_over_are_compacted_and_others_left_alone(written: Writte
     assert written.files() == files
     status, out, err = at(4.0, upkeep.main, "--archive", location)
     assert (status, err) == (0, "")
-    assert [line.partition(":")[0] for line in out.splitlines()] == [HOUR, "date=2026-11-22/hour=23", "2 hours"]
+    said = [line.partition(":")[0] for line in out.splitlines()]
+    assert said == [HOUR, "date=2026-11-22/hour=23", "2 hours", "1 day rolled up"]
     assert out.splitlines()[0].endswith(", 24 flows")
     assert len(written.files()) == 1 + 1 + 6
     assert at(4.0, upkeep.main, "--archive", location)[1] == "nothing to do\n"
@@ -48,6 +51,26 @@ def test_hours_that_are_over_are_compacted_and_others_left_alone(written: Writte
     assert at(5.0, upkeep.main, "--archive", location, "--min-age", "1h")[0] == 0
     assert len(written.files()) == 3
     assert written.rows() == before
+
+
+def test_of_a_year_only_the_days_of_the_range_are_listed(written: Written) -> None:
+    compact(written.root)
+    for directory in ("flows", "_compactions"):
+        for day in range(1, 29):
+            (written.root / f"{directory}/date=2026-02-{day:02}/hour=00").mkdir(parents=True)
+
+    class Listing(Dying):
+        listed: ClassVar[list[str]] = []
+
+        def names(self, directory: str) -> list[str]:
+            self.listed.append(directory)
+            return super().names(directory)
+
+    archive = FlowArchive(str(written.root))
+    archive.store = Listing(archive.store, -1)
+    assert len(find_chapter(archive, DAY).files) == 1 + 12
+    assert not any("2026-02" in directory for directory in Listing.listed)
+    assert any("2026-11" in directory for directory in Listing.listed)
 
 
 def test_an_hour_that_cannot_be_compacted_holds_up_no_other(written: Written, at: Run) -> None:
