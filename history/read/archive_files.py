@@ -28,7 +28,7 @@ from common.errors import Refusal
 from history.model.time_range import TimeRange
 from history.read.archive import ArchiveChanged, FlowArchive, manifest_path
 from sinks.flowlog.archive import FLOWS
-from sinks.flowlog.compaction import COMPACTED, DIRECTORY, HOUR, Chain
+from sinks.flowlog.compaction import COMPACTED, DIRECTORY, HOUR, Chain, intent_path, record_path
 from sinks.flowlog.manifest import DataFile
 
 HOUR_MS = 3_600_000
@@ -110,7 +110,8 @@ class _Search:
     """One search. `_there`: the data files of the range by partition and number; `_hours`: those that hold any.
 
     `_gone`: hours of which no file is listed, nor there when one was asked for by its name. `_replaced`: what
-    compactions replaced; `_numbers`: the manifests that list such, by partition.
+    compactions replaced; `_numbers`: the manifests that list such, by partition; `_newest`: the number of an hour's
+    newest compaction.
     """
 
     def __init__(self, archive: FlowArchive, span: TimeRange, pool: ThreadPoolExecutor) -> None:
@@ -124,6 +125,7 @@ class _Search:
         self._gone: set[str] = set()
         self._replaced: set[str] = set()
         self._numbers: dict[int, set[int]] = defaultdict(set)
+        self._newest: dict[str, int] = {}
 
     def run(self) -> Chapter:
         hours = list(hour_directories(self._archive, self._span))
@@ -139,6 +141,7 @@ class _Search:
 
     def _take_chain(self, chain: Chain, there: set[str]) -> None:
         """Take the files that compactions wrote."""
+        self._newest[chain.hour] = chain.newest
         self._replaced |= chain.replaced
         # Not what expired: nothing of it stands in another file, and it may be what a killed flow log left unlisted.
         moved = (path for record in chain.records if not record.expired for path in record.replaces)
@@ -183,15 +186,43 @@ class _Search:
             if found := DATA.fullmatch(name):
                 self._there[int(found[1])][int(found[2])].add(path)
                 self._hours.add(hour)
-            elif COMPACTED.fullmatch(name) and path not in counted:
+            elif (found := COMPACTED.fullmatch(name)) and path not in counted:
+                self._check_compacted(path, int(found[1]), found[2])
                 self._chapter.unlisted += 1
+
+    def _check_compacted(self, path: str, sequence: int, writer: str) -> None:
+        """Raise `Refusal` where a file of a compaction has neither a record nor an intent: it counts, or it did."""
+        hour = _hour_of(path).removeprefix(f"{FLOWS}/")
+        if sequence <= self._newest.get(hour, 0) or self._archive.has(intent_path(hour, sequence, writer)):
+            return
+        # In this order: a compaction that fails deletes its files before its intent, one that ends has a record.
+        if self._archive.has(path) and self._archive.chain(hour).newest < sequence:
+            raise self._missing(record_path(hour, sequence), f"it says that {path} counts")
+
+    def _missing(self, path: str, why: str) -> Refusal:
+        return Refusal(f"archive {self._archive.location}: {path} is missing; restore it: {why}")
+
+    def _check_ends(self, partition: int, known: Sequence[int]) -> None:
+        """Raise `Refusal` where manifests are missing before those that are there, or behind them."""
+        replaced = max(self._numbers.get(partition, ()), default=0)
+        if replaced > (known[-1] if known else 0):
+            # Of each partition the newest manifest stays, whatever is deleted.
+            if replaced <= max(FlowArchive(self._archive.location).numbers(partition), default=0):
+                raise ArchiveChanged(self._archive.location)
+            raise self._missing(manifest_path(partition, replaced), "a compaction replaced files that it lists")
+        files = self._there.get(partition, {})
+        # A flow log's first file may be there before its first manifest.
+        if not known and max(files, default=0) > 1 and not FlowArchive(self._archive.location).numbers(partition):
+            raise self._missing(manifest_path(partition, 1), "its rows count, and those of all behind it")
+        for number, paths in sorted(files.items()):
+            if known and number < known[0] and any(_hour_of(path) not in self._chapter.gone for path in paths):
+                raise self._missing(manifest_path(partition, number), "its rows count")
 
     def _check(self, partition: int) -> None:
         known = self._archive.numbers(partition)
         files = self._there.get(partition, {})
         replaced = self._numbers.get(partition, set())
-        if replaced and (not known or max(replaced) > known[-1]):
-            raise ArchiveChanged(self._archive.location)
+        self._check_ends(partition, known)
         counted = [number for number in {*files, *replaced} if known and known[0] <= number <= known[-1]]
         self._chapter.unlisted += sum(len(paths) for number, paths in files.items() if number not in counted)
         if not known:
@@ -221,7 +252,7 @@ class _Search:
             listed = {file.path: file for file in listing if touches(_hour_of(file.path), self._span)}
             if listed and after is not None and abs(number - after) > 1:
                 absent = manifest_path(partition, min(number, after) + 1)
-                raise Refusal(f"archive {self._archive.location}: {absent} is missing; restore it: its rows count")
+                raise self._missing(absent, "its rows count")
             after = number if listed or after is None or abs(number - after) == 1 else after
             self._chapter.unlisted += len(self._there.get(partition, {}).get(number, set()) - listed.keys())
             for _, file in sorted(listed.items()):

@@ -3,6 +3,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -281,6 +282,34 @@ def test_what_is_gone_of_a_compacted_hour_is_missed(written: Written, whole: boo
     written.cut(0, flows(0, 50))
     (written.root / done.after[0].path).unlink()
     with pytest.raises(Refusal, match=f"{Path(done.after[0].path).name} is missing, a compaction wrote it"):
+        written.rows()
+
+
+@pytest.mark.parametrize(
+    ("gone", "says"),
+    [
+        pytest.param(["_compactions"], f"_compactions/{HOUR}/000001.json", id="compactions"),
+        pytest.param(
+            ["_compactions", *(f"_manifests/p={p}/000000000001.json" for p in range(3))], "is missing", id="both"
+        ),
+        pytest.param(["_manifests/p=1/000000000003.json"], "_manifests/p=1/000000000003.json", id="newest manifest"),
+        pytest.param(["_manifests/p=1"], "_manifests/p=1/000000000003.json", id="a partition's manifests"),
+    ],
+)
+def test_a_backup_that_came_back_in_part_is_no_deleted_hour(written: Written, gone: list[str], says: str) -> None:
+    compact(written.root)
+    for path in gone:
+        shutil.rmtree(written.root / path) if (written.root / path).is_dir() else (written.root / path).unlink()
+    with pytest.raises(Refusal, match=says) as refused:
+        written.rows()
+    assert not isinstance(refused.value, ArchiveChanged)
+
+
+@pytest.mark.parametrize("gone", ["_manifests/p=1/000000000001.json", "_manifests/p=1"])
+def test_files_whose_manifest_is_missing_are_no_files_that_do_not_count(written: Written, gone: str) -> None:
+    path = written.root / gone
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(Refusal, match=re.escape("_manifests/p=1/000000000001.json is missing; restore it")):
         written.rows()
 
 
