@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, unquote
 
 import pyarrow as pa
 from obstore.exceptions import BaseError
-from obstore.store import ObjectStore, from_url
+from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store, from_url
 from pyarrow import fs
 
 from common.locations import check_location
@@ -58,9 +58,13 @@ def open_client(location: str) -> ObjectStore:
         arguments["config"] = {"region": place.region} | ({"endpoint": place.end_point} if place.end_point else {})
         client["allow_http"] = place.end_point.startswith("http://")
     try:
-        opened: ObjectStore = from_url(place.url, **arguments)
+        opened = from_url(place.url, **arguments)
     except (BaseError, OSError, ValueError) as error:
         raise explained(error, lasting=True) from None
+    assert isinstance(opened, S3Store | GCSStore | AzureStore)
+    # A "#", dots and spaces at the end mean something else in a URI, and would lead to another path, perhaps of others.
+    if (opened.prefix or "") != unquote(place.path).strip("/"):
+        raise ValueError(f"its path would be {opened.prefix or ''!r}; expected one that no URI changes (# is %23)")
     return opened
 
 
