@@ -136,7 +136,7 @@ class Compactor:
             return None
         paths = [file.path for file in sources]
         sorter = Sorter(self._archive, spill)
-        with self._reading(hour):
+        with self._reading(hour, sequence):
             content = sorter.content(paths, rule.erasure)
             self._hold_to(content, sum(file.rows for file in sources), hour)
             made = sorter.sort(paths, rows_of(content), rule.file_bytes, rule.erasure)
@@ -165,10 +165,10 @@ class Compactor:
         store.put(intent, [encode(Intent(record.sequence, [*files, *rolled_up]))])
         try:
             written = msgspec.structs.replace(record, files=self._put(files), rollups=self._put(rolled_up))
-            with self._reading(hour):
+            with self._reading(hour, record.sequence):
                 if not is_same(list(files), list(rolled_up)):
                     raise Refusal(f"archive {self._archive.location}: what was written of {hour} is not what was read")
-        except (OSError, Refusal):
+        except (OSError, Refusal, Taken):
             with contextlib.suppress(OSError):
                 self._delete([*rolled_up, *files, intent])
             raise
@@ -201,10 +201,15 @@ class Compactor:
             self._store.delete(path)
 
     @contextlib.contextmanager
-    def _reading(self, hour: str) -> Iterator[None]:
-        """Turn what DuckDB says of files that cannot be read or sorted into one line."""
+    def _reading(self, hour: str, sequence: int) -> Iterator[None]:
+        """Turn what DuckDB says of files that cannot be read or sorted into one line.
+
+        `sequence`: of the compaction. Where another process has taken the number, it may have deleted the files.
+        """
         try:
             yield
         except (duckdb.Error, pa.ArrowException, FileNotFoundError) as error:
+            if self._archive.chain(hour).newest >= sequence:
+                raise Taken from error
             said = " ".join(str(error).split())[:300]
             raise Refusal(f"archive {self._archive.location}: {hour}: {said}") from error

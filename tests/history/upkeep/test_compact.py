@@ -230,6 +230,32 @@ def test_of_two_compactors_one_is_told_so_and_nothing_of_it_is_left(written: Wri
     assert set(written.files()) == counting
 
 
+@pytest.mark.parametrize("after", ["plan", "_put"])
+def test_files_that_another_compactor_deleted_are_not_damaged(
+    written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: str
+) -> None:
+    before, call = written.rows(), getattr(Compactor, after)
+
+    def overtaken(*arguments: Any) -> Any:
+        found = call(*arguments)
+        with monkeypatch.context() as patched:
+            patched.setattr(Compactor, after, call)
+            compact(written.root)
+        return found
+
+    spill = tmp_path / "other"
+    spill.mkdir()
+    compactor = Compactor(FlowArchive(str(written.root)))
+    monkeypatch.setattr(Compactor, after, overtaken)
+    with pytest.raises(Taken):
+        compactor.compact(HOUR, FEW, spill)
+    monkeypatch.undo()
+    assert written.rows() == before
+    assert compact(written.root) is None
+    assert len([path for path in written.files() if HOUR in path]) == 1
+    assert not list(written.root.glob("_compactions/*/*/*.intent"))
+
+
 def test_a_compaction_between_listing_and_reading_makes_a_reader_begin_again(written: Written) -> None:
     before = written.rows()
     archive = FlowArchive(str(written.root))
