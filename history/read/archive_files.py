@@ -18,10 +18,10 @@ not; a compaction of later has deleted nothing before the files were listed.
 import re
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 
 from common.errors import Refusal
@@ -33,6 +33,7 @@ from sinks.flowlog.manifest import DataFile
 
 HOUR_MS = 3_600_000
 _DAY_MS = 24 * HOUR_MS
+_HOUR = re.compile(r"date=(\d{4}-\d\d-\d\d)/hour=(\d\d)", re.ASCII)
 DATA = re.compile(r"flows-p(\d{1,9})-(\d{12})-[0-9a-f]{6}\.(parquet|jsonl)")
 _READERS = 16
 # Manifests are in order of what was taken, which is nearly that of time: so many in a row that list nothing of the
@@ -133,8 +134,9 @@ class _Search:
         touched = compacted_hours(self._archive, self._span)
         for chain in self._pool.map(self._archive.chain, touched):
             self._take_chain(chain, {*names.get(f"{FLOWS}/{chain.hour}", ())})
+        counted = set(self._chapter.paths)
         for hour, there in names.items():
-            self._take_names(hour, there)
+            self._take_names(hour, there, counted)
         for partition in sorted({*self._there, *self._numbers, *self._archive.partitions}):
             self._check(partition)
         return self._chapter
@@ -176,9 +178,8 @@ class _Search:
             "restore it, or ask for a time without that hour"
         )
 
-    def _take_names(self, hour: str, names: Iterable[str]) -> None:
-        """Take note of the files in an hour's directory."""
-        counted = {file.path for file in self._chapter.files[: self._chapter.compacted]}
+    def _take_names(self, hour: str, names: Iterable[str], counted: Container[str]) -> None:
+        """Take note of the files in an hour's directory, but for those that are counted already."""
         for name in names:
             path = f"{hour}/{name}"
             if path in self._replaced:
@@ -329,8 +330,8 @@ def _hour_of(path: str) -> str:
 @lru_cache(maxsize=10_000)
 def hour_start_ms(directory: str) -> int | None:
     """Return when an hour begins, in Unix milliseconds; None if the directory is not an hour's."""
+    found = _HOUR.fullmatch(directory.removeprefix(f"{FLOWS}/"))
     try:
-        moment = datetime.strptime(directory.removeprefix(f"{FLOWS}/"), "date=%Y-%m-%d/hour=%H").replace(tzinfo=UTC)
+        return int(datetime.fromisoformat(f"{found[1]}T{found[2]}+00:00").timestamp()) * 1000 if found else None
     except ValueError:
         return None
-    return int(moment.timestamp()) * 1000

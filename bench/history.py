@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`make bench-history`: a report over thirteen months, from the rollups of days.
+
+A made-up cluster of 1,000 nodes in three zones: 300 workloads, each of which calls six others, all of them with pods in
+every zone, requests and replies apart; and each node talks to ten workloads. That is 52,400 kinds of traffic, all of
+which go on each day for 395 days. The files of flows and the hours' rollups are empty, since nobody opens them: their
+names and the records of their 9,480 hours are there, and the rollup of each day. *Ours* is what `zonemeter report`
+does from opening the archive to the sums, without Kafka, in a process of its own; the yardstick is DuckDB with its
+defaults, which adds up the bytes of all pairs of workloads and zones from the same files.
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+import pyarrow.parquet as pq
+
+from bench.history_reader import BEGIN_MS, DAY_MS, DAYS, HOUR_MS, NODES, Took
+from bench.measure import report
+from bench.measure.figure import Compare, Figure, in_turn
+from bench.measure.process import output_of
+from bench.measure.report import Table
+from history.read.flow_sql import open_database
+from history.read.rollup_sql import ROLLUP_SCHEMA
+from sinks.flowlog.compaction import Compaction, compacted_path, day_rollup_path, record_path, rollup_path
+from sinks.flowlog.manifest import DataFile, Manifest, encode
+from sinks.flowlog.parquet import WRITTEN
+
+_WORKLOADS, _CALLS, _OF_A_NODE = 300, 6, 10
+
+
+def _end(side: str, *, serves: str, workload: str, node: str, zone: str) -> str:
+    """Return an end's columns. `node`: its number where it is one, else null."""
+    return f"""
+        if({node} IS NULL, 'pod', 'node') AS {side}_kind, if({serves}, 8080, NULL) AS {side}_port,
+        if({node} IS NULL, 'team-' || {workload} % 40, NULL) AS {side}_namespace,
+        if({node} IS NULL, 'Deployment', NULL) AS {side}_workload_kind,
+        if({node} IS NULL, 'w' || {workload}, NULL) AS {side}_workload,
+        if({serves}, 's' || {workload}, NULL) AS {side}_service,
+        if({node} IS NULL, NULL, 'node-' || {node}) AS {side}_node,
+        'eu-west-1' || ['a', 'b', 'c'][1 + {zone}] AS {side}_zone, 'eu-west-1' AS {side}_region
+    """
+
+
+# A client, perhaps a node, its zone, and what it calls in which zone.
+_PAIRS = f"""
+    SELECT c AS client, NULL AS node, from_zone, (c + 1 + n * 7) % {_WORKLOADS} AS server, to_zone
+    FROM range({_WORKLOADS}) AS clients(c), range({_CALLS}) AS calls(n), range(3) AS froms(from_zone),
+        range(3) AS tos(to_zone)
+    UNION ALL
+    SELECT NULL, c, c % 3, n, (c + n) % 3 FROM range({NODES}) AS clients(c), range({_OF_A_NODE}) AS calls(n)
+"""
+_FROM = _end("src", serves="NOT asks", workload="if(asks, client, server)", node="if(asks, node, NULL)",
+             zone="if(asks, from_zone, to_zone)")  # fmt: skip
+_TO = _end("dst", serves="asks", workload="if(asks, server, client)", node="if(asks, NULL, node)",
+           zone="if(asks, to_zone, from_zone)")  # fmt: skip
+_KINDS = f"""
+    SELECT if(from_zone = to_zone, 'same_zone', 'cross_zone') AS scope, 'egress' AS direction, 1_000_000 AS packets,
+        8_640 AS flows, asks AS dnat, 'tcp' AS transport, 'ipv4' AS network_type, {_FROM}, {_TO},
+        src_zone AS observer_zone, 'prod-eu' AS cluster, if(asks, 'destination', 'source') AS server
+    FROM ({_PAIRS}), (SELECT unnest([true, false]) AS asks)
+    ORDER BY src_namespace, src_workload, src_node, dst_namespace, dst_workload
+"""
+_DAY = f"""
+    SELECT *, make_timestamptz({{begin_ms}} * 1000) AS window_start, make_timestamptz({{end_ms}} * 1000) AS window_end
+    FROM (
+        SELECT *, (hash(rowid, {{begin_ms}}) % 10_000_000_000)::BIGINT AS bytes FROM kinds
+        UNION ALL BY NAME
+        SELECT 'node-' || n AS observer_node, 'prod-eu' AS cluster, 0 AS bytes, 0 AS packets, 0 AS flows
+        FROM range({NODES}) AS nodes(n)
+    )
+"""
+
+
+def make(root: Path) -> None:
+    """Write the archive."""
+    with open_database() as database:
+        database.execute(f"CREATE TABLE kinds AS {_KINDS}")
+        for day in range(DAYS):
+            _day(database, root, BEGIN_MS + day * DAY_MS)
+    manifest = Manifest(
+        topic="zonemeter.flows.enriched.v1", partition=0, sequence=1, writer="bench", first_offset=0, next_offset=0
+    )
+    _write(root / "_manifests/p=0/000000000001.json", encode(manifest))
+
+
+def _day(database: duckdb.DuckDBPyConnection, root: Path, begin_ms: int) -> None:
+    rollups = []
+    for hour_ms in range(begin_ms, begin_ms + DAY_MS, HOUR_MS):
+        hour = f"{datetime.fromtimestamp(hour_ms / 1000, UTC):date=%Y-%m-%d/hour=%H}"
+        path = compacted_path(hour, 1, "be4c40", 0)
+        files = [DataFile(path, 1, 0)], [DataFile(rollup_path(path), 1, 0)]
+        record = Compaction(hour=hour, sequence=1, writer="be4c40", files=files[0], rollups=files[1])
+        _write(root / record_path(hour, 1), encode(record))
+        for each in (path, rollup_path(path)):
+            _write(root / each, b"")
+        rollups.append(rollup_path(path))
+    rows = database.sql(_DAY.format(begin_ms=begin_ms, end_ms=begin_ms + DAY_MS))
+    missing = [f"NULL AS {name}" for name in ROLLUP_SCHEMA.names if name not in rows.columns]
+    table = rows.project(", ".join(["*", *missing])).select(*ROLLUP_SCHEMA.names).to_arrow_table()
+    path = day_rollup_path(hour.partition("/")[0], rollups)
+    pq.write_table(table.cast(ROLLUP_SCHEMA), root / path, row_group_size=65_536, **WRITTEN)
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+class Rig:
+    """One archive, read by a process of its own each time."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.took: list[Took] = []
+
+    def _read(self, which: str) -> Took:
+        took: Took = json.loads(output_of("bench.history_reader", which, str(self._directory)))
+        return took
+
+    def report(self) -> float:
+        """Return the CPU seconds that a report takes."""
+        self.took.append(self._read("ours"))
+        return self.took[-1]["cpu_seconds"]
+
+    def add_up(self) -> float:
+        """Return the yardstick's."""
+        return self._read("yardstick")["cpu_seconds"]
+
+
+def measure(rounds: int) -> Sequence[Table]:
+    """Return the table."""
+    with tempfile.TemporaryDirectory() as directory:
+        make(Path(directory))
+        size = sum(path.stat().st_size for path in Path(directory).glob("rollups/*/day-*"))
+        rig = Rig(Path(directory))
+        ours, yardstick = in_turn(rounds, rig.report, rig.add_up)
+    seconds, finding, peaks = ([took[what] for took in rig.took] for what in ("seconds", "finding_seconds", "peak_mb"))
+    figures = [
+        Figure("a report beside adding it up", "CPU s", ours, yardstick),
+        Figure("from start to end", "s", seconds, compare=Compare.ALONE),
+        Figure("of which finding the files", "s", finding, compare=Compare.ALONE),
+        Figure("resident at most", "MB", peaks, compare=Compare.ALONE),
+        Figure("rollups of days", "MB", [size / 1e6], compare=Compare.ALONE),
+    ]
+    return [Table("Thirteen months of 1,000 nodes", (__doc__ or "").partition("\n\n")[2], figures)]
+
+
+if __name__ == "__main__":
+    sys.exit(report.main("history", "History", measure))
