@@ -23,7 +23,7 @@ from history.model.time_range import TimeRange
 from history.read.archive import ArchiveChanged, FlowArchive
 from history.read.archive_files import day_range, find_chapter, hour_of, hour_range
 from history.read.batch import SCHEMA
-from history.read.flow_sql import FLOWS, FlowQuery, open_database
+from history.read.flow_sql import FLOWS, FlowQuery, literal, open_database
 from history.read.parquet_limits import check_files
 from history.read.rollup_sql import view_rollups, why_not_rollup
 from history.read.row_groups import narrowed, narrowing
@@ -43,7 +43,7 @@ def view_rows(database: duckdb.DuckDBPyConnection, archive: FlowArchive, paths: 
         dataset = ds.dataset(files, SCHEMA, filesystem=archive.filesystem, format="parquet")
         database.from_arrow(dataset).create_view(name, replace=True)
         return
-    rows = database.read_parquet(files, hive_partitioning=False, union_by_name=True)
+    rows = database.read_parquet([*map(literal, files)], hive_partitioning=False, union_by_name=True)
     there = set(rows.columns)
     columns = ", ".join(name if name in there else f"NULL AS {name}" for name in COLUMNS)
     rows.project(columns).create_view(name, replace=True)
@@ -78,7 +78,7 @@ class ArchiveQuery(FlowQuery):
             return
         check_files(self.archive, self.flows)
         if self.archive.is_local:
-            files = self._database.read_parquet(paths, hive_partitioning=False)
+            files = self._database.read_parquet([*map(literal, paths)], hive_partitioning=False)
         else:
             # Every store that pyarrow knows, with no extension of DuckDB's to fetch.
             dataset = ds.dataset(paths, SCHEMA, filesystem=self.archive.filesystem, format="parquet")

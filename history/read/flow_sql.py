@@ -5,6 +5,7 @@ Files of an archive and batches of a topic are asked alike, so a filter and a su
 Blocking: a command line has nothing else to do meanwhile.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -47,6 +48,11 @@ _VALUES = {
 # Which end serves: as connection tracking said, else the end that kept its port.
 _SERVES = """coalesce(server, CASE WHEN src_port IS NULL AND dst_port IS NOT NULL THEN 'destination'
     WHEN dst_port IS NULL AND src_port IS NOT NULL THEN 'source' END)"""
+
+
+def literal(path: str) -> str:
+    """Return the path of a file as DuckDB takes it: else the names of directories would be patterns."""
+    return re.sub(r"([*?\[])", r"[\1]", path)
 
 
 def open_database() -> duckdb.DuckDBPyConnection:

@@ -17,6 +17,7 @@ from history.model.rollups import SLACK_MS
 from history.model.time_range import TimeRange
 from history.read.archive import FlowArchive
 from history.read.batch import SCHEMA
+from history.read.flow_sql import literal
 from history.read.parquet_limits import check_files
 from sinks.flowlog.columns import END_COLUMNS
 
@@ -96,7 +97,7 @@ def view_rollups(database: duckdb.DuckDBPyConnection, archive: FlowArchive, path
     check_files(archive, paths)
     files = [f"{archive.root}/{path}" for path in paths]
     if archive.is_local:
-        rows = database.read_parquet(files, hive_partitioning=False)
+        rows = database.read_parquet([*map(literal, files)], hive_partitioning=False)
     else:
         rows = database.from_arrow(ds.dataset(files, ROLLUP_SCHEMA, filesystem=archive.filesystem, format="parquet"))
     sums = (f"coalesce({each}, error('a row of a rollup has no {each}')) AS {each}" for each in (*_SUMMED, _FLOWS))

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from history.model.time_range import TimeRange
 from history.read.archive import FlowArchive
-from history.read.flow_sql import FLOWS
+from history.read.flow_sql import FLOWS, literal
 from history.read.rollup_sql import ROLLUP_SCHEMA, roll_up, view_rollups
 from history.upkeep.sorting import Content, SortedFile, bounded_database
 from sinks.flowlog.parquet import WRITTEN
@@ -26,7 +26,7 @@ def write_rollups(files: Sequence[SortedFile], hour: TimeRange, directory: Path)
     made = []
     for file in files:
         with bounded_database(directory) as database:
-            flows = database.read_parquet(str(file.path), hive_partitioning=False)
+            flows = database.read_parquet(literal(str(file.path)), hive_partitioning=False)
             flows.project("*, 1 AS flows").create_view(FLOWS)
             made.append(write_rollup(roll_up(database, FLOWS, hour), file.path.with_suffix(".rollup")))
     return made

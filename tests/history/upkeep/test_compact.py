@@ -92,6 +92,16 @@ def _asked(written: Written, selection: Selection | None = None) -> list[dict[st
     return sorted(found, key=lambda row: row["id"])
 
 
+def test_a_directory_whose_name_reads_as_a_pattern_is_read_and_no_other(written: Written, tmp_path: Path) -> None:
+    asked = _asked(written)
+    for name in ("a*", "a1b"):
+        shutil.copytree(written.root, tmp_path / name)
+    written.root = tmp_path / "a*"
+    assert _asked(written) == asked
+    assert compact(written.root)
+    assert _asked(written) == asked
+
+
 def test_columns_and_types_are_the_flow_logs(written: Written) -> None:
     raw = pq.read_schema(written.root / written.files()[0])
     assert compact(written.root)
