@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, get_args
 from unittest.mock import patch
@@ -110,6 +111,8 @@ FILES: dict[str, bytes] = {
 }
 
 
+# Flags that a command needs, besides those that take a directory.
+NEEDED_FLAGS = {"older_than": "30d"}
 # What a command takes that is no map.
 FITTING: dict[tuple[str, ...], str] = {("cidrs", "import"): "subnets.json"}
 SUBNETS = {
@@ -169,8 +172,13 @@ def cases(directory: Path, thorough: bool, seed: int = 7) -> Iterator[Case]:
     for words, command in COMMANDS.items():
         reads = what_it_reads(words, command)
         fields = reads.settings.model_fields
-        places = tuple(name for name, each in fields.items() if each.is_required())
-        make = Make(words, _needed(fields, directory / FITTING.get(words, "map.toml")), chance, places)
+        flags = {action.dest for action in reads.parser._actions if action.option_strings}
+        required = {name: each for name, each in fields.items() if each.is_required()}
+        places = {name: each for name, each in required.items() if name not in flags}
+        needed = _needed(places, directory / FITTING.get(words, "map.toml"))
+        # A directory that is no archive: what is tried is looked at before it is.
+        given = {name: NEEDED_FLAGS.get(name, str(directory)) for name in required if name in flags}
+        make = Make(words, needed, chance, tuple(places), given)
         for action in reads.parser._actions:
             name = action.dest.removeprefix("CLI_POS_")
             if name not in fields:
@@ -183,13 +191,13 @@ def cases(directory: Path, thorough: bool, seed: int = 7) -> Iterator[Case]:
             for value in chance.sample(HOSTILE, tried):
                 yield make.of(name, flag, value)
             if flag and chance.random() < (1 if thorough else 0.05):
-                yield Case(words, (flag,), (name, name.replace("_", "-")))
+                yield Case(words, (flag,), (name, name.replace("_", "-"), *given))
             if Path in _leaves(fields[name].annotation) or name in ("prices", "archive"):
                 for path in paths if thorough or not seen[home] else chance.sample(paths, 1):
                     yield make.of(name, flag, str(path), str(path))
             seen[home] += 1
         for path in [*paths, directory] if thorough or words in FIRST else chance.sample(paths, 1):
-            yield Case(words, ("--config", str(path), *make.needed), (str(path),))
+            yield Case(words, ("--config", str(path), *make.besides("")), (str(path), *given))
         if words[0] == "run":
             yield from _keys(words, fields, directory, chance)
         for argv in NONSENSE if thorough else chance.sample(NONSENSE, 1):
@@ -200,25 +208,34 @@ def cases(directory: Path, thorough: bool, seed: int = 7) -> Iterator[Case]:
 
 @dataclass(frozen=True)
 class Make:
-    """Makes cases of one command. `places`: the names of the arguments that it needs, in their order."""
+    """Makes cases of one command.
+
+    `places`: the names of the arguments that it needs, in their order. `given`: values of the flags that it needs.
+    """
 
     words: tuple[str, ...]
     needed: tuple[str, ...]
     chance: random.Random
-    places: tuple[str, ...] = ()
+    places: tuple[str, ...]
+    given: dict[str, str]
+
+    def besides(self, name: str) -> tuple[str, ...]:
+        """Return what the command needs besides a setting."""
+        flags = ((f"--{each.replace('_', '-')}", value) for each, value in self.given.items() if each != name)
+        return (*chain.from_iterable(flags), *self.needed)
 
     def of(self, name: str, flag: str, value: str, *names: str) -> Case:
         """Give a setting a value, in one of the ways there are."""
-        names = (*names, name, name.replace("_", "-"))
+        names = (*names, name, name.replace("_", "-"), *self.given)
         if not flag:  # which zones are no cloud's is said of both
             at = self.places.index(name)
             given = (*self.needed[:at], value, *self.needed[at + 1 :])
             return Case(self.words, given, (*names, name.upper().replace("_", "-"), "argument", "zone"))
         how = self.chance.choice(("one", "two", "two", "variable"))
         if how == "variable" and not {"\x00", "\ud800"} & set(value):  # which no environment can hold
-            return Case(self.words, self.needed, names, {f"{ENV_PREFIX}{name.upper()}": value})
+            return Case(self.words, self.besides(name), names, {f"{ENV_PREFIX}{name.upper()}": value})
         given = (f"{flag}={value}",) if how == "one" else (flag, value)
-        return Case(self.words, (*given, *self.needed), names)
+        return Case(self.words, (*given, *self.besides(name)), names)
 
 
 def _keys(
@@ -230,9 +247,9 @@ def _keys(
         yield Case(words, ("--config", str(path)), (name, path.name))
 
 
-def _needed(fields: dict[str, FieldInfo], file: Path) -> tuple[str, ...]:
+def _needed(places: dict[str, FieldInfo], file: Path) -> tuple[str, ...]:
     """Return arguments that a command needs, besides what is tried."""
-    required = [_leaves(each.annotation) for each in fields.values() if each.is_required()]
+    required = [_leaves(each.annotation) for each in places.values()]
     chosen = [next((leaf for leaf in leaves if isinstance(leaf, str)), "eu-west-1a") for leaves in required]
     return tuple(str(file) if Path in leaves else one for leaves, one in zip(required, chosen, strict=True))
 
