@@ -166,10 +166,13 @@ class _Search:
         self._chapter.compacted = len(self._chapter.files)
 
     def _miss(self, path: str) -> None:
-        """Say that a file which a compaction wrote is missing, unless it came after the files had been listed."""
+        """Say that a file which a compaction wrote is missing, unless it came after the files had been listed.
+
+        Then it is taken: what it replaced is not, whether it is still there or not.
+        """
         directory, _, name = path.rpartition("/")
         if name in self._archive.names(directory):
-            raise ArchiveChanged(self._archive.location)
+            return
         chain = self._archive.chain(directory.removeprefix(f"{FLOWS}/"))
         if path not in chain.files:
             raise ArchiveChanged(self._archive.location)
