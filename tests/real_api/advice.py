@@ -10,9 +10,9 @@ import yaml
 from history.advise.advice import Advice
 from history.advise.follow import manifests
 from schemas.topology import Routing
-from tests.history.advise import test_findings as scenarios
 from tests.k8s.rendered import K8S, OVERLAYS, render, with_component
 from tests.real_api.server import ApiServer
+from tests.support.history import shop as scenarios
 
 # One scenario for each finding that prints a change.
 FINDINGS: dict[str, Callable[[], Advice]] = {
