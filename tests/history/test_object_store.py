@@ -23,7 +23,7 @@ from sinks.flowlog.opening import open_store
 from tests.history.conftest import Command
 from tests.support.history.lived import Lived
 from tests.support.lab.proxy import Proxy
-from tests.support.object_store import KEYS, port_of, s3_server
+from tests.support.object_store import KEYS, port_of, s3_bucket
 from tests.support.s3_faults import Act, S3Faults, cut, lagging, late, now_and_then, refuse, s3_faults, unanswered
 from tests.support.services import eventually
 from tests.support.sinks.processes import running
@@ -32,11 +32,8 @@ from tests.support.sinks.processes import running
 @pytest.fixture(scope="module")
 def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A bucket's URI, with a place for the path."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in KEYS.items():
-            patch.setenv(name, value)
-        with s3_server(tmp_path_factory.mktemp("s3")) as uri:
-            yield uri
+    with s3_bucket(tmp_path_factory.mktemp("s3")) as uri:
+        yield uri
 
 
 @pytest.fixture(scope="module")

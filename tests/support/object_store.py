@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import botocore.session
 
@@ -50,6 +51,13 @@ def s3_server(directory: Path) -> Iterator[str]:
     finally:
         server.kill()
         server.wait()
+
+
+@contextmanager
+def s3_bucket(directory: Path) -> Iterator[str]:
+    """Serve S3 as `s3_server` does, with `KEYS` in the environment of this process meanwhile."""
+    with patch.dict(os.environ, KEYS), s3_server(directory) as uri:
+        yield uri
 
 
 def add_user(uri: str, name: str) -> dict[str, str]:

@@ -18,7 +18,7 @@ from sinks.flowlog.opening import open_store
 from sinks.sink import Overtaken
 from tests.sinks.flowlog.test_archive import TOPIC
 from tests.sinks.flowlog.test_archive import cut as cut_of
-from tests.support.object_store import KEYS, add_user, port_of, put_policy, s3_server
+from tests.support.object_store import KEYS, add_user, port_of, put_policy, s3_bucket, s3_server
 from tests.support.s3_faults import S3Faults, cut, lagging, now_and_then, refuse, s3_faults, unanswered, unconditional
 from tests.support.services import ROOT
 
@@ -26,11 +26,8 @@ from tests.support.services import ROOT
 @pytest.fixture(scope="module")
 def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A bucket's URI, with a place for the path."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in KEYS.items():
-            patch.setenv(name, value)
-        with s3_server(tmp_path_factory.mktemp("s3")) as uri:
-            yield uri
+    with s3_bucket(tmp_path_factory.mktemp("s3")) as uri:
+        yield uri
 
 
 @pytest.fixture
