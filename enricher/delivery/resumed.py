@@ -94,7 +94,8 @@ class Resumed:
         return len(self._ahead) >= MAX_CHUNKS or self._rows >= MAX_ROWS
 
     def _add(self, offset: int, flow: Flow) -> None:
-        if flow.raw.offset < self._raw.start:
+        # What stands behind the end that raw had then is of nothing that can be out: somebody made it up.
+        if flow.raw.offset not in self._raw:
             return
         chunk, number = split_flow_id(flow.id)
         found = self._ahead.get(chunk)

@@ -101,13 +101,11 @@ def test_what_is_committed_is_where_what_raw_still_needs_begins() -> None:
     asyncio.run(check())
 
 
-def test_what_is_never_asked_for_holds_the_position_back_no_longer_than_raw_lasts() -> None:
-    output = Output([5, 6, *range(1_000, 1_050)])
-    of = Resumed(output.pages, range(len(output.flows)), range(10))
-
-    async def check() -> None:
-        assert (await walked(of, range(10)))[0][5] == ROWS
-        assert of.committed(9) == 2 * ROWS
-        assert of.committed(10) is None
-
-    asyncio.run(check())
+def test_flows_of_raw_that_was_not_there_yet_take_no_room() -> None:
+    """Whoever may write to the output could fill it with them, and what is out would be found no more."""
+    output = Output([*range(1_000_000, 1_000_000 + 3 * MOST), *range(50)])
+    of = Resumed(output.pages, range(len(output.flows)), range(50))
+    found, most = asyncio.run(walked(of, range(50)))
+    assert found == dict.fromkeys(range(50), ROWS)
+    assert most <= 50
+    assert of.committed(49) == (3 * MOST + 49) * ROWS, "nothing else holds the position back"
