@@ -46,11 +46,16 @@ def sums_of(archive: FlowArchive, paths: Sequence[str], directory: Path) -> Sums
     """Return what rollups of an archive come to."""
     with bounded_database(directory) as database:
         view_rollups(database, archive, paths, FLOWS)
-        query = f"""
-            SELECT scope, direction, sum(flows), sum(bytes), sum(packets) FROM {FLOWS}
-            WHERE scope IS NOT NULL GROUP BY ALL
-        """  # noqa: S608 - names that are ours
-        found = database.execute(query).fetchall()
+        return sums_in_view(database, FLOWS)
+
+
+def sums_in_view(database: duckdb.DuckDBPyConnection, name: str) -> Sums:
+    """Return what a view of rollups comes to."""
+    query = f"""
+        SELECT scope, direction, sum(flows), sum(bytes), sum(packets) FROM {name}
+        WHERE scope IS NOT NULL GROUP BY ALL
+    """  # noqa: S608 - names that are ours
+    found = database.execute(query).fetchall()
     return {(scope, direction): tuple(map(int, sums)) for scope, direction, *sums in found}  # type: ignore[misc]
 
 

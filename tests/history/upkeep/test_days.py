@@ -20,9 +20,11 @@ from history.model.summary import Summary
 from history.model.time_range import TimeRange
 from history.read.archive import ArchiveChanged, FlowArchive
 from history.read.archive_sql import ArchiveQuery
+from history.upkeep import days
 from history.upkeep.command import main as compact_main
 from history.upkeep.days import days_with_rollups, roll_up_day
 from history.upkeep.expire import expire, rolled_up_hours, stored_hours
+from history.upkeep.rollups import write_rollup
 from tests.history.conftest import Command
 from tests.support.history.written import BEGIN_MS, HOUR_MS, Dying, Killed, Written, compact_all
 from tests.support.sinks.flows import API, EXTERNAL, POSTGRES, flow, flow_id
@@ -194,3 +196,17 @@ def test_the_command_rolls_up_days_that_are_over(root: Path, command: Command, m
     assert (status, err) == (0, "")
     assert "1 day rolled up" in out
     assert [path.parent.name for path in day_files(root)] == [DAY]
+
+
+def test_a_day_that_was_written_wrong_is_never_there(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the moment that it stands there it is read."""
+    right = write_rollup
+    monkeypatch.setattr(days, "write_rollup", lambda rollup, path: right(rollup.limit(2), path))
+    store = FlowArchive(str(root)).store
+    puts: list[str] = []
+    monkeypatch.setattr(store, "put", lambda path, _: puts.append(path))
+    with pytest.raises(Refusal, match="is not what its rollups come to"):
+        roll_up(root, tmp_path, store=store)
+    assert puts == []
