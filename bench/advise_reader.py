@@ -21,8 +21,8 @@ from history.model.filters import Selection
 from history.model.party import Parties
 from history.model.summary import Summary
 from history.model.time_range import TimeRange
-from history.read.archive import FlowArchive
-from history.read.archive_sql import ArchiveQuery
+from history.read.archive.opened import FlowArchive
+from history.read.archive.sql import ArchiveQuery
 from prices.file import shipped
 from schemas.flow import Workload
 from schemas.topology import Routing, TopologyState

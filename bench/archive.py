@@ -22,8 +22,8 @@ from bench.measure import report
 from bench.measure.figure import Compare, Figure
 from bench.measure.process import output_of
 from bench.measure.report import Table
-from history.read.archive import FlowArchive
-from history.read.archive_files import hour_directories
+from history.read.archive.files import hour_directories
+from history.read.archive.opened import FlowArchive
 from history.upkeep.compact import Compactor, Rule
 
 _RULE = Rule(files=4, file_bytes=256 * 1024 * 1024)

@@ -17,8 +17,8 @@ from history.model.filters import Selection
 from history.model.party import Parties
 from history.model.summary import Summary
 from history.model.time_range import TimeRange
-from history.read.archive import FlowArchive
-from history.read.archive_sql import ArchiveQuery
+from history.read.archive.opened import FlowArchive
+from history.read.archive.sql import ArchiveQuery
 
 SPAN = TimeRange(BEGIN_MS, BEGIN_MS + 48 * HOUR_MS)
 NAMESPACE = "team-007"

@@ -24,8 +24,8 @@ from bench.measure import report
 from bench.measure.figure import Compare, Figure, in_turn
 from bench.measure.process import output_of
 from bench.measure.report import Table
+from history.read.archive.rollup_sql import ROLLUP_SCHEMA
 from history.read.flow_sql import open_database
-from history.read.rollup_sql import ROLLUP_SCHEMA
 from sinks.flowlog.compaction import Compaction, compacted_path, day_rollup_path, record_path, rollup_path
 from sinks.flowlog.manifest import DataFile, Manifest, encode
 from sinks.flowlog.parquet import WRITTEN

@@ -18,8 +18,8 @@ from history.model.party import Parties
 from history.model.rollups import Hours, days_tell
 from history.model.summary import Summary
 from history.model.time_range import TimeRange
-from history.read.archive import FlowArchive
-from history.read.archive_sql import ArchiveQuery
+from history.read.archive.opened import FlowArchive
+from history.read.archive.sql import ArchiveQuery
 from sinks.gc_settings import THRESHOLDS
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000

@@ -22,8 +22,8 @@ from history.model.filters import Selection
 from history.model.hints import why_nothing
 from history.model.time_range import TimeRange, timestamp
 from history.read import interrupts
-from history.read.archive import ATTEMPTS, FlowArchive, ReadAgain
-from history.read.archive_sql import ArchiveQuery
+from history.read.archive.opened import ATTEMPTS, FlowArchive, ReadAgain
+from history.read.archive.sql import ArchiveQuery
 from history.read.batch import FlowBatch
 from history.read.flows import enriched_rows, rejoined_rows, together
 from history.read.progress import Tell, progress

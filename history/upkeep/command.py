@@ -23,8 +23,8 @@ from common.settings import Settings
 from common.terminal import complain, say
 from history.model.time_range import Since, TimeRange, parse_since
 from history.read import interrupts
-from history.read.archive import ArchiveChanged, FlowArchive
-from history.read.archive_files import DATA, HOUR_MS, compacted_hours, hour_directories, hour_end_ms
+from history.read.archive.files import DATA, HOUR_MS, compacted_hours, hour_directories, hour_end_ms
+from history.read.archive.opened import ArchiveChanged, FlowArchive
 from history.upkeep.addresses import Erasure, at_least
 from history.upkeep.compact import Compactor, Done, Rule, Taken
 from history.upkeep.days import days_with_rollups, roll_up_day

@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from common.errors import Refusal
 from common.terminal import command
-from history.read.archive import FlowArchive
-from history.read.archive_files import find_chapter, hour_range
+from history.read.archive.files import find_chapter, hour_range
+from history.read.archive.opened import FlowArchive
 from history.upkeep.addresses import Erasure, at_least
 from history.upkeep.days import forget_day
 from history.upkeep.rollups import sums_in, sums_of, write_rollups

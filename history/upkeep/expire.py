@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from pyarrow import fs
 
-from history.read.archive import FlowArchive
-from history.read.archive_files import hour_end_ms
+from history.read.archive.files import hour_end_ms
+from history.read.archive.opened import FlowArchive
 from history.upkeep.compact import Taken
 from history.upkeep.days import forget_day
 from sinks.flowlog import compaction

@@ -8,7 +8,7 @@ lists them all. What the old ones said stands in the compactions. The newest sta
 from collections.abc import Iterator
 from functools import cache
 
-from history.read.archive import DIRECTORY, FlowArchive, manifest_path
+from history.read.archive.opened import DIRECTORY, FlowArchive, manifest_path
 from sinks.flowlog.archive import FLOWS, INTENT
 from sinks.flowlog.manifest import Manifest
 

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from history.model.time_range import TimeRange
-from history.read.archive import FlowArchive
+from history.read.archive.opened import FlowArchive
+from history.read.archive.rollup_sql import ROLLUP_SCHEMA, roll_up, view_rollups
 from history.read.flow_sql import FLOWS, literal
-from history.read.rollup_sql import ROLLUP_SCHEMA, roll_up, view_rollups
 from history.upkeep.sorting import Content, SortedFile, bounded_database
 from sinks.flowlog.parquet import WRITTEN
 

@@ -13,11 +13,11 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from history.read.archive import FlowArchive
-from history.read.archive_sql import view_rows
+from history.read.archive.limits import check_files
+from history.read.archive.opened import FlowArchive
+from history.read.archive.sql import view_rows
 from history.read.batch import SCHEMA
 from history.read.flow_sql import FLOWS, open_database
-from history.read.parquet_limits import check_files
 from history.upkeep.addresses import Erasure, erased
 from sinks.flowlog.columns import COLUMNS
 from sinks.flowlog.parquet import WRITTEN

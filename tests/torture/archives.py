@@ -8,8 +8,8 @@ from collections import Counter
 import duckdb
 
 from history.model.time_range import TimeRange
-from history.read.archive import FlowArchive
-from history.read.archive_files import find_chapter
+from history.read.archive.files import find_chapter
+from history.read.archive.opened import FlowArchive
 from tests.support.services import ROOT, eventually
 from tests.torture.world import World
 

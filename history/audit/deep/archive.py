@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 
 from common.errors import Refusal
 from history.audit.deep.facts import ChunkFlows, Facts, flow_place
-from history.read.archive import ATTEMPTS, ArchiveChanged, FlowArchive, ReadAgain, StoreAway, manifest_path
-from history.read.archive_files import compacted_hours, hour_end_ms, touches
-from history.read.parquet_limits import why_too_large
+from history.read.archive.files import compacted_hours, hour_end_ms, touches
+from history.read.archive.limits import why_too_large
+from history.read.archive.opened import ATTEMPTS, ArchiveChanged, FlowArchive, ReadAgain, StoreAway, manifest_path
 from schemas.amount import Amount
 from schemas.codec import UNREADABLE, Count
 from schemas.errors import DecodeError

@@ -14,7 +14,7 @@ from history.audit.deep.compare import compare
 from history.audit.deep.facts import Discrepancy, Facts, Wanted
 from history.audit.deep.rollups import check_rollups
 from history.audit.deep.topics import read_letters, read_partition
-from history.read.archive import FlowArchive
+from history.read.archive.opened import FlowArchive
 from history.read.topic import partitions_of
 from schemas.amount import NOTHING, Amount
 

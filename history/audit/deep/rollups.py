@@ -10,11 +10,11 @@ import pyarrow as pa
 from common.errors import Refusal
 from history.audit.deep.facts import Discrepancy
 from history.model.time_range import TimeRange
-from history.read.archive import ArchiveChanged, FlowArchive, ReadAgain, StoreAway
-from history.read.archive_files import compacted_hours, day_range, hour_of, hour_range
-from history.read.archive_sql import view_rows
+from history.read.archive.files import compacted_hours, day_range, hour_of, hour_range
+from history.read.archive.opened import ArchiveChanged, FlowArchive, ReadAgain, StoreAway
+from history.read.archive.rollup_sql import ROLLUP_SCHEMA, roll_up, view_rollups
+from history.read.archive.sql import view_rows
 from history.read.flow_sql import FLOWS, open_database
-from history.read.rollup_sql import ROLLUP_SCHEMA, roll_up, view_rollups
 from sinks.flowlog.compaction import ROLLUPS, day_rollup_path, rollup_path
 
 _AGAIN, _FILES = "made_again", "files_of_flows"

@@ -22,9 +22,9 @@ from history.model.rollups import Hours, days_tell, only_flows_tell
 from history.model.summary import Summary
 from history.model.time_range import TimeRange, timestamp
 from history.range_settings import RangeSettings
-from history.read.archive import ATTEMPTS, FlowArchive, ReadAgain
-from history.read.archive_files import hour_of
-from history.read.archive_sql import ArchiveQuery
+from history.read.archive.files import hour_of
+from history.read.archive.opened import ATTEMPTS, FlowArchive, ReadAgain
+from history.read.archive.sql import ArchiveQuery
 from history.read.flow_sql import FlowQuery, open_database
 from history.read.flows import enriched_rows
 from history.read.progress import Tell

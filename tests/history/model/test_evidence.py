@@ -9,8 +9,8 @@ from history.model.filters import Selection
 from history.model.party import Parties
 from history.model.summary import Summary
 from history.model.time_range import MAX_SLOTS, TimeRange
-from history.read.archive import FlowArchive
-from history.read.archive_sql import ArchiveQuery
+from history.read.archive.opened import FlowArchive
+from history.read.archive.sql import ArchiveQuery
 from schemas.flow import Flow, Kubernetes, Named, Workload
 from tests.support.history.lived import Lived
 from tests.support.history.rows import evidence_of, summed

@@ -12,7 +12,7 @@ import pytest
 from history.advise import command as advise
 from history.changes import command as changes
 from history.model.time_range import rfc3339
-from history.read.archive import FlowArchive
+from history.read.archive.opened import FlowArchive
 from history.replay import command as replay
 from history.report import command as report
 from history.upkeep.expire import expire, stored_hours

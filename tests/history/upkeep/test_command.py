@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 import orjson
 import pytest
 
-from history.read import archive_files, archive_sql
-from history.read.archive import FlowArchive
-from history.read.archive_files import find_chapter
+from history.read.archive import files as archive_files
+from history.read.archive import sql as archive_sql
+from history.read.archive.files import find_chapter
+from history.read.archive.opened import FlowArchive
 from history.replay import command as replay
 from history.report import command as report
 from history.upkeep import command as upkeep

@@ -18,10 +18,10 @@ from msgspec import UNSET
 import schemas
 from common.errors import Refusal
 from history.model.filters import Selection
-from history.read.archive import ArchiveChanged, FlowArchive
-from history.read.archive_files import find_chapter
-from history.read.archive_sql import ArchiveQuery
-from history.read.row_groups import narrowed
+from history.read.archive.files import find_chapter
+from history.read.archive.opened import ArchiveChanged, FlowArchive
+from history.read.archive.row_groups import narrowed
+from history.read.archive.sql import ArchiveQuery
 from history.upkeep import sorting
 from history.upkeep.compact import Compactor, Rule, Taken
 from schemas.flow import Endpoint, Flow, Kubernetes, Named, Workload

@@ -18,8 +18,8 @@ from history.model.party import Parties
 from history.model.rollups import Hours
 from history.model.summary import Summary
 from history.model.time_range import TimeRange
-from history.read.archive import ArchiveChanged, FlowArchive
-from history.read.archive_sql import ArchiveQuery
+from history.read.archive.opened import ArchiveChanged, FlowArchive
+from history.read.archive.sql import ArchiveQuery
 from history.upkeep import days
 from history.upkeep.command import main as compact_main
 from history.upkeep.days import days_with_rollups, roll_up_day

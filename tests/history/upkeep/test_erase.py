@@ -9,7 +9,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from history.read.archive import FlowArchive
+from history.read.archive.opened import FlowArchive
 from history.upkeep.addresses import network_of
 from history.upkeep.command import erase
 from history.upkeep.command import main as compact_main

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from history.read.archive import FlowArchive
-from history.read.archive_files import find_chapter
+from history.read.archive.files import find_chapter
+from history.read.archive.opened import FlowArchive
 from history.upkeep.command import expire as expire_main
 from history.upkeep.command import main as compact_main
 from history.upkeep.compact import Taken

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from history.audit.deep.rollups import check_rollups
-from history.read.archive import FlowArchive
-from history.read.rollup_sql import ROLLUP_SCHEMA
+from history.read.archive.opened import FlowArchive
+from history.read.archive.rollup_sql import ROLLUP_SCHEMA
 from history.upkeep.compact import Rule
 from tests.support.history.written import BEGIN_MS, DAY, HOUR, HOUR_MS, Written, compact
 from tests.support.sinks.flows import API, EXTERNAL, POSTGRES, flow, flow_id, node, other, pod

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from history.model.time_range import TimeRange
-from history.read.archive import FlowArchive
-from history.read.archive_files import find_chapter
+from history.read.archive.files import find_chapter
+from history.read.archive.opened import FlowArchive
 from history.read.batch import SCHEMA
 from history.upkeep.compact import Compactor, Done, Rule
 from schemas.flow import Flow, RawPosition

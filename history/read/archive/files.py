@@ -26,7 +26,7 @@ from functools import lru_cache
 
 from common.errors import Refusal
 from history.model.time_range import TimeRange
-from history.read.archive import ArchiveChanged, FlowArchive, manifest_path
+from history.read.archive.opened import ArchiveChanged, FlowArchive, manifest_path
 from sinks.flowlog.archive import FLOWS
 from sinks.flowlog.compaction import COMPACTED, DIRECTORY, HOUR, Chain, intent_path, record_path
 from sinks.flowlog.manifest import DataFile

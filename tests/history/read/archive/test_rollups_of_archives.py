@@ -15,8 +15,8 @@ from history.model.party import Parties
 from history.model.rollups import Hours
 from history.model.summary import Summary
 from history.model.time_range import TimeRange
-from history.read.archive import ArchiveChanged, FlowArchive
-from history.read.archive_sql import ArchiveQuery
+from history.read.archive.opened import ArchiveChanged, FlowArchive
+from history.read.archive.sql import ArchiveQuery
 from history.upkeep.expire import expire, stored_hours
 from tests.support.history.written import BEGIN_MS, HOUR, HOUR_MS, Written, compact, compact_all
 from tests.support.sinks.flows import API, EXTERNAL, POSTGRES, flow, flow_id

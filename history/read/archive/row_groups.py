@@ -15,7 +15,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from history.model.filters import Selection
-from history.read.archive import FlowArchive
+from history.read.archive.opened import FlowArchive
 from history.read.batch import SCHEMA
 from sinks.flowlog.columns import COLUMNS
 

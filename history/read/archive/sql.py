@@ -20,13 +20,13 @@ from common.terminal import command
 from history.model.filters import Selection
 from history.model.rollups import Hours
 from history.model.time_range import TimeRange
-from history.read.archive import ArchiveChanged, FlowArchive
-from history.read.archive_files import day_range, find_chapter, hour_of, hour_range
+from history.read.archive.files import day_range, find_chapter, hour_of, hour_range
+from history.read.archive.limits import check_files
+from history.read.archive.opened import ArchiveChanged, FlowArchive
+from history.read.archive.rollup_sql import view_rollups, why_not_rollup
+from history.read.archive.row_groups import narrowed, narrowing
 from history.read.batch import SCHEMA
 from history.read.flow_sql import FLOWS, FlowQuery, literal, open_database
-from history.read.parquet_limits import check_files
-from history.read.rollup_sql import view_rollups, why_not_rollup
-from history.read.row_groups import narrowed, narrowing
 from sinks.flowlog.columns import COLUMNS
 from sinks.flowlog.compaction import ROLLUPS, day_rollup_path, rollup_path
 

@@ -17,7 +17,7 @@ from pyarrow import fs
 
 from common.errors import Refusal
 from common.locations import without_secrets
-from history.read.object_files import open_object
+from history.read.archive.object_files import open_object
 from schemas.codec import UNREADABLE
 from sinks.flowlog import compaction
 from sinks.flowlog.compaction import Chain, Compaction, read_compaction, record_path

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.errors import Refusal
-from history.read.archive import FlowArchive
+from history.read.archive.opened import FlowArchive
 
 # Of a compaction it is a twentieth of the file: some 10 kB for each row group.
 MAX_FOOTER_BYTES = 64 * 1024 * 1024

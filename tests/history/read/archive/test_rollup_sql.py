@@ -20,9 +20,9 @@ from history.model.party import Parties
 from history.model.rollups import Hours, only_flows_tell
 from history.model.summary import Summary
 from history.model.time_range import TimeRange
+from history.read.archive.rollup_sql import roll_up
 from history.read.batch import SCHEMA
 from history.read.flow_sql import FLOWS, FlowQuery, open_database
-from history.read.rollup_sql import roll_up
 from schemas.flow import DIRECTIONS, SCOPES, Flow, Kubernetes, Named, Observer, Workload
 from sinks.flowlog.parquet import ParquetRows
 from tests.support.history.rows import rows_of

@@ -14,9 +14,9 @@ from history.audit.deep.archive import read_archive
 from history.audit.deep.facts import Facts, Wanted
 from history.bill.read import BillFiles
 from history.model.time_range import TimeRange
-from history.read import parquet_limits
-from history.read.archive import FlowArchive
-from history.read.archive_sql import ArchiveQuery
+from history.read.archive import limits
+from history.read.archive.opened import FlowArchive
+from history.read.archive.sql import ArchiveQuery
 from history.read.batch import SCHEMA
 from schemas.amount import Amount
 from schemas.ledger import LedgerRecord
@@ -91,7 +91,7 @@ BAD = [
 @pytest.fixture(autouse=True)
 def less(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make a bomb of 4 MiB one of them: one of 4 GiB takes minutes to make."""
-    monkeypatch.setattr(parquet_limits, "MAX_GROUP_BYTES", 4 << 20)
+    monkeypatch.setattr(limits, "MAX_GROUP_BYTES", 4 << 20)
 
 
 @pytest.mark.parametrize(("make", "says"), BAD)

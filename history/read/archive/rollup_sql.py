@@ -15,10 +15,10 @@ import pyarrow.dataset as ds
 from history.model.end_names import reads_as_network
 from history.model.rollups import SLACK_MS
 from history.model.time_range import TimeRange
-from history.read.archive import FlowArchive
+from history.read.archive.limits import check_files
+from history.read.archive.opened import FlowArchive
 from history.read.batch import SCHEMA
 from history.read.flow_sql import literal
-from history.read.parquet_limits import check_files
 from sinks.flowlog.columns import END_COLUMNS
 
 # Of one flow, and not of what it is summed up with.
