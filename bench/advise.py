@@ -22,7 +22,7 @@ from bench.measure import report
 from bench.measure.figure import Compare, Figure, Target, in_turn
 from bench.measure.process import output_of
 from bench.measure.report import Table
-from sinks.flowlog.manifest import DataFile, Manifest, encode
+from sinks.flowlog.archive.manifest import DataFile, Manifest, encode
 
 _FLOWS, _HOURS, _WINDOW_MS = 100_000_000, 24, 10_000
 _WINDOWS = _HOURS * 3_600_000 // _WINDOW_MS

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from history.read.batch import SCHEMA
-from sinks.flowlog.archive import Archive, ArchiveCut
-from sinks.flowlog.columns import COLUMNS
-from sinks.flowlog.manifest import Manifest
-from sinks.flowlog.parquet import SUFFIX, WRITTEN
-from sinks.flowlog.store import LocalStore
+from sinks.flowlog.archive.archive import Archive, ArchiveCut
+from sinks.flowlog.archive.manifest import Manifest
+from sinks.flowlog.rows.columns import COLUMNS
+from sinks.flowlog.rows.parquet import SUFFIX, WRITTEN
+from sinks.flowlog.stores.store import LocalStore
 
 BEGIN_MS = 1_795_392_000_000  # on the hour
 HOUR_MS, _WINDOW_MS, _CUT_MS = 3_600_000, 10_000, 300_000

@@ -26,9 +26,9 @@ from bench.measure.process import output_of
 from bench.measure.report import Table
 from history.read.archive.rollup_sql import ROLLUP_SCHEMA
 from history.read.flow_sql import open_database
-from sinks.flowlog.compaction import Compaction, compacted_path, day_rollup_path, record_path, rollup_path
-from sinks.flowlog.manifest import DataFile, Manifest, encode
-from sinks.flowlog.parquet import WRITTEN
+from sinks.flowlog.archive.compaction import Compaction, compacted_path, day_rollup_path, record_path, rollup_path
+from sinks.flowlog.archive.manifest import DataFile, Manifest, encode
+from sinks.flowlog.rows.parquet import WRITTEN
 
 _WORKLOADS, _CALLS, _OF_A_NODE = 300, 6, 10
 

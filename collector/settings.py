@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, ByteSize, Field
 
 from collector.kernel.networks import ExternalAddresses, parse_networks
-from common.durations import parse_duration
+from common.input.durations import parse_duration
 from common.settings import HostPort, IdPart, ServiceSettings, default_node_name, listen_on
 
 _LOWEST_PORT, _HIGHEST_PORT = 1, 65535

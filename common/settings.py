@@ -21,10 +21,11 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from common import terminal, toml
-from common.files import read_bounded
+from common import terminal
 from common.flags import FlagParser, refuse
-from common.locations import without_secrets
+from common.input import toml
+from common.input.files import read_bounded
+from common.input.locations import without_secrets
 from schemas.topics import TopicNames
 
 SERVICES = ("collector", "enricher", "metrics", "flowlog", "audit")

@@ -11,8 +11,8 @@ from pydantic import ByteSize, Field, model_validator
 
 from collector.settings import CollectorSettings, PinDir, Ports, parse_ports
 from common.amounts import wrapped
-from common.durations import Duration, parse_duration
 from common.entry_point import entry_point
+from common.input.durations import Duration, parse_duration
 from common.settings import KafkaSettings
 from common.terminal import say, write_json
 from doctor.checks import Check, Finding, run_checks

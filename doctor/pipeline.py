@@ -33,7 +33,7 @@ from schemas.topics import topic_specs
 
 # What a topic must be for the promises to hold; the rest (retention, replicas) is its owner's to choose.
 _BINDING = ("cleanup.policy", "message.timestamp.type", "message.timestamp.before.max.ms")
-# So much at least: a record's time may be 50 minutes ahead (enricher/delivery/unit.py).
+# So much at least: a record's time may be 50 minutes ahead (enricher/delivery/outgoing/unit.py).
 _AT_LEAST = ("message.timestamp.after.max.ms",)
 LONGEST_LIST = 5
 

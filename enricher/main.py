@@ -20,11 +20,11 @@ from common.kafka.publish import PublishCounters, Publisher
 from common.service import lifecycle
 from common.service.running import Service
 from common.task_group import TaskGroup
-from enricher.delivery.admission import Nodes
 from enricher.delivery.deps import Deps
+from enricher.delivery.incoming.admission import Nodes
+from enricher.delivery.incoming.waiting import LateSenders
 from enricher.delivery.pipeline import Pipeline
 from enricher.delivery.topology_topic import TopologyTopic, read_states
-from enricher.delivery.waiting import LateSenders
 from enricher.index.cidr_check import findings
 from enricher.index.cidrs import CidrMap, load_cidr_map
 from enricher.index.ownership import Index

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from common.kube_labels import label_names
+from common.input.kube_labels import label_names
 from common.settings import HostPort, ServiceSettings, listen_on
 from enricher.join.policy import UNMETERED, Policy, policy_of
 

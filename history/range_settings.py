@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, ByteSize, Field, model_validator
 from pydantic_settings import NoDecode
 
 from common.errors import Refusal
-from common.locations import Location
+from common.input.locations import Location
 from common.settings import KafkaSettings
 from common.terminal import complain
 from history.model.filters import FILTERS, Selection

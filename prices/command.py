@@ -11,7 +11,7 @@ from pydantic_settings import CliPositionalArg
 from common.amounts import exact, wrapped
 from common.entry_point import entry_point
 from common.errors import Refusal
-from common.files import read_named
+from common.input.files import read_named
 from common.settings import Settings
 from common.terminal import say, write_json
 from prices.book import GLOBS, UNIT_BYTES, Price, PriceBook, Side, money

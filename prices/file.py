@@ -16,9 +16,9 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PlainValidator, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from common import toml
 from common.errors import Refusal
-from common.files import read_named
+from common.input import toml
+from common.input.files import read_named
 from prices.book import MAX_DECIMALS, UNIT_BYTES, Price, PriceBook
 
 SHIPPED = ("aws", "azure", "gcp")

@@ -19,7 +19,7 @@ from collector.attach.uplinks import Link
 from collector.kernel import bpf_syscall as sys_bpf
 from collector.kernel.bpf_syscall import BPF_NETFILTER, PROG_TYPE_NETFILTER
 from common.errors import Refusal
-from common.files import read_bounded
+from common.input.files import read_bounded
 from schemas.raw import Hook
 
 Wanted = Literal["auto", "netfilter", "tc"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from collector.host.privileges import effective_of, needed_to_load
 from common.errors import Refusal
-from common.files import read_bounded
+from common.input.files import read_bounded
 
 BPFFS = Path("/sys/fs/bpf")
 _OLDEST_KERNEL = (5, 15)  # hook tc; netfilter's is a matter of collector/attach/hook.py

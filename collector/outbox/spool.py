@@ -24,7 +24,7 @@ from typing import IO
 from collector.outbox import spool_file
 from collector.outbox.spool_file import DamagedError, EncodedWindow, SpoolHead
 from common.errors import Refusal
-from common.files import create_own, sync_directory
+from common.input.files import create_own, sync_directory
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import msgspec
 
-from common.files import why_not_own
+from common.input.files import why_not_own
 from schemas.codec import UNREADABLE
 from schemas.errors import DecodeError
 from schemas.ids import parse_window_id

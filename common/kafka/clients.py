@@ -27,7 +27,8 @@ from aiokafka.partitioner import murmur2
 from aiokafka.structs import ConsumerRecord
 
 from common.errors import Stopped
-from common.kafka import connections, credentials, fetching
+from common.kafka.auth import credentials
+from common.kafka.protocol import connections, fetching
 from common.service.running import Service
 from common.settings import KafkaSettings
 from common.terminal import command

@@ -17,7 +17,8 @@ from aiokafka.record.default_records import DefaultRecordBatch
 from prometheus_client import CollectorRegistry, Counter
 
 from common.errors import PublishError, leaves
-from common.kafka import clients, connections
+from common.kafka import clients
+from common.kafka.protocol import connections
 from common.service.running import Service
 from common.settings import KafkaSettings
 from common.task_group import TaskGroup

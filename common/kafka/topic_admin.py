@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaError, for_code
 
 from common.errors import Refusal
 from common.kafka import clients
-from common.kafka.alter_topics import set_settings
+from common.kafka.protocol.alter_topics import set_settings
 from common.settings import KafkaSettings
 from schemas.topics import TopicSpec
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from common.kafka.partitions import Partitions
 from common.kafka.publish import PublishCounters
 from common.service.running import Service
-from enricher.delivery.admission import Nodes
-from enricher.delivery.waiting import LateSenders
+from enricher.delivery.incoming.admission import Nodes
+from enricher.delivery.incoming.waiting import LateSenders
 from enricher.join.policy import Policy
 from enricher.kube.cluster import ClusterView
 from enricher.metrics import EnricherMetrics

@@ -19,8 +19,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from common.errors import PublishError, Refusal, Stopped
-from common.files import read_named
 from common.in_parts import in_parts
+from common.input.files import read_named
 from common.kafka import clients
 from common.kafka.publish import Publisher, Record
 from common.kafka.reading import Records, held, reader, stretch

@@ -14,13 +14,13 @@ from aiokafka.structs import ConsumerRecord, OffsetAndMetadata
 
 from common.kafka import clients
 from common.kafka.publish import Publisher
-from enricher.delivery import recovery
-from enricher.delivery.admission import MAX_STRANGERS
 from enricher.delivery.deps import Deps
-from enricher.delivery.output import Output
-from enricher.delivery.raw_records import decode_record, letter_of
-from enricher.delivery.repeats import Repeats
-from enricher.delivery.unit import Unit, UnitWriter, kafka_time, taken_of
+from enricher.delivery.incoming.admission import MAX_STRANGERS
+from enricher.delivery.incoming.raw_records import decode_record, letter_of
+from enricher.delivery.incoming.repeats import Repeats
+from enricher.delivery.outgoing import recovery
+from enricher.delivery.outgoing.output import Output
+from enricher.delivery.outgoing.unit import Unit, UnitWriter, kafka_time, taken_of
 from enricher.join.join import Out, join
 from schemas.codec import offsets_of
 from schemas.errors import DecodeError

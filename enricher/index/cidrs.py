@@ -11,9 +11,9 @@ from pathlib import Path, PurePath
 
 import msgspec
 
-from common import toml
 from common.errors import Refusal
-from common.files import read_named
+from common.input import toml
+from common.input.files import read_named
 from enricher.index.addresses import Prefix, pack, parse_prefix, prefix_of
 from schemas.codec import UNREADABLE
 

@@ -16,7 +16,7 @@ import aiohttp
 import msgspec
 
 from common.errors import Refusal
-from common.files import read_bounded
+from common.input.files import read_bounded
 from enricher.kube.errors import GoneError, KubeError
 from schemas.codec import UNREADABLE
 

@@ -17,7 +17,7 @@ from audit.books import Reconciler, conclude
 from audit.result import MAX_LISTED, Audit
 from common.entry_point import entry_point
 from common.errors import Refusal
-from common.locations import Location
+from common.input.locations import Location
 from common.settings import KafkaSettings
 from common.terminal import complain, say, write_json
 from history.audit import explain, text

@@ -18,7 +18,7 @@ from pydantic_settings import CliPositionalArg
 from common import terminal
 from common.entry_point import entry_point
 from common.errors import Refusal
-from common.locations import Location
+from common.input.locations import Location
 from common.settings import KafkaSettings
 from common.terminal import complain
 from enricher.delivery.topology_topic import read_states

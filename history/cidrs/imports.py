@@ -19,7 +19,7 @@ from pydantic_settings import CliPositionalArg
 from common.amounts import counted
 from common.entry_point import entry_point
 from common.errors import Refusal
-from common.files import read_named, sync_directory
+from common.input.files import read_named, sync_directory
 from common.settings import Settings
 from common.terminal import say
 from enricher.index.cidrs import MAX_MAP_BYTES, Cidr, load_cidr_map, read_cidr_map

@@ -5,7 +5,7 @@ import ipaddress
 from collections.abc import Iterable
 
 from schemas.flow import KINDS
-from sinks.flowlog.columns import Value
+from sinks.flowlog.rows.columns import Value
 
 _EXPECTED = "expected name, Kind/name, namespace/name, namespace/Kind/name, node/name or cidr/name"
 

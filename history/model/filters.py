@@ -22,7 +22,7 @@ from history.model.end_names import (
     workload_columns,
 )
 from schemas.flow import DIRECTIONS, SCOPES
-from sinks.flowlog.columns import Value
+from sinks.flowlog.rows.columns import Value
 
 Condition = tuple[str, list[Value]]
 

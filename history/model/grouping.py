@@ -9,7 +9,7 @@ of namespaces is not in the flows: it is joined from the topology's history, as 
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple, assert_never, cast, get_args
 
-from common.kube_labels import label_name
+from common.input.kube_labels import label_name
 from history.model.party import Party
 from history.model.time_range import timestamp
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from history.model.end_names import reads_as_network
 from prices.book import Side
-from sinks.flowlog.columns import Value
+from sinks.flowlog.rows.columns import Value
 
 # What an `Party` is made of, among the flow log's columns; the address and the port are not.
 FIELDS = (

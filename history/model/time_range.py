@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from common.durations import parse_duration
+from common.input.durations import parse_duration
 
 _EXPECTED = "expected now-1h, 2 hours ago, yesterday, or a time such as 2026-11-22T09:00:00Z"
 # Slots are as long as they have to be for a range to have no more than so many.

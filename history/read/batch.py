@@ -23,8 +23,8 @@ from schemas.flow import (
     RawPosition,
     Workload,
 )
-from sinks.flowlog.columns import COLUMNS, END_COLUMNS, FlatEnd, Value, flatten
-from sinks.flowlog.parquet import MILLISECONDS, ParquetRows
+from sinks.flowlog.rows.columns import COLUMNS, END_COLUMNS, FlatEnd, Value, flatten
+from sinks.flowlog.rows.parquet import MILLISECONDS, ParquetRows
 from sinks.intake import Row
 
 _TYPES = {
@@ -141,7 +141,7 @@ def _plain(column: pa.ChunkedArray) -> list[Any]:
 
 
 def _endpoint(values: dict[str, Value]) -> Endpoint:
-    """Undo `sinks.flowlog.columns.flatten`."""
+    """Undo `sinks.flowlog.rows.columns.flatten`."""
     present: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
     named: dict[str, Any] = {
         name: Named(present[name]) for name in ("namespace", "pod", "service", "node") if name in present

@@ -23,7 +23,7 @@ from history.read.flows import take
 from history.read.rejoin import ReadTally
 from history.read.topic import partitions_of
 from history.read.topic_sql import Sieve, TopicRows
-from sinks.flowlog.columns import FlatEnd, flatten
+from sinks.flowlog.rows.columns import FlatEnd, flatten
 from sinks.intake import Intake, Lane, Row
 
 # A window is not given before this long after its end, and not later than patience after it, once all is read.

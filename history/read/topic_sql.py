@@ -19,8 +19,8 @@ from history.model.hints import Present, why_nothing
 from history.model.time_range import TimeRange
 from history.read.flow_sql import ALWAYS, FLOWS, FlowQuery, open_database
 from schemas.flow import Cloud, Observer
-from sinks.flowlog.columns import END_COLUMNS, FlatEnd, Value, text
-from sinks.flowlog.parquet import MILLISECONDS
+from sinks.flowlog.rows.columns import END_COLUMNS, FlatEnd, Value, text
+from sinks.flowlog.rows.parquet import MILLISECONDS
 from sinks.intake import Row
 
 # What is held at most: a row takes some 60 bytes; an end, an observer or a kind 1 KiB.

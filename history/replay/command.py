@@ -34,7 +34,7 @@ from history.replay.settings import ReplaySettings
 from history.replay.sum import SumWriter
 from history.replay.table import FlowTable
 from history.replay.topic import TopicWriter
-from sinks.flowlog.columns import FlatEnd, flatten
+from sinks.flowlog.rows.columns import FlatEnd, flatten
 from sinks.gc_settings import THRESHOLDS
 from sinks.intake import Intake, Row
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where replayed flows go, as bytes: JSON lines, CSV or Parquet, to stdout or to a file that appears when it is whole.
 
-The columns are the flow log's own (sinks/flowlog/columns.py), in all three.
+The columns are the flow log's own (sinks/flowlog/rows/columns.py), in all three.
 """
 
 import contextlib
@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from common.errors import Refusal
 from common.terminal import FORMULA, data
 from history.read.batch import SCHEMA, ArchiveParties, FlowBatch
-from sinks.flowlog.jsonl import JsonLines
-from sinks.flowlog.parquet import COMPRESSION_LEVEL
+from sinks.flowlog.rows.jsonl import JsonLines
+from sinks.flowlog.rows.parquet import COMPRESSION_LEVEL
 
 # Rows of a Parquet row group, about.
 GROUP_ROWS = 200_000

@@ -11,7 +11,7 @@ from common.terminal import say
 from history.model.time_range import TimeRange, timestamp
 from history.read.batch import ArchiveParties, FlowBatch
 from schemas.flow import FlowHead
-from sinks.flowlog.columns import END_COLUMNS, FlatEnd, Value
+from sinks.flowlog.rows.columns import END_COLUMNS, FlatEnd, Value
 from sinks.intake import Row
 
 

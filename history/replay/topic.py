@@ -14,7 +14,7 @@ from common.kafka.publish import Publisher, Run
 from common.kafka.topic_admin import admin_client, apply, describe
 from common.service.running import Service
 from common.settings import KafkaSettings
-from enricher.delivery.unit import kafka_time
+from enricher.delivery.outgoing.unit import kafka_time
 from history.read.batch import ArchiveParties, FlowBatch
 from schemas.flow import HEADERS
 from schemas.topics import ANY_AGE_MS, TopicSpec

@@ -13,9 +13,9 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from common import terminal
-from common.durations import Duration, parse_duration
 from common.entry_point import entry_point
 from common.errors import Refusal
+from common.input.durations import Duration, parse_duration
 from history.model.events import known_events
 from history.model.grouping import OF_TIME, OWNERS, By, Per, parse_by
 from history.model.time_range import TimeRange

@@ -15,10 +15,10 @@ import pyarrow as pa
 from pydantic import ByteSize, Field
 
 from common.amounts import counted, human
-from common.durations import Duration, parse_duration
 from common.entry_point import entry_point
 from common.errors import Refusal
-from common.locations import Location, without_secrets
+from common.input.durations import Duration, parse_duration
+from common.input.locations import Location, without_secrets
 from common.settings import Settings
 from common.terminal import complain, say
 from history.model.time_range import Since, TimeRange, parse_since
@@ -31,8 +31,8 @@ from history.upkeep.days import days_with_rollups, roll_up_day
 from history.upkeep.expire import StoredHour, chosen, rolled_up_hours, stored_hours
 from history.upkeep.expire import expire as expire_hour
 from history.upkeep.manifests import superseded
-from sinks.flowlog.manifest import DataFile
-from sinks.flowlog.objects import ObjectStore, StoreError
+from sinks.flowlog.archive.manifest import DataFile
+from sinks.flowlog.stores.objects import ObjectStore, StoreError
 
 
 class ArchiveSettings(Settings):

@@ -24,9 +24,9 @@ from history.upkeep.days import forget_day
 from history.upkeep.rollups import sums_in, sums_of, write_rollups
 from history.upkeep.sorting import Content, SortedFile, Sorter, rows_of
 from schemas.codec import UNREADABLE
-from sinks.flowlog import compaction
-from sinks.flowlog.archive import FLOWS
-from sinks.flowlog.compaction import (
+from sinks.flowlog.archive import compaction
+from sinks.flowlog.archive.archive import FLOWS
+from sinks.flowlog.archive.compaction import (
     COMPACTED,
     Chain,
     Compaction,
@@ -36,8 +36,8 @@ from sinks.flowlog.compaction import (
     record_path,
     rollup_path,
 )
-from sinks.flowlog.manifest import DataFile, Intent, encode
-from sinks.flowlog.store import TEMPORARY
+from sinks.flowlog.archive.manifest import DataFile, Intent, encode
+from sinks.flowlog.stores.store import TEMPORARY
 
 
 class Taken(Exception):  # noqa: N818 - it is what happened, and no fault

@@ -18,8 +18,8 @@ from history.read.archive.rollup_sql import roll_up, view_rollups
 from history.read.flow_sql import FLOWS, literal
 from history.upkeep.rollups import sums_in_view, write_rollup
 from history.upkeep.sorting import bounded_database
-from sinks.flowlog.compaction import DAY_ROLLUP, HOUR, ROLLUPS, day_rollup_path
-from sinks.flowlog.store import TEMPORARY
+from sinks.flowlog.archive.compaction import DAY_ROLLUP, HOUR, ROLLUPS, day_rollup_path
+from sinks.flowlog.stores.store import TEMPORARY
 
 _DAY = "day"
 

@@ -17,10 +17,10 @@ from history.read.archive.files import hour_end_ms
 from history.read.archive.opened import FlowArchive
 from history.upkeep.compact import Taken
 from history.upkeep.days import forget_day
-from sinks.flowlog import compaction
-from sinks.flowlog.archive import FLOWS
-from sinks.flowlog.compaction import REPLACED, ROLLUPS, Chain, Compaction, record_path, rollup_path
-from sinks.flowlog.manifest import DataFile, encode
+from sinks.flowlog.archive import compaction
+from sinks.flowlog.archive.archive import FLOWS
+from sinks.flowlog.archive.compaction import REPLACED, ROLLUPS, Chain, Compaction, record_path, rollup_path
+from sinks.flowlog.archive.manifest import DataFile, encode
 
 # Hours that ended less than this ago stay, whatever the room: the flow log may still write there.
 WRITTEN_MS = 86_400_000

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from functools import cache
 
 from history.read.archive.opened import DIRECTORY, FlowArchive, manifest_path
-from sinks.flowlog.archive import FLOWS, INTENT
-from sinks.flowlog.manifest import Manifest
+from sinks.flowlog.archive.archive import FLOWS, INTENT
+from sinks.flowlog.archive.manifest import Manifest
 
 
 def superseded(archive: FlowArchive, before_ms: int) -> Iterator[str]:

@@ -13,7 +13,7 @@ from history.read.archive.opened import FlowArchive
 from history.read.archive.rollup_sql import ROLLUP_SCHEMA, roll_up, view_rollups
 from history.read.flow_sql import FLOWS, literal
 from history.upkeep.sorting import Content, SortedFile, bounded_database
-from sinks.flowlog.parquet import WRITTEN
+from sinks.flowlog.rows.parquet import WRITTEN
 
 _GROUP_ROWS = 64 * 1024
 

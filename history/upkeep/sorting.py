@@ -19,8 +19,8 @@ from history.read.archive.sql import view_rows
 from history.read.batch import SCHEMA
 from history.read.flow_sql import FLOWS, open_database
 from history.upkeep.addresses import Erasure, erased
-from sinks.flowlog.columns import COLUMNS
-from sinks.flowlog.parquet import WRITTEN
+from sinks.flowlog.rows.columns import COLUMNS
+from sinks.flowlog.rows.parquet import WRITTEN
 
 # First by the namespace, of the two ends', that has fewer flows: so nearly all of a small one stands in one place, also
 # what it has to do with those that everybody talks to. Then by who talks to whom, then when: of two ends that talk all

@@ -12,14 +12,14 @@ from common.errors import Stopped
 from common.kafka import clients
 from common.service import lifecycle
 from common.service.running import Service
-from sinks.flowlog import jsonl, parquet
-from sinks.flowlog.archive import Archive
-from sinks.flowlog.columns import FlatEnd, flatten
-from sinks.flowlog.opening import open_store
-from sinks.flowlog.pending import Buffer
+from sinks.flowlog.archive.archive import Archive
+from sinks.flowlog.archive.pending import Buffer
+from sinks.flowlog.rows import jsonl, parquet
+from sinks.flowlog.rows.columns import FlatEnd, flatten
 from sinks.flowlog.settings import STDOUT, FlowlogSettings
 from sinks.flowlog.sink import ArchiveSink
 from sinks.flowlog.stdout import StdoutSink
+from sinks.flowlog.stores.opening import open_store
 from sinks.kafka_io import RETRY_SECONDS
 from sinks.runner import Runner
 from sinks.sink import Sink

@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from common.locations import Location
+from common.input.locations import Location
 from common.settings import HostPort, IdPart, ServiceSettings, listen_on
 
 STDOUT = "-"

@@ -4,9 +4,9 @@
 from collections.abc import Callable, Sequence
 
 from schemas.ledger import Hop, LedgerRecord
-from sinks.flowlog.archive import Archive, ArchiveCut
-from sinks.flowlog.columns import FlatEnd
-from sinks.flowlog.pending import Buffer, Pending
+from sinks.flowlog.archive.archive import Archive, ArchiveCut
+from sinks.flowlog.archive.pending import Buffer, Pending
+from sinks.flowlog.rows.columns import FlatEnd
 from sinks.flowlog.settings import FlowlogSettings
 from sinks.intake import Batch, Lane
 from sinks.sink import Cut, Sink

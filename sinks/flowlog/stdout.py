@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from common.errors import Stopped
 from schemas.ledger import Hop, LedgerRecord
-from sinks.flowlog.columns import FlatEnd
-from sinks.flowlog.jsonl import JsonLines
+from sinks.flowlog.rows.columns import FlatEnd
+from sinks.flowlog.rows.jsonl import JsonLines
 from sinks.flowlog.settings import FlowlogSettings
 from sinks.intake import Batch, Lane
 from sinks.sink import Cut, Sink

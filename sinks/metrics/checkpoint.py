@@ -18,9 +18,9 @@ from typing import Annotated, NamedTuple, TypeVar
 import msgspec
 import orjson
 
-from common import files
 from common.clock import now_ms
 from common.errors import Refusal
+from common.input import files
 from schemas.codec import Milliseconds
 from schemas.ids import MAX_NUMBER, Origin
 from schemas.ledger import LedgerRecord, decode_ledger, encode_ledger

@@ -13,7 +13,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from cli import topics
 from common.errors import Refusal
 from common.kafka import topic_admin
-from common.kafka.alter_topics import set_settings
+from common.kafka.protocol.alter_topics import set_settings
 from common.kafka.publish import Record
 from common.settings import KafkaSettings
 from history.replay.topic import TopicWriter

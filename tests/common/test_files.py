@@ -10,7 +10,7 @@ import pytest
 
 from collector.host.preflight import read_boot_id
 from common.errors import Refusal
-from common.files import MAX_FILE_BYTES, owners_in, read_bounded, warn_if_others_write
+from common.input.files import MAX_FILE_BYTES, owners_in, read_bounded, warn_if_others_write
 from common.settings import ServiceSettings, load
 from enricher.delivery.topology_topic import read_states
 from enricher.index.cidrs import MAX_MAP_BYTES, load_cidr_map

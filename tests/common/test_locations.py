@@ -3,7 +3,7 @@
 
 import pytest
 
-from common.locations import check_location, without_secrets
+from common.input.locations import check_location, without_secrets
 from common.settings import load
 from history.range_settings import RangeSettings
 from sinks.flowlog.settings import FlowlogSettings

@@ -22,7 +22,7 @@ from common.service.running import Service
 from common.settings import KafkaSettings, ServiceSettings
 from lab.kafka.broker import Broker, free_port
 from schemas.ledger import encode_ledger
-from tests.docs.commands import ROOT
+from tests.docs.printed.commands import ROOT
 from tests.enricher.test_service import window
 from tests.support.builders import ORIGIN, START_MS, collector_entry
 from tests.support.enricher.api_process import POSTGRES, api_at

@@ -10,7 +10,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from common.kafka import clients
 from lab.kafka.broker import Broker
-from tests.docs.commands import ROOT
+from tests.docs.printed.commands import ROOT
 from tests.support.enricher.build import encoded, row
 from tests.support.enricher.processes import running, topology_file
 from tests.support.enricher.topics import Topics

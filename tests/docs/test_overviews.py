@@ -11,7 +11,7 @@ from cli.main import COMMANDS
 from common.settings import SERVICES
 from history.audit.text import HOP_TITLES
 from schemas.ledger import Hop
-from tests.docs.commands import ROOT
+from tests.docs.printed.commands import ROOT
 
 # Those in the ledger that come before the sinks.
 NO_SINKS = {"collector", "enricher"}

@@ -8,7 +8,7 @@ import pytest
 
 from prices.book import Side
 from prices.file import SHIPPED, parse_prices, shipped
-from tests.docs.commands import ROOT
+from tests.docs.printed.commands import ROOT
 
 PAGE = (ROOT / "docs/prices.md").read_text()
 EXAMPLES = re.findall(r"^```toml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)

@@ -14,7 +14,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from schemas.flow import decode_flow
-from tests.docs.commands import ROOT
+from tests.docs.printed.commands import ROOT
 from tests.support.sinks.flows import API, EXTERNAL, POSTGRES, flow, flow_id, node, other, pod
 from tests.support.sinks.topics import Topics
 

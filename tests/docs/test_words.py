@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from tests.docs.commands import DOCUMENTS, ROOT
+from tests.docs.printed.commands import DOCUMENTS, ROOT
 
 # What a pattern finds and an engineer would write all the same.
 FINE = re.compile(

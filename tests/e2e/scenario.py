@@ -36,7 +36,7 @@ from lab.plan import Node, Plan, Workload
 from lab.services import COLLECTOR_PORT, Files, Ports, Tuning
 from lab.traffic.streams import traffic
 from schemas.topics import TopicNames, topic_specs
-from tests.docs.promql import printed_queries
+from tests.docs.printed.promql import printed_queries
 from tests.support.dashboards import ROOT, queries
 from tests.support.lab import roles
 from tests.support.lab.once import tcp_once, udp_once

@@ -7,9 +7,9 @@ from aiokafka.structs import ConsumerRecord
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from enricher.delivery.earlier import BootStates
-from enricher.delivery.recovery import Tail, read_back
-from enricher.delivery.unit import UnitWriter
+from enricher.delivery.incoming.earlier import BootStates
+from enricher.delivery.outgoing.recovery import Tail, read_back
+from enricher.delivery.outgoing.unit import UnitWriter
 from enricher.index.cidrs import CidrMap
 from enricher.index.ownership import Index
 from enricher.index.resolve import Resolver

@@ -20,7 +20,7 @@ from history.read.topic import read_topic
 from history.replay.files import ParquetWriter
 from history.replay.topic import TopicWriter
 from lab.kafka.broker import Broker
-from sinks.flowlog.columns import FlatEnd, flatten
+from sinks.flowlog.rows.columns import FlatEnd, flatten
 from sinks.intake import Intake, Lane
 from tests.support.history.lived import Lived
 from tests.support.services import ROOT, eventually

@@ -17,9 +17,9 @@ from history.audit import command as audit
 from history.replay import command as replay
 from history.report import command as report
 from history.upkeep import command as upkeep
-from sinks.flowlog import object_client
-from sinks.flowlog.manifest import decode_manifest
-from sinks.flowlog.opening import open_store
+from sinks.flowlog.archive.manifest import decode_manifest
+from sinks.flowlog.stores import object_client
+from sinks.flowlog.stores.opening import open_store
 from tests.history.conftest import Command
 from tests.support.history.lived import Lived
 from tests.support.lab.proxy import Proxy

@@ -11,7 +11,7 @@ import duckdb
 import pyarrow.parquet
 import pytest
 
-from tests.docs.commands import ROOT
+from tests.docs.printed.commands import ROOT
 from tests.support.history.lived import Lived
 from tests.support.history.written import compact_all
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from common.kafka import credentials
+from common.kafka.auth import credentials
 from common.settings import KafkaSettings
 from tests.k8s.rendered import (
     K8S,

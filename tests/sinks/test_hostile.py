@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from common.settings import KafkaSettings
 from schemas.dead_letter import decode_dead_letter
 from schemas.ledger import decode_ledger, encode_ledger
-from sinks.flowlog.columns import FlatEnd, flatten
-from sinks.flowlog.jsonl import JsonLines
-from sinks.flowlog.manifest import DataFile, Manifest, Marked, decode_manifest, encode
-from sinks.flowlog.parquet import ParquetRows
+from sinks.flowlog.archive.manifest import DataFile, Manifest, Marked, decode_manifest, encode
+from sinks.flowlog.rows.columns import FlatEnd, flatten
+from sinks.flowlog.rows.jsonl import JsonLines
+from sinks.flowlog.rows.parquet import ParquetRows
 from sinks.intake import Intake, Lane
 from sinks.kafka_io import letter_records
 from sinks.metrics.aggregate import Aggregate

@@ -15,7 +15,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.torture import packets, page
+from tests.torture import page
+from tests.torture.nemeses import packets
 from tests.torture.scenario import HEAD, Result, Scenario, run
 from tests.torture.scenarios import PACKETS, SCENARIOS
 from tests.torture.world import World

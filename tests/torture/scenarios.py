@@ -3,7 +3,8 @@
 
 from functools import partial
 
-from tests.torture import archives, attacks, brokers, kafka, packets, processes, rubbish, stores
+from tests.torture import kafka
+from tests.torture.nemeses import archives, attacks, brokers, packets, processes, rubbish, stores
 from tests.torture.scenario import Scenario
 
 _WITH_AUDIT = {"enricher": 1, "metrics": 1, "flowlog": 1, "audit": 1}

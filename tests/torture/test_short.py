@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from lab.kafka.broker import Broker
-from tests.torture import processes, rubbish
 from tests.torture.checker import check
 from tests.torture.kafka import Kafka
+from tests.torture.nemeses import processes, rubbish
 from tests.torture.scenario import Act
 from tests.torture.world import World
 

@@ -20,7 +20,7 @@ from common.settings import KafkaSettings
 from schemas.ids import Origin
 from schemas.topics import topic_specs
 from schemas.topology import encode_topology_file
-from sinks.flowlog.manifest import decode_manifest
+from sinks.flowlog.archive.manifest import decode_manifest
 from tests.support.services import Samples, eventually
 from tests.torture.content import CLUSTER, NODES, Content, topology
 from tests.torture.feeder import Feeder, Sent

@@ -26,8 +26,8 @@ from schemas.amount import Amount
 from schemas.codec import UNREADABLE, Count
 from schemas.errors import DecodeError
 from schemas.flow import MAX_READ_BYTES
-from sinks.flowlog.compaction import COMPACTED, Chain
-from sinks.flowlog.manifest import DataFile, Manifest
+from sinks.flowlog.archive.compaction import COMPACTED, Chain
+from sinks.flowlog.archive.manifest import DataFile, Manifest
 
 # Manifests are in order of what was taken, which is nearly that of time: so many in a row that end before the range
 # begins, and no earlier one holds any of it.

@@ -15,7 +15,7 @@ from history.read.archive.opened import ArchiveChanged, FlowArchive, ReadAgain, 
 from history.read.archive.rollup_sql import ROLLUP_SCHEMA, roll_up, view_rollups
 from history.read.archive.sql import view_rows
 from history.read.flow_sql import FLOWS, open_database
-from sinks.flowlog.compaction import ROLLUPS, day_rollup_path, rollup_path
+from sinks.flowlog.archive.compaction import ROLLUPS, day_rollup_path, rollup_path
 
 _AGAIN, _FILES = "made_again", "files_of_flows"
 

@@ -27,9 +27,9 @@ from functools import lru_cache
 from common.errors import Refusal
 from history.model.time_range import TimeRange
 from history.read.archive.opened import ArchiveChanged, FlowArchive, manifest_path
-from sinks.flowlog.archive import FLOWS
-from sinks.flowlog.compaction import COMPACTED, DIRECTORY, HOUR, Chain, intent_path, record_path
-from sinks.flowlog.manifest import DataFile
+from sinks.flowlog.archive.archive import FLOWS
+from sinks.flowlog.archive.compaction import COMPACTED, DIRECTORY, HOUR, Chain, intent_path, record_path
+from sinks.flowlog.archive.manifest import DataFile
 
 HOUR_MS = 3_600_000
 _DAY_MS = 24 * HOUR_MS

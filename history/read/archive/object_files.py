@@ -9,7 +9,7 @@ import io
 
 import pyarrow as pa
 
-from sinks.flowlog.objects import ObjectStore
+from sinks.flowlog.stores.objects import ObjectStore
 
 
 class _Reading(io.RawIOBase):

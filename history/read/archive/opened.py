@@ -16,16 +16,16 @@ import pyarrow as pa
 from pyarrow import fs
 
 from common.errors import Refusal
-from common.locations import without_secrets
+from common.input.locations import without_secrets
 from history.read.archive.object_files import open_object
 from schemas.codec import UNREADABLE
-from sinks.flowlog import compaction
-from sinks.flowlog.compaction import Chain, Compaction, read_compaction, record_path
-from sinks.flowlog.manifest import DataFile, Manifest, read_manifest
-from sinks.flowlog.object_client import open_client, open_files
-from sinks.flowlog.objects import ObjectStore, StoreError
-from sinks.flowlog.opening import local_path
-from sinks.flowlog.store import LocalStore, Store
+from sinks.flowlog.archive import compaction
+from sinks.flowlog.archive.compaction import Chain, Compaction, read_compaction, record_path
+from sinks.flowlog.archive.manifest import DataFile, Manifest, read_manifest
+from sinks.flowlog.stores.object_client import open_client, open_files
+from sinks.flowlog.stores.objects import ObjectStore, StoreError
+from sinks.flowlog.stores.opening import local_path
+from sinks.flowlog.stores.store import LocalStore, Store
 from sinks.intake import Lane
 
 T = TypeVar("T")

@@ -19,7 +19,7 @@ from history.read.archive.limits import check_files
 from history.read.archive.opened import FlowArchive
 from history.read.batch import SCHEMA
 from history.read.flow_sql import literal
-from sinks.flowlog.columns import END_COLUMNS
+from sinks.flowlog.rows.columns import END_COLUMNS
 
 # Of one flow, and not of what it is summed up with.
 _DROPPED = ("id", "raw_partition", "raw_offset")

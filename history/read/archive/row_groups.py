@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from history.model.filters import Selection
 from history.read.archive.opened import FlowArchive
 from history.read.batch import SCHEMA
-from sinks.flowlog.columns import COLUMNS
+from sinks.flowlog.rows.columns import COLUMNS
 
 # Of which the filters' columns are held at once.
 _GROUPS_AT_ONCE = 16

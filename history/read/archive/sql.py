@@ -27,8 +27,8 @@ from history.read.archive.rollup_sql import view_rollups, why_not_rollup
 from history.read.archive.row_groups import narrowed, narrowing
 from history.read.batch import SCHEMA
 from history.read.flow_sql import FLOWS, FlowQuery, literal, open_database
-from sinks.flowlog.columns import COLUMNS
-from sinks.flowlog.compaction import ROLLUPS, day_rollup_path, rollup_path
+from sinks.flowlog.archive.compaction import ROLLUPS, day_rollup_path, rollup_path
+from sinks.flowlog.rows.columns import COLUMNS
 
 BATCH_ROWS = 50_000
 _FLOW_FILES = "flow_files"

@@ -30,7 +30,7 @@ from history.read.flows import enriched_rows
 from history.read.progress import Tell
 from history.read.rejoin import ReadTally
 from history.read.topic_sql import TopicRows
-from sinks.flowlog.columns import FlatEnd, flatten
+from sinks.flowlog.rows.columns import FlatEnd, flatten
 from sinks.intake import Intake, Lane
 
 

@@ -19,8 +19,8 @@ from enricher.index.resolve import Resolver
 from enricher.join.join import join, resolve
 from schemas.flow import Flow, decode_flow
 from schemas.raw import decode_chunk
-from sinks.flowlog.columns import flatten
-from sinks.flowlog.parquet import ParquetRows
+from sinks.flowlog.rows.columns import flatten
+from sinks.flowlog.rows.parquet import ParquetRows
 from sinks.intake import Intake, Lane
 from tests.sinks.metrics.test_aggregate import OUTER, Counting
 from tests.support.collector import counting_lab, metered, netlab

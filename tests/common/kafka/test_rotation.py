@@ -12,16 +12,17 @@ from aiokafka.conn import CloseReason
 from aiokafka.errors import SaslAuthenticationFailed
 
 from common.errors import Refusal
-from common.kafka import connections, credentials
+from common.kafka.auth import credentials
 from common.kafka.clients import client_options
+from common.kafka.protocol import connections
 from common.kafka.publish import Publisher, Record
 from common.kafka.topic_admin import admin_client
 from common.service.running import Service
 from common.settings import KafkaSettings
 from tests.support.services import ServiceProcess, eventually
-from tests.torture.brokers import all_say, renew
 from tests.torture.checker import check
 from tests.torture.kafka import Kafka, encrypted
+from tests.torture.nemeses.brokers import all_say, renew
 from tests.torture.world import PARTITIONS, World
 
 pytestmark = pytest.mark.timeout(300)
@@ -154,7 +155,7 @@ def test_a_file_that_can_no_longer_be_used_stops_nothing(
     password = tmp_path / "password"
     password.write_text("one\n")
     known = credentials.of(settings(kafka, kafka_sasl_password_file=password))
-    caplog.set_level(logging.INFO, "common.kafka.reloading")
+    caplog.set_level(logging.INFO, "common.kafka.auth.reloading")
     assert known.password() == "one"
     password.unlink()
     assert [known.password() for _ in range(3)] == ["one"] * 3

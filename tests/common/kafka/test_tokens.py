@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from common.errors import Refusal
-from common.kafka import credentials, tokens
+from common.kafka.auth import credentials, tokens
+from common.kafka.auth.tokens import NoTokenError
 from common.kafka.publish import Publisher, Record
-from common.kafka.tokens import NoTokenError
 from common.kafka.topic_admin import admin_client
 from common.service.running import Service
 from common.settings import KafkaSettings

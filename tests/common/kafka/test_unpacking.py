@@ -10,8 +10,8 @@ import pytest
 from aiokafka.consumer import fetcher
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
-from common.kafka import fetching, unpacking
-from common.kafka.unpacking import MAX_UNPACKED_BYTES
+from common.kafka.protocol import fetching, unpacking
+from common.kafka.protocol.unpacking import MAX_UNPACKED_BYTES
 from schemas.codec import Unreadable, offsets_of
 from tests.support import batches
 from tests.support.batches import CODECS, batch, bomb, sealed

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from common.service.running import Service
-from enricher.delivery import recovery
-from enricher.delivery.recovery import Committed
+from enricher.delivery.outgoing import recovery
+from enricher.delivery.outgoing.recovery import Committed
 from enricher.settings import EnricherSettings
 from lab.kafka.broker import Broker, free_port
 from schemas.amount import NOTHING, Amount

@@ -13,9 +13,9 @@ from prometheus_client import CollectorRegistry
 from common.clock import now_ms
 from common.errors import PublishError
 from common.kafka.publish import Record, Run
-from enricher.delivery import output, recovery
-from enricher.delivery.recovery import Tail, read_back
-from enricher.delivery.unit import Unit
+from enricher.delivery.outgoing import output, recovery
+from enricher.delivery.outgoing.recovery import Tail, read_back
+from enricher.delivery.outgoing.unit import Unit
 from enricher.index.ownership import Index
 from enricher.metrics import EnricherMetrics
 from schemas.topics import TopicNames

@@ -9,10 +9,10 @@ import pytest
 from aiokafka.structs import ConsumerRecord
 from prometheus_client import CollectorRegistry
 
-from enricher.delivery.admission import IDLE_MS, MAX_STRANGERS, Nodes
-from enricher.delivery.earlier import MAX_RECORDS, MORE_MS, BootStates, Reach, why_not
-from enricher.delivery.repeats import MAX_BOOTS, MAX_BOOTS_OF_NODE, BootMemory, came_before
-from enricher.delivery.taken import ChunkMark, TakenRuns
+from enricher.delivery.incoming.admission import IDLE_MS, MAX_STRANGERS, Nodes
+from enricher.delivery.incoming.earlier import MAX_RECORDS, MORE_MS, BootStates, Reach, why_not
+from enricher.delivery.incoming.repeats import MAX_BOOTS, MAX_BOOTS_OF_NODE, BootMemory, came_before
+from enricher.delivery.incoming.taken import ChunkMark, TakenRuns
 from enricher.index.ownership import Index
 from enricher.metrics import EnricherMetrics
 from schemas.errors import DecodeError

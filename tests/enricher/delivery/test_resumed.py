@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator, Sequence
 
 import pytest
 
-from enricher.delivery import resumed
-from enricher.delivery.resumed import Page, Resumed
+from enricher.delivery.outgoing import resumed
+from enricher.delivery.outgoing.resumed import Page, Resumed
 from schemas.flow import Flow, RawPosition
 from schemas.raw import RawChunk
 from tests.support.enricher.build import chunk, row

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enricher.delivery.recovery import Tail, read_back
-from enricher.delivery.unit import ChunkRun, UnitWriter, not_out
+from enricher.delivery.outgoing.recovery import Tail, read_back
+from enricher.delivery.outgoing.unit import ChunkRun, UnitWriter, not_out
 from enricher.index.cidrs import Cidr, CidrMap
 from enricher.index.ownership import Index
 from enricher.index.resolve import Resolver

@@ -10,7 +10,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from common.kube_labels import label_names
+from common.input.kube_labels import label_names
 from enricher.index.ownership import Index
 from enricher.kube.cluster import ClusterView
 from enricher.kube.observed import Observed

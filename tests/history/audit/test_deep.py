@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from history.audit import command as audit
-from sinks.flowlog.manifest import decode_manifest
+from sinks.flowlog.archive.manifest import decode_manifest
 from tests.history.conftest import Command
 from tests.support.history.copies import Copy, Records
 from tests.support.history.lived import MISSING, RUBBISH, Lived

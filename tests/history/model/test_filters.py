@@ -17,7 +17,7 @@ from history.read.flow_sql import ALWAYS, FlowQuery
 from history.read.topic_sql import Sieve, TopicRows
 from history.replay.table import name_of
 from schemas.flow import DIRECTIONS, SCOPES, Endpoint, Flow, Kubernetes, Named, Observer
-from sinks.flowlog.columns import END_COLUMNS, flatten
+from sinks.flowlog.rows.columns import END_COLUMNS, flatten
 from tests.support.history.rows import database, rows_of, summed
 from tests.support.sinks.flows import flow, node, other, pod
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from common.durations import parse_duration
+from common.input.durations import parse_duration
 from history.model.time_range import TimeRange, parse_instant, parse_range, parse_since
 from history.range_settings import SpanSettings
 

@@ -18,7 +18,7 @@ import pytest
 from history.read.batch import SCHEMA
 from history.read.topic import read_topic
 from history.replay import command as replay
-from sinks.flowlog.columns import COLUMNS
+from sinks.flowlog.rows.columns import COLUMNS
 from tests.history.conftest import Command, Ran
 from tests.support.history.lived import Lived, rfc3339
 

@@ -25,8 +25,8 @@ from history.read.archive.sql import ArchiveQuery
 from history.upkeep import sorting
 from history.upkeep.compact import Compactor, Rule, Taken
 from schemas.flow import Endpoint, Flow, Kubernetes, Named, Workload
-from sinks.flowlog.compaction import COMPACTED, Compaction, record_path, rollup_path
-from sinks.flowlog.manifest import Intent, encode
+from sinks.flowlog.archive.compaction import COMPACTED, Compaction, record_path, rollup_path
+from sinks.flowlog.archive.manifest import Intent, encode
 from tests.support.history.written import BEGIN_MS, DAY, FEW, HOUR, HOUR_MS, Dying, Killed, Written, compact, rows
 from tests.support.sinks.flows import EXTERNAL, POSTGRES, flow, flow_id, pod
 

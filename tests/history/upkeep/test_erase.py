@@ -14,8 +14,8 @@ from history.upkeep.addresses import network_of
 from history.upkeep.command import erase
 from history.upkeep.command import main as compact_main
 from history.upkeep.compact import Rule
-from sinks.flowlog.store import LocalStore
-from tests.docs.commands import ROOT
+from sinks.flowlog.stores.store import LocalStore
+from tests.docs.printed.commands import ROOT
 from tests.history.upkeep.conftest import Run
 from tests.history.upkeep.test_compact import flows, records
 from tests.support.history.written import BEGIN_MS, HOUR, HOUR_MS, Dying, Killed, Written, compact, rows

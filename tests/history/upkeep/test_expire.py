@@ -13,9 +13,9 @@ from history.upkeep.command import expire as expire_main
 from history.upkeep.command import main as compact_main
 from history.upkeep.compact import Taken
 from history.upkeep.expire import WRITTEN_MS, StoredHour, chosen, expire, rolled_up_hours, stored_hours
-from sinks.flowlog.archive import Archive
-from sinks.flowlog.manifest import Intent, encode
-from sinks.flowlog.store import LocalStore
+from sinks.flowlog.archive.archive import Archive
+from sinks.flowlog.archive.manifest import Intent, encode
+from sinks.flowlog.stores.store import LocalStore
 from tests.history.upkeep.conftest import Run
 from tests.history.upkeep.test_compact import flows
 from tests.support.history.written import BEGIN_MS, DAY, HOUR, HOUR_MS, TOPIC, Dying, Killed, Written, compact, rows

@@ -14,11 +14,11 @@ from common.errors import Refusal
 from schemas.amount import Amount
 from schemas.ids import Origin
 from schemas.ledger import Hop, LedgerRecord
-from sinks.flowlog.archive import Archive, ArchiveCut
-from sinks.flowlog.manifest import Intent, Manifest, Marked, encode
-from sinks.flowlog.objects import ObjectStore
-from sinks.flowlog.opening import open_store
-from sinks.flowlog.store import TEMPORARY, LocalStore, Store
+from sinks.flowlog.archive.archive import Archive, ArchiveCut
+from sinks.flowlog.archive.manifest import Intent, Manifest, Marked, encode
+from sinks.flowlog.stores.objects import ObjectStore
+from sinks.flowlog.stores.opening import open_store
+from sinks.flowlog.stores.store import TEMPORARY, LocalStore, Store
 from sinks.intake import FlowMark
 from sinks.sink import Overtaken
 from tests.support.sinks.disk import small_disk

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from common.errors import Refusal
-from sinks.flowlog import object_client
-from sinks.flowlog.archive import Archive
-from sinks.flowlog.manifest import Manifest, read_manifest
-from sinks.flowlog.object_client import open_client
-from sinks.flowlog.objects import ObjectStore, StoreError
-from sinks.flowlog.opening import open_store
+from sinks.flowlog.archive.archive import Archive
+from sinks.flowlog.archive.manifest import Manifest, read_manifest
+from sinks.flowlog.stores import object_client
+from sinks.flowlog.stores.object_client import open_client
+from sinks.flowlog.stores.objects import ObjectStore, StoreError
+from sinks.flowlog.stores.opening import open_store
 from sinks.sink import Overtaken
 from tests.sinks.flowlog.test_archive import TOPIC
 from tests.sinks.flowlog.test_archive import cut as cut_of
@@ -189,7 +189,7 @@ def test_credentials_of_a_profile_are_found_and_read_again(
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
     monkeypatch.setenv("AWS_PROFILE", "logs")
-    monkeypatch.setattr("sinks.flowlog.object_client._CREDENTIALS_SECONDS", -1)
+    monkeypatch.setattr("sinks.flowlog.stores.object_client._CREDENTIALS_SECONDS", -1)
     file.write_text("[logs]\naws_access_key_id = tests\naws_secret_access_key = outdated-secret\n")
     store = ObjectStore(open_client(bucket.format(path="/profile")))
     with pytest.raises(StoreError, match="SignatureDoesNotMatch"):

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 import schemas
 from common.plausible import EARLIEST_MS, LATEST_AHEAD_MS
 from schemas.flow import Cloud, Cluster, Flow, Kubernetes, Named, Network, Observer, RawPosition, Workload
-from sinks.flowlog.columns import COLUMNS, END_COLUMNS, flatten
-from sinks.flowlog.jsonl import JsonLines
-from sinks.flowlog.parquet import ParquetRows
-from sinks.flowlog.pending import Buffer
+from sinks.flowlog.archive.pending import Buffer
+from sinks.flowlog.rows.columns import COLUMNS, END_COLUMNS, flatten
+from sinks.flowlog.rows.jsonl import JsonLines
+from sinks.flowlog.rows.parquet import ParquetRows
 from sinks.intake import Intake, Lane
 from tests.support.sinks.flows import END_MS, EXTERNAL, START_MS, encoded, flow, flow_id, other, pod, records
 

@@ -12,9 +12,9 @@ from functools import wraps
 from typing import Any
 
 POINTS = {
-    "before-flows": ("enricher.delivery.output", "Output", "_publish_flows", "before"),
+    "before-flows": ("enricher.delivery.outgoing.output", "Output", "_publish_flows", "before"),
     "after-batch": ("common.kafka.publish", "", "_send_batch", "after"),
-    "after-flows": ("enricher.delivery.output", "Output", "_publish_flows", "after"),
+    "after-flows": ("enricher.delivery.outgoing.output", "Output", "_publish_flows", "after"),
     "before-commit": ("aiokafka", "AIOKafkaConsumer", "commit", "before"),
     "after-commit": ("aiokafka", "AIOKafkaConsumer", "commit", "after"),
 }

@@ -18,7 +18,12 @@ PARTITION = 1
 
 # By name: module, class, function, and what it raises when it is about the partition.
 POINTS: dict[str, tuple[str, str, str, Exception]] = {
-    "recovery": ("enricher.delivery.recovery", "", "not_committed", KafkaStorageError("the log directory is gone")),
+    "recovery": (
+        "enricher.delivery.outgoing.recovery",
+        "",
+        "not_committed",
+        KafkaStorageError("its directory is gone"),
+    ),
     "flows": ("common.kafka.publish", "", "_send_batch", NotEnoughReplicasError("one of two")),
     "commit": ("aiokafka", "AIOKafkaConsumer", "commit", TimeoutError()),
     "bug": ("enricher.delivery.worker", "Worker", "_enrich", ZeroDivisionError("a bug")),

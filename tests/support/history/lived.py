@@ -20,7 +20,7 @@ from schemas.amount import Amount
 from schemas.ledger import LedgerRecord, encode_ledger
 from schemas.raw import RawChunk, decode_chunk
 from schemas.topology import Served, TopologyState, encode_topology, encode_topology_file
-from sinks.flowlog.manifest import decode_manifest
+from sinks.flowlog.archive.manifest import decode_manifest
 from tests.support.enricher import build
 from tests.support.services import eventually
 from tests.support.sinks.processes import running

@@ -16,7 +16,7 @@ from history.model.time_range import TimeRange
 from history.read.flow_sql import ALWAYS, open_database
 from history.read.topic_sql import TopicRows
 from schemas.flow import Flow, decode_head
-from sinks.flowlog.columns import FlatEnd, flatten
+from sinks.flowlog.rows.columns import FlatEnd, flatten
 from sinks.intake import Row
 from tests.support.sinks.flows import encoded
 

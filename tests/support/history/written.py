@@ -17,10 +17,10 @@ from history.read.batch import SCHEMA
 from history.upkeep.compact import Compactor, Done, Rule
 from schemas.flow import Flow, RawPosition
 from schemas.ids import parse_flow_id
-from sinks.flowlog.archive import Archive, ArchiveCut
-from sinks.flowlog.manifest import Manifest, Marked
-from sinks.flowlog.parquet import SUFFIX, ParquetRows
-from sinks.flowlog.store import LocalStore, Parts, Store
+from sinks.flowlog.archive.archive import Archive, ArchiveCut
+from sinks.flowlog.archive.manifest import Manifest, Marked
+from sinks.flowlog.rows.parquet import SUFFIX, ParquetRows
+from sinks.flowlog.stores.store import LocalStore, Parts, Store
 from sinks.intake import FlowMark
 from tests.support.history.rows import rows_of
 

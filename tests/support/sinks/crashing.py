@@ -25,12 +25,12 @@ POINTS = {
     "before-checkpoint": ("sinks.metrics.checkpoint:State", "commit", "before", None),
     "within-checkpoint": ("sinks.metrics.checkpoint:State", "_write", "after", None),
     "after-checkpoint": ("sinks.metrics.checkpoint:State", "commit", "after", None),
-    "before-intent": ("sinks.flowlog.archive:Archive", "_write_intent", "before", None),
-    "after-intent": ("sinks.flowlog.archive:Archive", "_write_intent", "after", None),
-    "after-file": ("sinks.flowlog.store:LocalStore", "put", "after", None),
+    "before-intent": ("sinks.flowlog.archive.archive:Archive", "_write_intent", "before", None),
+    "after-intent": ("sinks.flowlog.archive.archive:Archive", "_write_intent", "after", None),
+    "after-file": ("sinks.flowlog.stores.store:LocalStore", "put", "after", None),
     "within-file": ("pathlib:Path", "replace", "before", None),
-    "before-manifest": ("sinks.flowlog.store:LocalStore", "create", "before", None),
-    "after-manifest": ("sinks.flowlog.store:LocalStore", "create", "after", None),
+    "before-manifest": ("sinks.flowlog.stores.store:LocalStore", "create", "before", None),
+    "after-manifest": ("sinks.flowlog.stores.store:LocalStore", "create", "after", None),
 }
 
 

@@ -20,7 +20,8 @@ from history.read.archive.sql import ArchiveQuery
 from history.read.batch import SCHEMA
 from schemas.amount import Amount
 from schemas.ledger import LedgerRecord
-from sinks.flowlog.manifest import MAX_MANIFEST_BYTES, DataFile, Manifest, encode
+from sinks.flowlog.archive.manifest import DataFile, Manifest, encode
+from sinks.flowlog.stores.store import MAX_MANIFEST_BYTES
 
 HOUR = "flows/date=2026-11-22/hour=22"
 START_MS = 1_795_384_800_000

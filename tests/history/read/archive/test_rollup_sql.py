@@ -24,7 +24,7 @@ from history.read.archive.rollup_sql import roll_up
 from history.read.batch import SCHEMA
 from history.read.flow_sql import FLOWS, FlowQuery, open_database
 from schemas.flow import DIRECTIONS, SCOPES, Flow, Kubernetes, Named, Observer, Workload
-from sinks.flowlog.parquet import ParquetRows
+from sinks.flowlog.rows.parquet import ParquetRows
 from tests.support.history.rows import rows_of
 from tests.support.history.written import BEGIN_MS, HOUR_MS
 from tests.support.sinks.flows import cloud, flow, flow_id, node, other, pod

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flows as columns, and the columns as a Parquet file. Pure; `encode` is long work for a thread.
+
+Of an end point a row keeps a number; what the number stands for is decoded, and written, once. So it is with the
+observer, and with what few values share: scope, direction, protocol and the like, as one.
+"""
+
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from msgspec import UNSET, UnsetType
+
+from schemas.flow import Cluster, Network, Observer, Server
+from sinks.flowlog.rows.columns import COLUMNS, END_COLUMNS, FlatEnd, text
+from sinks.intake import Row
+
+SUFFIX = ".parquet"
+# What a buffered row takes: its id, its numbers, references to texts that repeat.
+ROW_BYTES = 260
+ENCODINGS = {"id": "DELTA_BYTE_ARRAY", "bytes": "DELTA_BINARY_PACKED", "packets": "DELTA_BINARY_PACKED"}
+COMPRESSION_LEVEL = 3
+# How pyarrow writes the files.
+WRITTEN: dict[str, Any] = {
+    "compression": "zstd",
+    "compression_level": COMPRESSION_LEVEL,
+    # Not of what never repeats.
+    "use_dictionary": [name for name in COLUMNS if name not in ENCODINGS],
+    "column_encoding": ENCODINGS,
+    # Arrow would say of these that they are dictionaries, and cannot add up files whose dictionaries differ.
+    "store_schema": False,
+}
+MILLISECONDS = pa.timestamp("ms", tz="UTC")
+
+# Scope, direction, encapsulation, server, DNAT, network and cluster of a flow.
+Kind = tuple[str, str, str | UnsetType, Server | UnsetType, bool | UnsetType, Network, Cluster]
+
+
+class ParquetRows:
+    """The rows of one file that is to be."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._ids: list[str] = []
+        self._numbers = {name: array("q") for name in ("start", "end", "bytes", "packets", "partition", "offset")}
+        self._kinds: dict[Kind, int] = {}
+        self._rows_kinds = array("i")
+        self._ends: dict[FlatEnd, int] = {}
+        self._sources, self._destinations = array("i"), array("i")
+        # By identity: who takes the rows in makes one object of what repeats.
+        self._observers: dict[int, int] = {}
+        self._distinct_observers: list[Observer] = []
+        self._rows_observers = array("i")
+
+    @property
+    def size_bytes(self) -> int:
+        """About what the rows take in memory."""
+        return self.rows * ROW_BYTES
+
+    def add(self, rows: Sequence[Row[FlatEnd]]) -> None:
+        """Take flows."""
+        flows = [row[0] for row in rows]
+        ends, numbers, kinds = self._ends, self._numbers, self._kinds
+        self._ids += [flow.id for flow in flows]
+        numbers["start"].extend([flow.start_ms for flow in flows])
+        numbers["end"].extend([flow.end_ms for flow in flows])
+        numbers["bytes"].extend([flow.bytes for flow in flows])
+        numbers["packets"].extend([flow.packets for flow in flows])
+        numbers["partition"].extend([flow.raw.partition for flow in flows])
+        numbers["offset"].extend([flow.raw.offset for flow in flows])
+        of_rows = [(f.scope, f.direction, f.encapsulation, f.server, f.dnat, f.network, f.k8s) for f in flows]
+        self._rows_kinds.extend([kinds.setdefault(kind, len(kinds)) for kind in of_rows])
+        self._sources.extend([ends.setdefault(source, len(ends)) for _, source, _, _ in rows])
+        self._destinations.extend([ends.setdefault(destination, len(ends)) for _, _, destination, _ in rows])
+        self._add_observers([observer for _, _, _, observer in rows])
+        self.rows += len(rows)
+
+    def _add_observers(self, observers: Sequence[Observer]) -> None:
+        known, distinct = self._observers, self._distinct_observers
+        self._rows_observers.extend([known.setdefault(id(observer), len(known)) for observer in observers])
+        if len(known) > len(distinct):
+            distinct.extend({id(each): each for each in observers if known[id(each)] >= len(distinct)}.values())
+
+    def encode(self) -> list[pa.Buffer]:
+        """Return the file, in one part."""
+        output = pa.BufferOutputStream()
+        pq.write_table(self.table(), output, **WRITTEN)
+        return [output.getvalue()]
+
+    def table(self) -> pa.Table:
+        """Return the rows as an Arrow table."""
+        numbers = {name: pa.array(memoryview(values), pa.int64()) for name, values in self._numbers.items()}
+        nodes, zones = self._observer_columns()
+        columns = {
+            "id": pa.array(self._ids, pa.string()),
+            "window_start": numbers["start"].cast(MILLISECONDS),
+            "window_end": numbers["end"].cast(MILLISECONDS),
+            "bytes": numbers["bytes"],
+            "packets": numbers["packets"],
+            **self._kind_columns(),
+            **self._end_columns("src_", self._sources),
+            **self._end_columns("dst_", self._destinations),
+            "observer_node": nodes,
+            "observer_zone": zones,
+            "raw_partition": numbers["partition"].cast(pa.int32()),
+            "raw_offset": numbers["offset"],
+        }
+        return pa.table([columns[name] for name in COLUMNS], names=list(COLUMNS))
+
+    def _end_columns(self, prefix: str, codes: "array[int]") -> dict[str, pa.Array]:
+        rows = pa.array(memoryview(codes), pa.int32())
+        return {
+            prefix + name: _spread([end.values[number] for end in self._ends], rows, name)
+            for number, name in enumerate(END_COLUMNS)
+        }
+
+    def _kind_columns(self) -> dict[str, pa.Array]:
+        rows, kinds = pa.array(memoryview(self._rows_kinds), pa.int32()), list(self._kinds)
+        texts: dict[str, list[str | None]] = {
+            "scope": [scope for scope, *_ in kinds],
+            "direction": [direction for _, direction, *_ in kinds],
+            "encapsulation": [text(encapsulation) for _, _, encapsulation, *_ in kinds],
+            "server": [text(server) for _, _, _, server, *_ in kinds],
+            "transport": [network.transport for *_, network, _ in kinds],
+            "network_type": [network.type for *_, network, _ in kinds],
+            "cluster": [k8s.cluster.name for *_, k8s in kinds],
+        }
+        dnat = [None if dnat is UNSET else dnat for *_, dnat, _, _ in kinds]
+        return {
+            "dnat": pa.array(dnat, pa.bool_()).take(rows),
+            **{name: _spread(values, rows, name) for name, values in texts.items()},
+        }
+
+    def _observer_columns(self) -> tuple[pa.Array, pa.Array]:
+        rows, distinct = pa.array(memoryview(self._rows_observers), pa.int32()), self._distinct_observers
+        zones = [None if each.cloud is UNSET else text(each.cloud.availability_zone) for each in distinct]
+        return _spread([each.node for each in distinct], rows, "node"), _spread(zones, rows, "zone")
+
+
+def _spread(values: Sequence[str | int | None], rows: pa.Array, name: str) -> pa.Array:
+    """Return a column: for each row the value that it names, as a dictionary column where it is text."""
+    if name == "port":
+        return pa.array(values, pa.int32()).take(rows)
+    encoded = pa.array(values, pa.string()).dictionary_encode()
+    return pa.DictionaryArray.from_arrays(encoded.indices.take(rows), encoded.dictionary)
