@@ -21,10 +21,16 @@ SLACK_MS = 60_000
 
 def only_flows_tell(selection: Selection, span: TimeRange, by: By | None) -> str:
     """Return what of a question rollups do not tell, as people say it; "" where they tell all of it."""
+    if by in ("pod", "node"):
+        return f"--by {by}"
+    coarse = span.slot_ms % _HOUR_MS == 0
+    return only_flows_pick(selection) or ("" if coarse else f"time in less than hours, as over {span}")
+
+
+def only_flows_pick(selection: Selection) -> str:
+    """Return which filter picks by what rollups have summed up, as people say it; "" where none does."""
     sides = (*selection.sources, *selection.destinations)
     asked = {
-        "--by pod": by == "pod",
-        "--by node": by == "node",
         "--pod": selection.pods,
         "--address": selection.addresses,
         "--min-bytes": selection.min_bytes,
@@ -33,7 +39,6 @@ def only_flows_tell(selection: Selection, span: TimeRange, by: By | None) -> str
         ),
         "a source or destination that may be a pod, a node or an address": any(map(is_network, sides))
         or _picks_finer(side_columns(sides)),
-        f"time in less than hours, as over {span}": span.slot_ms % _HOUR_MS,
     }
     return next((what for what, given in asked.items() if given), "")
 

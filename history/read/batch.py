@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A batch of flows as rows or as an Arrow table, whichever a writer asks for. Pure.
 
-Flows come from topics as rows and from the archive as tables; one is made of the other only where it is needed.
+Flows come from topics as rows and from the archive as tables; one is made of the other only where it is needed. Rows of
+rollups come as tables that have, beside a flow's columns, `flows`: how many flows a row stands for.
 """
 
 from collections.abc import Iterable, Sequence
@@ -39,19 +40,38 @@ _TYPES = {
     "raw_offset": pa.int64(),
 }
 SCHEMA = pa.schema([(name, _TYPES.get(name, pa.string())) for name in COLUMNS])
+COUNTED_SCHEMA = SCHEMA.append(pa.field("flows", pa.int64()))
 MAX_KNOWN = 100_000
 
 
 class FlowBatch:
-    """Some flows."""
+    """Some flows, or some rows of rollups: of these, what only a flow has is null."""
 
     def __init__(self, rows: list[Row[FlatEnd]] | None = None, table: pa.Table | None = None) -> None:
         self._rows = rows
+        self._counts = None
+        if table is not None and "flows" in table.column_names:
+            self._counts = table["flows"]
+            table = pa.table([_column(table, field) for field in SCHEMA], schema=SCHEMA)
         self._table = None if table is None else table.cast(SCHEMA)
 
     def __len__(self) -> int:
         held = self._table if self._rows is None else self._rows
         return 0 if held is None else len(held)
+
+    @property
+    def is_rollup(self) -> bool:
+        """Whether these are rows of rollups."""
+        return self._counts is not None
+
+    def counted(self) -> pa.Table:
+        """Return them as a table of `COUNTED_SCHEMA`."""
+        counts = pa.array(self.counts(), pa.int64()) if self._counts is None else self._counts
+        return self.table().append_column(COUNTED_SCHEMA.field("flows"), counts)
+
+    def counts(self) -> list[int]:
+        """Return how many flows each stands for."""
+        return [1] * len(self) if self._counts is None else self._counts.to_pylist()
 
     def table(self) -> pa.Table:
         """Return them as a table of `SCHEMA`."""
@@ -66,6 +86,12 @@ class FlowBatch:
         if self._rows is None:
             self._rows = known.rows(self._table)
         return self._rows
+
+
+def _column(table: pa.Table, field: pa.Field) -> pa.Array | pa.ChunkedArray:
+    """Return a column of a table; nulls if it has none of that name."""
+    is_there = field.name in table.column_names
+    return table[field.name].cast(field.type) if is_there else pa.nulls(len(table), field.type)
 
 
 class ArchiveParties:

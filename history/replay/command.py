@@ -20,11 +20,13 @@ from enricher.index.cidrs import load_cidr_map
 from enricher.join.policy import policy_of
 from history.model.filters import Selection
 from history.model.hints import why_nothing
+from history.model.rollups import Hours, only_flows_pick
 from history.model.time_range import TimeRange, timestamp
 from history.read import interrupts
+from history.read.archive.files import hour_of
 from history.read.archive.opened import ATTEMPTS, FlowArchive, ReadAgain
 from history.read.archive.sql import ArchiveQuery
-from history.read.batch import FlowBatch
+from history.read.batch import COUNTED_SCHEMA, SCHEMA, FlowBatch
 from history.read.flows import enriched_rows, rejoined_rows, together
 from history.read.progress import Tell, progress
 from history.read.rejoin import Joiner, ReadTally, known_states, resolver_of
@@ -34,6 +36,7 @@ from history.replay.settings import ReplaySettings
 from history.replay.sum import SumWriter
 from history.replay.table import FlowTable
 from history.replay.topic import TopicWriter
+from sinks.flowlog.archive.archive import FLOWS
 from sinks.flowlog.rows.columns import FlatEnd, flatten
 from sinks.gc_settings import THRESHOLDS
 from sinks.intake import Intake, Row
@@ -74,8 +77,10 @@ class Replay:
         self._sieve = Sieve(selection)
         self._why = ""
         self._flows = 0
+        self._sums = 0
         self._unlisted = 0
-        self._deleted = ""
+        self._deleted: list[str] = []
+        self._schema = SCHEMA
         self._archive = None if settings.archive is None else FlowArchive(settings.archive)
 
     async def run(self) -> None:
@@ -88,7 +93,10 @@ class Replay:
                     if writer is None:
                         writer = await self._writer(stream, stack)
                     await writer.write(batch)
-                    self._flows += len(batch)
+                    if batch.is_rollup:
+                        self._sums += len(batch)
+                    else:
+                        self._flows += len(batch)
             if writer is None:
                 raise _Nothing(self._why_nothing())
             await writer.finish()
@@ -111,8 +119,8 @@ class Replay:
         if settings.output == "table":
             return FlowTable(self._span, self._source(), settings.top)
         if settings.output == "csv":
-            return CsvWriter(stream)
-        return ParquetWriter(stream) if settings.output == "parquet" else JsonLinesWriter(stream)
+            return CsvWriter(stream, self._schema)
+        return ParquetWriter(stream, self._schema) if settings.output == "parquet" else JsonLinesWriter(stream)
 
     def _source(self) -> str:
         if self._settings.archive is not None:
@@ -139,20 +147,23 @@ class Replay:
                 self._archive = FlowArchive(location)
                 yield from self._of_archive(self._archive)
             except ReadAgain:
-                if self._flows or attempt == ATTEMPTS:
+                if self._flows or self._sums or attempt == ATTEMPTS:
                     raise
             else:
                 return
 
     def _of_archive(self, archive: FlowArchive) -> Iterator[FlowBatch]:
-        with ArchiveQuery(archive, self._span) as query:
+        why_not = "single flows" if self._settings.to_topic is not None else only_flows_pick(self._selection)
+        hours = None if why_not else Hours(self._span)
+        with ArchiveQuery(archive, self._span, hours, only_left=True) as query:
             self._unlisted = query.chapter.unlisted
-            if query.chapter.deleted:
-                kept = "; zonemeter report has its sums, by rollups" if query.chapter.kept else ""
-                self._deleted = f"{query.chapter.deleted} was deleted from the archive, and perhaps what is older{kept}"
+            self._deleted = list(_deleted(query, why_not or "a part of an hour"))
+            self._schema = COUNTED_SCHEMA if query.rollups else SCHEMA
+            for table in query.rolled_up(self._selection):
+                yield FlowBatch(table=table)
             for table in query.tables(self._selection):
                 yield FlowBatch(table=table)
-            if not self._flows and (present := query.present(self._selection)).flows:
+            if not (self._flows or self._sums) and (present := query.present(self._selection)).flows:
                 self._why = why_nothing(self._selection, present)
 
     async def _rows(self) -> AsyncGenerator[list[Row[FlatEnd]], None]:
@@ -165,11 +176,11 @@ class Replay:
         return rejoined_rows(settings, intake, [self._span], taken, joiner)
 
     def _why_nothing(self) -> str:
+        deleted = "".join(f"; of the range, {each}" for each in self._deleted)
         if self._why:
-            return self._why
+            return f"{self._why}{deleted}"
         if self._archive is not None:
             until = timestamp(self._archive.until_ms) if self._archive.until_ms else "nothing"
-            deleted = f"; of the range, {self._deleted}" if self._deleted else ""
             return f"no flow in {self._span} is in {self._source()}, which reaches to {until} UTC{deleted}"
         gone = " (its oldest records are gone: is there an --archive?)" if self._taken.reading.cut_off else ""
         return f"no flow in {self._span} is in {self._source()}{gone}; try a longer --since"
@@ -178,7 +189,8 @@ class Replay:
         settings, notes = self._settings, []
         where = (settings.to_topic and f"topic {settings.to_topic}") or settings.file
         if where is not None:
-            notes.append(f"{self._flows:,} flows to {where}")
+            sums = f" and {counted(self._sums, 'row')} of rollups" if self._sums else ""
+            notes.append(f"{self._flows:,} flows{sums} to {where}")
         if self._taken.refused:
             refused = ", ".join(f"{reason} {count}" for reason, count in sorted(self._taken.refused.items()))
             notes.append(f"left out, not to be decoded: {refused}")
@@ -186,11 +198,30 @@ class Replay:
             notes.append("the topic's oldest records are gone, perhaps some of this range: is there an --archive?")
         if self._unlisted:
             notes.append(f"left out: {counted(self._unlisted, 'file')} that no manifest lists")
-        if self._deleted:
-            notes.append(f"of this range, {self._deleted}")
+        notes += [f"of this range, {each}" for each in self._deleted]
         if settings.from_raw and settings.cidr_map is None:
             notes.append("joined without --cidr-map: what only the enricher's map names is external or unknown here")
         return notes
+
+
+def _deleted(query: ArchiveQuery, why_not: str) -> Iterator[str]:
+    """Yield what is to be said of hours whose flows are gone; `why_not`: what rollups that stay unread do not tell."""
+    read, left = ({hour_of(path) for path in paths} for paths in (query.rollups, query.chapter.left))
+    if read:
+        yield (
+            f"{_hours(read)} deleted from the archive; what is shown of that is rollups: sums by hour and workload, "
+            "without pods, addresses and windows of 10 s"
+        )
+    if unread := left - read:
+        yield f"{_hours(unread)} deleted from the archive; its rollups are kept, and do not tell {why_not}"
+    if gone := {hour_of(f"{hour}/") for hour in query.chapter.gone} - left:
+        yield f"{FLOWS}/{max(gone)} was deleted from the archive, and perhaps what is older"
+
+
+def _hours(hours: set[str]) -> str:
+    if len(hours) == 1:
+        return f"{min(hours)} was"
+    return f"{len(hours):,} hours, {min(hours)} to {max(hours)}, were"
 
 
 def _say(line: str) -> None:

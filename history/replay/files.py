@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where replayed flows go, as bytes: JSON lines, CSV or Parquet, to stdout or to a file that appears when it is whole.
 
-The columns are the flow log's own (sinks/flowlog/rows/columns.py), in all three.
+The columns are the flow log's own (sinks/flowlog/rows/columns.py), in all three. Where rollups are read as well,
+there is one more, `flows`.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
@@ -17,7 +19,7 @@ import pyarrow.parquet as pq
 
 from common.errors import Refusal
 from common.terminal import FORMULA, data
-from history.read.batch import SCHEMA, ArchiveParties, FlowBatch
+from history.read.batch import ArchiveParties, FlowBatch
 from sinks.flowlog.rows.jsonl import JsonLines
 from sinks.flowlog.rows.parquet import COMPRESSION_LEVEL
 
@@ -44,6 +46,9 @@ class JsonLinesWriter:
 
     async def write(self, batch: FlowBatch) -> None:
         """Write some flows."""
+        if batch.is_rollup:
+            self._stream.write(b"".join(_json_lines(batch.counted())))
+            return
         lines = JsonLines()
         lines.add(batch.rows(self._known))
         for part in lines.encode():
@@ -57,16 +62,18 @@ class JsonLinesWriter:
 class CsvWriter:
     """CSV (RFC 4180) with a header; times as RFC 3339, what is not known empty, no text that is a formula."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO, schema: pa.Schema) -> None:
+        """Begin one; `schema`: `SCHEMA` or `COUNTED_SCHEMA`."""
         self._stream = stream
-        schema = pa.schema([(field.name, _csv_type(field.type)) for field in SCHEMA])
+        self._names = schema.names
+        schema = pa.schema([(field.name, _csv_type(field.type)) for field in schema])
         self._writer = pa_csv.CSVWriter(stream, schema, write_options=pa_csv.WriteOptions(quoting_style="needed"))
 
     async def write(self, batch: FlowBatch) -> None:
         """Write some flows."""
-        table = batch.table()
-        columns = [_as_text(table.column(name)) for name in SCHEMA.names]
-        self._writer.write_table(pa.table(columns, names=SCHEMA.names))
+        table = batch.counted()
+        columns = [_as_text(table.column(name)) for name in self._names]
+        self._writer.write_table(pa.table(columns, names=self._names))
 
     async def finish(self) -> None:
         """End the file."""
@@ -84,15 +91,17 @@ class _Unclosed(pq.ParquetWriter):  # type: ignore[misc] # pyarrow has no types
 class ParquetWriter:
     """A Parquet file, compressed like the flow log's."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO, schema: pa.Schema) -> None:
+        """Begin one; `schema`: `SCHEMA` or `COUNTED_SCHEMA`."""
         self._stream = stream
-        self._writer = _Unclosed(stream, SCHEMA, compression="zstd", compression_level=COMPRESSION_LEVEL)
+        self._names = schema.names
+        self._writer = _Unclosed(stream, schema, compression="zstd", compression_level=COMPRESSION_LEVEL)
         self._held: list[pa.Table] = []
         self._rows = 0
 
     async def write(self, batch: FlowBatch) -> None:
         """Hold flows back until they make a row group."""
-        self._held.append(batch.table())
+        self._held.append(batch.counted().select(self._names))
         self._rows += len(batch)
         if self._rows >= GROUP_ROWS:
             self._write()
@@ -131,6 +140,15 @@ def stream_to(path: Path | None) -> Iterator[BinaryIO]:
         raise Refusal(f"file = '{path}': {error.strerror or error}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _json_lines(table: pa.Table) -> Iterator[bytes]:
+    """Yield rows of rollups as the flow log writes flows, but for what only a flow has."""
+    times = [name for name in table.column_names if pa.types.is_timestamp(table.schema.field(name).type)]
+    for name in times:
+        table = table.set_column(table.column_names.index(name), name, _as_text(table[name]))
+    for row in table.to_pylist():
+        yield orjson.dumps({name: value for name, value in row.items() if value is not None}) + b"\n"
 
 
 def _csv_type(kind: pa.DataType) -> pa.DataType:

@@ -29,11 +29,11 @@ class SumWriter:
 
     async def write(self, batch: FlowBatch) -> None:
         """Take some flows."""
-        table = batch.table().select(["scope", "encapsulation", "bytes", "packets"])
+        table = batch.counted().select(["scope", "encapsulation", "bytes", "packets", "flows"])
         name = pc.if_else(pc.is_valid(table["encapsulation"]), pa.scalar(OUTER), table["scope"])
         grouped = table.append_column("name", name).group_by("name")
-        for row in grouped.aggregate([("bytes", "sum"), ("packets", "sum"), ("bytes", "count")]).to_pylist():
-            self._sums[row["name"]] += Amount(row["bytes_sum"], row["packets_sum"], row["bytes_count"])
+        for row in grouped.aggregate([("bytes", "sum"), ("packets", "sum"), ("flows", "sum")]).to_pylist():
+            self._sums[row["name"]] += Amount(row["bytes_sum"], row["packets_sum"], row["flows_sum"])
 
     async def finish(self) -> None:
         """Print."""

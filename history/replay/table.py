@@ -26,17 +26,18 @@ class FlowTable:
         self._greatest: list[tuple[int, int, Row[FlatEnd]]] = []
         self._scopes: Counter[str] = Counter()
         self._outer = 0
-        self._flows = 0
+        self._flows = self._rows = 0
 
     async def write(self, batch: FlowBatch) -> None:
         """Take some flows."""
-        for row in batch.rows(self._known):
-            self._flows += 1
+        for row, count in zip(batch.rows(self._known), batch.counts(), strict=True):
+            self._flows += count
+            self._rows += 1
             if row.flow.encapsulation is UNSET:
                 self._scopes[row.flow.scope] += row.flow.bytes
             else:
                 self._outer += row.flow.bytes
-            item = (row.flow.bytes, -self._flows, row)
+            item = (row.flow.bytes, -self._rows, row)
             if len(self._greatest) < self._top:
                 heapq.heappush(self._greatest, item)
             elif item[0] > self._greatest[0][0]:
@@ -57,7 +58,7 @@ class FlowTable:
         parts = [f"{scope.replace('_', ' ')} {human(size)}" for scope, size in self._scopes.most_common()]
         if self._outer:
             parts.append(f"overlay's outer packets {human(self._outer)} (not in the total)")
-        more = self._flows - len(rows)
+        more = self._rows - len(rows)
         return [
             *labelled("zonemeter replay", [str(self._span), shorten(self._source, 33)], 19),
             *labelled("", [f"{self._flows:,} flows, {human(total)}:", *parts], 0),
@@ -90,12 +91,12 @@ def name_of(end: dict[str, Value]) -> str:
     """Return what the table calls an end; filters understand it."""
     if end["pod"]:
         return f"{end['namespace']}/{end['pod']}"
-    if end["kind"] == "node":
+    if end["kind"] == "node" and end["node"]:
         return f"node/{end['node']}"
     if end["kind"] == "service":
         return f"{end['namespace']}/{end['service']}"
     if end["name"]:
         return f"{end['kind']}/{end['name']}"
-    if end["address"] is None:
+    if end["workload"] and end["address"] is None:
         return f"{end['namespace']}/{end['workload']}"  # of pods whose flows were summed up
-    return str(end["address"])
+    return str(end["address"] or end["kind"])

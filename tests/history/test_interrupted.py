@@ -15,7 +15,7 @@ import pytest
 
 from common.errors import Refusal
 from common.settings import KafkaSettings
-from history.read.batch import FlowBatch
+from history.read.batch import SCHEMA, FlowBatch
 from history.read.topic import read_topic
 from history.replay.files import ParquetWriter
 from history.replay.topic import TopicWriter
@@ -62,7 +62,7 @@ def test_an_interrupted_parquet_file_is_dropped_without_a_word(tmp_path: Path, m
     complaints: list[object] = []
     monkeypatch.setattr(sys, "unraisablehook", complaints.append)
     with (tmp_path / "flows.parquet").open("wb") as stream:
-        writer = ParquetWriter(stream)
+        writer = ParquetWriter(stream, SCHEMA)
     del writer
     gc.collect()
     assert complaints == []

@@ -28,7 +28,7 @@ from common.errors import Refusal
 from history.model.time_range import TimeRange
 from history.read.archive.opened import ArchiveChanged, FlowArchive, manifest_path
 from sinks.flowlog.archive.archive import FLOWS
-from sinks.flowlog.archive.compaction import COMPACTED, DIRECTORY, HOUR, Chain, intent_path, record_path
+from sinks.flowlog.archive.compaction import COMPACTED, DIRECTORY, HOUR, Chain, intent_path, record_path, rollup_path
 from sinks.flowlog.archive.manifest import DataFile
 
 HOUR_MS = 3_600_000
@@ -67,9 +67,10 @@ class Chapter:
         return max(self.gone, default="")
 
     @property
-    def kept(self) -> bool:
-        """Whether of hours that are gone there are rollups."""
-        return not {hour_of(path) for path in self.rollups}.isdisjoint(hour_of(f"{hour}/") for hour in self.gone)
+    def left(self) -> list[str]:
+        """The rollups that stand for flows which are gone."""
+        there = {rollup_path(path) for path in self.paths}
+        return [path for path in self.rollups if path not in there]
 
 
 def find_chapter(archive: FlowArchive, span: TimeRange) -> Chapter:

@@ -7,7 +7,7 @@ hundredth of the time that Python would take for the rows.
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import duckdb
@@ -23,7 +23,7 @@ from history.model.time_range import TimeRange
 from history.read.archive.files import day_range, find_chapter, hour_of, hour_range
 from history.read.archive.limits import check_files
 from history.read.archive.opened import ArchiveChanged, FlowArchive
-from history.read.archive.rollup_sql import view_rollups, why_not_rollup
+from history.read.archive.rollup_sql import ROLLUP_SCHEMA, view_rollups, why_not_rollup
 from history.read.archive.row_groups import narrowed, narrowing
 from history.read.batch import SCHEMA
 from history.read.flow_sql import FLOWS, FlowQuery, literal, open_database
@@ -56,12 +56,18 @@ class ArchiveQuery(FlowQuery):
     far is to be read again, with an archive opened again. `AnswerCut` likewise, where an object store's answer was cut.
     """
 
-    def __init__(self, archive: FlowArchive, span: TimeRange, hours: Hours | None = None) -> None:
-        """`hours`: those whose rollups are read in the place of their flows, and perhaps their days'."""
+    def __init__(
+        self, archive: FlowArchive, span: TimeRange, hours: Hours | None = None, *, only_left: bool = False
+    ) -> None:
+        """`hours`: those whose rollups are read in the place of their flows, and perhaps their days'.
+
+        `only_left`: of these, only where the flows are gone.
+        """
         super().__init__(open_database(), span)
         self.archive = archive
         self.chapter = find_chapter(archive, span)
-        self.rollups = [path for path in self.chapter.rollups if hours and hours.holds(hour_range(hour_of(path)))]
+        rollups = self.chapter.left if only_left else self.chapter.rollups
+        self.rollups = [path for path in rollups if hours and hours.holds(hour_range(hour_of(path)))]
         self._rollup_files = self._of_days(hours) if hours and hours.days else self.rollups
         stand_in = set(self.rollups)
         self.flows = [path for path in self.chapter.paths if rollup_path(path) not in stand_in]
@@ -123,28 +129,41 @@ class ArchiveQuery(FlowQuery):
 
     def tables(self, selection: Selection) -> Iterator[pa.Table]:
         """Yield the rows that are wanted, with the flow log's columns."""
+        yield from self._tables(COLUMNS, lambda: self._wanted_view(selection), selection)
+
+    def rolled_up(self, selection: Selection) -> Iterator[pa.Table]:
+        """Yield the rows with traffic of the rollups that are read, with a rollup's columns."""
+        if self.rollups:
+            traffic = f"(SELECT * FROM {ROLLUPS} WHERE scope IS NOT NULL)"  # noqa: S608 - ours
+            yield from self._tables(ROLLUP_SCHEMA.names, lambda: traffic, selection)
+
+    def _tables(self, columns: Sequence[str], view: Callable[[], str], selection: Selection) -> Iterator[pa.Table]:
         where, parameters = self._where(selection)
         with self._reading():
-            query = f"SELECT {', '.join(COLUMNS)} FROM {self._wanted_view(selection)} WHERE {where}"  # noqa: S608 - ours
+            query = f"SELECT {', '.join(columns)} FROM {view()} WHERE {where}"  # noqa: S608 - ours
             reader: pa.RecordBatchReader = self._database.sql(query, params=parameters).to_arrow_reader(BATCH_ROWS)
             for batch in reader:
                 yield pa.Table.from_batches([batch])
 
-    def _rows_view(self) -> str:
-        """Return the view that has all columns of rows.
+    def _whole_files(self) -> str:
+        """Return the view of the files of flows that has all columns of rows.
 
         Not for sums: they want few of these, and all files would be looked into before the first is read.
         """
         if not self.archive.is_local or not self.flows:
-            return FLOWS  # by `SCHEMA`
+            return _FLOW_FILES  # by `SCHEMA`
         view_rows(self._database, self.archive, self.flows, "whole_flow_files")
-        self._view("whole_flow_files", "rows_of_flows")
+        return "whole_flow_files"
+
+    def _rows_view(self) -> str:
+        """Return the view that has all columns of rows, and the rollups that stand for others."""
+        self._view(self._whole_files(), "rows_of_flows")
         return "rows_of_flows"
 
     def _wanted_view(self, selection: Selection) -> str:
         """Return a view that has all rows that are wanted, and not all of the others."""
         if not self.chapter.compacted or narrowing(selection).is_any:
-            return self._rows_view()
+            return self._whole_files()
         compacted, others = self._split()
         self._database.from_arrow(narrowed(self._database, self.archive, compacted, selection)).create_view(
             "of_compacted"

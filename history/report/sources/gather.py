@@ -134,7 +134,7 @@ class Gatherer:
 
     def _kept(self, query: ArchiveQuery) -> str:
         """Say why the rollups of hours that were deleted were not read, if some are kept."""
-        if not query.chapter.kept:
+        if not query.chapter.left:
             return ""
         what = only_flows_tell(self._selection, query.span, self._by) or "a part of an hour"
         return f"; its rollups are kept, and do not tell {what}"

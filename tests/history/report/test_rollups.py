@@ -77,6 +77,7 @@ def test_of_a_day_whose_flows_have_expired_less_can_be_asked_and_that_is_said(
     command: Command, where: list[str], archive: Path
 ) -> None:
     wanted = document(command, report.main, *where)
+    replayed = command(replay.main, *where, "--sum", "-o", "json")
     opened = FlowArchive(str(archive))
     hours = stored_hours(opened)
     for hour in hours:
@@ -88,6 +89,4 @@ def test_of_a_day_whose_flows_have_expired_less_can_be_asked_and_that_is_said(
     newest = f"flows/{hours[-1].name}"
     assert f"of this range, {newest} was deleted from it" in err
     assert "; its rollups are kept, and do not tell --by pod" in err
-    status, out, err = command(replay.main, *where)
-    assert (status, out) == (1, "")
-    assert f"{newest} was deleted from the archive, and perhaps what is older; zonemeter report has its sums" in err
+    assert command(replay.main, *where, "--sum", "-o", "json")[:2] == replayed[:2]

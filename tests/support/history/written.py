@@ -37,12 +37,16 @@ class Written:
     """The archive. Each partition's flows go on where the last cut ended."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
         root.mkdir(exist_ok=True)
-        self._archive = Archive(LocalStore(root), TOPIC, SUFFIX)
+        self.move(root)
         self._sequence: dict[int, int] = {}
         self._offset: dict[int, int] = {}
         self._marks: dict[int, dict[Any, FlowMark]] = {}
+
+    def move(self, root: Path) -> None:
+        """Go on in a copy of it."""
+        self.root = root
+        self._archive = Archive(LocalStore(root), TOPIC, SUFFIX)
 
     def cut(self, partition: int, flows: Sequence[Flow]) -> Manifest:
         """Write flows as one cut of a partition."""
