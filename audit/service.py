@@ -6,6 +6,7 @@ is new. Until it has read that, it serves no figures, because half a ledger does
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Sequence
@@ -20,9 +21,11 @@ from audit.metrics import AuditMetrics
 from audit.rolling import Rolling
 from audit.settings import AuditServiceSettings
 from common.clock import now_ms
+from common.errors import Stopped
 from common.kafka import by_time, clients
 from common.kafka.partitions import Partitions
 from common.service.running import Service
+from common.task_group import TaskGroup
 from schemas.codec import Unreadable
 from schemas.errors import DecodeError
 from schemas.ledger import read_ledger
@@ -59,7 +62,16 @@ class Auditor:
         """Follow and reconcile until told to stop."""
         settings, topics = self._settings, self._settings.topics
         self._service.health.starting("ledger", "not read yet")
-        await clients.wait_for_topics(self._service, settings, {topics.ledger: settings.partitions, topics.topology: 1})
+        wanted = {topics.ledger: settings.partitions, topics.topology: 1}
+        async with TaskGroup() as tasks:
+            watching = tasks.create_task(clients.watch_topics(self._service, settings, wanted), name="watch-topics")
+            with contextlib.suppress(Stopped):
+                await clients.wait_for_topics(self._service, settings, wanted)
+                await self._run()
+            watching.cancel()
+
+    async def _run(self) -> None:
+        settings = self._settings
         self._rolling.move(now_ms())
         while not self._service.stopping.is_set():
             consumer = await clients.start(self._service, settings, lambda: clients.new_consumer(settings))

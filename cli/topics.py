@@ -2,16 +2,21 @@
 """`zonemeter topics list|diff|apply`."""
 
 import asyncio
+import time
 
 from pydantic import Field
 
 from common.amounts import labelled
 from common.entry_point import entry_point
-from common.kafka import topic_admin
+from common.errors import Refusal
+from common.input.durations import Duration, parse_duration
+from common.kafka import clients, topic_admin
 from common.kafka.topic_admin import TopicState, admin_client, describe
 from common.settings import KafkaSettings
-from common.terminal import say
+from common.terminal import complain, say
 from schemas.topics import HOUR_MS, TopicSpec, topic_specs
+
+_RETRY_SECONDS = 1.0
 
 
 class TopicsSettings(KafkaSettings):
@@ -34,6 +39,14 @@ class TopicsSettings(KafkaSettings):
         )
 
 
+class ApplySettings(TopicsSettings):
+    """The five topics as they should be."""
+
+    wait: Duration | None = Field(
+        None, description="retry for so long, such as 10m, while Kafka does not answer or has too few brokers yet"
+    )
+
+
 @entry_point("topics list", TopicsSettings)
 def list_(settings: TopicsSettings) -> int:
     """Print each topic, its partitions and its settings."""
@@ -47,10 +60,27 @@ def diff(settings: TopicsSettings) -> int:
     return _print_differences(_states(settings))
 
 
-@entry_point("topics apply", TopicsSettings)
-def apply(settings: TopicsSettings) -> int:
+@entry_point("topics apply", ApplySettings)
+def apply(settings: ApplySettings) -> int:
     """Make what is missing; return 1 if something is left that cannot be changed."""
-    return _print_differences(asyncio.run(ensure(settings)))
+    clients.client_options(settings)  # refuses what no waiting would mend
+    return _print_differences(asyncio.run(_ensure_in_time(settings)))
+
+
+async def _ensure_in_time(settings: ApplySettings) -> list[TopicState]:
+    """Make what is missing; while Kafka says no, retry as long as `wait` says, and say each reason once in a row."""
+    end = time.monotonic() + (parse_duration(settings.wait) / 1000 if settings.wait else 0.0)
+    said = ""
+    while True:
+        try:
+            return await ensure(settings)
+        except Refusal as refusal:
+            if time.monotonic() + _RETRY_SECONDS > end:
+                raise
+            if str(refusal) != said:
+                complain(f"zonemeter topics apply: {refusal}; retrying for up to {settings.wait}")
+            said = str(refusal)
+        await asyncio.sleep(_RETRY_SECONDS)
 
 
 async def ensure(settings: TopicsSettings) -> list[TopicState]:

@@ -59,6 +59,7 @@ async def run(settings: CollectorSettings, service: Service) -> None:
                     tasks.create_task(collector.watch_devices(), name="watch-devices"),
                     tasks.create_task(collector.follow_devices(), name="follow-devices"),
                     tasks.create_task(collector.send(reached), name="send"),
+                    tasks.create_task(clients.watch_topics(service, settings, wanted), name="watch-topics"),
                     tasks.create_task(_give_up(service, settings.drain_seconds), name="give-up"),
                 ]
                 await collector.close_windows()

@@ -75,8 +75,10 @@ async def run(running: Service, settings: EnricherSettings) -> None:
         await follower.open()
     try:
         async with TaskGroup() as tasks:
-            looking = tasks.create_task(clients.look_for_dead_letters(running, settings), name="dead-letters")
-            await clients.wait_for_topics(running, settings, _topics(settings))
+            wanted = _topics(settings)
+            watching = clients.watch_topics(running, settings, wanted, dead_letters=True)
+            looking = tasks.create_task(watching, name="watch-topics")
+            await clients.wait_for_topics(running, settings, wanted)
             if follower is None:
                 _question(cidrs, cluster)
                 gc.freeze()

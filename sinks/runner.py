@@ -96,12 +96,16 @@ class Runner(Generic[E, C]):
     async def run(self) -> None:
         """Take flows until told to stop; then make durable what was taken."""
         gc_settings.settle()
+        names, partitions = self._settings.topics, self._settings.partitions
+        wanted = {names.enriched: partitions, names.ledger: partitions}
+        watching = clients.watch_topics(self._service, self._settings, wanted, dead_letters=True)
         async with TaskGroup() as tasks:
             beside = [
                 tasks.create_task(self._watch_lag(), name="watch-lag"),
-                tasks.create_task(clients.look_for_dead_letters(self._service, self._settings), name="dead-letters"),
+                tasks.create_task(watching, name="watch-topics"),
             ]
             try:
+                await clients.wait_for_topics(self._service, self._settings, wanted)
                 await self._run()
             except Stopped as error:
                 # What is not durable will be read again.
@@ -111,9 +115,6 @@ class Runner(Generic[E, C]):
                     task.cancel()
 
     async def _run(self) -> None:
-        names, partitions = self._settings.topics, self._settings.partitions
-        wanted = {names.enriched: partitions, names.ledger: partitions}
-        await clients.wait_for_topics(self._service, self._settings, wanted)
         try:
             # Now, because a producer cannot be had any more once we are told to stop.
             await self._letters.start()

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -49,6 +48,8 @@ MAX_BATCH_BYTES = 512 * 1024
 # How soon a topic that was recreated is noticed: a group whose topic is gone assigns nothing until somebody looks.
 # aiokafka looks every 5 minutes.
 METADATA_MS = 15_000
+# How often a service looks whether its topics are still there.
+_TOPICS_SECONDS = 5.0
 # Beyond its own timeout, how long a fetch may wait for a group that shares its partitions out.
 _GROUP_SECONDS = 0.5
 
@@ -218,28 +219,18 @@ async def wait_for_topics(service: Service, settings: KafkaSettings, wanted: dic
     Raises `Stopped` if the service is told to stop before.
     """
     service.health.starting("topics", "not looked at yet")
-    await _until_there(service, settings, wanted, "topics")
-
-
-async def look_for_dead_letters(service: Service, settings: KafkaSettings) -> None:
-    """Say while the dead-letter topic is missing; return when it is there, or the service is told to stop.
-
-    To be run beside the work: a start does not wait for it, only a partition that has something to put there.
-    """
-    with suppress(Stopped):
-        await _until_there(service, settings, {settings.topics.dead_letter: 1}, "dead letters")
-
-
-async def _until_there(service: Service, settings: KafkaSettings, wanted: dict[str, int], part: str) -> None:
     admin = await start(service, settings, lambda: AIOKafkaAdminClient(**client_options(settings)))
     try:
         backoff = FIRST_BACKOFF_SECONDS
         while not service.stopping.is_set():
-            problem = await _topic_problem(admin, settings, wanted)
+            try:
+                problem = await _topic_problem(admin, settings, wanted)
+            except (KafkaError, OSError, TimeoutError) as error:
+                problem = f"Kafka at {settings.kafka_bootstrap}: {reason(error)}; retrying"
             if problem is None:
-                service.health.ready(part)
+                service.health.ready("topics")
                 return
-            service.health.waiting(part, problem)
+            service.health.waiting("topics", problem)
             await service.pause(backoff)
             backoff = min(backoff * 2, 5.0)
     finally:
@@ -247,12 +238,44 @@ async def _until_there(service: Service, settings: KafkaSettings, wanted: dict[s
     raise Stopped("told to stop before the topics were there")
 
 
+async def watch_topics(
+    service: Service, settings: KafkaSettings, wanted: dict[str, int], *, dead_letters: bool = False
+) -> None:
+    """Say while a topic is missing or has another number of partitions, until told to stop; to be run beside the work.
+
+    To a client that works with it, a topic that was deleted is a Kafka that does not answer. `dead_letters`: look for
+    that topic, too. A start does not wait for it, only a partition that has something to put there.
+    """
+    parts = {"topics": wanted} | ({"dead letters": {settings.topics.dead_letter: 1}} if dead_letters else {})
+    while not service.stopping.is_set():
+        admin = AIOKafkaAdminClient(**client_options(settings))
+        try:
+            async with asyncio.timeout(settings.kafka_deadline_seconds):
+                await service.unless_stopped(admin.start())
+            while not service.stopping.is_set():
+                for part, topics in parts.items():
+                    _show_topics(service, part, await _topic_problem(admin, settings, topics))
+                await service.pause(_TOPICS_SECONDS)
+        except Stopped:
+            return
+        except (KafkaError, OSError, TimeoutError):
+            # Kafka is away: nothing is known of topics, and what works with them says so.
+            await service.pause(_TOPICS_SECONDS)
+        finally:
+            await close(admin)
+
+
+def _show_topics(service: Service, part: str, problem: str | None) -> None:
+    if problem is None:
+        service.health.ready(part)
+    else:
+        service.health.waiting(part, problem)
+
+
 async def _topic_problem(admin: AIOKafkaAdminClient, settings: KafkaSettings, wanted: dict[str, int]) -> str | None:
-    try:
-        async with asyncio.timeout(settings.kafka_deadline_seconds):
-            described = await admin.describe_topics(list(wanted))
-    except (KafkaError, OSError, TimeoutError) as error:
-        return f"Kafka at {settings.kafka_bootstrap}: {reason(error)}; retrying"
+    """Return what is wrong with topics, None if nothing; raise as the client does where Kafka does not say."""
+    async with asyncio.timeout(settings.kafka_deadline_seconds):
+        described = await admin.describe_topics(list(wanted))
     found = {topic["topic"]: len(topic["partitions"]) for topic in described if topic["error_code"] == 0}
     if missing := [name for name in wanted if name not in found]:
         apply = command(f"topics apply --kafka-bootstrap {settings.kafka_bootstrap}")

@@ -101,6 +101,20 @@ def test_it_says_what_is_wrong_and_takes_it_back_when_it_comes_after_all(ledger:
         assert shown(service, "seen_bytes") == 4_500
 
 
+def test_topics_that_are_deleted_under_it_are_named_and_it_goes_on_with_new_ones(ledger: Ledger) -> None:
+    names = ledger.topics.settings.topics
+    ledger.windows(0)
+    with while_running(ledger.service()) as service:
+        eventually(lambda: shown(service, "ratio") == 1)
+        asyncio.run(ledger.topics.delete())
+        missing = f"topics: topics {names.ledger}, {names.topology} do not exist: zonemeter topics apply"
+        eventually(lambda: missing in service.get("/readyz")[1])
+        asyncio.run(ledger.topics.apply())
+        eventually(service.ready)
+        ledger.windows(1)
+        eventually(lambda: shown(service, "seen_bytes") == 2_000)
+
+
 def test_gaps_twins_repeats_and_rubbish_show(ledger: Ledger) -> None:
     ledger.windows(0)
     ledger.windows(3)

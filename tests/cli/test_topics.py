@@ -17,7 +17,7 @@ from common.kafka.protocol.alter_topics import set_settings
 from common.kafka.publish import Record
 from common.settings import KafkaSettings
 from history.replay.topic import TopicWriter
-from lab.kafka.broker import Broker
+from lab.kafka.broker import Broker, free_port
 from schemas.topics import TopicNames
 from tests.support.cli.records import publish
 from tests.support.services import eventually
@@ -99,13 +99,26 @@ def test_what_the_broker_refuses_is_said(own: Own) -> None:
         own.set(own.names.raw, retention_ms="no")
 
 
-def test_a_broker_that_takes_nothing_old_takes_what_is_ours(tmp_path: Path) -> None:
+def test_apply_waits_for_kafka_no_longer_than_it_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+    with pytest.raises(SystemExit, match="2"):
+        topics.apply(["--kafka-bootstrap", nobody, "--wait", "3s"])
+    why = f"zonemeter topics apply: Kafka at {nobody}: no connection to {nobody}: Connect call failed"
+    retrying, last = capsys.readouterr().err.splitlines()
+    assert retrying.startswith(why)
+    assert retrying.endswith("; retrying for up to 3s")
+    assert last.startswith(why)
+    assert "retrying" not in last
+
+
+def test_a_broker_that_takes_nothing_old_takes_what_is_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     limit = {"log.message.timestamp.before.max.ms": "3600000"}
     strict = Broker(tmp_path / "kafka", settings=limit)
     try:
-        asyncio.run(strict.start())
+        strict.launch()
         own = Own(strict.bootstrap)
-        assert topics.apply(own.flags) == 0
+        assert topics.apply([*own.flags, "--wait", "10m"]) == 0
+        assert "retrying for up to 10m" in capsys.readouterr().err
         settings = KafkaSettings(kafka_bootstrap=strict.bootstrap, topic_prefix=own.names.prefix, partitions=1)
         asyncio.run(TopicWriter.open(settings, "replayed"))
         two_days_ago_ms = time.time_ns() // 1_000_000 - 2 * 86_400_000

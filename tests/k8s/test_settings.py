@@ -2,12 +2,13 @@
 """What the manifests tell our programs is what our programs understand; and what they tell the kubelet agrees."""
 
 import re
+import subprocess
 from typing import Any
 
 import pytest
 
 from audit.settings import AuditServiceSettings
-from cli.topics import TopicsSettings
+from cli.topics import ApplySettings
 from collector.host.detach import main as detach
 from collector.settings import CollectorSettings
 from common.service.lifecycle import CLOSING_SECONDS
@@ -23,7 +24,7 @@ CLASSES: dict[str, type[Settings]] = {
     "run metrics": MetricsSettings,
     "run flowlog": FlowlogSettings,
     "run audit": AuditServiceSettings,
-    "topics apply": TopicsSettings,
+    "topics apply": ApplySettings,
 }
 # What the kubelet would put in place of a field reference.
 FIELDS = {
@@ -155,6 +156,27 @@ def test_a_broker_of_the_trial_is_where_the_services_look() -> None:
     assert variables["KAFKA_ADVERTISED_LISTENERS"] == f"PLAINTEXT://{bootstrap}"
     assert kafka.spec["ports"] == [{"name": "kafka", "containerPort": int(port)}]
     assert [str(each["port"]) for each in service["spec"]["ports"]] == [port]
+
+
+def test_the_trials_topics_come_back_with_kafkas_pod(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its log goes with the pod, so what makes the topics starts with it; and it waits for that Kafka."""
+    assert not [each for each in render("trial") if each["kind"] == "Job"]
+    (container,) = (each for each in containers() if each.overlay == "trial" and each.spec["name"] == "topics")
+    assert container.workload["metadata"]["name"] == "zonemeter-kafka"
+    assert loaded(container, monkeypatch).wait is not None
+    # Told to end it ends at once, and does not hold up the pod for the rest of its grace period.
+    shell, option, script, name = container.spec["command"]
+    assert (shell, option, name) == ("sh", "-c", "sh")
+    with subprocess.Popen([shell, option, script.replace("zonemeter", "echo"), name, "made"], stdout=-1) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"made\n"
+        process.terminate()
+        assert process.wait(timeout=30) == 0
+
+
+def test_the_job_that_makes_topics_waits_for_kafka(monkeypatch: pytest.MonkeyPatch) -> None:
+    (container,) = (each for each in containers() if each.overlay == "base" and each.spec["name"] == "topics")
+    assert loaded(container, monkeypatch).wait is not None
 
 
 def test_the_trials_prometheus_scrapes_every_service() -> None:

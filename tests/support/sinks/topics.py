@@ -64,16 +64,15 @@ class Topics:
                     break
                 await asyncio.sleep(0.05)
 
-    async def exists(self, name: str) -> bool:
-        """Return whether a topic is there with all its partitions."""
+    async def delete(self, *names: str) -> None:
+        """Delete topics, by default all, and wait until the broker knows."""
+        gone = list(names or self.settings.topics.all)
         async with topic_admin.admin_client(self.settings) as admin:
-            [found] = await admin.describe_topics([name])
-            return bool(found["error_code"] == 0 and len(found["partitions"]) == PARTITIONS)
-
-    async def delete(self, name: str) -> None:
-        """Delete one topic."""
-        async with topic_admin.admin_client(self.settings) as admin:
-            await admin.delete_topics([name])
+            await admin.delete_topics(gone)
+            while True:
+                if all(found["error_code"] for found in await admin.describe_topics(gone)):
+                    break
+                await asyncio.sleep(0.05)
 
     def produce(self, flows: Mapping[int, Iterable[Flow | bytes | None]]) -> None:
         """Append to the enriched topic: flows, or values as they are, by partition."""
