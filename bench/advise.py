@@ -8,7 +8,6 @@ The yardstick is DuckDB with its defaults, which adds up the bytes of all pairs 
 files. How it grows is counted in operations by tests/history/advise/test_growth.py: a shorter range has shorter slots.
 """
 
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -17,15 +16,15 @@ from pathlib import Path
 
 import duckdb
 
-from bench.advise_reader import BEGIN_MS, NODES, PODS, PODS_OF_EACH, Found
+from bench.advise_reader import BEGIN_MS, HOURS, NODES, PODS, PODS_OF_EACH
 from bench.measure import report
-from bench.measure.figure import Compare, Figure, Target, in_turn
-from bench.measure.process import output_of
+from bench.measure.figure import Figure, Target, in_turn
+from bench.measure.reading import Readings
 from bench.measure.report import Table
 from sinks.flowlog.archive.manifest import DataFile, Manifest, encode
 
-_FLOWS, _HOURS, _WINDOW_MS = 100_000_000, 24, 10_000
-_WINDOWS = _HOURS * 3_600_000 // _WINDOW_MS
+_FLOWS, _WINDOW_MS = 100_000_000, 10_000
+_WINDOWS = HOURS * 3_600_000 // _WINDOW_MS
 _PER_WINDOW = _FLOWS // _WINDOWS // 2 * 2
 _WINDOWS_OF_A_FILE = 360
 _MOST_SECONDS, _MOST_MB = 60.0, 2000.0
@@ -101,43 +100,20 @@ def make(directory: Path) -> None:
     (listed / "000000000001.json").write_bytes(encode(manifest))
 
 
-class Rig:
-    """One archive, read by a process of its own each time."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self.found: list[Found] = []
-
-    def _read(self, which: str, hours: int) -> Found:
-        found: Found = json.loads(output_of("bench.advise_reader", which, str(self._directory), str(hours)))
-        return found
-
-    def advise(self) -> float:
-        """Return the CPU seconds that a day takes."""
-        self.found.append(self._read("ours", _HOURS))
-        return self.found[-1]["cpu_seconds"]
-
-    def add_up(self) -> float:
-        """Return the yardstick's."""
-        return self._read("yardstick", _HOURS)["cpu_seconds"]
-
-
 def measure(rounds: int) -> Sequence[Table]:
     """Return the table."""
     with tempfile.TemporaryDirectory() as directory:
         make(Path(directory))
-        rig = Rig(Path(directory))
-        ours, yardstick = in_turn(rounds, rig.advise, rig.add_up)
-    seconds, peaks = ([each[what] for each in rig.found] for what in ("seconds", "peak_mb"))
-    cells = [float(each["cells"]) for each in rig.found]
+        readings = Readings("bench.advise_reader", directory)
+        ours, yardstick = in_turn(rounds, readings.ours, readings.yardstick)
+    seconds, peaks, cells = ([took[what] for took in readings.taken] for what in ("seconds", "peak_mb", "cells"))
     figures = [
         Figure("a day beside adding it up", "CPU s", ours, yardstick),
-        Figure("from start to end", "s", seconds, compare=Compare.ALONE, target=Target(_MOST_SECONDS)),
-        Figure("resident at most", "MB", peaks, compare=Compare.ALONE, target=Target(_MOST_MB)),
-        Figure("cells of evidence", "", cells, compare=Compare.ALONE),
+        Figure("from start to end", "s", seconds, target=Target(_MOST_SECONDS)),
+        Figure("resident at most", "MB", peaks, target=Target(_MOST_MB)),
+        Figure("cells of evidence", "", cells),
     ]
-    text = (__doc__ or "").partition("\n\n")[2]
-    return [Table("A day of 100 million flows", text, figures)]
+    return [Table("A day of 100 million flows", (__doc__ or "").partition("\n\n")[2], figures)]
 
 
 if __name__ == "__main__":

@@ -1,19 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """One reading of a day's archive by a process of its own: `zonemeter advise`'s work, or the yardstick's.
 
-python -m bench.advise_reader ours|yardstick DIRECTORY HOURS
+python -m bench.advise_reader ours|yardstick DIRECTORY
 """
 
 import gc
-import json
-import resource
-import sys
-import time
 from functools import partial
-from typing import TypedDict
 
 import duckdb
 
+from bench.measure.reading import Took, run
 from history.advise.advice import advise
 from history.advise.finding import Case
 from history.model.evidence import Evidence
@@ -31,17 +27,7 @@ from sinks.gc_settings import THRESHOLDS
 BEGIN_MS = 1_795_392_000_000  # on the hour
 NODES, WORKLOADS, PODS_OF_EACH = 200, 200, 10
 PODS = WORKLOADS * PODS_OF_EACH
-HOUR_MS = 3_600_000
-
-
-class Found(TypedDict):
-    """What a reading took."""
-
-    seconds: float
-    cpu_seconds: float
-    peak_mb: float
-    cells: int
-    findings: int
+HOURS, HOUR_MS = 24, 3_600_000
 
 
 def states() -> list[TopologyState]:
@@ -68,37 +54,26 @@ def states() -> list[TopologyState]:
     return [*nodes, *services, *pods]
 
 
-def ours(directory: str, hours: int) -> tuple[int, int]:
-    """Advise on so many hours of the archive; return how many cells of evidence and findings that makes."""
+def ours(directory: str) -> Took:
+    """Advise on the archive; return how many cells of evidence and findings that makes."""
     gc.set_threshold(*THRESHOLDS)
     parties, summary = Parties(), Summary()
-    evidence = Evidence(TimeRange(BEGIN_MS, BEGIN_MS + hours * HOUR_MS))
+    evidence = Evidence(TimeRange(BEGIN_MS, BEGIN_MS + HOURS * HOUR_MS))
     with ArchiveQuery(FlowArchive(directory), evidence.span) as query:
         query.gather(parties, evidence, summary, Selection())
     advice = advise(Case(evidence, states(), parties), summary, shipped("aws"))
-    return len(evidence.cells), len(advice.told) + len(advice.small)
+    return {"cells": len(evidence.cells), "findings": len(advice.told) + len(advice.small)}
 
 
-def yardstick(directory: str, hours: int) -> tuple[int, int]:
+def yardstick(directory: str) -> Took:
     """Add up the bytes of all pairs of workloads and zones, as one would by hand."""
     query = f"""
         SELECT src_workload, dst_workload, src_zone, dst_zone, sum(bytes)
-        FROM read_parquet('{directory}/**/*.parquet', hive_partitioning = false)
-        WHERE epoch_ms(window_start) < {BEGIN_MS + hours * HOUR_MS} GROUP BY ALL
+        FROM read_parquet('{directory}/**/*.parquet', hive_partitioning = false) GROUP BY ALL
     """
     with duckdb.connect() as database:
-        return len(database.execute(query).fetchall()), 0
+        return {"cells": len(database.execute(query).fetchall())}
 
 
 if __name__ == "__main__":
-    began = time.monotonic()
-    cells, findings = {"ours": ours, "yardstick": yardstick}[sys.argv[1]](sys.argv[2], int(sys.argv[3]))
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    found = Found(
-        seconds=time.monotonic() - began,
-        cpu_seconds=used.ru_utime + used.ru_stime,
-        peak_mb=used.ru_maxrss / 1000,
-        cells=cells,
-        findings=findings,
-    )
-    print(json.dumps(found))
+    run(ours, yardstick)

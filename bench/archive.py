@@ -19,7 +19,7 @@ from pathlib import Path
 from bench.archive_reader import SPAN, Took
 from bench.archive_rows import make
 from bench.measure import report
-from bench.measure.figure import Compare, Figure
+from bench.measure.figure import Figure
 from bench.measure.process import output_of
 from bench.measure.report import Table
 from history.read.archive.files import hour_directories
@@ -76,7 +76,7 @@ def _size(rig: Rig) -> list[Figure]:
     return [
         Figure("files an hour", "", files[0], files[1]),
         Figure("bytes a flow", "B", bytes_a_flow[0], bytes_a_flow[1]),
-        Figure("compacting a million flows", "CPU s", cpu, compare=Compare.ALONE),
+        Figure("compacting a million flows", "CPU s", cpu),
     ]
 
 

@@ -7,7 +7,6 @@ flows: what was metered is made up. The yardstick is DuckDB with its defaults, w
 the same file by usage type, in CPU seconds.
 """
 
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -15,10 +14,10 @@ from pathlib import Path
 
 import duckdb
 
-from bench.bill_reader import BEGIN, HOURS, NODES, Found
+from bench.bill_reader import BEGIN, HOURS, NODES
 from bench.measure import report
-from bench.measure.figure import Compare, Figure, Target, in_turn
-from bench.measure.process import output_of
+from bench.measure.figure import Figure, Target, in_turn
+from bench.measure.reading import Readings
 from bench.measure.report import Table
 
 _LINES = 10_000_000
@@ -68,33 +67,16 @@ def make(path: Path) -> None:
         database.execute(f"COPY (SELECT {_COLUMNS} FROM ({rows})) TO '{path}' ({how})")
 
 
-class Rig:
-    """One file, read by a process of its own each time."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.found: list[Found] = []
-
-    def read(self) -> float:
-        """Return the CPU seconds that it takes."""
-        self.found.append(json.loads(output_of("bench.bill_reader", "ours", str(self._path))))
-        return self.found[-1]["cpu_seconds"]
-
-    def scan(self) -> float:
-        """Return the yardstick's."""
-        found: Found = json.loads(output_of("bench.bill_reader", "yardstick", str(self._path)))
-        return found["cpu_seconds"]
-
-    def figures(self, rounds: int) -> list[Figure]:
-        """Return the figures of the file."""
-        name = f"{self._path.name}, {self._path.stat().st_size / 1e6:,.0f} MB"
-        ours, yardstick = in_turn(rounds, self.read, self.scan)
-        seconds, peaks = ([each[what] for each in self.found[1:]] for what in ("seconds", "peak_mb"))
-        return [
-            Figure(f"{name}", "CPU s", ours, yardstick),
-            Figure(f"{name}, from start to end", "s", seconds, compare=Compare.ALONE, target=Target(_MOST_SECONDS)),
-            Figure(f"{name}, resident at most", "MB", peaks, compare=Compare.ALONE, target=Target(_MOST_MB)),
-        ]
+def _figures(path: Path, rounds: int) -> list[Figure]:
+    name = f"{path.name}, {path.stat().st_size / 1e6:,.0f} MB"
+    readings = Readings("bench.bill_reader", str(path))
+    ours, yardstick = in_turn(rounds, readings.ours, readings.yardstick)
+    seconds, peaks = ([took[what] for took in readings.taken[1:]] for what in ("seconds", "peak_mb"))
+    return [
+        Figure(name, "CPU s", ours, yardstick),
+        Figure(f"{name}, from start to end", "s", seconds, target=Target(_MOST_SECONDS)),
+        Figure(f"{name}, resident at most", "MB", peaks, target=Target(_MOST_MB)),
+    ]
 
 
 def measure(rounds: int) -> Sequence[Table]:
@@ -104,10 +86,9 @@ def measure(rounds: int) -> Sequence[Table]:
         for name in ("cur.parquet", "cur.csv.gz"):
             path = Path(directory) / name
             make(path)
-            figures += Rig(path).figures(rounds)
+            figures += _figures(path, rounds)
             path.unlink()
-    text = (__doc__ or "").partition("\n\n")[2]
-    return [Table("Ten million lines", text, figures)]
+    return [Table("Ten million lines", (__doc__ or "").partition("\n\n")[2], figures)]
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.measure import report
-from bench.measure.figure import Compare, Figure, Target
+from bench.measure.figure import Figure, Target
 from bench.measure.report import Table
 
 _ACT_SECONDS = 300
@@ -38,10 +38,10 @@ def measure(rounds: int) -> Sequence[Table]:
     """Return the table."""
     before, after, errors, ratios = zip(*(_round() for _ in range(rounds)), strict=True)
     figures = [
-        Figure("error of the forecast", "%", errors, compare=Compare.ALONE, target=Target(_MOST_PERCENT)),
-        Figure("across zones in act one", "MB/s", before, compare=Compare.ALONE),
-        Figure("across zones in act two", "MB/s", after, compare=Compare.ALONE),
-        Figure("ledger", "", ratios, compare=Compare.ALONE, target=Target(1.0, at_least=True)),
+        Figure("error of the forecast", "%", errors, target=Target(_MOST_PERCENT)),
+        Figure("across zones in act one", "MB/s", before),
+        Figure("across zones in act two", "MB/s", after),
+        Figure("ledger", "", ratios, target=Target(1.0, at_least=True)),
     ]
     text = (__doc__ or "").partition("\n\n")[2]
     return [Table("Forecast and measurement", text, figures)]

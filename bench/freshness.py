@@ -23,7 +23,7 @@ from bench.cluster import CLUSTER, WINDOW_MS, address_of, encoded
 from bench.kafka import pipeline
 from bench.kube.objects import PODS_A_NODE, node_object, pod_object
 from bench.measure import process, report
-from bench.measure.figure import Compare, Figure, Target
+from bench.measure.figure import Figure, Target
 from bench.measure.report import Table
 from common.clock import now_ms
 from common.kafka import clients
@@ -149,8 +149,8 @@ other. When something waits, ten nodes have a sender of which no pod ever become
 any may, 2 s. `zonemeter_enricher_freshness_seconds` shows the same in operation.
 """
     figures = [
-        Figure("nothing waits, p99", "s", plain, compare=Compare.ALONE, target=Target(_TARGET)),
-        Figure("ten chunks wait, p99", "s", waiting, compare=Compare.ALONE, target=Target(_TARGET_WAITING)),
+        Figure("nothing waits, p99", "s", plain, target=Target(_TARGET)),
+        Figure("ten chunks wait, p99", "s", waiting, target=Target(_TARGET_WAITING)),
     ]
     return [Table("From the window's end to the enriched topic", text, figures)]
 

@@ -9,7 +9,6 @@ does from opening the archive to the sums, without Kafka, in a process of its ow
 defaults, which adds up the bytes of all pairs of workloads and zones from the same files.
 """
 
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -19,10 +18,10 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet as pq
 
-from bench.history_reader import BEGIN_MS, DAY_MS, DAYS, HOUR_MS, NODES, Took
+from bench.history_reader import BEGIN_MS, DAY_MS, DAYS, HOUR_MS, NODES
 from bench.measure import report
-from bench.measure.figure import Compare, Figure, in_turn
-from bench.measure.process import output_of
+from bench.measure.figure import Figure, in_turn
+from bench.measure.reading import Readings
 from bench.measure.report import Table
 from history.read.archive.rollup_sql import ROLLUP_SCHEMA
 from history.read.flow_sql import open_database
@@ -111,41 +110,21 @@ def _write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-class Rig:
-    """One archive, read by a process of its own each time."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self.took: list[Took] = []
-
-    def _read(self, which: str) -> Took:
-        took: Took = json.loads(output_of("bench.history_reader", which, str(self._directory)))
-        return took
-
-    def report(self) -> float:
-        """Return the CPU seconds that a report takes."""
-        self.took.append(self._read("ours"))
-        return self.took[-1]["cpu_seconds"]
-
-    def add_up(self) -> float:
-        """Return the yardstick's."""
-        return self._read("yardstick")["cpu_seconds"]
-
-
 def measure(rounds: int) -> Sequence[Table]:
     """Return the table."""
     with tempfile.TemporaryDirectory() as directory:
         make(Path(directory))
         size = sum(path.stat().st_size for path in Path(directory).glob("rollups/*/day-*"))
-        rig = Rig(Path(directory))
-        ours, yardstick = in_turn(rounds, rig.report, rig.add_up)
-    seconds, finding, peaks = ([took[what] for took in rig.took] for what in ("seconds", "finding_seconds", "peak_mb"))
+        readings = Readings("bench.history_reader", directory)
+        ours, yardstick = in_turn(rounds, readings.ours, readings.yardstick)
+    names = ("seconds", "finding_seconds", "peak_mb")
+    seconds, finding, peaks = ([took[name] for took in readings.taken] for name in names)
     figures = [
         Figure("a report beside adding it up", "CPU s", ours, yardstick),
-        Figure("from start to end", "s", seconds, compare=Compare.ALONE),
-        Figure("of which finding the files", "s", finding, compare=Compare.ALONE),
-        Figure("resident at most", "MB", peaks, compare=Compare.ALONE),
-        Figure("rollups of days", "MB", [size / 1e6], compare=Compare.ALONE),
+        Figure("from start to end", "s", seconds),
+        Figure("of which finding the files", "s", finding),
+        Figure("resident at most", "MB", peaks),
+        Figure("rollups of days", "MB", [size / 1e6]),
     ]
     return [Table("Thirteen months of 1,000 nodes", (__doc__ or "").partition("\n\n")[2], figures)]
 

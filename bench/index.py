@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench.kube.index_client import CHANGES_A_SECOND, Found
 from bench.measure import report
-from bench.measure.figure import Compare, Figure, Target, in_turn
+from bench.measure.figure import Figure, Target, in_turn
 from bench.measure.process import output_of, page, running, until
 from bench.measure.report import Table
 from lab.kafka.broker import free_port
@@ -69,14 +69,14 @@ def measure(rounds: int) -> Sequence[Table]:
     unit = "flows/CPU s"
     lists = [
         Figure("list and index, beside reading", "CPU s", listed, read, target=Target(_MOST_READS)),
-        Figure("until all is listed", "s", wall, compare=Compare.ALONE, target=Target(_MOST_SECONDS)),
-        Figure("held then", "MB", resident, compare=Compare.ALONE),
-        Figure("held at most", "MB", [p / 1e6 for p in peak], compare=Compare.ALONE, target=Target(_MOST_MB)),
+        Figure("until all is listed", "s", wall, target=Target(_MOST_SECONDS)),
+        Figure("held then", "MB", resident),
+        Figure("held at most", "MB", [p / 1e6 for p in peak], target=Target(_MOST_MB)),
     ]
     what = f"joins under {CHANGES_A_SECOND:,} changes/s, beside joins without"
     joins = [
         Figure(what, unit, changing, still, target=Target(_LEAST_JOINS, at_least=True)),
-        Figure("owners of an address changed meanwhile", "changes/s", changes, compare=Compare.ALONE),
+        Figure("owners of an address changed meanwhile", "changes/s", changes),
     ]
     text = (__doc__ or "").partition("\n\n")[2]
     return [Table("100,000 pods, 5,000 nodes and 2,000 services", text, [*lists, *joins])]

@@ -12,7 +12,7 @@ from pathlib import Path
 from bench.kafka import pipeline
 from bench.kernel import crossing
 from bench.kernel.crossing import NODE, UDP
-from bench.measure.figure import Compare, Figure, Target
+from bench.measure.figure import Figure, Target
 from bench.measure.process import metric, resident_bytes, running, until
 from bench.measure.report import Table
 from collector.kernel import pins
@@ -43,9 +43,9 @@ def measure(rounds: int, out: socket.socket) -> Table:
                 taken.append(_settled(pid))
         most = resident_bytes(pid, peak=True) / 1e6
     figures = [
-        Figure("100 flows a window", "MB", held[_FEW][1:], compare=Compare.ALONE),
-        Figure("100,000 flows a window", "MB", held[_MANY][1:], compare=Compare.ALONE, target=Target(_TARGET_MB)),
-        Figure("at most, since it began", "MB", [most], compare=Compare.ALONE),
+        Figure("100 flows a window", "MB", held[_FEW][1:]),
+        Figure("100,000 flows a window", "MB", held[_MANY][1:], target=Target(_TARGET_MB)),
+        Figure("at most, since it began", "MB", [most]),
     ]
     return Table("What a collector holds", _WHAT, figures)
 

@@ -22,7 +22,7 @@ from bench.enricher import enricher_flags, joined
 from bench.kafka import pipeline
 from bench.kafka.pipeline import Work
 from bench.measure import report
-from bench.measure.figure import Compare, Figure, Target, in_turn
+from bench.measure.figure import Figure, Target, in_turn
 from bench.measure.process import DEADLINE_SECONDS, output_of
 from bench.measure.report import Table
 from common.kafka import topic_admin
@@ -154,11 +154,11 @@ def measure(rounds: int) -> Sequence[Table]:
         Figure("metrics", unit, metrics, read, target=Target(_METRICS, at_least=True)),
         Figure("two metrics sinks, beside one", unit, both, metrics),
         Figure("flow log, Parquet", unit, flowlog, read, target=Target(_FLOWLOG, at_least=True)),
-        Figure("on disk, a flow", "bytes", disk, compare=Compare.ALONE, target=Target(_FLOW_BYTES)),
+        Figure("on disk, a flow", "bytes", disk, target=Target(_FLOW_BYTES)),
     ]
     seconds = many.scrapes[1:]
     scrapes = [
-        Figure("a scrape", "s", seconds, compare=Compare.ALONE, target=Target(_SCRAPE_SECONDS)),
+        Figure("a scrape", "s", seconds, target=Target(_SCRAPE_SECONDS)),
         Figure("intake while scraped", "flows/s", scraped, alone, target=Target(_MEANWHILE, at_least=True)),
     ]
     text = (__doc__ or "").partition("\n\n")[2]

@@ -12,11 +12,10 @@ from statistics import median
 
 
 class Compare(Enum):
-    """How ours stands beside the yardstick: divided by it, less it, or alone where there is none."""
+    """How ours stands beside the yardstick: divided by it, or less it."""
 
     RATIO = "ratio"
     DIFFERENCE = "difference"
-    ALONE = "alone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +32,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One row of a table: `ours` and `yardstick` hold one number a round, in `unit`.
+    """One row of a table: `ours` and `yardstick` hold one number a round, in `unit`; ours stands alone without one.
 
     Ratios have no unit, differences have that of both.
     """
@@ -45,12 +44,17 @@ class Figure:
     compare: Compare = Compare.RATIO
     target: Target | None = None
 
+    @property
+    def is_ratio(self) -> bool:
+        """Whether what is compared has no unit."""
+        return self.compare is Compare.RATIO and bool(self.yardstick)
+
     def compared(self) -> list[float]:
         """Return the comparison of each round."""
-        if self.compare is Compare.ALONE:
+        if not self.yardstick:
             return list(self.ours)
         pairs = zip(self.ours, self.yardstick, strict=True)
-        if self.compare is Compare.RATIO:
+        if self.is_ratio:
             return [ours / yardstick for ours, yardstick in pairs]
         return [ours - yardstick for ours, yardstick in pairs]
 

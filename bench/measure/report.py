@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from bench.measure.figure import Compare, Figure
+from bench.measure.figure import Figure
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
 _HEAD = "| what | ours | yardstick | compared: median (range) | target | |\n|---|---|---|---|---|---|"
@@ -63,8 +63,7 @@ def section(command: str, title: str, tables: Sequence[Table], rounds: int) -> s
 def row(figure: Figure) -> str:
     """Return a figure as a line of the table."""
     compared = figure.compared()
-    unit = "" if figure.compare is Compare.RATIO else f" {figure.unit}"
-    sign = " x" if figure.compare is Compare.RATIO else unit
+    sign = " x" if figure.is_ratio else f" {figure.unit}"
     spread = f"{number(median(compared))}{sign} ({number(min(compared))} to {number(max(compared))})"
     yardstick = f"{number(median(figure.yardstick))} {figure.unit}" if figure.yardstick else ""
     target, met = "", ""

@@ -40,7 +40,7 @@ def test_a_row_compares_round_by_round(compare: Compare, target: Target | None, 
 
 
 def test_a_row_without_a_yardstick() -> None:
-    figure = Figure("w", "MB", [70.0, 81.0, 75.5], compare=Compare.ALONE, target=Target(80))
+    figure = Figure("w", "MB", [70.0, 81.0, 75.5], target=Target(80))
     assert report.row(figure) == "| w | 75.5 MB |  | 75.5 MB (70.0 to 81.0) | <= 80.0 MB | met |"
 
 

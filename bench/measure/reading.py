@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Readings of files by processes of their own: `zonemeter`'s and the yardstick's, and what each takes."""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+
+from bench.measure.process import output_of
+
+# Seconds, CPU seconds with the start of Python, MB resident at most, and what the reading itself counts.
+Took = dict[str, float]
+
+
+class Readings:
+    """A module that calls `run`, and the arguments of its readings; `taken`: what those of ours took."""
+
+    def __init__(self, module: str, *arguments: str) -> None:
+        self._module, self._arguments = module, arguments
+        self.taken: list[Took] = []
+
+    def _read(self, which: str) -> Took:
+        took: Took = json.loads(output_of(self._module, which, *self._arguments))
+        return took
+
+    def ours(self) -> float:
+        """Return the CPU seconds of what is measured."""
+        self.taken.append(self._read("ours"))
+        return self.taken[-1]["cpu_seconds"]
+
+    def yardstick(self) -> float:
+        """Return the yardstick's."""
+        return self._read("yardstick")["cpu_seconds"]
+
+
+def run(ours: Callable[[str], Took], yardstick: Callable[[str], Took]) -> None:
+    """Do one reading as the command line says, `ours|yardstick PATH`; print what it took, as JSON."""
+    readings: Mapping[str, Callable[[str], Took]] = {"ours": ours, "yardstick": yardstick}
+    began = time.monotonic()
+    counted = readings[sys.argv[1]](sys.argv[2])
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    took = {"seconds": time.monotonic() - began, "cpu_seconds": used.ru_utime + used.ru_stime}
+    print(json.dumps({**took, "peak_mb": used.ru_maxrss / 1000, **counted}))
