@@ -36,9 +36,14 @@ def three_digits(value: float) -> str:
     return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
 
 
+def currency_sign(currency: str) -> str:
+    """Return what stands before an amount: $, or three letters and a space."""
+    return "$" if currency == "USD" else f"{currency} "
+
+
 def dollars(amount: Decimal, currency: str = "USD") -> str:
     """Return money: $1,330 or $12.34 or $0.0012; three-letter codes for other currencies."""
-    sign = "$" if currency == "USD" else f"{currency} "
+    sign = currency_sign(currency)
     if 0 < amount < Decimal("0.0001"):
         return f"<{sign}0.0001"
     return sign + number(amount)

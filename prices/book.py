@@ -14,6 +14,7 @@ from decimal import Decimal
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
+from common.amounts import currency_sign
 from schemas.flow import Scope
 
 UNIT_BYTES = {"GB": 10**9, "GiB": 2**30}
@@ -123,6 +124,11 @@ class PriceBook:
     as_of: date
     prices: tuple[Price, ...]
     zone_pattern: str | None = None
+
+    @property
+    def sign(self) -> str:
+        """What heads a column of its money: $, or three letters."""
+        return currency_sign(self.currency).strip()
 
     def find(self, scope: Scope, source: Side = Side(), destination: Side = Side()) -> Price | None:  # noqa: B008
         """Return the first price that matches, if it is one number; None: this file has none for it."""

@@ -5,7 +5,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from history.model.summary import EXTERNAL, Summary, Traffic
+from history.model.summary import Summary, Traffic, by, internet_of, scope_of
 from prices.book import Price, PriceBook, Side, subunits_per_byte
 from schemas.flow import Scope
 
@@ -24,6 +24,11 @@ class Cost:
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(self.source + other.source, self.destination + other.destination)
+
+    def of(self, side: str) -> "Cost":
+        """Return what one side is billed, `source` or `destination`; all for any other word."""
+        source, destination = side != "destination", side != "source"
+        return Cost(self.source if source else 0, self.destination if destination else 0)
 
 
 NOTHING = Cost()
@@ -58,19 +63,12 @@ class Bill:
     @cached_property
     def by_scope(self) -> dict[Scope, Cost]:
         """Cost by scope; a scope nothing of which has a price is not there."""
-        sums: dict[Scope, Cost] = {}
-        for traffic, cost in self.costs.items():
-            sums[traffic.scope] = sums.get(traffic.scope, NOTHING) + cost
-        return sums
+        return by(scope_of, self.costs, NOTHING)
 
     @cached_property
     def internet(self) -> dict[bool, Cost]:
         """Cost of what is external by whether it came in."""
-        sums: dict[bool, Cost] = {}
-        for traffic, cost in self.costs.items():
-            if traffic.scope == EXTERNAL:
-                sums[traffic.comes_in] = sums.get(traffic.comes_in, NOTHING) + cost
-        return sums
+        return by(internet_of, self.costs, NOTHING)
 
     @property
     def total(self) -> Cost:

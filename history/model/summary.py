@@ -6,8 +6,9 @@ of an overlay are left out: their inner packets are counted already.
 """
 
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from history.model.party import Party
 from schemas.flow import Scope
@@ -46,16 +47,52 @@ class Pair(NamedTuple):
     destination_zone: str
 
 
-def pair_of(traffic: Traffic) -> Pair:
-    """Return the pair that traffic belongs to."""
+class Addable(Protocol):
+    """What can be added up: bytes, or what they cost."""
+
+    def __add__(self, other: Any, /) -> Any: ...
+
+
+K = TypeVar("K")
+A = TypeVar("A", bound=Addable)
+
+
+def by(key: Callable[[Traffic], K | None], amounts: Mapping[Traffic, A], nothing: A) -> dict[K, A]:
+    """Return amounts added up by what `key` says of their traffic; where that is None they are in no sum."""
+    sums: dict[K, A] = defaultdict(lambda: nothing)
+    for traffic, amount in amounts.items():
+        if (place := key(traffic)) is not None:
+            sums[place] += amount
+    return sums
+
+
+def scope_of(traffic: Traffic) -> Scope:
+    """Return the scope."""
+    return traffic.scope
+
+
+def internet_of(traffic: Traffic) -> bool | None:
+    """Return whether external traffic came in; None for any other."""
+    return traffic.comes_in if traffic.scope == EXTERNAL else None
+
+
+def pair_of(traffic: Traffic) -> Pair | None:
+    """Return the pair that traffic across zones belongs to; None for any other."""
     source, destination = traffic.source, traffic.destination
-    return Pair(source.label, destination.label, source.zone, destination.zone)
+    crosses = traffic.scope == "cross_zone"
+    return Pair(source.label, destination.label, source.zone, destination.zone) if crosses else None
 
 
-def zones_of(traffic: Traffic) -> tuple[str, str]:
-    """Return the sending and the receiving zone; "external" for the side that is."""
+def zones_of(traffic: Traffic) -> tuple[str, str] | None:
+    """Return the sending and the receiving zone; "external" for the side that is. Unknown traffic is in no zone."""
     missing = EXTERNAL if traffic.scope == EXTERNAL else ""
-    return traffic.source.zone or missing, traffic.destination.zone or missing
+    zones = traffic.source.zone or missing, traffic.destination.zone or missing
+    return None if traffic.scope == "unknown" else zones
+
+
+def _why_unknown(traffic: Traffic) -> str | None:
+    why = traffic.source.reason or traffic.destination.reason or "zone_missing"
+    return why if traffic.scope == "unknown" else None
 
 
 @dataclass
@@ -82,46 +119,27 @@ class Summary:
     @property
     def scopes(self) -> dict[Scope, int]:
         """Bytes by scope."""
-        sums: dict[Scope, int] = defaultdict(int)
-        for key, size in self.traffic.items():
-            sums[key.scope] += size
-        return sums
+        return by(scope_of, self.traffic, 0)
 
     @property
     def internet(self) -> dict[bool, int]:
         """Bytes of scope external by whether they came in; the two add up to `scopes["external"]`."""
-        sums: dict[bool, int] = defaultdict(int)
-        for key, size in self.traffic.items():
-            if key.scope == EXTERNAL:
-                sums[key.comes_in] += size
-        return sums
+        return by(internet_of, self.traffic, 0)
 
     @property
     def zones(self) -> dict[tuple[str, str], int]:
-        """Bytes by sending and receiving zone; "external" for the side that is. Unknown traffic is in no zone."""
-        sums: dict[tuple[str, str], int] = defaultdict(int)
-        for key, size in self.traffic.items():
-            if key.scope != "unknown":
-                sums[zones_of(key)] += size
-        return sums
+        """Bytes by sending and receiving zone, as `zones_of` has them."""
+        return by(zones_of, self.traffic, 0)
 
     @property
     def unknown(self) -> dict[str, int]:
         """Bytes of scope unknown by why."""
-        sums: dict[str, int] = defaultdict(int)
-        for key, size in self.traffic.items():
-            if key.scope == "unknown":
-                sums[key.source.reason or key.destination.reason or "zone_missing"] += size
-        return sums
+        return by(_why_unknown, self.traffic, 0)
 
     @property
     def cross_zone_pairs(self) -> dict[Pair, int]:
         """Bytes across zones by pair of workloads."""
-        sums: dict[Pair, int] = defaultdict(int)
-        for key, size in self.traffic.items():
-            if key.scope == "cross_zone":
-                sums[pair_of(key)] += size
-        return sums
+        return by(pair_of, self.traffic, 0)
 
     @property
     def metered_ms(self) -> int:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a report says, before it is laid out. Pure: everything is derived from one summary and its bill."""
 
-from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from history.model.bill import NOTHING, Bill, Cost
 from history.model.events import Event
 from history.model.grouping import By, Per
 from history.model.party import MeterTraffic, Party
-from history.model.summary import IN_REGION, Summary, Traffic, zones_of
+from history.model.summary import EXTERNAL, IN_REGION, Summary, Traffic, by, zones_of
 from history.model.time_range import TimeRange
 from schemas.flow import Scope
 
@@ -32,12 +32,7 @@ class Range:
     @property
     def zone_costs(self) -> dict[tuple[str, str], Cost]:
         """What `Summary.zones` cost; where nothing has a price they are not there."""
-        sums: dict[tuple[str, str], Cost] = {}
-        for traffic, cost in self.bill.costs.items():
-            if traffic.scope != "unknown":
-                pair = zones_of(traffic)
-                sums[pair] = sums.get(pair, NOTHING) + cost
-        return sums
+        return by(zones_of, self.bill.costs, NOTHING)
 
 
 @dataclass(slots=True)
@@ -52,6 +47,18 @@ class PairLine:
     cost: Cost | None = None
     received: bool = False
     nodes: tuple[set[str], set[str]] = field(default_factory=lambda: (set(), set()))
+
+
+def together(pairs: Sequence[PairLine]) -> PairLine:
+    """Return what pairs come to, without their names, zones and nodes."""
+    costs = [pair.cost for pair in pairs if pair.cost is not None]
+    return PairLine(
+        "",
+        "",
+        bytes=sum(pair.bytes for pair in pairs),
+        before=sum(pair.before for pair in pairs),
+        cost=sum(costs, NOTHING) if costs else None,
+    )
 
 
 class Difference(NamedTuple):
@@ -169,11 +176,8 @@ class Report:
 
     def zone_matrix(self) -> dict[tuple[str, str], int]:
         """Return bytes by sending and receiving zone, of traffic that has both and is not external."""
-        sums: dict[tuple[str, str], int] = defaultdict(int)
-        for traffic, size in self.summary.traffic.items():
-            if traffic.scope not in ("external", "unknown"):
-                sums[traffic.source.zone, traffic.destination.zone] += size
-        return sums
+        inside = {traffic: size for traffic, size in self.summary.traffic.items() if traffic.scope != EXTERNAL}
+        return by(zones_of, inside, 0)
 
 
 def _line(lines: dict[tuple[str, str], PairLine], traffic: Traffic) -> PairLine:

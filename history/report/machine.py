@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A report for programs: one JSON document, or one CSV row for each kind of traffic. Bytes are exact integers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from audit.result import covered
 from common.amounts import exact, per_hour
 from common.terminal import cell, csv_text
-from history.model.bill import NOTHING, Bill, Cost
+from history.model.bill import Bill, Cost
 from history.model.events import Event
 from history.model.grouping import OF_ENDS, By, Per
 from history.model.summary import Summary, Traffic
@@ -15,7 +15,7 @@ from history.model.time_range import rfc3339
 from history.report.data import Difference, PairLine, Range, Report
 from history.report.grouped.focus import focus_rows
 from history.report.grouped.showback import periods
-from history.report.grouped.sums import SumLine, sums
+from history.report.grouped.sums import SumLine, sums, together
 from prices.book import MONTH_HOURS, money, per_month
 from prices.file import is_shipped
 from schemas.flow import SCOPES
@@ -106,12 +106,8 @@ def _sum_rows(report: Report, by: By) -> Iterator[tuple[str | int, ...]]:
 
 
 def _sum(line: SumLine, report: Report) -> dict[str, Any]:
-    found: dict[str, Any] = {"name": line.name}
-    if report.by in OF_ENDS:
-        found |= {"sent_bytes": line.sent, "received_bytes": line.received}
-        found |= {"cross_zone_sent_bytes": line.sent_across, "cross_zone_received_bytes": line.received_across}
-    else:
-        found |= {"bytes": line.sent, "cross_zone_bytes": line.sent_across}
+    sizes = _sizes(line) if report.by in OF_ENDS else {"bytes": line.sent, "cross_zone_bytes": line.sent_across}
+    found: dict[str, Any] = {"name": line.name, **sizes}
     if report.before is not None:
         found["bytes_before"] = line.before
     return found if line.cost is None else found | {"cost": _exact(line.cost.total)}
@@ -126,11 +122,11 @@ def _showback(report: Report, by: By, per: Per) -> dict[str, Any]:
                 "from": rfc3339(period.from_ms),
                 "to": rfc3339(period.to_ms),
                 "whole": period.is_whole,
-                **_amounts(period.all),
-                "sums": [{"name": line.name, **_amounts([line])} for line in period.lines],
+                **_amounts(together(period.all)),
+                "sums": [{"name": line.name, **_amounts(line)} for line in period.lines],
                 "unattributed": {
-                    **_amounts(list(period.unattributed.values())),
-                    "why": {why: _amounts([line]) for why, line in period.unattributed.items()},
+                    **_amounts(together(list(period.unattributed.values()))),
+                    "why": {why: _amounts(line) for why, line in period.unattributed.items()},
                 },
             }
             for period in periods(report, by, per)
@@ -138,22 +134,20 @@ def _showback(report: Report, by: By, per: Per) -> dict[str, Any]:
     }
 
 
-def _amounts(lines: Sequence[SumLine]) -> dict[str, Any]:
-    """Return what sums come to together: bytes, and what either side is billed, where anything of it has a price."""
-    found: dict[str, Any] = {
-        "sent_bytes": sum(line.sent for line in lines),
-        "received_bytes": sum(line.received for line in lines),
-        "cross_zone_sent_bytes": sum(line.sent_across for line in lines),
-        "cross_zone_received_bytes": sum(line.received_across for line in lines),
-    }
-    costs = [line.cost for line in lines if line.cost is not None]
-    if not costs:
-        return found
-    cost: Cost = sum(costs, NOTHING)
-    return found | {
-        "cost": _exact(cost.total),
-        "cost_sent": _exact(cost.source),
-        "cost_received": _exact(cost.destination),
+def _amounts(line: SumLine) -> dict[str, Any]:
+    """Return bytes, and what either side is billed, where anything of it has a price."""
+    if line.cost is None:
+        return _sizes(line)
+    cost = {"cost": line.cost.total, "cost_sent": line.cost.source, "cost_received": line.cost.destination}
+    return _sizes(line) | {name: _exact(subunits) for name, subunits in cost.items()}
+
+
+def _sizes(line: SumLine) -> dict[str, Any]:
+    return {
+        "sent_bytes": line.sent,
+        "received_bytes": line.received,
+        "cross_zone_sent_bytes": line.sent_across,
+        "cross_zone_received_bytes": line.received_across,
     }
 
 

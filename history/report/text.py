@@ -22,7 +22,7 @@ from common.amounts import (
 from common.terminal import command
 from history.audit.text import coverage
 from history.model.time_range import timestamp
-from history.report.data import PairLine, Report
+from history.report.data import PairLine, Report, together
 from history.report.differences.text import difference_lines
 from history.report.grouped.showback_text import showback_lines
 from history.report.grouped.sums_text import change_of_rate, sum_lines
@@ -266,14 +266,15 @@ def _pairs(report: Report) -> list[str]:
                 name_of(pair.destination, pair.nodes[1]),
                 shorten(_places(pair, short), 12),
                 three_digits(pair.bytes / divisor),
-                *_cost_cells(report, [pair]),
+                *_cost_cells(report, pair),
             )
             for pair in shown
         ),
     ]
     if rest:
-        size = sum(pair.bytes for pair in rest)
-        rows.append((f"{len(rest):,} more", "", "", "", three_digits(size / divisor), *_cost_cells(report, rest)))
+        others = together(rest)
+        size = three_digits(others.bytes / divisor)
+        rows.append((f"{len(rest):,} more", "", "", "", size, *_cost_cells(report, others)))
     table = fitted(rows, "<<<<" + ">" * (len(rows[0]) - 4))
     if any(pair.received for pair in shown):
         note = "* counted on receipt: the sender has no collector; what it is billed is assumed, not verified"
@@ -284,20 +285,18 @@ def _pairs(report: Report) -> list[str]:
 def _cost_titles(report: Report) -> list[str]:
     titles = []
     if report.now.bill.book is not None:
-        currency = report.now.bill.book.currency
-        sign = "$" if currency == "USD" else currency
+        sign = report.now.bill.book.sign
         titles += [sign, f"{sign}/month"]
     return [*titles, f"vs {report.compare}"] if report.before is not None else titles
 
 
-def _cost_cells(report: Report, pairs: list[PairLine]) -> list[str]:
-    book, cells = report.now.bill.book, []
-    if book is not None:
-        costs = [pair.cost.total for pair in pairs if pair.cost is not None]
-        metered = report.summary.metered_ms
-        cells += [number(money(sum(costs))), number(money(per_month(sum(costs), metered)))] if costs else ["?", "?"]
+def _cost_cells(report: Report, pair: PairLine) -> list[str]:
+    cost, cells = pair.cost, []
+    if report.now.bill.book is not None:
+        amounts = () if cost is None else (cost.total, per_month(cost.total, report.summary.metered_ms))
+        cells += [number(money(amount)) for amount in amounts] or ["?", "?"]
     if report.before is not None:
-        cells.append(change_of_rate(sum(p.bytes for p in pairs), sum(p.before for p in pairs), report))
+        cells.append(change_of_rate(pair.bytes, pair.before, report))
     return cells
 
 

@@ -7,10 +7,10 @@ Lines of text and no markup: a name out of a record is shown as it is, whatever 
 from collections.abc import Sequence
 
 from common import page
-from common.amounts import columns, counted, fitted, human, labelled, short_zones, shorten
+from common.amounts import columns, counted, currency_sign, fitted, human, labelled, short_zones, shorten
 from common.terminal import command
 from history.model.bill import NOTHING, Bill, Cost, price_summary
-from history.model.summary import EXTERNAL, Pair, Summary, pair_of
+from history.model.summary import EXTERNAL, Pair, Summary, by, pair_of
 from prices.book import PriceBook, money, per_month
 from prices.file import is_shipped
 from schemas.flow import Scope
@@ -35,7 +35,7 @@ def summary_lines(summary: Summary, seconds: float, prices: PriceBook | None = N
 def _cost(bill: Bill, prices: PriceBook, seconds: float) -> str:
     """Say what crossing zones costs a month, by which prices; what of it has no price is in no sum, and said."""
     cost, general = bill.by_scope.get("cross_zone"), prices.find("cross_zone")
-    each = f", {general.total} {_sign(prices).strip()}/{general.unit}" if general else ""
+    each = f", {general.total} {prices.sign}/{general.unit}" if general else ""
     kind = f"{prices.title} list price" if is_shipped(prices) else f"{prices.title}, prices of your own file,"
     unpriced = bill.unpriced.get("cross_zone", 0)
     rest = f"; {human(unpriced)} in this window has no price" if unpriced else ""
@@ -75,7 +75,7 @@ def _scopes(summary: Summary, rate: float) -> list[str]:
 
 def _pairs(summary: Summary, seconds: float, bill: Bill, top: int) -> list[str]:
     ranked = sorted(summary.cross_zone_pairs.items(), key=lambda item: (-item[1], item[0]))
-    prices, costs = bill.book, _costs(bill)
+    prices, costs = bill.book, by(pair_of, bill.costs, NOTHING)
 
     def amounts(pairs: Sequence[tuple[Pair, int]]) -> list[str]:
         rate = f"{sum(size for _, size in pairs) / (1e6 * seconds):.2f}"
@@ -84,7 +84,7 @@ def _pairs(summary: Summary, seconds: float, bill: Bill, top: int) -> list[str]:
         known = [costs[pair] for pair, _ in pairs if pair in costs]
         return [rate, _monthly(sum(known, NOTHING) if known else None, prices, seconds, sign="")]
 
-    titles = ["MB/s"] if prices is None else ["MB/s", f"{_sign(prices).strip()}/month"]
+    titles = ["MB/s"] if prices is None else ["MB/s", f"{prices.sign}/month"]
     short = short_zones(sorted({zone for pair in summary.zones for zone in pair if zone != EXTERNAL}))
     rows = [(" top cross-zone pairs", "", "", "zones", *titles)]
     rows += [
@@ -101,21 +101,8 @@ def _places(pair: Pair, short: dict[str, str]) -> str:
     return shorten(f"{short[pair.source_zone]} -> {short[pair.destination_zone]}", MOST_ZONES)
 
 
-def _costs(bill: Bill) -> dict[Pair, Cost]:
-    costs: dict[Pair, Cost] = {}
-    for traffic, cost in bill.costs.items():
-        if traffic.scope == "cross_zone":
-            pair = pair_of(traffic)
-            costs[pair] = costs.get(pair, NOTHING) + cost
-    return costs
-
-
-def _sign(prices: PriceBook) -> str:
-    return "$" if prices.currency == "USD" else f"{prices.currency} "
-
-
 def _monthly(cost: Cost | None, prices: PriceBook, seconds: float, sign: str | None = None) -> str:
     if cost is None:
         return "?"
     monthly = float(money(per_month(cost.total, int(seconds * 1000))))
-    return f"{_sign(prices) if sign is None else sign}{monthly:,.0f}"
+    return f"{currency_sign(prices.currency) if sign is None else sign}{monthly:,.0f}"

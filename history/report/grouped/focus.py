@@ -16,7 +16,7 @@ import orjson
 
 from common.amounts import exact
 from common.terminal import cell
-from history.model.bill import Pricer
+from history.model.bill import NOTHING, Pricer
 from history.model.grouping import By, Owner, Per
 from history.model.time_range import rfc3339
 from history.report.data import Report
@@ -58,7 +58,7 @@ def focus_rows(report: Report, by: By, per: Per) -> Iterator[tuple[str | int, ..
         unit_price = None if price is None else price.source if share.side == "source" else price.destination
         split = charges[Charge(share.begin_ms, share.side, share.traffic.scope, unit_price)]
         size, cost = split.get(share.owner, (0, 0))
-        split[share.owner] = (size + share.bytes, cost + (share.cost or 0))
+        split[share.owner] = (size + share.bytes, cost + (share.cost or NOTHING).total)
     for charge, split in sorted(charges.items(), key=lambda item: _order(item[0])):
         ratios = _ratios({owner: size for owner, (size, _) in split.items()})
         for owner in sorted(ratios, key=lambda owner: (not owner.name, -split[owner][0], owner)):

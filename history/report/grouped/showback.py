@@ -22,14 +22,14 @@ UNATTRIBUTED = "(unattributed)"
 
 
 class Share(NamedTuple):
-    """One side of one kind of traffic in one period. `cost`: what this side is billed, in subunits; None: no price."""
+    """One side of one kind of traffic in one period. `cost`: what this side is billed; None: no price."""
 
     begin_ms: int
     owner: Owner
     side: Side
     traffic: Traffic
     bytes: int
-    cost: int | None
+    cost: Cost | None
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ def shares(report: Report, by: By) -> Iterator[Share]:
         cost = report.now.bill.costs.get(traffic)
         sides: tuple[Side, Side] = ("source", "destination")
         for side, group, end in zip(sides, traffic.groups, (traffic.source, traffic.destination), strict=True):
-            amount = None if cost is None else cost.source if side == "source" else cost.destination
+            amount = None if cost is None else cost.of(side)
             yield Share(traffic.period_ms, owner_of(by, group, end), side, traffic, size, amount)
 
 
@@ -68,7 +68,7 @@ def periods(report: Report, by: By, per: Per) -> list[Period]:
     for share in shares(report, by):
         owner = share.owner
         line = found[share.begin_ms].setdefault(owner, SumLine(owner.name or UNATTRIBUTED))
-        _add(line, share)
+        line.add(share.side, share.bytes, crosses=share.traffic.scope == "cross_zone", cost=share.cost)
     return [_period(report, per, begin_ms, lines) for begin_ms, lines in sorted(found.items())]
 
 
@@ -86,16 +86,3 @@ def _period(report: Report, per: Per, begin_ms: int, lines: dict[Owner, SumLine]
     period.lines = [line for owner, line in ordered if owner.name]
     period.unattributed = {owner.why: line for owner, line in ordered if not owner.name}
     return period
-
-
-def _add(line: SumLine, share: Share) -> None:
-    across = share.bytes if share.traffic.scope == "cross_zone" else 0
-    if share.side == "source":
-        line.sent += share.bytes
-        line.sent_across += across
-    else:
-        line.received += share.bytes
-        line.received_across += across
-    if share.cost is not None:
-        before = line.cost or Cost()
-        line.cost = before + (Cost(source=share.cost) if share.side == "source" else Cost(destination=share.cost))

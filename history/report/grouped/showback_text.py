@@ -4,27 +4,27 @@
 from collections.abc import Sequence
 
 from common.amounts import fitted, human, labelled, number, scale, three_digits
-from history.model.bill import NOTHING, Cost
 from history.model.grouping import By, Per
 from history.model.time_range import timestamp
 from history.report.data import Report
 from history.report.grouped.showback import UNATTRIBUTED, Period, periods
-from history.report.grouped.sums import SumLine
+from history.report.grouped.sums import SumLine, together
 from prices.book import money
 
 
 def showback_lines(report: Report, by: By, per: Per) -> list[str]:
     """Return the table: of each period all, its greatest sums, what the rest comes to, and what belongs to nobody."""
     found = periods(report, by, per)
-    unit, divisor = scale(max((max(line.sent, line.received) for line in map(_total, found)), default=0))
+    totals = [together(period.all, period.title) for period in found]
+    unit, divisor = scale(max((max(line.sent, line.received) for line in totals), default=0))
     rows = [_titles(report, by, per, unit)]
-    for period in found:
-        rows.append((period.title, *_cells(report, period.all, divisor)))
+    for period, total in zip(found, totals, strict=True):
+        rows.append((total.name, *_cells(report, total, divisor)))
         shown, rest = period.lines[: report.top], period.lines[report.top :]
-        body = [(line.name, [line]) for line in shown]
-        body += [(f"{len(rest):,} more", rest)] if rest else []
-        body += [(UNATTRIBUTED, list(period.unattributed.values()))] if period.unattributed else []
-        rows += [(f"  {name}", *_cells(report, lines, divisor)) for name, lines in body]
+        nobodys = list(period.unattributed.values())
+        body = [*shown, *([together(rest, f"{len(rest):,} more")] if rest else [])]
+        body += [together(nobodys, UNATTRIBUTED)] if nobodys else []
+        rows += [(f"  {line.name}", *_cells(report, line, divisor)) for line in body]
     return [*fitted(rows, "<" + ">" * (len(rows[0]) - 1), (0,)), *_notes(found)]
 
 
@@ -40,31 +40,20 @@ def _notes(found: Sequence[Period]) -> list[str]:
     return notes + labelled("NOT WHOLE", [f"{each}" for each in cut], 14)
 
 
-def _total(period: Period) -> SumLine:
-    return SumLine("", sum(line.sent for line in period.all), sum(line.received for line in period.all))
-
-
 def _titles(report: Report, by: By, per: Per, unit: str) -> tuple[str, ...]:
     what = f"LABEL {report.label}" if report.label else by.upper()
     titles = (f"BY {what} PER {per.upper()}", f"{unit} sent", "across", f"{unit} received", "across")
     book = report.now.bill.book
     if book is None:
         return titles
-    sign = "$" if book.currency == "USD" else book.currency
-    return (*titles, f"{sign} sent", f"{sign} received", sign)
+    return (*titles, f"{book.sign} sent", f"{book.sign} received", book.sign)
 
 
-def _cells(report: Report, lines: Sequence[SumLine], divisor: int) -> list[str]:
-    sizes = (
-        sum(line.sent for line in lines),
-        sum(line.sent_across for line in lines),
-        sum(line.received for line in lines),
-        sum(line.received_across for line in lines),
-    )
-    cells = [three_digits(size / divisor) if size else "-" for size in sizes]
+def _cells(report: Report, line: SumLine, divisor: int) -> list[str]:
+    cells = [three_digits(size / divisor) if size else "-" for size in line.sizes(of_ends=True)]
     if report.now.bill.book is None:
         return cells
-    costs = [line.cost for line in lines if line.cost is not None]
-    cost: Cost = sum(costs, NOTHING)
-    amounts = (cost.source, cost.destination, cost.total)
-    return cells + [number(money(amount)) if costs else "?" for amount in amounts]
+    cost = line.cost
+    return cells + (
+        ["?"] * 3 if cost is None else [number(money(amount)) for amount in (cost.source, cost.destination, cost.total)]
+    )

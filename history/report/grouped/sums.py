@@ -4,13 +4,13 @@
 Every byte is sent once and received once: each of the two columns adds up to all of the report's bytes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from history.model.bill import NOTHING, Cost
 from history.model.grouping import OF_ENDS, OF_TIME, By, title_of
 from history.model.summary import Traffic
-from history.report.data import Range, Report
+from history.report.data import Report
 
 
 @dataclass(slots=True)
@@ -33,21 +33,46 @@ class SumLine:
         """What it sent and received."""
         return self.sent + self.received
 
+    def add(self, side: str, size: int, *, crosses: bool, cost: Cost | None) -> None:
+        """Add what it sent (`source`), received (`destination`) or, if it has no ends, all; `cost`: of that alone."""
+        across = size if crosses else 0
+        if side == "destination":
+            self.received += size
+            self.received_across += across
+        else:
+            self.sent += size
+            self.sent_across += across
+        if cost is not None:
+            self.cost = (self.cost or NOTHING) + cost
+
+    def sizes(self, *, of_ends: bool) -> list[int]:
+        """Return the amounts that a table shows: sent, of that across zones, and with ends the same of received."""
+        sent = [self.sent, self.sent_across]
+        return [*sent, self.received, self.received_across] if of_ends else sent
+
+
+def together(lines: Sequence[SumLine], name: str = "") -> SumLine:
+    """Return what sums come to together."""
+    costs = [line.cost for line in lines if line.cost is not None]
+    return SumLine(
+        name,
+        sum(line.sent for line in lines),
+        sum(line.received for line in lines),
+        sum(line.sent_across for line in lines),
+        sum(line.received_across for line in lines),
+        sum(costs, NOTHING) if costs else None,
+        sum(line.before for line in lines),
+    )
+
 
 def sums(report: Report, by: By) -> list[SumLine]:
     """Return the sums, the greatest first; those by time in order of time."""
     lines: dict[str, SumLine] = {}
     for traffic, size in report.summary.traffic.items():
-        across = size if traffic.scope == "cross_zone" else 0
+        cost = report.now.bill.costs.get(traffic)
         for name, side in _sides(traffic, by):
             line = lines.setdefault(name, SumLine(name))
-            if side == "destination":
-                line.received += size
-                line.received_across += across
-            else:
-                line.sent += size
-                line.sent_across += across
-            _bill(line, report.now, traffic, side)
+            line.add(side, size, crosses=traffic.scope == "cross_zone", cost=None if cost is None else cost.of(side))
     if report.before is not None:
         for traffic, size in report.before.summary.traffic.items():
             for name, _ in _sides(traffic, by):
@@ -64,14 +89,3 @@ def _sides(traffic: Traffic, by: By) -> Iterator[tuple[str, str]]:
         yield title_of(by, traffic.groups[1], traffic.destination), "destination"
     else:
         yield title_of(by, traffic.groups[0], traffic.source), "whole"
-
-
-def _bill(line: SumLine, part: Range, traffic: Traffic, side: str) -> None:
-    cost = part.bill.costs.get(traffic)
-    if cost is None:
-        return
-    if side == "source":
-        cost = Cost(source=cost.source)
-    elif side == "destination":
-        cost = Cost(destination=cost.destination)
-    line.cost = (line.cost or NOTHING) + cost

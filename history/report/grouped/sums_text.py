@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sums of `zonemeter report --by` as a table for people. Pure."""
 
-from collections.abc import Sequence
-
 from common.amounts import fitted, number, scale, three_digits
 from history.model.grouping import OF_ENDS, OF_TIME, By
 from history.report.data import Report
-from history.report.grouped.sums import SumLine, sums
+from history.report.grouped.sums import SumLine, sums, together
 from prices.book import money
 
 
@@ -16,12 +14,8 @@ def sum_lines(report: Report, by: By) -> list[str]:
     shown = found if by in OF_TIME else found[: report.top]
     rest = found[len(shown) :]
     unit, divisor = scale(max((max(line.sent, line.received) for line in found), default=0))
-    body = [
-        *((line.name, [line]) for line in shown),
-        *([(f"{len(rest):,} more", rest)] if rest else []),
-        ("all", found),
-    ]
-    rows = [_titles(report, by, unit), *((name, *_cells(report, by, lines, divisor)) for name, lines in body)]
+    body = [*shown, *([together(rest, f"{len(rest):,} more")] if rest else []), together(found, "all")]
+    rows = [_titles(report, by, unit), *((line.name, *_cells(report, by, line, divisor)) for line in body)]
     return fitted(rows, "<" + ">" * (len(rows[0]) - 1), (0,))
 
 
@@ -35,20 +29,16 @@ def _titles(report: Report, by: By, unit: str) -> tuple[str, ...]:
         titles += [f"{unit} received", "across zones"]
     book = report.now.bill.book
     if book is not None:
-        titles.append("$" if book.currency == "USD" else book.currency)
+        titles.append(book.sign)
     return (*titles, f"vs {report.compare}") if report.before is not None else tuple(titles)
 
 
-def _cells(report: Report, by: By, lines: Sequence[SumLine], divisor: int) -> list[str]:
-    sizes = [sum(line.sent for line in lines), sum(line.sent_across for line in lines)]
-    if by in OF_ENDS:
-        sizes += [sum(line.received for line in lines), sum(line.received_across for line in lines)]
-    cells = [three_digits(size / divisor) if size else "-" for size in sizes]
+def _cells(report: Report, by: By, line: SumLine, divisor: int) -> list[str]:
+    cells = [three_digits(size / divisor) if size else "-" for size in line.sizes(of_ends=by in OF_ENDS)]
     if report.now.bill.book is not None:
-        costs = [line.cost.total for line in lines if line.cost is not None]
-        cells.append(number(money(sum(costs))) if costs else "?")
+        cells.append("?" if line.cost is None else number(money(line.cost.total)))
     if report.before is not None:
-        cells.append(change_of_rate(sum(line.bytes for line in lines), sum(line.before for line in lines), report))
+        cells.append(change_of_rate(line.bytes, line.before, report))
     return cells
 
 

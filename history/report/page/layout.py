@@ -12,12 +12,11 @@ from history.page import sankey
 from history.page.bounds import Bounds
 from history.page.render import page
 from history.report import text
-from history.report.data import PairLine, Report
+from history.report.data import PairLine, Report, together
 from history.report.page.tables import differences_table, showback_tables, sums_table
 from history.report.page.times import over_time
 from history.report.page.values import Cash, Change, changed, monthly, priced
 from history.report.page.zones import heat_map
-from prices.book import PriceBook
 from schemas.flow import Scope
 
 _SCOPES: tuple[tuple[Scope, str], ...] = (
@@ -71,7 +70,7 @@ def view(report: Report, bounds: Bounds) -> dict[str, Any]:
         "sources": [*report.sources, f"{report.summary.flows:,} flows"],
         "only": text.only(report),
         "prices": text.prices(report),
-        "currency": _currency(report.now.bill.book),
+        "currency": "" if report.now.bill.book is None else report.now.bill.book.sign,
         "trust": text.trust_facts(report),
         "books": _books(report),
         **_answer(report),
@@ -136,7 +135,7 @@ def _pairs(report: Report, bounds: Bounds) -> dict[str, Any]:
     short = short_zones(sorted({zone for pair in pairs for ends in pair.zones for zone in ends}))
     return {
         "pairs": [_pair(report, pair, short) for pair in shown],
-        "rest": _rest(report, rest) if rest else None,
+        "rest": _pair(report, together(rest), short) if rest else None,
         "rest_count": len(rest),
         "compare": report.compare or "",
         "any_received": any(pair.received for pair in shown),
@@ -158,14 +157,6 @@ def _pair(report: Report, pair: PairLine, short: Mapping[str, str]) -> Pair:
     )
 
 
-def _rest(report: Report, pairs: Sequence[PairLine]) -> Pair:
-    costs = [pair.cost for pair in pairs if pair.cost is not None]
-    cost = Cost(sum(each.total for each in costs)) if costs else None
-    size, before = sum(pair.bytes for pair in pairs), sum(pair.before for pair in pairs)
-    change = changed(report, size, before)
-    return Pair("", "", (), size, priced(report, cost), monthly(report, cost), change)
-
-
 def _bands(report: Report, pairs: Sequence[PairLine], bounds: Bounds) -> Iterator[sankey.Flow]:
     for pair in pairs[: bounds.bands]:
         if pair.bytes:
@@ -178,7 +169,3 @@ def _bands(report: Report, pairs: Sequence[PairLine], bounds: Bounds) -> Iterato
             f"{len({pair.destination for pair in rest}):,} others",
         )
         yield sankey.Flow(*ends, sum(pair.bytes for pair in rest), f"{len(rest):,} pairs", rest=True)
-
-
-def _currency(book: PriceBook | None) -> str:
-    return "" if book is None else "$" if book.currency == "USD" else book.currency

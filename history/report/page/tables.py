@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tables of a report's page that not every report has: differences, sums, a showback. Pure."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from common.amounts import human
-from history.model.bill import Cost
 from history.model.grouping import OF_ENDS, OF_TIME
 from history.model.time_range import timestamp
 from history.page.bounds import Bounds
 from history.report.data import Report
 from history.report.differences.text import EXPLAINED, MOST_CHANGES
 from history.report.grouped import showback
-from history.report.grouped.sums import SumLine, sums
+from history.report.grouped.sums import SumLine, sums, together
 from history.report.page.values import changed, priced
 
 
@@ -48,27 +46,22 @@ def sums_table(report: Report, bounds: Bounds) -> dict[str, Any] | None:
     found = sums(report, report.by)
     most = bounds.rows if report.by in OF_TIME else min(report.top, bounds.rows)
     shown, rest = found[:most], found[most:]
-    rows = [_sum(report, line.name, [line]) for line in shown]
+    rows = [_sum(report, line) for line in shown]
     return {
         "by": report.by_what,
         "of_ends": report.by in OF_ENDS,
         "rows": rows,
-        "rest": _sum(report, f"{len(rest):,} more", rest) if rest else None,
-        "all": _sum(report, "all", found),
+        "rest": _sum(report, together(rest, f"{len(rest):,} more")) if rest else None,
+        "all": _sum(report, together(found, "all")),
     }
 
 
-def _sum(report: Report, name: str, lines: Sequence[SumLine]) -> dict[str, Any]:
-    costs = [line.cost for line in lines if line.cost is not None]
-    sizes = [sum(line.sent for line in lines), sum(line.sent_across for line in lines)]
-    if report.by in OF_ENDS:
-        sizes += [sum(line.received for line in lines), sum(line.received_across for line in lines)]
-    before = sum(line.before for line in lines)
+def _sum(report: Report, line: SumLine) -> dict[str, Any]:
     return {
-        "name": name,
-        "sizes": sizes,
-        "cost": priced(report, Cost(sum(cost.total for cost in costs))) if costs else None,
-        "change": changed(report, sum(line.bytes for line in lines), before),
+        "name": line.name,
+        "sizes": line.sizes(of_ends=report.by in OF_ENDS),
+        "cost": priced(report, line.cost),
+        "change": changed(report, line.bytes, line.before),
     }
 
 
@@ -89,8 +82,8 @@ def showback_tables(report: Report, bounds: Bounds) -> dict[str, Any] | None:
 
 def _period(report: Report, period: showback.Period, most: int) -> dict[str, Any]:
     rest = period.lines[most:]
-    rows = [_sum(report, line.name, [line]) for line in period.lines[:most]]
-    rows += [_sum(report, f"{len(rest):,} more", rest)] if rest else []
-    rows += [_sum(report, f"{showback.UNATTRIBUTED} {why}", [line]) for why, line in period.unattributed.items()]
+    lines = [*period.lines[:most], *([together(rest, f"{len(rest):,} more")] if rest else [])]
+    lines += [together([line], f"{showback.UNATTRIBUTED} {why}") for why, line in period.unattributed.items()]
+    rows = [_sum(report, line) for line in lines]
     part = "" if period.is_whole else f"{timestamp(period.from_ms)[:16]} to {timestamp(period.to_ms)[:16]}"
-    return {"title": period.title, "part": part, "rows": rows, "all": _sum(report, "all", period.all)}
+    return {"title": period.title, "part": part, "rows": rows, "all": _sum(report, together(period.all, "all"))}
