@@ -8,7 +8,7 @@ number of an interval, so that what is kept is what is under way.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -282,17 +282,33 @@ class Reconciler:
         return reached is not None and reached > place
 
 
+def late_windows(books: Reconciler, settled_before_ms: int) -> Iterator[tuple[OpenWindow, list[Shortfall]]]:
+    """Yield the windows that ended before that time and lack only what a hop may still take, with that."""
+    for window, shortfalls in books.windows():
+        if _is_late(shortfalls) and window.end_ms < settled_before_ms:
+            yield window, shortfalls
+
+
 def conclude(
-    books: Reconciler, audit: Audit, settled_before_ms: int, nodes: Iterable[TopologyState] | None = None
+    books: Reconciler,
+    audit: Audit,
+    settled_before_ms: int,
+    nodes: Iterable[TopologyState] | None = None,
+    waiting: Collection[Shortfall] = (),
 ) -> Audit:
     """Close what is open of a range that has been read whole.
 
     What is only late, of a window that ended at `settled_before_ms` or later, is in flight and left out of every sum.
+    So is an older one of which all that is late was seen to wait in Kafka (`waiting`); without that it is unaccounted,
+    because the last windows of a life that are lost look the same.
     """
     for window, shortfalls in list(books.windows()):
-        late = bool(shortfalls) and all(short.late for short in shortfalls)
-        if late and window.end_ms >= settled_before_ms:
+        if _is_late(shortfalls) and window.end_ms >= settled_before_ms:
             audit.in_flight += 1
+        elif _is_late(shortfalls) and all(short in waiting for short in shortfalls):
+            audit.late_windows += 1
+            for short in shortfalls:
+                audit.late[short.hop] = audit.late.get(short.hop, 0) + abs(short.bytes)
         else:
             books.close(window, shortfalls)
     audit.sum_up()
@@ -305,6 +321,10 @@ def conclude(
     audit.contradicted = list(books.contradicted)
     audit.absent = [sink for sink in SINKS if sink not in books.sinks]
     return audit
+
+
+def _is_late(shortfalls: Sequence[Shortfall]) -> bool:
+    return bool(shortfalls) and all(short.late for short in shortfalls)
 
 
 def _holds(closed: dict[Origin, Intervals], key: Key) -> bool:

@@ -265,9 +265,12 @@ class Audit(Sums):
 
     `nodes`: the same sums by (cluster, node). `interleaved`: the boot ids of each node that went on side by side.
     `absent`: sinks that never reported. `refused`: where in Kafka a record stands that was refused, and why.
+    `late`: bytes by hop that wait for it in Kafka, of `late_windows`, which are in no sum.
     """
 
     in_flight: int = 0
+    late_windows: int = 0
+    late: dict[str, int] = field(default_factory=dict)
     nodes_metered: set[str] = field(default_factory=set)
     nodes_in_cluster: set[str] | None = None
     gaps: list[Gap] = field(default_factory=list)
@@ -279,6 +282,11 @@ class Audit(Sums):
     interleaved: dict[str, list[str]] = field(default_factory=dict)
     absent: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+
+    @property
+    def has_arrived(self) -> bool:
+        """Whether the books close and nothing is left out of them that is under way or late."""
+        return self.closes and not self.in_flight and not self.late_windows
 
     @property
     def unmeasured_ms(self) -> int:

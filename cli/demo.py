@@ -107,7 +107,7 @@ class Demo:
             with contextlib.suppress(asyncio.CancelledError):
                 await cluster.down(plan.prefix)
         self._print("cleaned up: no namespace, process or pin is left")
-        return 0 if audit.closes else 1
+        return 0 if audit.has_arrived else 1
 
     async def _show(self, plan: Plan, files: Files) -> None:
         self._print(f"First window closes in {(WINDOW_MS - _now_ms() % WINDOW_MS) / 1000:.0f} s ...", "")
@@ -180,7 +180,7 @@ class Demo:
         deadline = time.monotonic() + SETTLE_SECONDS
         while True:
             audit = await audit_range(settings, span, _now_ms())
-            if (audit.closes and not audit.absent) or time.monotonic() > deadline:
+            if (audit.has_arrived and not audit.absent) or time.monotonic() > deadline:
                 break
             await asyncio.sleep(1)
         await self._report(span)

@@ -203,11 +203,14 @@ async def check_ledger(settings: KafkaSettings, span: TimeRange) -> list[Finding
 def ledger_findings(audit: Audit) -> list[Finding]:
     """Judge an audit: whether the books close, whether time or whole nodes went unmeasured."""
     if not audit.seen.bytes:
-        found = f"no traffic was metered, {audit.in_flight} windows are in flight"
-        return (unclear if audit.in_flight else fault)("ledger", found, "is a collector running? its /readyz says")
+        under_way = audit.in_flight + audit.late_windows
+        found = f"no traffic was metered, {under_way} windows are in flight or late"
+        return (unclear if under_way else fault)("ledger", found, "is a collector running? its /readyz says")
     line = f"{audit.ratio:.6f} over {counted(audit.windows, 'window')} of {counted(len(audit.nodes_metered), 'node')}"
     if audit.in_flight:
         line += f", {audit.in_flight} in flight"
+    if audit.late_windows:
+        line += f", {audit.late_windows} late"
     line += f"; coverage {coverage(audit)}"
     todo = command("audit names windows and hops")
     findings = ok("ledger", line) if audit.closes else fault("ledger", f"{line}: does not close", todo)

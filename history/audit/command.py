@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`zonemeter audit`: read the ledger of a time range, reconcile it, say what it comes to.
 
-Exit status 0 if every byte that the hook saw is accounted for, 1 if not (or nothing was seen, or a node's name is
-abused, or what was read back by --deep is not what the ledger says), 2 for wrong use.
+Exit status 0 if every byte that the hook saw is accounted for, or waits in Kafka for a hop that is behind; 1 if not (or
+nothing was seen, or a node's name is abused, or what was read back by --deep is not what the ledger says), 2 for wrong
+use.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from typing import Literal
 from aiokafka.structs import ConsumerRecord
 from pydantic import Field
 
-from audit.books import Reconciler, conclude
+from audit.books import Reconciler, conclude, late_windows
 from audit.result import MAX_LISTED, Audit
 from common.entry_point import entry_point
 from common.errors import Refusal
@@ -23,6 +24,7 @@ from common.terminal import complain, say, write_json
 from history.audit import explain, text
 from history.audit.deep.facts import Wanted
 from history.audit.deep.look import Deep, look
+from history.audit.waiting import Late, positions, waiting
 from history.model.time_range import TimeRange
 from history.range_settings import SpanSettings
 from history.read.rejoin import states_of
@@ -91,7 +93,9 @@ class _Asked:
         return False
 
     def nothing(self, audit: Audit) -> bool:
-        return not (audit.windows or audit.in_flight or audit.seen.bytes or audit.refused or audit.gaps)
+        return not (
+            audit.windows or audit.in_flight or audit.late_windows or audit.seen.bytes or audit.refused or audit.gaps
+        )
 
     def why_nothing(self) -> str:
         if not self._others:
@@ -126,7 +130,7 @@ async def audit_of(
         audit = await audit_range(AuditSettings(**kafka, cluster=cluster), span, now_ms)
     except Refusal as error:
         return None, f"the ledger was not read: {error}"
-    if not audit.windows and not audit.in_flight:
+    if not audit.windows and not audit.in_flight and not audit.late_windows:
         return None, "the ledger holds nothing of this range any more"
     return audit, ""
 
@@ -141,6 +145,7 @@ async def _reconcile(asked: _Asked, now_ms: int) -> Audit:
 
     group = f"{settings.topic_prefix}flowlog"
     books = Reconciler(audit.of, asked.holds, group)
+    stands = await positions(settings)
     async for batch in read_topic(settings, settings.topics.ledger, span.from_ms):
         for message in batch:
             if message.value is not None:
@@ -150,7 +155,14 @@ async def _reconcile(asked: _Asked, now_ms: int) -> Audit:
                     refused(message, error)
         books.trim(_SETTLE_MARGIN_MS, _SETTLE_WHEN_OPEN)
     nodes = [state async for state in states_of(settings, "node", refused) if _within(state, settings, span)]
-    conclude(books, audit, now_ms - int(settings.settle_seconds * 1000), nodes or None)
+    settled_before_ms = now_ms - int(settings.settle_seconds * 1000)
+    late = [
+        Late(short, window.record.partition)
+        for window, shortfalls in late_windows(books, settled_before_ms)
+        if window.record is not None
+        for short in shortfalls
+    ]
+    conclude(books, audit, settled_before_ms, nodes or None, await waiting(settings, stands, late))
     if settings.node is not None:
         audit.senders.clear()  # whether another node counted what it sent is in that node's windows, not in these
     return audit

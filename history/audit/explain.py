@@ -64,8 +64,8 @@ def why(
     if all(short.bytes < 0 for short in shorts):
         return [f"{size:,} bytes too many: {_too_many(hop)}"]
     if all(short.late for short in shorts):
-        line = f"taken: it is behind, or stopped; {command('doctor --pipeline-only')} has the lag"
-        return [f"{size:,} bytes are not taken yet, and nothing later of this node was {line}"]
+        line = f"nor are they seen to wait for it in Kafka; {command('doctor --pipeline-only')} has the lag"
+        return [f"{size:,} bytes are not taken, nothing later of this node is, {line}"]
     said = []
     topic = _source(topics, hop)
     # A flow log with a group of its own is a hop of its own, but refuses under its service's name.

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from audit.result import Audit, Contradiction, HopTotal, Sums, covered
 from common.amounts import columns, fitted, labelled
+from common.terminal import command
 from history.audit.deep.look import Deep
 from history.model.time_range import TimeRange, timestamp
 from schemas.amount import Amount
@@ -42,6 +43,7 @@ def lines(
         ("unmeasured", _gaps(audit)),
         ("clock", _clock_steps(audit)),
         ("unaccounted", _shortfalls(audit)),
+        ("late", _late(audit)),
         ("explained", explained),
         ("repeat", _repeats(audit)),
         ("forged?", _forged(audit)),
@@ -61,6 +63,8 @@ def as_dict(audit: Audit, explained: Sequence[str] = (), deep: Deep | None = Non
         "ratio": audit.ratio,
         "windows": audit.windows,
         "in_flight": audit.in_flight,
+        "late_windows": audit.late_windows,
+        "late_bytes": dict(audit.late),
         "unaccounted_bytes": dict(audit.unaccounted),
         "unmeasured_seconds": audit.unmeasured_ms / 1000,
         "nodes": {
@@ -118,6 +122,7 @@ def _trust(audit: Audit) -> Iterable[str]:
         yield f"never metered in this range: {', '.join(unmetered)}"
     yield f"coverage {coverage(audit)}{_worst(audit)}"
     in_flight = f", {audit.in_flight} in flight (left out)" if audit.in_flight else ""
+    in_flight += f", {audit.late_windows} late (left out)" if audit.late_windows else ""
     unmeasured = f"{audit.unmeasured_ms / 1000:.1f} s" if audit.gaps else "no time"
     yield f"windows {audit.windows}{in_flight}     unmeasured {unmeasured}"
 
@@ -213,6 +218,11 @@ def _shortfalls(audit: Audit) -> list[str]:
     return [f"{short.hop}  {short.window}  {short.bytes:,} bytes: {short.why}" for short in audit.shortfalls]
 
 
+def _late(audit: Audit) -> list[str]:
+    behind = f"it is behind, or stopped: {command('doctor --pipeline-only')} has the lag"
+    return [f"{hop}  {size:,} bytes wait for it in Kafka; {behind}" for hop, size in sorted(audit.late.items())]
+
+
 def _repeats(audit: Audit) -> list[str]:
     return [
         f"{each.chunk} came again at raw offset {each.offset}: {each.amount.bytes:,} bytes put aside"
@@ -273,9 +283,13 @@ def _deep(deep: Deep) -> list[str]:
 
 
 def _verdict(audit: Audit) -> str:
-    if not audit.seen.bytes:
+    if not audit.seen.bytes and not audit.late_windows:
         return "nothing was seen in this range: is a collector running? try a longer --since"
-    return "every byte is accounted for" if audit.closes else "the ledger does not close"
+    if not audit.seen.bytes:
+        return "no window has arrived everywhere yet"
+    if not audit.closes:
+        return "the ledger does not close"
+    return "every byte is accounted for" + (", or waits in Kafka" if audit.late_windows else "")
 
 
 def _hop(total: HopTotal) -> dict[str, Any]:

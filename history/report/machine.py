@@ -242,6 +242,7 @@ def _trust(report: Report) -> dict[str, Any]:
         "ledger_closes": not audit.mismatches,
         "unaccounted_bytes": audit.unaccounted_bytes,
         "windows_in_flight": audit.in_flight,
+        "windows_late": audit.late_windows,
         "nodes_metered": sorted(audit.nodes_metered),
         "nodes_in_cluster": None if audit.nodes_in_cluster is None else sorted(audit.nodes_in_cluster),
         "unmeasured_seconds": sum(gap.to_ms - gap.from_ms for gap in audit.gaps) / 1000,

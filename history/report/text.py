@@ -132,6 +132,8 @@ def trust_facts(report: Report) -> list[str]:
         facts.append(f"never metered: {shorten(', '.join(never), 60)}")
     if audit.in_flight:
         facts.append(f"{counted(audit.in_flight, 'window')} under way")
+    if audit.late_windows:
+        facts.append(f"{counted(audit.late_windows, 'window')} late")
     if audit.mismatches:
         facts.append(f"THE LEDGER DOES NOT CLOSE: {human(audit.unaccounted_bytes)} unaccounted")
     return [*facts, *_refused(report)]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An audit that cannot find a fault is worth nothing: each test but the first puts one in."""
 
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from msgspec.structs import replace
 
 from audit.books import Reconciler
 from audit.intervals import MAX_INTERVALS, Intervals
-from audit.result import Audit, ClockStep, Sums
+from audit.result import Audit, ClockStep, Shortfall, Sums
 from schemas.ids import Origin
 from schemas.ledger import LedgerRecord
 from schemas.topology import TopologyState
@@ -30,8 +31,8 @@ def whole(windows: int = 3, size: int = 1_000) -> list[LedgerRecord]:
     ]
 
 
-def audit(records: list[LedgerRecord], settled_before_ms: int = LATER) -> Audit:
-    return reconcile(records, settled_before_ms)
+def audit(records: list[LedgerRecord], settled_before_ms: int = LATER, waiting: Collection[Shortfall] = ()) -> Audit:
+    return reconcile(records, settled_before_ms, waiting=waiting)
 
 
 def test_whole_books_close() -> None:
@@ -166,6 +167,26 @@ def test_a_sink_that_never_reported_is_absent_not_short() -> None:
     books = audit([record for record in whole() if record.hop != "metrics"])
     assert books.closes
     assert books.absent == ["metrics"]
+
+
+def test_a_late_window_is_in_no_sum_if_all_of_it_was_seen_to_wait_and_unaccounted_if_not() -> None:
+    """The last window of a node that died may be lost or on its way: the ledger says the same of both."""
+    records = [*whole(2), collector_entry(2, 5_000), enricher_entry(2, 5_000)]
+    records = [*records, collector_entry(3, 700)]
+    lost = audit(records)
+    assert {short.hop for short in lost.shortfalls} == {"enricher", "metrics", "flowlog"}
+    assert (lost.closes, lost.late_windows) == (False, 0)
+
+    late = audit(records, waiting=set(lost.shortfalls))
+    assert (late.closes, late.ratio, late.windows, late.late_windows) == (True, 1.0, 2, 2)
+    assert late.late == {"enricher": 700, "metrics": 5_000, "flowlog": 5_000}
+    assert (late.seen.bytes, late.shortfalls, late.unaccounted) == (2_000, [], {})
+
+    one = [short for short in lost.shortfalls if short.hop != "flowlog"]
+    assert audit(records, waiting=one).unaccounted == {"metrics": 5_000, "flowlog": 5_000}
+    passed_over = [r for r in whole(2) if not (r.hop == "enricher" and r.id.endswith("1/0/0"))]
+    (short,) = audit(passed_over).shortfalls
+    assert audit(passed_over, waiting=[short]).shortfalls == [short]
 
 
 def twin(sequence: int, size: int) -> LedgerRecord:

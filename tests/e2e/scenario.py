@@ -237,7 +237,7 @@ async def _settle(plan: Plan, ports: Ports, facts: Facts, begun_ms: int) -> None
     while time.monotonic() < deadline:
         now_ms = time.time_ns() // 1_000_000
         facts.audit = await audit_range(settings, TimeRange(begun_ms, now_ms), now_ms)
-        if facts.audit.closes and not facts.audit.absent:
+        if facts.audit.has_arrived and not facts.audit.absent:
             break
         await asyncio.sleep(0.5)
     await _until(lambda: _audit_has_seen(plan, ports, facts), 120)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`zonemeter audit` over a ledger made by hand: what it says first, what it names, how it explains."""
 
+import asyncio
 import itertools
 import re
 import time
@@ -8,18 +9,21 @@ from typing import Any
 
 import orjson
 import pytest
+from aiokafka import TopicPartition
 
+from common.kafka import clients
 from common.kafka.publish import Record
 from history.audit import command as audit
 from lab.kafka.broker import Broker
 from schemas.dead_letter import dead_letter
-from schemas.ids import Origin
+from schemas.ids import Origin, chunk_id
 from schemas.ledger import LedgerRecord, encode_ledger
 from schemas.raw import UplinkCounters
 from schemas.topology import TopologyState, encode_topology
 from tests.history.conftest import Command
-from tests.support.builders import ORIGIN, START_MS, amount, collector_entry, enricher_entry, sink_entry
+from tests.support.builders import ORIGIN, START_MS, amount, collector_entry, enricher_entry, raw_chunk, sink_entry
 from tests.support.cli.records import publish
+from tests.support.sinks.flows import encoded, flow
 from tests.support.sinks.topics import Topics
 
 OTHER = Origin(ORIGIN.cluster, "node-b1", "bbbbbbbbbbbb")
@@ -45,6 +49,25 @@ class Ledger:
         """Let the cluster have a node."""
         state = TopologyState(kind="node", uid=name, resource_version="1", name=name, from_ms=0)
         publish(self.settings, [Record(self.settings.topics.topology, 0, state.key, encode_topology(state), START_MS)])
+
+    def records(self, topic: str, *values: bytes) -> None:
+        """Put records into partition 0 of a topic."""
+        publish(self.settings, [Record(topic, 0, b"k", value, START_MS + self.shift_ms) for value in values])
+
+    def commit(self, hop: str, topic: str, offset: int) -> None:
+        """Let a hop's group go on from there."""
+
+        async def inside() -> None:
+            consumer = clients.new_consumer(self.settings, group_id=f"{self.settings.topic_prefix}{hop}")
+            await consumer.start()
+            try:
+                place = TopicPartition(topic, 0)
+                consumer.assign([place])
+                await consumer.commit({place: offset})
+            finally:
+                await consumer.stop()
+
+        asyncio.run(inside())
 
     def letter(self, topic: str, by: str, node: str) -> None:
         """Let somebody have refused a record of a node."""
@@ -166,7 +189,7 @@ def test_rubbish_in_the_ledger_is_named_and_hides_nothing(ledger: Ledger, comman
     assert f"not ours  {topic} partition 2 offset 0: not_json" in out
 
 
-def test_windows_under_way_are_told_apart_from_what_is_late(ledger: Ledger, command: Command) -> None:
+def test_windows_under_way_are_told_apart_from_what_nobody_has(ledger: Ledger, command: Command) -> None:
     ledger.put(*whole(0, 1), collector_entry(2, 5_000))
     _, out, _ = command(audit.main, *ledger.topics.flags, "-o", "json", "--settle-seconds", "3000")
     answer = orjson.loads(out)
@@ -174,7 +197,34 @@ def test_windows_under_way_are_told_apart_from_what_is_late(ledger: Ledger, comm
     status, out, _ = command(audit.main, *ledger.topics.flags)
     assert status == 1
     assert "nor anything later of this node" in out
-    assert "are not taken yet" in out
+    assert "nor are they seen to wait for it in Kafka" in out
+
+
+@pytest.mark.parametrize("stands", [1, 2])
+def test_what_waits_in_kafka_is_late_and_what_its_hop_is_beyond_is_lost(
+    ledger: Ledger, command: Command, stands: int
+) -> None:
+    """The enricher lacks window 2, the flow log window 3; both stand at offset 1. Who goes on from 2 has lost it."""
+    names = ledger.settings.topics
+    ledger.put(*whole(0, 1), collector_entry(2, 5_000))
+    ledger.put(*(entry for entry in whole(0, 3, origin=OTHER) if entry.hop != "flowlog"))
+    ledger.put(sink_entry("flowlog", next(CHECKPOINTS), {0: 1_000}, OTHER))
+    ledger.records(names.raw, b"rubbish", raw_chunk([], {"generation": 1, "sequence": 2}))
+    ledger.records(names.enriched, *(encoded(flow(id=f"{chunk_id(OTHER, 1, sequence, 0)}/0")) for sequence in (0, 3)))
+    ledger.commit("enricher", names.raw, stands)
+    ledger.commit("flowlog", names.enriched, stands)
+    status, out, _ = command(audit.main, *ledger.topics.flags)
+    _, document, _ = command(audit.main, *ledger.topics.flags, "-o", "json")
+    answer = orjson.loads(document)
+    if stands == 1:
+        assert (status, answer["late_windows"]) == (0, 2)
+        assert answer["late_bytes"] == {"enricher": 5_000, "flowlog": 1_000}
+        assert "windows 3, 2 late (left out)" in out
+        assert "late  enricher  5,000 bytes wait for it in Kafka" in out
+        assert out.endswith("ledger 1.000000   every byte is accounted for, or waits in Kafka\n")
+    else:
+        assert (status, answer["late_windows"], answer["late_bytes"]) == (1, 0, {})
+        assert answer["unaccounted_bytes"] == {"enricher": 5_000, "flowlog": 1_000}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether what a hop has not taken yet waits for it in Kafka. Joins no group and moves no position.
+
+The ledger alone does not tell a hop that is behind from the loss of the last thing that a node published: either way
+nothing later of that life was taken. So what is late is looked for in the topic, from where the hop's group stands on.
+What is not seen there, for whatever reason, stays unaccounted.
+"""
+
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from typing import NamedTuple
+
+import msgspec
+
+from audit.result import Shortfall
+from common.errors import Refusal
+from common.kafka.reading import Records
+from common.kafka.topic_admin import admin_client
+from common.settings import KafkaSettings
+from history.read.topic import read_topic
+from schemas.codec import Count, reader
+from schemas.errors import DecodeError
+from schemas.flow import MAX_READ_BYTES as MAX_FLOW_BYTES
+from schemas.ids import Origin, split_flow_id, window_id
+from schemas.raw import MAX_READ_BYTES as MAX_CHUNK_BYTES
+
+# By hop and partition: the offset that its group goes on from.
+Positions = Mapping[str, Mapping[int, int]]
+# Of what waits for one hop in one partition, so much is looked through: some ten seconds.
+MAX_RECORDS = 1_000_000
+
+
+class Late(NamedTuple):
+    """What does not fit of a window because its hop may still take it, and the partition that it stands in."""
+
+    short: Shortfall
+    partition: int
+
+
+class _Chunk(msgspec.Struct, frozen=True):
+    cluster: str
+    node: str
+    boot_id: str
+    generation: Count
+    sequence: Count
+
+
+class _Flow(msgspec.Struct, frozen=True):
+    id: str
+
+
+_read_chunk = reader(_Chunk, MAX_CHUNK_BYTES)
+_read_flow = reader(_Flow, MAX_FLOW_BYTES)
+
+
+async def positions(settings: KafkaSettings) -> Positions:
+    """Return where the hops stand, each by the group that it has by default; none of a hop whose group has none.
+
+    To be read before the ledger: what is taken meanwhile is then at these positions or beyond, and not missed.
+    """
+    found: dict[str, dict[int, int]] = {}
+    for hop, topic in _topics(settings).items():
+        with suppress(Refusal):  # one that may not be asked has no position
+            async with admin_client(settings) as admin:
+                committed = await admin.list_consumer_group_offsets(f"{settings.topic_prefix}{hop}")
+            if own := {at.partition: to.offset for at, to in committed.items() if at.topic == topic and to.offset >= 0}:
+                found[hop] = own
+    return found
+
+
+async def waiting(settings: KafkaSettings, stands: Positions, late: Collection[Late]) -> set[Shortfall]:
+    """Return those that stand in Kafka where the hop has yet to come; `stands` as `positions` gave it."""
+    found: set[Shortfall] = set()
+    groups: dict[tuple[str, int], dict[str, Shortfall]] = {}
+    for short, partition in late:
+        if short.hop in stands:
+            groups.setdefault((short.hop, partition), {})[short.window] = short
+    for (hop, partition), wanted in groups.items():
+        with suppress(Refusal):  # what cannot be read is not seen
+            there = await _there(settings, hop, partition, stands[hop].get(partition, 0), wanted.keys())
+            found |= {wanted[window] for window in there}
+    return found
+
+
+async def _there(settings: KafkaSettings, hop: str, partition: int, start: int, wanted: Collection[str]) -> set[str]:
+    """Return which of them stand in a partition from there on, as far as it is looked through."""
+    there: set[str] = set()
+    seen = 0
+    async for batch in read_topic(settings, _topics(settings)[hop], starts={partition: start}, only=partition):
+        there |= _ids(hop, batch).intersection(wanted)
+        seen += len(batch)
+        if len(there) == len(wanted) or seen > MAX_RECORDS:
+            break
+    return there
+
+
+def _topics(settings: KafkaSettings) -> dict[str, str]:
+    names = settings.topics
+    return {"enricher": names.raw, "metrics": names.enriched, "flowlog": names.enriched}
+
+
+def _ids(hop: str, batch: Records) -> set[str]:
+    """Return of which windows (in raw) or chunks records are: what a shortfall of that hop is named by."""
+    found = set()
+    for record in batch:
+        try:
+            if hop == "enricher":
+                chunk = _read_chunk(record.value)
+                origin = Origin(chunk.cluster, chunk.node, chunk.boot_id)
+                found.add(window_id(origin, chunk.generation, chunk.sequence))
+            else:
+                found.add(split_flow_id(_read_flow(record.value).id)[0])
+        except DecodeError:
+            continue
+    return found
