@@ -25,12 +25,12 @@ from schemas.flow import (
     Workload,
 )
 from sinks.flowlog.rows.columns import COLUMNS, END_COLUMNS, FlatEnd, Value, flatten
-from sinks.flowlog.rows.parquet import MILLISECONDS, ParquetRows
+from sinks.flowlog.rows.parquet import MILLISECONDS, TIME, ParquetRows
 from sinks.intake import Row
 
 _TYPES = {
-    "window_start": MILLISECONDS,
-    "window_end": MILLISECONDS,
+    "window_start": TIME,
+    "window_end": TIME,
     "bytes": pa.int64(),
     "packets": pa.int64(),
     "dnat": pa.bool_(),
@@ -161,7 +161,7 @@ _HEAD = (
 
 def _plain(column: pa.ChunkedArray) -> list[Any]:
     if pa.types.is_timestamp(column.type):
-        column = column.cast(pa.int64())
+        column = column.cast(MILLISECONDS, safe=False).cast(pa.int64())
     values: list[Any] = column.to_pylist()
     return values
 

@@ -20,7 +20,7 @@ from history.model.time_range import TimeRange
 from history.read.flow_sql import ALWAYS, FLOWS, FlowQuery, open_database
 from schemas.flow import Cloud, Observer
 from sinks.flowlog.rows.columns import END_COLUMNS, FlatEnd, Value, text
-from sinks.flowlog.rows.parquet import MILLISECONDS
+from sinks.flowlog.rows.parquet import MILLISECONDS, TIME
 from sinks.intake import Row
 
 # What is held at most: a row takes some 60 bytes; an end, an observer or a kind 1 KiB.
@@ -93,7 +93,7 @@ class TopicRows:
         """Return what answers questions about them, until the database is used for others. Row n has `place` n."""
         numbers = {name: pa.array(memoryview(values), pa.int64()) for name, values in self._numbers.items()}
         for name in ("window_start", "window_end"):
-            numbers[name] = numbers[name].cast(MILLISECONDS)
+            numbers[name] = numbers[name].cast(MILLISECONDS).cast(TIME)
         observers = [self._by_name[name] for name in self._observers]
         places = [(each.node, Cloud() if each.cloud is UNSET else each.cloud) for each in observers]
         kinds = [

@@ -21,7 +21,7 @@ from common.errors import Refusal
 from common.terminal import FORMULA, data
 from history.read.batch import ArchiveParties, FlowBatch
 from sinks.flowlog.rows.jsonl import JsonLines
-from sinks.flowlog.rows.parquet import COMPRESSION_LEVEL
+from sinks.flowlog.rows.parquet import COMPRESSION_LEVEL, MILLISECONDS
 
 # Rows of a Parquet row group, about.
 GROUP_ROWS = 200_000
@@ -157,7 +157,7 @@ def _csv_type(kind: pa.DataType) -> pa.DataType:
 
 def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_timestamp(column.type):
-        return pc.strftime(column, format="%Y-%m-%dT%H:%M:%SZ")
+        return pc.strftime(column.cast(MILLISECONDS, safe=False), format="%Y-%m-%dT%H:%M:%SZ")
     if not pa.types.is_string(column.type):
         return column.cast(pa.string()) if pa.types.is_boolean(column.type) else column
     formula = pc.match_substring_regex(column, f"^[{FORMULA}]")

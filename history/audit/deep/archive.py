@@ -28,6 +28,7 @@ from schemas.errors import DecodeError
 from schemas.flow import MAX_READ_BYTES
 from sinks.flowlog.archive.compaction import COMPACTED, Chain
 from sinks.flowlog.archive.manifest import DataFile, Manifest
+from sinks.flowlog.rows.parquet import MILLISECONDS
 
 # Manifests are in order of what was taken, which is nearly that of time: so many in a row that end before the range
 # begins, and no earlier one holds any of it.
@@ -175,7 +176,7 @@ def _parquet_batches(archive: FlowArchive, partition: int, file: DataFile) -> It
                 # A flow stands in the partition of its raw chunk.
                 batch = batch.filter(pc.equal(batch.column("raw_partition"), partition))  # noqa: PLW2901
             columns = [batch.column(name) for name in _COLUMNS]
-            columns[3] = columns[3].cast(pa.int64())
+            columns[3] = columns[3].cast(MILLISECONDS, safe=False).cast(pa.int64())
             yield _Batch(of_file, zip(*(column.to_pylist() for column in columns), strict=True))
 
 

@@ -32,7 +32,9 @@ WRITTEN: dict[str, Any] = {
     # Arrow would say of these that they are dictionaries, and cannot add up files whose dictionaries differ.
     "store_schema": False,
 }
-MILLISECONDS = pa.timestamp("ms", tz="UTC")
+# The first is how times are counted, the second how they are written: Iceberg's are microseconds, and in a table of its
+# own Trino refuses to read others, and Spark's filters leave rows out.
+MILLISECONDS, TIME = pa.timestamp("ms", tz="UTC"), pa.timestamp("us", tz="UTC")
 
 # Scope, direction, encapsulation, server, DNAT, network and cluster of a flow.
 Kind = tuple[str, str, str | UnsetType, Server | UnsetType, bool | UnsetType, Network, Cluster]
@@ -95,8 +97,8 @@ class ParquetRows:
         nodes, zones = self._observer_columns()
         columns = {
             "id": pa.array(self._ids, pa.string()),
-            "window_start": numbers["start"].cast(MILLISECONDS),
-            "window_end": numbers["end"].cast(MILLISECONDS),
+            "window_start": numbers["start"].cast(MILLISECONDS).cast(TIME),
+            "window_end": numbers["end"].cast(MILLISECONDS).cast(TIME),
             "bytes": numbers["bytes"],
             "packets": numbers["packets"],
             **self._kind_columns(),

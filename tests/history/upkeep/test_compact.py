@@ -22,11 +22,13 @@ from history.read.archive.files import find_chapter
 from history.read.archive.opened import ArchiveChanged, FlowArchive
 from history.read.archive.row_groups import narrowed
 from history.read.archive.sql import ArchiveQuery
+from history.read.batch import ArchiveParties
 from history.upkeep import sorting
 from history.upkeep.compact import Compactor, Rule, Taken
 from schemas.flow import Endpoint, Flow, Kubernetes, Named, Workload
 from sinks.flowlog.archive.compaction import COMPACTED, Compaction, record_path, rollup_path
 from sinks.flowlog.archive.manifest import Intent, encode
+from sinks.flowlog.rows.parquet import MILLISECONDS, TIME
 from tests.support.history.written import BEGIN_MS, DAY, FEW, HOUR, HOUR_MS, Dying, Killed, Written, compact, rows
 from tests.support.sinks.flows import EXTERNAL, POSTGRES, flow, flow_id, pod
 
@@ -67,6 +69,25 @@ def records(root: Path) -> list[Compaction]:
         msgspec.json.decode(path.read_bytes(), type=Compaction)
         for path in sorted(root.glob(f"_compactions/{HOUR}/*.json"))
     ]
+
+
+def test_files_of_before_times_were_microseconds_are_read_and_made_alike(written: Written) -> None:
+    before = written.rows()
+    for path in written.files()[::2]:
+        whole = written.root / path
+        read = pq.ParquetFile(whole).read()
+        for name in ("window_start", "window_end"):
+            read = read.set_column(read.column_names.index(name), name, read[name].cast(MILLISECONDS))
+        pq.write_table(read, whole, store_schema=False)
+    assert written.rows() == before
+    with ArchiveQuery(FlowArchive(str(written.root)), DAY) as query:
+        read_back = [row for table in query.tables(Selection()) for row in ArchiveParties().rows(table)]
+    starts = {row[0].start_ms for row in read_back}
+    assert starts == {int(row["window_start"].timestamp() * 1000) for row in before}
+    compact(written.root)
+    (made,) = (written.root / f"flows/{HOUR}").glob("flows-c*.parquet")
+    assert {pq.ParquetFile(made).schema_arrow.field(name).type for name in ("window_start", "window_end")} == {TIME}
+    assert written.rows() == before
 
 
 def test_the_rows_are_the_same_in_fewer_files(written: Written) -> None:
