@@ -8,6 +8,7 @@ Blocking: a command line has nothing else to do meanwhile.
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -28,6 +29,8 @@ FETCH_ROWS = 5_000
 MAX_KINDS = 500_000
 FLOWS = "flows"
 WANTED_ADDRESSES = "wanted_addresses"
+# Of a database that spills.
+_MEMORY, _THREADS = "512MB", 2
 _IN_RANGE = "epoch_ms(window_start) >= ? AND epoch_ms(window_start) < ? AND epoch_ms(window_end) <= ?"
 # Each flow is both. Of a rollup, rows with traffic name no observer, and rows that name one carry no traffic.
 _COUNTED = "encapsulation IS NULL AND scope IS NOT NULL"
@@ -60,6 +63,16 @@ def open_database() -> duckdb.DuckDBPyConnection:
     database = duckdb.connect()
     database.execute("SET enable_progress_bar = false")
     database.execute("SET TimeZone = 'UTC'")
+    return database
+
+
+def bounded_database(directory: Path) -> duckdb.DuckDBPyConnection:
+    """Return an empty database that takes so much memory and no more; the rest goes to a directory."""
+    database = open_database()
+    database.execute(f"SET memory_limit = '{_MEMORY}'")
+    database.execute(f"SET threads = {_THREADS}")
+    database.execute("SET preserve_insertion_order = false")
+    database.execute("SET temp_directory = ?", [str(directory / "spilled")])
     return database
 
 

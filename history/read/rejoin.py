@@ -11,11 +11,11 @@ from aiokafka.structs import ConsumerRecord
 from common.errors import Refusal
 from common.settings import KafkaSettings
 from enricher.delivery.topology_topic import read_states
-from enricher.index.cidrs import CidrMap
+from enricher.index.cidrs import CidrMap, load_cidr_map
 from enricher.index.ownership import Index
 from enricher.index.resolve import Resolver
 from enricher.join.join import Joined, ResolvedChunk, join, resolve
-from enricher.join.policy import Policy
+from enricher.join.policy import Policy, policy_of
 from history.read.topic import Reading, read_topic
 from schemas.codec import Unreadable
 from schemas.errors import DecodeError
@@ -99,6 +99,14 @@ async def _states(settings: KafkaSettings, keys: bytes, refused: Refused) -> Asy
                     refused(record, error)
                 else:
                     yield state
+
+
+async def read_joiner(
+    settings: KafkaSettings, topology: Path | None, cidr_map: Path | None, unmetered_nodes: str, taken: ReadTally
+) -> Joiner:
+    """Return the join by who owned what according to a file, or to the topology topic; raises `Refusal`."""
+    states = await known_states(settings, topology, taken)
+    return Joiner(resolver_of(states, load_cidr_map(cidr_map)), policy_of(unmetered_nodes))
 
 
 def resolver_of(states: Iterable[TopologyState], cidrs: CidrMap) -> Resolver:

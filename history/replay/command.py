@@ -16,8 +16,6 @@ from common.amounts import counted
 from common.entry_point import entry_point
 from common.errors import Refusal
 from common.terminal import complain
-from enricher.index.cidrs import load_cidr_map
-from enricher.join.policy import policy_of
 from history.model.filters import Selection
 from history.model.hints import why_nothing
 from history.model.rollups import Hours, only_flows_pick
@@ -29,8 +27,9 @@ from history.read.archive.sql import ArchiveQuery
 from history.read.batch import COUNTED_SCHEMA, SCHEMA, FlowBatch
 from history.read.flows import enriched_rows, rejoined_rows, together
 from history.read.progress import Tell, progress
-from history.read.rejoin import Joiner, ReadTally, known_states, resolver_of
+from history.read.rejoin import ReadTally, read_joiner
 from history.read.topic_sql import Sieve
+from history.replay.diff import Diff
 from history.replay.files import CsvWriter, JsonLinesWriter, ParquetWriter, Writer, stream_to
 from history.replay.settings import ReplaySettings
 from history.replay.sum import SumWriter
@@ -54,8 +53,10 @@ def main(settings: ReplaySettings) -> int:
     span = settings.span(PROG, time.time_ns() // 1_000_000)
     if settings.output == "parquet" and settings.file is None and sys.stdout.isatty():
         raise Refusal("output = parquet is nothing to read on a terminal; add --file NAME.parquet")
-    replay = Replay(settings, span, settings.selection())
     gc.set_threshold(*THRESHOLDS)
+    if settings.diff:
+        return _diff(Diff(settings, span, settings.selection()))
+    replay = Replay(settings, span, settings.selection())
     try:
         interrupts.run(replay.run())
     except _Nothing as nothing:
@@ -64,6 +65,13 @@ def main(settings: ReplaySettings) -> int:
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted{replay.left_behind()}") from None
     return 0
+
+
+def _diff(diff: Diff) -> int:
+    nothing = interrupts.run(diff.run())
+    for note in filter(None, [nothing, *diff.notes()]):
+        _say(note)
+    return 1 if nothing else 0
 
 
 class Replay:
@@ -171,8 +179,7 @@ class Replay:
         if not self._settings.from_raw:
             return enriched_rows(self._settings, intake, [self._span], self._taken)
         settings, taken = self._settings, self._taken
-        states = await known_states(settings, settings.topology, taken)
-        joiner = Joiner(resolver_of(states, load_cidr_map(settings.cidr_map)), policy_of(settings.unmetered_nodes))
+        joiner = await read_joiner(settings, settings.topology, settings.cidr_map, settings.unmetered_nodes, taken)
         return rejoined_rows(settings, intake, [self._span], taken, joiner)
 
     def _why_nothing(self) -> str:

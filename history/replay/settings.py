@@ -31,10 +31,18 @@ class ReplaySettings(RangeSettings):
     to_topic: str | None = Field(
         None, pattern=r"^[a-zA-Z0-9._-]{1,249}$", description="publish to this topic instead; made if missing"
     )
-    top: int = Field(30, ge=1, description="of the table: how many of the greatest flows to show")
+    top: int = Field(30, ge=1, description="of the table: how many of the greatest flows, or differences, to show")
+    diff: bool = Field(
+        False, description="with --from-raw: say what differs from what was recorded, by how many bytes, and why"
+    )
+    prices: str | None = Field(None, description="with --diff: aws, azure, gcp or a file: what the traffic costs")
+    prices_before: str | None = Field(
+        None, description="with --diff and --prices: the price file for what was recorded, if it is another"
+    )
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
+        self._check_diff()
         if self.archive is not None and self.from_raw:
             raise ValueError("archive and from_raw contradict each other: the archive holds no raw flows")
         if not self.from_raw and (self.cidr_map is not None or self.topology is not None):
@@ -48,3 +56,15 @@ class ReplaySettings(RangeSettings):
         if self.to_topic in self.topics.all:
             raise ValueError(f"to_topic = {self.to_topic!r} is a topic of the pipeline: its readers would count twice")
         return self
+
+    def _check_diff(self) -> None:
+        if not self.diff:
+            if self.prices is not None or self.prices_before is not None:
+                raise ValueError("prices and prices_before only mean something with --diff")
+            return
+        if not self.from_raw:
+            raise ValueError("diff needs --from-raw: it compares what was recorded with what is joined again")
+        if self.sum or self.to_topic is not None or self.file is not None or self.output == "parquet":
+            raise ValueError("diff excludes sum, to_topic, file and output = parquet: it prints what differs")
+        if self.prices_before is not None and self.prices is None:
+            raise ValueError("prices_before needs --prices: what is joined again has no price")

@@ -15,9 +15,8 @@ from history.model.time_range import TimeRange
 from history.read.archive.files import day_range
 from history.read.archive.opened import FlowArchive
 from history.read.archive.rollup_sql import roll_up, view_rollups
-from history.read.flow_sql import FLOWS, literal
+from history.read.flow_sql import FLOWS, bounded_database, literal
 from history.upkeep.rollups import sums_in_view, write_rollup
-from history.upkeep.sorting import bounded_database
 from sinks.flowlog.archive.compaction import DAY_ROLLUP, HOUR, ROLLUPS, day_rollup_path
 from sinks.flowlog.stores.store import TEMPORARY
 

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from history.model.time_range import TimeRange
 from history.read.archive.opened import FlowArchive
 from history.read.archive.rollup_sql import ROLLUP_SCHEMA, roll_up, view_rollups
-from history.read.flow_sql import FLOWS, literal
-from history.upkeep.sorting import Content, SortedFile, bounded_database
+from history.read.flow_sql import FLOWS, bounded_database, literal
+from history.upkeep.sorting import Content, SortedFile
 from sinks.flowlog.rows.parquet import WRITTEN
 
 _GROUP_ROWS = 64 * 1024

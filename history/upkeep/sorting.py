@@ -17,7 +17,7 @@ from history.read.archive.limits import check_files
 from history.read.archive.opened import FlowArchive
 from history.read.archive.sql import view_rows
 from history.read.batch import SCHEMA
-from history.read.flow_sql import FLOWS, open_database
+from history.read.flow_sql import FLOWS, bounded_database
 from history.upkeep.addresses import Erasure, erased
 from sinks.flowlog.rows.columns import COLUMNS
 from sinks.flowlog.rows.parquet import WRITTEN
@@ -41,7 +41,6 @@ _SORTED = f"""
 # (150,000 flows in groups of 4,096: 11.4 bytes each, of 16,384: 7.5, of 65,536: 6.9).
 _GROUPS, _LEAST_GROUP_ROWS, _MOST_GROUP_ROWS = 100, 16_384, 65_536
 _READ = "as_read"
-SORT_MEMORY, SORT_THREADS = "512MB", 2
 
 # By scope and direction: rows, bytes, packets, and the sum of the rows' hashes over all columns.
 Content = dict[tuple[str, str], tuple[int, int, int, int]]
@@ -112,16 +111,6 @@ class Sorter:
         query = f"SELECT * FROM {_READ}" if erasure is None else erased(database, _READ, erasure)  # noqa: S608
         database.execute(f"CREATE VIEW {FLOWS} AS {query}")
         return database
-
-
-def bounded_database(directory: Path) -> duckdb.DuckDBPyConnection:
-    """Return an empty database that takes so much memory and no more; the rest goes to a directory."""
-    database = open_database()
-    database.execute(f"SET memory_limit = '{SORT_MEMORY}'")
-    database.execute(f"SET threads = {SORT_THREADS}")
-    database.execute("SET preserve_insertion_order = false")
-    database.execute("SET temp_directory = ?", [str(directory / "spilled")])
-    return database
 
 
 def _groups(reader: pa.RecordBatchReader, rows: int) -> Iterator[pa.Table]:
