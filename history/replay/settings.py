@@ -45,8 +45,9 @@ class ReplaySettings(RangeSettings):
         self._check_diff()
         if self.archive is not None and self.from_raw:
             raise ValueError("archive and from_raw contradict each other: the archive holds no raw flows")
-        if not self.from_raw and (self.cidr_map is not None or self.topology is not None):
-            raise ValueError("cidr_map and topology only mean something with --from-raw")
+        # Not so the CIDR map: where an enricher runs it may be a variable, for every command.
+        if not self.from_raw and self.topology is not None:
+            raise ValueError("topology only means something with --from-raw")
         if self.to_topic is not None and (self.file is not None or self.output != "table"):
             raise ValueError("to_topic excludes file and output: a topic takes the flows' own JSON")
         if self.sum and (self.to_topic is not None or self.file is not None or self.output == "parquet"):

@@ -110,5 +110,5 @@ def test_uninstall_takes_the_collectors_place_on_every_node() -> None:
     # The spool is not its business: what waits there is published when a collector comes again.
     assert host_paths(ours) == [volume for volume in host_paths(theirs) if volume["name"] == "bpf"]
     (container,) = ours["initContainers"]
-    for flag in container["args"][1:]:
-        assert flag in theirs["containers"][0]["args"]
+    for variable in container["env"]:
+        assert variable in theirs["containers"][0]["env"]

@@ -9,11 +9,16 @@ import pytest
 
 from audit.settings import AuditServiceSettings
 from cli.topics import ApplySettings
+from collector.host.detach import DetachSettings
 from collector.host.detach import main as detach
 from collector.settings import CollectorSettings
 from common.service.lifecycle import CLOSING_SECONDS
 from common.settings import KafkaSettings, ServiceSettings, Settings, load
+from common.terminal import command
+from doctor.command import DoctorSettings
 from enricher.settings import EnricherSettings
+from history.cidrs.command import CidrsSuggestSettings
+from history.replay.settings import ReplaySettings
 from sinks.flowlog.settings import FlowlogSettings
 from sinks.metrics.settings import MetricsSettings
 from tests.k8s.rendered import Container, Object, containers, find, render
@@ -39,12 +44,24 @@ ALL = [pytest.param(each, id=each.title) for each in OURS]
 SERVICES = [pytest.param(each, id=each.title) for each in OURS if each.spec["args"][0] == "run"]
 
 
+def variables(container: Container) -> dict[str, str]:
+    """Return the variables of the container's own as the kubelet would make them; one may name those before it."""
+    found: dict[str, str] = {}
+    for entry in container.spec.get("env", []):
+        source = entry.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath")
+        found[entry["name"]] = FIELDS[source] if source else expanded(entry["value"], found)
+    return found
+
+
+def expanded(word: str, known: dict[str, str]) -> str:
+    """Put variables in place; every $(NAME) must be known."""
+    return re.sub(r"\$\((\w+)\)", lambda found: known[found[1]], word)
+
+
 def arguments(container: Container) -> list[str]:
-    """Return the command line as the kubelet would make it; every $(NAME) in it must be defined."""
-    variables = {
-        entry["name"]: FIELDS[entry["valueFrom"]["fieldRef"]["fieldPath"]] for entry in container.spec.get("env", [])
-    }
-    return [re.sub(r"\$\((\w+)\)", lambda found: variables[found[1]], word) for word in container.spec["args"]]
+    """Return the command line as the kubelet would make it."""
+    known = variables(container)
+    return [expanded(word, known) for word in container.spec["args"]]
 
 
 def shared(overlay: str, namespace: str = "zonemeter") -> Object:
@@ -54,14 +71,21 @@ def shared(overlay: str, namespace: str = "zonemeter") -> Object:
 
 def loaded(container: Container, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return the settings that the container's program would work with."""
+    inside(container, monkeypatch)
+    words = arguments(container)
+    which = " ".join(words[:2])
+    return load(CLASSES[which], which, words[2:])
+
+
+def inside(container: Container, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process have the container's variables."""
     for source in container.spec["envFrom"]:
         settings = shared(container.overlay, container.workload["metadata"]["namespace"])
         assert settings["metadata"]["name"] == source["configMapRef"]["name"]
         for name, value in settings["data"].items():
             monkeypatch.setenv(name, value)
-    words = arguments(container)
-    command = " ".join(words[:2])
-    return load(CLASSES[command], command, words[2:])
+    for name, value in variables(container).items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.mark.parametrize("container", ALL)
@@ -131,6 +155,36 @@ def test_what_a_service_writes_or_reads_is_on_a_volume(container: Container, mon
         assert settings.cidr_map.name in find(container.overlay, "ConfigMap", "zonemeter-cidrs")["data"]
 
 
+@pytest.mark.parametrize("container", SERVICES)
+def test_what_a_command_says_to_run_next_can_be_run_there(
+    container: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside(container, monkeypatch)
+    name, namespace = (container.workload["metadata"][key] for key in ("name", "namespace"))
+    short = {"Deployment": "deploy", "StatefulSet": "sts"}.get(container.workload["kind"])
+    # A collector looks at its own node alone.
+    pod = f"{short}/{name}" if short else FIELDS["metadata.name"]
+    assert command("doctor") == f"kubectl -n {namespace} exec {pod} -- zonemeter doctor"
+
+
+@pytest.mark.parametrize("container", SERVICES)
+def test_commands_in_a_pod_know_its_settings(container: Container, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = loaded(container, monkeypatch)
+    doctor = load(DoctorSettings, "doctor", [])
+    if isinstance(own, CollectorSettings):
+        assert (doctor.pin_dir, doctor.spool_dir) == (own.pin_dir, own.spool_dir)
+        assert load(DetachSettings, "detach", []).pin_dir == own.pin_dir
+        assert not (doctor.node_only or doctor.pipeline_only)
+        return
+    # It sees nothing of its node, and says nothing about it.
+    assert doctor.pipeline_only
+    if isinstance(own, EnricherSettings):
+        assert own.cidr_map is not None
+        assert load(ReplaySettings, "replay", ["--from-raw", "--since", "1h"]).cidr_map == own.cidr_map
+        assert load(CidrsSuggestSettings, "cidrs suggest", []).cidr_map == own.cidr_map
+        load(ReplaySettings, "replay", ["--since", "1h"])
+
+
 @pytest.mark.parametrize("container", [param for param in SERVICES if "metrics" in str(param.id)])
 def test_the_replicas_of_the_metrics_sink_know_how_many_they_are(
     container: Container, monkeypatch: pytest.MonkeyPatch
@@ -140,10 +194,10 @@ def test_the_replicas_of_the_metrics_sink_know_how_many_they_are(
 
 def test_detach_understands_its_flags(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (container,) = (each for each in containers() if each.spec["name"] == "detach")
-    flags = dict(word.removeprefix("--").split("=") for word in container.spec["args"][1:])
-    assert flags.keys() == {"pin-dir"}
-    assert container.spec["args"][0] == "detach"
-    assert detach([f"--{name}={tmp_path / name}" for name in flags]) == 0
+    assert container.spec["args"] == ["detach"]
+    assert variables(container).keys() == {"ZONEMETER_PIN_DIR"}
+    monkeypatch.setenv("ZONEMETER_PIN_DIR", str(tmp_path / "node"))
+    assert detach([]) == 0
 
 
 def test_a_broker_of_the_trial_is_where_the_services_look() -> None:

@@ -294,7 +294,7 @@ def test_a_filter_that_finds_nothing_says_what_is_there(
         (["--archive", "/proc/self/fdinfo"], 2, "no flow log is there"),
         (["--archive", "s4://bucket"], 2, "archive = 's4://bucket'"),
         (["--archive", "/tmp", "--from-raw"], 2, "the archive holds no raw flows"),
-        (["--cidr-map", "/x"], 2, "only mean something with --from-raw"),
+        (["--topology", "/x"], 2, "only means something with --from-raw"),
         (["--from-raw", "--cidr-map", "/nonexistent"], 2, "No such file or directory"),
         (["--to-topic", "zonemeter.flows.enriched.v1", "--topic-prefix", "zonemeter."], 2, "its readers would count"),
         (["--to-topic", "x y"], 2, "String should match pattern '^[a-zA-Z0-9._-]{1,249}$'"),
