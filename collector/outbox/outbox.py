@@ -11,7 +11,6 @@ stays in the kernel, and the next one is longer.
 import asyncio
 import errno
 import logging
-import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
@@ -22,13 +21,12 @@ from collector.outbox.publish import WindowPublisher
 from collector.outbox.spool import Entry, Spool, SpoolError
 from collector.outbox.spool_file import DamagedError, EncodedWindow, read, read_head
 from common.errors import PublishError, Stopped
+from common.service.backoff import Backoff
 from common.service.running import Service
 from schemas.amount import NOTHING
 
 log = logging.getLogger(__name__)
 
-_FIRST_BACKOFF_SECONDS = 0.5
-_LONGEST_BACKOFF_SECONDS = 15.0
 _DISK_AGAIN_SECONDS = 5.0
 _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
@@ -66,7 +64,7 @@ class Outbox:
         self._more = asyncio.Event()
         self._progress = asyncio.Event()
         self._sends = True
-        self._backoff = _FIRST_BACKOFF_SECONDS
+        self._backoff = Backoff()
 
     async def open(self) -> None:
         """Take over what an earlier collector spooled. Without a usable disk windows wait in the kernel alone."""
@@ -167,10 +165,9 @@ class Outbox:
         except PublishError as error:
             self._metrics.retries.inc()
             self._service.health.waiting("publish", f"Kafka does not take windows: {error}; counting goes on")
-            await self._service.pause(self._backoff * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
-            self._backoff = min(self._backoff * 2, _LONGEST_BACKOFF_SECONDS)
+            await self._service.pause(self._backoff.next_seconds(asyncio.get_running_loop().time()))
         else:
-            self._backoff = _FIRST_BACKOFF_SECONDS
+            self._backoff.well()
             self._service.health.ready("publish")
 
     async def _send_held(self, held: _Held) -> None:

@@ -8,7 +8,6 @@ retried every later send to that partition fails until the producer is recreated
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -28,6 +27,7 @@ from aiokafka.structs import ConsumerRecord
 from common.errors import Stopped
 from common.kafka.auth import credentials
 from common.kafka.protocol import connections, fetching
+from common.service.backoff import Backoff
 from common.service.running import Service
 from common.settings import KafkaSettings
 from common.terminal import command
@@ -41,8 +41,6 @@ T = TypeVar("T")
 
 # What aiokafka says where it has no connection, or nobody answers on one.
 _AWAY = (KafkaConnectionError, NodeNotReadyError, KafkaTimeoutError, RequestTimedOutError, TimeoutError)
-FIRST_BACKOFF_SECONDS = 0.5
-LONGEST_BACKOFF_SECONDS = 15.0
 # One Kafka batch; the broker's limit (message.max.bytes, 1 MiB by default) is on the compressed batch.
 MAX_BATCH_BYTES = 512 * 1024
 # How soon a topic that was recreated is noticed: a group whose topic is gone assigns nothing until somebody looks.
@@ -107,7 +105,7 @@ async def start(service: Service, settings: KafkaSettings, make: Callable[[], T]
 
     Raises `asyncio.CancelledError` as usual, and `Stopped` if the service is told to stop before.
     """
-    backoff = FIRST_BACKOFF_SECONDS
+    backoff = Backoff()
     while not service.stopping.is_set():
         client: Any = make()
         try:
@@ -118,8 +116,7 @@ async def start(service: Service, settings: KafkaSettings, make: Callable[[], T]
         except (KafkaError, OSError, TimeoutError) as error:
             await close(client)
             away(service, settings, reason(error))
-            await service.pause(backoff * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
-            backoff = min(backoff * 2, LONGEST_BACKOFF_SECONDS)
+            await service.pause(backoff.next_seconds(asyncio.get_running_loop().time()))
         else:
             service.health.ready("kafka")
             return client  # type: ignore[no-any-return]
@@ -221,7 +218,7 @@ async def wait_for_topics(service: Service, settings: KafkaSettings, wanted: dic
     service.health.starting("topics", "not looked at yet")
     admin = await start(service, settings, lambda: AIOKafkaAdminClient(**client_options(settings)))
     try:
-        backoff = FIRST_BACKOFF_SECONDS
+        backoff = Backoff(longest_seconds=5.0)
         while not service.stopping.is_set():
             try:
                 problem = await _topic_problem(admin, settings, wanted)
@@ -231,8 +228,7 @@ async def wait_for_topics(service: Service, settings: KafkaSettings, wanted: dic
                 service.health.ready("topics")
                 return
             service.health.waiting("topics", problem)
-            await service.pause(backoff)
-            backoff = min(backoff * 2, 5.0)
+            await service.pause(backoff.next_seconds(asyncio.get_running_loop().time()))
     finally:
         await close(admin)
     raise Stopped("told to stop before the topics were there")

@@ -16,9 +16,11 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.default_records import DefaultRecordBatch
 from prometheus_client import CollectorRegistry, Counter
 
+from common.clock import now_ms
 from common.errors import PublishError, leaves
 from common.kafka import clients
 from common.kafka.protocol import connections
+from common.service.backoff import FIRST_SECONDS, LONGEST_SECONDS
 from common.service.running import Service
 from common.settings import KafkaSettings
 from common.task_group import TaskGroup
@@ -129,8 +131,8 @@ class Publisher:
         producer = await self._ready()
         oldest_ms = min(record.timestamp_ms for record in records)
         if time.monotonic() < self._refused_until:
-            now_ms = _now_ms()
-            records = [self._with_time_taken(record, now_ms) for record in records]
+            present_ms = now_ms()
+            records = [self._with_time_taken(record, present_ms) for record in records]
         by_partition: dict[tuple[str, int], list[Record | Run]] = {}
         for record in records:
             by_partition.setdefault((record.topic, record.partition), []).append(record)
@@ -202,7 +204,7 @@ class Publisher:
 
     def _backoff_seconds(self) -> float:
         failures = max(self._failing.values(), default=0)
-        longest = min(clients.FIRST_BACKOFF_SECONDS * 2 ** min(failures, 10) / 4, clients.LONGEST_BACKOFF_SECONDS)
+        longest = min(FIRST_SECONDS * 2 ** min(failures, 10) / 4, LONGEST_SECONDS)
         return longest * random.uniform(0.5, 1.0) if failures else 0.0  # noqa: S311 - jitter, no secret
 
     def _succeeded(self, topics: set[str]) -> None:
@@ -230,10 +232,6 @@ class Publisher:
             self._time_refused(oldest_ms)
         self._tell(f"{', '.join(sorted(topics))}: {_why(error)}")
         await clients.abandon(producer)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 async def _send(

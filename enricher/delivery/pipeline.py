@@ -8,7 +8,6 @@ fails begins again by itself while the others go on; only if all of them fail do
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Iterable
 
@@ -18,6 +17,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from common.errors import Refusal, Stopped, leaves
 from common.kafka import clients
 from common.kafka.partitions import LOOK_SECONDS
+from common.service.backoff import Backoff
 from common.task_group import TaskGroup
 from enricher.delivery.deps import Deps
 from enricher.delivery.worker import Worker
@@ -131,9 +131,8 @@ class Pipeline:
 
     async def _live(self, worker: Worker, where: TopicPartition) -> None:
         """Let a worker work; again and again if it fails and others do not."""
-        partitions, backoff = self._deps.partitions, clients.FIRST_BACKOFF_SECONDS
+        partitions, backoff = self._deps.partitions, Backoff(sound_seconds=_SOUND_SECONDS)
         while True:
-            began = time.monotonic()
             try:
                 await worker.run()
                 return
@@ -150,10 +149,7 @@ class Pipeline:
                 partitions.fails(where, f"{type(error).__name__}: {clients.reason(error)}")
                 if all(map(partitions.is_failing, self._workers)):
                     raise
-            if time.monotonic() - began > _SOUND_SECONDS:
-                backoff = clients.FIRST_BACKOFF_SECONDS
-            await asyncio.sleep(backoff * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
-            backoff = min(backoff * 2, clients.LONGEST_BACKOFF_SECONDS)
+            await asyncio.sleep(backoff.next_seconds(time.monotonic()))
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types

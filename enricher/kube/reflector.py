@@ -21,6 +21,7 @@ import aiohttp
 import msgspec
 
 from common.errors import Refusal
+from common.service.backoff import Backoff
 from enricher.kube.client import KubeClient, Status
 from enricher.kube.errors import GoneError, KubeError
 from enricher.kube.states.fields import is_older, list_version
@@ -127,7 +128,7 @@ class Reflector:
         self._progress = progress
         self._silence_seconds = silence_seconds
         self._version: str | None = None
-        self._backoff = Backoff()
+        self._backoff = new_backoff()
 
     async def run(self) -> None:
         """List and watch forever."""
@@ -270,21 +271,10 @@ class Reflector:
         return f"Kubernetes API at {self._client.server}: {self._resource.path}"
 
 
-class Backoff:
-    """How long to wait before the next attempt."""
-
-    def __init__(self) -> None:
-        self._next = FIRST_BACKOFF_SECONDS
-        self._last = float("-inf")
-
-    def next_seconds(self, now: float) -> float:
-        """Return the wait after a failure at `now` (monotonic seconds)."""
-        if now - self._last > HEALTHY_SECONDS:
-            self._next = FIRST_BACKOFF_SECONDS
-        wait = self._next * random.uniform(1.0, 2.0)  # noqa: S311 - jitter, not a secret
-        self._next = min(self._next * 2, LONGEST_BACKOFF_SECONDS)
-        self._last = now + wait
-        return wait
+def new_backoff() -> Backoff:
+    """Return client-go's, but for its limit."""
+    limits = FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS
+    return Backoff(*limits, chance=(1.0, 2.0), sound_seconds=HEALTHY_SECONDS)
 
 
 async def lines(content: aiohttp.StreamReader, longest: int) -> AsyncIterator[bytes]:

@@ -8,6 +8,7 @@ acknowledge and clear. What SIGKILL does is done by raising: no step is taken af
 import asyncio
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from collector.outbox import outbox
 from collector.settings import CollectorSettings
 from common.errors import PublishError
 from common.kafka.publish import Record
+from common.service.backoff import Backoff
 from common.service.running import Service
 from common.task_group import TaskGroup
 from schemas.ledger import decode_ledger
@@ -99,8 +101,7 @@ def node(nodes: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterat
 
     monkeypatch.setattr(collect, "load", load)
     monkeypatch.setattr(Collector, "_next_end_ms", lambda _: made.next_end_ms())
-    monkeypatch.setattr(outbox, "_FIRST_BACKOFF_SECONDS", 0.002)
-    monkeypatch.setattr(outbox, "_LONGEST_BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(outbox, "Backoff", partial(Backoff, 0.002, 0.01))
     monkeypatch.setattr(collect, "_PATIENCE", 0.001)
     try:
         yield made

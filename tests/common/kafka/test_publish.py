@@ -141,7 +141,7 @@ def test_a_clock_far_ahead_of_the_brokers_costs_the_timestamp_and_nothing_else(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now_ms = time.time_ns() // 1_000_000
-    monkeypatch.setattr("common.kafka.publish._now_ms", lambda: now_ms + 3 * HOUR_MS)
+    monkeypatch.setattr("common.kafka.publish.now_ms", lambda: now_ms + 3 * HOUR_MS)
 
     async def inside() -> None:
         await make_topic(broker.port, "ahead")

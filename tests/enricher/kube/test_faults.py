@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from enricher.kube import reflector
-from enricher.kube.reflector import LONGEST_BACKOFF_SECONDS, PODS, Backoff
+from enricher.kube.reflector import LONGEST_BACKOFF_SECONDS, PODS, new_backoff
 from lab.kube.api import serve
 from lab.kube.objects import pod_object
 from lab.kube.store import Store
@@ -241,7 +241,7 @@ def test_a_bookmark_spares_the_list_when_versions_expire(run: Callable[..., None
 
 
 def test_no_wait_is_longer_than_five_seconds() -> None:
-    backoff = Backoff()
+    backoff = new_backoff()
     waits = [backoff.next_seconds(float(now)) for now in range(0, 5000, 5)]
     assert LONGEST_BACKOFF_SECONDS <= max(waits) < 4.5
     assert len(set(waits)) > 900  # jitter

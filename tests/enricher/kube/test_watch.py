@@ -17,7 +17,7 @@ from common.errors import Refusal
 from enricher.kube import reflector
 from enricher.kube.client import KubeClient
 from enricher.kube.errors import GoneError
-from enricher.kube.reflector import PODS, Backoff, Reflector
+from enricher.kube.reflector import PODS, Reflector, new_backoff
 from enricher.kube.states.objects import Object
 from lab.kube.api import ApiSettings, KubeApi, serve, stored
 from lab.kube.kubeconfig import kubeconfig
@@ -414,7 +414,7 @@ def test_a_line_that_is_too_long_or_cut_off_is_an_error() -> None:
 
 
 def test_backoff_grows_to_its_limit_and_begins_anew_after_health() -> None:
-    backoff, now = Backoff(), 1000.0
+    backoff, now = new_backoff(), 1000.0
     waits = []
     for _ in range(8):
         waits.append(backoff.next_seconds(now))
