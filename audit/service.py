@@ -24,6 +24,7 @@ from common.clock import now_ms
 from common.errors import Stopped
 from common.kafka import by_time, clients
 from common.kafka.partitions import Partitions
+from common.kafka.reading import held
 from common.service.running import Service
 from common.task_group import TaskGroup
 from schemas.codec import Unreadable
@@ -131,22 +132,20 @@ class Auditor:
         """
         try:
             async with asyncio.timeout(self._settings.kafka_deadline_seconds):
-                end: int = (await consumer.end_offsets([place]))[place]
                 if first:
-                    self._positions[place] = await self._begin(consumer, place, end)
+                    there = (await held(consumer, [place]))[place]
+                    self._positions[place] = await self._begin(consumer, place, there)
+                    return there.stop
+                end: int = (await consumer.end_offsets([place]))[place]
                 return end
         except (KafkaError, TimeoutError) as error:
             self._partitions.fails(place, f"Kafka does not say where it stands: {clients.reason(error)}", "reading")
             return None
 
-    async def _begin(self, consumer: AIOKafkaConsumer, place: TopicPartition, end: int) -> int:
-        begins = await consumer.beginning_offsets([place])
+    async def _begin(self, consumer: AIOKafkaConsumer, place: TopicPartition, there: range) -> int:
         if place.topic == self._settings.topics.topology:
-            return int(begins[place])
-        floor_ms = self._rolling.floor_ms
-        at = (await by_time.offsets_for_times(consumer, {place: floor_ms}))[place]
-        target = at.offset if at else end
-        return (await by_time.untimed_from(consumer, floor_ms, {place: target}, begins, {place: end}))[place]
+            return there.start
+        return (await by_time.beginnings(consumer, self._rolling.floor_ms, {place: there}))[place].start
 
     async def _has_caught_up(self, consumer: AIOKafkaConsumer) -> bool:
         """Return whether what stood in the topics at the start has been read."""

@@ -83,20 +83,20 @@ class _Search:
             self.late_ms, self.step_ms = asked_ms, 2 * self.step_ms
 
 
-async def untimed_from(
-    consumer: AIOKafkaConsumer,
-    time_ms: int,
-    targets: Mapping[TopicPartition, int],
-    begins: Mapping[TopicPartition, int],
-    ends: Mapping[TopicPartition, int],
-) -> dict[TopicPartition, int]:
-    """Return for each partition from where on records stand that have no time and may be of `time_ms` or later.
+async def beginnings(
+    consumer: AIOKafkaConsumer, time_ms: int, there: Mapping[TopicPartition, range]
+) -> dict[TopicPartition, range]:
+    """Return where in each partition the records of `time_ms` or later begin; `there`: the offsets that it holds.
 
-    `targets`: the first offset of that time or later, the end where there is none. What is returned is the offset of
-    the last record before it that has a time, give or take `NEAR_MS`; the beginning if there is none.
+    `stop`: the first offset of that time or later, the end where there is none. From `start` on may stand records of it
+    that have no time: that is the last record before `stop` that has one, give or take `NEAR_MS`; the beginning if
+    there is none. In a deadline.
     """
-    searches = {where: _Search(target, begins[where], time_ms) for where, target in targets.items()}
+    searches = {}
+    for where, at in (await offsets_for_times(consumer, dict.fromkeys(there, time_ms))).items():
+        first, end = there[where].start, there[where].stop
+        searches[where] = _Search(end if at is None else min(max(at.offset, first), end), first, time_ms)
     while asked := {where: search.next_ms for where, search in searches.items() if not search.is_over}:
         for where, at in (await offsets_for_times(consumer, asked)).items():
-            searches[where].answered(asked[where], ends[where] if at is None else at.offset)
-    return {where: search.start for where, search in searches.items()}
+            searches[where].answered(asked[where], there[where].stop if at is None else at.offset)
+    return {where: range(min(search.start, search.target), search.target) for where, search in searches.items()}

@@ -52,9 +52,9 @@ async def command_reader(settings: KafkaSettings, places: Sequence[TopicPartitio
 
 
 async def held(
-    consumer: AIOKafkaConsumer, places: Sequence[TopicPartition], deadline_seconds: float
+    consumer: AIOKafkaConsumer, places: Sequence[TopicPartition], deadline_seconds: float | None = None
 ) -> dict[TopicPartition, range]:
-    """Return the offsets that partitions hold now."""
+    """Return the offsets that partitions hold now; `deadline_seconds` None: within one that the caller has."""
     async with asyncio.timeout(deadline_seconds):
         begins = await consumer.beginning_offsets(places)
         ends = await consumer.end_offsets(places)

@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from common.errors import Refusal
 from common.kafka import by_time
-from common.kafka.reading import Records, command_reader, stretch
+from common.kafka.reading import Records, command_reader, held, stretch
 from common.kafka.topic_admin import admin_client
 from common.settings import KafkaSettings
 from common.terminal import command
@@ -71,21 +71,18 @@ async def _wanted(
     not_before: Mapping[int, int],
     reading: Reading,
 ) -> dict[TopicPartition, range]:
-    begins: dict[TopicPartition, int] = await consumer.beginning_offsets(partitions)
-    ends: dict[TopicPartition, int] = await consumer.end_offsets(partitions)
-    starts = untimed = dict(begins)
+    there = await held(consumer, partitions)
+    begins = {partition: range(offsets.start, offsets.start) for partition, offsets in there.items()}
     if from_ms is not None:
-        found = await by_time.offsets_for_times(consumer, dict.fromkeys(partitions, from_ms))
-        starts = {partition: at.offset if at else ends[partition] for partition, at in found.items()}
-        untimed = await by_time.untimed_from(consumer, from_ms, starts, begins, ends)
+        begins = await by_time.beginnings(consumer, from_ms, there)
     wanted = {}
-    for partition in partitions:
+    for partition, offsets in there.items():
         asked = not_before.get(partition.partition, 0)
-        start = min(max(starts[partition], asked), ends[partition])
-        if start == begins[partition] > asked:
+        start = min(max(begins[partition].stop, asked), offsets.stop)
+        if start == offsets.start > asked:
             reading.cut_off.append(partition.partition)
         reading.timed_from[partition] = start
-        wanted[partition] = range(min(max(untimed[partition], asked), start), ends[partition])
+        wanted[partition] = range(min(max(begins[partition].start, asked), start), offsets.stop)
         reading.records += len(wanted[partition])
     return wanted
 

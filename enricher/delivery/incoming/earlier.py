@@ -173,15 +173,10 @@ class Earlier:
     async def _read_back(self, to_ms: int, now_ms: int) -> None:
         deadline = self._settings.kafka_deadline_seconds
         async with reader(self._service, self._settings, self._where) as consumer:
+            there = await held(consumer, [self._where], deadline)
             async with asyncio.timeout(deadline):
-                found = await by_time.offsets_for_times(consumer, {self._where: max(to_ms, 0)})
-            there = (await held(consumer, [self._where], deadline))[self._where]
-            targets = {place: there.stop if at is None else at.offset for place, at in found.items()}
-            async with asyncio.timeout(deadline):
-                untimed = await by_time.untimed_from(
-                    consumer, max(to_ms, 0), targets, {self._where: there.start}, {self._where: there.stop}
-                )
-            start = min(max(untimed[self._where], there.start), self._reach.read_from)
+                begins = (await by_time.beginnings(consumer, max(to_ms, 0), there))[self._where]
+            start = min(begins.start, self._reach.read_from)
             while part := self._reach.next_slice(start):
                 self._reach.took(part, await self._read(consumer, part, now_ms))
         if self._reach.read_from <= start:

@@ -135,10 +135,7 @@ async def _from(consumer: AIOKafkaConsumer, where: TopicPartition, there: range,
     """Return the offset from which on all records of that time or later stand, also those without a time."""
     if time_ms <= 0:
         return there.start
-    found = (await by_time.offsets_for_times(consumer, {where: time_ms}))[where]
-    target = {where: there.stop if found is None else found.offset}
-    untimed = await by_time.untimed_from(consumer, time_ms, target, {where: there.start}, {where: there.stop})
-    return min(max(untimed[where], there.start), there.stop)
+    return (await by_time.beginnings(consumer, time_ms, {where: there}))[where].start
 
 
 async def read_pages(

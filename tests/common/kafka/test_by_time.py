@@ -12,7 +12,7 @@ from aiokafka.errors import UnknownError
 from aiokafka.structs import OffsetAndTimestamp
 
 from common.kafka import topic_admin
-from common.kafka.by_time import NEAR_MS, offsets_for_times, untimed_from
+from common.kafka.by_time import NEAR_MS, beginnings, offsets_for_times
 from common.kafka.publish import NO_TIMESTAMP, Publisher, Record
 from common.service.running import Service
 from common.settings import KafkaSettings
@@ -84,10 +84,8 @@ class Partitions:
 
     def untimed_from(self, from_ms: int) -> list[int]:
         async def inside() -> dict[TopicPartition, int]:
-            ends = {where: len(times) for where, times in self.times.items()}
-            found = await offsets_for_times(self, dict.fromkeys(self.times, from_ms))
-            targets = {where: at.offset if at else ends[where] for where, at in found.items()}
-            return await untimed_from(self, from_ms, targets, dict.fromkeys(self.times, 0), ends)
+            there = {where: range(len(times)) for where, times in self.times.items()}
+            return {where: found.start for where, found in (await beginnings(self, from_ms, there)).items()}
 
         return list(asyncio.run(inside()).values())
 
