@@ -23,6 +23,7 @@ from cli import demo_story
 from cli.lab import LabPrefix
 from collector.host.preflight import check_host
 from common.amounts import command_lines, labelled
+from common.clock import now_ms
 from common.entry_point import entry_point
 from common.settings import KafkaSettings, Settings
 from common.terminal import say
@@ -82,7 +83,7 @@ class Demo:
         self._prices = shipped("aws")
         self._found = stories.found(settings.prefix)
         self._story = demo_story.Story(self._prices, WINDOW_MS)
-        self._begun_ms = _now_ms()
+        self._begun_ms = now_ms()
 
     async def run(self) -> int:
         """Bring everything up, show it, audit it, and leave nothing behind whatever happens."""
@@ -110,7 +111,7 @@ class Demo:
         return 0 if audit.has_arrived else 1
 
     async def _show(self, plan: Plan, files: Files) -> None:
-        self._print(f"First window closes in {(WINDOW_MS - _now_ms() % WINDOW_MS) / 1000:.0f} s ...", "")
+        self._print(f"First window closes in {(WINDOW_MS - now_ms() % WINDOW_MS) / 1000:.0f} s ...", "")
         self._hint(files)
         duration = self._settings.duration
         stopping = asyncio.Event()
@@ -129,29 +130,29 @@ class Demo:
     async def _direct(self, duration: int | None, stopping: asyncio.Event) -> None:
         """Change the scene after act one, end the show after act two."""
         act = ACT_SECONDS if duration is None else duration / 2
-        self._story.begin_ms = _now_ms()
+        self._story.begin_ms = now_ms()
         await asyncio.sleep(act)
-        self._story.change_ms = _now_ms()
+        self._story.change_ms = now_ms()
         mended = await self._advise()
         await asyncio.to_thread(cluster.stop, self._found.prefix, "traffic")
         await cluster.change(self._found, mended)
         cluster.start_traffic(mended)
-        self._story.changed_ms = _now_ms()
+        self._story.changed_ms = now_ms()
         if duration is not None:
             await asyncio.sleep(act)
             # The last window of act two is shown before the curtain falls.
-            await asyncio.sleep((WINDOW_MS - _now_ms() % WINDOW_MS) / 1000 + 2.5)
+            await asyncio.sleep((WINDOW_MS - now_ms() % WINDOW_MS) / 1000 + 2.5)
             stopping.set()
 
     async def _advise(self) -> Plan:
         """Print what is advised on act one; return the lab's plan with the manifests that were printed applied."""
         # Whole windows of act one that have come in from every node; so little evidence only a demo goes by.
         begin_ms = -(-self._story.begin_ms // WINDOW_MS) * WINDOW_MS
-        span = TimeRange(begin_ms, max((_now_ms() - COMING_IN_MS) // WINDOW_MS * WINDOW_MS, begin_ms + WINDOW_MS))
+        span = TimeRange(begin_ms, max((now_ms() - COMING_IN_MS) // WINDOW_MS * WINDOW_MS, begin_ms + WINDOW_MS))
         settings = AdviseSettings(
             kafka_bootstrap=self._kafka.kafka_bootstrap, prices="aws", own_kafka=self._own()[1], force=True
         )
-        answer = await ask(settings, span, _now_ms())
+        answer = await ask(settings, span, now_ms())
         if isinstance(answer, str):
             self._print(f"act 2 of 2: no advice: {answer}; nothing is changed", "")
             return self._found
@@ -176,10 +177,10 @@ class Demo:
         await asyncio.to_thread(cluster.stop, plan.prefix, "traffic")
         await asyncio.to_thread(cluster.stop, plan.prefix, "collector")
         settings = AuditSettings(kafka_bootstrap=self._kafka.kafka_bootstrap, settle_seconds=0)
-        span = TimeRange(self._begun_ms, _now_ms())
+        span = TimeRange(self._begun_ms, now_ms())
         deadline = time.monotonic() + SETTLE_SECONDS
         while True:
-            audit = await audit_range(settings, span, _now_ms())
+            audit = await audit_range(settings, span, now_ms())
             if (audit.has_arrived and not audit.absent) or time.monotonic() > deadline:
                 break
             await asyncio.sleep(1)
@@ -230,7 +231,7 @@ class Demo:
         return "--own-kafka", f"{self._found.control_v4}:{self._ports.kafka_fabric}"
 
     def _ok(self, line: str) -> None:
-        head = f"  ok {(_now_ms() - self._begun_ms) / 1000:6.1f} s  "
+        head = f"  ok {(now_ms() - self._begun_ms) / 1000:6.1f} s  "
         self._print(*labelled(head, line.split("     "), len(head), "     "))
 
     def _print(self, *lines: str) -> None:
@@ -259,7 +260,3 @@ def _uncancel() -> None:
     task = asyncio.current_task()
     assert task is not None
     task.uncancel()
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

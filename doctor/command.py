@@ -2,7 +2,6 @@
 """`zonemeter doctor`: runs the node's and the pipeline's checks side by side and shows what they found."""
 
 import platform
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
@@ -10,6 +9,7 @@ from typing import Literal, Self
 from pydantic import ByteSize, Field, model_validator
 
 from collector.settings import CollectorSettings, PinDir, Ports, parse_ports
+from common import clock
 from common.amounts import wrapped
 from common.entry_point import entry_point
 from common.input.durations import Duration, parse_duration
@@ -72,7 +72,7 @@ class DoctorSettings(KafkaSettings):
 @entry_point("doctor", DoctorSettings)
 def main(settings: DoctorSettings) -> int:
     """Run the command; return 1 if a fault was found."""
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = clock.now_ms()
     span = TimeRange(max(now_ms - parse_duration(settings.since), 0), now_ms)
     parts: dict[str, Sequence[Check]] = {}
     if not settings.pipeline_only:

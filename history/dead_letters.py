@@ -4,7 +4,6 @@
 import asyncio
 import base64
 import binascii
-import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from aiokafka.structs import ConsumerRecord
 from msgspec.structs import asdict, replace
 from pydantic import Field
 
-from common import terminal
+from common import clock, terminal
 from common.entry_point import entry_point
 from common.errors import Refusal
 from common.kafka.reading import command_reader, held, stretch
@@ -60,7 +59,7 @@ def main(settings: DeadLettersSettings) -> int:
     if settings.show is not None:
         terminal.data().write(value_of(asyncio.run(read_one(settings, settings.show))))
         return 0
-    asyncio.run(_list(settings, settings.span(PROG, time.time_ns() // 1_000_000, DEFAULT_SINCE)))
+    asyncio.run(_list(settings, settings.span(PROG, clock.now_ms(), DEFAULT_SINCE)))
     return 0
 
 

@@ -23,7 +23,7 @@ def shop(prefix: str = "zm", fabric: int = 50) -> Plan:
         cluster="lab",
         nodes=tuple(
             Node(name, number, f"{REGION}{name[-2]}", REGION, f"192.168.{fabric}.{number}", f"fd50::{number}")
-            for number, name in enumerate(("node-a1", "node-a2", "node-b1", "node-c1"), start=1)
+            for number, name in enumerate(_NODES, start=1)
         ),
         workloads=_WORKLOADS,
         services=_SERVICES,
@@ -56,21 +56,22 @@ def make(story: str, prefix: str, fabric: int) -> Plan:
     return {"shop": shop, "found": found, "mended": mended}[story](prefix, fabric)
 
 
-_WORKLOADS = (
+_NODES = ("node-a1", "node-a2", "node-b1", "node-c1")
+_EXPORTER = Workload("monitoring", "DaemonSet", "node-exporter", _NODES, (9100,), host_network=True)
+
+# What the shop has in each story.
+_SHOP = (
     Workload("shop", "Deployment", "web", ("node-a1", "node-b1", "node-c1"), (8080,)),
     Workload("shop", "Deployment", "api", ("node-a2", "node-b1", "node-c1"), (8080,)),
     Workload("shop", "Deployment", "cart", ("node-b1", "node-c1"), (8080,)),
     Workload("shop", "StatefulSet", "postgres", ("node-a1",), (5432,)),
+)
+
+_WORKLOADS = (
+    *_SHOP,
     Workload("shop", "Deployment", "worker", ("node-a1", "node-b1"), (8080,)),
     Workload("monitoring", "StatefulSet", "prometheus", ("node-a2",), (9090,)),
-    Workload(
-        "monitoring",
-        "DaemonSet",
-        "node-exporter",
-        ("node-a1", "node-a2", "node-b1", "node-c1"),
-        (9100,),
-        host_network=True,
-    ),
+    _EXPORTER,
 )
 
 _SERVICES = (
@@ -100,15 +101,6 @@ _STREAMS = (
     Stream("monitoring/prometheus", "monitoring/node-exporter", 9100, 300, 60_000, 1),
 )
 
-_EXPORTER = Workload(
-    "monitoring",
-    "DaemonSet",
-    "node-exporter",
-    ("node-a1", "node-a2", "node-b1", "node-c1"),
-    (9100,),
-    host_network=True,
-)
-
 # The second stack comes last, so nobody's address changes when it goes.
 _STACKS = (
     Workload("monitoring", "StatefulSet", "prometheus-a", ("node-a2",), (9090,)),
@@ -116,10 +108,7 @@ _STACKS = (
 )
 
 _FOUND_WORKLOADS = (
-    Workload("shop", "Deployment", "web", ("node-a1", "node-b1", "node-c1"), (8080,)),
-    Workload("shop", "Deployment", "api", ("node-a2", "node-b1", "node-c1"), (8080,)),
-    Workload("shop", "Deployment", "cart", ("node-b1", "node-c1"), (8080,)),
-    Workload("shop", "StatefulSet", "postgres", ("node-a1",), (5432,)),
+    *_SHOP,
     Workload("shop", "StatefulSet", "postgres-replica", ("node-a2", "node-b1", "node-c1"), (5432,)),
     Workload("shop", "Deployment", "worker", ("node-b1",), (8080,)),  # in the zone of the managed database
     _EXPORTER,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """IP addresses and prefixes as packed bytes in network byte order, so that one address has one key. Pure."""
 
+import ipaddress
 import socket
 from typing import NamedTuple
 
@@ -13,6 +14,10 @@ class Prefix(NamedTuple):
     bits: int
     length: int
     network: int
+
+    def __str__(self) -> str:
+        packed = (self.network << (self.bits - self.length)).to_bytes(self.bits // 8)
+        return f"{ipaddress.ip_address(packed)}/{self.length}"
 
 
 def pack(text: str) -> bytes | None:

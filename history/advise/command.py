@@ -6,14 +6,13 @@ Nothing is written to a cluster.
 """
 
 import gc
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from pydantic import Field
 
-from common import terminal
+from common import clock, terminal
 from common.amounts import duration
 from common.entry_point import entry_point
 from common.errors import Refusal
@@ -81,7 +80,7 @@ class Answer:
 @entry_point("advise", AdviseSettings)
 def main(settings: AdviseSettings) -> int:
     """Run the command; return its exit status."""
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = clock.now_ms()
     span = settings.span(PROG, now_ms, DEFAULT_SINCE)
     settings.check()
     if settings.simulate and settings.output not in ("table", "json"):

@@ -7,7 +7,6 @@ use.
 """
 
 import asyncio
-import time
 from collections.abc import Collection
 from typing import Literal
 
@@ -16,6 +15,7 @@ from pydantic import Field
 
 from audit.books import Reconciler, conclude, late_windows
 from audit.result import MAX_LISTED, Audit
+from common import clock
 from common.entry_point import entry_point
 from common.errors import Refusal
 from common.input.locations import Location
@@ -61,7 +61,7 @@ class AuditSettings(SpanSettings):
 @entry_point("audit", AuditSettings)
 def main(settings: AuditSettings) -> int:
     """Run the command; return its exit status."""
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = clock.now_ms()
     if settings.archive is not None and not settings.deep:
         raise Refusal("--archive is read with --deep only")
     span = settings.span("zonemeter audit", now_ms)

@@ -7,7 +7,6 @@ Exit status 0 if what has no reason is within the tolerance, 1 if it is not (or 
 
 import gc
 import tempfile
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
@@ -15,7 +14,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
-from common import terminal
+from common import clock, terminal
 from common.entry_point import entry_point
 from common.errors import Refusal
 from common.input.locations import Location
@@ -78,7 +77,7 @@ class BillSettings(SpanSettings):
 @entry_point("bill", BillSettings)
 def main(settings: BillSettings) -> int:
     """Run the command; return its exit status."""
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = clock.now_ms()
     if settings.prices is not None:
         load_prices(settings.prices)  # what is wrong with it, before anything is read
     gc.set_threshold(*THRESHOLDS)

@@ -5,12 +5,11 @@ Exit status 0, also where nothing changed; 1 if there is nothing to read; 2 for 
 """
 
 import gc
-import time
 from typing import Literal
 
 from pydantic import Field
 
-from common import terminal
+from common import clock, terminal
 from common.entry_point import entry_point
 from history.advise.gather import DEFAULT_SINCE, EvidenceSettings, gather
 from history.changes import text
@@ -31,7 +30,7 @@ class ChangesSettings(EvidenceSettings):
 @entry_point("changes", ChangesSettings)
 def main(settings: ChangesSettings) -> int:
     """Run the command; return its exit status."""
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = clock.now_ms()
     span = settings.span(PROG, now_ms, DEFAULT_SINCE)
     settings.check()
     gc.set_threshold(*THRESHOLDS)

@@ -4,7 +4,6 @@
 Exit status of check: 0 if every entry is sound and took something, 1 if one is not or did not, 2 for wrong use.
 """
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -12,6 +11,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
+from common import clock
 from common.entry_point import entry_point
 from enricher.index.cidr_check import findings
 from enricher.index.cidrs import load_cidr_map
@@ -97,7 +97,7 @@ async def _suggest(settings: CidrsSuggestSettings, span: TimeRange) -> Suggested
 
 
 def _span(settings: CidrsSettings, prog: str) -> TimeRange:
-    return settings.span(prog, time.time_ns() // 1_000_000, _DEFAULT_SINCE)
+    return settings.span(prog, clock.now_ms(), _DEFAULT_SINCE)
 
 
 def _nodes(states: Sequence[TopologyState], span: TimeRange) -> list[TopologyState]:

@@ -6,7 +6,6 @@ be read as what it should be: then nothing is written.
 """
 
 import os
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +15,7 @@ import orjson
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
+from common import clock
 from common.amounts import counted
 from common.entry_point import entry_point
 from common.errors import Refusal
@@ -50,7 +50,7 @@ class CidrsImportSettings(Settings):
 @entry_point("cidrs import", CidrsImportSettings)
 def import_(settings: CidrsImportSettings) -> int:
     """Import; return the exit status."""
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = clock.now_ms()
     at_ms = parse_instant(settings.at or "now", now_ms)
     if at_ms > now_ms:
         raise Refusal(f"at = {settings.at!r} lies in the future: it is when the files were saved")

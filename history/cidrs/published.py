@@ -89,7 +89,7 @@ def ranges(
     names = {prefix: _name(cloud, each) for prefix, each in services.items()}
     skipped = {parse_prefix(cidr) for cidr in known}
     return [
-        Cidr(cidr=_text(prefix), name=name, external=True)
+        Cidr(cidr=str(prefix), name=name, external=True)
         for prefix, name in sorted(names.items())
         if prefix not in skipped and _wider(prefix, names) != name
     ]
@@ -142,8 +142,3 @@ def _wider(prefix: Prefix, names: dict[Prefix, str]) -> str | None:
         if (name := names.get(shorter)) is not None:
             return name
     return None
-
-
-def _text(prefix: Prefix) -> str:
-    packed = (prefix.network << (prefix.bits - prefix.length)).to_bytes(prefix.bits // 8)
-    return f"{ipaddress.ip_address(packed)}/{prefix.length}"

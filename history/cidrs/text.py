@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the answers of `zonemeter cidrs` are shown: tables for people, JSON and CSV for programs, TOML to go on with."""
 
-import ipaddress
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -125,7 +124,7 @@ def _print_table(suggested: Suggested, shown: Sequence[tuple[Unmapped, Sequence[
     body: list[Sequence[str]] = [("network", "bytes", "sent", "received", "addresses")]
     for network, _ in shown:
         amounts = (human(amount) for amount in (network.bytes, network.sent, network.received))
-        body.append((text_of(network.network), *amounts, str(len(network.addresses))))
+        body.append((str(network.network), *amounts, str(len(network.addresses))))
     table = fitted(body, "<>>>>") if shown else []
     lines += table[:1]
     for line, (network, nodes) in zip(table[1:], shown, strict=True):
@@ -157,7 +156,7 @@ def _facts(network: Unmapped, nodes: Sequence[TopologyState]) -> list[str]:
 
 
 def _toml(network: Unmapped, nodes: Sequence[TopologyState], span: TimeRange) -> list[str]:
-    text = text_of(network.network)
+    text = str(network.network)
     zones = sorted({node.zone for node in nodes if node.zone})
     hint = zones[0] if len(zones) == 1 else ""
     comments = [f"{human(network.bytes)} in {duration(span.to_ms - span.from_ms)}", *_facts(network, nodes)]
@@ -171,12 +170,6 @@ def _toml(network: Unmapped, nodes: Sequence[TopologyState], span: TimeRange) ->
     ]
 
 
-def text_of(prefix: Prefix) -> str:
-    """Return a prefix as text."""
-    packed = (prefix.network << (prefix.bits - prefix.length)).to_bytes(prefix.bits // 8)
-    return f"{ipaddress.ip_address(packed)}/{prefix.length}"
-
-
 def _ports(ports: Counter[str]) -> str:
     texts = [f"{port} ({_USUALLY[port]})" if port in _USUALLY else port for port, _ in ports.most_common(_MOST_NAMED)]
     return ", ".join(texts) + (", ..." if len(ports) > _MOST_NAMED else "")
@@ -188,7 +181,7 @@ def _named(names: Counter[str]) -> str:
 
 def _network(network: Unmapped, nodes: Sequence[TopologyState]) -> dict[str, Any]:
     return {
-        "network": text_of(network.network),
+        "network": str(network.network),
         "bytes": network.bytes,
         "sent": network.sent,
         "received": network.received,

@@ -3,6 +3,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -85,16 +86,9 @@ def _placements(group: Group, steps: Sequence[Step]) -> Iterator[Event]:
 
 def _joined(steps: Iterable[Step]) -> Iterator[Step]:
     """Yield steps, those that say the same as one."""
-    last: Step | None = None
-    for step in steps:
-        if last is not None and step.zones == last.zones:
-            last = last._replace(to_ms=step.to_ms)
-        else:
-            if last is not None:
-                yield last
-            last = step
-    if last is not None:
-        yield last
+    for _, same in groupby(steps, key=lambda step: step.zones):
+        first, *more = same
+        yield first._replace(to_ms=more[-1].to_ms) if more else first
 
 
 def _what(before: Step, after: Step) -> What:

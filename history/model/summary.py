@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from history.model.intervals import length_of
 from history.model.party import Party
 from schemas.flow import Scope
 
@@ -144,8 +145,4 @@ class Summary:
     @property
     def metered_ms(self) -> int:
         """How much time the windows cover together."""
-        covered = until = 0
-        for start, end in sorted(self.windows):
-            covered += max(end - max(start, until), 0)
-            until = max(until, end)
-        return covered
+        return length_of(self.windows)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where things stand in a drawing: ticks of an axis, times, and steps of a colour. Pure."""
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 
 # Steps of the heat map's colour; the style sheet has a class for each.
@@ -39,29 +38,6 @@ def time_ticks(from_ms: int, to_ms: int) -> list[tuple[int, str]]:
 def level(value: int, largest: int) -> int:
     """Return the step of the colour for a value: 0 for nothing, else 1 to `LEVELS`, in equal parts of the largest."""
     return 0 if value <= 0 or largest <= 0 else min(LEVELS, 1 + (value * LEVELS - 1) // largest)
-
-
-def intervals(spans: Sequence[tuple[int, int]], least_ms: int = 0) -> list[tuple[int, int]]:
-    """Return spans as intervals in order; those that overlap, or lie closer than that, as one."""
-    found: list[tuple[int, int]] = []
-    for begin, end in sorted(spans):
-        if found and begin <= found[-1][1] + least_ms:
-            found[-1] = found[-1][0], max(found[-1][1], end)
-        else:
-            found.append((begin, end))
-    return found
-
-
-def between(spans: Sequence[tuple[int, int]], from_ms: int, to_ms: int) -> list[tuple[int, int]]:
-    """Return what of a range none of the spans covers."""
-    found, at = [], from_ms
-    for begin, end in intervals(spans):
-        if begin > at:
-            found.append((at, min(begin, to_ms)))
-        at = max(at, end)
-    if at < to_ms:
-        found.append((at, to_ms))
-    return [(begin, end) for begin, end in found if begin < end]
 
 
 def _called(at_ms: int) -> str:

@@ -8,9 +8,10 @@ from xml.etree.ElementTree import Element
 from markupsafe import Markup
 
 from common.amounts import counted, human, scale
+from history.model.intervals import joined
 from history.model.time_range import timestamp
 from history.page import svg
-from history.page.scales import intervals, ticks, time_ticks
+from history.page.scales import ticks, time_ticks
 from schemas.flow import Scope
 
 # From the bottom up: what is asked about stands on the axis, where its shape can be seen.
@@ -142,12 +143,12 @@ class _Drawing:
 
     def _unmeasured(self) -> Iterator[Element]:
         fill = f"url(#{self._name}-hatch)"
-        for begin, end in intervals(self._times.nobody, self._pixel_ms):
+        for begin, end in joined(self._times.nobody, self._pixel_ms):
             width = max(self._x(end) - self._x(begin), 1)
             title = f"nothing metered: {timestamp(begin)} - {timestamp(end)[11:]} UTC"
             shape = svg.box(self._x(begin), _TOP, width, self._floor - _TOP)
             yield svg.titled("rect", title, {**shape, "fill": fill, "class": "nobody"})
-        for begin, end in intervals(self._times.partly, self._pixel_ms):
+        for begin, end in joined(self._times.partly, self._pixel_ms):
             width = max(self._x(end) - self._x(begin), 2)
             title = f"not metered on some nodes: {timestamp(begin)} - {timestamp(end)[11:]} UTC"
             shape = svg.box(self._x(begin), self._floor + 6, width, _LANE)

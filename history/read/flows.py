@@ -4,13 +4,13 @@
 Both go through the sinks' own intake, so a repeat is skipped and rubbish refused as the sinks do it.
 """
 
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from aiokafka.structs import ConsumerRecord
 
+from common import clock
 from common.settings import KafkaSettings
 from enricher.join.flow_json import BLOCK_ROWS
 from history.model.time_range import TimeRange
@@ -93,7 +93,7 @@ async def together(batches: AsyncIterator[list[Row[E]]]) -> AsyncGenerator[list[
 
 def take(intake: Intake[E], lane: Lane, records: Sequence[SourceRecord], taken: ReadTally) -> list[Row[E]]:
     """Return the rows of a partition's next records that were not taken before."""
-    batch = intake.take(lane, records, time.time_ns() // 1_000_000)
+    batch = intake.take(lane, records, clock.now_ms())
     # Nobody publishes these books; let them not grow.
     lane.books = Tallies()
     taken.repeats += batch.repeats

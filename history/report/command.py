@@ -5,14 +5,13 @@ Exit status 0 for a report, 1 if there is nothing to report or the ledger does n
 """
 
 import gc
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from common import terminal
+from common import clock, terminal
 from common.entry_point import entry_point
 from common.errors import Refusal
 from common.input.durations import Duration, parse_duration
@@ -91,7 +90,7 @@ class ReportSettings(PricedSettings):
 @entry_point("report", ReportSettings)
 def main(settings: ReportSettings) -> int:
     """Run the command; return its exit status."""
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = clock.now_ms()
     span = settings.span(PROG, now_ms)
     spans = [span] if settings.compare is None else compared(span, settings.compare, now_ms)
     settings.check()

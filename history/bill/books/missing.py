@@ -5,17 +5,16 @@ What a node sends is counted where it is sent. So a node that nobody metered lac
 that was counted by those who sent it. Only where no node at all was metered are both gone.
 """
 
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from history.bill.books.sums import Billed, Metered, NodeCell, Trust
+from history.model.intervals import Span, between, joined, length_of
 
 # Uplinks count link-layer headers, which no bill has: 14 bytes of a packet of 700. Below that something was not seen.
 LEAST_COVERAGE = 0.98
 
-Span = tuple[int, int]
 Missed = Literal["unmeasured_time", "lost", "coverage"]
 
 
@@ -43,17 +42,17 @@ def missing(billed: Billed, metered: Metered, trust: Trust) -> Missing:
     found = Missing()
     length = billed.period_ms
     periods = sorted({cell.period_ms for cell in billed.cells} | {cell.period_ms for cell in metered.cells})
-    covered = _joined(metered.windows)
-    nobody = {period: _complement(covered, (period, period + length)) for period in periods}
-    found.nobody = {period for period, gaps in nobody.items() if _length(gaps) >= length}
+    covered = joined(metered.windows)
+    nobody = {period: between(covered, (period, period + length)) for period in periods}
+    found.nobody = {period for period, gaps in nobody.items() if length_of(gaps) >= length}
     gaps_of = {node: _by_period(gaps, length, nobody) for node, gaps in trust.unmeasured.items()}
     for node, by_period in gaps_of.items():
-        found.whole |= {(period, node) for period, gaps in by_period.items() if _length(gaps) >= length}
+        found.whole |= {(period, node) for period, gaps in by_period.items() if length_of(gaps) >= length}
     for cell, size in metered.cells.items():
         gaps = nobody[cell.period_ms]
         if cell.way != "in":
             gaps = gaps_of.get(cell.node, {}).get(cell.period_ms, gaps)
-        if 0 < (gone := _length(gaps)) < length:
+        if 0 < (gone := length_of(gaps)) < length:
             found.estimates["unmeasured_time"][cell] = size * gone // (length - gone)
         if cell.way != "in":
             _estimate_rates(found, cell, size, trust)
@@ -78,36 +77,3 @@ def _by_period(gaps: Sequence[Span], length: int, nobody: Mapping[int, list[Span
                 part = (max(start, period), min(end, period + length))
                 found.setdefault(period, list(nobody[period])).append(part)
     return found
-
-
-def _joined(spans: Iterable[Span]) -> list[Span]:
-    """Return intervals in order, those that touch as one."""
-    found: list[Span] = []
-    for start, end in sorted(spans):
-        if found and start <= found[-1][1]:
-            found[-1] = (found[-1][0], max(found[-1][1], end))
-        else:
-            found.append((start, end))
-    return found
-
-
-def _complement(covered: Sequence[Span], within: Span) -> list[Span]:
-    """Return what of an interval none of these cover; they are in order and do not touch."""
-    return list(_holes(covered, within))
-
-
-def _holes(covered: Sequence[Span], within: Span) -> Iterator[Span]:
-    at, until = within
-    for start, end in covered[max(bisect_left(covered, (at, at)) - 1, 0) :]:
-        if start >= until:
-            break
-        if start > at:
-            yield at, start
-        at = max(at, end)
-    if at < until:
-        yield at, until
-
-
-def _length(spans: Iterable[Span]) -> int:
-    """Return how long intervals are together, each moment once."""
-    return sum(end - start for start, end in _joined(spans))

@@ -4,10 +4,10 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from history.model.intervals import between, joined
 from history.model.time_range import timestamp
 from history.page import timeline
 from history.page.bounds import Bounds
-from history.page.scales import between
 from history.report.data import Range, Report
 from schemas.flow import Scope
 
@@ -45,7 +45,7 @@ def over_time(report: Report, bounds: Bounds) -> dict[str, Any]:
 
 
 def _nobody(part: Range) -> list[tuple[int, int]]:
-    return between(list(part.summary.windows), part.span.from_ms, part.span.to_ms)
+    return between(joined(part.summary.windows), (part.span.from_ms, part.span.to_ms))
 
 
 def _slots(part: Range, nobody: Sequence[tuple[int, int]]) -> dict[int, timeline.Slot]:

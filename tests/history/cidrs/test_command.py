@@ -15,7 +15,6 @@ import pytest
 from enricher.index.addresses import Prefix
 from enricher.index.cidrs import read_cidr_map
 from history.cidrs.command import check, suggest
-from history.cidrs.text import text_of
 from tests.history.conftest import Command
 from tests.support.history.lived import CIDRS, Lived
 
@@ -124,5 +123,5 @@ def test_a_file_that_is_no_map_is_one_line_and_exit_2(history: Lived, command: C
 
 
 def test_networks_as_text() -> None:
-    assert text_of(Prefix(32, 24, 0x0A2A01)) == "10.42.1.0/24"
-    assert text_of(Prefix(128, 64, 0xFD42_0001_0000_0000)) == "fd42:1::/64"
+    assert str(Prefix(32, 24, 0x0A2A01)) == "10.42.1.0/24"
+    assert str(Prefix(128, 64, 0xFD42_0001_0000_0000)) == "fd42:1::/64"

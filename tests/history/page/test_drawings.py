@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from history.model.intervals import between, joined
 from history.model.ready import Step
 from history.page import bars, sankey, steps, timeline
-from history.page.scales import LEVELS, between, intervals, level, ticks, time_ticks
+from history.page.scales import LEVELS, level, ticks, time_ticks
 
 HOUR_MS = 3_600_000
 GB = 10**9
@@ -65,10 +66,10 @@ def test_steps_of_a_colour_are_equal_parts() -> None:
 @given(st.lists(st.tuples(st.integers(0, 100), st.integers(0, 100)).map(sorted).map(tuple), max_size=8))
 def test_what_is_covered_and_what_is_between_are_the_whole(spans: list[tuple[int, int]]) -> None:
     covered = {at for begin, end in spans for at in range(begin, end)}
-    left = {at for begin, end in between(spans, 0, 100) for at in range(begin, end)}
+    left = {at for begin, end in between(joined(spans), (0, 100)) for at in range(begin, end)}
     assert covered | left == {*range(100)}
     assert not covered & left
-    merged = intervals(spans)
+    merged = joined(spans)
     assert {at for begin, end in merged for at in range(begin, end)} == covered
     assert all(one[1] < other[0] for one, other in pairwise(merged))
 
