@@ -14,7 +14,7 @@ Took = dict[str, float]
 
 
 class Readings:
-    """A module that calls `run`, and the arguments of its readings; `taken`: what those of ours took."""
+    """A module that calls `run`, and the arguments of its readings; `taken`: what the measured ones took."""
 
     def __init__(self, module: str, *arguments: str) -> None:
         self._module, self._arguments = module, arguments
