@@ -21,7 +21,7 @@ from sinks.flowlog.archive.manifest import decode_manifest
 from sinks.flowlog.stores import object_client
 from sinks.flowlog.stores.opening import open_store
 from tests.history.conftest import Command
-from tests.support.history.lived import Lived
+from tests.support.history.lived import Lived, rfc3339
 from tests.support.lab.proxy import Proxy
 from tests.support.object_store import KEYS, port_of, s3_bucket
 from tests.support.s3_faults import Act, S3Faults, cut, lagging, late, now_and_then, refuse, s3_faults, unanswered
@@ -133,7 +133,15 @@ def test_it_is_compacted_relieved_of_addresses_and_deleted_like_a_directory(
     assert objects() == []
     status, _, err = command(replay.main, *history.flags, *history.span, "-o", "jsonl", "--archive", uri)
     assert status == 1
-    assert "was deleted" in err
+    assert "its rollups are kept, and do not tell a part of an hour" in err
+    hour_ms = 3_600_000
+    hours = [rfc3339(history.begin_ms // hour_ms * hour_ms), rfc3339((history.end_ms // hour_ms + 1) * hour_ms)]
+    span = ["--from", hours[0], "--to", hours[1]]
+    status, out, err = command(replay.main, *history.flags, *span, "-o", "jsonl", "--archive", uri)
+    assert status == 0, err
+    rows = list(map(orjson.loads, out.splitlines()))
+    assert sum(row["flows"] for row in rows) == len(before)
+    assert sum(row["bytes"] for row in rows) == sum(row["bytes"] for row in before)
 
 
 def test_a_damaged_object_is_named(history: Lived, bucket: str, command: Command) -> None:

@@ -8,9 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from enricher.join.policy import Policy
 from history.replay.pairs import Found, Pairs
-from schemas.flow import Endpoint, Flow, Kubernetes, Named, Workload
+from schemas.flow import Endpoint, Flow, Kubernetes, Named, Workload, decode_flow
 from schemas.ids import split_flow_id
+from tests.enricher.join.test_join import joined, out_of
+from tests.enricher.join.test_rollup import ROWS, states
 from tests.support.history.rows import rows_of
 from tests.support.sinks.flows import API, EXTERNAL, POSTGRES, cloud, flow, flow_id, node, pod
 
@@ -29,7 +32,8 @@ def find(
     pairs.add("recorded", rows_of(recorded), ids)
     pairs.add("rejoined", rows_of(rejoined), ids)
     if rows:
-        pairs.add_chunks([(CHUNK, rows, aside)])
+        chunk = split_flow_id(recorded[0].id)[0] if recorded else CHUNK
+        pairs.add_chunks([(chunk, rows, aside)])
     found = list(pairs.found())
     pairs.close()
     return found
@@ -150,3 +154,19 @@ def test_whatever_was_recorded_every_byte_is_found_once(
     for missing, flows in (("only_rejoined", recorded), ("only_recorded", rejoined)):
         assert sum(each.bytes for each in found if each.kind != missing) == sum(each.bytes for each in flows)
     assert all(each.why for each in found if each.kind.startswith("only"))
+
+
+@settings(max_examples=20)
+@given(ROWS, st.lists(st.tuples(st.integers(0, 30), st.booleans()), max_size=3))
+def test_whatever_the_enricher_sums_up_and_however_often_it_is_killed_nothing_differs(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]], lives: list[tuple[int, bool]]
+) -> None:
+    seen: list[bytes] = []
+    for cut, rolled_up in [*lives, (10**6, True)]:
+        policy = Policy(detail="workload" if rolled_up else "pod")
+        seen += joined(rows, out_of(seen), policy, states()).values[:cut]
+    recorded = [decode_flow(value) for value in seen]
+    rejoined = [decode_flow(value) for value in joined(rows, states=states()).values]
+    found = find(tmp_path_factory.getbasetemp(), recorded, rejoined, rows=len(rows))
+    assert {each.kind for each in found} <= {"same"}
+    assert sum(each.bytes for each in found) == sum(flow.bytes for flow in recorded)
