@@ -3,6 +3,8 @@
 
 import asyncio
 import contextlib
+import math
+import select
 import signal
 import sys
 import time
@@ -16,6 +18,7 @@ from rich.text import Text
 
 from common import page
 from common.entry_point import entry_point
+from common.input.durations import Duration, parse_duration
 from common.settings import KafkaSettings
 from common.terminal import command, complain, plain, say, write_json
 from history.model.filters import Selection
@@ -26,6 +29,9 @@ from history.text.summary import TOP_PAIRS
 from prices.file import load_prices
 
 NO_FLOWS = "no flows for {:.0f} s: " + command("doctor says what is wrong")
+
+# How long it may take to end.
+_STUCK_SECONDS = 30
 
 Show = Callable[[LiveWindow], None]
 
@@ -40,12 +46,15 @@ class TopSettings(KafkaSettings):
     top: int = Field(TOP_PAIRS, ge=1, le=10_000, description="how many pairs to show")
     output: Literal["table", "json"] = Field("table", description="how to show a window; json: one object a line")
     window_seconds: int = Field(10, ge=1, le=60, description="the collectors' --window-seconds")
+    run_for: Duration | None = Field(
+        None, description="end after so long, such as 1h: a run in a pod does not see that nobody looks any more"
+    )
     quiet_seconds: float = Field(30.0, gt=0, description="after this long without flows, say so; with --once, end")
 
 
 @entry_point("top", TopSettings)
 def main(settings: TopSettings) -> int:
-    """Run the command until Ctrl-C, or for one window."""
+    """Run the command until Ctrl-C, for one window, or as long as it may."""
     prices = None if settings.prices is None else load_prices(settings.prices)
     with shown(settings.output, lambda window: as_lines(window, prices, settings.top)) as show:
         return asyncio.run(_run(settings, show))
@@ -55,6 +64,8 @@ async def _run(settings: TopSettings, show: Show) -> int:
     stopping = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    if settings.run_for is not None:
+        _end_after(parse_duration(settings.run_for) / 1000, stopping)
     quiet_since = time.monotonic()
     sieve = Sieve(
         Selection(
@@ -70,6 +81,8 @@ async def _run(settings: TopSettings, show: Show) -> int:
                 if settings.once:
                     return 0
                 quiet_since = time.monotonic()
+            elif _nobody_reads():
+                return 0
             elif time.monotonic() - quiet_since > settings.quiet_seconds:
                 why = sieve.why_nothing("so far") or NO_FLOWS.format(settings.quiet_seconds)
                 complain(f"zonemeter top: {why}")
@@ -77,6 +90,19 @@ async def _run(settings: TopSettings, show: Show) -> int:
                     return 1
                 quiet_since = time.monotonic()
     return 0
+
+
+def _end_after(seconds: float, stopping: asyncio.Event) -> None:
+    """Set `stopping` after so long; end at once some time later, should it hang in a pipe that nobody empties."""
+    asyncio.get_running_loop().call_later(seconds, stopping.set)
+    signal.alarm(math.ceil(seconds) + _STUCK_SECONDS)
+
+
+def _nobody_reads() -> bool:
+    """Return whether stdout is a pipe whose reader is gone, which else only shows with the next window."""
+    asked = select.poll()
+    asked.register(sys.stdout.fileno(), 0)
+    return any(events & select.POLLERR for _, events in asked.poll(0))
 
 
 @contextlib.contextmanager

@@ -105,6 +105,21 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def scratch(prefix: str = "zonemeter-", directory: Path | None = None) -> "tempfile.TemporaryDirectory[str]":
+    """Return a directory for what does not fit memory, which is gone with its context; `directory`: where it is made.
+
+    Raises `Refusal` where none can be made.
+    """
+    try:
+        return tempfile.TemporaryDirectory(prefix=prefix, dir=directory)
+    except OSError as error:
+        where = "TMPDIR names" if directory is None else f"{str(directory)!r} is"
+        raise Refusal(
+            f"no directory for temporary files can be made: {error.strerror}; expected that {where} one that can be "
+            "written"
+        ) from error
+
+
 def read_named(setting: str, path: Path, expected: str, most: int = MAX_FILE_BYTES) -> bytes:
     """Return what the file of a setting holds; raise `Refusal`, which names the setting and what is expected."""
     try:

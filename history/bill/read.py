@@ -9,7 +9,6 @@ Names of columns are quoted, what a file or a user says is a value or a paramete
 # ruff: noqa: S608
 
 import gzip
-import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
@@ -20,6 +19,7 @@ import duckdb
 
 from common.amounts import counted
 from common.errors import Refusal
+from common.input.files import scratch
 from history.bill.books.sums import ALL, DAY_MS, HOUR_MS, Billed, Cell, Quantity, Rates
 from history.bill.formats.columns import Columns
 from history.bill.formats.form import CROSSING, FORM, Format
@@ -59,7 +59,7 @@ class BillFiles:
     def __init__(self, paths: Sequence[Path], accounts: Collection[str] = ()) -> None:
         self._accounts = list(accounts)
         self._paths = paths
-        self._spill = tempfile.TemporaryDirectory(prefix="zonemeter-bill-")
+        self._spill = scratch("zonemeter-bill-")
         self._database = open_database()
         self._formats: list[Format] = []
         self._names_resources = True

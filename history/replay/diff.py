@@ -2,12 +2,12 @@
 """`zonemeter replay --diff`: reads what was recorded, joins the raw flows again, and says what differs."""
 
 import contextlib
-import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.errors import Refusal
+from common.input.files import scratch
 from common.terminal import data, say, write_json
 from enricher.join.join import Joined
 from history.model.filters import Selection
@@ -54,7 +54,7 @@ class Diff:
     async def run(self) -> str:
         """Read, compare and print; return why there was nothing to compare, "" if there was. Raises `Refusal`."""
         found = Differences(self._before, self._after)
-        with progress("reading") as tell, tempfile.TemporaryDirectory() as directory:
+        with progress("reading") as tell, scratch() as directory:
             pairs = Pairs(Path(directory))
             with contextlib.closing(pairs):
                 await self._read(pairs, tell)

@@ -139,7 +139,8 @@ def stream_to(path: Path | None) -> Iterator[BinaryIO]:
     except OSError as error:
         raise Refusal(f"file = '{path}': {error.strerror or error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # as of a read-only file system, which says so of what is not there, too
+            partial.unlink(missing_ok=True)
 
 
 def _json_lines(table: pa.Table) -> Iterator[bytes]:

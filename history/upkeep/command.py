@@ -18,6 +18,7 @@ from common.amounts import counted, human
 from common.entry_point import entry_point
 from common.errors import Refusal
 from common.input.durations import Duration, parse_duration
+from common.input.files import scratch
 from common.input.locations import Location, without_secrets
 from common.settings import Settings
 from common.terminal import complain, say
@@ -265,7 +266,7 @@ class _Run:
             say(f"{counted(count, 'day')} rolled up")
 
     def _spill(self) -> "tempfile.TemporaryDirectory[str]":
-        return tempfile.TemporaryDirectory(prefix="zonemeter-compact-", dir=self._settings.spill_directory)
+        return scratch("zonemeter-compact-", self._settings.spill_directory)
 
     def forget_manifests(self, before_ms: int) -> None:
         """Delete the manifests of before a time that nobody needs any more."""

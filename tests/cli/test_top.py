@@ -16,6 +16,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from cli import top
 from cli.top import shown
 from common.kafka.publish import Record
 from history.model.filters import Selection
@@ -289,6 +290,30 @@ def test_it_says_so_when_kafka_goes_and_still_ends_when_told(tmp_path: Path) -> 
         broker.kill()
     assert said == b"zonemeter top: no flows for 1 s: zonemeter doctor says what is wrong\n"
     assert process.returncode == 0
+
+
+def test_it_ends_after_as_long_as_it_may_run_and_when_nobody_reads_it_any_more(topics: Topics) -> None:
+    """With no flow in the topic it writes nothing, so that a pipe without a reader does not show by itself."""
+    done = subprocess.run(command(topics, "--run-for", "1s"), cwd=ROOT, capture_output=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command(topics), cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, timeout=120)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_one_that_hangs_in_a_full_pipe_ends_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    armed: list[int] = []
+    monkeypatch.setattr(signal, "alarm", armed.append)
+
+    async def inside() -> None:
+        stopping = asyncio.Event()
+        top._end_after(0.01, stopping)
+        await asyncio.wait_for(stopping.wait(), 60)
+
+    asyncio.run(inside())
+    assert armed == [1 + top._STUCK_SECONDS]
 
 
 def test_on_a_terminal_ctrl_c_ends_it_and_gives_the_cursor_back(topics: Topics) -> None:

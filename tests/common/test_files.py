@@ -3,6 +3,7 @@
 
 import asyncio
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from collector.host.preflight import read_boot_id
 from common.errors import Refusal
-from common.input.files import MAX_FILE_BYTES, owners_in, read_bounded, warn_if_others_write
+from common.input.files import MAX_FILE_BYTES, owners_in, read_bounded, scratch, warn_if_others_write
 from common.settings import ServiceSettings, load
 from enricher.delivery.topology_topic import read_states
 from enricher.index.cidrs import MAX_MAP_BYTES, load_cidr_map
@@ -123,3 +124,12 @@ def test_a_directory_in_which_others_may_remove_what_is_kept_is_one_line(
     for line in lines:
         assert line.startswith(f"state_dir = '{directory}': {says}: others can remove what is kept there")
         assert "uid 0 or root, with mode 0750, or 2770" in line
+
+
+def test_no_directory_for_temporary_files_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match=r"no directory for temporary files can be made: .*/gone' is one that can be"):
+        scratch(directory=tmp_path / "gone")
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "gone")])
+    with pytest.raises(Refusal, match=r"No usable temporary directory found in .*; expected that TMPDIR names one"):
+        scratch()

@@ -6,6 +6,7 @@ import csv
 import io
 import ipaddress
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -15,12 +16,15 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
+from common.errors import Refusal
 from history.read.batch import SCHEMA
 from history.read.topic import read_topic
 from history.replay import command as replay
+from history.replay.files import stream_to
 from sinks.flowlog.rows.columns import COLUMNS
 from tests.history.conftest import Command, Ran
 from tests.support.history.lived import Lived, rfc3339
+from tests.support.sinks.disk import small_disk
 
 Run = Callable[..., Ran]
 
@@ -238,6 +242,13 @@ def test_the_table_shows_the_greatest(history: Lived, run: Run) -> None:
         assert f"{len(history.flows):,} flows" in text[1]
         assert text.index("") + 1 + 1 + 5 + 1 == len(text)
         assert text[-1].startswith(f"and {len(history.flows) - 5:,} smaller ones")
+
+
+def test_a_read_only_file_system_is_one_line(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        with pytest.raises(Refusal, match=r"flows.jsonl': Read-only file system$"), stream_to(disk / "flows.jsonl"):
+            raise AssertionError("nothing can be written there")
 
 
 @pytest.mark.parametrize(
