@@ -25,6 +25,7 @@ from collector.host.preflight import check_host
 from common.amounts import command_lines, labelled
 from common.clock import now_ms
 from common.entry_point import entry_point
+from common.errors import Nothing
 from common.settings import KafkaSettings, Settings
 from common.terminal import say
 from history.advise import machine
@@ -152,9 +153,10 @@ class Demo:
         settings = AdviseSettings(
             kafka_bootstrap=self._kafka.kafka_bootstrap, prices="aws", own_kafka=self._own()[1], force=True
         )
-        answer = await ask(settings, span, now_ms())
-        if isinstance(answer, str):
-            self._print(f"act 2 of 2: no advice: {answer}; nothing is changed", "")
+        try:
+            answer = await ask(settings, span, now_ms())
+        except Nothing as nothing:
+            self._print(f"act 2 of 2: no advice: {nothing}; nothing is changed", "")
             return self._found
         self._print("what zonemeter advise says of act 1:", "", *advice_text.lines(answer.report, answer.advice), "")
         numbers = [each.number for each in answer.advice.told]

@@ -4,14 +4,15 @@
     @entry_point("report", ReportSettings)
     def main(settings: ReportSettings) -> int:
 
-`main(argv)` then returns the exit status: what the function returns, 130 after Ctrl-C; or exits with 2 on a `Refusal`.
+`main(argv)` then returns the exit status: what the function returns, 1 for `Nothing`, 130 after Ctrl-C; or exits with 2
+on a `Refusal`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic
 
-from common.errors import Refusal
+from common.errors import Nothing, Refusal
 from common.flags import refuse
 from common.settings import S, load
 from common.terminal import complain
@@ -34,6 +35,9 @@ class EntryPoint(Generic[S]):
             return self.run(settings)
         except Refusal as error:
             refuse(prog, str(error))
+        except Nothing as nothing:
+            complain(f"{prog}: {nothing}")
+            return 1
         except KeyboardInterrupt as interrupt:
             complain(f"{prog}: {str(interrupt) or 'interrupted'}")
             return INTERRUPTED

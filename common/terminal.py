@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO, cast
 
 import orjson
@@ -113,6 +113,22 @@ def data() -> BinaryIO:
 def write_lines(lines: Iterable[str]) -> None:
     """Write lines that a program reads, such as YAML, each whole however narrow the terminal is; names as `plain`."""
     data().write("".join(f"{plain(line)}\n" for line in lines).encode())
+
+
+def answer(output: str, **ways: Callable[[], Any]) -> None:
+    """Write an answer in the way that was asked for, which alone is made.
+
+    `json`: a document; `table`: lines for people; `csv`, `html`: text as it is; any other: lines that a program reads.
+    """
+    made = ways[output]()
+    if output == "json":
+        write_json(made)
+    elif output == "table":
+        say(*made)
+    elif output in ("csv", "html"):
+        data().write(made.encode())
+    else:
+        write_lines(made)
 
 
 class _OnTerminal(io.RawIOBase):

@@ -5,7 +5,6 @@ Exit status 0, also where there is nothing to do; 1 if there is no evidence, or 
 Nothing is written to a cluster.
 """
 
-import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -15,7 +14,7 @@ from pydantic import Field
 from common import clock, terminal
 from common.amounts import duration
 from common.entry_point import entry_point
-from common.errors import Refusal
+from common.errors import Nothing, Refusal
 from history.advise import machine, text
 from history.advise.advice import Advice, advise
 from history.advise.finding import Case
@@ -30,7 +29,6 @@ from history.range_settings import Numbers
 from history.read import interrupts
 from history.report import text as report_text
 from history.report.data import Range, Report
-from sinks.gc_settings import THRESHOLDS
 
 PROG = "zonemeter advise"
 # A day, but for the windows that are still coming in: what nights and backups do has to be in it.
@@ -85,54 +83,45 @@ def main(settings: AdviseSettings) -> int:
     settings.check()
     if settings.simulate and settings.output not in ("table", "json"):
         raise Refusal(f"output = {settings.output}: --simulate prints table or json")
-    gc.set_threshold(*THRESHOLDS)
     answer = interrupts.run(ask(settings, span, now_ms))
-    if isinstance(answer, str):
-        terminal.complain(f"{PROG}: {answer}")
-        return 1
+    report, advice = answer.report, answer.advice
     if settings.simulate:
-        _print_simulated(answer.simulated(settings.simulate), settings)
-    elif settings.output == "json":
-        terminal.write_json(machine.as_dict(answer.report, answer.advice))
-    elif settings.output == "yaml":
-        terminal.write_lines(machine.as_yaml(answer.advice))
-    elif settings.output == "markdown":
-        terminal.write_lines(text.markdown(answer.report, answer.advice))
-    elif settings.output == "html":
-        from history.advise import page  # brings the template engine, which no other answer needs
-
-        terminal.data().write(page.document(answer.report, answer.advice).encode())
-    else:
-        terminal.say(*text.lines(answer.report, answer.advice))
+        simulated = answer.simulated(settings.simulate)
+        terminal.answer(
+            settings.output,
+            json=lambda: machine.simulated(simulated, settings.simulate),
+            table=lambda: report_text.lines(simulated),
+        )
+        return 0
+    terminal.answer(
+        settings.output,
+        json=lambda: machine.as_dict(report, advice),
+        yaml=lambda: machine.as_yaml(advice),
+        markdown=lambda: text.markdown(report, advice),
+        html=lambda: _page(answer),
+        table=lambda: text.lines(report, advice),
+    )
     return 0
 
 
-async def ask(settings: AdviseSettings, span: TimeRange, now_ms: int) -> Answer | str:
-    """Return what is advised on a range, or why nothing is; raises `Refusal`."""
+async def ask(settings: AdviseSettings, span: TimeRange, now_ms: int) -> Answer:
+    """Return what is advised on a range; raises `Nothing` for too little evidence, too, and `Refusal`."""
     found = await gather(settings, span, now_ms)
-    if isinstance(found, str):
-        return found
     report = found.report
     if settings.output == "html":
         report.top = Bounds().rows
         report.events, report.events_note = known_events(found.states, span)
     case = Case(found.evidence, found.states, Parties())
-    too_little = _too_little(report, force=settings.force)
-    return too_little or Answer(report, advise(case, report.summary, report.now.bill.book), found.evidence)
-
-
-def _too_little(report: Report, *, force: bool) -> str:
     metered = report.summary.metered_ms
-    if force or metered >= LEAST_EVIDENCE_MS:
-        return ""
-    return (
-        f"{duration(metered)} were metered in {report.now.span}: advice wants 24 h of evidence, so that what nights "
-        "and backups do is in it; say a longer --since, or --force"
-    )
+    if metered < LEAST_EVIDENCE_MS and not settings.force:
+        raise Nothing(
+            f"{duration(metered)} were metered in {report.now.span}: advice wants 24 h of evidence, so that what "
+            "nights and backups do is in it; say a longer --since, or --force"
+        )
+    return Answer(report, advise(case, report.summary, report.now.bill.book), found.evidence)
 
 
-def _print_simulated(report: Report, settings: AdviseSettings) -> None:
-    if settings.output == "json":
-        terminal.write_json(machine.simulated(report, settings.simulate))
-    else:
-        terminal.say(*report_text.lines(report))
+def _page(answer: Answer) -> str:
+    from history.advise import page  # brings the template engine, which no other answer needs
+
+    return page.document(answer.report, answer.advice)

@@ -33,12 +33,10 @@ class Gathered:
     states: Sequence[TopologyState]
 
 
-async def gather(settings: EvidenceSettings, span: TimeRange, now_ms: int) -> Gathered | str:
-    """Return what was read, or why there is nothing; raises `Refusal`."""
+async def gather(settings: EvidenceSettings, span: TimeRange, now_ms: int) -> Gathered:
+    """Return what was read; raises `Nothing`, `Refusal`."""
     evidence = Evidence(span)
-    report, nothing = await make_report(settings, [span], now_ms, since=DEFAULT_SINCE, evidence=evidence)
-    if nothing:
-        return nothing
+    report = await make_report(settings, [span], now_ms, since=DEFAULT_SINCE, evidence=evidence)
     clusters = sorted(report.summary.clusters)
     if len(clusters) > 1:
         raise Refusal(f"the range holds clusters {', '.join(clusters)}, and the topology is of one; say --cluster NAME")

@@ -5,7 +5,6 @@ Exit status 0 if what has no reason is within the tolerance, 1 if it is not (or 
 2 for wrong use and for a bill that cannot be compared: of another time, of other accounts, damaged.
 """
 
-import gc
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -38,7 +37,6 @@ from history.read import interrupts
 from history.read.rejoin import states_of
 from prices.file import load_prices
 from schemas.topology import TopologyState
-from sinks.gc_settings import THRESHOLDS
 
 PROG = "zonemeter bill"
 _UNITS = {"GB": GB, "GiB": GIB}
@@ -80,7 +78,6 @@ def main(settings: BillSettings) -> int:
     now_ms = clock.now_ms()
     if settings.prices is not None:
         load_prices(settings.prices)  # what is wrong with it, before anything is read
-    gc.set_threshold(*THRESHOLDS)
     with ExitStack() as stack:
         with interrupts.kept():
             bill = stack.enter_context(BillFiles(settings.file, settings.account))
@@ -88,12 +85,12 @@ def main(settings: BillSettings) -> int:
         answer = interrupts.run(_answer(settings, bill, span, now_ms))
     if settings.write_prices is not None:
         _write(settings.write_prices, price_file(answer.billed, answer.found.unit, span))
-    if settings.output == "json":
-        terminal.write_json(machine.as_dict(answer))
-    elif settings.output == "csv":
-        terminal.data().write(machine.as_csv(answer).encode())
-    else:
-        terminal.say(*text.lines(answer))
+    terminal.answer(
+        settings.output,
+        json=lambda: machine.as_dict(answer),
+        csv=lambda: machine.as_csv(answer),
+        table=lambda: text.lines(answer),
+    )
     return 0 if answer.is_good else 1
 
 

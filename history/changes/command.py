@@ -4,7 +4,6 @@
 Exit status 0, also where nothing changed; 1 if there is nothing to read; 2 for wrong use.
 """
 
-import gc
 from typing import Literal
 
 from pydantic import Field
@@ -16,7 +15,6 @@ from history.changes import text
 from history.changes.effects import effects
 from history.model.events import known_events
 from history.read import interrupts
-from sinks.gc_settings import THRESHOLDS
 
 PROG = "zonemeter changes"
 
@@ -33,15 +31,12 @@ def main(settings: ChangesSettings) -> int:
     now_ms = clock.now_ms()
     span = settings.span(PROG, now_ms, DEFAULT_SINCE)
     settings.check()
-    gc.set_threshold(*THRESHOLDS)
     found = interrupts.run(gather(settings, span, now_ms))
-    if isinstance(found, str):
-        terminal.complain(f"{PROG}: {found}")
-        return 1
     known, found.report.events_note = known_events(found.states, span)
     changed = effects(known, found.evidence, found.report.now.bill.book)
-    if settings.output == "json":
-        terminal.write_json(text.as_dict(found.report, changed))
-    else:
-        terminal.say(*text.lines(found.report, changed))
+    terminal.answer(
+        settings.output,
+        json=lambda: text.as_dict(found.report, changed),
+        table=lambda: text.lines(found.report, changed),
+    )
     return 0

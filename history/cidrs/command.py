@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
-from common import clock
+from common import clock, terminal
 from common.entry_point import entry_point
 from enricher.index.cidr_check import findings
 from enricher.index.cidrs import load_cidr_map
@@ -63,7 +63,7 @@ class CidrsSuggestSettings(CidrsSettings):
 def check(settings: CidrsCheckSettings) -> int:
     """Check a map; return the exit status."""
     checked = interrupts.run(_check(settings, _span(settings, "zonemeter cidrs check")))
-    text.print_checked(checked, settings.output)
+    terminal.answer(settings.output, json=lambda: text.checked_dict(checked), table=lambda: text.checked_lines(checked))
     return 0 if checked.sound else 1
 
 
@@ -71,7 +71,14 @@ def check(settings: CidrsCheckSettings) -> int:
 def suggest(settings: CidrsSuggestSettings) -> int:
     """List what no entry names; return the exit status."""
     suggested = interrupts.run(_suggest(settings, _span(settings, "zonemeter cidrs suggest")))
-    text.print_suggested(suggested, settings.output, settings.top)
+    shown = suggested.networks[: settings.top]
+    terminal.answer(
+        settings.output,
+        json=lambda: text.suggested_dicts(shown),
+        csv=lambda: text.suggested_csv(shown),
+        toml=lambda: text.suggested_toml(shown, suggested.span),
+        table=lambda: text.suggested_lines(suggested, shown),
+    )
     return 0
 
 

@@ -73,11 +73,8 @@ class Suggested:
     with_map: bool
 
 
-def print_checked(checked: Checked, output: str) -> None:
-    """Print the answer of `check`."""
-    if output == "json":
-        terminal.write_json(_checked(checked))
-        return
+def checked_lines(checked: Checked) -> list[str]:
+    """Return the answer of `check` for people."""
     run = checked.run
     lines = [*labelled("zonemeter cidrs check", [str(checked.span), shorten(checked.source, 24)], 24), ""]
     body: list[Sequence[str]] = [("network", "name", "zone", "bytes", "flows")]
@@ -92,30 +89,31 @@ def print_checked(checked: Checked, output: str) -> None:
         if before or after:
             body.append((scope, human(before), human(after)))
     lines += fitted(body, "<>>") if run.chunks else [_nothing(checked.span, checked.taken)]
-    lines += [f"{'wrong' if finding.wrong else 'note'}   {finding}" for finding in checked.findings]
-    terminal.say(*lines)
+    return lines + [f"{'wrong' if finding.wrong else 'note'}   {finding}" for finding in checked.findings]
 
 
-def print_suggested(suggested: Suggested, output: str, top: int) -> None:
-    """Print the answer of `suggest`."""
-    shown = suggested.networks[:top]
-    if output == "json":
-        terminal.write_json([_network(*each) for each in shown])
-    elif output == "csv":
-        terminal.data().write(_csv(shown).encode())
-    elif output == "toml":
-        terminal.write_lines(line for each in shown for line in _toml(*each, suggested.span))
-    else:
-        _print_table(suggested, shown)
+Networks = Sequence[tuple[Unmapped, Sequence[TopologyState]]]
 
 
-def _csv(shown: Sequence[tuple[Unmapped, Sequence[TopologyState]]]) -> str:
+def suggested_dicts(shown: Networks) -> list[dict[str, Any]]:
+    """Return the answer of `suggest` as plain JSON types."""
+    return [_network(*each) for each in shown]
+
+
+def suggested_csv(shown: Networks) -> str:
+    """Return it as CSV."""
     rows = (_network(*each).values() for each in shown)
     cells = ([terminal.cell(" ".join(map(str, v))) if isinstance(v, list) else v for v in row] for row in rows)
     return terminal.csv_text([_network(Unmapped(Prefix(32, 24, 0)), ()).keys(), *cells])
 
 
-def _print_table(suggested: Suggested, shown: Sequence[tuple[Unmapped, Sequence[TopologyState]]]) -> None:
+def suggested_toml(shown: Networks, span: TimeRange) -> list[str]:
+    """Return it as lines of a map, to be completed."""
+    return [line for each in shown for line in _toml(*each, span)]
+
+
+def suggested_lines(suggested: Suggested, shown: Networks) -> list[str]:
+    """Return it for people."""
     lines = [f"zonemeter cidrs suggest   {suggested.span}", ""]
     if not shown:
         # Nothing unknown, or nothing at all: both are an answer, and not the same.
@@ -139,7 +137,7 @@ def _print_table(suggested: Suggested, shown: Sequence[tuple[Unmapped, Sequence[
         ]
     if shown and not suggested.with_map:
         lines.append("no --cidr-map was given: what a map in force names is listed too")
-    terminal.say(*lines)
+    return lines
 
 
 def _facts(network: Unmapped, nodes: Sequence[TopologyState]) -> list[str]:
@@ -194,7 +192,8 @@ def _network(network: Unmapped, nodes: Sequence[TopologyState]) -> dict[str, Any
     }
 
 
-def _checked(checked: Checked) -> dict[str, Any]:
+def checked_dict(checked: Checked) -> dict[str, Any]:
+    """Return the answer of `check` as plain JSON types."""
     run = checked.run
     entries = []
     for entry in checked.entries:

@@ -6,11 +6,14 @@ day, a pipe that nobody reads), the step itself is interrupted.
 """
 
 import asyncio
+import gc
 import signal
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
+
+from sinks.gc_settings import THRESHOLDS
 
 T = TypeVar("T")
 
@@ -19,6 +22,7 @@ PATIENCE_SECONDS = 0.5
 
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run it and return its result; raise `KeyboardInterrupt` on SIGINT, when all is cleaned up."""
+    gc.set_threshold(*THRESHOLDS)
     with asyncio.Runner() as runner:
         loop = runner.get_loop()
         task = loop.create_task(main)

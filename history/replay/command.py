@@ -6,7 +6,6 @@ position moves.
 """
 
 import contextlib
-import gc
 import sys
 import time
 from collections.abc import AsyncGenerator, Iterator
@@ -14,7 +13,7 @@ from typing import BinaryIO
 
 from common.amounts import counted
 from common.entry_point import entry_point
-from common.errors import Refusal
+from common.errors import Nothing, Refusal
 from common.terminal import complain
 from history.model.filters import Selection
 from history.model.hints import why_nothing
@@ -37,14 +36,9 @@ from history.replay.table import FlowTable
 from history.replay.topic import TopicWriter
 from sinks.flowlog.archive.archive import FLOWS
 from sinks.flowlog.rows.columns import FlatEnd, flatten
-from sinks.gc_settings import THRESHOLDS
 from sinks.intake import Intake, Row
 
 PROG = "zonemeter replay"
-
-
-class _Nothing(Exception):  # noqa: N818 - it is the answer, and no fault
-    """No flow was wanted; its text says why."""
 
 
 @entry_point("replay", ReplaySettings)
@@ -53,15 +47,11 @@ def main(settings: ReplaySettings) -> int:
     span = settings.span(PROG, time.time_ns() // 1_000_000)
     if settings.output == "parquet" and settings.file is None and sys.stdout.isatty():
         raise Refusal("output = parquet is nothing to read on a terminal; add --file NAME.parquet")
-    gc.set_threshold(*THRESHOLDS)
     if settings.diff:
         return _diff(Diff(settings, span, settings.selection()))
     replay = Replay(settings, span, settings.selection())
     try:
         interrupts.run(replay.run())
-    except _Nothing as nothing:
-        _say(str(nothing))
-        return 1
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted{replay.left_behind()}") from None
     return 0
@@ -92,7 +82,7 @@ class Replay:
         self._archive = None if settings.archive is None else FlowArchive(settings.archive)
 
     async def run(self) -> None:
-        """Read and write; raises `_Nothing`, `Refusal`."""
+        """Read and write; raises `Nothing`, `Refusal`."""
         writer: Writer | None = None
         with progress("reading") as tell, stream_to(self._settings.file) as stream:
             async with contextlib.AsyncExitStack() as stack:
@@ -106,7 +96,7 @@ class Replay:
                     else:
                         self._flows += len(batch)
             if writer is None:
-                raise _Nothing(self._why_nothing())
+                raise Nothing(self._why_nothing())
             await writer.finish()
         for note in self._notes():
             _say(note)

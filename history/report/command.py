@@ -4,7 +4,6 @@
 Exit status 0 for a report, 1 if there is nothing to report or the ledger does not close, 2 for wrong use.
 """
 
-import gc
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -25,7 +24,6 @@ from history.report.data import Report
 from history.report.differences.compare import differences
 from history.report.make import PricedSettings, make_report, topology_of
 from history.report.sources.label_history import read_labels
-from sinks.gc_settings import THRESHOLDS
 
 PROG = "zonemeter report"
 # By so long after its end, a window of every node has come in as a rule.
@@ -94,28 +92,30 @@ def main(settings: ReportSettings) -> int:
     span = settings.span(PROG, now_ms)
     spans = [span] if settings.compare is None else compared(span, settings.compare, now_ms)
     settings.check()
-    gc.set_threshold(*THRESHOLDS)
-    report, nothing = interrupts.run(_make(settings, spans, now_ms))
-    if nothing:
-        _say(nothing)
-        return 1
-    _print(report, settings.output)
+    report = interrupts.run(_make(settings, spans, now_ms))
+    terminal.answer(
+        settings.output,
+        json=lambda: machine.as_dict(report),
+        html=lambda: _page(report),
+        csv=lambda: machine.as_csv(report),
+        table=lambda: text.lines(report),
+    )
     closes = report.audit is None or not report.audit.mismatches
     return 0 if closes else 1
 
 
-async def _make(settings: ReportSettings, spans: list[TimeRange], now_ms: int) -> tuple[Report, str]:
+async def _make(settings: ReportSettings, spans: list[TimeRange], now_ms: int) -> Report:
     by, name = settings.grouping
     label = await read_labels(settings, settings.topology, name, spans[0]) if name else None
     is_page = settings.output == "html"
     top = settings.top or (Bounds().rows if is_page else None)
-    report, nothing = await make_report(
+    report = await make_report(
         settings, spans, now_ms, compare=settings.compare, by=by, per=settings.per, label=label, top=top
     )
     shows_pairs = settings.output in ("json", "html") or (settings.output == "table" and by is None)
     before = report.before if shows_pairs else None
-    if nothing or not (is_page or (before is not None and before.summary.metered_ms)):
-        return report, nothing
+    if not (is_page or (before is not None and before.summary.metered_ms)):
+        return report
     states, note = await topology_of(settings, report)
     report.events_note = note
     if is_page and states is not None:
@@ -123,7 +123,7 @@ async def _make(settings: ReportSettings, spans: list[TimeRange], now_ms: int) -
         report.events_note = note or forgotten
     if before is not None:
         report.differences = differences(report, before, states or [], note)
-    return report, nothing
+    return report
 
 
 def compared(span: TimeRange, compare: str, now_ms: int) -> list[TimeRange]:
@@ -140,18 +140,7 @@ def compared(span: TimeRange, compare: str, now_ms: int) -> list[TimeRange]:
     return [part, part.earlier(parse_duration(compare))]
 
 
-def _print(report: Report, output: str) -> None:
-    if output == "json":
-        terminal.write_json(machine.as_dict(report))
-    elif output == "html":
-        from history.report.page import layout  # brings the template engine, which no other answer needs
+def _page(report: Report) -> str:
+    from history.report.page import layout  # brings the template engine, which no other answer needs
 
-        terminal.data().write(layout.document(report).encode())
-    elif output == "csv":
-        terminal.data().write(machine.as_csv(report).encode())
-    else:
-        terminal.say(*text.lines(report))
-
-
-def _say(line: str) -> None:
-    terminal.complain(f"{PROG}: {line}")
+    return layout.document(report)

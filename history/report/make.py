@@ -6,7 +6,7 @@ from shlex import quote
 from pydantic import Field
 
 from common.amounts import counted
-from common.errors import Refusal
+from common.errors import Nothing, Refusal
 from common.settings import HostPorts
 from common.terminal import command
 from history.audit.command import audit_of
@@ -64,8 +64,8 @@ async def make_report(
     top: int | None = None,
     since: str = "1h",
     evidence: Evidence | None = None,
-) -> tuple[Report, str]:
-    """Return the report, and why there is none if there is none; fill the evidence for advice, if that is wanted.
+) -> Report:
+    """Return the report; fill the evidence for advice, if that is wanted. Raises `Nothing`, `Refusal`.
 
     `label`: what it is summed up by, if it is a label. `compare`: how long before the first of the ranges the second
     lies. `since`: where the settings name no range.
@@ -107,9 +107,9 @@ async def make_report(
         refused=gathered.refused,
     )
     if not summary.flows:
-        return report, _why_nothing(settings, report, gathered.present)
+        raise Nothing(_why_nothing(settings, report, gathered.present))
     report.audit, report.trust_note = await audit_of(settings, spans[0], now_ms, summary.clusters)
-    return report, ""
+    return report
 
 
 async def topology_of(settings: PricedSettings, report: Report) -> tuple[list[TopologyState] | None, str]:
