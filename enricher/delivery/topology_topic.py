@@ -6,12 +6,13 @@ that still holds never is.
 
 The enricher that owns raw partition 0 writes. The others follow what it writes and keep only what it did not: if
 it dies, its successor writes the rest. What raw chunks say of nodes' addresses, each writes that has read it. Two
-writers for a moment do no harm: both write the same under a key.
+writers for a moment do no harm: both write the same under a key. A topic that was recreated is written whole again.
 """
 
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from common.errors import PublishError, Refusal, Stopped
 from common.in_parts import in_parts
 from common.input.files import read_named
 from common.kafka import clients
+from common.kafka.partitions import LOOK_SECONDS
 from common.kafka.publish import Publisher, Record
 from common.kafka.reading import Records, held, reader, stretch
 from common.service.running import Service
@@ -95,14 +97,26 @@ class TopologyTopic:
                 async with reader(self._service, self._settings, self._where) as consumer:
                     await self._catch_up(consumer)
                     consumer.seek(self._where, self._position)
-                    while True:
-                        batches = await clients.fetch(consumer, self._where, seconds=_FETCH_SECONDS)
-                        self._take(batches.get(self._where, ()))
+                    await self._follow(consumer)
             except Stopped:
                 return
             except (KafkaError, OSError, TimeoutError) as error:
                 log.warning("%s: %s; retrying", self._where.topic, error or type(error).__name__)
                 await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _follow(self, consumer: AIOKafkaConsumer) -> None:
+        looked = time.monotonic()
+        while True:
+            batches = await clients.fetch(consumer, self._where, seconds=_FETCH_SECONDS)
+            if records := batches.get(self._where, ()):
+                self._notice(records[0].offset)
+                self._take(records)
+            if time.monotonic() - looked > LOOK_SECONDS:
+                # One that is empty gives no record that would tell.
+                there = (await held(consumer, [self._where], self._settings.kafka_deadline_seconds))[self._where]
+                if self._notice(there.stop):
+                    consumer.seek(self._where, there.start)
+                looked = time.monotonic()
 
     async def write(self, publisher: Publisher, is_writer: Callable[[], bool]) -> None:
         """Write what changed while `is_writer` says so, and forget what is too old to matter.
@@ -175,10 +189,23 @@ class TopologyTopic:
     async def _catch_up(self, consumer: AIOKafkaConsumer) -> None:
         deadline = self._settings.kafka_deadline_seconds
         there = (await held(consumer, [self._where], deadline))[self._where]
-        start = there.start if self._position > there.stop else max(there.start, self._position)
+        self._notice(there.stop)
+        start = max(there.start, self._position)
         async for records in stretch(consumer, {self._where: range(start, there.stop)}, deadline):
             self._take(records)
         self._position = there.stop
+
+    def _notice(self, offset: int) -> bool:
+        """Return whether the topic was recreated, as an offset before where reading stood tells: then it lacks all.
+
+        What is read of it from its beginning on need not be written.
+        """
+        if offset >= self._position:
+            return False
+        log.warning("%s goes on at %s, after %s: it is written again", self._where.topic, offset, self._position)
+        self._cluster.write_again()
+        self._position = 0
+        return True
 
     def _take(self, records: Records) -> None:
         states = []

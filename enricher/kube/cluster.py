@@ -91,6 +91,10 @@ class ClusterView:
             if waiting is not None and (waiting.to_ms is None or state.to_ms is not None):
                 del unwritten[state.key]
 
+    def write_again(self) -> None:
+        """Note that the topic holds nothing of what is known: whoever writes it writes all that is not confirmed."""
+        self.pending = {state.key: state for states in self.index.objects() for state in states}
+
     async def news(self, seconds: float) -> None:
         """Return when something changed, at the latest after so long."""
         try:

@@ -8,12 +8,15 @@ import pytest
 from common.errors import Stopped
 from common.kafka.publish import Publisher
 from common.service.running import Service
+from common.task_group import TaskGroup
 from enricher.delivery.topology_topic import TopologyTopic
 from enricher.index.ownership import Index
 from enricher.kube.cluster import ClusterView
 from enricher.metrics import EnricherMetrics
 from enricher.settings import EnricherSettings
-from tests.support.enricher.build import pod
+from tests.support.enricher.build import END, pod
+from tests.support.enricher.topics import Topics
+from tests.support.services import eventually
 
 
 def parts() -> tuple[Service, TopologyTopic, Publisher, ClusterView]:
@@ -47,3 +50,33 @@ def test_who_writes_ends_quietly_and_keeps_what_it_did_not_write(caplog: pytest.
 
     assert len(asyncio.run(write()).pending) == 1
     assert caplog.messages == []
+
+
+def test_a_topic_that_was_recreated_is_written_whole_again(topics: Topics) -> None:
+    """Ended states, too: a replay of the time before asks for them. And what others wrote there need not be written."""
+    name = topics.settings.topics.topology
+    api, gone = pod("api-1", "10.42.1.17", "node-a1"), pod("gone", "10.42.1.18", "node-a1", to_ms=END)
+    other = pod("other", "10.42.1.19", "node-a1")
+    topics.produce_topology([api, gone])
+
+    async def follow_and_write() -> ClusterView:
+        service, index = Service("enricher"), Index()
+        settings = EnricherSettings(**topics.settings.model_dump(), history_hours=1_000_000)
+        metrics = EnricherMetrics(service.registry, index)
+        cluster, publisher = ClusterView(index, live=True), Publisher(service, settings)
+        topic = TopologyTopic(service, settings, cluster, metrics)
+        await topic.read_history()
+        async with TaskGroup() as tasks:
+            beside = [tasks.create_task(topic.follow()), tasks.create_task(topic.write(publisher, lambda: True))]
+            await asyncio.to_thread(topics.recreate, name)
+            await asyncio.to_thread(topics.produce_topology, [other])
+            await asyncio.to_thread(eventually, lambda: len(topics.topology()) == 3)
+            await asyncio.to_thread(eventually, lambda: not cluster.pending)
+            for task in beside:
+                task.cancel()
+        await publisher.close()
+        return cluster
+
+    cluster = asyncio.run(follow_and_write())
+    assert {state.key: state for state in topics.topology()} == {state.key: state for state in (api, gone, other)}
+    assert cluster.pending == {}

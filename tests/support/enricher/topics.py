@@ -63,6 +63,21 @@ class Topics:
 
         asyncio.run(make())
 
+    def recreate(self, name: str) -> None:
+        """Delete a topic and create it again, empty."""
+
+        async def delete() -> None:
+            async with topic_admin.admin_client(self.settings) as admin:
+                await admin.delete_topics([name])
+                while True:
+                    (found,) = await admin.describe_topics([name])
+                    if found["error_code"]:
+                        return
+                    await asyncio.sleep(0.05)
+
+        asyncio.run(delete())
+        self.apply()
+
     def produce(self, values: Iterable[bytes | None], *, key: bytes = b"node-a1", partition: int = 0) -> None:
         """Append raw records."""
         self._produce(self.settings.topics.raw, [(partition, key, value) for value in values])
