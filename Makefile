@@ -76,6 +76,7 @@ lock: setup ## rewrite requirements.lock, and the images' parts of it, from pypr
 	@$(BIN)/uv pip compile -q --upgrade --all-extras --generate-hashes --python-version 3.11 --no-header --no-annotate pyproject.toml -o requirements.lock
 	@$(BIN)/uv pip compile -q --generate-hashes --python-version 3.11 --no-header --no-annotate -c requirements.lock pyproject.toml -o images/requirements.lock
 	@$(BIN)/uv pip compile -q --extra msk --generate-hashes --python-version 3.11 --no-header --no-annotate -c requirements.lock pyproject.toml -o images/requirements-msk.lock
+	@$(BIN)/uv pip compile -q --extra iceberg --generate-hashes --python-version 3.11 --no-header --no-annotate -c requirements.lock pyproject.toml -o images/requirements-iceberg.lock
 
 clean: ## take down the lab of this checkout and delete what setup and the demo made
 	@[ ! -x $(BIN)/zonemeter ] || $(BIN)/zonemeter lab down --of-this-checkout

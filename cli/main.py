@@ -50,6 +50,9 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "history.upkeep.command:erase", "take people's addresses out of the flow log's older flows"
     ),
     ("archive", "expire"): Command("history.upkeep.command:expire", "delete hours of the flow log that are too old"),
+    ("archive", "iceberg"): Command(
+        "history.upkeep.iceberg.command:main", "publish the flow log as an Apache Iceberg table, for other engines"
+    ),
     ("prices", "list"): Command("prices.command:list_", "the price files that come with zonemeter: dates and sources"),
     ("prices", "check"): Command("prices.command:check", "check a price file of your own"),
     ("prices", "explain"): Command(

@@ -40,7 +40,7 @@ _FIXTURES = {
 _MODULES = {
     "kafka": {"Broker", "brokers"},
     "kernel": {"netlab", "metered", "prog_test_run", "namespaces"},
-    "process": {"subprocess", "multiprocessing", "ServiceProcess", "while_running"},
+    "process": {"subprocess", "multiprocessing", "ServiceProcess", "while_running", "clickhouse"},
 }
 
 

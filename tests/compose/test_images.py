@@ -15,7 +15,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 DOCKERFILE = (ROOT / "images/Dockerfile").read_text()
 
 
-LOCKS = {"images/requirements.lock", "images/requirements-msk.lock"}
+LOCKS = {f"images/requirements{extra}.lock" for extra in ("", "-msk", "-iceberg")}
 
 
 def lock(path: str) -> dict[str, set[str]]:
@@ -79,9 +79,10 @@ def test_kafka_is_the_version_that_the_tests_run() -> None:
 def test_the_images_lock_is_the_part_of_the_lock_that_the_services_need() -> None:
     ours, everything = lock("images/requirements.lock"), lock("requirements.lock")
     assert ours.items() <= everything.items()
-    with_msk = lock("images/requirements-msk.lock")
-    assert ours.items() <= with_msk.items() <= everything.items()
-    assert PROJECT["optional-dependencies"]["msk"][0] in with_msk
+    for extra in ("msk", "iceberg"):
+        with_extra = lock(f"images/requirements-{extra}.lock")
+        assert ours.items() <= with_extra.items() <= everything.items()
+        assert re.sub(r"\[.*\]", "", PROJECT["optional-dependencies"][extra][0]) in with_extra
     names = {entry.partition("==")[0] for entry in ours}
     wanted = {re.split(r"[\[<>=~ ]", each)[0].lower() for each in PROJECT["dependencies"]}
     assert wanted <= names

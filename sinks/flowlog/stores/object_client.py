@@ -8,7 +8,7 @@ instance's. For the others obstore does: variables, the key file, workload ident
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -42,6 +42,29 @@ class _Place:
     path: str
     end_point: str = ""
     region: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class S3Access:
+    """How a bucket is reached, as it is now; `end_point` is empty for Amazon's own, `token` where there is none."""
+
+    end_point: str
+    region: str
+    key_id: str
+    secret: str = field(repr=False)
+    token: str = field(repr=False)
+
+
+def s3_access(location: str) -> S3Access:
+    """Return how other clients reach an `s3://` location; raises as `open_client`."""
+    return _access(_place(location))
+
+
+def _access(place: _Place) -> S3Access:
+    keys = aws_credentials()
+    return S3Access(
+        place.end_point, place.region, keys["access_key_id"], keys["secret_access_key"], keys["token"] or ""
+    )
 
 
 def open_client(location: str) -> ObjectStore:
@@ -79,12 +102,12 @@ def open_files(location: str) -> tuple[fs.FileSystem, str]:
         if place.scheme != "s3":
             files, root = fs.FileSystem.from_uri(place.url)
             return files, str(root).rstrip("/")
-        keys = aws_credentials()
+        access = _access(place)
         scheme, _, host = place.end_point.rpartition("://")
         files = fs.S3FileSystem(
-            access_key=keys["access_key_id"],
-            secret_key=keys["secret_access_key"],
-            session_token=keys["token"],
+            access_key=access.key_id,
+            secret_key=access.secret,
+            session_token=access.token or None,
             region=place.region,
             scheme=scheme or "https",
             endpoint_override=host.rstrip("/") or None,
