@@ -47,7 +47,7 @@ def states() -> list[TopologyState]:
             node=f"node-{k % NODES}",
             workload=Workload("Deployment", f"w{k // PODS_OF_EACH}"),
             ready=True,
-            services=[f"s{k // PODS_OF_EACH}"],
+            services=(f"s{k // PODS_OF_EACH}",),
         )
         for k in range(PODS)
     ]

@@ -108,7 +108,7 @@ def _node(number: int, zone: str) -> TopologyState:
         zone=f"eu-west-1{zone}",
         region="eu-west-1",
         zone_id=f"euw1-az{'abc'.index(zone) + 1}",
-        pod_cidrs=[f"10.{number // 250}.{number % 250}.0/24"],
+        pod_cidrs=(f"10.{number // 250}.{number % 250}.0/24",),
     )
 
 

@@ -57,7 +57,7 @@ def host_states(node: str, zone: str, region: str, addresses: Iterable[Address],
         own.append(str(interface.ip))
         if address.on_bridge and str(interface.network) not in networks:
             networks.append(str(interface.network))
-    return [_state("node", node, addresses=own, pod_cidrs=networks, zone=zone, region=region)]
+    return [_state("node", node, addresses=own, pod_cidrs=tuple(networks), zone=zone, region=region)]
 
 
 def demo_states(region: str, pod_net: str) -> list[TopologyState]:

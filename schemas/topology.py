@@ -35,11 +35,13 @@ MAX_END_POINTS, MAX_ZONES = 1000, 64
 
 Address = Annotated[str, msgspec.Meta(max_length=MAX_ADDRESS)]
 Addresses = Annotated[list[Address], msgspec.Meta(max_length=MAX_LISTED)]
+# Most states leave these out, and share one empty tuple then. A list or dict each would be 70 bytes for each of them.
+Prefixes = Annotated[tuple[Address, ...], msgspec.Meta(max_length=MAX_LISTED)]
 LabelName = Annotated[str, msgspec.Meta(max_length=MAX_LABEL_NAME)]
 LabelValue = Annotated[str, msgspec.Meta(max_length=MAX_LABEL_VALUE)]
 Labels = Annotated[dict[LabelName, LabelValue], msgspec.Meta(max_length=MAX_LABELS)]
 KeptLabels = Annotated[dict[LabelName, LabelValue | None], msgspec.Meta(max_length=MAX_LABELS)]
-Names = Annotated[list[Name], msgspec.Meta(max_length=MAX_LISTED)]
+Names = Annotated[tuple[Name, ...], msgspec.Meta(max_length=MAX_LISTED)]
 
 
 class Served(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -100,20 +102,22 @@ class TopologyState(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tru
     host_network: bool = False  # of a pod: its address is its node's
     workload: Workload | None = None  # of a pod
     ready: bool | None = None  # of a pod
-    services: Names = []  # of a pod: names, in its namespace, of the services that select it; of a slice its own
-    served: Annotated[list[Served], msgspec.Meta(max_length=MAX_LISTED)] = []  # of a pod: by which ports they reach it
+    services: Names = ()  # of a pod: names, in its namespace, of the services that select it; of a slice its own
+    served: Annotated[
+        tuple[Served, ...], msgspec.Meta(max_length=MAX_LISTED)
+    ] = ()  # of a pod: by which ports they reach it
     zone: Name | None = None  # of a node: topology.kubernetes.io/zone
     region: Name | None = None  # of a node: topology.kubernetes.io/region
     zone_id: Name | None = None  # of a node: topology.k8s.aws/zone-id
-    pod_cidrs: Addresses = []  # of a node
+    pod_cidrs: Prefixes = ()  # of a node
     provider_id: Annotated[str, msgspec.Meta(max_length=MAX_PROVIDER_ID)] | None = None  # of a node: the cloud's name
     instance_type: Name | None = None  # of a node: node.kubernetes.io/instance-type
     routing: Routing | None = None  # of a service; absent before there was this field
-    selector: Labels = {}  # of a service: spec.selector, which its pods' labels hold; empty: none, or not known
+    selector: Labels | None = None  # of a service: spec.selector, which its pods' labels hold; None: none, or not known
     # Of a namespace: each label that the enricher was told to keep; None: it did not have it. Others are not known.
-    labels: KeptLabels = {}
+    labels: KeptLabels | None = None
     # Of an endpointslice, by zone.
-    end_points: Annotated[list[ZoneEndPoints], msgspec.Meta(max_length=MAX_ZONES)] = []
+    end_points: Annotated[tuple[ZoneEndPoints, ...], msgspec.Meta(max_length=MAX_ZONES)] = ()
 
     @property
     def key(self) -> bytes:

@@ -47,10 +47,10 @@ class Resolved:
     as_server: "dict[int, Resolved]" = field(default_factory=dict)
 
     @property
-    def served(self) -> list[Served]:
+    def served(self) -> tuple[Served, ...]:
         """By which ports Services reach it."""
         owner = self.made_of[0]
-        return owner.served if isinstance(owner, TopologyState) else []
+        return owner.served if isinstance(owner, TopologyState) else ()
 
     def json(self, port: int) -> str:
         """Return the end point's JSON; port 0 is a folded one, and absent."""

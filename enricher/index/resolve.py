@@ -215,7 +215,7 @@ class WindowResolver:
             return self._ambiguous(address, {other.node for other in pods})
         if any(other.served != pod.served for other in pods):
             # What came or went within the window is not said of all of it.
-            always = [each for each in pod.served if all(each in other.served for other in pods)]
+            always = tuple(each for each in pod.served if all(each in other.served for other in pods))
             pod = msgspec.structs.replace(pod, served=always)
         return self._resolver.answer("pod", address, owner=pod, node=pod.node, at=self._at(pod.node), in_cluster=True)
 

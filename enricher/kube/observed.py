@@ -180,12 +180,12 @@ class Observed:
         labels = self._labels.get(pod.uid, frozenset())
         offers = [offer for offer, wanted in self._selectors[pod.namespace or ""].values() if wanted <= labels]
         names = {offer.service for offer in offers}
-        ports = served(offers, self._named_ports.get(pod.uid, {})) if offers else []
+        ports = served(offers, self._named_ports.get(pod.uid, {})) if offers else ()
         if len(names) > MAX_LISTED or len(ports) > MAX_LISTED:
             self._tell_left_out("services")
-        services = heapq.nsmallest(MAX_LISTED, names)
+        services = tuple(heapq.nsmallest(MAX_LISTED, names))
         # Of some of them it would seem that no other Service is behind a port.
-        ports = ports if len(ports) <= MAX_LISTED else []
+        ports = ports if len(ports) <= MAX_LISTED else ()
         if (services, ports) == (pod.services, pod.served):
             return pod
         return msgspec.structs.replace(pod, services=services, served=ports)
@@ -223,7 +223,8 @@ class Observed:
 
 def _lost_label(last: TopologyState, state: TopologyState) -> bool:
     """Return whether a label is gone: that alone leaves no time in the managed fields (metav1 ManagedFieldsEntry)."""
-    return any(value is not None and state.labels.get(name) is None for name, value in last.labels.items())
+    now = state.labels or {}
+    return any(value is not None and now.get(name) is None for name, value in (last.labels or {}).items())
 
 
 def _key(found: Object) -> str:

@@ -162,7 +162,7 @@ class Case:
     def selector(self, service: Group) -> dict[str, str]:
         """Return which labels a Service's pods had at the end of the range; empty where nobody says."""
         states = self._services.get(service, [])
-        return states[-1].selector if states else {}
+        return (states[-1].selector or {}) if states else {}
 
     @cached_property
     def _slices(self) -> dict[Group, list[list[TopologyState]]]:

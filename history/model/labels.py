@@ -55,15 +55,16 @@ def label_times(states: Iterable[TopologyState], label: str) -> list[LabelTime]:
 
 def labels_known(states: Iterable[TopologyState]) -> Collection[str]:
     """Return the names of the labels that any namespace had."""
-    found = (item for state in states if state.kind == KIND for item in state.labels.items())
+    found = (item for state in states if state.kind == KIND for item in (state.labels or {}).items())
     return sorted({name for name, value in found if value is not None})
 
 
 def _times(name: str, states: list[TopologyState], label: str) -> Iterator[LabelTime]:
     for state, end in stretches(sorted(states, key=order)):
         # A label that nobody was told to keep then may have been there.
-        if state.from_ms < end and label in state.labels:
-            yield LabelTime(name, state.from_ms, end, state.labels[label])
+        labels = state.labels or {}
+        if state.from_ms < end and label in labels:
+            yield LabelTime(name, state.from_ms, end, labels[label])
 
 
 def _joined(times: Iterable[LabelTime]) -> Iterator[LabelTime]:

@@ -52,7 +52,7 @@ def test_an_address_is_whose_it_is(address: str, kind: str, node: str | None, zo
 
 def test_the_demos_nodes_are_containers_of_this_host_before_their_network_is_made() -> None:
     [host] = host_states("this-host", "zone-a", "region-1", [], NODE_NET)
-    assert host.pod_cidrs == [f"{NODE_NET}.0/24"]
+    assert host.pod_cidrs == (f"{NODE_NET}.0/24",)
 
 
 def test_the_demo_has_traffic_within_and_between_zones() -> None:

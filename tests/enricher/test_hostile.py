@@ -38,8 +38,8 @@ RAW = raw_chunk(
     dnat=[None, 1, 0, 0],
 )
 STATES = [
-    node("node-a1", "10.0.0.1", pod_cidrs=["10.42.1.0/24"]),
-    node("node-b1", "10.0.0.2", "eu-west-1b", pod_cidrs=["10.42.2.0/24"]),
+    node("node-a1", "10.0.0.1", pod_cidrs=("10.42.1.0/24",)),
+    node("node-b1", "10.0.0.2", "eu-west-1b", pod_cidrs=("10.42.2.0/24",)),
     pod("web-0", ADDRESSES[0], "node-a1"),
     pod("db-0", ADDRESSES[1], "node-b1"),
     service("db", "10.96.0.1"),

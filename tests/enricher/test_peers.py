@@ -18,9 +18,9 @@ A1, A2, B1 = "10.42.1.17", "10.42.1.18", "10.42.2.9"
 HOST_A, HOST_B, HOST_BARE = "192.168.0.11", "192.168.0.21", "192.168.0.31"
 BARE = "10.42.3.5"
 STATES = [
-    node("node-a1", HOST_A, "eu-west-1a", zone_id="euw1-az1", pod_cidrs=["10.42.1.0/24"]),
-    node("node-b1", HOST_B, "eu-west-1b", zone_id="euw1-az2", pod_cidrs=["10.42.2.0/24"]),
-    node("bare", HOST_BARE, None, pod_cidrs=["10.42.3.0/24"]),
+    node("node-a1", HOST_A, "eu-west-1a", zone_id="euw1-az1", pod_cidrs=("10.42.1.0/24",)),
+    node("node-b1", HOST_B, "eu-west-1b", zone_id="euw1-az2", pod_cidrs=("10.42.2.0/24",)),
+    node("bare", HOST_BARE, None, pod_cidrs=("10.42.3.0/24",)),
     pod("api-1", A1, "node-a1"),
     pod("api-2", A2, "node-a1"),
     pod("db-0", B1, "node-b1"),

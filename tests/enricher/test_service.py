@@ -180,7 +180,7 @@ def _of_namespaces(topics: Topics) -> list[tuple[dict[str, str | None], bool]]:
     """Return the labels of each state of a namespace, and whether it still holds."""
     last = {state.key: state for state in topics.topology() if state.kind == "namespace"}
     return sorted(
-        ((state.labels, state.to_ms is None) for state in last.values()), key=lambda each: str(each[0]["team"])
+        ((state.labels or {}, state.to_ms is None) for state in last.values()), key=lambda each: str(each[0]["team"])
     )
 
 

@@ -60,17 +60,17 @@ def examples() -> list[Any]:
     state = topology.TopologyState(
         kind="pod", uid="u1", resource_version="7", name="api-0", namespace="shop", addresses=["10.0.0.1"], from_ms=1
     )
-    behind = [topology.Served("api", "tcp", 8080), topology.Served("api-hl", "tcp", 8080, headless=True)]
-    served = msgspec.structs.replace(state, services=["api", "api-hl"], served=behind)
+    behind = (topology.Served("api", "tcp", 8080), topology.Served("api-hl", "tcp", 8080, headless=True))
+    served = msgspec.structs.replace(state, services=("api", "api-hl"), served=behind)
     sliced = topology.TopologyState(
         kind="endpointslice",
         uid="u3",
         resource_version="9",
         name="api-x",
         namespace="shop",
-        services=["api"],
+        services=("api",),
         from_ms=1,
-        end_points=[topology.ZoneEndPoints("eu-west-1a", 2, 1), topology.ZoneEndPoints(ready=1)],
+        end_points=(topology.ZoneEndPoints("eu-west-1a", 2, 1), topology.ZoneEndPoints(ready=1)),
     )
     named = topology.TopologyState(
         kind="namespace",

@@ -92,7 +92,7 @@ def topology(since_ms: int) -> list[TopologyState]:
             from_ms=since_ms,
             zone=zone_of(node),
             region="zone",
-            pod_cidrs=[f"10.42.{number}.0/24"],
+            pod_cidrs=(f"10.42.{number}.0/24",),
         )
         for number, node in enumerate(NODES)
     ]

@@ -23,9 +23,9 @@ def slice_state(found: EndpointSlice, seen_ms: int) -> TopologyState | None:
         resource_version=meta.resource_version,
         name=meta.name,
         namespace=interned(meta.namespace),
-        services=[sys.intern(service)],
+        services=(sys.intern(service),),
         from_ms=changed_ms(found, seen_ms),
-        end_points=_by_zone(found) if _fits(found) else [],
+        end_points=_by_zone(found) if _fits(found) else (),
     )
 
 
@@ -34,7 +34,7 @@ def left_out(found: EndpointSlice) -> list[str]:
     return [] if _fits(found) else ["end_points"]
 
 
-def _by_zone(found: EndpointSlice) -> list[ZoneEndPoints]:
+def _by_zone(found: EndpointSlice) -> tuple[ZoneEndPoints, ...]:
     ready: Counter[str] = Counter()
     hinted: Counter[str] = Counter()
     for each in found.endpoints or ():
@@ -42,7 +42,7 @@ def _by_zone(found: EndpointSlice) -> list[ZoneEndPoints]:
             zone = sys.intern(each.zone or "")
             ready[zone] += 1
             hinted[zone] += bool(each.hints and (each.hints.for_zones or each.hints.for_nodes))
-    return [ZoneEndPoints(zone, ready[zone], hinted[zone]) for zone in sorted(ready)]
+    return tuple(ZoneEndPoints(zone, ready[zone], hinted[zone]) for zone in sorted(ready))
 
 
 def _is_ready(each: EndPoint) -> bool:

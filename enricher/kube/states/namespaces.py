@@ -21,7 +21,7 @@ def namespace_state(namespace: Namespace, names: Collection[str], seen_ms: int) 
         resource_version=meta.resource_version,
         name=sys.intern(meta.name),
         from_ms=changed_ms(namespace, seen_ms),
-        labels={name: value and sys.intern(value) for name, value in _wanted(namespace, names) if _fits(value)},
+        labels={name: value and sys.intern(value) for name, value in _wanted(namespace, names) if _fits(value)} or None,
     )
 
 

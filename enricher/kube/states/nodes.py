@@ -37,7 +37,7 @@ def node_state(node: Node, seen_ms: int) -> TopologyState:
         zone=interned(_zone(node)),
         region=interned(labels.get(REGION_LABEL)),
         zone_id=interned(labels.get(ZONE_ID_LABEL)),
-        pod_cidrs=_bounded(_pod_cidrs(node)),
+        pod_cidrs=tuple(_bounded(_pod_cidrs(node))),
         provider_id=at_most(node.spec.provider_id, MAX_PROVIDER_ID),
         instance_type=interned(labels.get(INSTANCE_TYPE_LABEL)),
     )

@@ -57,9 +57,9 @@ def named_ports(pod: Pod) -> NamedPorts:
     return found
 
 
-def served(offers: Iterable[Offer], named: NamedPorts) -> list[Served]:
+def served(offers: Iterable[Offer], named: NamedPorts) -> tuple[Served, ...]:
     """Return by which ports these Services reach a pod, in an order that does not depend on theirs."""
-    return sorted(set(_served(offers, named)), key=_order)
+    return tuple(sorted(set(_served(offers, named)), key=_order))
 
 
 def _served(offers: Iterable[Offer], named: NamedPorts) -> Iterator[Served]:

@@ -24,7 +24,7 @@ def service_state(service: Service, seen_ms: int) -> TopologyState:
         addresses=[address for address in addresses if address and address != "None"],
         from_ms=milliseconds(meta.creation_timestamp) or seen_ms,
         routing=_routing(service, headless="None" in addresses),
-        selector=_selector(service) if _fits(service) else {},
+        selector=_selector(service) if _fits(service) else None,
     )
 
 
@@ -34,9 +34,10 @@ def left_out(service: Service) -> list[str]:
     return (["routing"] if refused else []) + ([] if _fits(service) else ["selector"])
 
 
-def _selector(service: Service) -> dict[str, str]:
+def _selector(service: Service) -> dict[str, str] | None:
     """Return which labels its pods have, sorted by name; equal ones are compared as they are."""
-    return {sys.intern(name): sys.intern(value) for name, value in sorted((service.spec.selector or {}).items())}
+    labels = sorted((service.spec.selector or {}).items())
+    return {sys.intern(name): sys.intern(value) for name, value in labels} or None
 
 
 def _fits(service: Service) -> bool:

@@ -128,7 +128,7 @@ def test_each_state_of_what_changes_is_in_the_history(topics: Topics, tmp_path: 
             eventually(lambda: len(states_of(topics, node_uid)) == 3)
     pods, nodes = states_of(topics, uid), states_of(topics, node_uid)
     assert [state.ready for state in pods] == [True, False, True, False, False, False]
-    assert [state.services for state in pods] == [*[[service]] * 4, [], [service]]
+    assert [state.services for state in pods] == [*[(service,)] * 4, (), (service,)]
     assert [state.zone for state in nodes] == [PLAN.node(NODE).zone, "zone-2", "zone-3"]
     assert in_a_row(pods)
     assert in_a_row(nodes)

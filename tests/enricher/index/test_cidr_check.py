@@ -8,8 +8,17 @@ from enricher.index.cidrs import Cidr
 from tests.support.enricher.build import node
 
 NODES = [
-    node("node-a1", "192.168.0.11", "eu-west-1a", pod_cidrs=["10.42.1.0/24"], zone_id="euw1-az2"),
-    node("node-b1", "192.168.1.21", "eu-west-1b", pod_cidrs=["10.42.2.0/24", "fd42:2::/64"], zone_id="euw1-az1"),
+    node("node-a1", "192.168.0.11", "eu-west-1a", pod_cidrs=("10.42.1.0/24",), zone_id="euw1-az2"),
+    node(
+        "node-b1",
+        "192.168.1.21",
+        "eu-west-1b",
+        pod_cidrs=(
+            "10.42.2.0/24",
+            "fd42:2::/64",
+        ),
+        zone_id="euw1-az1",
+    ),
 ]
 GOOD = {"name": "orders-db", "zone": "eu-west-1b", "region": "eu-west-1"}
 

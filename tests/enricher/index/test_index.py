@@ -259,8 +259,8 @@ def test_a_closed_state_given_again_open_stays_closed() -> None:
 
 def test_longest_pod_cidr_wins_and_goes_with_its_node() -> None:
     index = Index()
-    wide = node("wide", "192.0.2.1", pod_cidrs=["10.42.0.0/16"])
-    narrow = node("narrow", "192.0.2.2", pod_cidrs=["10.42.7.0/24"], to_ms=START)
+    wide = node("wide", "192.0.2.1", pod_cidrs=("10.42.0.0/16",))
+    narrow = node("narrow", "192.0.2.2", pod_cidrs=("10.42.7.0/24",), to_ms=START)
     index.apply(wide)
     index.apply(narrow)
     address = pack("10.42.7.9")

@@ -103,7 +103,7 @@ def test_a_nodes_further_address_is_the_node(address: str, cidrs: tuple[Cidr, ..
     ],
 )
 def test_who_sends_from_the_node_is_on_it(address: str, end: tuple[str, Any, Any]) -> None:
-    other = node("node-c1", "192.168.0.31", "eu-west-1c", pod_cidrs=["10.42.3.0/24"])
+    other = node("node-c1", "192.168.0.31", "eu-west-1c", pod_cidrs=("10.42.3.0/24",))
     [flow] = flows(chunk([row(address, HOST_A)]), other, cidrs=(STORAGE,))
     assert told(flow.source) == end
     assert flow.scope == ("same_node" if end[1] == "node-a1" else "cross_zone")

@@ -40,9 +40,17 @@ name = "aws/EC2/eu-west-1"
 external = true
 """
 CLUSTER = [
-    node("node-a1", "192.168.0.11", "eu-west-1a", pod_cidrs=["10.42.1.0/24", "fd00:42:1::/64"]),
-    node("node-b1", "192.168.0.21", "eu-west-1b", pod_cidrs=["10.42.2.0/24"]),
-    node("bare", "192.168.0.31", None, pod_cidrs=["10.42.3.0/24"]),
+    node(
+        "node-a1",
+        "192.168.0.11",
+        "eu-west-1a",
+        pod_cidrs=(
+            "10.42.1.0/24",
+            "fd00:42:1::/64",
+        ),
+    ),
+    node("node-b1", "192.168.0.21", "eu-west-1b", pod_cidrs=("10.42.2.0/24",)),
+    node("bare", "192.168.0.31", None, pod_cidrs=("10.42.3.0/24",)),
     pod("api-x", "10.42.1.17", "node-a1", addresses=["10.42.1.17", "2a00:1:2:3400::17"]),
     pod("db-0", "10.42.2.9", "node-b1"),
     pod("lost", "10.42.3.5", "bare"),

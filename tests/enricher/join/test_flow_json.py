@@ -87,7 +87,7 @@ def test_an_owner_of_200_kb_is_in_no_flow() -> None:
     index = Index()
     state = pod_state(pod_of(ips=[HERE], owners=owner("ReplicaSet", "x" * 200_000)), START)
     assert state is not None
-    index.apply(node("node-b1", "192.168.0.12", "eu-west-1b", pod_cidrs=["10.42.2.0/24"]))
+    index.apply(node("node-b1", "192.168.0.12", "eu-west-1b", pod_cidrs=("10.42.2.0/24",)))
     index.apply(state)
     raw = chunk(
         [row(HERE, THERE, dst_port=1 + i) for i in range(9000)], start_ms=state.from_ms, end_ms=state.from_ms + 1

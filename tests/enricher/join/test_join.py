@@ -34,8 +34,8 @@ RDS, INTERNET = "10.9.7.4", "8.8.8.8"
 def index() -> Index:
     made = Index()
     for state in (
-        node("node-a1", "192.168.0.11", "eu-west-1a", pod_cidrs=["10.42.1.0/24"]),
-        node("node-b1", HOST_B, "eu-west-1b", pod_cidrs=["10.42.2.0/24"]),
+        node("node-a1", "192.168.0.11", "eu-west-1a", pod_cidrs=("10.42.1.0/24",)),
+        node("node-b1", HOST_B, "eu-west-1b", pod_cidrs=("10.42.2.0/24",)),
         pod("api-1", A1, "node-a1"),
         pod("api-2", A2, "node-a1"),
         pod("db-0", B1, "node-b1"),
@@ -97,7 +97,7 @@ REQUEST, REPLY = {"server": 1}, {"src_port": 5432, "dst_port": 0, "server": 2}
 
 def served_by(*ports: Any) -> Index:
     made = index()
-    made.apply(pod("db-0", B1, "node-b1", resource_version="101", served=[Served(*each) for each in ports]))
+    made.apply(pod("db-0", B1, "node-b1", resource_version="101", served=tuple(Served(*each) for each in ports)))
     return made
 
 
@@ -147,7 +147,7 @@ def test_no_service_is_named_of_who_is_not_known_to_serve_at_that_port(fields: d
 
 def test_a_service_that_came_within_the_window_is_not_named_of_all_of_it() -> None:
     made = index()
-    made.apply(pod("db-0", B1, "node-b1", resource_version="101", from_ms=START + 5000, served=[Served(*DB)]))
+    made.apply(pod("db-0", B1, "node-b1", resource_version="101", from_ms=START + 5000, served=(Served(*DB),)))
     rows = [row(A1, B1, **REQUEST)]
     assert services_of(flows(rows, states=made)[0]) == (None, None)
     later = flows(rows, states=made, start_ms=END, end_ms=END + 10_000)

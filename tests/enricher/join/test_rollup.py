@@ -25,7 +25,7 @@ API_1, API_2, API_3, DB, FAR = "10.42.1.17", "10.42.1.18", "10.42.3.5", "10.42.3
 
 def states() -> Index:
     made = index()
-    made.apply(node("node-a2", "192.168.0.13", "eu-west-1a", pod_cidrs=["10.42.3.0/24"]))
+    made.apply(node("node-a2", "192.168.0.13", "eu-west-1a", pod_cidrs=("10.42.3.0/24",)))
     made.apply(pod("api-3", API_3, "node-a2"))
     made.apply(pod("db-1", DB, "node-a2"))
     return made
@@ -74,7 +74,7 @@ def test_what_differs_in_more_than_the_pod_is_not_summed_up(differs: dict[str, A
 
 def test_a_sum_keeps_the_service_that_all_its_rows_have() -> None:
     made = states()
-    made.apply(pod("db-1", DB, "node-a2", resource_version="101", served=[Served("db", "tcp", 5432)]))
+    made.apply(pod("db-1", DB, "node-a2", resource_version="101", served=(Served("db", "tcp", 5432),)))
     rows = [row(API_1, DB, server=1), row(API_2, DB, server=1), row(API_1, DB, dst_port=80, server=1)]
     by_service, other = rolled(rows, states=made)
     assert (by_service.rows, by_service.server) == ([0, 1], "destination")

@@ -51,8 +51,8 @@ def test_ready_end_points_and_their_hints_by_zone() -> None:
         end_point(None),
     )
     [state] = Observed().take(found, "1", NOW)
-    assert (state.kind, state.namespace, state.services) == ("endpointslice", "shop", ["api"])
-    assert state.end_points == [ZoneEndPoints("", 1, 0), ZoneEndPoints(A, 2, 1), ZoneEndPoints(B, 1, 1)]
+    assert (state.kind, state.namespace, state.services) == ("endpointslice", "shop", ("api",))
+    assert state.end_points == (ZoneEndPoints("", 1, 0), ZoneEndPoints(A, 2, 1), ZoneEndPoints(B, 1, 1))
     assert (state.from_ms, state.addresses) == (milliseconds(AT), [])
     assert decode_topology(encode_topology(state)) == state
 
@@ -63,7 +63,7 @@ def test_a_pod_that_another_replaces_says_nothing_and_another_zone_holds_from_it
     assert observed.take(slice_of(end_point(B), end_point(A), rv="101", changed=LATER), "1", NOW) == []
     closed, opened = observed.take(slice_of(end_point(A), rv="102", changed=LATER), "1", NOW)
     assert (closed.to_ms, opened.from_ms) == (milliseconds(LATER),) * 2
-    assert opened.end_points == [ZoneEndPoints(A, 1, 0)]
+    assert opened.end_points == (ZoneEndPoints(A, 1, 0),)
     [ended] = observed.drop(slice_of(end_point(A), rv="103"), NOW + 5)
     assert ended.to_ms == NOW + 5
 
@@ -87,7 +87,7 @@ def test_what_no_slice_can_have_is_left_out_and_told(end_points: list[dict[str, 
     view = ClusterView(Index(), live=True, tell_left_out=told.append, watches_slices=True)
     view.take(found, "1")
     [state] = view.index.current()
-    assert (state.end_points, told, left_out(found)) == ([], ["end_points"], ["end_points"])
+    assert (state.end_points, told, left_out(found)) == ((), ["end_points"], ["end_points"])
 
 
 def test_what_nobody_watches_any_more_does_not_hold_on() -> None:

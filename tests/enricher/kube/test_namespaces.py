@@ -173,4 +173,4 @@ def test_namespaces_are_followed_and_the_join_does_not_wait_for_them(tmp_path: P
 
 
 def _labels(made: Followed) -> list[dict[str, str | None]]:
-    return [state.labels for state in made.index.current() if state.kind == "namespace"]
+    return [state.labels or {} for state in made.index.current() if state.kind == "namespace"]

@@ -200,7 +200,9 @@ def test_a_showback_by_a_label_is_as_of_each_window(history: Lived, run: Run, tm
 
 def test_labels_known_later_than_the_range_begins_are_said_to_be(history: Lived, run: Run, tmp_path: Path) -> None:
     late = [
-        state for state in states(history.begin_ms) if state.kind != "namespace" or state.labels.get("team") == "core"
+        state
+        for state in states(history.begin_ms)
+        if state.kind != "namespace" or (state.labels or {}).get("team") == "core"
     ]
     path = tmp_path / "topology.json"
     path.write_bytes(encode_topology_file(late))

@@ -101,11 +101,11 @@ class Followed:
         for state in self.index.current():
             if state.to_ms is None:
                 rest = {
-                    "namespace": (state.labels,),
+                    "namespace": (state.labels or {},),
                     "endpointslice": ([(each.zone, each.ready, each.hinted) for each in state.end_points],),
                     "node": (state.zone,),
                     "service": (state.name,),
-                    "pod": (state.node, state.services),
+                    "pod": (state.node, list(state.services)),
                 }[state.kind]
                 facts[state.uid] = (state.addresses, *rest)
         return facts

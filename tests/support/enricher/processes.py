@@ -10,8 +10,8 @@ from tests.support.enricher.build import node, pod
 from tests.support.services import ServiceProcess, while_running
 
 STATES = [
-    node("node-a1", "192.168.0.11", "eu-west-1a", pod_cidrs=["10.42.1.0/24"]),
-    node("node-b1", "192.168.0.21", "eu-west-1b", pod_cidrs=["10.42.2.0/24"]),
+    node("node-a1", "192.168.0.11", "eu-west-1a", pod_cidrs=("10.42.1.0/24",)),
+    node("node-b1", "192.168.0.21", "eu-west-1b", pod_cidrs=("10.42.2.0/24",)),
     pod("api-7d9f8b6c5-x2x9q", "10.42.1.17", "node-a1"),
     pod("postgres-0", "10.42.2.9", "node-b1"),
 ]

@@ -75,7 +75,7 @@ def states(begin_ms: int) -> list[TopologyState]:
     The namespace shop changes teams when half of the time is over; batch is of none.
     """
     found = [
-        build.node(name, f"10.0.0.{number}", zone, from_ms=begin_ms - 86_400_000, pod_cidrs=[f"10.42.{number}.0/24"])
+        build.node(name, f"10.0.0.{number}", zone, from_ms=begin_ms - 86_400_000, pod_cidrs=(f"10.42.{number}.0/24",))
         for number, (name, zone) in enumerate(NODES.items(), start=1)
     ]
     for number, name in enumerate(NODES, start=1):

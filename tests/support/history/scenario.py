@@ -74,7 +74,7 @@ class Scenario:
         self._services[name] = (label, routing)
         served = Served(name, "tcp", port, routing is not None and routing.headless)
         self.states = [
-            _with(state, services=[*state.services, name], served=[*state.served, served])
+            _with(state, services=(*state.services, name), served=(*state.served, served))
             if state.kind == "pod" and (state.namespace, state.workload) == (namespace, Workload(kind, workload))
             else state
             for state in self.states
@@ -100,9 +100,9 @@ class Scenario:
             resource_version="1",
             name=f"{service}-x",
             namespace=label.partition("/")[0],
-            services=[service],
+            services=(service,),
             from_ms=BEGIN_MS,
-            end_points=[ZoneEndPoints(f"eu-west-1{zone}", *counts) for zone, counts in zones.items()],
+            end_points=tuple(ZoneEndPoints(f"eu-west-1{zone}", *counts) for zone, counts in zones.items()),
         )
         self.states.append(state)
 

@@ -47,12 +47,12 @@ INITIAL = [
 def test_target_ports(ports: list[dict[str, Any]] | None, found: list[tuple[str, int]]) -> None:
     pod = pod_of(containers=CONTAINERS, init_containers=INITIAL)
     offer = offer_of(service_of({"app": "api"}, ports=ports))
-    assert served([offer], named_ports(pod)) == [Served("api", *each) for each in found]  # type: ignore[arg-type]
+    assert served([offer], named_ports(pod)) == tuple(Served("api", *each) for each in found)  # type: ignore[arg-type]
 
 
 def test_services_without_an_address_say_so() -> None:
     offer = offer_of(service_of({"app": "api"}, clusterIP="None", clusterIPs=["None"], ports=[{"port": 80}]))
-    assert served([offer], {}) == [Served("api", "tcp", 80, headless=True)]
+    assert served([offer], {}) == (Served("api", "tcp", 80, headless=True),)
 
 
 def test_services_do_not_depend_on_their_order() -> None:

@@ -23,7 +23,7 @@ def test_a_zone_without_a_replica() -> None:
 def test_without_a_selector_no_manifest_is_made_up() -> None:
     scenario = shop({"a": 1, "b": 1}, Routing(traffic_distribution="PreferClose"), local=True)
     scenario.states = [
-        msgspec.structs.replace(state, selector={}) if state.kind == "service" else state for state in scenario.states
+        msgspec.structs.replace(state, selector=None) if state.kind == "service" else state for state in scenario.states
     ]
     (each,) = scenario.advice().told
     assert (each.finding.kind, each.finding.manifests) == ("no_end_point", [])
