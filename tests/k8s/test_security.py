@@ -153,12 +153,6 @@ def test_the_flow_log_and_what_looks_after_it_may_reach_an_object_store_where_th
     assert policy["metadata"]["namespace"] == "zonemeter"
 
 
-@pytest.mark.parametrize("port", [443, 6443, 8443, 16443])
-def test_the_enricher_reaches_the_api_server_wherever_it_listens(port: int) -> None:
-    policy = find("base", "NetworkPolicy", "zonemeter-to-api")["spec"]
-    assert {"protocol": "TCP", "port": port} in policy["egress"][0]["ports"]
-
-
 @pytest.mark.parametrize("overlay", ["base", "trial", "production"])
 def test_only_the_collectors_namespace_allows_more_than_restricted(overlay: str) -> None:
     """As the API server enforces it: kubernetes.io/docs/concepts/security/pod-security-standards."""
