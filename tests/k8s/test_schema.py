@@ -11,7 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.k8s.rendered import K8S, OVERLAYS, find, render, workloads
+from tests.k8s.rendered import K8S, OVERLAYS, ROOT, find, render, workloads
 
 # The oldest that has the StatefulSet's pod-index label, and the newest that the package knows.
 VERSIONS = ("1.28", kubernetes_validate.latest_version())
@@ -92,6 +92,23 @@ def test_one_file_of_rules_serves_compose_and_kubernetes() -> None:
     compose = yaml.safe_load((K8S.parent / "docker-compose.yml").read_text())
     mounts = compose["services"]["prometheus"]["volumes"]
     assert "./k8s/monitoring/alerts.yml:/etc/prometheus/alerts.yml:ro" in mounts
+
+
+def test_uninstall_stands_alone_and_changes_nothing_of_what_is_there() -> None:
+    """Who deletes first has no namespace and no account left, and the program in every kernel."""
+    kinds = ("Namespace", "ServiceAccount")
+    theirs = {each["metadata"]["name"]: each for each in render("base") if each["kind"] in kinds}
+    ours = [each for each in render("uninstall") if each["kind"] in kinds]
+    assert [each["kind"] for each in ours] == list(kinds)
+    assert all(each == theirs[each["metadata"]["name"]] for each in ours)
+
+
+def test_what_is_deleted_by_a_documented_command_may_be_gone_before_its_turn() -> None:
+    """With a namespace goes what is in it; then kubectl ends with an error, and does not wait."""
+    said = [*(ROOT / "docs").glob("*.md"), *K8S.rglob("*.yaml")]
+    lines = [line for path in said for line in path.read_text().splitlines() if "kubectl delete -k" in line]
+    assert len(lines) == 3
+    assert all("--ignore-not-found" in line for line in lines)
 
 
 def test_uninstall_takes_the_collectors_place_on_every_node() -> None:
