@@ -7,13 +7,21 @@ from typing import Any
 
 import orjson
 
-_SCRIPT = "import sys, chdb; sys.stdout.buffer.write(chdb.query(sys.stdin.read(), 'JSONEachRow').bytes() or b'')"
+# It reads files below its working directory only.
+_SCRIPT = """
+import sys, orjson
+from chdb.session import Session
+session = Session()
+for statement in orjson.loads(sys.stdin.buffer.read()):
+    answer = session.query(statement, 'JSONEachRow')
+sys.stdout.buffer.write(answer.bytes() or b'')
+session.close()
+"""
 
 
-def clickhouse(sql: str) -> list[dict[str, Any]]:
-    """Return the rows that a query gives, 64-bit numbers as numbers."""
+def clickhouse(*statements: str) -> list[dict[str, Any]]:
+    """Return the rows that the last of some statements gives; of 64-bit numbers some are texts."""
     command = [sys.executable, "-W", "ignore", "-c", _SCRIPT]
-    # It reads files below its working directory only.
-    ran = subprocess.run(command, input=sql.encode(), capture_output=True, timeout=120, cwd="/")
+    ran = subprocess.run(command, input=orjson.dumps(statements), capture_output=True, timeout=120, cwd="/")
     assert ran.returncode == 0, ran.stderr.decode()
     return [orjson.loads(line) for line in ran.stdout.splitlines()]
