@@ -5,13 +5,17 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from common.amounts import counted
+from common.amounts import counted, percent
 from history.model.evidence import Cell, Evidence
 from history.model.ready import Step, is_known, least, mean
 from history.model.summary import IN_REGION
 
 # Which part of a client's requests has to be seen translated for a Service to be in their way.
 THROUGH_SERVICE = 0.5
+# How far the local part may be from what blind balancing gives, and from when on it is local.
+NEAR, LOCAL = 0.15, 0.95
+# A zone whose end points would get so much more than now makes it a question.
+MOST_LOAD = 1.5
 
 
 @dataclass
@@ -26,6 +30,21 @@ class Demand:
     served: int = 0
     local: int = 0
     expected: float = 0.0
+
+    @property
+    def is_local(self) -> bool:
+        """Whether nearly all stays in its zone."""
+        return self.local >= LOCAL * self.served
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether so much stays in its zone as would if balancing were blind."""
+        return abs(self.local - self.expected) <= NEAR * self.served
+
+    def line(self, of: str = " of the traffic", spread: str = "blindly") -> str:
+        """Return both parts in words."""
+        stays, would = percent(self.local, self.served), percent(round(self.expected), self.served)
+        return f"{stays}{of} stays in the zone; spread {spread}, {would} would"
 
 
 @dataclass
@@ -43,6 +62,11 @@ class Use:
     lacking: dict[Cell, int] = field(default_factory=dict)
     clients: set[str] = field(default_factory=set)
     servers: set[str] = field(default_factory=set)
+
+    @property
+    def who(self) -> str:
+        """Who uses it, and who serves, in words."""
+        return f"clients: {name_some(self.clients)}; servers: {name_some(self.servers)}"
 
     @property
     def served(self) -> Demand:
@@ -126,6 +150,11 @@ def load_afterwards(use: Use, end_points: Mapping[str, int]) -> dict[str, float]
         zone: ((use.zones[zone].total if zone in use.zones else 0) / number + orphans / count) / share
         for zone, number in end_points.items()
     }
+
+
+def is_bearable(load: Mapping[str, float]) -> bool:
+    """Return whether no zone's end points would get much more than now."""
+    return max(load.values(), default=0.0) <= MOST_LOAD
 
 
 def load_line(load: Mapping[str, float]) -> str:

@@ -9,15 +9,11 @@ from collections.abc import Iterator, Mapping
 
 from common.amounts import counted, percent
 from history.advise.finding import Case, Finding, Sure, manifest, workload_of
-from history.advise.service_use import Use, last_zones, load_afterwards, load_line, name_some
+from history.advise.service_use import Demand, Use, is_bearable, last_zones, load_afterwards, load_line
 from history.model.ready import Group
 from history.model.time_range import timestamp
 from schemas.topology import Routing
 
-# How far the local part may be from what blind balancing gives, and from when on it is local.
-NEAR, LOCAL = 0.15, 0.95
-# A zone whose end points would get so much more than now makes it a question.
-MOST_LOAD = 1.5
 DAY_MS = 86_400_000
 KEEPS_LOCAL = ("PreferClose", "PreferSameZone", "PreferSameNode")
 STICKY = "ClientIP"
@@ -49,19 +45,17 @@ def keeps_local(routing: Routing | None) -> bool:
 
 def _blind(case: Case, service: Group, use: Use, routing: Routing | None) -> Iterator[Finding]:
     served = use.served
-    local, expected = served.local / served.total, served.expected / served.total
-    if local >= LOCAL:
+    if served.is_local:
         return
     load = load_afterwards(use, last_zones(case.ready[service]))
-    sure, doubts = _how_sure(local, expected, load, routing)
+    sure, doubts = _how_sure(served, load, routing)
     agents = _is_on_each_node(case, service, use)
     auto = routing is not None and (routing.topology_mode or "").lower() == AUTO
     distribution = "PreferSameNode" if agents else "PreferClose"
     facts = [
         f"{percent(use.translated, use.requests)} of these clients' requests go by the Service's address; of what "
-        f"clients in zones with end points exchange with it, {percent(served.local, served.total)} stays in the zone; "
-        f"spread blindly, {percent(round(served.expected), served.total)} would",
-        f"clients: {name_some(use.clients)}; servers: {name_some(use.servers)}",
+        f"clients in zones with end points exchange with it, {served.line(of='')}",
+        use.who,
         _policy(routing),
         *doubts,
     ]
@@ -104,9 +98,7 @@ def _not_followed(case: Case, service: Group, use: Use, routing: Routing) -> Ite
     _, since_ms = case.routing(service)
     told_for_ms = case.evidence.span.to_ms - max(since_ms, case.evidence.span.from_ms)
     # Connections stay where they are when the policy changes: give them a day.
-    if told_for_ms < DAY_MS or abs(served.local - served.expected) > NEAR * served.total:
-        return
-    if served.local >= LOCAL * served.total:
+    if told_for_ms < DAY_MS or served.is_local or not served.is_blind:
         return
     why, step = _hints(case, service)
     yield Finding(
@@ -116,8 +108,7 @@ def _not_followed(case: Case, service: Group, use: Use, routing: Routing) -> Ite
         sure="likely",
         fates={cell: case.kept(cell, size) for cell, size in use.sparable.items() if size},
         facts=[
-            f"{percent(served.local, served.total)} stays in the zone; spread blindly, "
-            f"{percent(round(served.expected), served.total)} would",
+            served.line(of=""),
             _policy(routing),
             f"hints {why}",
         ],
@@ -149,8 +140,7 @@ def _by_clients(case: Case, service: Group, use: Use) -> Iterator[Finding]:
     """Yield what is to be asked where clients choose end points themselves; not of replicas among themselves."""
     among = {cell: size for cell, size in use.sparable.items() if cell.client.label == cell.server.label}
     spared = {cell: size for cell, size in use.sparable.items() if cell not in among}
-    served = use.served
-    if not spared or served.local / served.total >= LOCAL or any(_is_stateful(name) for name in use.servers):
+    if not spared or use.served.is_local or any(_is_stateful(name) for name in use.servers):
         return
     yield Finding(
         kind="headless",
@@ -159,9 +149,8 @@ def _by_clients(case: Case, service: Group, use: Use) -> Iterator[Finding]:
         sure="ask",
         fates={cell: case.within(cell, size) for cell, size in spared.items()},
         facts=[
-            f"{percent(served.local, served.total)} of the traffic stays in the zone; spread blindly, "
-            f"{percent(round(served.expected), served.total)} would",
-            f"clients: {name_some(use.clients)}; servers: {name_some(use.servers)}",
+            use.served.line(),
+            use.who,
             "the Service is headless: kube-proxy is not in the way, trafficDistribution does nothing",
         ],
         costs=[load_line(load_afterwards(use, last_zones(case.ready[service])))],
@@ -173,22 +162,21 @@ def _by_clients(case: Case, service: Group, use: Use) -> Iterator[Finding]:
     )
 
 
-def _how_sure(
-    local: float, expected: float, load: Mapping[str, float], routing: Routing | None
-) -> tuple[Sure, list[str]]:
+def _how_sure(served: Demand, load: Mapping[str, float], routing: Routing | None) -> tuple[Sure, list[str]]:
     doubts: list[str] = []
     sure: Sure = "measured"
     if routing is None:
         sure = "likely"
         doubts.append("no state says how this Service chooses end points: see whether trafficDistribution is set")
-    if abs(local - expected) > NEAR:
+    if not served.is_blind:
         sure = "ask"
-        side = "connections are pinned to end points elsewhere" if local < expected else "something keeps a part local"
+        pinned = served.local < served.expected
+        side = "connections are pinned to end points elsewhere" if pinned else "something keeps a part local"
         doubts.append(f"the local part is not what blind balancing gives: {side}; look at how clients connect")
     if routing is not None and routing.session_affinity == STICKY:
         sure = "ask"
         doubts.append("session affinity ClientIP keeps clients where they are")
-    if max(load.values(), default=0.0) > MOST_LOAD:
+    if not is_bearable(load):
         sure = "ask"
         doubts.append("the end points of a zone would get much more than now: add replicas there first")
     return sure, doubts

@@ -8,16 +8,15 @@ The proxies of ambient nodes tunnel to a port of their own, so that the Service 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from common.amounts import percent
 from history.advise.finding import Case, Fate, Finding, Sure, manifest, workload_of
-from history.advise.rules.balancing import LOCAL, MOST_LOAD, NEAR, keeps_local
+from history.advise.rules.balancing import keeps_local
 from history.advise.service_use import (
     THROUGH_SERVICE,
     Use,
+    is_bearable,
     last_zones,
     load_afterwards,
     load_line,
-    name_some,
     part_by_service,
     use_of,
 )
@@ -79,13 +78,12 @@ def _finding(
     `through`: which part of each client's requests may pass the mesh, where that is not all.
     """
     served, zones = use.served, last_zones(steps)
-    if not use.sparable or len(zones) < 2 or served.local / served.total >= LOCAL:
+    if not use.sparable or len(zones) < 2 or served.is_local:
         return
     load = load_afterwards(use, zones)
-    blind = abs(served.local - served.expected) <= NEAR * served.total
     # With sidecars: where requests past the mesh are not seen translated either, those look the same.
     told_apart = through is None or case.shows_translation
-    sure: Sure = "likely" if blind and told_apart and max(load.values(), default=0.0) <= MOST_LOAD else "ask"
+    sure: Sure = "likely" if served.is_blind and told_apart and is_bearable(load) else "ask"
     parts = through or {}
     fates: dict[Cell, Fate] = {
         cell: case.kept(cell, int(size * parts.get(cell.client.label, 1.0))) for cell, size in use.sparable.items()
@@ -97,9 +95,8 @@ def _finding(
         sure=sure,
         fates=fates,
         facts=[
-            f"{percent(served.local, served.total)} of the traffic stays in the zone; spread blindly, "
-            f"{percent(round(served.expected), served.total)} would",
-            f"clients: {name_some(use.clients)}; servers: {name_some(use.servers)}",
+            served.line(),
+            use.who,
             *([] if told_apart else [_NOT_TOLD_APART]),
         ],
         conditions=conditions,

@@ -7,10 +7,9 @@ They go by the names that `zonemeter cidrs import` gives them: without a CIDR ma
 from collections import defaultdict
 from collections.abc import Iterator
 
-from common.amounts import human, percent
+from common.amounts import human
 from history.advise.finding import Case, Finding, Sure, workload_of
-from history.advise.rules.balancing import MOST_LOAD, NEAR
-from history.advise.service_use import Use, last_zones, load_afterwards, load_line, name_some, use_of
+from history.advise.service_use import Use, is_bearable, last_zones, load_afterwards, load_line, name_some, use_of
 from history.model.evidence import Cell
 from history.model.ready import SERVICE, Group
 
@@ -44,8 +43,7 @@ def _load_balancers(case: Case) -> Iterator[Finding]:
             continue
         load = load_afterwards(use, last_zones(steps))
         served = use.served
-        blind = abs(served.local - served.expected) <= NEAR * served.total
-        sure: Sure = "likely" if blind and not use.lacking and max(load.values(), default=0.0) <= MOST_LOAD else "ask"
+        sure: Sure = "likely" if served.is_blind and not use.lacking and is_bearable(load) else "ask"
         yield Finding(
             kind="load_balancer",
             title="a load balancer sends to targets in other zones",
@@ -55,9 +53,8 @@ def _load_balancers(case: Case) -> Iterator[Finding]:
             facts=[
                 f"targets: {target}; it sends and gets {human(sum(size for _, size in cells))}, across zones "
                 f"{human(sum(size for cell, size in cells if cell.crosses))}",
-                f"{percent(served.local, served.total)} of the traffic stays in the zone; spread over all targets, "
-                f"{percent(round(served.expected), served.total)} would",
-                *([] if blind else [_OTHERWISE]),
+                served.line(spread="over all targets"),
+                *([] if served.is_blind else [_OTHERWISE]),
                 *_without_target(use),
             ],
             conditions=[
