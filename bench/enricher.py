@@ -61,7 +61,8 @@ class Rig:
 def enricher_flags(directory: Path, states: list[TopologyState] | None = None) -> list[str]:
     """Write the bench cluster's files; return the flags of an enricher that joins with them."""
     (directory / "topology.json").write_bytes(encode_topology_file(states or cluster.states()))
-    (directory / "cidrs.json").write_text(json.dumps({"cidr": [{"cidr": RULE.cidr, **_facts()}]}))
+    rule = {"cidr": RULE.cidr, "name": RULE.name, "zone": RULE.zone, "region": RULE.region}
+    (directory / "cidrs.json").write_text(json.dumps({"cidr": [rule]}))
     flags = ["--topology", str(directory / "topology.json"), "--cluster", cluster.CLUSTER]
     return [*flags, "--cidr-map", str(directory / "cidrs.json")]
 
@@ -100,10 +101,6 @@ def measure(rounds: int) -> Sequence[Table]:
     ]
     text = (__doc__ or "").partition("\n\n")[2] + f"\nIt held {max(rig.resident):.0f} MB at most."
     return [Table("The enricher, Kafka to Kafka", text, figures)]
-
-
-def _facts() -> dict[str, str | None]:
-    return {"name": RULE.name, "zone": RULE.zone, "region": RULE.region}
 
 
 if __name__ == "__main__":

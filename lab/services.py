@@ -99,19 +99,16 @@ def commands(plan: Plan, ports: Ports, files: Files, tuning: Tuning) -> list[Com
     """Return every service in the order to start them; they are stopped in the same order, so that all drains."""
     collectors = [_collector(plan, node.name, ports, files, tuning) for node in plan.nodes if node.metered]
     common = ("--cluster", plan.cluster, "--kafka-bootstrap", f"127.0.0.1:{ports.kafka}")
+    attribution = ("--kubeconfig", str(files.kubeconfig), "--cidr-map", str(files.cidrs))
     return [
         *collectors,
-        _in_root("enricher", ports.enricher, *common, *_attribution(files)),
+        _in_root("enricher", ports.enricher, *common, *attribution),
         _in_root("metrics", ports.metrics, *common, "--state-dir", str(files.state("metrics")), "--prices", "aws"),
         _in_root(
             "flowlog", ports.flowlog, *common, "--output", str(files.logs), "--cut-seconds", str(tuning.cut_seconds)
         ),
         _in_root("audit", ports.audit, *common, "--check-seconds", "2", "--span-minutes", str(tuning.audit_minutes)),
     ]
-
-
-def _attribution(files: Files) -> tuple[str, ...]:
-    return ("--kubeconfig", str(files.kubeconfig), "--cidr-map", str(files.cidrs))
 
 
 def _collector(plan: Plan, node: str, ports: Ports, files: Files, tuning: Tuning) -> Command:

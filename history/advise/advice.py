@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple
 
-from common.amounts import percent
+from common.amounts import counted, human, percent
 from history.advise.finding import Case, Fate, Finding
 from history.advise.rules import balancing, mesh, outside, passed_on, placement, twice
 from history.advise.rules.unavoidable import unavoidable
@@ -83,6 +83,11 @@ class Advice:
     spared: Amount = Amount()
     unavoidable: list[tuple[str, Amount]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def left_out(self, book: PriceBook | None) -> str:
+        """Say how many findings are not told because they spare little; "" for none."""
+        least = f"{human(LEAST_BYTES)} a month" if book is None else f"{LEAST_MONEY} {book.currency} a month"
+        return f"{counted(len(self.small), 'finding')} below {least} left out" if self.small else ""
 
     def fates(self, numbers: Sequence[int]) -> dict[Cell, Fate]:
         """Return what becomes of traffic if the findings of these numbers are followed; raises `KeyError`."""

@@ -7,9 +7,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from common.amounts import counted, human, percent, short_zones
+from common.amounts import counted, percent, short_zones
 from history.advise import follow
-from history.advise.advice import LEAST_BYTES, LEAST_MONEY, MONTH_MS, Advice, Advised, Amount, ZonePair
+from history.advise.advice import MONTH_MS, Advice, Advised, Amount, ZonePair
 from history.advise.finding import Finding
 from history.page import bars, steps
 from history.page.bounds import Bounds
@@ -72,7 +72,7 @@ def view(report: Report, advice: Advice, bounds: Bounds) -> dict[str, Any]:
         "found": counted(len(advice.told), "finding"),
         "rest_findings": counted(len(rest), "more finding") if rest else "",
         "rest_spared": _sum(report, sum((each.spared for each in rest), Amount())),
-        "small": _small(report, advice),
+        "small": advice.left_out(report.now.bill.book),
         "sure": [(word, meaning) for word, meaning in SURE if word in kinds],
         "apply": follow.APPLY,
         "notes": advice.notes,
@@ -134,11 +134,3 @@ def _parts(advice: Advice) -> Iterator[bars.Part]:
         yield bars.Part("bar-forced", forced, "the price of availability")
     if left - forced > 0:
         yield bars.Part("bar-crossing", left - forced, "would still cross")
-
-
-def _small(report: Report, advice: Advice) -> str:
-    if not advice.small:
-        return ""
-    book = report.now.bill.book
-    least = f"{human(LEAST_BYTES)} a month" if book is None else f"{LEAST_MONEY} {book.currency} a month"
-    return f"{counted(len(advice.small), 'finding')} below {least} left out"

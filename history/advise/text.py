@@ -5,13 +5,13 @@ from collections.abc import Iterator, Sequence
 
 from common.amounts import command_lines, counted, dollars, human, labelled, percent, short_zones
 from common.terminal import command
-from history.advise.advice import LEAST_BYTES, LEAST_MONEY, MONTH_MS, Advice, Advised, Amount
+from history.advise.advice import MONTH_MS, Advice, Advised, Amount
 from history.advise.follow import APPLY, manifests, verification
 from history.model.ready import Step
 from history.model.time_range import timestamp
 from history.report.data import Report
 from history.report.text import head, trust
-from prices.book import PriceBook, money, per_month
+from prices.book import money, per_month
 
 _MOST_STEPS = 4
 
@@ -41,28 +41,17 @@ def markdown(report: Report, advice: Advice) -> list[str]:
 
 
 def _answer(report: Report, advice: Advice) -> list[str]:
-    crossing, book = advice.crossing, report.now.bill.book
+    crossing = advice.crossing
     found = labelled("CROSS-ZONE", [human(crossing.bytes), *_monthly(report, crossing)], 13)
     if not advice.told:
-        return [*found, *labelled("", ["nothing to change was found", *_small(report, advice)], 13)]
+        return [*found, *labelled("", ["nothing to change was found", advice.left_out(report.now.bill.book)], 13)]
     spared = [
         f"{counted(len(advice.told), 'finding')} could spare at most {human(advice.spared.bytes)}",
         percent(advice.spared.bytes, crossing.bytes),
         *_monthly(report, advice.spared),
     ]
-    return [*found, *labelled("", spared, 13), *labelled("", _small(report, advice), 13), *_notes(advice, book)]
-
-
-def _notes(advice: Advice, book: PriceBook | None) -> list[str]:
-    return [line for note in advice.notes for line in labelled("", [note], 13)]
-
-
-def _small(report: Report, advice: Advice) -> list[str]:
-    if not advice.small:
-        return []
-    book = report.now.bill.book
-    least = f"{human(LEAST_BYTES)} a month" if book is None else f"{LEAST_MONEY} {book.currency} a month"
-    return [f"{counted(len(advice.small), 'finding')} below {least} left out"]
+    notes = [line for note in advice.notes for line in labelled("", [note], 13)]
+    return [*found, *labelled("", spared, 13), *labelled("", [advice.left_out(report.now.bill.book)], 13), *notes]
 
 
 def _monthly(report: Report, amount: Amount) -> list[str]:

@@ -152,7 +152,7 @@ def _answer(report: Report) -> list[str]:
     metered = report.summary.metered_ms
     if book is not None and cost is not None:
         facts.append(dollars_of(cost.total, book))
-        facts.append(f"= {_monthly(cost.total, metered, book)} a month at this rate")
+        facts.append(f"= {dollars_of(per_month(cost.total, metered), book)} a month at this rate")
     change = change_facts(report)
     found = labelled("CROSS-ZONE", [*facts, *change[:1]], 13)
     return found + [line for note in [basis(report), *change[1:]] for line in labelled("", [note], 13)]
@@ -407,7 +407,3 @@ def _places(pair: PairLine, short: dict[str, str]) -> str:
 def dollars_of(subunits: int, book: PriceBook) -> str:
     """Return an amount as people read it."""
     return dollars(money(subunits), book.currency)
-
-
-def _monthly(subunits: int, metered_ms: int, book: PriceBook) -> str:
-    return dollars_of(per_month(subunits, metered_ms), book)

@@ -80,16 +80,13 @@ def unpack(packed: memoryview, head: BatchHead) -> DefaultRecordBatch:
         with _scratch_lock:
             size = decoder(records)
             header = bytearray(packed[: _HEADER.size])
-            _ATTRIBUTES.pack_into(header, _ATTRIBUTES_AT, _attributes(packed) & ~_CODEC_MASK)
+            (attributes,) = _ATTRIBUTES.unpack_from(packed, _ATTRIBUTES_AT)
+            _ATTRIBUTES.pack_into(header, _ATTRIBUTES_AT, attributes & ~_CODEC_MASK)
             return DefaultRecordBatch(b"".join((header, memoryview(_scratch)[:size])))
     except _TooLargeError as error:
         raise _too_large(packed, f"{error} ({name})") from error
     except (cramjam.DecompressionError, zlib.error, struct.error, CorruptRecordException, EOFError) as error:
         raise BadBatch("batch_unreadable", f"its {name} is broken: {' '.join(str(error).split())[:200]}") from error
-
-
-def _attributes(packed: memoryview) -> int:
-    return int(_ATTRIBUTES.unpack_from(packed, _ATTRIBUTES_AT)[0])
 
 
 def _too_large(packed: memoryview, size: str) -> BadBatch:

@@ -7,14 +7,14 @@ and dead letters go out again as they are: their keys are the same, so one that 
 """
 
 import logging
-from collections.abc import AsyncGenerator
+from functools import partial
 
 from common.errors import PublishError
 from common.kafka.publish import Publisher
 from enricher.delivery.deps import Deps
 from enricher.delivery.outgoing import recovery
-from enricher.delivery.outgoing.recovery import Committed, Tail
-from enricher.delivery.outgoing.resumed import Page, Resumed
+from enricher.delivery.outgoing.recovery import Committed
+from enricher.delivery.outgoing.resumed import Resumed
 from enricher.delivery.outgoing.unit import ChunkRun, Unit, not_out
 from enricher.join.join import Out
 from schemas.raw import RawChunk
@@ -30,13 +30,14 @@ class Output:
         self._publisher = publisher
         self._partition = partition
         self._place = (deps.settings.topics.enriched, partition)
+        self._where = deps.service, deps.settings, partition
+        self._pages = partial(recovery.read_pages, *self._where)
         self._resumed = Resumed(self._pages, range(0), range(0))
         self._end = 0
 
     async def recover(self, found: Committed, raw_first: int) -> int:
         """Begin to read back what is out of raw from that offset on; return of how many chunks something is so far."""
-        where = self._deps.service, self._deps.settings, self._partition
-        raw, unread = await recovery.not_committed(*where, found, raw_first)
+        raw, unread = await recovery.not_committed(*self._where, found, raw_first)
         self._resumed = Resumed(self._pages, unread, raw)
         self._end = unread.stop
         await self._resumed.read_on(raw_first)
@@ -76,7 +77,7 @@ class Output:
                 return
             except PublishError as error:
                 log.warning("flows of partition %s: %s; reading back what arrived", self._partition, error)
-            arrived = await self._read_back(self._end)
+            arrived = await recovery.read_tail(*self._where, self._end)
             fitting = (
                 (part.chunk.id, self._if_it_fits(part.chunk, arrived.chunks.pop(part.chunk.id, None)))
                 for part in all_runs
@@ -84,12 +85,6 @@ class Output:
             runs = not_out(all_runs, {chunk_id: out for chunk_id, out in fitting if out is not None})
             if not runs:
                 self._end = arrived.end
-
-    async def _read_back(self, start: int) -> Tail:
-        return await recovery.read_tail(self._deps.service, self._deps.settings, self._partition, start)
-
-    def _pages(self, unread: range) -> AsyncGenerator[Page, None]:
-        return recovery.read_pages(self._deps.service, self._deps.settings, self._partition, unread)
 
     def _if_it_fits(self, chunk: RawChunk, out: Out | None) -> Out | None:
         if out is None or out.fits(chunk):
