@@ -92,7 +92,7 @@ class ClusterView:
                 del unwritten[state.key]
 
     def write_again(self) -> None:
-        """Note that the topic holds nothing of what is known: whoever writes it writes all that is not confirmed."""
+        """Note that the topic holds nothing of what is known: the writer of it writes all that is not confirmed."""
         self.pending = {state.key: state for states in self.index.objects() for state in states}
 
     async def news(self, seconds: float) -> None:
