@@ -48,11 +48,11 @@ def render(overlay: str) -> list[Object]:
 
 
 @cache
-def with_component(name: str) -> list[Object]:
-    """Return the objects of the base with one component."""
+def with_component(name: str, patches: str = "") -> list[Object]:
+    """Return the objects of the base with one component; `patches`: that part of a kustomization.yaml."""
     with tempfile.TemporaryDirectory(dir=K8S, prefix=".component-") as made:
         lines = ["apiVersion: kustomize.config.k8s.io/v1beta1", "kind: Kustomization", "resources: [../base]"]
-        Path(made, "kustomization.yaml").write_text("\n".join([*lines, f"components: [../{name}]", ""]))
+        Path(made, "kustomization.yaml").write_text("\n".join([*lines, f"components: [../{name}]", patches]))
         return _build(Path(made))
 
 

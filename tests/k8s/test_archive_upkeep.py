@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The component that looks after the archive: its commands are understood, and it has no more rights than needed."""
 
+import textwrap
+
 import kubernetes_validate
 import pytest
 
 from common.settings import load
 from history.upkeep.command import CompactSettings, ExpireSettings
-from tests.k8s.rendered import Object, find, with_component
+from history.upkeep.iceberg.command import IcebergSettings
+from tests.k8s.rendered import ROOT, Object, find, with_component
 from tests.k8s.test_schema import VERSIONS
 
 
@@ -63,3 +66,20 @@ def test_it_has_no_more_rights_than_the_flow_log(job: Object) -> None:
         assert container["securityContext"] == flowlog["containers"][0]["securityContext"]
         assert container["resources"]["requests"].keys() == {"cpu", "memory"}
         assert container["resources"]["limits"].keys() == {"memory"}
+
+
+def test_the_documented_step_publishes_after_what_is_there() -> None:
+    page = (ROOT / "docs/kubernetes.md").read_text().partition("- **An Iceberg table of the archive**")[2]
+    patches = textwrap.dedent(page.partition("  ```yaml\n")[2].partition("  ```\n")[0])
+    pod = pod_of(next(each for each in with_component("archive-upkeep", patches) if each["kind"] == "CronJob"))
+    steps = [*pod["initContainers"], *pod["containers"]]
+    assert [(each["name"], each["args"][1]) for each in steps] == [
+        ("expire", "expire"),
+        ("compact", "compact"),
+        ("iceberg", "iceberg"),
+    ]
+    last = steps[-1]
+    publish = load(IcebergSettings, "archive iceberg", last["args"][2:])
+    prefix = f"PYICEBERG_CATALOG__{str(publish.catalog).upper()}__"
+    assert {each["name"] for each in last["env"]} == {f"{prefix}TYPE", f"{prefix}WAREHOUSE"}
+    assert last["securityContext"] == steps[0]["securityContext"]

@@ -54,7 +54,12 @@ class Exchange(_OverwriteFiles):
             merge_enabled=True,
             snapshot_producer=self,
         )
-        return merge.merge_manifests(left)
+        merged = merge.merge_manifests(left)
+        for path in {*self._written_manifests} - {each.manifest_path for each in merged}:
+            # Written a moment ago, and merged into another: no snapshot will name it.
+            self._io.delete(path)
+            self._written_manifests.remove(path)
+        return merged
 
 
 def _has_files(manifest: ManifestFile) -> bool:

@@ -201,13 +201,14 @@ def expire_snapshots(table: Table, before_ms: int) -> int:
     old = [each for each in old if each.snapshot_id not in {ref.snapshot_id for ref in table.metadata.refs.values()}]
     if not old:
         return 0
-    named = _named(table, old)
     try:
+        named = _named(table, old)
         expiry = table.maintenance.expire_snapshots().older_than(datetime.fromtimestamp(before_ms / 1000, UTC))
         answered(expiry.commit)
-    except CommitFailedException:
-        return 0  # another process's turn
-    for path in named - _named(answered(table.refresh), table.metadata.snapshots):
+        left = _named(answered(table.refresh), table.metadata.snapshots)
+    except (CommitFailedException, FileNotFoundError):
+        return 0  # another process does the same
+    for path in named - left:
         table.io.delete(path)
     return len(old)
 

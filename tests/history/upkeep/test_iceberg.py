@@ -345,8 +345,7 @@ def test_metadata_is_kept_small_and_holds_no_addresses(
     manifests = snapshot.manifests(now.io)
     named |= {each.manifest_path for each in manifests}
     there = {f"{now.location()}/metadata/{path.name}" for path in Path(now.location()[7:], "metadata").iterdir()}
-    # The snapshot before the newest may be younger than a millisecond.
-    assert len(there - named) <= 4
+    assert there == named
     assert len(manifests) <= 3
     columns = {now.schema().find_field(name).field_id for name in ("window_start", "window_end")}
     for each in now.inspect.files().to_pylist():
