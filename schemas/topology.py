@@ -5,7 +5,7 @@ Key: `kind/uid/resourceVersion` of the object at which a state was first seen; a
 (`to_ms`) and opens another. A `--topology` file is a JSON array of the same records. Pods, nodes and services are
 Kubernetes'; `addresses` are those by which a node is reached beside what Kubernetes knows, as its collector says. A
 `namespace` has no address, but some of its labels; it is there if the enricher is told to keep those. So are an
-`endpointslice`'s zones and hints.
+`endpointslice`'s zones and hints; that of the API servers (`default/kubernetes`) is always there, with its addresses.
 """
 
 from collections.abc import Callable

@@ -127,8 +127,8 @@ class Index:
     def shrink(self, most: int) -> int:
         """Forget what ended longest ago until at most `most` states are left, or all others still hold.
 
-        EndpointSlices first: they own no address, and each rollout makes many states of them. Returns how many were
-        forgotten. Questions about the time before they ended find no owner from now on.
+        EndpointSlices first: but for the API servers' they own no address, and each rollout makes many states of them.
+        Returns how many were forgotten. Questions about the time before they ended find no owner from now on.
         """
         forgotten = 0
         for kind in (SLICE, None):

@@ -3,7 +3,8 @@
 
 In order: pod; node; service; the node whose podCIDR holds it (zone known, pod not); the user's CIDR map, except its
 entries with `ours`; the node whose collector says that it is reached by it; entries with `ours`; globally routable and
-not in an IPv6 site of the cluster; else unknown. Each answer is kept with its JSON, ready but for the port.
+not in an IPv6 site of the cluster; an API server, by the end points of the Service default/kubernetes; else unknown.
+Each answer is kept with its JSON, ready but for the port.
 """
 
 from collections.abc import Sequence
@@ -132,6 +133,9 @@ class WindowResolver:
             return self._rule(address, entry)
         if is_public(packed) and not self._index.shares_site(packed):
             return answer("external", address, owner=entry, at=_Node((), INTERNET))
+        if slices := self._owners(("endpointslice", packed)):
+            # Not `in_cluster`: no collector need run there.
+            return answer("service", address, owner=slices[-1])
         return answer("unknown", address, reason=link_reason(packed) or "vpc_unmapped")
 
     def _owners(self, slot: Slot) -> list[TopologyState]:

@@ -80,8 +80,10 @@ class KubeClient:
         """Read the credentials and the authorities again: tokens and certificates rotate."""
         fresh = KubeClient(self._where, self._kubeconfig)
         await fresh.open()
-        await self.close()
-        self._api = fresh._api
+        # In this order, so that one that is cancelled meanwhile leaves no session behind that nobody closes.
+        former, self._api = self._api, fresh._api
+        if former is not None:
+            await former.close()
 
     async def get(self, path: str, query: dict[str, str], read_seconds: float) -> aiohttp.ClientResponse:
         """Return the open answer to a GET that succeeded; the caller closes it.

@@ -25,7 +25,7 @@ class ClusterView:
 
     `tell_left_out` is told what of an object is left out, each time that the API shows it, and `tell_unheard` what of
     a node's own addresses, each time that a chunk says it. `namespace_labels`: which labels of namespaces are kept.
-    `watches_slices`: whether EndpointSlices are shown, too.
+    `watches_slices`: whether all EndpointSlices are shown, not the API servers' alone.
     """
 
     def __init__(
@@ -64,7 +64,9 @@ class ClusterView:
             # Nobody looks any more: what was known holds no longer.
             self.retain("namespace", set(), "")
         if not self._watches_slices:
-            self.retain("endpointslice", set(), "")
+            # But for the API servers', which is watched in any case.
+            slices = (state for state in self.index.current() if state.kind == "endpointslice")
+            self.retain("endpointslice", {state.uid for state in slices if state.addresses}, "")
 
     def take(self, found: Object, version: str) -> None:
         """Take in an object as it is now."""

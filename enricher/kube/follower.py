@@ -11,7 +11,7 @@ from common.service.running import Service
 from common.task_group import TaskGroup
 from enricher.kube.client import KubeClient
 from enricher.kube.cluster import ClusterView
-from enricher.kube.reflector import ENDPOINT_SLICES, NAMESPACES, NODES, PODS, SERVICES, Reflector, Resource
+from enricher.kube.reflector import API_SERVERS, ENDPOINT_SLICES, NAMESPACES, NODES, PODS, SERVICES, Reflector, Resource
 from enricher.metrics import EnricherMetrics
 from enricher.settings import EnricherSettings
 
@@ -32,7 +32,7 @@ class Follower:
         # The join needs no others: it waits for these.
         self._needed = {resource.name for resource in self._resources}
         self._resources += [NAMESPACES] if settings.label_names else []
-        self._resources += [ENDPOINT_SLICES] if settings.kube_endpoint_slices else []
+        self._resources += [ENDPOINT_SLICES if settings.kube_endpoint_slices else API_SERVERS]
         self._clients = {r.name: KubeClient(settings.kube, settings.kubeconfig) for r in self._resources}
         self._lists = {resource.name: asyncio.Event() for resource in self._resources}
         self._failing: set[str] = set()

@@ -48,12 +48,16 @@ MAX_LINE_BYTES = 16 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """What is listed and watched: its name in the API, its path, the kind of the states it makes, its type."""
+    """What is listed and watched: its name in the API, its path, the kind of the states it makes, its type.
+
+    `fields`: a field selector; "" for all.
+    """
 
     name: str
     path: str
     kind: str
     type: type[Object]
+    fields: str = ""
 
 
 SERVICES = Resource("services", "/api/v1/services", "service", Service)
@@ -61,6 +65,14 @@ NODES = Resource("nodes", "/api/v1/nodes", "node", Node)
 PODS = Resource("pods", "/api/v1/pods", "pod", Pod)
 NAMESPACES = Resource("namespaces", "/api/v1/namespaces", "namespace", Namespace)
 ENDPOINT_SLICES = Resource("endpointslices", "/apis/discovery.k8s.io/v1/endpointslices", "endpointslice", EndpointSlice)
+# Of all slices the API servers' own.
+API_SERVERS = Resource(
+    "endpointslices",
+    "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices",
+    "endpointslice",
+    EndpointSlice,
+    fields="metadata.name=kubernetes",
+)
 
 
 class Sink(Protocol):
@@ -152,6 +164,9 @@ class Reflector:
             await self._reopen()
         await asyncio.sleep(max(self._backoff.next_seconds(loop.time()), error.retry_after_seconds or 0.0))
 
+    def _selected(self, query: dict[str, str]) -> dict[str, str]:
+        return query | ({"fieldSelector": self._resource.fields} if self._resource.fields else {})
+
     async def _reopen(self) -> None:
         try:
             await self._client.reopen()
@@ -191,7 +206,7 @@ class Reflector:
     async def _page(self, query: dict[str, str]) -> _Page:
         try:
             async with asyncio.timeout(PAGE_SECONDS):
-                answer = await self._client.get(self._resource.path, query, PAGE_SECONDS)
+                answer = await self._client.get(self._resource.path, self._selected(query), PAGE_SECONDS)
                 try:
                     body = await answer.read()
                 finally:
@@ -221,7 +236,7 @@ class Reflector:
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(random.randint(*WATCH_SECONDS)),  # noqa: S311 - spread, not a secret
         }
-        answer = await self._client.get(self._resource.path, query, self._silence_seconds)
+        answer = await self._client.get(self._resource.path, self._selected(query), self._silence_seconds)
         try:
             async for line in lines(answer.content, MAX_LINE_BYTES):
                 self._event(line)

@@ -6,13 +6,16 @@ Texts and codes are kube-apiserver's (apimachinery/pkg/api/errors, apiserver/pkg
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from lab.kube.store import RESOURCES, Key, Object, Page
+
+# Whether an encoded object is among those that are asked for.
+Chosen = Callable[[bytes], bool]
 
 _INCONSISTENT = -1  # the version in a token that goes on from now instead of from its snapshot
 _CONTINUE_EXPIRED = (
@@ -65,6 +68,21 @@ def parse_list(query: Mapping[str, str]) -> ListQuery:
     if match == "Exact" or (not match and limit):
         return ListQuery(version=number, limit=limit)
     return ListQuery(at_least=number, limit=limit)
+
+
+def chosen(namespace: str | None, field_selector: str) -> Chosen:
+    """Return whether an encoded object is asked for; raises `ApiError` for what the lab's API does not know."""
+    name = field_selector.removeprefix("metadata.name=")
+    if field_selector and (name == field_selector or "," in name):
+        raise ApiError(400, "BadRequest", f"the lab's API does not know fieldSelector={field_selector}")
+
+    def is_chosen(encoded: bytes) -> bool:
+        if not name and namespace is None:
+            return True
+        meta = orjson.loads(encoded)["metadata"]
+        return namespace in (None, meta.get("namespace")) and name in ("", meta["name"])
+
+    return is_chosen
 
 
 def resource_version(text: str) -> int:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Kubernetes API server for pods, nodes, services, namespaces and EndpointSlices: lists and watches over HTTP.
 
-As the real one answers, kube-apiserver 1.34, of all namespaces together. Selectors, single objects and writes are
-not served; `/lab/` changes the cluster instead.
+As the real one answers, kube-apiserver 1.34, of all namespaces together; EndpointSlices also of one, and of one name.
+Other selectors, single objects and writes are not served; `/lab/` changes the cluster instead.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import signal
 import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +22,9 @@ from aiohttp import web
 
 from lab.kube.answers import (
     ApiError,
+    Chosen,
     ListQuery,
+    chosen,
     continue_token,
     event,
     gone,
@@ -73,6 +75,9 @@ class KubeApi:
         app.router.add_get("/readyz", _readyz)
         app.router.add_get("/api/v1/{resource}", self._collection)
         app.router.add_get("/apis/discovery.k8s.io/v1/{resource:endpointslices}", self._collection)
+        app.router.add_get(
+            "/apis/discovery.k8s.io/v1/namespaces/{namespace}/{resource:endpointslices}", self._collection
+        )
         add_control_routes(app, self.store, self.changed)
         return app
 
@@ -102,14 +107,14 @@ class KubeApi:
         resource = request.match_info["resource"]
         if resource not in RESOURCES:
             raise web.HTTPNotFound
-        for name in ("labelSelector", "fieldSelector"):
-            if request.query.get(name):
-                raise ApiError(400, "BadRequest", f"the lab's API does not know {name}")
+        if request.query.get("labelSelector"):
+            raise ApiError(400, "BadRequest", "the lab's API does not know labelSelector")
+        only = chosen(request.match_info.get("namespace"), request.query.get("fieldSelector", ""))
         if request.query.get("watch", "false").lower() in ("true", "1"):
-            return await self._watch(request, resource)
-        return self._list(parse_list(request.query), resource)
+            return await self._watch(request, resource, only)
+        return self._list(parse_list(request.query), resource, only)
 
-    def _list(self, query: ListQuery, resource: str) -> web.Response:
+    def _list(self, query: ListQuery, resource: str, only: Chosen) -> web.Response:
         try:
             page = self.store.page(resource, query.version, query.after, query.limit)
         except CompactedError as error:
@@ -118,11 +123,12 @@ class KubeApi:
             raise too_large(str(error)) from error
         if query.at_least and page.version < query.at_least:
             raise too_large(f"Too large resource version: {query.at_least}, current: {page.version}")
+        page = replace(page, items=[item for item in page.items if only(item)])
         token = continue_token(page) if page.next_after else None
         return _json(list_answer(resource, page, token))
 
-    async def _watch(self, request: web.Request, resource: str) -> web.StreamResponse:
-        watch = Watch(self.store, WatchQuery.parse(request.query), resource)
+    async def _watch(self, request: web.Request, resource: str, only: Chosen) -> web.StreamResponse:
+        watch = Watch(self.store, WatchQuery.parse(request.query), resource, only)
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         response.enable_chunked_encoding()
         await response.prepare(request)

@@ -6,7 +6,7 @@ import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from lab.kube.answers import ApiError, bookmark, event, initial_events_end, resource_version
+from lab.kube.answers import ApiError, Chosen, bookmark, event, initial_events_end, resource_version
 from lab.kube.store import Store
 
 Send = Callable[[bytes], Awaitable[None]]
@@ -37,8 +37,9 @@ class WatchQuery:
 class Watch:
     """A watch of one resource."""
 
-    def __init__(self, store: Store, query: WatchQuery, resource: str) -> None:
+    def __init__(self, store: Store, query: WatchQuery, resource: str, only: Chosen = lambda _: True) -> None:
         self._store = store
+        self._only = only
         self._query = query
         self._resource = resource
         self._position = query.version
@@ -65,7 +66,7 @@ class Watch:
     async def _send_everything(self, send: Send) -> None:
         page = self._store.page(self._resource)
         self._position = self._told = page.version
-        for encoded in page.items:
+        for encoded in filter(self._only, page.items):
             await send(event("ADDED", encoded, self._resource))
         if self._query.initial_events_end:
             await send(initial_events_end(self._resource, page.version))
@@ -73,6 +74,8 @@ class Watch:
     async def _send_changes(self, send: Send) -> None:
         reached = self._store.version
         for change in list(self._store.changes_since(self._position, self._resource)):
+            if not self._only(change.encoded):
+                continue
             await send(event(change.kind, change.encoded, self._resource))
             self._told = change.version
         self._position = max(self._position, reached)

@@ -24,6 +24,13 @@ from tests.k8s.rendered import (
 )
 
 ALL = [pytest.param(each, id=each.title) for each in containers()]
+# The API server writes it of itself.
+ITS_OWN_SLICE = {
+    "apiGroups": ["discovery.k8s.io"],
+    "resources": ["endpointslices"],
+    "resourceNames": ["kubernetes"],
+    "verbs": ["list", "watch"],
+}
 PINS, SPOOL = "/sys/fs/bpf/zonemeter", "/var/lib/zonemeter"
 
 
@@ -89,8 +96,9 @@ def test_only_the_enricher_has_a_token() -> None:
 
 
 @pytest.mark.parametrize("overlay", ["base", "trial", "production"])
-def test_the_one_role_reads_pods_nodes_and_services(overlay: str) -> None:
-    (rule,) = find(overlay, "ClusterRole", "zonemeter-enricher")["rules"]
+def test_the_one_role_reads_pods_nodes_services_and_the_api_servers_addresses(overlay: str) -> None:
+    rule, slices = find(overlay, "ClusterRole", "zonemeter-enricher")["rules"]
+    assert slices == ITS_OWN_SLICE
     assert rule["apiGroups"] == [""]
     assert set(rule["resources"]) == {"pods", "nodes", "services"}
     assert set(rule["verbs"]) == {"list", "watch"}
@@ -102,14 +110,16 @@ def test_the_one_role_reads_pods_nodes_and_services(overlay: str) -> None:
 
 def test_namespaces_are_read_only_where_their_labels_are_asked_for() -> None:
     (role,) = (each for each in with_component("namespace-labels") if each["kind"] == "ClusterRole")
-    (rule,) = role["rules"]
+    rule, slices = role["rules"]
+    assert slices == ITS_OWN_SLICE
     assert set(rule["resources"]) == {"pods", "nodes", "services", "namespaces"}
     assert set(rule["verbs"]) == {"list", "watch"}
 
 
 def test_endpoint_slices_are_read_only_where_they_are_asked_for() -> None:
     (role,) = (each for each in with_component("endpoint-slices") if each["kind"] == "ClusterRole")
-    core, discovery = role["rules"]
+    core, own, discovery = role["rules"]
+    assert own == ITS_OWN_SLICE
     assert set(core["resources"]) == {"pods", "nodes", "services"}
     assert discovery == {
         "apiGroups": ["discovery.k8s.io"],

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads an EndpointSlice into its state: ready end points by zone, and how many of them have hints. Pure."""
+"""Reads an EndpointSlice into its state: ready end points by zone, and how many of them have hints. Pure.
+
+Addresses are kept of the API servers' slice alone: those of all others are pods'.
+"""
 
 import sys
 from collections import Counter
 
 from enricher.kube.states.fields import changed_ms, interned, is_name
 from enricher.kube.states.objects import EndPoint, EndpointSlice
-from schemas.topology import MAX_END_POINTS, MAX_ZONES, TopologyState, ZoneEndPoints
+from schemas.topology import MAX_ADDRESS, MAX_END_POINTS, MAX_LISTED, MAX_ZONES, TopologyState, ZoneEndPoints
 
 SERVICE_LABEL = "kubernetes.io/service-name"
+# Which slice the API servers write of themselves; their Service has the same name.
+API_SERVERS = ("default", "kubernetes")
 
 
 def slice_state(found: EndpointSlice, seen_ms: int) -> TopologyState | None:
@@ -24,6 +29,7 @@ def slice_state(found: EndpointSlice, seen_ms: int) -> TopologyState | None:
         name=meta.name,
         namespace=interned(meta.namespace),
         services=(sys.intern(service),),
+        addresses=_addresses(found) if (meta.namespace, meta.name) == API_SERVERS else [],
         from_ms=changed_ms(found, seen_ms),
         end_points=_by_zone(found) if _fits(found) else (),
     )
@@ -43,6 +49,14 @@ def _by_zone(found: EndpointSlice) -> tuple[ZoneEndPoints, ...]:
             ready[zone] += 1
             hinted[zone] += bool(each.hints and (each.hints.for_zones or each.hints.for_nodes))
     return tuple(ZoneEndPoints(zone, ready[zone], hinted[zone]) for zone in sorted(ready))
+
+
+def _addresses(found: EndpointSlice) -> list[str]:
+    """Return by which addresses the API servers answer: of what no pod is nobody else says whose it is."""
+    made = {
+        address for each in found.endpoints or () for address in each.addresses or () if len(address) <= MAX_ADDRESS
+    }
+    return sorted(made)[:MAX_LISTED]
 
 
 def _is_ready(each: EndPoint) -> bool:

@@ -211,6 +211,7 @@ class Hints(_Part, frozen=True):
 class EndPoint(_Part, frozen=True):
     """endpoints[]."""
 
+    addresses: list[str] | None = None
     conditions: Conditions | None = None
     zone: str | None = None
     hints: Hints | None = None

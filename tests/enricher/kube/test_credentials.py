@@ -34,10 +34,16 @@ ROLE = ROOT / "k8s" / "base" / "services" / "enricher-role.yaml"
 
 
 def rights() -> set[tuple[str, str]]:
-    """Return what the role in k8s/ allows: (verb, resource)."""
+    """Return what the role in k8s/ allows: (verb, resource), or (verb, resource/name) where it allows one of them."""
     role = next(yaml.safe_load_all(ROLE.read_text()))
-    assert [rule["apiGroups"] for rule in role["rules"]] == [[""]]
-    return {(verb, name) for rule in role["rules"] for verb in rule["verbs"] for name in rule["resources"]}
+    assert [rule["apiGroups"] for rule in role["rules"]] == [[""], ["discovery.k8s.io"]]
+    return {
+        (verb, f"{resource}{name}")
+        for rule in role["rules"]
+        for verb in rule["verbs"]
+        for resource in rule["resources"]
+        for name in [f"/{each}" for each in rule.get("resourceNames", [])] or [""]
+    }
 
 
 def test_a_new_token_and_a_new_authority_are_taken_up_by_kubeconfig(

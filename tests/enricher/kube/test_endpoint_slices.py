@@ -9,14 +9,17 @@ import msgspec
 import orjson
 import pytest
 
+from enricher.index.cidrs import Cidr, CidrMap
 from enricher.index.ownership import Index
+from enricher.index.resolve import Resolver
 from enricher.kube.cluster import ClusterView
 from enricher.kube.observed import Observed
-from enricher.kube.states.endpoint_slices import left_out
+from enricher.kube.states.endpoint_slices import SERVICE_LABEL, left_out
 from enricher.kube.states.fields import milliseconds
 from enricher.kube.states.objects import EndpointSlice
 from lab.kube.api import serve
 from schemas.topology import ZoneEndPoints, decode_topology, encode_topology
+from tests.support.enricher.build import node
 from tests.support.enricher.followed import api_with_everything, following
 
 AT, LATER = "2026-11-22T09:00:00Z", "2026-11-22T10:00:00Z"
@@ -27,6 +30,12 @@ A, B = "eu-west-1a", "eu-west-1b"
 def end_point(zone: str | None, *, ready: bool | None = True, **hints: Any) -> dict[str, Any]:
     made: dict[str, Any] = {"addresses": ["10.244.0.1"], "conditions": {"ready": ready}}
     return made | ({"zone": zone} if zone else {}) | ({"hints": hints} if hints else {})
+
+
+def api_servers(*addresses: str, rv: str = "100", changed: str = AT) -> dict[str, Any]:
+    """Return the slice that the API servers write of themselves; they give no zones."""
+    made = slice_json({"addresses": list(addresses)}, rv=rv, changed=changed, **{SERVICE_LABEL: "kubernetes"})
+    return made | {"metadata": made["metadata"] | {"name": "kubernetes", "namespace": "default", "uid": "e-api"}}
 
 
 def slice_json(*end_points: dict[str, Any], rv: str = "100", changed: str = AT, **labels: str) -> dict[str, Any]:
@@ -113,3 +122,55 @@ def test_slices_are_followed(tmp_path: Path) -> None:
                 assert {state.kind for state in made.index.current()} >= {"endpointslice"}
 
     asyncio.run(inside())
+
+
+def test_the_api_servers_addresses_are_named_as_of_their_time_and_by_nothing_better_known() -> None:
+    observed, index = Observed(), Index()
+    for made in (api_servers("10.9.0.7", "10.9.0.8"), api_servers("10.9.0.8", rv="101", changed=LATER)):
+        found = msgspec.json.decode(orjson.dumps(made), type=EndpointSlice)
+        for state in observed.take(found, "1", NOW):
+            index.apply(state)
+            assert decode_topology(encode_topology(state)) == state
+    mapped = Cidr(cidr="10.9.0.8/32", name="eks", zone="eu-west-1a")
+    at, later = (milliseconds(text) or 0 for text in (AT, LATER))
+
+    def said(address: str, when: int, *cidrs: Cidr) -> tuple[str, str | None, bool]:
+        end = Resolver(index, CidrMap(list(cidrs))).window(when, when + 10_000).resolve(address)
+        assert ('"service":{"name":"kubernetes"}' in end.json(443)) == (end.kind == "service")
+        return end.kind, end.reason, end.in_cluster
+
+    named, unknown = ("service", "zone_missing", False), ("unknown", "vpc_unmapped", False)
+    assert (said("10.9.0.7", at), said("10.9.0.7", at - 60_000), said("10.9.0.7", later)) == (named, unknown, unknown)
+    assert said("10.9.0.8", later) == named
+    assert said("10.9.0.8", later, mapped) == ("cidr", None, False)
+    index.apply(node("node-1", "10.9.0.8"))
+    assert said("10.9.0.8", later)[0] == "node"
+
+
+def test_of_all_slices_only_the_api_servers_is_followed_unless_all_are_asked_for(tmp_path: Path) -> None:
+    async def inside() -> None:
+        api, faults = api_with_everything()
+        api.store.put("endpointslices", slice_json(end_point(A)))
+        api.store.put("endpointslices", api_servers("10.9.0.7"))
+        async with asyncio.timeout(60), serve(api) as port:
+            server = f"http://127.0.0.1:{port}"
+            async with following(api, faults, tmp_path / "kubeconfig", server) as made:
+                await made.agrees()
+                api.store.put("endpointslices", slice_json(end_point(B), rv="102"))
+                api.store.put("endpointslices", api_servers("10.9.0.8"))
+                await api.changed()
+                await made.agrees()
+                last = [state for state in made.index.current() if state.kind == "endpointslice"]
+                assert [(state.name, state.addresses, state.to_ms) for state in last] == [
+                    ("kubernetes", ["10.9.0.8"], None)
+                ]
+
+    asyncio.run(inside())
+
+
+def test_an_enricher_that_starts_again_goes_on_with_the_api_servers() -> None:
+    found = msgspec.json.decode(orjson.dumps(api_servers("10.9.0.7")), type=EndpointSlice)
+    view = ClusterView(Index(), live=True)
+    view.load(Observed().take(found, "1", NOW))
+    view.begin()
+    assert [state.to_ms for state in view.index.current()] == [None]

@@ -75,8 +75,12 @@ class Followed:
                 [],
                 {name: labels[name] for name in self.label_names & labels.keys()},
             )
-        for each in found["endpointslices"] if self.watches_slices else []:
-            facts[each["metadata"]["uid"]] = ([], _slice_facts(each))
+        for each in found["endpointslices"]:
+            meta = each["metadata"]
+            is_of_api_servers = (meta["namespace"], meta["name"]) == ("default", "kubernetes")
+            if self.watches_slices or is_of_api_servers:
+                addresses = [address for end in each["endpoints"] for address in end["addresses"]]
+                facts[meta["uid"]] = (addresses if is_of_api_servers else [], _slice_facts(each))
         for node in found["nodes"]:
             zone = node["metadata"]["labels"].get("topology.kubernetes.io/zone")
             addresses = [a["address"] for a in node["status"]["addresses"] if a["type"] == "InternalIP"]

@@ -62,7 +62,9 @@ class FaultyApi(KubeApi):
             return
         watch = request.query.get("watch", "false").lower() in ("true", "1")
         verb = "watch" if watch else "list"
-        asked = (verb, request.match_info["resource"])
+        # As a role's resourceNames has it.
+        _, _, name = request.query.get("fieldSelector", "").rpartition("metadata.name=")
+        asked = (verb, "/".join(filter(None, (request.match_info["resource"], name))))
         if self.rights is not None and asked not in self.rights:
             raise ApiError(403, "Forbidden", f'{asked[1]} is forbidden: cannot {verb} resource "{asked[1]}"')
         self.asked.add(asked)
