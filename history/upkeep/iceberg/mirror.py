@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyiceberg.exceptions import CommitFailedException, ValidationError
+from pyiceberg.exceptions import CommitFailedException, ValidationError, ValidationException
 from pyiceberg.io.pyarrow import UnsupportedPyArrowTypeException
 from pyiceberg.manifest import DataFile as TableFile
 from pyiceberg.manifest import ManifestContent
@@ -75,8 +75,14 @@ def publish(table: Table, location: str, prefix: str, since_ms: int = 0, *, dry_
     for _ in range(ATTEMPTS):
         try:
             return _Run(table, FlowArchive(location), prefix, since_ms).publish(dry_run=dry_run)
-        except (CommitFailedException, ReadAgain):
+        except (CommitFailedException, ValidationException, ReadAgain):
+            # The second, where the other process has also forgotten the snapshot that this one began with.
             answered(table.refresh)
+        except FileNotFoundError:
+            # So here, and its files are deleted; or the table is damaged.
+            began = table.metadata_location
+            if answered(table.refresh).metadata_location == began:
+                raise
     raise Refusal(f"archive {location}: it or the table was changed {ATTEMPTS} times meanwhile; run the command again")
 
 
@@ -206,8 +212,8 @@ def expire_snapshots(table: Table, before_ms: int) -> int:
         expiry = table.maintenance.expire_snapshots().older_than(datetime.fromtimestamp(before_ms / 1000, UTC))
         answered(expiry.commit)
         left = _named(answered(table.refresh), table.metadata.snapshots)
-    except (CommitFailedException, FileNotFoundError):
-        return 0  # another process does the same
+    except (CommitFailedException, FileNotFoundError, ValueError):
+        return 0  # another process does the same: a snapshot, or what it names, is gone already
     for path in named - left:
         table.io.delete(path)
     return len(old)

@@ -168,8 +168,9 @@ def test_a_killed_run_leaves_the_table_as_it_was_or_as_it_should_be(
     assert files_of(table()) == written.files()
 
 
+@pytest.mark.parametrize("keep", ["1d", "1ms"])
 def test_of_two_at_once_the_later_one_looks_again(
-    written: Written, publish: Callable[..., str], table: Any, monkeypatch: pytest.MonkeyPatch
+    written: Written, publish: Callable[..., str], table: Any, monkeypatch: pytest.MonkeyPatch, keep: str
 ) -> None:
     publish()
     written.cut(0, flows(0, 700))
@@ -181,7 +182,7 @@ def test_of_two_at_once_the_later_one_looks_again(
             others.append(True)
             written.cut(1, flows(1, 701))
             compact_all(written.root)
-            assert main(["--archive", str(written.root)]) == 0
+            assert main(["--archive", str(written.root), "--keep-snapshots", keep]) == 0
         return commit(*arguments)
 
     monkeypatch.setattr(SqlCatalog, "commit_table", overtaken)
@@ -190,6 +191,31 @@ def test_of_two_at_once_the_later_one_looks_again(
     assert "nothing new" in said
     assert files_of(table()) == written.files()
     assert rows_of(table()) == written.rows()
+
+
+def test_a_table_whose_metadata_went_is_read_again_or_told(
+    written: Written, command: Command, publish: Callable[..., str], table: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish()
+    written.cut(0, flows(0, 700))
+    held, others = mirror._Run._held, [written.cut]
+
+    def forgotten(*arguments: Any) -> Any:
+        if others:
+            others.pop()(1, flows(1, 701))
+            compact_all(written.root)
+            assert main(["--archive", str(written.root), "--keep-snapshots", "1ms"]) == 0
+        return held(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mirror._Run, "_held", forgotten)
+        assert "nothing new" in publish()
+    assert rows_of(table()) == written.rows()
+    written.cut(0, flows(0, 702))
+    lost = Path(table().current_snapshot().manifest_list.removeprefix("file://"))
+    lost.unlink()
+    status, _, err = command(main, "--archive", str(written.root))
+    assert (status, str(lost) in err, err.count("\n")) == (2, True, 1)
 
 
 def test_a_table_that_always_changes_is_told(
