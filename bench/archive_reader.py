@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """One reading of an archive by a process of its own, with what it took of CPU and read of files.
 
-python -m bench.archive_reader plain|report|replay DIRECTORY
+python -m bench.archive_reader plain|report DIRECTORY
+python -m bench.archive_reader namespaces|workloads|pods|addresses DIRECTORY VALUE
 """
 
 import json
 import sys
 import time
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import duckdb
 
@@ -21,7 +22,7 @@ from history.read.archive.opened import FlowArchive
 from history.read.archive.sql import ArchiveQuery
 
 SPAN = TimeRange(BEGIN_MS, BEGIN_MS + 48 * HOUR_MS)
-NAMESPACE = "team-007"
+FILTERS = ("namespaces", "workloads", "pods", "addresses")
 
 
 class Took(TypedDict):
@@ -51,10 +52,11 @@ def report(directory: str) -> int:
     return summary.flows
 
 
-def replay(directory: str) -> int:
-    """Read the flows of one namespace, as `zonemeter replay -n` does."""
+def replay(directory: str, what: str, value: str) -> int:
+    """Read the flows that one filter wants, as `zonemeter replay` does."""
+    wanted: dict[str, Any] = {what: [value]}
     with ArchiveQuery(FlowArchive(directory), SPAN) as query:
-        return sum(len(table) for table in query.tables(Selection(namespaces=[NAMESPACE])))
+        return sum(len(table) for table in query.tables(Selection(**wanted)))
 
 
 def _read_bytes() -> int:
@@ -64,5 +66,6 @@ def _read_bytes() -> int:
 
 if __name__ == "__main__":
     before, began = _read_bytes(), time.process_time()
-    rows = {"plain": plain, "report": report, "replay": replay}[sys.argv[1]](sys.argv[2])
+    what, directory, *value = sys.argv[1:]
+    rows = {"plain": plain, "report": report}[what](directory) if not value else replay(directory, what, *value)
     print(json.dumps(Took(cpu_seconds=time.process_time() - began, read_bytes=_read_bytes() - before, rows=rows)))

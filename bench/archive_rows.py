@@ -23,6 +23,7 @@ from sinks.flowlog.stores.store import LocalStore
 
 BEGIN_MS = 1_795_392_000_000  # on the hour
 HOUR_MS, _WINDOW_MS, _CUT_MS = 3_600_000, 10_000, 300_000
+CUTS_AN_HOUR = HOUR_MS // _CUT_MS
 NODES, PARTITIONS = 12, 12
 TOPIC = "zonemeter.flows.enriched.v1"
 
@@ -106,22 +107,23 @@ class _Rows:
         return [output.getvalue()]
 
 
-def make(directory: Path, hours: int, namespaces: int) -> int:
-    """Write an archive of so many hours of so many namespaces; return how many flows it has."""
+def make(directory: Path, cuts: int, namespaces: int, partitions: int = PARTITIONS) -> int:
+    """Write an archive of so many cuts (`CUTS_AN_HOUR`) of so many namespaces; return how many flows it has."""
     archive, flows = Archive(LocalStore(directory), TOPIC, SUFFIX), 0
     per_cut = _CUT_MS // _WINDOW_MS
     with duckdb.connect() as database:
         database.execute("SET enable_progress_bar = false; SET TimeZone = 'UTC'")
         database.execute(f"CREATE TABLE pod AS {_POD.format(pods=namespaces * 4)}")
         database.execute(f"CREATE TABLE talk AS {_TALKS}")
-        for sequence in range(1, hours * HOUR_MS // _CUT_MS + 1):
+        for sequence in range(1, cuts + 1):
             first = (sequence - 1) * per_cut
             query = f"SELECT {', '.join(COLUMNS)} FROM ({_FLOWS.format(first=first, beyond=first + per_cut)})"
             table = database.sql(query).to_arrow_table().cast(SCHEMA)
             flows += len(table)
             hour_ms = BEGIN_MS + first * _WINDOW_MS // HOUR_MS * HOUR_MS
-            for partition in range(PARTITIONS):
-                part = table.filter(pa.compute.equal(table["raw_partition"], partition))
+            for partition in range(partitions):
+                remainder = pa.array(table["raw_partition"].to_numpy() % partitions)
+                part = table.filter(pa.compute.equal(remainder, partition))
                 manifest = Manifest(
                     topic=TOPIC, partition=partition, sequence=sequence, writer="", first_offset=0, next_offset=flows
                 )

@@ -6,7 +6,7 @@ Blocking: a command line has nothing else to do meanwhile.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,10 @@ from history.model.labels import LabelTime, by_slot
 from history.model.party import FIELDS, Parties, Party
 from history.model.summary import Summary, Traffic
 from history.model.time_range import MAX_SLOTS, TimeRange
+from sinks.flowlog.rows.columns import COLUMNS
 
 FETCH_ROWS = 5_000
+_BATCH_ROWS = 50_000
 # Of sums by period: with its cost one takes some 450 bytes, and its lines as much again.
 MAX_KINDS = 500_000
 FLOWS = "flows"
@@ -205,6 +207,26 @@ class FlowQuery:
                 )
         self._add_facts(summary, where, parameters, selection)
 
+    def tables(self, selection: Selection, held: Iterable[tuple[str, str]] | None = None) -> Iterator[pa.Table]:
+        """Yield the rows that are wanted, with the flow log's columns.
+
+        `held`: what `Selection.held` says of the addresses in them, where that is known.
+        """
+        yield from self._rows(COLUMNS, FLOWS, selection, held)
+
+    def _rows(
+        self,
+        columns: Sequence[str],
+        view: str,
+        selection: Selection,
+        held: Iterable[tuple[str, str]] | None = None,
+    ) -> Iterator[pa.Table]:
+        where, parameters = self._where(selection, held)
+        query = f"SELECT {', '.join(columns)} FROM {view} WHERE {where}"  # noqa: S608 - names that are ours
+        reader: pa.RecordBatchReader = self._database.sql(query, params=parameters).to_arrow_reader(_BATCH_ROWS)
+        for batch in reader:
+            yield pa.Table.from_batches([batch])
+
     def places(self, selection: Selection) -> list[int]:
         """Return which rows are wanted, by the view's column `place`."""
         where, parameters = self._where(selection)
@@ -228,9 +250,10 @@ class FlowQuery:
         found = self._fetch(" UNION ".join(sides), [*self._bounds, *self._bounds])
         return {value for (value,) in found if value is not None}
 
-    def _where(self, selection: Selection) -> tuple[str, list[object]]:
+    def _where(self, selection: Selection, held: Iterable[tuple[str, str]] | None = None) -> tuple[str, list[object]]:
         if selection.on_addresses:
-            self._database.register(WANTED_ADDRESSES, _wanted_addresses(self._held(selection)))
+            found = self._held(selection) if held is None else held
+            self._database.register(WANTED_ADDRESSES, wanted_addresses(found))
         condition, parameters = selection.sql(WANTED_ADDRESSES)
         return f"{_IN_RANGE} AND {condition}", [*self._bounds, *parameters]
 
@@ -264,9 +287,10 @@ class FlowQuery:
         return nullcontext()
 
 
-def _wanted_addresses(held: Sequence[tuple[str, str]]) -> pa.Table:
+def wanted_addresses(held: Iterable[tuple[str, str]]) -> pa.Table:
     """Return the table that `Selection.sql` looks addresses up in."""
-    names, addresses = ([pair[place] for pair in held] for place in (0, 1))
+    pairs = list(held)
+    names, addresses = ([pair[place] for pair in pairs] for place in (0, 1))
     return pa.table({"filter": pa.array(names, pa.string()), "address": pa.array(addresses, pa.string())})
 
 

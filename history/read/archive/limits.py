@@ -30,26 +30,40 @@ _END_BYTES = 8
 def check_files(archive: FlowArchive, paths: Iterable[str]) -> None:
     """Raise `Refusal` for a file of an archive that is not read; `OSError` and `ArrowException` for a damaged one."""
 
-    def why_not(path: str) -> str | None:
-        try:
-            with archive.open(path) as source:
-                why = why_too_large(source)
-        except pa.ArrowInvalid as error:
-            raise pa.ArrowInvalid(f"{path}: {error}") from error
-        return why and f"archive {archive.location}: {path} {why}; no flow log wrote it so: restore it"
+    def check(path: str) -> None:
+        with archive.open(path) as source:
+            checked_footer(archive, path, source)
 
     with ThreadPoolExecutor(_READERS) as pool:
-        for why in pool.map(why_not, paths):
-            if why:
-                raise Refusal(why)
+        for _ in pool.map(check, paths):
+            pass
+
+
+def checked_footer(archive: FlowArchive, path: str, source: pa.NativeFile) -> pq.FileMetaData:
+    """Return the footer of a file of an archive that is open; raise `Refusal` where it is not read, else as above."""
+    try:
+        why, metadata = _read_footer(source)
+    except pa.ArrowInvalid as error:
+        raise pa.ArrowInvalid(f"{path}: {error}") from error
+    if why:
+        raise Refusal(f"archive {archive.location}: {path} {why}; no flow log wrote it so: restore it")
+    return metadata
 
 
 def why_too_large(source: pa.NativeFile) -> str | None:
     """Say why a file is not read; None if it may be. Raises `OSError` and `ArrowException` for a damaged footer."""
+    return _read_footer(source)[0]
+
+
+def _read_footer(source: pa.NativeFile) -> tuple[str | None, pq.FileMetaData | None]:
     if (found := footer_bytes(source)) > MAX_FOOTER_BYTES:
-        return _more(found, MAX_FOOTER_BYTES, "bytes of footer")
+        return _more(found, MAX_FOOTER_BYTES, "bytes of footer"), None
     source.seek(0)
     metadata = pq.read_metadata(source)
+    return _why_too_large(metadata), metadata
+
+
+def _why_too_large(metadata: pq.FileMetaData) -> str | None:
     if metadata.num_columns > MAX_COLUMNS:
         return _more(metadata.num_columns, MAX_COLUMNS, "columns")
     for group in map(metadata.row_group, range(metadata.num_row_groups)):

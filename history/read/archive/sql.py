@@ -7,8 +7,9 @@ hundredth of the time that Python would take for the rows.
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -22,13 +23,12 @@ from history.model.rollups import Hours
 from history.model.time_range import TimeRange
 from history.read.archive.files import day_range, find_chapter, hour_of, hour_range
 from history.read.archive.limits import check_files
+from history.read.archive.narrowed import Narrowed, known_columns, narrowing
 from history.read.archive.opened import ArchiveChanged, FlowArchive
 from history.read.archive.rollup_sql import ROLLUP_SCHEMA, view_rollups, why_not_rollup
-from history.read.archive.row_groups import narrowed, narrowing
 from history.read.batch import SCHEMA
 from history.read.flow_sql import FLOWS, FlowQuery, literal, open_database
 from sinks.flowlog.archive.compaction import ROLLUPS, day_rollup_path, rollup_path
-from sinks.flowlog.rows.columns import COLUMNS
 
 BATCH_ROWS = 50_000
 _FLOW_FILES = "flow_files"
@@ -44,9 +44,7 @@ def view_rows(database: duckdb.DuckDBPyConnection, archive: FlowArchive, paths: 
         database.from_arrow(dataset).create_view(name, replace=True)
         return
     rows = database.read_parquet([*map(literal, files)], hive_partitioning=False, union_by_name=True)
-    there = set(rows.columns)
-    columns = ", ".join(name if name in there else f"NULL AS {name}" for name in COLUMNS)
-    rows.project(columns).create_view(name, replace=True)
+    rows.project(known_columns(rows)).create_view(name, replace=True)
 
 
 class ArchiveQuery(FlowQuery):
@@ -71,11 +69,22 @@ class ArchiveQuery(FlowQuery):
         self._rollup_files = self._of_days(hours) if hours and hours.days else self.rollups
         stand_in = set(self.rollups)
         self.flows = [path for path in self.chapter.paths if rollup_path(path) not in stand_in]
+        self._is_open = False
+
+    def _open(self) -> None:
+        """Open all files, if that was not done: a filtered reading may need few."""
+        if self._is_open:
+            return
+        self._open_flows()
+        if self.rollups:
+            view_rollups(self._database, self.archive, self._rollup_files, ROLLUPS)
+        self._view(_FLOW_FILES, FLOWS)
+        self._is_open = True
+
+    def _stream(self, query: str, parameters: Sequence[object]) -> Iterator[tuple[Any, ...]]:
         with self._reading():
-            self._open_flows()
-            if self.rollups:
-                view_rollups(self._database, archive, self._rollup_files, ROLLUPS)
-            self._view(_FLOW_FILES, FLOWS)
+            self._open()
+        yield from super()._stream(query, parameters)
 
     def _open_flows(self) -> None:
         paths = [f"{self.archive.root}/{path}" for path in self.flows]
@@ -127,55 +136,46 @@ class ArchiveQuery(FlowQuery):
         rolled_up = set(map(hour_of, self.rollups))
         return max((hour for hour in self.chapter.gone if hour_of(f"{hour}/") not in rolled_up), default="")
 
-    def tables(self, selection: Selection) -> Iterator[pa.Table]:
+    def tables(self, selection: Selection, held: Iterable[tuple[str, str]] | None = None) -> Iterator[pa.Table]:
         """Yield the rows that are wanted, with the flow log's columns."""
-        yield from self._tables(COLUMNS, lambda: self._wanted_view(selection), selection)
+        narrowed = set() if narrowing(selection).is_any else {*self.chapter.paths[: self.chapter.compacted]}
+        for path in filter(narrowed.__contains__, self.flows):
+            yield from self._narrowed(path, selection)
+        if whole := [path for path in self.flows if path not in narrowed]:
+            with self._reading(), open_database() as database:
+                check_files(self.archive, whole)
+                view_rows(database, self.archive, whole, FLOWS)
+                yield from FlowQuery(database, self.span).tables(selection, held)
+
+    def _narrowed(self, path: str, selection: Selection) -> Iterator[pa.Table]:
+        """Yield the rows of a compacted file that are wanted, without opening all of it."""
+        with self._reading(), open_database() as database:
+            found = Narrowed(self.archive, path, selection)
+            if len(found.rows):
+                found.view(database, FLOWS)
+                yield from FlowQuery(database, self.span).tables(selection, found.held)
 
     def rolled_up(self, selection: Selection) -> Iterator[pa.Table]:
         """Yield the rows with traffic of the rollups that are read, with a rollup's columns."""
-        if self.rollups:
-            traffic = f"(SELECT * FROM {ROLLUPS} WHERE scope IS NOT NULL)"  # noqa: S608 - ours
-            yield from self._tables(ROLLUP_SCHEMA.names, lambda: traffic, selection)
-
-    def _tables(self, columns: Sequence[str], view: Callable[[], str], selection: Selection) -> Iterator[pa.Table]:
-        where, parameters = self._where(selection)
+        if not self.rollups:
+            return
         with self._reading():
-            query = f"SELECT {', '.join(columns)} FROM {view()} WHERE {where}"  # noqa: S608 - ours
-            reader: pa.RecordBatchReader = self._database.sql(query, params=parameters).to_arrow_reader(BATCH_ROWS)
-            for batch in reader:
-                yield pa.Table.from_batches([batch])
+            self._open()
+            traffic = f"(SELECT * FROM {ROLLUPS} WHERE scope IS NOT NULL)"  # noqa: S608 - ours
+            yield from self._rows(ROLLUP_SCHEMA.names, traffic, selection)
 
-    def _whole_files(self) -> str:
-        """Return the view of the files of flows that has all columns of rows.
+    def _rows_view(self) -> str:
+        """Return the view that has all columns of rows, and the rollups that stand for others.
 
         Not for sums: they want few of these, and all files would be looked into before the first is read.
         """
+        with self._reading():
+            self._open()
         if not self.archive.is_local or not self.flows:
-            return _FLOW_FILES  # by `SCHEMA`
+            return FLOWS  # by `SCHEMA`
         view_rows(self._database, self.archive, self.flows, "whole_flow_files")
-        return "whole_flow_files"
-
-    def _rows_view(self) -> str:
-        """Return the view that has all columns of rows, and the rollups that stand for others."""
-        self._view(self._whole_files(), "rows_of_flows")
+        self._view("whole_flow_files", "rows_of_flows")
         return "rows_of_flows"
-
-    def _wanted_view(self, selection: Selection) -> str:
-        """Return a view that has all rows that are wanted, and not all of the others."""
-        if not self.chapter.compacted or narrowing(selection).is_any:
-            return self._whole_files()
-        compacted, others = self._split()
-        self._database.from_arrow(narrowed(self._database, self.archive, compacted, selection)).create_view(
-            "of_compacted"
-        )
-        if not others:
-            return "of_compacted"
-        view_rows(self._database, self.archive, others, "of_others")
-        return "(SELECT * FROM of_compacted UNION ALL SELECT * FROM of_others)"
-
-    def _split(self) -> tuple[list[str], list[str]]:
-        """Return the paths of compacted files, and of others."""
-        return self.chapter.paths[: self.chapter.compacted], self.chapter.paths[self.chapter.compacted :]
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:

@@ -13,6 +13,9 @@ from common.errors import Refusal
 from history.audit.deep.archive import read_archive
 from history.audit.deep.facts import Facts, Wanted
 from history.bill.read import BillFiles
+from history.model.filters import Selection
+from history.model.party import Parties
+from history.model.summary import Summary
 from history.model.time_range import TimeRange
 from history.read.archive import limits
 from history.read.archive.opened import FlowArchive
@@ -101,7 +104,7 @@ def test_a_report_names_it(tmp_path: Path, make: Callable[[Path], object], says:
     with pytest.raises(
         Refusal, match=rf"^archive {tmp_path}: {HOUR}/flows-p3-\d*-5c9e01.parquet:? {says}[^\n]*; [^\n]*restore [^\n]*$"
     ):
-        ArchiveQuery(archive, SPAN)
+        ArchiveQuery(archive, SPAN).summarise(Parties(), Summary(), Selection())
 
 
 @pytest.mark.parametrize(("make", "says"), BAD)
@@ -138,7 +141,8 @@ def test_a_manifest_that_no_flow_log_writes(tmp_path: Path, size: int) -> None:
 def test_what_a_flow_log_writes_is_read(tmp_path: Path) -> None:
     archive = made(tmp_path, lambda path: pq.write_table(SCHEMA.empty_table(), path))
     with ArchiveQuery(archive, SPAN) as query:
-        assert len(query.chapter.paths) == 1
+        query.summarise(Parties(), Summary(), Selection())
+        assert len(query.read) == 1
 
 
 def test_a_bill_with_a_footer_that_none_has(tmp_path: Path) -> None:
