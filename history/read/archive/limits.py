@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from common.errors import Refusal
 from history.read.archive.opened import FlowArchive
 
-# Of a compaction it is a twentieth of the file: some 10 kB for each row group.
+# Of a compaction it is a hundredth of the file: some 4 kB for each row group.
 MAX_FOOTER_BYTES = 64 * 1024 * 1024
 MAX_COLUMNS = 1_000
 MAX_GROUP_ROWS = 10_000_000
