@@ -105,4 +105,5 @@ def test_the_services_image_runs_as_nobody_in_particular() -> None:
     assert re.findall(r"^USER (.*)$", services, re.MULTILINE)[-1] == "65532:65532"
     for each in containers():
         if each.is_ours and each.workload["kind"] != "DaemonSet":
-            assert each.pod["securityContext"]["runAsUser"] == 65532
+            user = each.pod["securityContext"] | each.spec["securityContext"]
+            assert (user["runAsUser"], user["runAsGroup"]) == (65532, 65532), each
