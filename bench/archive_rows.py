@@ -84,7 +84,7 @@ _FLOWS = f"""
         {_end("src", "src", serves="NOT asks")}, {_end("dst", "dst", serves="asks")},
         'node-' || counted AS observer_node, 'eu-west-1' || ['a', 'b', 'c'][1 + counted % 3] AS observer_zone,
         'prod-eu' AS cluster, (counted % {PARTITIONS})::INT AS raw_partition, number::BIGINT AS raw_offset,
-        if(asks, 'destination', 'source') AS server
+        if(asks, 'destination', 'source') AS server, NULL::INT AS attribution_version
     FROM placed AS flow LEFT JOIN pod AS src ON src.pod = source LEFT JOIN pod AS dst ON dst.pod = sink
     ORDER BY number, counted, row
 """

@@ -59,7 +59,8 @@ CREATE TABLE zonemeter.flows (
     cluster LowCardinality(String),
     raw_partition Int32,
     raw_offset Int64,
-    server LowCardinality(Nullable(String))
+    server LowCardinality(Nullable(String)),
+    attribution_version Nullable(Int32)
 )
 ENGINE = ReplacingMergeTree
 PARTITION BY toDate(window_start)
@@ -113,7 +114,8 @@ SELECT
     JSONExtractString(record, 'k8s', 'cluster', 'name') AS cluster,
     JSONExtractInt(record, 'raw', 'partition') AS raw_partition,
     JSONExtractInt(record, 'raw', 'offset') AS raw_offset,
-    JSONExtract(record, 'server', 'Nullable(String)') AS server
+    JSONExtract(record, 'server', 'Nullable(String)') AS server,
+    JSONExtract(record, 'attribution_version', 'Nullable(Int32)') AS attribution_version
 FROM zonemeter.flows_topic
 WHERE JSONHas(record, 'id');
 

@@ -7,22 +7,26 @@ Unknown things are absent, never null or empty. Nested names are OpenTelemetry's
 A record is a tree and made by the million: `gc=False` spares the garbage collector a look at what has no cycles.
 """
 
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from schemas.codec import Count, Milliseconds, Name, Partition, Port, reader
+from schemas.errors import DecodeError
 
 SCHEMA_HEADER = "zonemeter.flow.v1"
 HEADERS = (("content-type", b"application/json"), ("schema", SCHEMA_HEADER.encode()))
 MAX_READ_BYTES = 64 * 1024
+# A column of 32 bits holds it.
+MAX_ATTRIBUTION_VERSION = 2**31 - 1
 
 Scope = Literal["same_node", "same_zone", "cross_zone", "cross_region", "external", "unknown"]
 SCOPES: tuple[Scope, ...] = ("same_node", "same_zone", "cross_zone", "cross_region", "external", "unknown")
 Kind = Literal["pod", "node", "service", "cidr", "external", "unknown"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Direction = Literal["egress", "ingress", "relay"]
+AttributionVersion = Annotated[int, msgspec.Meta(ge=1, le=MAX_ATTRIBUTION_VERSION)]
 Server = Literal["source", "destination"]
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 # Why an end point's kind or zone is not known. The set is closed: metrics label by it.
@@ -129,6 +133,7 @@ class _FlowFields(msgspec.Struct, gc=False, frozen=True, omit_defaults=True, kw_
     k8s: Cluster
     raw: RawPosition
     rows: list[Count] | UnsetType = UNSET  # of a flow that sums up rows of its chunk: their numbers
+    attribution_version: AttributionVersion | UnsetType = UNSET  # absent: as recorded, which is 0
 
 
 class FlowHead(_FlowFields, gc=False, frozen=True, omit_defaults=True, kw_only=True):
@@ -152,3 +157,11 @@ decode_flow = reader(Flow, MAX_READ_BYTES)
 decode_head = reader(FlowHead, MAX_READ_BYTES)
 decode_endpoint = reader(Endpoint, MAX_READ_BYTES)
 decode_observer = reader(Observer, MAX_READ_BYTES)
+
+
+def other_attribution(found: int | UnsetType, taken: int | UnsetType = UNSET) -> DecodeError:
+    """Return why a flow of that attribution version is refused by a reader of this one.
+
+    A reader takes one only: both versions of a flow have its id, but where rows are summed up not the same rows.
+    """
+    return DecodeError("unsupported_version", f"attribution_version {found or 0}, this reader takes {taken or 0}")

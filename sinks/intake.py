@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from typing import Annotated, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
+from msgspec import UNSET
 
 from common.plausible import CLOCK_SLACK_MS, Place, seen_end_ms, why_not_then, why_not_there
 from schemas.codec import Milliseconds, offsets_of
 from schemas.errors import DecodeError
-from schemas.flow import Endpoint, FlowHead, Observer, decode_endpoint, decode_head, decode_observer
+from schemas.flow import Endpoint, FlowHead, Observer, decode_endpoint, decode_head, decode_observer, other_attribution
 from schemas.ids import MAX_NUMBER, Origin, parse_chunk_id, split_flow_id
 from schemas.ledger import Hop, LedgerRecord
 from sinks.tallies import Tallies
@@ -192,8 +193,12 @@ class Lane:
 class Intake(Generic[E]):
     """Takes records into rows; knows end points by their bytes, because they repeat."""
 
-    def __init__(self, make_end: Callable[[Endpoint], E], max_known: int = MAX_KNOWN_ENDS) -> None:
+    def __init__(
+        self, make_end: Callable[[Endpoint], E], max_known: int = MAX_KNOWN_ENDS, attribution_version: int = 0
+    ) -> None:
+        """`attribution_version`: the one that is taken, 0 as recorded; flows of others are refused."""
         self._make_end = make_end
+        self._attribution = attribution_version or UNSET
         self._max_known = max_known
         self._ends: dict[bytes, E] = {}
         self._observers: dict[bytes, Observer] = {}
@@ -220,6 +225,8 @@ class Intake(Generic[E]):
         for record in records:
             try:
                 flow = decode_head(record.value)
+                if flow.attribution_version != self._attribution:
+                    raise other_attribution(flow.attribution_version, self._attribution)
                 chunk, row = split_flow_id(flow.id)
                 source, destination, observer = self._known(flow)
                 if chunk != run.chunk or flow.start_ms != run.start_ms or flow.end_ms != run.end_ms:

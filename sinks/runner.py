@@ -74,8 +74,12 @@ class Runner(Generic[E, C]):
         make_end: Callable[[Endpoint], E],
         new_consumer: Callable[[], AIOKafkaConsumer],
         partitions: Sequence[int] | None = None,
+        attribution_version: int = 0,
     ) -> None:
-        """`make_end`: what the sink wants to know of an end point. `partitions`: its own; None: as its group says."""
+        """`make_end`: what the sink wants to know of an end point. `partitions`: its own; None: as its group says.
+
+        `attribution_version`: of the flows that it takes; others become dead letters.
+        """
         self._service = service
         self._settings = settings
         self._sink = sink
@@ -84,7 +88,7 @@ class Runner(Generic[E, C]):
         self._metrics = SelfMetrics(service.registry, sink.step)
         self._partitions = Partitions(service, self._metrics.lag)
         self._consumer: AIOKafkaConsumer | None = None
-        self._intake: Intake[E] = Intake(make_end)
+        self._intake: Intake[E] = Intake(make_end, attribution_version=attribution_version)
         shared = service, settings, PublishCounters(service.registry), self._partitions
         self._letters = Deliveries(*shared, "dead letters", one_place=True)
         self._ledger = Deliveries(*shared, "ledger entries")

@@ -38,6 +38,7 @@ _TYPES = {
     "dst_port": pa.int32(),
     "raw_partition": pa.int32(),
     "raw_offset": pa.int64(),
+    "attribution_version": pa.int32(),
 }
 SCHEMA = pa.schema([(name, _TYPES.get(name, pa.string())) for name in COLUMNS])
 COUNTED_SCHEMA = SCHEMA.append(pa.field("flows", pa.int64()))
@@ -122,7 +123,7 @@ class ArchiveParties:
         self, head: tuple[Any, ...], source: tuple[FlatEnd, msgspec.Raw], destination: tuple[FlatEnd, msgspec.Raw]
     ) -> Row[FlatEnd]:
         id_, start, end, scope, direction, size, packets, dnat, outer, transport, version, node, zone, *rest = head
-        cluster, partition, offset, server = rest
+        cluster, partition, offset, server, attribution = rest
         observer, raw_observer = self._observer(node, zone)
         flow = FlowHead(
             id=id_,
@@ -135,6 +136,7 @@ class ArchiveParties:
             dnat=UNSET if dnat is None else dnat,
             encapsulation=UNSET if outer is None else outer,
             server=UNSET if server is None else server,
+            attribution_version=UNSET if attribution is None else attribution,
             network=Network(transport, version),
             k8s=Cluster(Named(cluster)),
             raw=RawPosition(partition, offset),
@@ -155,7 +157,7 @@ class ArchiveParties:
 _HEAD = (
     *("id", "window_start", "window_end", "scope", "direction", "bytes", "packets", "dnat", "encapsulation"),
     *("transport", "network_type", "observer_node", "observer_zone", "cluster", "raw_partition", "raw_offset"),
-    "server",
+    *("server", "attribution_version"),
 )
 
 

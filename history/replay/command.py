@@ -11,6 +11,8 @@ import time
 from collections.abc import AsyncGenerator, Iterator
 from typing import BinaryIO
 
+from msgspec.structs import replace
+
 from common.amounts import counted
 from common.entry_point import entry_point
 from common.errors import Nothing, Refusal
@@ -135,8 +137,15 @@ class Replay:
             async for rows in together(batches):
                 tell(self._taken.reading)
                 if wanted := self._sieve.wanted(rows):
-                    yield FlowBatch(wanted)
+                    yield FlowBatch(self._numbered(wanted))
             self._why = self._sieve.why_nothing()
+
+    def _numbered(self, rows: list[Row[FlatEnd]]) -> list[Row[FlatEnd]]:
+        """Return rows with the version of their attribution, if there is one to say."""
+        version = self._settings.attribution_version
+        if version is None:
+            return rows
+        return [row._replace(flow=replace(row.flow, attribution_version=version)) for row in rows]
 
     def _archived(self, location: str) -> Iterator[FlowBatch]:
         """Yield the archive's flows; begin again where it was compacted meanwhile, unless some are out already."""

@@ -10,6 +10,7 @@ from pydantic_settings import SettingsConfigDict
 from common.settings import SHORTCUTS
 from enricher.join.policy import UNMETERED
 from history.range_settings import RangeSettings
+from schemas.flow import MAX_ATTRIBUTION_VERSION
 
 
 class ReplaySettings(RangeSettings):
@@ -22,6 +23,12 @@ class ReplaySettings(RangeSettings):
     topology: Path | None = Field(None, description="with --from-raw: a file of states instead of the topology topic")
     unmetered_nodes: str = Field(
         UNMETERED, description="with --from-raw: names of nodes that have no collector, as the enricher was told"
+    )
+    attribution_version: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_ATTRIBUTION_VERSION,
+        description="with --from-raw: write this number into each flow, to tell it from the recorded one of its id",
     )
     output: Literal["table", "json", "jsonl", "csv", "parquet"] = Field(
         "table", description="how to write the flows; json and jsonl are one object a line"
@@ -48,6 +55,8 @@ class ReplaySettings(RangeSettings):
         # Not so the CIDR map: where an enricher runs it may be a variable, for every command.
         if not self.from_raw and self.topology is not None:
             raise ValueError("topology only means something with --from-raw")
+        if self.attribution_version is not None:
+            self._check_attribution()
         if self.to_topic is not None and (self.file is not None or self.output != "table"):
             raise ValueError("to_topic excludes file and output: a topic takes the flows' own JSON")
         if self.sum and (self.to_topic is not None or self.file is not None or self.output == "parquet"):
@@ -57,6 +66,12 @@ class ReplaySettings(RangeSettings):
         if self.to_topic in self.topics.all:
             raise ValueError(f"to_topic = {self.to_topic!r} is a topic of the pipeline: its readers would count twice")
         return self
+
+    def _check_attribution(self) -> None:
+        if not self.from_raw:
+            raise ValueError("attribution_version needs --from-raw: without it flows are as they were recorded")
+        if self.diff or self.sum or (self.output == "table" and self.to_topic is None):
+            raise ValueError("attribution_version needs --output jsonl, csv or parquet, or --to-topic: it is a column")
 
     def _check_diff(self) -> None:
         if not self.diff:

@@ -54,7 +54,8 @@ async def write(running: Service, settings: FlowlogSettings) -> None:
         group_instance_id=settings.group_instance_id,
         session_timeout_ms=int(settings.session_timeout_seconds * 1000),
     )
-    await Runner(running, settings, sink, flatten, new_consumer).run()
+    version = settings.attribution_version
+    await Runner(running, settings, sink, flatten, new_consumer, attribution_version=version).run()
 
 
 async def _opened(running: Service, settings: FlowlogSettings) -> Sink[FlatEnd, Any]:
@@ -72,4 +73,5 @@ def _open(settings: FlowlogSettings) -> Sink[FlatEnd, Any]:
     if settings.output == STDOUT:
         return StdoutSink(settings)
     suffix, new_buffer = FORMATS[settings.format]
-    return ArchiveSink(settings, Archive(open_store(settings.output), settings.topics.enriched, suffix), new_buffer)
+    store, topic = open_store(settings.output), settings.topics.enriched
+    return ArchiveSink(settings, Archive(store, topic, suffix, settings.attribution_version), new_buffer)

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from common.input.locations import Location
 from common.settings import HostPort, IdPart, ServiceSettings, listen_on
+from schemas.flow import MAX_ATTRIBUTION_VERSION
 
 STDOUT = "-"
 # Of rows held back, over all partitions; beyond it some are written before their time.
@@ -37,6 +38,13 @@ class FlowlogSettings(ServiceSettings):
     )
     cut_seconds: float = Field(
         300.0, gt=0, le=86_400, description="longest that a row is held back before it is written: fewer, larger files"
+    )
+
+    attribution_version: int = Field(
+        0,
+        ge=0,
+        le=MAX_ATTRIBUTION_VERSION,
+        description="take flows of this attribution only, 0: as recorded; others become dead letters",
     )
 
     @property

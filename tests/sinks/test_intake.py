@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from schemas.amount import Amount
 from schemas.flow import Endpoint
@@ -74,6 +75,23 @@ def test_takes_what_is_greater_than_the_mark(
     assert record.taken.rows == len(given_ids)
 
 
+@given(st.lists(st.tuples(st.integers(1, 2), st.integers(0, 3), st.sampled_from([0, 1, 7])), max_size=20))
+def test_of_one_attribution_all_is_taken_and_of_others_nothing(given_flows: list[tuple[int, int, int]]) -> None:
+    """However they are mixed: the flows of one version come out as if the others were not there."""
+    values = [
+        encoded(flow(id=flow_id(sequence, row), attribution_version=version or UNSET))
+        for sequence, row, version in given_flows
+    ]
+    for taken in (0, 1, 7):
+        alone, mixed = Lane(0), Lane(0)
+        own = [value for value, (*_, version) in zip(values, given_flows, strict=True) if version == taken]
+        source = Intake(lambda end: end, attribution_version=taken)
+        expected, found = source.take(alone, records(own), NOW_MS), source.take(mixed, records(values), NOW_MS)
+        assert found.rows == expected.rows
+        assert (found.repeats, mixed.marks) == (expected.repeats, alone.marks)
+        assert [each.reason for each in found.refused] == ["unsupported_version"] * (len(values) - len(own))
+
+
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
@@ -95,6 +113,15 @@ def test_takes_what_is_greater_than_the_mark(
         pytest.param(encoded(flow()).replace(b'"bytes":1000', b'"bytes":1e300', 1), "schema_mismatch", id="bytes-huge"),
         pytest.param(
             encoded(flow()).replace(b'"partition":3', b'"partition":2147483648', 1), "schema_mismatch", id="partition"
+        ),
+        pytest.param(encoded(flow(attribution_version=1)), "unsupported_version", id="joined-again"),
+        *(
+            pytest.param(
+                encoded(flow()).replace(b'{"id"', b'{"attribution_version":' + version + b',"id"', 1),
+                "schema_mismatch",
+                id=f"attribution-{version.decode()}",
+            )
+            for version in (b"0", b"-1", b"2147483648", b"null", b'"1"', b"1.5")
         ),
     ],
 )

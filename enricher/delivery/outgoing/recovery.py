@@ -21,7 +21,7 @@ from enricher.delivery.outgoing.resumed import Page
 from enricher.join.join import Out
 from enricher.settings import EnricherSettings
 from schemas.errors import DecodeError
-from schemas.flow import Flow, decode_flow
+from schemas.flow import Flow, decode_flow, other_attribution
 from schemas.ids import parse_flow_id, split_flow_id
 
 log = logging.getLogger(__name__)
@@ -65,6 +65,8 @@ class Tail:
 def read_back(value: bytes | None, key: bytes | None, partition: int) -> Flow:
     """Decode a flow that is out; raise `DecodeError` if no sink takes it, or no enricher wrote it there."""
     flow = decode_flow(value)
+    if flow.attribution_version:
+        raise other_attribution(flow.attribution_version)
     origin, _ = parse_flow_id(flow.id)
     if key != origin.node.encode():
         raise DecodeError("inconsistent", f"the key is {(key or b'')[:100]!r}, the node {origin.node[:100]!r}")

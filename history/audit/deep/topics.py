@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import msgspec
 from aiokafka.structs import ConsumerRecord
+from msgspec import UNSET, UnsetType
 
 from common.settings import KafkaSettings
 from history.audit.deep.facts import ChunkFlows, Copy, Facts, Letter, flow_place
@@ -16,7 +17,7 @@ from schemas.amount import NOTHING, Amount
 from schemas.codec import Count, Milliseconds, reader
 from schemas.dead_letter import decode_dead_letter
 from schemas.errors import DecodeError
-from schemas.flow import MAX_READ_BYTES
+from schemas.flow import MAX_READ_BYTES, AttributionVersion, other_attribution
 from schemas.ids import parse_chunk_id, parse_window_id
 from schemas.ledger import LedgerRecord, decode_ledger
 from schemas.raw import decode_chunk
@@ -31,6 +32,7 @@ class _Flow(msgspec.Struct, frozen=True):
     start_ms: Milliseconds
     bytes: Count
     packets: Count
+    attribution_version: AttributionVersion | UnsetType = UNSET
 
 
 _read_flow = reader(_Flow, MAX_READ_BYTES)
@@ -135,6 +137,8 @@ def _take_chunk(facts: Facts, record: RawRecord) -> None:
 
 def _take_flow(facts: Facts, record: RawRecord) -> None:
     flow = _read_flow(record.value)
+    if flow.attribution_version:
+        raise other_attribution(flow.attribution_version)
     chunk, number, origin, position = flow_place(flow.id)
     if not facts.wanted.holds(origin, flow.start_ms):
         return

@@ -91,6 +91,14 @@ class FlowArchive:
             for partition, numbers in self._manifests.items()
             if numbers
         }
+        versions = {manifest.attribution_version for manifest in self._newest.values()}
+        if len(versions) > 1:
+            raise Refusal(
+                f"archive {location}: its partitions are of attribution_version {min(versions)} and {max(versions)}; "
+                "a flow log of each wrote there, and needs a directory of its own"
+            )
+        # 0: as recorded.
+        [self.attribution_version] = versions
 
     @property
     def partitions(self) -> list[int]:

@@ -21,8 +21,8 @@ from history.read.batch import SCHEMA
 from history.read.flow_sql import literal
 from sinks.flowlog.rows.columns import END_COLUMNS
 
-# Of one flow, and not of what it is summed up with.
-_DROPPED = ("id", "raw_partition", "raw_offset")
+# Of one flow, and not of what it is summed up with; and of all flows of an archive alike.
+_DROPPED = ("id", "raw_partition", "raw_offset", "attribution_version")
 _SUMMED = ("bytes", "packets")
 _FLOWS = "flows"
 ROLLUP_SCHEMA = pa.schema([*(field for field in SCHEMA if field.name not in _DROPPED), (_FLOWS, pa.int64())])

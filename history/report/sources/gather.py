@@ -78,14 +78,14 @@ class Gatherer:
         """Read everything; raises `Refusal`."""
         location = self._settings.archive
         if location is None:
-            await self._read_topic({}, tell)
+            await self._read_topic({}, 0, tell)
             return self.gathered
         archive = self._read_archive(location)
         if archive.topics != {self._settings.topics.enriched}:
             self._source(f"its topic, {', '.join(sorted(archive.topics))}, is not the one of these settings: not read")
             return self.gathered
         try:
-            await self._read_topic(archive.lanes(), tell)
+            await self._read_topic(archive.lanes(), archive.attribution_version, tell)
         except Refusal as error:
             self._source(f"no topic: {error}")
         return self.gathered
@@ -122,7 +122,8 @@ class Gatherer:
         until = timestamp(archive.until_ms) if archive.until_ms else "the beginning"
         of_what = f": rollups of {counted(len(rolled_up), 'hour')}, flows of {len(flows):,}" if rolled_up else ""
         left_out = f" ({counted(unlisted, 'file')} that no manifest lists left out)" if unlisted else ""
-        self._source(f"archive {self._settings.archive} to {until}{of_what}{left_out}")
+        version = f", attribution_version {archive.attribution_version}," if archive.attribution_version else ""
+        self._source(f"archive {self._settings.archive}{version} to {until}{of_what}{left_out}")
         if deleted:
             self._source(deleted)
 
@@ -139,9 +140,9 @@ class Gatherer:
         what = only_flows_tell(self._selection, query.span, self._by) or "a part of an hour"
         return f"; its rollups are kept, and do not tell {what}"
 
-    async def _read_topic(self, lanes: dict[int, Lane], tell: Tell) -> None:
+    async def _read_topic(self, lanes: dict[int, Lane], attribution_version: int, tell: Tell) -> None:
         taken = ReadTally()
-        intake: Intake[FlatEnd] = Intake(flatten)
+        intake: Intake[FlatEnd] = Intake(flatten, attribution_version=attribution_version)
         flows = enriched_rows(self._settings, intake, self._spans, taken, lanes)
         count, held = 0, TopicRows()
         with open_database() as database:

@@ -55,12 +55,13 @@ class ArchiveCut:
 
 
 class Archive:
-    """The flow log of one topic in one store. `suffix` is that of data files."""
+    """The flow log of one topic in one store, of flows of one attribution. `suffix` is that of data files."""
 
-    def __init__(self, store: Store, topic: str, suffix: str) -> None:
+    def __init__(self, store: Store, topic: str, suffix: str, attribution_version: int = 0) -> None:
         self._store = store
         self._topic = topic
         self._suffix = suffix
+        self._attribution = attribution_version
         self._writer = secrets.token_hex(3)
 
     def recover(self, partition: int) -> Manifest | None:
@@ -88,7 +89,7 @@ class Archive:
 
         Raises `OSError` with nothing written that counts, so that it can be tried again, and `Overtaken`.
         """
-        manifest = msgspec.structs.replace(cut.manifest, writer=self._writer)
+        manifest = self._own(cut.manifest)
         paths = {hour_ms: self._data_path(manifest, hour_ms) for hour_ms in cut.rows}
         intent = self._intent_path(manifest)
         self._write_intent(intent, Intent(manifest.sequence, list(paths.values())))
@@ -131,7 +132,15 @@ class Archive:
             raise _damaged(path, error) from error
         if manifest.topic != self._topic:
             raise Refusal(f"output: {path} is of topic {manifest.topic}, not {self._topic}; use another directory")
+        if manifest.attribution_version != self._attribution:
+            raise Refusal(
+                f"output: {path} is of attribution_version {manifest.attribution_version}, not {self._attribution}; "
+                "use another directory"
+            )
         return manifest
+
+    def _own(self, manifest: Manifest) -> Manifest:
+        return msgspec.structs.replace(manifest, writer=self._writer, attribution_version=self._attribution)
 
     def _withdraw(self, partition: int, name: str) -> None:
         path = f"{_directory(partition)}/{name}"
@@ -153,10 +162,8 @@ class Archive:
             newest = Manifest(
                 topic=self._topic, partition=partition, sequence=0, writer="", first_offset=None, next_offset=None
             )
-        claim = msgspec.structs.replace(
-            newest, sequence=newest.sequence + 1, writer=self._writer, first_offset=newest.next_offset, files=[]
-        )
-        self._store.create(_manifest_path(partition, claim.sequence), [encode(claim)])
+        claim = msgspec.structs.replace(newest, sequence=newest.sequence + 1, first_offset=newest.next_offset, files=[])
+        self._store.create(_manifest_path(partition, claim.sequence), [encode(self._own(claim))])
 
     def _data_path(self, manifest: Manifest, hour_ms: int) -> str:
         hour = datetime.fromtimestamp(hour_ms / 1000, UTC)

@@ -6,10 +6,12 @@ holds the whole state to go on from: the position, the last flow taken of each l
 """
 
 import re
+from typing import Annotated
 
 import msgspec
 
 from schemas.codec import Count
+from schemas.flow import MAX_ATTRIBUTION_VERSION
 from schemas.ids import Origin
 from schemas.ledger import LedgerRecord
 from sinks.intake import FlowMark
@@ -38,11 +40,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """One manifest. Offsets are the enriched topic's: rows come from [first_offset, next_offset).
 
     While dead letters wait, also from beyond: the marks skip those. `writer` tells processes apart.
-    `next_offset` is None only in a chain that began with the clearing up after a crash.
+    `next_offset` is None only in a chain that began with the clearing up after a crash. `attribution_version`: of all
+    rows of the chain.
     """
 
     schema_version: int = SCHEMA_VERSION
     topic: str
+    attribution_version: Annotated[int, msgspec.Meta(ge=0, le=MAX_ATTRIBUTION_VERSION)] = 0
     partition: Count
     sequence: Count
     writer: str

@@ -49,6 +49,7 @@ COLUMNS = (
     "raw_partition",
     "raw_offset",
     "server",
+    "attribution_version",
 )
 
 Value = str | int | None

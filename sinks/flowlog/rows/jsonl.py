@@ -39,6 +39,7 @@ def _line(flow: FlowHead, source: FlatEnd, destination: FlatEnd, observer: Obser
     dnat = "" if flow.dnat is UNSET else ',"dnat":true' if flow.dnat else ',"dnat":false'
     outer = "" if flow.encapsulation is UNSET else f',"encapsulation":{_quoted(flow.encapsulation)}'
     server = "" if flow.server is UNSET else f',"server":"{flow.server}"'
+    version = "" if flow.attribution_version is UNSET else f',"attribution_version":{flow.attribution_version}'
     zone = UNSET if observer.cloud is UNSET else observer.cloud.availability_zone
     seen_in = "" if zone is UNSET else f',"observer_zone":{_quoted(zone)}'
     return (
@@ -48,7 +49,7 @@ def _line(flow: FlowHead, source: FlatEnd, destination: FlatEnd, observer: Obser
         f'"transport":{_quoted(flow.network.transport)},"network_type":"{flow.network.type}",'
         f'{source.as_source},{destination.as_destination},"observer_node":{_quoted(observer.node)}{seen_in},'
         f'"cluster":{_quoted(flow.k8s.cluster.name)},"raw_partition":{flow.raw.partition},'
-        f'"raw_offset":{flow.raw.offset}{server}}}\n'
+        f'"raw_offset":{flow.raw.offset}{server}{version}}}\n'
     )
 
 

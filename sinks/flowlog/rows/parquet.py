@@ -36,8 +36,8 @@ WRITTEN: dict[str, Any] = {
 # own Trino refuses to read others, and Spark's filters leave rows out.
 MILLISECONDS, TIME = pa.timestamp("ms", tz="UTC"), pa.timestamp("us", tz="UTC")
 
-# Scope, direction, encapsulation, server, DNAT, network and cluster of a flow.
-Kind = tuple[str, str, str | UnsetType, Server | UnsetType, bool | UnsetType, Network, Cluster]
+# Scope, direction, encapsulation, server, attribution's version, DNAT, network and cluster of a flow.
+Kind = tuple[str, str, str | UnsetType, Server | UnsetType, int | UnsetType, bool | UnsetType, Network, Cluster]
 
 
 class ParquetRows:
@@ -72,7 +72,10 @@ class ParquetRows:
         numbers["packets"].extend([flow.packets for flow in flows])
         numbers["partition"].extend([flow.raw.partition for flow in flows])
         numbers["offset"].extend([flow.raw.offset for flow in flows])
-        of_rows = [(f.scope, f.direction, f.encapsulation, f.server, f.dnat, f.network, f.k8s) for f in flows]
+        of_rows = [
+            (f.scope, f.direction, f.encapsulation, f.server, f.attribution_version, f.dnat, f.network, f.k8s)
+            for f in flows
+        ]
         self._rows_kinds.extend([kinds.setdefault(kind, len(kinds)) for kind in of_rows])
         self._sources.extend([ends.setdefault(source, len(ends)) for _, source, _, _ in rows])
         self._destinations.extend([ends.setdefault(destination, len(ends)) for _, _, destination, _ in rows])
@@ -130,8 +133,10 @@ class ParquetRows:
             "cluster": [k8s.cluster.name for *_, k8s in kinds],
         }
         dnat = [None if dnat is UNSET else dnat for *_, dnat, _, _ in kinds]
+        versions = [None if version is UNSET else version for _, _, _, _, version, *_ in kinds]
         return {
             "dnat": pa.array(dnat, pa.bool_()).take(rows),
+            "attribution_version": pa.array(versions, pa.int32()).take(rows),
             **{name: _spread(values, rows, name) for name, values in texts.items()},
         }
 

@@ -390,6 +390,7 @@ def test_a_flow_that_does_not_fit_its_chunk_stands_for_nothing(forged: dict[str,
         pytest.param({}, b"node-a1", 4, id="another partition"),
         pytest.param({"scope": "near"}, b"node-a1", 3, id="no sink takes it"),
         pytest.param({"id": "prod/node-a1/x/0"}, b"node-a1", 3, id="no id"),
+        pytest.param({"attribution_version": 1}, b"node-a1", 3, id="joined again by a replay"),
     ],
 )
 def test_what_no_enricher_wrote_is_not_out(changed: dict[str, Any], key: bytes | None, partition: int) -> None:

@@ -306,6 +306,12 @@ def test_a_filter_that_finds_nothing_says_what_is_there(
         (["--archive", "s4://bucket"], 2, "archive = 's4://bucket'"),
         (["--archive", "/tmp", "--from-raw"], 2, "the archive holds no raw flows"),
         (["--topology", "/x"], 2, "only means something with --from-raw"),
+        (["--attribution-version", "1", "-o", "csv"], 2, "attribution_version needs --from-raw"),
+        (["--from-raw", "--attribution-version", "1"], 2, "attribution_version needs --output jsonl, csv or parquet"),
+        (["--from-raw", "--attribution-version", "1", "--sum", "-o", "csv"], 2, "needs --output jsonl, csv or parquet"),
+        (["--from-raw", "--attribution-version", "1", "--diff", "-o", "csv"], 2, "needs --output jsonl, csv or"),
+        (["--from-raw", "--attribution-version", "0"], 2, "attribution_version (--attribution-version"),
+        (["--from-raw", "--attribution-version", "2147483648"], 2, "should be less than or equal to 2147483647"),
         (["--from-raw", "--cidr-map", "/nonexistent"], 2, "No such file or directory"),
         (["--to-topic", "zonemeter.flows.enriched.v1", "--topic-prefix", "zonemeter."], 2, "its readers would count"),
         (["--to-topic", "x y"], 2, "String should match pattern '^[a-zA-Z0-9._-]{1,249}$'"),
@@ -357,7 +363,9 @@ def test_files_of_a_version_that_lacked_a_column_are_read_with_the_others(
     files = sorted(archive.glob("flows/date=*/hour=*/*.parquet"))
     old = {"all": files, "the first": files[:1], "the last": files[-1:]}[which]
     for path in old:
-        pq.write_table(pq.ParquetFile(path).read().drop_columns(["server"]), path, store_schema=False)
+        pq.write_table(
+            pq.ParquetFile(path).read().drop_columns(["server", "attribution_version"]), path, store_schema=False
+        )
     status, out, err = run(*history.flags, *history.span, "--archive", str(archive), "-o", "jsonl")
     assert status == 0, err
     found = lines(out)

@@ -195,6 +195,11 @@ def test_names_that_are_none_of_ours_are_left_alone(store: Store) -> None:
         pytest.param(with_entry(hop="metrics"), "has an entry of metrics, partition 3", id="another hop's entry"),
         pytest.param(with_entry(partition=5), "has an entry of flowlog, partition 5", id="another partition's entry"),
         pytest.param(encode(cut(2).manifest).replace(TOPIC.encode(), b"other"), "is of topic other", id="other-topic"),
+        pytest.param(
+            encode(msgspec.structs.replace(cut(2).manifest, attribution_version=7)),
+            "is of attribution_version 7, not 0; use another directory",
+            id="another attribution's",
+        ),
     ],
 )
 def test_a_manifest_that_cannot_be_trusted_is_refused_in_one_line(store: Store, content: bytes, says: str) -> None:

@@ -3,6 +3,7 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,18 @@ from hypothesis import strategies as st
 
 import schemas
 from common.plausible import EARLIEST_MS, LATEST_AHEAD_MS
-from schemas.flow import Cloud, Cluster, Flow, Kubernetes, Named, Network, Observer, RawPosition, Workload
+from schemas.flow import (
+    MAX_ATTRIBUTION_VERSION,
+    Cloud,
+    Cluster,
+    Flow,
+    Kubernetes,
+    Named,
+    Network,
+    Observer,
+    RawPosition,
+    Workload,
+)
 from sinks.flowlog.archive.pending import Buffer
 from sinks.flowlog.rows.columns import COLUMNS, END_COLUMNS, flatten
 from sinks.flowlog.rows.jsonl import JsonLines
@@ -38,6 +50,7 @@ FLOWS = [
     pytest.param({}, id="pods"),
     pytest.param({"source": FULL, "dnat": True, "encapsulation": "vxlan"}, id="everything"),
     pytest.param({"server": "source", "source": FULL}, id="a reply"),
+    pytest.param({"attribution_version": MAX_ATTRIBUTION_VERSION}, id="joined again"),
     pytest.param({"dnat": False, "direction": "ingress", "source": EXTERNAL, "scope": "external"}, id="external"),
     pytest.param({"source": other("unknown", reason="late_index"), "scope": "unknown"}, id="unknown"),
     pytest.param({"destination": other("cidr", name=AWKWARD), "k8s": Cluster(Named(AWKWARD))}, id="awkward-names"),
@@ -51,9 +64,11 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def buffered(buffer: Buffer, *flows: Flow) -> bytes:
-    batch = Intake(flatten).take(Lane(0), records([encoded(each) for each in flows]), END_MS)
-    assert not batch.refused
-    buffer.add(batch.rows)
+    for version, some in groupby(flows, lambda each: each.attribution_version or 0):
+        intake = Intake(flatten, attribution_version=version)
+        batch = intake.take(Lane(0), records([encoded(each) for each in some]), END_MS)
+        assert not batch.refused
+        buffer.add(batch.rows)
     assert buffer.rows == len(flows)
     return b"".join(bytes(part) for part in buffer.encode())
 
@@ -92,6 +107,7 @@ def expected(one: Flow) -> dict[str, Any]:
         "cluster": value["k8s"]["cluster"]["name"],
         "raw_partition": value["raw"]["partition"],
         "raw_offset": value["raw"]["offset"],
+        "attribution_version": value.get("attribution_version"),
     }
 
 

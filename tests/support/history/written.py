@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from msgspec import UNSET
 
 from history.model.time_range import TimeRange
 from history.read.archive.files import find_chapter
@@ -34,10 +35,11 @@ DAY = TimeRange(BEGIN_MS - 12 * HOUR_MS, BEGIN_MS + 12 * HOUR_MS)
 
 
 class Written:
-    """The archive. Each partition's flows go on where the last cut ended."""
+    """The archive, of flows of one attribution. Each partition's flows go on where the last cut ended."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, attribution_version: int = 0) -> None:
         root.mkdir(exist_ok=True)
+        self._attribution = attribution_version
         self.move(root)
         self._sequence: dict[int, int] = {}
         self._offset: dict[int, int] = {}
@@ -46,7 +48,7 @@ class Written:
     def move(self, root: Path) -> None:
         """Go on in a copy of it."""
         self.root = root
-        self._archive = Archive(LocalStore(root), TOPIC, SUFFIX)
+        self._archive = Archive(LocalStore(root), TOPIC, SUFFIX, self._attribution)
 
     def cut(self, partition: int, flows: Sequence[Flow]) -> Manifest:
         """Write flows as one cut of a partition."""
@@ -56,7 +58,9 @@ class Written:
         marks = self._marks.setdefault(partition, {})
         hours: dict[int, ParquetRows] = {}
         for flow in flows:
-            placed = msgspec.structs.replace(flow, raw=RawPosition(partition, flow.raw.offset))
+            placed = msgspec.structs.replace(
+                flow, raw=RawPosition(partition, flow.raw.offset), attribution_version=self._attribution or UNSET
+            )
             hours.setdefault(flow.start_ms // HOUR_MS * HOUR_MS, ParquetRows()).add(rows_of([placed]))
             origin, place = parse_flow_id(flow.id)
             marks[origin] = FlowMark(*place, flow.end_ms, flow.end_ms)

@@ -43,11 +43,31 @@ def written(tmp_path: Path) -> Written:
     return three_hours(tmp_path / "archive")
 
 
-def three_hours(root: Path) -> Written:
-    made = Written(root)
+def three_hours(root: Path, attribution_version: int = 0) -> Written:
+    made = Written(root, attribution_version)
     for sequence in range(9):
         cut(made, sequence + 1, sequence // 3)
     return made
+
+
+def test_a_corrected_archive_keeps_its_version_and_its_sums_from_rollups(tmp_path: Path) -> None:
+    written = three_hours(tmp_path / "archive", attribution_version=7)
+    rows, sums = written.rows(), asked(written.root)[0]
+    assert {row["attribution_version"] for row in rows} == {7}
+    compact_all(written.root)
+    assert written.rows() == rows
+    again, rollups, flows, _ = asked(written.root)
+    assert (again, rollups, flows) == (sums, 3, 0)
+    assert asked(written.root, rollups=False)[0] == sums
+    assert FlowArchive(str(written.root)).attribution_version == 7
+
+
+def test_an_archive_of_two_attributions_is_refused(tmp_path: Path) -> None:
+    recorded, corrected = Written(tmp_path), Written(tmp_path, attribution_version=7)
+    recorded.cut(0, [flow(id=flow_id(1, 0))])
+    corrected.cut(1, [flow(id=flow_id(1, 0))])
+    with pytest.raises(Refusal, match=r"its partitions are of attribution_version 0 and 7; .* a directory of its own$"):
+        FlowArchive(str(tmp_path))
 
 
 @pytest.fixture(scope="module")
