@@ -158,7 +158,9 @@ class _Run:
             if column.name in SCHEMA.names and column.type != (expected := SCHEMA.field(column.name).type):
                 why = f"its column {column.name} is {column.type}, not {expected}"
                 raise self._refusal(file, f"cannot be published: {why}; restore it, or begin after its hour (--since)")
-        others = [column.with_nullable(True) for column in columns if column.name not in SCHEMA.names]
+        # Also those of the flow log's that came after the version by which the table was made.
+        there = set(transaction.table_metadata.schema().column_names)
+        others = [column.with_nullable(True) for column in columns if column.name not in there]
         if not others:
             return
 

@@ -23,6 +23,7 @@ from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.table import Table
 
 from history.read.archive.files import find_chapter
+from history.read.batch import SCHEMA
 from history.upkeep.command import expire as expire_main
 from history.upkeep.iceberg import catalog as catalogs
 from history.upkeep.iceberg import exchange, mirror
@@ -293,6 +294,22 @@ def test_a_column_that_came_later_is_added_and_null_before(
     (there,) = clickhouse(f"SELECT count(later) AS later, countIf(server IS NULL) AS n FROM icebergLocal('{where}')")
     assert there["later"] == sum(row["later"] is not None for row in rows)
     assert there["n"] == sum(row["server"] is None for row in rows)
+
+
+def test_a_table_of_an_earlier_version_gets_the_columns_of_this_one(
+    written: Written, publish: Callable[..., str], table: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newest = SCHEMA.names[-1]
+    for path in written.files():
+        rewrite(written, path, lambda read: read.drop_columns([newest]))
+    with monkeypatch.context() as earlier:
+        earlier.setattr(catalogs, "SCHEMA", SCHEMA.remove(len(SCHEMA) - 1))
+        publish()
+    assert newest not in table().schema().column_names
+    written.cut(0, flows(0, 700))
+    publish()
+    assert table().schema().column_names == SCHEMA.names
+    assert rows_of(table()) == written.rows()
 
 
 @pytest.mark.parametrize(
