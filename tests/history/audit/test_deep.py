@@ -2,6 +2,7 @@
 """`zonemeter audit --deep` on a copy of a real history: it finds what a test took away or put in, and names it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,22 @@ def test_a_record_that_stands_twice_in_the_enriched_topic_is_named(copy: Copy, a
     copy.publish(edit)
     (what,) = faults(audited(1))
     assert f" is {again[0]} again, and not every such flow was put aside: flowlog says so of 0 of 1" in what
+
+
+def test_a_corrected_flow_in_the_enriched_topic_is_named_and_not_counted(
+    copy: Copy, audited: Audited, history: Lived
+) -> None:
+    def edit(topic: str, records: Records) -> Records:
+        if topic != "flows.enriched.v1":
+            return records
+        value = orjson.dumps(orjson.loads(records[40].value) | {"attribution_version": 1})
+        return [*records, replace(records[40], value=value)]
+
+    copy.publish(edit)
+    answer = audited(1)
+    (what,) = faults(answer)
+    assert "cannot be read: unsupported_version: attribution_version 1, this reader takes 0; and no dead letter" in what
+    assert answer["deep"]["read"]["enriched"]["rows"] == len(history.flows)
 
 
 def test_a_record_that_comes_again_behind_all_others_is_no_fault_yet(copy: Copy, audited: Audited) -> None:
