@@ -16,7 +16,7 @@ import msgspec
 from audit.boots import Boots
 from audit.intervals import Intervals
 from audit.known import OTHERS, Admitted
-from audit.result import MAX_LISTED, Audit, Contradiction, Repeat, Shortfall, Sums
+from audit.result import MAX_LISTED, Audit, Contradiction, Gone, Repeat, Shortfall, Sums
 from audit.window import Key, OpenWindow
 from schemas.amount import NOTHING, Amount
 from schemas.errors import DecodeError
@@ -72,6 +72,7 @@ class Reconciler:
         self._open_of: dict[Origin, set[Key]] = {}
         self._fitted: dict[Origin, Intervals] = {}
         self._dropped: dict[Origin, Intervals] = {}
+        self._outside: dict[Origin, tuple[int, int]] = {}  # the first window of each life that was not of interest
         self._known: set[Origin] = set()
         self._reached: dict[str, dict[Origin, Place]] = {}
         self._entries: dict[tuple[str, int], deque[str]] = {}
@@ -96,6 +97,15 @@ class Reconciler:
             window = self._open[key]
             if window.start_ms is not None:
                 yield window, window.judge(self._sinks_for(key), self._is_past)
+
+    def gone(self, whole: Collection[int]) -> list[Gone]:
+        """Return what nodes closed before the first window that the ledger holds; `whole`: partitions read whole."""
+        # Where one before the range was read, the ledger goes back further than the range.
+        return [
+            each
+            for each in self.lives.gone(whole)
+            if each.origin not in self._outside or self._outside[each.origin] > (each.generation, each.last)
+        ]
 
     def close(self, window: OpenWindow, shortfalls: Iterable[Shortfall] = ()) -> None:
         """Add a window to the sums, with what does not fit, and let go of it."""
@@ -125,7 +135,8 @@ class Reconciler:
             yield self.drop(key)
         self.lives.forget(before_ms)
         living = self.lives.origins() | self._open_of.keys()
-        tables: list[dict[Origin, Any]] = [self._fitted, self._dropped, *self._reached.values(), *self.sinks.values()]
+        closed: list[dict[Origin, Any]] = [self._fitted, self._dropped, self._outside]
+        tables = [*closed, *self._reached.values(), *self.sinks.values()]
         for table in tables:
             for origin in table.keys() - living:
                 del table[origin]
@@ -156,6 +167,7 @@ class Reconciler:
             return
         if not self._wanted(origin, record.start_ms):
             self._let_go(self._dropped, key)
+            self._outside[origin] = min(self._outside.get(origin, key[1:]), key[1:])
             return
         if origin not in self._known:
             # What comes before the first window known of a life was closed before the range began.
@@ -295,12 +307,14 @@ def conclude(
     settled_before_ms: int,
     nodes: Iterable[TopologyState] | None = None,
     waiting: Collection[Shortfall] = (),
+    whole: Collection[int] = (),
 ) -> Audit:
     """Close what is open of a range that has been read whole.
 
     What is only late, of a window that ended at `settled_before_ms` or later, is in flight and left out of every sum.
     So is an older one of which all that is late was seen to wait in Kafka (`waiting`); without that it is unaccounted,
-    because the last windows of a life that are lost look the same.
+    because the last windows of a life that are lost look the same. `whole`: partitions of the ledger that were
+    read from the first record that they hold.
     """
     for window, shortfalls in list(books.windows()):
         if _is_late(shortfalls) and window.end_ms >= settled_before_ms:
@@ -315,6 +329,7 @@ def conclude(
     audit.nodes_metered = books.lives.metered()
     audit.nodes_in_cluster = None if nodes is None else {node.name for node in nodes}
     audit.gaps = books.lives.gaps()
+    audit.gone = books.gone(whole)[:MAX_LISTED]
     audit.clock_steps = books.lives.clock_steps()
     audit.interleaved = books.lives.interleaved()
     audit.repeated = list(books.repeated)

@@ -8,10 +8,10 @@ set, its times go on elsewhere: that is not a hole, and the time before it is co
 
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
-from audit.result import MAX_LISTED, ClockStep, Gap
+from audit.result import MAX_LISTED, ClockStep, Gap, Gone
 from audit.window import Key
 from schemas.ids import Origin
 from schemas.ledger import LedgerRecord
@@ -25,12 +25,16 @@ MAX_TOLD = 50_000
 
 @dataclass(slots=True)
 class Boot:
-    """One life. `first_ms`, `last_ms`: of its windows; `last`: (generation, sequence) of the furthest, and its end."""
+    """One life. `first_ms`, `last_ms`: of its windows; `last`: (generation, sequence) of the furthest, and its end.
+
+    `began`: (generation, sequence) of the first, when it started, and its partition of the ledger.
+    """
 
     origin: Origin
     first_ms: int
     last_ms: int
     last: tuple[int, int]
+    began: tuple[tuple[int, int], int, int]
     ended_by: str | None = None
     gaps: deque[Gap] = field(default_factory=lambda: deque(maxlen=MAX_LISTED))
     clock_steps: deque[ClockStep] = field(default_factory=lambda: deque(maxlen=MAX_LISTED))
@@ -79,7 +83,8 @@ class Boots:
         own = next((life for life in lives if life.origin == key.origin), None)
         place = (key.generation, key.sequence)
         if own is None:
-            lives.append(Boot(key.origin, record.start_ms, record.end_ms, place, record.ended_by))
+            began = (place, record.start_ms, record.partition)
+            lives.append(Boot(key.origin, record.start_ms, record.end_ms, place, began, record.ended_by))
             if self._told < MAX_TOLD:
                 lives[-1].note_clock(record)
                 lives[-1].note_detached(record)
@@ -88,6 +93,7 @@ class Boots:
                 self._told -= gone.told
             del lives[:-MAX_LIVES]
             return
+        own.began = min(own.began, (place, record.start_ms, record.partition))
         younger = [life for life in lives[lives.index(own) + 1 :] if record.start_ms >= life.first_ms]
         if younger:
             boots = self._interleaved.setdefault(cluster, {}).setdefault(node, {})
@@ -113,6 +119,14 @@ class Boots:
         """Return unmeasured time, by node and in order."""
         found = itertools.chain.from_iterable(self._of_node(lives) for _, lives in self._of(cluster))
         return list(itertools.islice(found, MAX_LISTED))
+
+    def gone(self, whole: Collection[int]) -> Iterator[Gone]:
+        """Yield what is before the first window known of a life, if the ledger's partition was read whole (`whole`)."""
+        for node, lives in self._of(None):
+            for life in lives:
+                (generation, sequence), start_ms, partition = life.began
+                if sequence and partition in whole:
+                    yield Gone(node, start_ms, life.origin, generation, sequence - 1)
 
     def clock_steps(self, cluster: str | None = None) -> list[ClockStep]:
         """Return when nodes' clocks were set, by node and in order."""

@@ -32,6 +32,17 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
+class Gone:
+    """Windows 0 to `last` of a node's generation, all before `before_ms`: counted, and not in the ledger."""
+
+    node: str
+    before_ms: int
+    origin: Origin
+    generation: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
 class ClockStep:
     """A node's clock was set by so much, forward or back (negative), in the window that ended at `to_ms`."""
 
@@ -265,6 +276,7 @@ class Audit(Sums):
 
     `nodes`: the same sums by (cluster, node). `interleaved`: the boot ids of each node that went on side by side.
     `absent`: sinks that never reported. `refused`: where in Kafka a record stands that was refused, and why.
+    `gone`: what nodes closed before the first window that the ledger holds of them; how long that took is not known.
     `late`: bytes by hop that wait for it in Kafka, of `late_windows`, which are in no sum.
     """
 
@@ -274,6 +286,7 @@ class Audit(Sums):
     nodes_metered: set[str] = field(default_factory=set)
     nodes_in_cluster: set[str] | None = None
     gaps: list[Gap] = field(default_factory=list)
+    gone: list[Gone] = field(default_factory=list)
     clock_steps: list[ClockStep] = field(default_factory=list)
     shortfalls: list[Shortfall] = field(default_factory=list)
     nodes: dict[tuple[str, str], Sums] = field(default_factory=dict)

@@ -28,7 +28,7 @@ from history.audit.waiting import Late, positions, waiting
 from history.model.time_range import TimeRange
 from history.range_settings import SpanSettings
 from history.read.rejoin import states_of
-from history.read.topic import read_topic
+from history.read.topic import Reading, read_topic
 from schemas.errors import DecodeError
 from schemas.ids import Origin
 from schemas.ledger import read_ledger
@@ -146,7 +146,8 @@ async def _reconcile(asked: _Asked, now_ms: int) -> Audit:
     group = f"{settings.topic_prefix}flowlog"
     books = Reconciler(audit.of, asked.holds, group)
     stands = await positions(settings)
-    async for batch in read_topic(settings, settings.topics.ledger, span.from_ms):
+    reading = Reading()
+    async for batch in read_topic(settings, settings.topics.ledger, span.from_ms, reading=reading):
         for message in batch:
             if message.value is not None:
                 try:
@@ -162,7 +163,8 @@ async def _reconcile(asked: _Asked, now_ms: int) -> Audit:
         if window.record is not None
         for short in shortfalls
     ]
-    conclude(books, audit, settled_before_ms, nodes or None, await waiting(settings, stands, late))
+    there = await waiting(settings, stands, late)
+    conclude(books, audit, settled_before_ms, nodes or None, there, reading.whole)
     if settings.node is not None:
         audit.senders.clear()  # whether another node counted what it sent is in that node's windows, not in these
     return audit

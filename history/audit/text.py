@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from audit.result import Audit, Contradiction, HopTotal, Sums, covered
-from common.amounts import columns, fitted, labelled
+from common.amounts import columns, counted, fitted, labelled
 from common.terminal import command
 from history.audit.deep.look import Deep
 from history.model.time_range import TimeRange, timestamp
@@ -41,6 +41,7 @@ def lines(
     ]
     for heading, entries in (
         ("unmeasured", _gaps(audit)),
+        ("gone", _gone(audit)),
         ("clock", _clock_steps(audit)),
         ("unaccounted", _shortfalls(audit)),
         ("late", _late(audit)),
@@ -79,6 +80,16 @@ def as_dict(audit: Audit, explained: Sequence[str] = (), deep: Deep | None = Non
         ],
         "absent": audit.absent,
         "gaps": [{"node": g.node, "from_ms": g.from_ms, "to_ms": g.to_ms, "why": g.why} for g in audit.gaps],
+        "gone": [
+            {
+                "node": each.node,
+                "before_ms": each.before_ms,
+                "boot": each.origin.boot_id,
+                "generation": each.generation,
+                "last_sequence": each.last,
+            }
+            for each in audit.gone
+        ],
         "clock_steps": [asdict(each) for each in audit.clock_steps],
         "shortfalls": [
             {"hop": s.hop, "window": s.window, "bytes": s.bytes, "packets": s.packets, "why": s.why, "late": s.late}
@@ -125,6 +136,9 @@ def _trust(audit: Audit) -> Iterable[str]:
     in_flight += f", {audit.late_windows} late (left out)" if audit.late_windows else ""
     unmeasured = f"{audit.unmeasured_ms / 1000:.1f} s" if audit.gaps else "no time"
     yield f"windows {audit.windows}{in_flight}     unmeasured {unmeasured}"
+    if audit.gone:
+        nodes = counted(len({each.node for each in audit.gone}), "node")
+        yield f"gone from the ledger: earlier windows of {nodes}, which are in no sum"
 
 
 def coverage(audit: Audit) -> str:
@@ -203,6 +217,15 @@ def _gaps(audit: Audit) -> list[str]:
     return [
         f"{gap.node}  {timestamp(gap.from_ms)} for {(gap.to_ms - gap.from_ms) / 1000:.1f} s: {gap.why}"
         for gap in audit.gaps
+    ]
+
+
+def _gone(audit: Audit) -> list[str]:
+    return [
+        f"{each.node}  before {timestamp(each.before_ms)}: counted, but "
+        f"{'window 0' if not each.last else f'windows 0 to {each.last}'} (boot {each.origin.boot_id}, generation "
+        f"{each.generation}) not in the ledger: retention deleted it, or the topic was created again"
+        for each in audit.gone
     ]
 
 

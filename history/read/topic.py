@@ -24,13 +24,14 @@ class Reading:
     """How far a reading is, for the code that watches it.
 
     `records`, `done`: offsets to read and read. `cut_off`: partitions from whose beginning records have been deleted
-    that may have been wanted. `timed_from`: where in each partition the wanted times begin; of what is read before
-    that only records without a time are given.
+    that may have been wanted. `whole`: partitions read from the first record that they hold. `timed_from`: where in
+    each partition the wanted times begin; of what is read before that only records without a time are given.
     """
 
     records: int = 0
     done: int = 0
     cut_off: list[int] = field(default_factory=list)
+    whole: set[int] = field(default_factory=set)
     timed_from: dict[TopicPartition, int] = field(default_factory=dict)
 
 
@@ -81,6 +82,8 @@ async def _wanted(
         start = min(max(begins[partition].stop, asked), offsets.stop)
         if start == offsets.start > asked:
             reading.cut_off.append(partition.partition)
+        if start == offsets.start:
+            reading.whole.add(partition.partition)
         reading.timed_from[partition] = start
         wanted[partition] = range(min(max(begins[partition].start, asked), start), offsets.stop)
         reading.records += len(wanted[partition])

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from audit.books import Reconciler
+from audit.books import Reconciler, conclude
 from audit.intervals import MAX_INTERVALS, Intervals
-from audit.result import Audit, ClockStep, Shortfall, Sums
+from audit.result import Audit, ClockStep, Gone, Shortfall, Sums
 from schemas.ids import Origin
 from schemas.ledger import LedgerRecord
 from schemas.topology import TopologyState
@@ -19,6 +19,7 @@ from tests.support.builders import END_MS, ORIGIN, amount, collector_entry, enri
 from tests.support.reconciled import reconcile
 
 LATER = END_MS + 3_600_000
+OTHER = Origin(ORIGIN.cluster, "node-b1", "bbbbbbbbbbbb")
 
 
 def whole(windows: int = 3, size: int = 1_000) -> list[LedgerRecord]:
@@ -136,6 +137,27 @@ def test_missing_windows_and_unmeasured_time_are_named() -> None:
     assert [(gap.node, (gap.to_ms - gap.from_ms) // 1000) for gap in books.gaps] == [("node-a1", 20), ("node-a1", 20)]
     assert books.gaps[0].why == "sequence 1 to 2 missing (boot 5be6c2f0a91d, generation 1)"
     assert "new boot" in books.gaps[1].why
+
+
+def test_windows_from_before_the_ledger_begins_are_named_if_all_of_it_was_read() -> None:
+    records = [collector_entry(20, 100), collector_entry(19, 100), collector_entry(0, 100, partition=3, origin=OTHER)]
+    books = reconcile(records, 0, whole={0, 3})
+    assert books.gone == [Gone(ORIGIN.node, records[1].start_ms, ORIGIN, 1, 18)]
+    assert not books.gaps
+    assert not reconcile(records, 0).gone
+
+
+@pytest.mark.parametrize(("outside", "gone"), [([18], []), ([17], []), ([21], [18]), ([], [18])])
+def test_a_ledger_that_goes_back_further_than_the_range_lacks_nothing_before_it(
+    outside: list[int], gone: list[int]
+) -> None:
+    start_ms = collector_entry(19, 100).start_ms
+    total = Audit()
+    books = Reconciler(total.of, wanted=lambda _, at_ms: start_ms <= at_ms <= start_ms + 10_000)
+    # What is enriched of a window whose own entry is gone says nothing about how far the ledger goes back.
+    for record in (enricher_entry(18, 100), *(collector_entry(sequence, 100) for sequence in (*outside, 19, 20))):
+        books.take(record)
+    assert [each.last for each in conclude(books, total, 0, whole={0}).gone] == gone
 
 
 @pytest.mark.parametrize("step_ms", [7_200_000, -7_200_000])

@@ -14,13 +14,14 @@ def reconcile(
     settled_before_ms: int,
     nodes: Iterable[TopologyState] | None = None,
     waiting: Collection[Shortfall] = (),
+    whole: Collection[int] = (),
 ) -> Audit:
     """Close the books over `records`, in the order of the ledger; `nodes`, if given, are the cluster's in the range.
 
-    `waiting`: what was seen to wait in Kafka.
+    `waiting`: what was seen to wait in Kafka. `whole`: partitions of the ledger that were read from their first record.
     """
     audit = Audit()
     books = Reconciler(audit.of)
     for record in records:
         books.take(record)
-    return conclude(books, audit, settled_before_ms, nodes, waiting)
+    return conclude(books, audit, settled_before_ms, nodes, waiting, whole)
