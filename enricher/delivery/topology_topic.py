@@ -84,7 +84,7 @@ class TopologyTopic:
                 async with reader(self._service, self._settings, self._where) as consumer:
                     await self._catch_up(consumer)
             except (KafkaError, OSError, TimeoutError) as error:
-                self._service.health.waiting("history", f"{self._where.topic}: {error or type(error).__name__}")
+                self._service.health.waiting("history", f"{self._where.topic}: {clients.reason(error)}")
                 await self._service.pause(_RETRY_SECONDS)
             else:
                 self._service.health.ready("history")
@@ -101,7 +101,7 @@ class TopologyTopic:
             except Stopped:
                 return
             except (KafkaError, OSError, TimeoutError) as error:
-                log.warning("%s: %s; retrying", self._where.topic, error or type(error).__name__)
+                log.warning("%s: %s; retrying", self._where.topic, clients.reason(error))
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def _follow(self, consumer: AIOKafkaConsumer) -> None:

@@ -104,7 +104,7 @@ class KubeClient:
                     _request_timeout=timeout,
                 )
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise KubeError(f"Kubernetes API at {self.server}: {_one_line(error)}") from error
+            raise KubeError(f"Kubernetes API at {self.server}: {one_line(error)}") from error
         if answer.status != 200:
             raise await self._failure(answer, path)
         if "json" not in answer.content_type:
@@ -136,7 +136,7 @@ class KubeClient:
                 await self._find(config, configuration)
         except (config.ConfigException, YAMLError, OSError, *_NOT_KUBECONFIG) as error:
             late = isinstance(error, TimeoutError)
-            why = error.strerror if isinstance(error, OSError) and error.strerror else _one_line(error)
+            why = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
             said = f"no credentials within {CREDENTIALS_SECONDS:g} s" if late else why
             asked = self._kubeconfig or ("the pod's service account" if self._where == "in-cluster" else "kubeconfig")
             raise Refusal(
@@ -180,5 +180,6 @@ def _seconds(header: str | None) -> float | None:
         return None
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """Return what an error says, or its name: Python's own for an answer that took too long says nothing."""
     return " ".join(str(error).split()) or type(error).__name__

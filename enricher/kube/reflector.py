@@ -22,7 +22,7 @@ import msgspec
 
 from common.errors import Refusal
 from common.service.backoff import Backoff
-from enricher.kube.client import KubeClient, Status
+from enricher.kube.client import KubeClient, Status, one_line
 from enricher.kube.errors import GoneError, KubeError
 from enricher.kube.states.fields import is_older, list_version
 from enricher.kube.states.objects import EndpointSlice, Metadata, Namespace, Node, Object, Pod, Service
@@ -215,7 +215,7 @@ class Reflector:
         except UNREADABLE as error:
             raise KubeError(f"{self._place}: the answer is not a list: {error}", why="malformed") from error
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise KubeError(f"{self._place}: {error or type(error).__name__}") from error
+            raise KubeError(f"{self._place}: {one_line(error)}") from error
 
     def _take_listed(self, item: msgspec.Raw, version: str) -> set[str]:
         try:
@@ -246,7 +246,7 @@ class Reflector:
             # exist yet, and a resource of which nothing changed. Only a list tells them apart.
             raise GoneError(f"{self._place}: the watch fell silent; listing again", why="silent") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise KubeError(f"{self._place}: the watch broke off: {error or type(error).__name__}") from error
+            raise KubeError(f"{self._place}: the watch broke off: {one_line(error)}") from error
         finally:
             answer.close()
         if not events and loop.time() - began < SHORT_WATCH_SECONDS:

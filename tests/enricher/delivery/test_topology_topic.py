@@ -4,11 +4,14 @@
 import asyncio
 
 import pytest
+from aiokafka.errors import KafkaError
 
 from common.errors import Stopped
+from common.kafka.protocol import connections
 from common.kafka.publish import Publisher
 from common.service.running import Service
 from common.task_group import TaskGroup
+from enricher.delivery import topology_topic
 from enricher.delivery.topology_topic import TopologyTopic
 from enricher.index.ownership import Index
 from enricher.kube.cluster import ClusterView
@@ -39,6 +42,25 @@ def test_who_follows_ends_quietly(caplog: pytest.LogCaptureFixture) -> None:
 
     asyncio.run(follow())
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("error", "says"), [(TimeoutError(), "no answer"), (OSError("no\nroute"), "no route"), (KafkaError(), "KafkaError")]
+)
+def test_what_went_wrong_is_said_also_where_the_error_has_no_words(
+    error: Exception, says: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = iter([error, Stopped()])
+
+    def fails(*_: object) -> None:
+        raise next(errors)
+
+    monkeypatch.setattr(topology_topic, "reader", fails)
+    monkeypatch.setattr(topology_topic, "_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(connections, "why_not", lambda: None)
+    _, topic, _, _ = parts()
+    asyncio.run(topic.follow())
+    assert caplog.messages == [f"zonemeter.topology.v1: {says}; retrying"]
 
 
 def test_who_writes_ends_quietly_and_keeps_what_it_did_not_write(caplog: pytest.LogCaptureFixture) -> None:

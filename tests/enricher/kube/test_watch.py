@@ -16,7 +16,7 @@ from aiohttp.client_exceptions import ClientPayloadError
 from common.errors import Refusal
 from enricher.kube import reflector
 from enricher.kube.client import KubeClient
-from enricher.kube.errors import GoneError
+from enricher.kube.errors import GoneError, KubeError
 from enricher.kube.reflector import PODS, Reflector, new_backoff
 from enricher.kube.states.objects import Object
 from lab.kube.api import ApiSettings, KubeApi, serve, stored
@@ -300,6 +300,18 @@ def test_a_list_that_fails_is_named_and_tried_again(
         assert line.startswith("Kubernetes API at http://127.0.0.1:")
 
     run(test, script)
+
+
+def test_a_list_that_never_comes_is_named() -> None:
+    class Silent:
+        server = "https://192.0.2.1"
+
+        async def get(self, *_: Any) -> Any:
+            raise TimeoutError
+
+    client: Any = Silent()
+    with pytest.raises(KubeError, match=r"TimeoutError$"):
+        asyncio.run(Reflector(client, PODS, Seen(), Seen(), 1.0)._page({}))
 
 
 def test_a_wrong_token_is_named_and_read_again_when_it_changes(run: Callable[..., None], tmp_path: Path) -> None:
