@@ -45,7 +45,7 @@ struct packet {
 // The first HEADER_BYTES from the IP header on, out of the linear part; what lies behind its end may be anything.
 static __always_inline void read_header(struct packet *p) {
 #ifdef DIRECT_LOADS
-    u64 from = untrusted(p->network, 0), *to = (u64 *)p->header;
+    u64 from = untrusted(p->network, K_WORDS), *to = (u64 *)p->header;
     for (int i = 0; i < HEADER_BYTES / 8; i++)
         to[i] = *(u64 *)(from + 8 * i);
 #else

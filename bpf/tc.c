@@ -69,7 +69,7 @@ int flows(struct __sk_buff *ctx) {
     if (!settings || ctx->vlan_present || (!p.ipv4 && ctx->protocol != BE16(ETH_P_IPV6)) || is_stopped())
         return NEXT;
 #ifdef DIRECT_LOADS
-    p.skb = untrusted((u64)ctx, 0);
+    p.skb = untrusted((u64)ctx, K_SK_BUFF);
 #else
     u8 fields[K_SKB_COPY_BYTES] __attribute__((aligned(8)));
     read_kernel(fields, sizeof(fields), (void *)((u64)ctx + K_SKB_COPY_FROM));

@@ -68,8 +68,10 @@ _MORE_STRUCTS = (
     "nf_conntrack_man",
 )
 _ENUMERATORS = ("SKB_GSO_", "IPS_")
+# What memory is read as that has no type: of 200 bytes all can be read, in words or parts of them (if_link.h).
+_WORDS = "rtnl_link_stats64"
 # A kernel has 130,000 types: these few are found in bpftool's text, as making objects of all takes a second of CPU.
-_STRUCTS = sorted({*_FIELDS, *_TC, *_IF_ANY, *_MORE_STRUCTS})
+_STRUCTS = sorted({*_FIELDS, *_TC, *_IF_ANY, *_MORE_STRUCTS, _WORDS})
 _WHOLE, _BEGUN = "|".join([*_STRUCTS, "bpf_rdonly_cast"]), "|".join(_ENUMERATORS)
 _READ = re.compile(f'"name":"(?:(?:{_WHOLE})"|{_BEGUN})'.encode())
 _TYPE = b'{"id":'
@@ -178,9 +180,12 @@ def _macro(name: str, bit: int) -> dict[str, int]:
 
 
 def _cast(types: Types) -> dict[str, int]:
-    """Return the number by which a program calls bpf_rdonly_cast(), or nothing on a kernel before 6.2."""
+    """Return the numbers of bpf_rdonly_cast() and of what it casts to, or nothing on a kernel before 6.2."""
     found = [id_ for id_, entry in types.items() if entry["kind"] == "FUNC" and entry["name"] == "bpf_rdonly_cast"]
-    return {"K_RDONLY_CAST": found[0]} if found else {}
+    if not found:
+        return {}
+    structs = {"K_WORDS": _struct(types, _WORDS)["id"], "K_SK_BUFF": _struct(types, "sk_buff")["id"]}
+    return {"K_RDONLY_CAST": found[0], **structs}
 
 
 def _copied(types: Types) -> dict[str, int]:

@@ -13,8 +13,6 @@ import ctypes
 import errno
 import hashlib
 import os
-import platform
-import re
 import sys
 import time
 from collections.abc import Mapping
@@ -40,7 +38,6 @@ _DISPATCHERS: dict[Hook, str] = {"netfilter": "dispatcher.c", "tc": "tc_dispatch
 _NFPROTO = {"ipv4": 2, "ipv6": 10}
 _HOOKS = {"post_routing": (4, 99, -1), "local_in": (1, 101, 1)}
 _PRIORITIES_TRIED = 8
-_DIRECT_LOADS_FROM = (6, 17)
 
 
 def load(request: Request) -> Answer:
@@ -114,7 +111,7 @@ def _check_namespace(root: Path) -> None:
 
 def _make_generation(root: Path, request: Request, flags: dict[str, int], meta: pins.Meta) -> None:
     """Make it by direct loads where the kernel should take them, else by the helper, which all of them take."""
-    if request.direct_loads and "K_RDONLY_CAST" in flags and takes_direct_loads(platform.release()):
+    if request.direct_loads and "K_RDONLY_CAST" in flags:
         try:
             _try_generation(root, request, {**flags, "DIRECT_LOADS": 1}, meta)
             return
@@ -155,15 +152,6 @@ def _networks(request: Request) -> dict[tuple[int, bytes], int]:
     if not request.cluster_cidrs and request.external_addresses == "full":
         return {}
     return networks.entries(networks.parse_networks(",".join(request.cluster_cidrs)))
-
-
-def takes_direct_loads(release: str) -> bool:
-    """Return whether this kernel's verifier lets a program read by itself what skb->head points into: from 6.17 on.
-
-    Its type is a pointer to bytes, which was but a number before ("rdonly_untrusted_mem" in kernel/bpf/verifier.c).
-    """
-    found = re.match(r"(\d+)\.(\d+)", release)
-    return found is not None and (int(found[1]), int(found[2])) >= _DIRECT_LOADS_FROM
 
 
 def _remove_broken_dispatcher(root: Path, hook: Hook) -> None:
