@@ -51,6 +51,16 @@ struct tally {
     u64 packets;
 };
 
+// An entry of a CPU's own: one cache line.  Of the flows that are told apart by their hash's first bits it has the one
+// that came first.
+struct fast_entry {
+    struct flow_key key;
+    u64 state; // enum fast_state; of 64 bits, as the compiler's atomic operations are
+    struct tally tally;
+};
+
+enum fast_state { FAST_FREE, FAST_CLAIMED, FAST_TAKEN = LAYOUT_FAST_TAKEN };
+
 struct control {
     u32 epoch;   // which of the two flow maps counts: bit 0
     u32 tunnels; // entries in the map of that name; 0 spares the look-up
@@ -77,4 +87,8 @@ _Static_assert(__builtin_offsetof(struct flow_key, direction) == LAYOUT_KEY_DIRE
 _Static_assert(__builtin_offsetof(struct flow_key, connection) == LAYOUT_KEY_CONNECTION, "connection");
 _Static_assert(__builtin_offsetof(struct flow_key, encapsulation) == LAYOUT_KEY_ENCAPSULATION, "encapsulation");
 _Static_assert(sizeof(struct tally) == LAYOUT_TALLY_SIZE, "tally");
+_Static_assert(sizeof(struct flow_key) % 8 == 0, "flow_key in words");
+_Static_assert(sizeof(struct fast_entry) == LAYOUT_FAST_SIZE, "fast_entry");
+_Static_assert(__builtin_offsetof(struct fast_entry, state) == LAYOUT_FAST_STATE, "state");
+_Static_assert(__builtin_offsetof(struct fast_entry, tally) == LAYOUT_FAST_TALLY, "fast tally");
 _Static_assert(COUNTERS == LAYOUT_COUNTERS && COUNTERS <= COUNTER_ROOM, "counters");

@@ -3,9 +3,18 @@
 #pragma once
 #include "layout.h"
 
+#define BPF_F_MMAPABLE (1U << 10) // include/uapi/linux/bpf.h
+
 // Key: flow_key, value: tally, FLOW_ENTRIES each.  Full: counted as lost, in bytes and packets.  Never LRU.
 BPF_TABLE_PINNED("hash", struct flow_key, struct tally, flows0, FLOW_ENTRIES, PIN_GENERATION "/flows0");
 BPF_TABLE_PINNED("hash", struct flow_key, struct tally, flows1, FLOW_ENTRIES, PIN_GENERATION "/flows1");
+#ifdef FAST_BITS
+// Key: CPU << FAST_BITS | the first bits of the flow's hash.  Looked up inline, and small enough for a CPU's cache:
+// what most packets of most nodes cost.  The collector maps it into its memory (BPF_F_MMAPABLE), which also aligns it.
+#define FAST_ENTRIES (FAST_CPUS << FAST_BITS)
+BPF_TABLE_PINNED("array", u32, struct fast_entry, fast0, FAST_ENTRIES, PIN_GENERATION "/fast0", BPF_F_MMAPABLE);
+BPF_TABLE_PINNED("array", u32, struct fast_entry, fast1, FAST_ENTRIES, PIN_GENERATION "/fast1", BPF_F_MMAPABLE);
+#endif
 // Key: epoch * COUNTER_ROOM + enum counter.
 BPF_TABLE_PINNED("percpu_array", u32, struct tally, counters, 2 * COUNTER_ROOM, PIN_GENERATION "/counters");
 BPF_TABLE_PINNED("array", u32, struct control, control, 1, PIN_GENERATION "/control");

@@ -19,7 +19,7 @@ from bench.measure import report
 from collector.kernel import bpf_syscall as sys_bpf
 from collector.kernel import pins
 from collector.kernel.bpf_syscall import MapType
-from collector.kernel.generation import possible_cpus
+from collector.kernel.generation import possible_cpus_here
 from collector.kernel.layout import KEY, TALLY, entries_for, map_bytes
 
 ENTRIES = entries_for(64 << 20)
@@ -93,7 +93,7 @@ def main() -> int:
     parser.add_argument("--write", metavar="KERNEL", help="read the lines of several machines from standard input")
     wanted = parser.parse_args()
     if wanted.write is None:
-        cpus = possible_cpus(Path("/sys/devices/system/cpu/possible").read_text())
+        cpus = possible_cpus_here()
         print("map-memory", cpus, *measured())
         return 0
     lines = re.findall(r"^map-memory (\d+) (\d+) (\d+)\s*$", sys.stdin.read(), re.MULTILINE)

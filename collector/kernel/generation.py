@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """One generation's pinned maps, opened: two flow maps, their records and counters, and the sets the program asks.
 
-Draining copies a whole map into numpy by batches and never deletes; clearing is a step of its own, taken once the
-window is safe.
+To each flow map belong the entries that each CPU has of its own; one flow can be there and in the map. Draining copies
+them all into numpy, the map by batches, adds up what is of one flow, and never deletes; clearing is a step of its own,
+taken once the window is safe.
 """
 
 import errno
+import mmap
 import os
 import time
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ from collector.kernel.layout import (
     COUNTER_ROOM,
     COUNTERS,
     DEADMAN,
+    FAST_TAKEN,
     KEY,
     TALLY,
     TUNNEL_KEY,
@@ -29,12 +32,15 @@ from collector.kernel.layout import (
     Rows,
     converted,
     dtype_of,
+    fast_entry,
     uplink_slots,
 )
 
 _MAPS = (
     "flows0",
     "flows1",
+    "fast0",
+    "fast1",
     "counters",
     "control",
     "uplinks",
@@ -46,6 +52,7 @@ _MAPS = (
 )
 _BARRIER = ("barrier", "barrier_element")
 _FIRST = bytes(4)
+_POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
 _BATCH = 16_384
 _TRY_AGAIN = (errno.EBUSY, errno.EDEADLK, errno.ETIMEDOUT, errno.EAGAIN)
 
@@ -64,7 +71,7 @@ class Generation:
         self._fds = {path.name: sys_bpf.obj_get(str(path)) for path in paths if path.exists()}
         self._key = dtype_of(meta.layout["key"]) if meta.layout else KEY
         self._record = dtype_of(meta.layout["record"]) if meta.layout else epoch_record.RECORD
-        self._cpus = possible_cpus(Path("/sys/devices/system/cpu/possible").read_text())
+        self._cpus = possible_cpus_here()
 
     def close(self) -> None:
         """Close the file descriptors."""
@@ -134,10 +141,25 @@ class Generation:
 
         Those of another version's map stand in that version's order: it may have published some of their chunks.
         """
-        parts = list(self._batches(epoch))
+        parts = [self._fast_rows(epoch), *self._batches(epoch)]
         rows = np.concatenate(parts)
         parts.clear()  # sorting takes as much again
-        return converted(sort_rows(rows))
+        return converted(add_up(sort_rows(rows)))
+
+    def _fast(self, epoch: int) -> NDArray[np.void]:
+        """Return the CPUs' own entries of an epoch, as they lie in the kernel's memory: none before there were any."""
+        entry = fast_entry(self._key)
+        fd = self._fds.get(f"fast{epoch}")
+        if fd is None:
+            return np.empty(0, entry)
+        return np.frombuffer(mmap.mmap(fd, sys_bpf.map_entries(fd) * entry.itemsize), entry)
+
+    def _fast_rows(self, epoch: int) -> Rows:
+        found = self._fast(epoch)
+        found = found.take(np.flatnonzero(found["state"] == FAST_TAKEN))
+        rows = np.empty(len(found), np.dtype([("key", self._key), ("tally", TALLY)]))
+        rows["key"], rows["tally"] = found["key"], found["tally"]
+        return rows
 
     def _batches(self, epoch: int) -> Iterator[Rows]:
         """Yield all of an epoch's map, in parts of whole buckets; what was yielded may be deleted meanwhile."""
@@ -165,6 +187,7 @@ class Generation:
             for rows in self._batches(epoch):
                 self._delete(epoch, rows)
                 found = found or len(rows) > 0
+        self._fast(epoch).view("u1")[:] = 0
         zero = bytes(TALLY.itemsize * self._cpus)
         for counter in range(COUNTERS):
             sys_bpf.map_update(self._fds["counters"], _index(epoch * COUNTER_ROOM + counter), zero)
@@ -227,6 +250,25 @@ def sort_rows(rows: Rows) -> Rows:
     telling = [word.astype(np.uint64) for word in words.T[::-1] if (word != word[:1]).any()]
     # Not rows[...]: numpy takes twenty times as long for a dtype within a dtype.
     return rows.take(np.lexsort(telling)) if telling else rows
+
+
+def add_up(rows: Rows) -> Rows:
+    """Return sorted rows with one for each key: what several have of it is added."""
+    if len(rows) < 2:
+        return rows
+    words = np.ascontiguousarray(rows["key"]).view("<u4").reshape(len(rows), -1)
+    first = np.flatnonzero(np.append(True, (words[1:] != words[:-1]).any(axis=1)))
+    if len(first) == len(rows):
+        return rows
+    added = rows.take(first)
+    for name in TALLY.names or ():
+        added["tally"][name] = np.add.reduceat(rows["tally"][name], first)
+    return added
+
+
+def possible_cpus_here() -> int:
+    """Return the number of possible CPUs of this machine."""
+    return possible_cpus(_POSSIBLE_CPUS.read_text())
 
 
 def possible_cpus(text: str) -> int:

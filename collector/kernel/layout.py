@@ -28,6 +28,15 @@ KEY = np.dtype(
 # IP-layer bytes and packets as they leave the source node.
 TALLY = np.dtype([("bytes", "<u8"), ("packets", "<u8")])
 
+
+def fast_entry(key: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype of an entry of one CPU's own, whose `state` is `FAST_TAKEN` if it has a flow."""
+    return np.dtype([("key", key), ("state", "<u8"), ("tally", TALLY)])
+
+
+FAST_ENTRY = fast_entry(KEY)
+FAST_TAKEN = 2
+
 # Of `connection`: below the shift enum dnat, above it enum server.
 DNAT_NO_CONNTRACK = 2
 SERVER_SHIFT = 2
@@ -56,6 +65,10 @@ UPLINKS_SHARE_A_SLOT = 0xFFFFFFFF
 # Of a hash in the kernel (kernel/bpf/hashtab.c): struct bucket, and struct htab_elem with the key and the value.
 _BUCKET_BYTES = 16
 _ELEMENT_BYTES = 48 + KEY.itemsize + TALLY.itemsize
+
+# Of --map-memory, what the CPUs' own entries may take: one part in so many. More than 4,096 a CPU leave its cache.
+_FAST_SHARE = 16
+_LEAST_FAST_BITS, _MOST_FAST_BITS = 6, 12
 
 Rows = NDArray[np.void]  # of KEY + TALLY
 ROW = np.dtype([("key", KEY), ("tally", TALLY)])
@@ -99,11 +112,14 @@ def server_of(keys: Rows) -> NDArray[np.uint8]:
 
 def compile_flags() -> dict[str, int]:
     """Return the numbers that layout.h asserts, by macro name."""
-    fields = {name: KEY.fields[name][1] for name in KEY.names or ()} if KEY.fields else {}
-    flags = {f"LAYOUT_KEY_{name.upper()}": offset for name, offset in fields.items() if name != "src"}
+    flags = {f"LAYOUT_KEY_{name.upper()}": _offset(KEY, name) for name in KEY.names or () if name != "src"}
     return flags | {
         "LAYOUT_KEY_SIZE": KEY.itemsize,
         "LAYOUT_TALLY_SIZE": TALLY.itemsize,
+        "LAYOUT_FAST_SIZE": FAST_ENTRY.itemsize,
+        "LAYOUT_FAST_STATE": _offset(FAST_ENTRY, "state"),
+        "LAYOUT_FAST_TALLY": _offset(FAST_ENTRY, "tally"),
+        "LAYOUT_FAST_TAKEN": FAST_TAKEN,
         "LAYOUT_COUNTERS": COUNTERS,
         "LAYOUT_COUNTER_ROOM": COUNTER_ROOM,
         "LAYOUT_SERVER_SHIFT": SERVER_SHIFT,
@@ -115,10 +131,22 @@ def compile_flags() -> dict[str, int]:
     }
 
 
+def _offset(of: np.dtype[Any], name: str) -> int:
+    assert of.fields is not None
+    return of.fields[name][1]
+
+
 def entries_for(map_memory: int) -> int:
-    """Return how many flows each of the two maps may hold within `map_memory` bytes for both, as `map_bytes` has it."""
-    each = map_memory // 2
+    """Return how many flows each of the two maps may hold within their part of `map_memory`, as `map_bytes` has it."""
+    each = (map_memory - map_memory // _FAST_SHARE) // 2
     return max(1, *(min(1 << k, (each - _BUCKET_BYTES * (1 << k)) // _ELEMENT_BYTES) for k in range(32)))
+
+
+def fast_bits(map_memory: int, cpus: int) -> int | None:
+    """Return how many entries each CPU has of its own in an epoch, as a power of two; None if few are worth nothing."""
+    each = map_memory // _FAST_SHARE // (2 * cpus * FAST_ENTRY.itemsize)
+    bits = min(each.bit_length() - 1, _MOST_FAST_BITS)
+    return bits if bits >= _LEAST_FAST_BITS else None
 
 
 def map_bytes(entries: int, cpus: int) -> int:

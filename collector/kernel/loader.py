@@ -26,7 +26,7 @@ from collector.kernel import bpf_source, btf, epoch_record, layout, networks, pi
 from collector.kernel import bpf_syscall as sys_bpf
 from collector.kernel.bpf_syscall import BPF_NETFILTER, PROG_TYPE_NETFILTER, PROG_TYPE_SCHED_CLS, MapType
 from collector.kernel.epoch_record import Phase
-from collector.kernel.generation import Generation
+from collector.kernel.generation import Generation, possible_cpus_here
 from collector.kernel.load_request import Answer, Request
 from schemas.raw import Hook
 
@@ -126,6 +126,10 @@ def _try_generation(root: Path, request: Request, flags: dict[str, int], meta: p
     directory.mkdir(mode=0o700)
     defines: dict[str, int | str] = {**flags, "PIN_GENERATION": f'"{directory}"'}
     defines["FLOW_ENTRIES"] = layout.entries_for(request.map_memory)
+    cpus = possible_cpus_here()
+    bits = layout.fast_bits(request.map_memory, cpus)
+    if bits is not None:
+        defines |= {"FAST_BITS": bits, "FAST_CPUS": cpus}
     if request.ports == "full":
         defines["PORTS_FULL"] = 1
     asked = _networks(request)

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from collector.kernel import bpf_syscall as sys_bpf
 from collector.kernel import layout, pins
 from collector.kernel.bpf_syscall import MapType
-from collector.kernel.generation import possible_cpus
+from collector.kernel.generation import possible_cpus_here
 from collector.metrics import CollectorMetrics
 from collector.settings import CollectorSettings
 from collector.window.encode import window_ledger
@@ -72,9 +72,11 @@ def test_a_window_holds_two_hundred_thousand_flows_and_the_next_goes_on_meanwhil
 @pytest.mark.parametrize("meter", [4 << 20], indirect=True, ids=["4MiB"])
 def test_what_finds_no_room_is_counted_in_bytes_and_packets(meter: Metered) -> None:
     room = layout.entries_for(4 << 20)
-    send(room + 5000)
+    cpus = possible_cpus_here()
+    fast = cpus << (layout.fast_bits(4 << 20, cpus) or 0)
+    send(room + fast + 5000)
     books = meter.collect()
-    assert books.map.rows == room
+    assert room <= books.map.rows <= room + fast
     lost = books.lost["map_full"]
     assert lost.packets >= 5000
     assert (books.map + lost).packets == books.hook.packets
@@ -100,7 +102,7 @@ def test_what_finds_no_room_is_counted_in_bytes_and_packets(meter: Metered) -> N
 
 @pytest.mark.parametrize("entries", [1, 1000, 4096, 100_000, 262_144, 262_145])
 def test_the_kernel_takes_what_the_formula_says(entries: int) -> None:
-    cpus = possible_cpus(Path("/sys/devices/system/cpu/possible").read_text())
+    cpus = possible_cpus_here()
     fd = sys_bpf.map_create(MapType.HASH, layout.KEY.itemsize, layout.TALLY.itemsize, entries, "zm_size")
     with pins.closing_fd(fd):
         found = dict(line.split(":\t") for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines())
@@ -111,4 +113,16 @@ def test_the_kernel_takes_what_the_formula_says(entries: int) -> None:
 def test_two_maps_fit_into_what_they_may_take(memory: int) -> None:
     entries = layout.entries_for(memory)
     assert 2 * layout.map_bytes(entries, 0) <= memory
-    assert 2 * layout.map_bytes(entries + 1, 0) > memory
+    assert 2 * layout.map_bytes(entries + 1, 0) > memory * 15 / 16
+    for cpus in (1, 2, 16, 128, 1024):
+        bits = layout.fast_bits(memory, cpus)
+        fast = 0 if bits is None else cpus * layout.FAST_ENTRY.itemsize << bits
+        assert 2 * (layout.map_bytes(entries, 0) + fast) <= memory
+
+
+@pytest.mark.parametrize(
+    ("memory", "cpus", "bits"),
+    [(DEFAULT, 2, 12), (DEFAULT, 8, 12), (DEFAULT, 16, 11), (DEFAULT, 128, 8), (4096, 1, None), (1 << 20, 16, None)],
+)
+def test_how_many_entries_each_cpu_has_of_its_own(memory: int, cpus: int, bits: int | None) -> None:
+    assert layout.fast_bits(memory, cpus) == bits

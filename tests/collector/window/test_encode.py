@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collector.kernel.epoch_record import MAX_UPLINKS, EpochRecord, Phase, Uplink
-from collector.kernel.generation import possible_cpus, sort_rows
+from collector.kernel.generation import add_up, possible_cpus, sort_rows
 from collector.kernel.layout import (
     COUNTERS,
     KEY,
@@ -187,3 +187,18 @@ def test_addresses(address: bytes, text: str) -> None:
 @pytest.mark.parametrize(("text", "count"), [("0-1\n", 2), ("0", 1), ("0-3,8-11", 8), ("0,2", 2)])
 def test_possible_cpus(text: str, count: int) -> None:
     assert possible_cpus(text) == count
+
+
+def test_what_several_cpus_have_of_a_flow_is_added_and_no_flow_is_there_twice() -> None:
+    many = _random_rows(500)
+    apart = np.concatenate([many, many[100:300], many[200:250]])
+    added = add_up(sort_rows(apart))
+    expected = dict.fromkeys((row["key"].tobytes() for row in many), (0, 0))
+    for row in apart:
+        octets, packets = expected[row["key"].tobytes()]
+        expected[row["key"].tobytes()] = (octets + int(row["tally"]["bytes"]), packets + int(row["tally"]["packets"]))
+    found = [(row["key"].tobytes(), (int(row["tally"]["bytes"]), int(row["tally"]["packets"]))) for row in added]
+    assert dict(found) == expected
+    assert [key for key, _ in found] == sorted(expected)
+    alone = sort_rows(many)
+    assert add_up(alone).tobytes() == alone.tobytes()

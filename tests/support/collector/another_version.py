@@ -46,6 +46,7 @@ def change(directory: Path) -> None:
     )
     bpf_source.SOURCES = sources
     layout.KEY = np.dtype([("colour", "<u8"), *layout.KEY.descr])
+    layout.FAST_ENTRY = layout.fast_entry(layout.KEY)
     layout.ROW = np.dtype([("key", layout.KEY), ("tally", layout.TALLY)])
     layout.CONTROL = np.dtype(
         [("epoch", "<u4"), ("pad", "<u4"), ("more", "<u8", 3), ("tunnels", "<u4"), ("end", "<u4")]
