@@ -11,7 +11,10 @@ from typing import NamedTuple
 SHORTEST_WINDOW_MS = 1_000
 # Windows that may be missing at once although no time has passed: a node's clock may have been set back meanwhile.
 MOST_SKIPPED = 1_000
-# A generation is a program or settings put in place of others: that many at once would be one a minute for hours.
+# A generation's number is the node's uptime in seconds when it was made (collector/kernel/loader.py), so the next one
+# may be days ahead, and how many is not known here: ten years, which no kernel has been up.
+LONGEST_UPTIME_SECONDS = 10 * 365 * 24 * 3_600
+# Or it is the next number, where one was made in the same second: how many at once there may be of those.
 MOST_GENERATIONS = 100
 # How far a node's clock may be ahead without its windows being taken for what they are not.
 CLOCK_SLACK_MS = 60_000
@@ -43,7 +46,7 @@ def why_not_there(last: Place, last_end_ms: int, place: Place, now_ms: int) -> s
     """Say why a node that was at `last`, in a window that ended then, cannot be at `place` now; None if it can."""
     if place <= last:
         return None
-    if place.generation - last.generation > MOST_GENERATIONS:
+    if place.generation > max(last.generation + MOST_GENERATIONS, LONGEST_UPTIME_SECONDS):
         return f"generation {place.generation}, where this boot of the node was at {last.generation}"
     same = place.generation == last.generation
     skipped = place.sequence - last.sequence if same else place.sequence

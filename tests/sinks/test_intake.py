@@ -53,6 +53,12 @@ def test_entries_of_one_lane_never_share_a_name() -> None:
         pytest.param((1, 10, 0, 9), [flow_id(10, 9), flow_id(10, 10)], [flow_id(10, 10)], id="rest-of-a-chunk"),
         pytest.param((1, 10, 1, 9), [flow_id(10, 99, chunk=0)], [], id="older-chunk"),
         pytest.param((1, 10, 1, 9), [flow_id(1, 0, generation=2)], [flow_id(1, 0, generation=2)], id="new-generation"),
+        pytest.param(
+            (1, 10, 1, 9),
+            [flow_id(1, 0, generation=86_400)],
+            [flow_id(1, 0, generation=86_400)],
+            id="new-generation-a-day-later",
+        ),
         pytest.param((1, 10, 1, 9), [flow_id(1, 0, "node-b1")], [flow_id(1, 0, "node-b1")], id="other-node"),
         pytest.param(
             None,

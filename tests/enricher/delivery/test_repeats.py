@@ -73,12 +73,21 @@ def test_what_no_node_can_have_come_to_is_refused_and_changes_nothing(forged: di
     assert set(honest(partition, range(20, 40))) == {"taken"}
 
 
+@pytest.mark.parametrize("uptime_seconds", [4, 3 + DAY_MS // 1_000, 3 + 1_000 * DAY_MS // 1_000])
+def test_a_program_that_takes_over_whenever_it_may_is_no_forgery(uptime_seconds: int) -> None:
+    partition = Partition()
+    assert set(honest(partition, range(20))) == {"taken"}
+    later = [partition.take(window(20 + n, generation=uptime_seconds, sequence=n)) for n in range(20)]
+    assert set(later) == {"taken"}
+
+
 @pytest.mark.parametrize(
     "forged",
     [
         pytest.param([{"sequence": 1_000}], id="a jump within bounds"),
         pytest.param([{"generation": 4, "sequence": 0}], id="the next generation"),
         pytest.param([{"generation": 4, "sequence": n} for n in range(200)], id="a life in the next generation"),
+        pytest.param([{"generation": 300_000_000, "sequence": 0}], id="a generation of years later"),
         pytest.param([{"sequence": 100 + 2 * n} for n in range(200)], id="more jumps than runs are remembered"),
         pytest.param(
             [{"sequence": 900, "start_ms": START + 20 * DAY_MS, "end_ms": START + 20 * DAY_MS + 1}], id="weeks ahead"
