@@ -78,20 +78,27 @@ def _wire() -> None:
         )
 
 
-def frames(protocol: int, flows: int, *, payload: int = 36, destination: str = "10.200.0.0") -> list[bytes]:
+def frames(
+    protocol: int, flows: int, *, payload: int = 36, destination: str = "10.200.0.0", clients: bool = False
+) -> list[bytes]:
     """Return one frame for each of `flows` flows, which differ in their destination, counted up from the one given.
 
-    TCP leaves as a super-packet of `payload` bytes if that is more than a segment takes; UDP of 36 is 64 bytes long.
+    `clients`: they differ in their source instead, counted up from 10.1.1.0. TCP leaves as a super-packet of `payload`
+    bytes if that is more than a segment takes; UDP of 36 is 64 bytes long.
     """
     base = int.from_bytes(socket.inet_aton(destination), "big")
-    return [_frame(protocol, (base + number).to_bytes(4, "big"), payload) for number in range(flows)]
+    if clients:
+        first = int.from_bytes(socket.inet_aton("10.1.1.0"), "big")
+        sources = [(first + number).to_bytes(4, "big") for number in range(flows)]
+        return [_frame(protocol, source, base.to_bytes(4, "big"), payload) for source in sources]
+    here = socket.inet_aton("10.1.0.2")
+    return [_frame(protocol, here, (base + number).to_bytes(4, "big"), payload) for number in range(flows)]
 
 
-def _frame(protocol: int, destination: bytes, payload: int) -> bytes:
+def _frame(protocol: int, source: bytes, destination: bytes, payload: int) -> bytes:
     header = 20 if protocol == TCP else 8
     length = 20 + header + payload
     flags = 0x4000 if protocol == TCP else 0  # what is sent over TCP forbids fragmentation
-    source = socket.inet_aton("10.1.0.2")
     ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, length, 1, flags, 64, protocol, 0, source, destination)
     ip = ip[:10] + _checksum(ip) + ip[12:]
     if protocol == TCP:
