@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The manifests as kustomize 5 renders them, and what the tests look for in them."""
+"""The manifests as kustomize 5 and Helm render them, and what the tests look for in them."""
 
 import re
 import shutil
@@ -19,6 +19,17 @@ WORKLOADS = ("DaemonSet", "Deployment", "StatefulSet", "Job")
 # The overlay that docs/kubernetes.md shows: the base with both components.
 PRODUCTION = "production"
 OVERLAYS = ("base", "trial", "uninstall", PRODUCTION)
+HELM = ROOT / ".cache/bin/helm-v3.22.0"  # scripts/setup builds it
+CHART = ROOT / "charts/zonemeter"
+# The chart with these values. What it renders by default and for a trial is what k8s/ has: test_chart.py.
+CHARTS = {
+    "chart-production": CHART / "values-production.yaml",
+    "chart-kubezonnet": CHART / "values-kubezonnet.yaml",
+    "chart-options": ROOT / "tests/k8s/values-options.yaml",
+}
+# All that is a whole pipeline, and all.
+PIPELINES = ("base", "trial", PRODUCTION, *CHARTS)
+RENDERED = (*OVERLAYS, *CHARTS)
 
 Object = dict[str, Any]
 
@@ -39,7 +50,9 @@ def kustomize() -> tuple[str, ...]:
 
 @cache
 def render(overlay: str) -> list[Object]:
-    """Return the objects of an overlay; fails with kustomize's own words."""
+    """Return the objects of an overlay, or of the chart; fails with kustomize's, or Helm's, own words."""
+    if overlay in CHARTS:
+        return chart("--values", str(CHARTS[overlay]))
     if overlay != PRODUCTION:
         return _build(K8S / overlay)
     with tempfile.TemporaryDirectory(dir=K8S, prefix=".production-") as made:
@@ -54,6 +67,21 @@ def with_component(name: str, patches: str = "") -> list[Object]:
         lines = ["apiVersion: kustomize.config.k8s.io/v1beta1", "kind: Kustomization", "resources: [../base]"]
         Path(made, "kustomization.yaml").write_text("\n".join([*lines, f"components: [../{name}]", patches]))
         return _build(Path(made))
+
+
+@cache
+def chart(*flags: str, hooks: bool = False) -> list[Object]:
+    """Return the chart's objects with these flags of `helm template`, and if asked for with those of `helm test`."""
+    done = template(str(CHART), "-n", "zonemeter", *(() if hooks else ("--no-hooks",)), *flags)
+    assert done.returncode == 0, done.stderr
+    return [each for each in yaml.safe_load_all(done.stdout) if each]
+
+
+def template(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run `helm template`; what it prints and its exit status are the answer."""
+    # Helm built by `go install` takes a Kubernetes for granted that is older than the chart wants.
+    command = [str(HELM), "template", "zonemeter", "--kube-version", "1.28", *words]
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 def _build(directory: Path) -> list[Object]:
@@ -99,20 +127,20 @@ class Container:
 
     @property
     def is_ours(self) -> bool:
-        """Whether its image is one of ours."""
-        return str(self.spec["image"]).startswith("zonemeter")
+        """Whether its image is one of zonemeter's, in whichever registry."""
+        return str(self.spec["image"]).rpartition("/")[2].startswith("zonemeter")
 
 
 def workloads() -> Iterator[tuple[str, Object]]:
-    """Yield every workload of every overlay."""
-    for overlay in OVERLAYS:
+    """Yield every workload of every overlay and of the chart."""
+    for overlay in RENDERED:
         for each in render(overlay):
             if each["kind"] in WORKLOADS:
                 yield overlay, each
 
 
 def containers() -> list[Container]:
-    """Return every container of every overlay, those that run first included."""
+    """Return every container of every overlay and of the chart, those that run first included."""
     return [
         Container(overlay, workload, pod, spec)
         for overlay, workload in workloads()

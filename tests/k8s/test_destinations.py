@@ -92,7 +92,7 @@ def test_object_stores(patched: list[Object], client: str) -> None:
 def test_kafka(patched: list[Object], client: str) -> None:
     production = render(PRODUCTION)
     bootstrap = find(PRODUCTION, "ConfigMap", "zonemeter-settings", "zonemeter")["data"]["ZONEMETER_KAFKA_BOOTSTRAP"]
-    (block,) = re.findall(r"ipBlock: \{cidr: (10[0-9./]+)\}", PAGE)
+    (block,) = set(re.findall(r"ipBlock: \{cidr: (10[0-9./]+)\}", PAGE))
     inside = str(ipaddress.ip_network(block)[1])
     # 9098: what MSK listens on for IAM.
     for port in (*(int(each.rpartition(":")[2]) for each in bootstrap.split(",")), 9098):

@@ -9,6 +9,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from schemas.topics import TopicNames, topic_specs
 from tests.compose.test_images import COMPOSE, DOCKERFILE
 from tests.docs.printed.commands import DOCUMENTS, ROOT
-from tests.k8s.rendered import find, render
+from tests.k8s.rendered import CHART, chart, find, render
 
 _BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 # No command: a picture, a directory's contents, an id.
@@ -90,6 +91,21 @@ def spec(each: dict[str, Any]) -> dict[str, Any]:
     return each.get("spec") or {}
 
 
+def helm(words: list[str]) -> None:
+    verb, *rest = words[1:]
+    assert verb in ("install", "upgrade", "test", "uninstall")
+    if not rest:
+        return
+    assert rest.pop(0) == "zonemeter"
+    if verb in ("test", "uninstall"):
+        assert rest[:2] == ["-n", "zonemeter"]
+        return
+    assert ROOT / rest[0] == CHART
+    # The reader's own file: tests/k8s/test_chart.py renders what the page shows of it.
+    options = [pair for pair in pairwise(rest) if pair[0] in ("-f", "--set")]
+    assert chart(*(word for pair in options if pair[1] != "mine.yaml" for word in pair))
+
+
 def docker(words: list[str]) -> None:
     if words == ["docker", "build"]:
         return
@@ -152,6 +168,7 @@ def anything(_: list[str]) -> None:
 
 CHECKS: dict[str, Callable[[list[str]], None]] = {
     "kubectl": kubectl,
+    "helm": helm,
     "docker": docker,
     "docker-compose": compose,
     "make": make,

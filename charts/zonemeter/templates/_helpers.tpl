@@ -1,0 +1,212 @@
+{{/*
+What several templates have in common. Names are fixed, whatever the release is called: the collector is once on a node,
+so zonemeter is once in a cluster.
+*/}}
+
+{{/* Labels of an object; those of pods have the first line only, so that a new chart version alone restarts none. */}}
+{{- define "zonemeter.labels" -}}
+app.kubernetes.io/part-of: zonemeter
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{/* An image: (list . "zonemeter") or (list . "collector"). A digest counts, whatever the tag says. */}}
+{{- define "zonemeter.image" -}}
+{{- $root := index . 0 }}{{ $image := index $root.Values.images (index . 1) -}}
+{{- with $root.Values.images.registry }}{{ . }}/{{ end }}{{ $image.repository }}:{{ $image.tag | default $root.Chart.AppVersion }}
+{{- with $image.digest }}@{{ . }}{{ end }}
+{{- end }}
+
+{{- define "zonemeter.pullSecrets" -}}
+{{- with .Values.images.pullSecrets }}
+imagePullSecrets: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- define "zonemeter.bootstrap" -}}
+{{- if .Values.trial.enabled }}zonemeter-kafka.{{ .Release.Namespace }}.svc:9092
+{{- else }}{{ .Values.kafka.bootstrap }}{{ end }}
+{{- end }}
+
+{{/* What the ConfigMap zonemeter-settings holds, in both namespaces. */}}
+{{- define "zonemeter.settings" -}}
+ZONEMETER_KAFKA_BOOTSTRAP: {{ include "zonemeter.bootstrap" . | quote }}
+ZONEMETER_CLUSTER: {{ .Values.cluster | quote }}
+ZONEMETER_PARTITIONS: {{ .Values.kafka.partitions | quote }}
+{{- with .Values.kafka }}
+{{- if ne .securityProtocol "PLAINTEXT" }}
+ZONEMETER_KAFKA_SECURITY_PROTOCOL: {{ .securityProtocol }}
+{{- end }}
+{{- if and (hasSuffix "SSL" .securityProtocol) (not .publicCertificates) (not .sasl.mskRegion) }}
+ZONEMETER_KAFKA_SSL_CA_FILE: /etc/zonemeter-kafka/ca.crt
+{{- end }}
+{{- if eq .securityProtocol "SSL" }}
+ZONEMETER_KAFKA_SSL_CERT_FILE: /etc/zonemeter-kafka/tls.crt
+ZONEMETER_KAFKA_SSL_KEY_FILE: /etc/zonemeter-kafka/tls.key
+{{- else if hasPrefix "SASL" .securityProtocol }}
+ZONEMETER_KAFKA_SASL_MECHANISM: {{ .sasl.mechanism }}
+{{- if and (eq .sasl.mechanism "OAUTHBEARER") .sasl.mskRegion }}
+ZONEMETER_KAFKA_SASL_MSK_REGION: {{ .sasl.mskRegion }}
+{{- else if eq .sasl.mechanism "OAUTHBEARER" }}
+ZONEMETER_KAFKA_SASL_TOKEN_FILE: /etc/zonemeter-kafka/token
+{{- else }}
+ZONEMETER_KAFKA_SASL_USERNAME: {{ .sasl.username | quote }}
+ZONEMETER_KAFKA_SASL_PASSWORD_FILE: /etc/zonemeter-kafka/password
+{{- end }}
+{{- end }}
+{{- end }}
+{{- range $name, $value := .Values.settings }}
+{{ $name }}: {{ $value | quote }}
+{{- end }}
+{{- end }}
+
+{{/* A pod's annotations: (list . "enricher"). The checksum replaces a pod whose settings have changed. */}}
+{{- define "zonemeter.podAnnotations" -}}
+{{- $root := index . 0 -}}
+checksum/settings: {{ list (include "zonemeter.settings" $root) $root.Values.cidrs $root.Values.metrics.priceFile | toJson | sha256sum }}
+{{- with (index $root.Values (index . 1)).podAnnotations }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* Where a pod may run: (list . "enricher"). */}}
+{{- define "zonemeter.scheduling" -}}
+{{- with index (index . 0).Values (index . 1) }}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .nodeSelector }}
+nodeSelector: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Further arguments and variables of a service, as values have them: (list . "enricher"). */}}
+{{- define "zonemeter.extraArgs" -}}
+{{- range (index (index . 0).Values (index . 1)).extraArgs }}
+- {{ . | quote }}
+{{- end }}
+{{- end }}
+
+{{- define "zonemeter.extraEnv" -}}
+{{- range $name, $value := (index (index . 0).Values (index . 1)).env }}
+- {name: {{ $name }}, value: {{ $value | quote }}}
+{{- end }}
+{{- end }}
+
+{{/* Commands in a pod say what to run next as it is run here: (list . "deploy/zonemeter-enricher"). */}}
+{{- define "zonemeter.programEnv" -}}
+- {name: ZONEMETER_PROGRAM, value: kubectl -n {{ (index . 0).Release.Namespace }} exec {{ index . 1 }} -- zonemeter}
+- {name: ZONEMETER_PIPELINE_ONLY, value: "true"}
+- {name: ZONEMETER_RUN_FOR, value: 1h} # `top`, which goes on when its `kubectl exec` has ended
+{{- end }}
+
+{{- define "zonemeter.podSecurityContext" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "zonemeter.securityContext" -}}
+privileged: false
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{- define "zonemeter.probes" -}}
+livenessProbe:
+  httpGet: {path: /healthz, port: metrics}
+  initialDelaySeconds: 10
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 6
+readinessProbe:
+  httpGet: {path: /readyz, port: metrics}
+  periodSeconds: 5
+  timeoutSeconds: 5
+{{- end }}
+
+{{/* What Kafka is to be shown, as files: the name of their volume; empty: none are needed. */}}
+{{- define "zonemeter.kafkaFiles" -}}
+{{- with .Values.kafka -}}
+{{- if eq .securityProtocol "SSL" }}kafka-tls
+{{- else if hasPrefix "SASL" .securityProtocol }}
+{{- if ne .sasl.mechanism "OAUTHBEARER" }}
+{{- $_ := required "kafka.sasl.username: a user name is needed with kafka.sasl.mechanism PLAIN or SCRAM-*" .sasl.username }}
+{{- $_ := required "kafka.sasl.existingSecret: the name of a Secret is needed with kafka.sasl.mechanism PLAIN or SCRAM-*" .sasl.existingSecret }}
+{{- "" }}kafka-password
+{{- else if not .sasl.mskRegion }}kafka-token{{ end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Its mount, and the volume for one service: (list . "enricher"). */}}
+{{- define "zonemeter.kafkaMount" -}}
+{{- with include "zonemeter.kafkaFiles" . }}
+- {name: {{ . }}, mountPath: /etc/zonemeter-kafka, readOnly: true}
+{{- end }}
+{{- end }}
+
+{{- define "zonemeter.kafkaVolume" -}}
+{{- $root := index . 0 }}{{ $service := index . 1 }}{{ $files := include "zonemeter.kafkaFiles" $root }}
+{{- with $root.Values.kafka }}
+{{- if eq $files "kafka-tls" }}
+- name: kafka-tls
+  secret:
+    secretName: {{ .tls.existingSecret | default (printf "zonemeter-%s-kafka-tls" $service) }}
+    defaultMode: 0440
+{{- else if eq $files "kafka-password" }}
+- name: kafka-password
+  secret:
+    secretName: {{ .sasl.existingSecret }}
+    defaultMode: 0440
+{{- else if eq $files "kafka-token" }}
+- name: kafka-token
+  projected:
+    defaultMode: 0440
+    sources:
+      - serviceAccountToken: {audience: {{ .sasl.audience }}, expirationSeconds: 3600, path: token}
+      {{- if and (eq .securityProtocol "SASL_SSL") (not .publicCertificates) }}
+      - configMap: {name: {{ .sasl.caConfigMap }}, items: [{key: ca.crt, path: ca.crt}]}
+      {{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* What a pod that talks to Kafka may reach. */}}
+{{- define "zonemeter.kafkaEgress" -}}
+{{- with .Values.networkPolicy.kafka -}}
+- to:
+    {{- if $.Values.trial.enabled }}
+    - podSelector: {matchLabels: {app.kubernetes.io/name: zonemeter-kafka}}
+    {{- else }}
+    {{- toYaml .to | nindent 4 }}
+    {{- end }}
+  ports: {{ toYaml .ports | nindent 4 }}
+{{- with .extraEgress }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The names of the services that are on, as a list of label values. */}}
+{{- define "zonemeter.scraped" -}}
+[zonemeter-enricher
+{{- range tuple "metrics" "flowlog" "audit" }}{{ if (index $.Values .).enabled }}, zonemeter-{{ . }}{{ end }}{{ end -}}
+]
+{{- end }}
+
+{{/* Where the flow log is, if in an object store: whether one is there. */}}
+{{- define "zonemeter.objectStore" -}}
+{{- if and .Values.flowlog.enabled (contains "://" .Values.flowlog.output) }}true{{ end }}
+{{- end }}
