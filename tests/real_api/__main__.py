@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`make real-api`: a real kube-apiserver in place of the lab's, built once from its Go modules (some ten minutes).
 
-It is given every manifest and every change that `advise` prints, and the enricher follows it while a cluster changes.
+It is given every manifest, a release of the chart and every change that `advise` prints, and the enricher follows it
+while a cluster changes.
 """
 
 import json
@@ -11,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from common import terminal
-from tests.real_api import advice, following
+from tests.real_api import advice, following, releases
 from tests.real_api.server import api_server, build
 
 
@@ -23,6 +24,7 @@ def main() -> int:
             terminal.say(f"kube-apiserver {json.loads(server.kubectl('get', '--raw', '/version'))['gitVersion']}")
             for what, check in (
                 ("manifests", advice.overlays),
+                ("chart", releases.release),
                 ("advice", advice.advice),
                 ("enricher", following.follow),
             ):

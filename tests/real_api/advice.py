@@ -10,7 +10,7 @@ import yaml
 from history.advise.advice import Advice
 from history.advise.follow import manifests
 from schemas.topology import Routing
-from tests.k8s.rendered import K8S, OVERLAYS, render, with_component
+from tests.k8s.rendered import K8S, RENDERED, render, with_component
 from tests.real_api.server import ApiServer
 from tests.support.history import shop as scenarios
 
@@ -32,12 +32,14 @@ APPLY = ("apply", "--server-side", "--field-manager", "zonemeter", "--dry-run=se
 
 
 def overlays(server: ApiServer) -> Iterator[str]:
-    """Give each overlay, and the base with each component, to the server; yield what was taken."""
+    """Give each overlay, the chart, and the base with each component to the server; yield what was taken."""
     components = sorted(
         path.parent.name for path in K8S.glob("*/kustomization.yaml") if "kind: Component" in path.read_text()
     )
-    for name in (*OVERLAYS, *components):
+    for name in (*RENDERED, *components):
         objects = with_component(name) if name in components else render(name)
+        # The Prometheus operator's kinds are not there.
+        objects = [each for each in objects if each["apiVersion"] != "monitoring.coreos.com/v1"]
         for each in objects:
             if each["kind"] == "Namespace":
                 server.kubectl("apply", "-f", "-", objects=[each])

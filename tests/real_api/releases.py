@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A life of a release of the chart: installed, upgraded, detached, uninstalled, by Helm at a real API server."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+
+from tests.k8s.rendered import CHART, HELM
+from tests.real_api.server import TOKEN, ApiServer
+
+# Namespaces that no overlay has: what is in those was not made by Helm, and Helm takes over nothing.
+PLACE, ON_NODES = "tools", "tools-node"
+
+
+def release(server: ApiServer) -> Iterator[str]:
+    """Yield what each step left."""
+    said = _helm(server, "install", str(CHART), "--create-namespace", "--set", f"nodeNamespace.name={ON_NODES}")
+    assert f"kubectl -n {PLACE} exec deploy/zonemeter-enricher -- zonemeter report" in said
+    assert _jobs(server) == ["zonemeter-topics-1"]
+    yield f"installed: {len(_workloads(server))} workloads"
+    # As after a wrong address: the Job that waits there cannot be changed, and must not hold up what mends it.
+    _helm(server, "upgrade", str(CHART), "--reuse-values", "--set", "kafka.bootstrap=elsewhere.example.com:9092")
+    assert _jobs(server) == ["zonemeter-topics-2"]
+    yield "upgraded: the Job that waited is replaced"
+    _helm(server, "upgrade", str(CHART), "--reuse-values", "--set", "detach=true")
+    pod = server.get("-n", ON_NODES, "daemonset", "zonemeter-collector")["spec"]["template"]["spec"]
+    assert [each["name"] for each in (*pod["initContainers"], *pod["containers"])] == ["detach", "detached"]
+    assert [each["name"] for each in pod["volumes"]] == ["bpf"]
+    yield "detached: the collectors give way"
+    _helm(server, "uninstall")
+    assert _workloads(server) == []
+    yield "uninstalled: nothing runs"
+
+
+def _helm(server: ApiServer, verb: str, *words: str) -> str:
+    """Run Helm for the release; raise `AssertionError` with its words if it refuses."""
+    at = ["--kube-apiserver", server.address, "--kube-ca-file", str(server.authority), "--kube-token", TOKEN]
+    done = subprocess.run(
+        [str(HELM), verb, "zonemeter", *words, "-n", PLACE, *at],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HOME": str(server.directory)},
+    )
+    assert done.returncode == 0, f"helm {verb}: {done.stderr[-2000:]}"
+    return done.stdout
+
+
+def _workloads(server: ApiServer) -> list[str]:
+    kinds = "daemonsets,deployments,statefulsets"
+    return [each["metadata"]["name"] for place in (PLACE, ON_NODES) for each in server.get("-n", place, kinds)["items"]]
+
+
+def _jobs(server: ApiServer) -> list[str]:
+    """Return the Jobs that are not being deleted: an API server alone collects nothing that was orphaned."""
+    jobs = server.get("-n", PLACE, "jobs")["items"]
+    return [each["metadata"]["name"] for each in jobs if "deletionTimestamp" not in each["metadata"]]
