@@ -60,7 +60,8 @@ async def _agrees(followed: FollowedServer, what: str) -> None:
             return
         await asyncio.sleep(0.1)
     known = followed.known()
-    raise AssertionError(f"{what}: the index holds {known}, and the API server {truth}")
+    differ = {uid: (known.get(uid), truth.get(uid)) for uid in known | truth if known.get(uid) != truth.get(uid)}
+    raise AssertionError(f"{what}: the index and the API server hold of each object {differ}")
 
 
 def _make_cluster(server: ApiServer) -> None:

@@ -73,7 +73,7 @@ class Followed:
             labels = namespace["metadata"].get("labels") or {}
             facts[namespace["metadata"]["uid"]] = (
                 [],
-                {name: labels[name] for name in self.label_names & labels.keys()},
+                {name: labels.get(name) for name in self.label_names},
             )
         for each in found["endpointslices"]:
             meta = each["metadata"]
