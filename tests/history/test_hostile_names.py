@@ -53,6 +53,7 @@ NAMES = (
 # Those that a raw chunk's own pattern lets through.
 RAW_NAMES = [name for name in NAMES if name.isprintable() or name.startswith(("\x9b", "gnp"))]
 WINDOW_MS = 10_000
+_WINDOWS = 40
 
 
 @dataclass
@@ -91,10 +92,10 @@ async def _publish(made: Topics) -> None:
 
 def _records(made: Topics) -> Iterator[tuple[str, bytes, bytes, int]]:
     names = made.settings.topics
-    # The two windows that `top` may begin with.
+    # `top` may begin with any of these windows: nobody knows when it is asked.
     first = (time.time_ns() // 1_000_000 - 4_000) // WINDOW_MS * WINDOW_MS - WINDOW_MS
     for number, name in enumerate(NAMES):
-        for start in (first, first + WINDOW_MS):
+        for start in range(first, first + _WINDOWS * WINDOW_MS, WINDOW_MS):
             yield names.enriched, b"node", json.dumps(_flow(name, start, number)).encode(), start + WINDOW_MS
         letter = dead_letter(name, name, name, name, 1, 2, first, name.encode(), name.encode())
         yield names.dead_letter, b"node", letter, first
