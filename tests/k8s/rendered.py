@@ -77,10 +77,10 @@ def chart(*flags: str, hooks: bool = False) -> list[Object]:
     return [each for each in yaml.safe_load_all(done.stdout) if each]
 
 
-def template(*words: str) -> subprocess.CompletedProcess[str]:
+def template(*words: str, release: str = "zonemeter") -> subprocess.CompletedProcess[str]:
     """Run `helm template`; what it prints and its exit status are the answer."""
     # Helm built by `go install` takes a Kubernetes for granted that is older than the chart wants.
-    command = [str(HELM), "template", "zonemeter", "--kube-version", "1.28", *words]
+    command = [str(HELM), "template", release, "--kube-version", "1.28", *words]
     return subprocess.run(command, capture_output=True, text=True)
 
 

@@ -151,6 +151,45 @@ def test_every_namespace_can_be_another() -> None:
             assert words not in text
 
 
+def texts(part: Any, value: Any, schema: Any) -> Any:
+    """Return values of the shape of `value`, with 123 as the text of all that may be called so."""
+    part = schema["definitions"][part["$ref"].rpartition("/")[2]] if "$ref" in part else part
+    if isinstance(value, dict) and "properties" in part:
+        return {name: texts(part["properties"][name], each, schema) for name, each in value.items()}
+    if part.get("type") == "string" and re.search(part.get("pattern", ""), "123"):
+        return "123"
+    if "patternProperties" in part and re.search(next(iter(part["patternProperties"])), "NO"):
+        return {"NO": "123"}
+    return value
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        ["kafka.securityProtocol=SSL", "trial.enabled=true"],
+        ["kafka.securityProtocol=SASL_SSL", "monitoring.configMaps=true"],
+        ["kafka.securityProtocol=SASL_SSL", "kafka.sasl.mechanism=OAUTHBEARER", "kafka.sasl.mskRegion="],
+        ["kafka.securityProtocol=SASL_SSL", "kafka.sasl.mechanism=OAUTHBEARER", "detach=true"],
+    ],
+    ids=" ".join,
+)
+def test_what_reads_as_a_number_stays_text(mode: list[str], tmp_path: Path) -> None:
+    """A storage class 123, a size in bytes, a variable NO: YAML has other types for what is not in quotes."""
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    values = texts(schema, yaml.safe_load((CHART / "values.yaml").read_text()), schema)
+    assert values["flowlog"]["persistence"] == {"enabled": True, "size": "123", "storageClass": "123"}
+    values["nodeNamespace"]["name"] = "789"
+    path = tmp_path / "values.yaml"
+    path.write_text(yaml.safe_dump(values))
+    done = template(str(CHART), "-n", "456", "-f", str(path), *sets(mode), release="123")
+    assert done.returncode == 0, done.stderr
+    for each in yaml.safe_load_all(done.stdout):
+        if each:
+            kubernetes_validate.validate(each, VERSIONS[0], strict=True)
+            assert all(isinstance(value, str) for value in each["metadata"]["labels"].values())
+            assert each["metadata"].get("namespace", "456") in ("456", "789")
+
+
 @pytest.mark.parametrize(
     ("values", "files"),
     [
@@ -230,7 +269,7 @@ def test_networks_outside_the_cluster_stay_data() -> None:
     text = find("chart-options", "ConfigMap", "zonemeter-cidrs")["data"]["cidrs.toml"]
     wanted = yaml.safe_load((ROOT / "tests/k8s/values-options.yaml").read_text())["cidrs"]
     assert tomllib.loads(text)["cidr"] == wanted
-    assert len(read_cidr_map(text.encode(), "cidrs.toml").entries) == len(wanted) == 2
+    assert len(read_cidr_map(text.encode(), "cidrs.toml").entries) == len(wanted) == 3
 
 
 def test_the_operator_gets_the_rules_and_services_of_both_namespaces() -> None:

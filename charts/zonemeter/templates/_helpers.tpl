@@ -7,7 +7,7 @@ so zonemeter is once in a cluster.
 {{- define "zonemeter.labels" -}}
 app.kubernetes.io/part-of: zonemeter
 app.kubernetes.io/managed-by: {{ .Release.Service }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 
@@ -47,7 +47,7 @@ ZONEMETER_KAFKA_SSL_KEY_FILE: /etc/zonemeter-kafka/tls.key
 {{- else if hasPrefix "SASL" .securityProtocol }}
 ZONEMETER_KAFKA_SASL_MECHANISM: {{ .sasl.mechanism }}
 {{- if and (eq .sasl.mechanism "OAUTHBEARER") .sasl.mskRegion }}
-ZONEMETER_KAFKA_SASL_MSK_REGION: {{ .sasl.mskRegion }}
+ZONEMETER_KAFKA_SASL_MSK_REGION: {{ .sasl.mskRegion | quote }}
 {{- else if eq .sasl.mechanism "OAUTHBEARER" }}
 ZONEMETER_KAFKA_SASL_TOKEN_FILE: /etc/zonemeter-kafka/token
 {{- else }}
@@ -74,7 +74,7 @@ checksum/settings: {{ list (include "zonemeter.settings" $root) $root.Values.cid
 {{- define "zonemeter.scheduling" -}}
 {{- with index (index . 0).Values (index . 1) }}
 {{- with .priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with .nodeSelector }}
 nodeSelector: {{ toYaml . | nindent 2 }}
@@ -97,7 +97,7 @@ affinity: {{ toYaml . | nindent 2 }}
 
 {{- define "zonemeter.extraEnv" -}}
 {{- range $name, $value := (index (index . 0).Values (index . 1)).env }}
-- {name: {{ $name }}, value: {{ $value | quote }}}
+- {name: {{ $name | quote }}, value: {{ $value | quote }}}
 {{- end }}
 {{- end }}
 
@@ -163,21 +163,21 @@ readinessProbe:
 {{- if eq $files "kafka-tls" }}
 - name: kafka-tls
   secret:
-    secretName: {{ .tls.existingSecret | default (printf "zonemeter-%s-kafka-tls" $service) }}
+    secretName: {{ .tls.existingSecret | default (printf "zonemeter-%s-kafka-tls" $service) | quote }}
     defaultMode: 0440
 {{- else if eq $files "kafka-password" }}
 - name: kafka-password
   secret:
-    secretName: {{ .sasl.existingSecret }}
+    secretName: {{ .sasl.existingSecret | quote }}
     defaultMode: 0440
 {{- else if eq $files "kafka-token" }}
 - name: kafka-token
   projected:
     defaultMode: 0440
     sources:
-      - serviceAccountToken: {audience: {{ .sasl.audience }}, expirationSeconds: 3600, path: token}
+      - serviceAccountToken: {audience: {{ .sasl.audience | quote }}, expirationSeconds: 3600, path: token}
       {{- if and (eq .securityProtocol "SASL_SSL") (not .publicCertificates) }}
-      - configMap: {name: {{ .sasl.caConfigMap }}, items: [{key: ca.crt, path: ca.crt}]}
+      - configMap: {name: {{ .sasl.caConfigMap | quote }}, items: [{key: ca.crt, path: ca.crt}]}
       {{- end }}
 {{- end }}
 {{- end }}
