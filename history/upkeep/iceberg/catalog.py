@@ -18,6 +18,7 @@ from pyiceberg.table import Table, TableProperties
 from pyiceberg.table.name_mapping import MappedField, NameMapping
 from pyiceberg.transforms import HourTransform
 from pyiceberg.utils.config import Config
+from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from common.errors import Refusal
@@ -90,7 +91,9 @@ def open_catalog(name: str | None, file: Path | None, location: str) -> Catalog:
         assert file is not None
         file.parent.mkdir(parents=True, exist_ok=True)
         warehouse = files_prefix(location) + DIRECTORY
-        return load_catalog("zonemeter", type="sql", uri=f"sqlite:///{file}", warehouse=warehouse, **access)
+        # Quoted: a ? in a path would begin options, and a % stand for another character.
+        uri = URL.create("sqlite", database=str(file)).render_as_string()
+        return load_catalog("zonemeter", type="sql", uri=uri, warehouse=warehouse, **access)
     configured = Config().get_catalog_config(name)
     if configured is None:
         raise ValueError(

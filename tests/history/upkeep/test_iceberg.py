@@ -421,6 +421,15 @@ def test_a_catalog_of_pyicebergs_settings(
         assert database.execute("SELECT table_name FROM iceberg_tables").fetchall() == [("flows_1",)]
 
 
+@pytest.mark.parametrize("name", ["what?mode=memory.db", "100%41.db", "a #1.db"])
+def test_a_catalog_is_in_the_file_of_that_name(
+    written: Written, publish: Callable[..., str], tmp_path: Path, name: str
+) -> None:
+    publish("--catalog-file", str(tmp_path / name))
+    assert sorted(each.name for each in tmp_path.iterdir()) == sorted(["archive", name])
+    assert "nothing new" in publish("--catalog-file", str(tmp_path / name))
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
