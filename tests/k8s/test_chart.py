@@ -235,9 +235,16 @@ def test_settings_replace_pods() -> None:
                 ]
         return found
 
-    before, after = checksums(), checksums("--set", "cluster=other")
+    before = checksums()
     assert len(before) == 5
-    assert all(after[name] != before[name] for name in before)
+    # Whose each is, and no other's: a network that is named rolls no collector.
+    for values, whose in (
+        (["cluster=other"], before.keys()),
+        (["cidrs[0].cidr=10.9.0.0/24", "cidrs[0].name=orders-db"], {"zonemeter-enricher"}),
+        (["metrics.priceFile=one"], {"zonemeter-metrics"}),
+    ):
+        after = checksums(*sets(values))
+        assert {name for name in before if after[name] != before[name]} == whose
 
 
 @pytest.mark.parametrize("flags", [(), ("--set", "kafka.securityProtocol=SSL")])

@@ -61,10 +61,11 @@ ZONEMETER_KAFKA_SASL_PASSWORD_FILE: /etc/zonemeter-kafka/password
 {{- end }}
 {{- end }}
 
-{{/* A pod's annotations: (list . "enricher"). The checksum replaces a pod whose settings have changed. */}}
+{{/* A pod's annotations: (list . "enricher"), and the values of the files that it alone reads. The checksum replaces a pod
+whose settings or files have changed. */}}
 {{- define "zonemeter.podAnnotations" -}}
 {{- $root := index . 0 -}}
-checksum/settings: {{ list (include "zonemeter.settings" $root) $root.Values.cidrs $root.Values.metrics.priceFile | toJson | sha256sum }}
+checksum/settings: {{ list (include "zonemeter.settings" $root) (slice . 2) | toJson | sha256sum }}
 {{- with (index $root.Values (index . 1)).podAnnotations }}
 {{ toYaml . }}
 {{- end }}
