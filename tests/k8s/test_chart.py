@@ -319,6 +319,8 @@ def test_the_operator_gets_the_rules_and_services_of_both_namespaces() -> None:
             ["archiveUpkeep.enabled=true", "flowlog.persistence.enabled=false"],
             "archiveUpkeep.enabled: true needs flowlog.persistence.enabled",
         ),
+        (["archiveUpkeep.enabled=true", "flowlog.enabled=false"], "archiveUpkeep.enabled: true needs flowlog.enabled"),
+        (["nodeNamespace.name=zonemeter"], "nodeNamespace.name: zonemeter is the release's own namespace"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
