@@ -158,7 +158,7 @@ async def _reconcile(asked: _Asked, now_ms: int) -> Audit:
     nodes = [state async for state in states_of(settings, "node", refused) if _within(state, settings, span)]
     settled_before_ms = now_ms - int(settings.settle_seconds * 1000)
     late = [
-        Late(short, window.record.partition)
+        Late(short, window.record.partition, window.enriched)
         for window, shortfalls in late_windows(books, settled_before_ms)
         if window.record is not None
         for short in shortfalls

@@ -6,7 +6,7 @@ nothing later of that life was taken. So what is late is looked for in the topic
 What is not seen there, for whatever reason, stays unaccounted.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -18,9 +18,11 @@ from common.kafka.reading import Records
 from common.kafka.topic_admin import admin_client
 from common.settings import KafkaSettings
 from history.read.topic import read_topic
+from schemas.amount import NOTHING, Amount
 from schemas.codec import Count, reader
 from schemas.errors import DecodeError
 from schemas.flow import MAX_READ_BYTES as MAX_FLOW_BYTES
+from schemas.flow import AttributionVersion
 from schemas.ids import Origin, split_flow_id, window_id
 from schemas.raw import MAX_READ_BYTES as MAX_CHUNK_BYTES
 
@@ -31,10 +33,22 @@ MAX_RECORDS = 1_000_000
 
 
 class Late(NamedTuple):
-    """What does not fit of a window because its hop may still take it, and the partition that it stands in."""
+    """What does not fit of a window because its hop may still take it, and the partition that it stands in.
+
+    `enriched`: the window's chunks that the enricher has taken.
+    """
 
     short: Shortfall
     partition: int
+    enriched: Collection[int]
+
+
+class _Part(NamedTuple):
+    """What one record holds of what a shortfall is named by: chunk `number` of a window, or flow `number` of a chunk."""
+
+    of: str
+    number: int
+    amount: Amount
 
 
 class _Chunk(msgspec.Struct, frozen=True):
@@ -43,10 +57,16 @@ class _Chunk(msgspec.Struct, frozen=True):
     boot_id: str
     generation: Count
     sequence: Count
+    chunk: Count
+    bytes: list[Count]
+    packets: list[Count]
 
 
 class _Flow(msgspec.Struct, frozen=True):
     id: str
+    bytes: Count
+    packets: Count
+    attribution_version: AttributionVersion | None = None
 
 
 _read_chunk = reader(_Chunk, MAX_CHUNK_BYTES)
@@ -69,25 +89,36 @@ async def positions(settings: KafkaSettings) -> Positions:
 
 
 async def waiting(settings: KafkaSettings, stands: Positions, late: Collection[Late]) -> set[Shortfall]:
-    """Return those that stand in Kafka where the hop has yet to come; `stands` as `positions` gave it."""
+    """Return those that stand whole in Kafka where the hop has yet to come; `stands` as `positions` gave it."""
     found: set[Shortfall] = set()
-    groups: dict[tuple[str, int], dict[str, Shortfall]] = {}
-    for short, partition in late:
-        if short.hop in stands:
-            groups.setdefault((short.hop, partition), {})[short.window] = short
+    groups: dict[tuple[str, int], dict[str, Late]] = {}
+    for each in late:
+        if each.short.hop in stands and min(each.short.bytes, each.short.packets) >= 0:
+            groups.setdefault((each.short.hop, each.partition), {})[each.short.window] = each
     for (hop, partition), wanted in groups.items():
         with suppress(Refusal):  # what cannot be read is not seen
-            there = await _there(settings, hop, partition, stands[hop].get(partition, 0), wanted.keys())
-            found |= {wanted[window] for window in there}
+            there = await _there(settings, hop, partition, stands[hop].get(partition, 0), wanted)
+            found |= {wanted[window].short for window in there}
     return found
 
 
-async def _there(settings: KafkaSettings, hop: str, partition: int, start: int, wanted: Collection[str]) -> set[str]:
-    """Return which of them stand in a partition from there on, as far as it is looked through."""
+async def _there(
+    settings: KafkaSettings, hop: str, partition: int, start: int, wanted: Mapping[str, Late]
+) -> Collection[str]:
+    """Return what of it stands whole in a partition from there on, as far as it is looked through."""
     there: set[str] = set()
+    parts: set[tuple[str, int]] = set()  # one that came again counts once
+    sums: dict[str, Amount] = {}
     seen = 0
     async for batch in read_topic(settings, _topics(settings)[hop], starts={partition: start}, only=partition):
-        there |= _ids(hop, batch).intersection(wanted)
+        for of, number, amount in _parts(hop, batch):
+            late = wanted.get(of)
+            if late is None or (of, number) in parts or (hop == "enricher" and number in late.enriched):
+                continue
+            parts.add((of, number))
+            sums[of] = sums.get(of, NOTHING) + amount
+            if sums[of].bytes >= late.short.bytes and sums[of].packets >= late.short.packets:
+                there.add(of)
         seen += len(batch)
         if len(there) == len(wanted) or seen > MAX_RECORDS:
             break
@@ -99,17 +130,15 @@ def _topics(settings: KafkaSettings) -> dict[str, str]:
     return {"enricher": names.raw, "metrics": names.enriched, "flowlog": names.enriched}
 
 
-def _ids(hop: str, batch: Records) -> set[str]:
-    """Return of which windows (in raw) or chunks records are: what a shortfall of that hop is named by."""
-    found = set()
+def _parts(hop: str, batch: Records) -> Iterator[_Part]:
     for record in batch:
-        try:
+        with suppress(DecodeError):
             if hop == "enricher":
                 chunk = _read_chunk(record.value)
                 origin = Origin(chunk.cluster, chunk.node, chunk.boot_id)
-                found.add(window_id(origin, chunk.generation, chunk.sequence))
+                amount = Amount(sum(chunk.bytes), sum(chunk.packets))
+                yield _Part(window_id(origin, chunk.generation, chunk.sequence), chunk.chunk, amount)
             else:
-                found.add(split_flow_id(_read_flow(record.value).id)[0])
-        except DecodeError:
-            continue
-    return found
+                flow = _read_flow(record.value)
+                if not flow.attribution_version:  # no sink takes a corrected flow for the one that it corrects
+                    yield _Part(*split_flow_id(flow.id), Amount(flow.bytes, flow.packets))
