@@ -44,7 +44,7 @@ class Late(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """What one record holds of what a shortfall is named by: chunk `number` of a window, or flow `number` of a chunk."""
+    """What a record holds of what a shortfall is named by: a chunk of a window, or a flow of a chunk, by its number."""
 
     of: str
     number: int
