@@ -25,7 +25,9 @@ class FlowlogSettings(ServiceSettings):
     )
     format: Literal["jsonl", "parquet"] = Field("parquet", description="what the files are; stdout takes only jsonl")
     group: IdPart | None = Field(
-        None, description="Kafka group that shares the partitions out among replicas; default: topic prefix + flowlog"
+        None,
+        description="Kafka group that shares the partitions out among replicas; default: topic prefix + flowlog, "
+        "of an --attribution-version + flowlog-attribution-N",
     )
     group_instance_id: IdPart | None = Field(
         None, description="this replica's fixed name in the group: a restart within the session then moves nothing"
@@ -49,8 +51,13 @@ class FlowlogSettings(ServiceSettings):
 
     @property
     def group_id(self) -> str:
-        """The group. Not one for several prefixes: Kafka would give a fixed member the other topic's partitions."""
-        return self.group or f"{self.topic_prefix}flowlog"
+        """The group. Not one for several prefixes: Kafka would give a fixed member the other topic's partitions.
+
+        Nor for several attributions: each would refuse the flows of the other in the partitions that it gets, and
+        commit.
+        """
+        of = f"-attribution-{self.attribution_version}" if self.attribution_version else ""
+        return self.group or f"{self.topic_prefix}flowlog{of}"
 
     def is_full(self, rows: int, held_bytes: int) -> bool:
         """Return whether so much is held back that some must be written before its time."""

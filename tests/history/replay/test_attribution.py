@@ -97,10 +97,7 @@ def test_of_a_topic_with_both_each_flow_log_takes_its_own_and_names_the_others(
     archives = {version: tmp_path / f"flows-{version}" for version in (0, 1)}
     expected = {0: len(history.flows), 1: len(corrected)}
     common = [*mixed.flags, "--cut-seconds", "0.5"]
-    own = [
-        [*common, "--output", str(archives[version]), "--attribution-version", str(version), "--group", f"g{version}"]
-        for version in (0, 1)
-    ]
+    own = [[*common, "--output", str(archives[version]), "--attribution-version", str(version)] for version in (0, 1)]
     with (
         running("flowlog", own[0], tmp_path / "0.log") as first,
         running("flowlog", own[1], tmp_path / "1.log") as other,
