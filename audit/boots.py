@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from audit.result import MAX_LISTED, ClockStep, Gap, Gone
 from audit.window import Key
-from schemas.ids import Origin
+from schemas.ids import FIRST_SEQUENCE, Origin
 from schemas.ledger import LedgerRecord
 
 # Of one node's lives the latest are kept: forged boots must not fill the memory.
@@ -125,7 +125,7 @@ class Boots:
         for node, lives in self._of(None):
             for life in lives:
                 (generation, sequence), start_ms, partition = life.began
-                if sequence and partition in whole:
+                if sequence > FIRST_SEQUENCE and partition in whole:
                     yield Gone(node, start_ms, life.origin, generation, sequence - 1)
 
     def clock_steps(self, cluster: str | None = None) -> list[ClockStep]:

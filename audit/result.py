@@ -33,7 +33,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """Windows 0 to `last` of a node's generation, all before `before_ms`: counted, and not in the ledger."""
+    """Windows 1 to `last` of a node's generation, all before `before_ms`: counted, and not in the ledger."""
 
     node: str
     before_ms: int

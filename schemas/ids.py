@@ -21,6 +21,10 @@ class Origin(NamedTuple):
     boot_id: str
 
 
+# Of a generation's windows the first one's number.
+FIRST_SEQUENCE = 1
+
+
 class Position(NamedTuple):
     """Where in an origin's stream a flow stands; tuples compare in the order in which they were counted."""
 

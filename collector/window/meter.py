@@ -23,7 +23,7 @@ from collector.kernel.generation import Generation, Tunnel
 from collector.kernel.layout import Rows
 from collector.kernel.load_request import Answer
 from collector.window.schedule import is_on_time
-from schemas.ids import window_id
+from schemas.ids import FIRST_SEQUENCE, window_id
 from schemas.raw import Hook
 
 log = logging.getLogger(__name__)
@@ -260,7 +260,7 @@ class Meter:
             if active is not None and before.meta.hook != generation.meta.hook:
                 pins.deactivate(self._root, before.meta.hook)
             before.close()
-        generation.write(generation.epoch(), epoch_record.following(1, now, readings))
+        generation.write(generation.epoch(), epoch_record.following(FIRST_SEQUENCE, now, readings))
         pins.activate(self._root, generation.meta.generation, generation.meta.hook)
 
     def _whole(self, active: int | None) -> list[Generation]:

@@ -223,7 +223,7 @@ def _gaps(audit: Audit) -> list[str]:
 def _gone(audit: Audit) -> list[str]:
     return [
         f"{each.node}  before {timestamp(each.before_ms)}: counted, but "
-        f"{'window 0' if not each.last else f'windows 0 to {each.last}'} (boot {each.origin.boot_id}, generation "
+        f"{'window 1' if each.last == 1 else f'windows 1 to {each.last}'} (boot {each.origin.boot_id}, generation "
         f"{each.generation}) not in the ledger: retention deleted it, or the topic was created again"
         for each in audit.gone
     ]

@@ -140,7 +140,7 @@ def test_missing_windows_and_unmeasured_time_are_named() -> None:
 
 
 def test_windows_from_before_the_ledger_begins_are_named_if_all_of_it_was_read() -> None:
-    records = [collector_entry(20, 100), collector_entry(19, 100), collector_entry(0, 100, partition=3, origin=OTHER)]
+    records = [collector_entry(20, 100), collector_entry(19, 100), collector_entry(1, 100, partition=3, origin=OTHER)]
     books = reconcile(records, 0, whole={0, 3})
     assert books.gone == [Gone(ORIGIN.node, records[1].start_ms, ORIGIN, 1, 18)]
     assert not books.gaps

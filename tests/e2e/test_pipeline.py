@@ -279,6 +279,7 @@ def test_the_ledger_closes_after_a_kill_of_every_service(facts: Facts) -> None:
     audit = facts.audit
     assert audit.shortfalls == []
     assert audit.gaps == []
+    assert audit.gone == []
     assert audit.has_arrived
     assert audit.ratio == 1.0
     assert audit.absent == []

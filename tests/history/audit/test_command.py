@@ -113,12 +113,12 @@ def test_it_begins_with_who_was_metered_and_how_much_of_it(ledger: Ledger, comma
 
 
 def test_what_was_there_before_the_ledger_begins_is_named(ledger: Ledger, command: Command) -> None:
-    ledger.put(*whole(19, 20), *whole(0, origin=OTHER))
+    ledger.put(*whole(19, 20), *whole(1, origin=OTHER))
     status, out, _ = command(audit.main, *ledger.topics.flags)
     assert "gone from the ledger: earlier windows of 1 node, which are in no sum" in out
     (line,) = (line for line in out.splitlines() if line.startswith("gone  "))
     assert "node-a1" in line
-    assert "windows 0 to 18 (boot 5be6c2f0a91d, generation 1)" in line
+    assert "windows 1 to 18 (boot 5be6c2f0a91d, generation 1)" in line
     assert status == 0
 
 
