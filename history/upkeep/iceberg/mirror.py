@@ -29,7 +29,7 @@ from pyiceberg.table.snapshots import Snapshot
 from common.errors import Refusal
 from history.model.time_range import TimeRange
 from history.read.archive.files import find_chapter
-from history.read.archive.limits import why_too_large
+from history.read.archive.limits import checked_footer
 from history.read.archive.opened import ATTEMPTS, ArchiveChanged, FlowArchive, ReadAgain
 from history.read.batch import SCHEMA
 from history.upkeep.iceberg.catalog import answered
@@ -175,10 +175,7 @@ class _Run:
 
         def read() -> tuple[pq.FileMetaData, int]:
             with self._archive.open(file.path) as source:
-                if why := why_too_large(source):
-                    raise self._refusal(file, f"{why}; no flow log wrote it so: restore it")
-                source.seek(0)
-                return pq.read_metadata(source), source.size()
+                return checked_footer(self._archive, file.path, source), source.size()
 
         footer, size_bytes = self._asked(file, read)
         if footer.num_rows != file.rows:
@@ -194,7 +191,8 @@ class _Run:
             raise ArchiveChanged(self._archive.location) from error
         except _BAD_FILE as error:
             self._archive.check_answers(file.path, error)
-            raise self._refusal(file, f"cannot be published: {' '.join(str(error).split())[:300]}") from error
+            said = " ".join(str(error).removeprefix(f"{file.path}: ").split())[:300]
+            raise self._refusal(file, f"cannot be published: {said}") from error
 
     def _refusal(self, file: DataFile, why: str) -> Refusal:
         return Refusal(f"archive {self._archive.location}: {file.path} {why}")
