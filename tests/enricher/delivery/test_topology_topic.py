@@ -74,11 +74,18 @@ def test_who_writes_ends_quietly_and_keeps_what_it_did_not_write(caplog: pytest.
     assert caplog.messages == []
 
 
-def test_a_topic_that_was_recreated_is_written_whole_again(topics: Topics) -> None:
-    """Ended states, too: a replay of the time before asks for them. And what others wrote there need not be written."""
+@pytest.mark.parametrize(("others", "look_seconds"), [([], 0.2), (["other"], 3_600.0)])
+def test_a_topic_that_was_recreated_is_written_whole_again(
+    topics: Topics, others: list[str], look_seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ended states, too: a replay of the time before asks for them. And what others wrote there need not be written.
+
+    What others wrote tells by its offset; where they wrote nothing, only looking does.
+    """
+    monkeypatch.setattr(topology_topic, "LOOK_SECONDS", look_seconds)
     name = topics.settings.topics.topology
     api, gone = pod("api-1", "10.42.1.17", "node-a1"), pod("gone", "10.42.1.18", "node-a1", to_ms=END)
-    other = pod("other", "10.42.1.19", "node-a1")
+    there = [pod(other, "10.42.1.19", "node-a1") for other in others]
     topics.produce_topology([api, gone])
 
     async def follow_and_write() -> ClusterView:
@@ -91,8 +98,8 @@ def test_a_topic_that_was_recreated_is_written_whole_again(topics: Topics) -> No
         async with TaskGroup() as tasks:
             beside = [tasks.create_task(topic.follow()), tasks.create_task(topic.write(publisher, lambda: True))]
             await asyncio.to_thread(topics.recreate, name)
-            await asyncio.to_thread(topics.produce_topology, [other])
-            await asyncio.to_thread(eventually, lambda: len(topics.topology()) == 3)
+            await asyncio.to_thread(topics.produce_topology, there)
+            await asyncio.to_thread(eventually, lambda: len(topics.topology()) == 2 + len(there))
             await asyncio.to_thread(eventually, lambda: not cluster.pending)
             for task in beside:
                 task.cancel()
@@ -100,5 +107,5 @@ def test_a_topic_that_was_recreated_is_written_whole_again(topics: Topics) -> No
         return cluster
 
     cluster = asyncio.run(follow_and_write())
-    assert {state.key: state for state in topics.topology()} == {state.key: state for state in (api, gone, other)}
+    assert {state.key: state for state in topics.topology()} == {state.key: state for state in (api, gone, *there)}
     assert cluster.pending == {}
