@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from audit.books import Reconciler, conclude
 from audit.intervals import MAX_INTERVALS, Intervals
 from audit.result import Audit, ClockStep, Gone, Shortfall, Sums
-from schemas.ids import Origin
+from schemas.ids import Origin, chunk_id
 from schemas.ledger import LedgerRecord
 from schemas.topology import TopologyState
 from tests.support.builders import END_MS, ORIGIN, amount, collector_entry, enricher_entry, sink_entry
@@ -224,6 +224,16 @@ def test_what_is_passed_over_is_open_at_once_and_what_is_behind_is_late() -> Non
     (short, *_) = audit(skipped, settled_before_ms=0).shortfalls
     assert (short.hop, short.late) == ("enricher", False)
     assert "passed over" in short.why
+
+
+def test_after_a_number_ahead_what_is_under_way_seems_passed_over_until_it_arrives() -> None:
+    """Somebody made that number up, and the enricher took it: no loss is hidden, and some is seen that is none."""
+    forged = enricher_entry(1, 10, id=chunk_id(ORIGIN, 300_000_000, 0, 0))
+    under_way = [*whole(1), forged, collector_entry(1, 1_000)]
+    (short,) = (each for each in audit(under_way, settled_before_ms=0).shortfalls if each.bytes > 0)
+    assert (short.hop, short.bytes, short.late) == ("enricher", 1_000, False)
+    arrived = [*under_way, *whole(2)[2:]]
+    assert not [each for each in audit(arrived, settled_before_ms=0).shortfalls if each.hop == "enricher"]
 
 
 def test_a_window_that_was_enriched_and_that_no_collector_closed_is_named() -> None:
