@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 import msgspec
+from aiokafka.errors import KafkaError
 
 from audit.result import Shortfall
 from common.errors import Refusal
@@ -79,13 +80,14 @@ async def positions(settings: KafkaSettings) -> Positions:
     To be read before the ledger: what is taken meanwhile is then at these positions or beyond, and not missed.
     """
     found: dict[str, dict[int, int]] = {}
-    for hop, topic in _topics(settings).items():
-        with suppress(Refusal):  # one that may not be asked has no position
-            async with admin_client(settings) as admin:
-                committed = await admin.list_consumer_group_offsets(f"{settings.topic_prefix}{hop}")
-            if own := {at.partition: to.offset for at, to in committed.items() if at.topic == topic and to.offset >= 0}:
-                found[hop] = own
-    return found
+    with suppress(Refusal):
+        async with admin_client(settings) as admin:
+            for hop, topic in _topics(settings).items():
+                with suppress(KafkaError):  # one that may not be asked has no position
+                    committed = await admin.list_consumer_group_offsets(f"{settings.topic_prefix}{hop}")
+                    of_topic = {at.partition: to.offset for at, to in committed.items() if at.topic == topic}
+                    found[hop] = {partition: offset for partition, offset in of_topic.items() if offset >= 0}
+    return {hop: own for hop, own in found.items() if own}
 
 
 async def waiting(settings: KafkaSettings, stands: Positions, late: Collection[Late]) -> set[Shortfall]:
