@@ -12,7 +12,8 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
-from history.read.archive.opened import FlowArchive
+from history.read.archive.opened import ArchiveChanged, FlowArchive
+from history.read.archive.sql import ArchiveQuery
 from history.read.batch import COUNTED_SCHEMA, SCHEMA
 from history.replay import command as replay
 from history.upkeep.expire import expire, stored_hours
@@ -84,6 +85,30 @@ def test_the_sums_are_those_of_the_flows(command: Command, written: Written) -> 
     forget(written, NEXT)
     both = f"zonemeter replay: of this range, 2 hours, {HOUR} to {NEXT}, were deleted from the archive; {IS_LESS}\n"
     assert sums() == [(0, out, both) for _, out, _ in before]
+
+
+@pytest.mark.parametrize("has_expired", [False, True])
+def test_an_archive_that_changes_is_read_again_unless_some_of_it_is_out(
+    command: Command, written: Written, monkeypatch: pytest.MonkeyPatch, has_expired: bool
+) -> None:
+    """Rows of rollups come first: read again, they would count twice."""
+    if has_expired:
+        forget(written)
+    before = run(command, written, "--sum", "-o", "json")
+    tables, changes = ArchiveQuery.tables, [ArchiveChanged(str(written.root))]
+
+    def changed(*arguments: Any) -> Any:
+        if changes:
+            raise changes.pop()
+        yield from tables(*arguments)
+
+    monkeypatch.setattr(ArchiveQuery, "tables", changed)
+    status, out, err = run(command, written, "--sum", "-o", "json")
+    if not has_expired:
+        assert (status, out, err) == before
+    else:
+        assert (status, out) == (2, "")
+        assert err.endswith("it was compacted while it was read; run the command again\n")
 
 
 def test_json_csv_and_parquet_have_the_rows_that_there_are(command: Command, written: Written, tmp_path: Path) -> None:
