@@ -95,7 +95,8 @@ class ClusterView:
 
     def write_again(self) -> None:
         """Note that the topic holds nothing of what is known: the writer of it writes all that is not confirmed."""
-        self.pending = {state.key: state for states in self.index.objects() for state in states}
+        # What was not written yet stays, though the index may have forgotten it for want of room.
+        self.pending |= {state.key: state for states in self.index.objects() for state in states}
 
     async def news(self, seconds: float) -> None:
         """Return when something changed, at the latest after so long."""

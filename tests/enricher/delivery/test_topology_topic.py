@@ -109,3 +109,13 @@ def test_a_topic_that_was_recreated_is_written_whole_again(
     cluster = asyncio.run(follow_and_write())
     assert {state.key: state for state in topics.topology()} == {state.key: state for state in (api, gone, *there)}
     assert cluster.pending == {}
+
+
+def test_what_the_index_forgot_before_it_was_written_is_written_all_the_same() -> None:
+    _, _, _, cluster = parts()
+    ended, holds = pod("gone", "10.42.1.18", "node-a1", to_ms=END), pod("api-1", "10.42.1.17", "node-a1")
+    cluster.load([ended, holds])
+    cluster.pending[ended.key] = ended
+    assert cluster.index.shrink(1) == 1
+    cluster.write_again()
+    assert cluster.pending == {ended.key: ended, holds.key: holds}
