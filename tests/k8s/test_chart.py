@@ -330,6 +330,23 @@ def test_a_wrong_value_is_refused_by_its_name(values: list[str], said: str) -> N
     assert [line for line in done.stderr.splitlines() if said in line], done.stderr
 
 
+def test_what_the_chart_sets_itself_is_set_once() -> None:
+    """Of two variables of one name the API server's merge keeps neither, once one of them is taken away again."""
+    flags = sets(["collector.hook=tc", "collector.mapMemory=1GiB", "collector.spoolSize=1GiB"])
+    own = {
+        variable["name"]
+        for each in chart(*flags)
+        if each["kind"] in ("DaemonSet", "Deployment", "StatefulSet")
+        for variable in each["spec"]["template"]["spec"]["containers"][0]["env"]
+    }
+    (refused,) = re.findall(r"\$own := tuple (.*?) }}", (CHART / "templates/_helpers.tpl").read_text(), re.DOTALL)
+    assert own == set(re.findall(r'"(\w+)"', refused))
+    for name in ("collector.env.ZONEMETER_PIN_DIR", "audit.env.ZONEMETER_PROGRAM", "settings.ZONEMETER_CLUSTER"):
+        done = template(str(CHART), "-n", "zonemeter", "--set-string", f"{name}=1")
+        assert done.returncode != 0
+        assert f"{name}: the chart sets it itself" in done.stderr
+
+
 def test_the_schema_knows_every_value_and_no_other() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
 

@@ -31,6 +31,15 @@ imagePullSecrets: {{ toYaml . | nindent 2 }}
 
 {{/* What the ConfigMap zonemeter-settings holds, in both namespaces. */}}
 {{- define "zonemeter.settings" -}}
+{{- $own := include "zonemeter.ownSettings" . }}
+{{- $own }}
+{{- range $name, $value := .Values.settings }}
+{{- if hasKey (fromYaml $own) $name }}{{ fail (printf "settings.%s: the chart sets it itself" $name) }}{{ end }}
+{{ $name }}: {{ $value | quote }}
+{{- end }}
+{{- end }}
+
+{{- define "zonemeter.ownSettings" -}}
 ZONEMETER_KAFKA_BOOTSTRAP: {{ include "zonemeter.bootstrap" . | quote }}
 ZONEMETER_CLUSTER: {{ .Values.cluster | quote }}
 ZONEMETER_PARTITIONS: {{ .Values.kafka.partitions | quote }}
@@ -55,9 +64,6 @@ ZONEMETER_KAFKA_SASL_USERNAME: {{ .sasl.username | quote }}
 ZONEMETER_KAFKA_SASL_PASSWORD_FILE: /etc/zonemeter-kafka/password
 {{- end }}
 {{- end }}
-{{- end }}
-{{- range $name, $value := .Values.settings }}
-{{ $name }}: {{ $value | quote }}
 {{- end }}
 {{- end }}
 
@@ -96,8 +102,13 @@ affinity: {{ toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
+{{/* Not those that the manifests have: the API server merges variables by name, and of two would keep none or the wrong one. */}}
 {{- define "zonemeter.extraEnv" -}}
-{{- range $name, $value := (index (index . 0).Values (index . 1)).env }}
+{{- $service := index . 1 }}
+{{- $own := tuple "NODE" "HOST_IP" "POD" "ORDINAL" "ZONEMETER_CIDR_MAP" "ZONEMETER_HOOK" "ZONEMETER_MAP_MEMORY" "ZONEMETER_PIN_DIR"
+  "ZONEMETER_PIPELINE_ONLY" "ZONEMETER_PROGRAM" "ZONEMETER_RUN_FOR" "ZONEMETER_SPOOL_DIR" "ZONEMETER_SPOOL_SIZE" }}
+{{- range $name, $value := (index (index . 0).Values $service).env }}
+{{- if has $name $own }}{{ fail (printf "%s.env.%s: the chart sets it itself" $service $name) }}{{ end }}
 - {name: {{ $name | quote }}, value: {{ $value | quote }}}
 {{- end }}
 {{- end }}
