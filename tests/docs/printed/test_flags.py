@@ -22,7 +22,7 @@ FLAGS = {
     for words, reads in READS.items()
 }
 FIELDS = {name for reads in READS.values() if reads.settings for name in reads.settings.model_fields}
-# Docker's, and those of Kafka's own tools.
+# Docker's, Helm's, and those of Kafka's own tools.
 FOREIGN = {
     "--build-arg",
     "--profile",
@@ -31,6 +31,8 @@ FOREIGN = {
     "--print-config",
     "--config",
     "--force-conflicts",
+    "--reuse-values",
+    "--reset-then-reuse-values",
     "--help",
 }
 SPANS = sorted(
