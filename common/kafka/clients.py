@@ -74,7 +74,25 @@ def client_options(settings: KafkaSettings) -> dict[str, Any]:
     }
 
 
-def new_producer(settings: KafkaSettings, **overrides: Any) -> AIOKafkaProducer:
+class Producer(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka ships no types
+    """A producer that goes on asking for every topic that it sends to.
+
+    aiokafka asks for the topics that it did not know when it sent to them. Where an early answer had named all topics,
+    the first new one made it ask for that one alone, and what waited for the others failed: no leader.
+    """
+
+    async def send(self, topic: str, *record: Any, **options: Any) -> Any:
+        """Send as aiokafka does."""
+        self.client.add_topic(topic)
+        return await super().send(topic, *record, **options)
+
+    async def send_batch(self, batch: Any, topic: str, *, partition: int) -> Any:
+        """Send as aiokafka does."""
+        self.client.add_topic(topic)
+        return await super().send_batch(batch, topic, partition=partition)
+
+
+def new_producer(settings: KafkaSettings, **overrides: Any) -> Producer:
     """Make a producer, not started: idempotent, acks=all, zstd."""
     options = {
         "enable_idempotence": True,
@@ -84,7 +102,7 @@ def new_producer(settings: KafkaSettings, **overrides: Any) -> AIOKafkaProducer:
         "max_batch_size": MAX_BATCH_BYTES,
         "max_request_size": 2 * MAX_BATCH_BYTES,
     }
-    return AIOKafkaProducer(**client_options(settings), **(options | overrides))
+    return Producer(**client_options(settings), **(options | overrides))
 
 
 def new_consumer(settings: KafkaSettings, **overrides: Any) -> AIOKafkaConsumer:

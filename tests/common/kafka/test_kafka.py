@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Closing a Kafka client, whatever its own `stop` does."""
+"""Kafka's clients: closing them, whatever their own `stop` does; what a producer knows of its topics."""
 
 import asyncio
+import uuid
 
 import pytest
 from aiokafka.errors import KafkaError
 
-from common.kafka import clients
+from common.kafka import clients, topic_admin
+from common.settings import KafkaSettings
+from lab.kafka.broker import Broker
+from schemas.topics import TopicSpec
 
 
 class Connections:
@@ -41,3 +45,27 @@ def test_close_returns_and_leaves_no_connection(how: str) -> None:
     client = Client(how)
     asyncio.run(clients.close(client, seconds=0.05))
     assert client._client.closed == (how != "cleanly")
+
+
+def test_a_producer_knows_the_leaders_of_all_its_topics_though_one_is_new(broker: Broker) -> None:
+    settings = KafkaSettings(kafka_bootstrap=broker.bootstrap, kafka_deadline_seconds=2.0)
+    names = [f"{uuid.uuid4()}-{age}" for age in ("old", "new")]
+
+    async def make(name: str) -> None:
+        async with topic_admin.admin_client(settings) as admin:
+            await topic_admin.apply(admin, await topic_admin.describe(admin, [TopicSpec(name, 1, 1, {})]))
+
+    async def inside() -> list[int]:
+        await make(names[0])
+        producer = clients.new_producer(settings, linger_ms=500)
+        await producer.start()
+        try:
+            # What aiokafka does when the broker has no producer id for it yet: it asks for all topics.
+            await producer.client.force_metadata_update()
+            await make(names[1])
+            sent = [await producer.send(name, b"value", partition=0) for name in names]
+            return [record.offset for record in await asyncio.gather(*sent)]
+        finally:
+            await clients.abandon(producer)
+
+    assert asyncio.run(inside()) == [0, 0]
