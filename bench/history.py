@@ -1,31 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make bench-history`: a report over thirteen months, from the rollups of days.
+"""`make bench-history`: a report over thirteen months, from the rollups of weeks and days.
 
 A made-up cluster of 1,000 nodes in three zones: 300 workloads, each of which calls six others, all of them with pods in
 every zone, requests and replies apart; and each node talks to ten workloads. That is 52,400 kinds of traffic, all of
 which go on each day for 395 days. The files of flows and the hours' rollups are empty, since nobody opens them: their
-names and the records of their 9,480 hours are there, and the rollup of each day. *Ours* is what `zonemeter report`
-does from opening the archive to the sums, without Kafka, in a process of its own; the yardstick is DuckDB with its
-defaults, which adds up the bytes of all pairs of workloads and zones from the same files.
+names and the records of their 9,480 hours are there, and the rollup of each day; those of weeks are made as `zonemeter
+archive compact` makes them. *Ours* is what `zonemeter report` does from opening the archive to the sums, without Kafka,
+in a process of its own; the yardstick is DuckDB with its defaults, which adds up the bytes of all pairs of workloads
+and zones from the rollups of days.
 """
 
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 
 import duckdb
 import pyarrow.parquet as pq
 
-from bench.history_reader import BEGIN_MS, DAY_MS, DAYS, HOUR_MS, NODES
+from bench.history_reader import BEGIN_MS, DAY_MS, DAYS, HOUR_MS, NODES, SPAN
 from bench.measure import report
-from bench.measure.figure import Figure, in_turn
+from bench.measure.figure import Figure, Target, in_turn
 from bench.measure.reading import Readings
 from bench.measure.report import Table
+from history.read.archive.opened import FlowArchive
 from history.read.archive.rollup_sql import ROLLUP_SCHEMA
 from history.read.flow_sql import open_database
-from sinks.flowlog.archive.compaction import Compaction, compacted_path, day_rollup_path, record_path, rollup_path
+from history.upkeep.days import rollups_to_write, weeks_with_rollups, write_long_rollup
+from sinks.flowlog.archive.compaction import Compaction, compacted_path, long_rollup_path, record_path, rollup_path
 from sinks.flowlog.archive.manifest import DataFile, Manifest, encode
 from sinks.flowlog.rows.parquet import WRITTEN
 
@@ -101,8 +106,20 @@ def _day(database: duckdb.DuckDBPyConnection, root: Path, begin_ms: int) -> None
     rows = database.sql(_DAY.format(begin_ms=begin_ms, end_ms=begin_ms + DAY_MS))
     missing = [f"NULL AS {name}" for name in ROLLUP_SCHEMA.names if name not in rows.columns]
     table = rows.project(", ".join(["*", *missing])).select(*ROLLUP_SCHEMA.names).to_arrow_table()
-    path = day_rollup_path(hour.partition("/")[0], rollups)
+    path = long_rollup_path("day", hour.partition("/")[0], rollups)
     pq.write_table(table.cast(ROLLUP_SCHEMA), root / path, row_group_size=65_536, **WRITTEN)
+
+
+def make_weeks(root: Path) -> list[float]:
+    """Write the rollups of weeks; return how many CPU seconds each took."""
+    archive, took = FlowArchive(str(root)), []
+    for hours in weeks_with_rollups(archive, SPAN):
+        for each in rollups_to_write(archive, hours, SPAN):
+            began = time.process_time()
+            with tempfile.TemporaryDirectory() as spill:
+                if write_long_rollup(archive, each, Path(spill)):
+                    took.append(time.process_time() - began)
+    return took
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -114,17 +131,23 @@ def measure(rounds: int) -> Sequence[Table]:
     """Return the table."""
     with tempfile.TemporaryDirectory() as directory:
         make(Path(directory))
-        size = sum(path.stat().st_size for path in Path(directory).glob("rollups/*/day-*"))
+        weeks = make_weeks(Path(directory))
+        sizes = [
+            sum(path.stat().st_size for path in Path(directory).glob(f"rollups/*/{length}-*"))
+            for length in ("day", "week")
+        ]
         readings = Readings("bench.history_reader", directory)
         ours, yardstick = in_turn(rounds, readings.ours, readings.yardstick)
     names = ("seconds", "finding_seconds", "peak_mb")
     seconds, finding, peaks = ([took[name] for took in readings.taken] for name in names)
     figures = [
         Figure("a report beside adding it up", "CPU s", ours, yardstick),
-        Figure("from start to end", "s", seconds),
+        Figure("from start to end", "s", seconds, target=Target(5)),
         Figure("of which finding the files", "s", finding),
         Figure("resident at most", "MB", peaks),
-        Figure("rollups of days", "MB", [size / 1e6]),
+        Figure("rollups of days", "MB", [sizes[0] / 1e6]),
+        Figure("rollups of weeks", "MB", [sizes[1] / 1e6]),
+        Figure("making a week's", "CPU s", [median(weeks)]),
     ]
     return [Table("Thirteen months of 1,000 nodes", (__doc__ or "").partition("\n\n")[2], figures)]
 

@@ -12,7 +12,7 @@ import duckdb
 from bench.measure.reading import Took, run
 from history.model.filters import Selection
 from history.model.party import Parties
-from history.model.rollups import Hours, days_tell
+from history.model.rollups import Hours, lengths_that_tell
 from history.model.summary import Summary
 from history.model.time_range import TimeRange
 from history.read.archive.opened import FlowArchive
@@ -29,7 +29,7 @@ def ours(directory: str) -> Took:
     """Sum up all of it; return after how long it was known what to read, and how many kinds of traffic there are."""
     gc.set_threshold(*THRESHOLDS)
     began = time.monotonic()
-    summary, hours = Summary(), Hours(SPAN, days=days_tell(SPAN, None, None))
+    summary, hours = Summary(), Hours(SPAN, lengths=lengths_that_tell(SPAN, None, None))
     with ArchiveQuery(FlowArchive(directory), SPAN, hours) as query:
         found = time.monotonic()
         query.summarise(Parties(), summary, Selection())

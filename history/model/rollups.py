@@ -7,14 +7,20 @@ tells apart, or picks out, that a rollup has summed up is asked of flows.
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from history.model.end_names import Choice, is_network, reads_as_network, side_columns, workload_columns
 from history.model.filters import Selection
 from history.model.grouping import By, Per
 from history.model.labels import LabelTime
-from history.model.time_range import TimeRange
+from history.model.time_range import TimeRange, timestamp
 
-_HOUR_MS, _DAY_MS = 3_600_000, 86_400_000
+# What rollups of hours are summed up by again, the longest first. A week begins where a slot of a report does, which is
+# on a Thursday: so it is in one slot, as a month would not be.
+Length = Literal["week", "day"]
+LENGTHS_MS: dict[Length, int] = {"week": 7 * 86_400_000, "day": 86_400_000}
+_SHORTER: dict[Length, set[str | None]] = {"week": {"hour", "day"}, "day": {"hour"}}
+_HOUR_MS = 3_600_000
 # So much after its hour may a window end that a rollup has summed up with others.
 SLACK_MS = 60_000
 
@@ -53,28 +59,38 @@ def _picks_finer(choices: Iterable[Choice]) -> bool:
     )
 
 
-def days_tell(span: TimeRange, by: By | None, per: Per | None) -> bool:
-    """Return whether a question that rollups tell is told by those of whole days, too."""
-    return span.slot_ms % _DAY_MS == 0 and by != "hour" and per != "hour"
+def lengths_that_tell(span: TimeRange, by: By | None, per: Per | None) -> list[Length]:
+    """Return what else a question is told by that hours' rollups tell: those of weeks, those of days."""
+    return [length for length, ms in LENGTHS_MS.items() if span.slot_ms % ms == 0 and not {by, per} & _SHORTER[length]]
 
 
 class Hours:
     """The hours of a range for which rollups may stand. `labels`: what the question joins with the flows.
 
-    `days`: whether rollups of days may, too.
+    `lengths`: of what longer times rollups may, too. `per`: the periods that traffic is told apart by.
     """
 
-    def __init__(self, span: TimeRange, labels: Sequence[LabelTime] = (), *, days: bool = False) -> None:
-        self.days = days
+    def __init__(
+        self,
+        span: TimeRange,
+        labels: Sequence[LabelTime] = (),
+        *,
+        lengths: Sequence[Length] = (),
+        per: Per | None = None,
+    ) -> None:
+        self.lengths = lengths
         self._span = span
+        self._per = per
         self._changes = sorted({at for time in labels for at in (time.from_ms, time.to_ms)})
 
     def holds(self, part: TimeRange) -> bool:
-        """Return whether an hour, or a day, lies in the range whole, and no label changes in it."""
+        """Return whether an hour, a day or a week lies in the range whole and in one period, and no label changes."""
         span, ended_by_ms = self._span, part.to_ms + SLACK_MS
         if part.from_ms < span.from_ms or part.to_ms > span.to_ms:
             return False
         if span.ended_by_ms is not None and ended_by_ms > span.ended_by_ms:
+            return False
+        if self._per == "month" and timestamp(part.from_ms)[:7] != timestamp(part.to_ms - 1)[:7]:
             return False
         after = bisect_right(self._changes, part.from_ms)
         return after == len(self._changes) or self._changes[after] > ended_by_ms

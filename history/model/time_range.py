@@ -17,7 +17,7 @@ from common.input.durations import parse_duration
 _EXPECTED = "expected now-1h, 2 hours ago, yesterday, or a time such as 2026-11-22T09:00:00Z"
 # Slots are as long as they have to be for a range to have no more than so many.
 MAX_SLOTS = 100
-SLOTS_MS = tuple(seconds * 1000 for seconds in (10, 60, 600, 3_600, 7_200, 6 * 3_600, 86_400, 7 * 86_400, 30 * 86_400))
+SLOTS_MS = tuple(seconds * 1000 for seconds in (10, 60, 600, 3_600, 7_200, 6 * 3_600, 86_400, 7 * 86_400, 28 * 86_400))
 _AGO = re.compile(r"(.*[^ ]) +ago")
 _DAYS = {"today": 0, "yesterday": 1}
 

@@ -4,6 +4,7 @@
 Exit status 0 if all was done that there was to do, 2 for wrong use, or if an hour could not be compacted.
 """
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -22,13 +23,14 @@ from common.input.files import scratch
 from common.input.locations import Location, without_secrets
 from common.settings import Settings
 from common.terminal import complain, say
+from history.model.rollups import Length
 from history.model.time_range import Since, TimeRange, parse_since
 from history.read import interrupts
-from history.read.archive.files import DATA, HOUR_MS, compacted_hours, hour_directories, hour_end_ms
+from history.read.archive.files import DATA, HOUR_MS, LongRollup, compacted_hours, hour_directories, hour_end_ms
 from history.read.archive.opened import ArchiveChanged, FlowArchive
 from history.upkeep.addresses import Erasure, at_least
 from history.upkeep.compact import Compactor, Done, Rule, Taken
-from history.upkeep.days import days_with_rollups, roll_up_day
+from history.upkeep.days import rollups_to_write, weeks_with_rollups, write_long_rollup
 from history.upkeep.expire import StoredHour, chosen, rolled_up_hours, stored_hours
 from history.upkeep.expire import expire as expire_hour
 from history.upkeep.manifests import superseded
@@ -250,20 +252,28 @@ class _Run:
         self._sum_up()
 
     def roll_up_days(self, span: TimeRange) -> None:
-        """Write the rollups of whole days of a range."""
-        count = 0
-        for day in [] if self._settings.dry_run else days_with_rollups(self._archive, span):
-            try:
-                with self._spill() as spill:
-                    count += roll_up_day(self._archive, day, Path(spill))
-            except ArchiveChanged:
-                say(f"{day}: changed meanwhile; left to the next run")
-            except (Refusal, OSError, duckdb.Error, pa.ArrowException) as error:
-                self._failed += 1
-                said = " ".join(str(error).split())[:300]
-                complain(f"zonemeter archive {self._word}: {day}: {said}; its hours' rollups are read instead")
-        if count:
-            say(f"{counted(count, 'day')} rolled up")
+        """Write the rollups of whole days and weeks of a range."""
+        counts: dict[Length, int] = {"day": 0, "week": 0}
+        for hours in [] if self._settings.dry_run else weeks_with_rollups(self._archive, span):
+            wanted: list[LongRollup] = []
+            with self._rolling_up(hours[0].partition("/")[0]):
+                wanted = rollups_to_write(self._archive, hours, span)
+            for each in wanted:
+                with self._rolling_up(f"{each.length} of {each.day}"), self._spill() as spill:
+                    counts[each.length] += write_long_rollup(self._archive, each, Path(spill))
+        if said := [counted(count, length) for length, count in counts.items() if count]:
+            say(f"{' and '.join(said)} rolled up")
+
+    @contextlib.contextmanager
+    def _rolling_up(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except ArchiveChanged:
+            say(f"{what}: changed meanwhile; left to the next run")
+        except (Refusal, OSError, duckdb.Error, pa.ArrowException) as error:
+            self._failed += 1
+            said = " ".join(str(error).split())[:300]
+            complain(f"zonemeter archive {self._word}: {what}: {said}; its hours' rollups are read instead")
 
     def _spill(self) -> "tempfile.TemporaryDirectory[str]":
         return scratch("zonemeter-compact-", self._settings.spill_directory)

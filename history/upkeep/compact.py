@@ -20,7 +20,7 @@ from common.terminal import command
 from history.read.archive.files import find_chapter, hour_range
 from history.read.archive.opened import FlowArchive
 from history.upkeep.addresses import Erasure, at_least
-from history.upkeep.days import forget_day
+from history.upkeep.days import forget_long_rollups
 from history.upkeep.rollups import sums_in, sums_of, write_rollups
 from history.upkeep.sorting import Content, SortedFile, Sorter, rows_of
 from schemas.codec import UNREADABLE
@@ -172,7 +172,7 @@ class Compactor:
             with contextlib.suppress(OSError):
                 self._delete([*rolled_up, *files, intent])
             raise
-        forget_day(self._archive, hour.partition("/")[0])
+        forget_long_rollups(self._archive, hour)
         # If it is not known whether this was done, the next run finds out: until then nothing may be deleted.
         ours = store.create(record_path(hour, record.sequence), [encode(written)])
         if not ours and self._archive.compaction(hour, record.sequence).writer != record.writer:

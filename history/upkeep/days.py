@@ -1,63 +1,92 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the rollups of days: one file that says what a day's rollups say, which a report over months reads instead.
+"""Writes the rollups of days and weeks: one file that says what hours' rollups say, for reports over months to read.
 
 Its name is a digest of theirs. So it stands for exactly these, needs no record to say so, and once one of them is
 made again or goes it stands for nothing any more, and is deleted. Killed anywhere, it is there or it is not.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 
 from common.errors import Refusal
+from history.model.rollups import LENGTHS_MS
 from history.model.time_range import TimeRange
-from history.read.archive.files import day_range
-from history.read.archive.opened import FlowArchive
+from history.read.archive.files import LongRollup, first_day, hour_end_ms, hours_with_rollups, long_rollups
+from history.read.archive.opened import ArchiveChanged, FlowArchive
 from history.read.archive.rollup_sql import roll_up, view_rollups
 from history.read.flow_sql import FLOWS, bounded_database, literal
 from history.upkeep.rollups import sums_in_view, write_rollup
-from sinks.flowlog.archive.compaction import DAY_ROLLUP, HOUR, ROLLUPS, day_rollup_path
+from sinks.flowlog.archive.compaction import LONG_ROLLUP, ROLLUPS
 from sinks.flowlog.stores.store import TEMPORARY
 
-_DAY = "day"
+_WRITTEN = "written"
+_READERS = 16
 
 
-def days_with_rollups(archive: FlowArchive, span: TimeRange) -> Iterator[str]:
-    """Yield the days that lie in a range whole and have rollups, such as `date=2026-11-23`; oldest first."""
-    for name in sorted(archive.names(ROLLUPS)):
-        day = day_range(name)
-        if day.to_ms and span.from_ms <= day.from_ms and day.to_ms <= span.to_ms:
-            yield name
+def weeks_with_rollups(archive: FlowArchive, span: TimeRange) -> Iterator[list[str]]:
+    """Yield the hours of a range that have rollups, week by week; oldest first."""
+    for _, hours in groupby(
+        hours_with_rollups(archive, span), key=lambda hour: first_day("week", hour_end_ms(hour) - 1)
+    ):
+        yield [*hours]
 
 
-def roll_up_day(archive: FlowArchive, day: str, spill: Path) -> bool:
-    """Write the rollup of a day, unless it is there; return whether it was written. Raises `Refusal` and `OSError`.
+def rollups_to_write(archive: FlowArchive, hours: Sequence[str], span: TimeRange) -> list[LongRollup]:
+    """Return the rollups of days, then weeks, that lie in a range whole; `hours`: all of these that have rollups."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        rollups = [path for chain in pool.map(archive.chain, hours) for path in chain.rollups]
+    found = (each for length in reversed(LENGTHS_MS) for each in long_rollups(length, rollups))
+    return [each for each in found if span.from_ms <= each.span.from_ms and each.span.to_ms <= span.to_ms]
 
-    `spill`: an empty directory of this machine.
+
+def write_long_rollup(archive: FlowArchive, wanted: LongRollup, spill: Path) -> bool:
+    """Write the rollup of a day or a week, unless it is there; return whether it was written.
+
+    `spill`: an empty directory of this machine. Raises `Refusal` and `OSError`.
     """
-    names = archive.names(f"{ROLLUPS}/{day}")
-    hours = sorted(f"{day}/{name}" for name in names if HOUR.fullmatch(f"{day}/{name}"))
-    rollups = [path for hour in hours for path in archive.chain(hour).rollups]
-    path = day_rollup_path(day, rollups)
-    forget_day(archive, day, but=path)
-    if path in {f"{ROLLUPS}/{day}/{name}" for name in names} or len(rollups) < 2:
+    _forget(archive, wanted)
+    parts = wanted.parts
+    if archive.has(wanted.path):
         return False
-    span = day_range(day)
-    with bounded_database(spill) as database:
-        view_rollups(database, archive, rollups, FLOWS)
-        made = write_rollup(roll_up(database, FLOWS, span), spill / "day.parquet")
-        database.read_parquet(literal(str(made.path)), hive_partitioning=False).create_view(_DAY)
-        # Before it is put there: from then on it is read.
-        if sums_in_view(database, _DAY) != sums_in_view(database, FLOWS):
-            raise Refusal(f"archive {archive.location}: what was written of {day} is not what its rollups come to")
-    archive.store.put(path, [pa.memory_map(str(made.path)).read_buffer()])
+    if wanted.length == "week":
+        days = ([day.path] if archive.has(day.path) else day.parts for day in long_rollups("day", parts))
+        parts = [path for paths in days for path in paths]
+    if len(parts) < 2:
+        return False
+    try:
+        with bounded_database(spill) as database:
+            view_rollups(database, archive, parts, FLOWS)
+            made = write_rollup(roll_up(database, FLOWS, wanted.span), spill / "long.parquet")
+            database.read_parquet(literal(str(made.path)), hive_partitioning=False).create_view(_WRITTEN)
+            # Before it is put there: from then on it is read.
+            if sums_in_view(database, _WRITTEN) != sums_in_view(database, FLOWS):
+                raise Refusal(
+                    f"archive {archive.location}: what was written of {wanted.path} is not what its rollups come to"
+                )
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
+        if not all(map(archive.has, parts)):
+            raise ArchiveChanged(archive.location) from error
+        raise
+    archive.store.put(wanted.path, [pa.memory_map(str(made.path)).read_buffer()])
     return True
 
 
-def forget_day(archive: FlowArchive, day: str, but: str = "") -> None:
-    """Delete the rollups of a day, but for one: before any of its hours' is made again or goes."""
-    for name in archive.names(f"{ROLLUPS}/{day}"):
-        path = f"{ROLLUPS}/{day}/{name.removesuffix(TEMPORARY)}"
-        if DAY_ROLLUP.fullmatch(name.removesuffix(TEMPORARY)) and (path != but or name.endswith(TEMPORARY)):
+def forget_long_rollups(archive: FlowArchive, hour: str) -> None:
+    """Delete those of the day and the week of an hour: before one of its rollups is made again or goes."""
+    for length in LENGTHS_MS:
+        _forget(archive, LongRollup(length, first_day(length, hour_end_ms(hour) - 1)))
+
+
+def _forget(archive: FlowArchive, but: LongRollup) -> None:
+    """Delete the rollups of a day, or a week, but for one."""
+    directory = f"{ROLLUPS}/{but.day}"
+    for name in archive.names(directory):
+        path = f"{directory}/{name.removesuffix(TEMPORARY)}"
+        found = LONG_ROLLUP.fullmatch(name.removesuffix(TEMPORARY))
+        if found and found[1] == but.length and (path != but.path or name.endswith(TEMPORARY)):
             archive.store.delete(path)

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 from pyarrow import fs
 
-from history.read.archive.files import hour_end_ms
+from history.read.archive.files import first_day, hour_end_ms
 from history.read.archive.opened import FlowArchive
 from history.upkeep.compact import Taken
-from history.upkeep.days import forget_day
+from history.upkeep.days import forget_long_rollups
 from sinks.flowlog.archive import compaction
 from sinks.flowlog.archive.archive import FLOWS
 from sinks.flowlog.archive.compaction import REPLACED, ROLLUPS, Chain, Compaction, record_path, rollup_path
@@ -101,7 +101,7 @@ def expire(archive: FlowArchive, hour: StoredHour, *, rollups: bool = True) -> N
     left = {rollup.path for rollup in record.rollups}
     if not (chain.expired and chain.replaced >= set(record.replaces) and chain.rollups.keys() == left):
         if chain.rollups.keys() != left:
-            forget_day(archive, hour.name.partition("/")[0])
+            forget_long_rollups(archive, hour.name)
         ours = store.create(record_path(hour.name, record.sequence), [encode(record)])
         if not ours and archive.compaction(hour.name, record.sequence).writer != record.writer:
             raise Taken
@@ -114,7 +114,8 @@ def expire(archive: FlowArchive, hour: StoredHour, *, rollups: bool = True) -> N
     for path in hour.paths:
         store.delete(path)
     if archive.is_local:
-        for directory in (f"{ROLLUPS}/{hour.name}", f"{FLOWS}/{hour.name}", hour.name):
+        week = first_day("week", hour.end_ms - 1)
+        for directory in (f"{ROLLUPS}/{hour.name}", f"{ROLLUPS}/{week}", f"{FLOWS}/{hour.name}", hour.name):
             with contextlib.suppress(OSError):
                 Path(archive.root, directory).rmdir()
                 Path(archive.root, directory).parent.rmdir()

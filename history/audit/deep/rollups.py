@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes the rollups of an archive's hours again, out of their flows, and names those that differ from what is there."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import duckdb
@@ -9,33 +8,34 @@ import pyarrow as pa
 
 from common.errors import Refusal
 from history.audit.deep.facts import Discrepancy
+from history.model.rollups import LENGTHS_MS
 from history.model.time_range import TimeRange
-from history.read.archive.files import compacted_hours, day_range, hour_of, hour_range
+from history.read.archive.files import compacted_hours, hour_of, hour_range, long_rollups
 from history.read.archive.opened import ArchiveChanged, FlowArchive, ReadAgain, StoreAway
 from history.read.archive.rollup_sql import ROLLUP_SCHEMA, roll_up, view_rollups
 from history.read.archive.sql import view_rows
 from history.read.flow_sql import FLOWS, open_database
-from sinks.flowlog.archive.compaction import ROLLUPS, day_rollup_path, rollup_path
+from sinks.flowlog.archive.compaction import ROLLUPS, rollup_path
 
 _AGAIN, _FILES = "made_again", "files_of_flows"
 
 
 def check_rollups(location: str, span: TimeRange) -> Iterator[Discrepancy]:
-    """Yield what is wrong with the rollups of the range's hours and days; of hours that have expired nobody can say."""
+    """Yield what is wrong with the rollups of a range: hours', days', weeks'. Of expired hours nobody can say."""
     archive = FlowArchive(location)
-    days: dict[str, list[str]] = defaultdict(list)
+    rollups: list[str] = []
     for hour in compacted_hours(archive, span):
         chain = archive.chain(hour)
-        days[hour.partition("/")[0]] += chain.rollups
+        rollups += chain.rollups
         for path in sorted(chain.files):
             rollup = rollup_path(path)
             if rollup in chain.rollups and (why := _why(archive, rollup, [path], hour_range(hour))):
                 yield Discrepancy("archive", why)
-    for day, rollups in days.items():
-        of_day, path = day_range(day), day_rollup_path(day, rollups)
-        # Of a part of a day's rollups there is none.
-        if rollups and archive.has(path) and (why := _why(archive, path, rollups, of_day)):
-            yield Discrepancy("archive", why)
+    for length in LENGTHS_MS:
+        for each in long_rollups(length, rollups):
+            # Of a part of a day's rollups, or a week's, there is none.
+            if archive.has(each.path) and (why := _why(archive, each.path, each.parts, each.span)):
+                yield Discrepancy("archive", why)
 
 
 def _why(archive: FlowArchive, rollup: str, parts: Sequence[str], span: TimeRange) -> str:

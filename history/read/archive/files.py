@@ -23,12 +23,24 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
+from typing import NamedTuple
 
 from common.errors import Refusal
-from history.model.time_range import TimeRange
+from history.model.rollups import LENGTHS_MS, Length
+from history.model.time_range import TimeRange, timestamp
 from history.read.archive.opened import ArchiveChanged, FlowArchive, manifest_path
 from sinks.flowlog.archive.archive import FLOWS
-from sinks.flowlog.archive.compaction import COMPACTED, DIRECTORY, HOUR, Chain, intent_path, record_path, rollup_path
+from sinks.flowlog.archive.compaction import (
+    COMPACTED,
+    DIRECTORY,
+    HOUR,
+    ROLLUPS,
+    Chain,
+    intent_path,
+    long_rollup_path,
+    record_path,
+    rollup_path,
+)
 from sinks.flowlog.archive.manifest import DataFile
 
 HOUR_MS = 3_600_000
@@ -97,6 +109,11 @@ def hour_directories(archive: FlowArchive, span: TimeRange) -> Iterator[str]:
 def compacted_hours(archive: FlowArchive, span: TimeRange) -> list[str]:
     """Return the hours that have compactions, such as `date=2026-11-23/hour=02`, out of those that a range touches."""
     return sorted(_hours_below(archive, DIRECTORY, span))
+
+
+def hours_with_rollups(archive: FlowArchive, span: TimeRange) -> list[str]:
+    """Return the hours that have rollups, out of those that a range touches."""
+    return sorted(_hours_below(archive, ROLLUPS, span))
 
 
 def _hours_below(archive: FlowArchive, above: str, span: TimeRange) -> Iterator[str]:
@@ -316,10 +333,39 @@ def hour_range(hour: str) -> TimeRange:
     return TimeRange(end_ms - HOUR_MS, end_ms)
 
 
-def day_range(day: str) -> TimeRange:
-    """Return the time of a day such as `date=2026-11-23`; an empty one if it is not one."""
-    start_ms = hour_start_ms(f"{day}/hour=00")
-    return TimeRange(0, 0) if start_ms is None else TimeRange(start_ms, start_ms + 24 * HOUR_MS)
+class LongRollup(NamedTuple):
+    """The rollup of a day or a week, whether it is there or not. `parts`: the hours' rollups that it is of.
+
+    `day`: the day, or the week's first, such as `date=2026-11-23`.
+    """
+
+    length: Length
+    day: str
+    parts: Sequence[str] = ()
+
+    @property
+    def path(self) -> str:
+        """Its path; without parts nobody's."""
+        return long_rollup_path(self.length, self.day, self.parts)
+
+    @property
+    def span(self) -> TimeRange:
+        """Its time."""
+        begin_ms = hour_start_ms(f"{self.day}/hour=00") or 0
+        return TimeRange(begin_ms, begin_ms + LENGTHS_MS[self.length])
+
+
+def long_rollups(length: Length, rollups: Iterable[str]) -> list[LongRollup]:
+    """Return those of each day, or week, that has any of these hours' rollups."""
+    parts: dict[str, list[str]] = defaultdict(list)
+    for path in rollups:
+        parts[first_day(length, hour_start_ms(hour_of(path)) or 0)].append(path)
+    return [LongRollup(length, day, paths) for day, paths in parts.items()]
+
+
+def first_day(length: Length, at_ms: int) -> str:
+    """Return the day, or the first one of the week, that a time lies in, such as `date=2026-11-23`."""
+    return f"date={timestamp(at_ms // LENGTHS_MS[length] * LENGTHS_MS[length])[:10]}"
 
 
 def hour_of(path: str) -> str:

@@ -6,7 +6,7 @@ hundredth of the time that Python would take for the rows.
 """
 
 import contextlib
-from collections import defaultdict
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -21,14 +21,14 @@ from common.terminal import command
 from history.model.filters import Selection
 from history.model.rollups import Hours
 from history.model.time_range import TimeRange
-from history.read.archive.files import day_range, find_chapter, hour_of, hour_range
+from history.read.archive.files import find_chapter, hour_of, hour_range, long_rollups
 from history.read.archive.limits import check_files
 from history.read.archive.narrowed import Narrowed, known_columns, narrowing
 from history.read.archive.opened import ArchiveChanged, FlowArchive
 from history.read.archive.rollup_sql import ROLLUP_SCHEMA, view_rollups, why_not_rollup
 from history.read.batch import SCHEMA
 from history.read.flow_sql import FLOWS, FlowQuery, literal, open_database
-from sinks.flowlog.archive.compaction import ROLLUPS, day_rollup_path, rollup_path
+from sinks.flowlog.archive.compaction import ROLLUPS, rollup_path
 
 BATCH_ROWS = 50_000
 _FLOW_FILES = "flow_files"
@@ -57,7 +57,7 @@ class ArchiveQuery(FlowQuery):
     def __init__(
         self, archive: FlowArchive, span: TimeRange, hours: Hours | None = None, *, only_left: bool = False
     ) -> None:
-        """`hours`: those whose rollups are read in the place of their flows, and perhaps their days'.
+        """`hours`: those whose rollups are read in the place of their flows, and perhaps their days' and weeks'.
 
         `only_left`: of these, only where the flows are gone.
         """
@@ -66,7 +66,7 @@ class ArchiveQuery(FlowQuery):
         self.chapter = find_chapter(archive, span)
         rollups = self.chapter.left if only_left else self.chapter.rollups
         self.rollups = [path for path in rollups if hours and hours.holds(hour_range(hour_of(path)))]
-        self._rollup_files = self._of_days(hours) if hours and hours.days else self.rollups
+        self._rollup_files = self._long_rollups(hours) if hours else []
         stand_in = set(self.rollups)
         self.flows = [path for path in self.chapter.paths if rollup_path(path) not in stand_in]
         self._is_open = False
@@ -117,18 +117,19 @@ class ArchiveQuery(FlowQuery):
         """The files that are read."""
         return [*self.flows, *self._rollup_files]
 
-    def _of_days(self, hours: Hours) -> list[str]:
-        """Return the rollups of days in the place of their hours', where they are there."""
-        days: dict[str, list[str]] = defaultdict(list)
-        for path in self.rollups:
-            days[path.split("/")[1]].append(path)
-        # Of a part of a day's rollups there is none.
-        made = {day: day_rollup_path(day, paths) for day, paths in days.items() if hours.holds(day_range(day))}
-        with ThreadPoolExecutor(_READERS) as pool:
-            there = {
-                day for day, is_there in zip(made, pool.map(self.archive.has, made.values()), strict=True) if is_there
-            }
-        return [path for day, paths in days.items() for path in ([made[day]] if day in there else paths)]
+    def _long_rollups(self, hours: Hours) -> list[str]:
+        """Return the rollups of weeks and days in the place of their hours', where they are there."""
+        left, found = dict.fromkeys(self.rollups), []
+        for length in hours.lengths:
+            # Of a part of a day's rollups, or a week's, there is none.
+            made = [each for each in long_rollups(length, left) if hours.holds(each.span)]
+            with ThreadPoolExecutor(_READERS) as pool:
+                there = [*pool.map(self.archive.has, [each.path for each in made])]
+            for each in itertools.compress(made, there):
+                found.append(each.path)
+                for path in each.parts:
+                    del left[path]
+        return [*found, *left]
 
     @property
     def deleted(self) -> str:

@@ -18,7 +18,7 @@ from history.model.grouping import By, Per
 from history.model.hints import Present
 from history.model.labels import LabelTime
 from history.model.party import Parties
-from history.model.rollups import Hours, days_tell, only_flows_tell
+from history.model.rollups import Hours, lengths_that_tell, only_flows_tell
 from history.model.summary import Summary
 from history.model.time_range import TimeRange, timestamp
 from history.range_settings import RangeSettings
@@ -131,7 +131,8 @@ class Gatherer:
         """Return the hours of a range whose rollups tell all that is asked."""
         if not self._rollups or only_flows_tell(self._selection, span, self._by):
             return None
-        return Hours(span, self._labels, days=days_tell(span, self._by, self._per))
+        lengths = lengths_that_tell(span, self._by, self._per)
+        return Hours(span, self._labels, lengths=lengths, per=self._per)
 
     def _kept(self, query: ArchiveQuery) -> str:
         """Say why the rollups of hours that were deleted were not read, if some are kept."""

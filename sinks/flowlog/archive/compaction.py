@@ -6,6 +6,7 @@
     flows/date=2026-11-23/hour=02/flows-c000001-5c9e01-0.parquet         a file that a compaction wrote
     rollups/date=2026-11-23/hour=02/flows-c000001-5c9e01-0.parquet       its rollup: the file's flows, summed up
     rollups/date=2026-11-23/day-0f3a….parquet                            what all rollups of the day come to
+    rollups/date=2026-11-19/week-71c0….parquet                           of the week that begins that day
 
 Records of an hour are a chain, numbered from 1 without holes. Of an hour these files count: those that manifests list
 and those that compactions wrote, without those that any compaction replaces. A rollup counts as long as its file does,
@@ -30,7 +31,7 @@ ROLLUPS = "rollups"
 MAX_RECORD_BYTES = 64 * 1024 * 1024
 HOUR = re.compile(r"date=\d{4}-\d\d-\d\d/hour=\d\d", re.ASCII)
 RECORD, INTENT = re.compile(r"\d{6}\.json", re.ASCII), re.compile(r"\d{6}-[0-9a-f]{6}\.intent", re.ASCII)
-DAY_ROLLUP = re.compile(r"day-[0-9a-f]{32}\.parquet", re.ASCII)
+LONG_ROLLUP = re.compile(r"(day|week)-[0-9a-f]{32}\.parquet", re.ASCII)
 COMPACTED = re.compile(r"flows-c(\d{6})-([0-9a-f]{6})-\d{1,6}\.parquet", re.ASCII)
 REPLACED = re.compile(
     r"(?:flows/)?(date=[^/]+/hour=[^/]+)/flows-(?:p\d{1,9}-\d{12}-[0-9a-f]{6}|c\d{6}-[0-9a-f]{6}-\d{1,6})"
@@ -175,10 +176,13 @@ def rollup_path(path: str) -> str:
     return f"{ROLLUPS}/{path.partition('/')[2]}"
 
 
-def day_rollup_path(day: str, rollups: Iterable[str]) -> str:
-    """Return the path of what rollups of one day, such as `date=2026-11-23`, come to: it is named after theirs."""
+def long_rollup_path(length: Literal["day", "week"], day: str, rollups: Iterable[str]) -> str:
+    """Return the path of what hours' rollups come to: it is named after theirs.
+
+    `day`: theirs, such as `date=2026-11-23`, or their week's first.
+    """
     digest = hashlib.sha256("\n".join(sorted(rollups)).encode()).hexdigest()[:32]
-    return f"{ROLLUPS}/{day}/day-{digest}.parquet"
+    return f"{ROLLUPS}/{day}/{length}-{digest}.parquet"
 
 
 def record_path(hour: str, sequence: int) -> str:

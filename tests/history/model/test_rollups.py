@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from history.model.filters import Selection
-from history.model.grouping import By
+from history.model.grouping import By, Per
 from history.model.labels import LabelTime
-from history.model.rollups import SLACK_MS, Hours, only_flows_tell
+from history.model.rollups import SLACK_MS, Hours, lengths_that_tell, only_flows_tell
 from history.model.time_range import TimeRange
 
 HOUR_MS = 3_600_000
@@ -39,6 +39,25 @@ def test_what_a_rollup_has_summed_up_is_asked_of_flows(asked: dict[str, Any], by
 def test_of_a_short_range_what_happened_when_is_asked_of_flows() -> None:
     assert only_flows_tell(Selection(), TimeRange(BEGIN_MS, BEGIN_MS + 16 * HOUR_MS), None).startswith("time in less")
     assert only_flows_tell(Selection(), TimeRange(BEGIN_MS, BEGIN_MS + 17 * HOUR_MS), None) == ""
+
+
+@pytest.mark.parametrize(
+    ("days", "by", "per", "expected"),
+    [
+        (25, None, None, []),
+        (26, None, None, ["day"]),
+        (100, "workload", "month", ["day"]),
+        (101, None, None, ["week", "day"]),
+        (395, "workload", "month", ["week", "day"]),
+        (395, "workload", "day", ["day"]),
+        (395, "day", None, ["day"]),
+        (395, "hour", None, []),
+        (395, "workload", "hour", []),
+        (1830, None, None, ["week", "day"]),
+    ],
+)
+def test_what_longer_rollups_tell(days: int, by: By | None, per: Per | None, expected: list[str]) -> None:
+    assert lengths_that_tell(TimeRange(BEGIN_MS, BEGIN_MS + days * 24 * HOUR_MS), by, per) == expected
 
 
 def hours(span: TimeRange, *labels: LabelTime) -> list[int]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rollup of a day stands for its hours' while these are what it was made of, and for nothing else."""
+"""The rollup of a day or a week stands for its hours' while these are what it was made of, and for nothing else."""
 
 import contextlib
 import shutil
@@ -12,17 +12,17 @@ import pytest
 from common.errors import Refusal
 from history.audit.deep.rollups import check_rollups
 from history.model.filters import Selection
-from history.model.grouping import By
+from history.model.grouping import By, Per
 from history.model.labels import LabelTime
 from history.model.party import Parties
-from history.model.rollups import Hours
+from history.model.rollups import Hours, Length
 from history.model.summary import Summary
 from history.model.time_range import TimeRange
 from history.read.archive.opened import ArchiveChanged, FlowArchive
 from history.read.archive.sql import ArchiveQuery
 from history.upkeep import days
 from history.upkeep.command import main as compact_main
-from history.upkeep.days import days_with_rollups, roll_up_day
+from history.upkeep.days import rollups_to_write, weeks_with_rollups, write_long_rollup
 from history.upkeep.expire import expire, rolled_up_hours, stored_hours
 from history.upkeep.rollups import write_rollup
 from tests.history.conftest import Command
@@ -31,9 +31,11 @@ from tests.support.sinks.flows import API, EXTERNAL, POSTGRES, flow, flow_id
 
 DAY_MS = 24 * HOUR_MS
 DAY = "date=2026-11-22"
-# 2026-11-22 20:00 UTC; two hours of that day, and one of the next.
+# 2026-11-22 20:00 UTC, a Sunday; two hours of that day, and one of the next. Their week begins on Thursday.
 HOURS = (-2, -1, 3)
-SPAN = TimeRange(BEGIN_MS - 22 * HOUR_MS, BEGIN_MS - 22 * HOUR_MS + 40 * DAY_MS)
+BEGIN_DAY_MS = BEGIN_MS - 22 * HOUR_MS
+SPAN = TimeRange(BEGIN_DAY_MS - 3 * DAY_MS, BEGIN_DAY_MS + 147 * DAY_MS)
+LENGTHS: tuple[Length, ...] = ("week", "day")
 PARTIES = Parties()
 
 
@@ -62,22 +64,34 @@ def root(made_once: Any, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made_once.root, tmp_path / "archive"))
 
 
-def roll_up(root: Path, tmp_path: Path, **overrides: Any) -> bool:
+def roll_up(root: Path, tmp_path: Path, *lengths: Length, **overrides: Any) -> list[str]:
+    """Write the rollups of days and weeks, or of one of these; return which were written."""
     archive = FlowArchive(str(root))
     archive.store = overrides.get("store", archive.store)
-    spill = tmp_path / "spill"
-    shutil.rmtree(spill, ignore_errors=True)
-    spill.mkdir()
-    return roll_up_day(archive, DAY, spill)
+    written: list[str] = []
+    for hours in weeks_with_rollups(archive, SPAN):
+        for each in rollups_to_write(archive, hours, SPAN):
+            if each.length in (lengths or LENGTHS):
+                spill = tmp_path / "spill"
+                shutil.rmtree(spill, ignore_errors=True)
+                spill.mkdir()
+                if write_long_rollup(archive, each, spill):
+                    written.append(each.length)
+    return written
 
 
 def asked(
-    root: Path, *, days: bool = True, by: By | None = None, labels: tuple[LabelTime, ...] = ()
-) -> tuple[dict[str, Any], int, bool]:
-    """Return the sums, how many hours' rollups they are of, and whether a day's was read in their place."""
+    root: Path,
+    *,
+    lengths: tuple[Length, ...] = LENGTHS,
+    by: By | None = None,
+    per: Per | None = None,
+    labels: tuple[LabelTime, ...] = (),
+) -> tuple[dict[str, Any], int, str]:
+    """Return the sums, how many hours' rollups they are of, and which were read in the place of these."""
     summary = Summary()
-    with ArchiveQuery(FlowArchive(str(root)), SPAN, Hours(SPAN, labels, days=days)) as query:
-        query.summarise(PARTIES, summary, Selection(), by, None, labels)
+    with ArchiveQuery(FlowArchive(str(root)), SPAN, Hours(SPAN, labels, lengths=lengths, per=per)) as query:
+        query.summarise(PARTIES, summary, Selection(), by, per, labels)
         sums = {
             "traffic": dict(summary.traffic),
             "slots": dict(summary.slots),
@@ -85,63 +99,102 @@ def asked(
             "metered": summary.metered_ms,
             "observers": summary.observers,
         }
-        return sums, len(query.rollups), any("/day-" in path for path in query.read)
+        return sums, len(query.rollups), " ".join(name(path) for path in query.read if len(path.split("/")) == 3)
 
 
-def day_files(root: Path) -> list[Path]:
-    return sorted(root.glob("rollups/*/day-*"))
+def name(path: str) -> str:
+    return path.rpartition("/")[2].partition("-")[0]
 
 
-def test_it_says_what_the_hours_say(root: Path, tmp_path: Path) -> None:
-    wanted = asked(root)
-    assert wanted[1:] == (3, False)
-    assert roll_up(root, tmp_path)
-    assert asked(root) == (wanted[0], 3, True)
-    assert asked(root, by="day")[0] == asked(root, by="day", days=False)[0]
-    assert asked(root, days=False) == wanted
-    assert not roll_up(root, tmp_path)
-    (path,) = day_files(root)
-    rows = [row for row in pq.ParquetFile(path).read().to_pylist() if row["scope"]]
-    assert [(row["flows"], row["bytes"]) for row in rows] == [(4, 4_000)] * 3
+def long_files(root: Path) -> list[Path]:
+    return sorted(root.glob("rollups/*/*-*.parquet"))
+
+
+def test_they_say_what_the_hours_say(root: Path, tmp_path: Path) -> None:
+    wanted, *read = asked(root)
+    assert read == [3, ""]
+    assert roll_up(root, tmp_path, "day") == ["day"]
+    assert asked(root) == (wanted, 3, "day")
+    assert roll_up(root, tmp_path) == ["week"]
+    assert asked(root) == (wanted, 3, "week")
+    assert asked(root, lengths=("day",)) == (wanted, 3, "day")
+    assert asked(root, lengths=()) == (wanted, 3, "")
+    assert asked(root, by="day", lengths=("day",))[0] == asked(root, by="day", lengths=())[0]
+    assert roll_up(root, tmp_path) == []
+    rows = [[row for row in pq.ParquetFile(path).read().to_pylist() if row["scope"]] for path in long_files(root)]
+    assert [[(row["flows"], row["bytes"]) for row in each] for each in rows] == [[(6, 6_000)] * 3, [(4, 4_000)] * 3]
     assert list(check_rollups(str(root), SPAN)) == []
 
 
-def test_days_that_lie_in_a_range_whole(root: Path) -> None:
-    archive = FlowArchive(str(root))
-    assert list(days_with_rollups(archive, SPAN)) == [DAY, "date=2026-11-23"]
-    assert list(days_with_rollups(archive, TimeRange(SPAN.from_ms + 1, SPAN.from_ms + 2 * DAY_MS))) == [
-        "date=2026-11-23"
-    ]
-    assert list(days_with_rollups(archive, TimeRange(SPAN.from_ms, SPAN.from_ms + DAY_MS))) == [DAY]
+def test_a_week_out_of_hours_says_the_same_as_out_of_days(root: Path, tmp_path: Path) -> None:
+    roll_up(root, tmp_path)
+    week, day = long_files(root)
+    rows = pq.ParquetFile(week).read()
+    for path in (week, day):
+        path.unlink()
+    assert roll_up(root, tmp_path, "week") == ["week"]
+    assert long_files(root) == [week]
+    assert pq.ParquetFile(week).read() == rows
+
+
+def test_a_month_is_told_apart_from_the_next(root: Path, tmp_path: Path) -> None:
+    """The week of 2026-11-26 has days of two months."""
+    written = Written(root)
+    written._sequence = {1: 6}
+    for sequence, day in enumerate((4, 4, 5, 9)):
+        cut(written, 50 + sequence, day * 24 + sequence)
+    compact_all(root)
+    wanted, hours, _ = asked(root, per="month", by="workload")
+    assert len({traffic.period_ms for traffic in wanted["traffic"]}) == 2
+    roll_up(root, tmp_path)
+    assert asked(root, per="month", by="workload") == (wanted, hours, "week day")
+    assert asked(root)[2] == "week week"
+
+
+@pytest.mark.parametrize(
+    ("from_ms", "to_ms", "expected"),
+    [
+        (SPAN.from_ms, SPAN.to_ms, ["day 22", "day 23", "week 19"]),
+        (SPAN.from_ms, SPAN.from_ms + 7 * DAY_MS - 1, ["day 22", "day 23"]),
+        (BEGIN_DAY_MS, BEGIN_DAY_MS + DAY_MS, ["day 22"]),
+        (BEGIN_DAY_MS + 1, BEGIN_DAY_MS + 30 * DAY_MS, ["day 23"]),
+    ],
+)
+def test_those_that_lie_in_a_range_whole(root: Path, from_ms: int, to_ms: int, expected: list[str]) -> None:
+    archive, span = FlowArchive(str(root)), TimeRange(from_ms, to_ms)
+    found = [each for hours in weeks_with_rollups(archive, span) for each in rollups_to_write(archive, hours, span)]
+    assert [f"{each.length} {each.day[-2:]}" for each in found] == expected
 
 
 def test_a_label_that_changes_within_the_day_is_asked_of_hours(root: Path, tmp_path: Path) -> None:
     roll_up(root, tmp_path)
-    noon = SPAN.from_ms + DAY_MS // 2
+    noon = BEGIN_DAY_MS + DAY_MS // 2
     labels = LabelTime("shop", 0, noon, "web"), LabelTime("shop", noon, SPAN.to_ms, "core")
-    found, hours, by_day = asked(root, by="label", labels=labels)
-    assert (hours, by_day) == (3, False)
+    found, *read = asked(root, by="label", labels=labels)
+    assert read == [3, ""]
     assert {group for traffic in found["traffic"] for group in traffic.groups} == {"=core", ""}
-    assert asked(root, by="label", labels=(LabelTime("shop", 0, SPAN.to_ms, "web"),))[2]
+    day_before = LabelTime("shop", 0, BEGIN_DAY_MS - DAY_MS, "web"), LabelTime("shop", BEGIN_DAY_MS, SPAN.to_ms, "core")
+    assert asked(root, by="label", labels=day_before)[1:] == (3, "day")
+    assert asked(root, by="label", labels=(LabelTime("shop", 0, SPAN.to_ms, "web"),))[1:] == (3, "week")
 
 
-def test_a_day_whose_hour_is_compacted_again_is_rolled_up_again(root: Path, tmp_path: Path) -> None:
+def test_of_an_hour_that_is_compacted_again_they_are_made_again(root: Path, tmp_path: Path) -> None:
     roll_up(root, tmp_path)
-    before = day_files(root)
+    before = long_files(root)
     written = Written(root)
     written._sequence = {1: 6}
     cut(written, 50, HOURS[0])
-    wanted, hours, by_day = asked(root)
-    assert (wanted["flows"], hours, by_day) == (21, 3, True)
+    wanted, *read = asked(root)
+    assert (wanted["flows"], read) == (21, [3, "week"])
     compact_all(root)
-    assert asked(root)[1:] == (3, False)
-    assert day_files(root) == []
-    assert roll_up(root, tmp_path)
-    assert day_files(root) != before
-    assert asked(root) == (wanted, 3, True)
+    assert asked(root)[1:] == (3, "")
+    assert long_files(root) == []
+    assert roll_up(root, tmp_path) == ["day", "week"]
+    assert not {*long_files(root)} & {*before}
+    assert asked(root) == (wanted, 3, "week")
 
 
-def test_killed_at_any_step_it_is_there_or_not(root: Path, tmp_path: Path) -> None:
+def test_killed_at_any_step_each_is_there_or_not(root: Path, tmp_path: Path) -> None:
     wanted, *_ = asked(root)
     at, over = 0, False
     while not over:
@@ -153,34 +206,38 @@ def test_killed_at_any_step_it_is_there_or_not(root: Path, tmp_path: Path) -> No
             over = store.calls < at
         assert asked(copy)[0] == wanted
         roll_up(copy, tmp_path)
-        assert asked(copy) == (wanted, 3, True)
-        assert len(day_files(copy)) == 1
-    assert at > 1
+        assert asked(copy) == (wanted, 3, "week")
+        assert len(long_files(copy)) == 2
+    assert at > 2
 
 
-def test_it_goes_with_the_rollups_of_its_hours_and_not_with_their_flows(root: Path, tmp_path: Path) -> None:
+def test_they_go_with_the_rollups_of_their_hours_and_not_with_their_flows(root: Path, tmp_path: Path) -> None:
     wanted, *_ = asked(root)
     roll_up(root, tmp_path)
     archive = FlowArchive(str(root))
     for hour in stored_hours(archive):
         expire(archive, hour)
-    assert asked(root) == (wanted, 3, True)
+    assert asked(root) == (wanted, 3, "week")
     expire(archive, rolled_up_hours(archive, BEGIN_MS)[0], rollups=False)
-    assert day_files(root) == []
-    assert asked(root)[1:] == (2, False)
+    assert long_files(root) == []
+    assert asked(root)[1:] == (2, "")
+    for hour in rolled_up_hours(archive, BEGIN_MS + DAY_MS):
+        expire(archive, hour, rollups=False)
+    assert [*(root / "rollups").iterdir()] == []
 
 
 def test_one_that_goes_while_it_is_read_makes_a_reader_begin_again(root: Path, tmp_path: Path) -> None:
     roll_up(root, tmp_path)
-    with ArchiveQuery(FlowArchive(str(root)), SPAN, Hours(SPAN, days=True)) as query:
-        day_files(root)[0].unlink()
+    with ArchiveQuery(FlowArchive(str(root)), SPAN, Hours(SPAN, lengths=LENGTHS)) as query:
+        long_files(root)[0].unlink()
         with pytest.raises(ArchiveChanged):
             query.summarise(PARTIES, Summary(), Selection())
 
 
-def test_one_that_is_damaged_or_differs_is_named(root: Path, tmp_path: Path) -> None:
-    roll_up(root, tmp_path)
-    (path,) = day_files(root)
+@pytest.mark.parametrize("length", LENGTHS)
+def test_one_that_is_damaged_or_differs_is_named(root: Path, tmp_path: Path, length: Length) -> None:
+    roll_up(root, tmp_path, length)
+    (path,) = long_files(root)
     pq.write_table(pq.ParquetFile(path).read().slice(1), path)
     (fault,) = check_rollups(str(root), SPAN)
     assert f"{path.relative_to(root)} is not what" in fault.what
@@ -190,16 +247,22 @@ def test_one_that_is_damaged_or_differs_is_named(root: Path, tmp_path: Path) -> 
         asked(root)
 
 
-def test_the_command_rolls_up_days_that_are_over(root: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_rolls_up_days_and_weeks_that_are_over(
+    root: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("time.time_ns", lambda: (BEGIN_MS + 4 * HOUR_MS) * 1_000_000)
     status, out, err = command(compact_main, "--archive", str(root))
     assert (status, err) == (0, "")
     assert "1 day rolled up" in out
-    assert [path.parent.name for path in day_files(root)] == [DAY]
+    assert [path.parent.name for path in long_files(root)] == [DAY]
+    monkeypatch.setattr("time.time_ns", lambda: (BEGIN_MS + 6 * DAY_MS) * 1_000_000)
+    assert "1 week rolled up" in command(compact_main, "--archive", str(root))[1]
+    assert command(compact_main, "--archive", str(root)) == (0, "nothing to do\n", "")
 
 
-def test_a_day_that_was_written_wrong_is_never_there(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("length", LENGTHS)
+def test_one_that_was_written_wrong_is_never_there(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: Length
 ) -> None:
     """From the moment that it stands there it is read."""
     right = write_rollup
@@ -208,5 +271,5 @@ def test_a_day_that_was_written_wrong_is_never_there(
     puts: list[str] = []
     monkeypatch.setattr(store, "put", lambda path, _: puts.append(path))
     with pytest.raises(Refusal, match="is not what its rollups come to"):
-        roll_up(root, tmp_path, store=store)
+        roll_up(root, tmp_path, length, store=store)
     assert puts == []
