@@ -29,9 +29,14 @@ def read_bounded(path: Path, most: int = MAX_FILE_BYTES) -> bytes:
     Nothing but files is read: a pipe without a writer never opens, and a device never ends.
     """
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, "is a pipe or a device, not a file", str(path))
-        content = file.read(most + 1)
+        # Memory for all that is asked for is taken first, which costs more than to read what most files hold.
+        content = file.read(min(found.st_size, most) + 1)
+        if len(content) > found.st_size:
+            # It grows, or is one of the kernel's, which say that they are empty.
+            content += file.read(most + 1 - len(content))
     if len(content) > most:
         raise OSError(errno.EFBIG, f"is larger than {most:,} bytes", str(path))
     return content

@@ -73,6 +73,9 @@ class Parties:
 
     def of(self, values: list[Value], *, broker: bool) -> Party:
         """Return the end point with these values, in the order of `FIELDS`."""
+        as_read = (*values, broker)
+        if (known := self._known.get(as_read)) is not None:
+            return known
         kind, namespace, pod, workload_kind, workload, service, node, zone, region, name, reason = (
             str(value or "") for value in values
         )
@@ -83,6 +86,7 @@ class Parties:
         end = self._known.get(facts)
         if end is None:
             end = self._known[facts] = Party(*facts)
+        self._known[as_read] = end
         return end
 
     def at(self, end: Party, zone: str, region: str) -> Party:

@@ -100,7 +100,8 @@ class LocalStore:
     def names(self, directory: str) -> list[str]:
         """Return the names in a directory."""
         try:
-            return [path.name for path in (self._root / directory).iterdir()]
+            with os.scandir(self._root / directory) as found:
+                return [entry.name for entry in found]
         except FileNotFoundError:
             return []
 
