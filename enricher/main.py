@@ -34,6 +34,7 @@ from enricher.kube.cluster import ClusterView
 from enricher.kube.follower import Follower
 from enricher.metrics import EnricherMetrics
 from enricher.settings import EnricherSettings
+from schemas.topics import TopicNames
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,8 @@ async def run(running: Service, settings: EnricherSettings) -> None:
     )
     cidrs = load_cidr_map(settings.cidr_map)
     metrics.expect(cidrs)
-    patience = LateSenders(cluster, Resolver(index, cidrs), metrics, settings.late_seconds)
+    others = {name: Index() for name in settings.prefixes}
+    patience = LateSenders(cluster, Resolver(index, cidrs, others), metrics, settings.late_seconds)
     counters, partitions = PublishCounters(running.registry), Partitions(running, metrics.lag_records)
     publisher = Publisher(running, settings, counters)
     deps = Deps(running, settings, settings.policy, cluster, patience, counters, partitions, metrics, Nodes(index))
@@ -79,6 +81,11 @@ async def run(running: Service, settings: EnricherSettings) -> None:
             watching = clients.watch_topics(running, settings, wanted, dead_letters=True)
             looking = tasks.create_task(watching, name="watch-topics")
             await clients.wait_for_topics(running, settings, wanted)
+            following = [
+                tasks.create_task(work, name=f"topology-{name}")
+                for name, other in others.items()
+                for work in await _followed(running, settings, settings.prefixes[name], other, metrics, publisher)
+            ]
             if follower is None:
                 _question(cidrs, cluster)
                 gc.freeze()
@@ -87,13 +94,29 @@ async def run(running: Service, settings: EnricherSettings) -> None:
                 topic = TopologyTopic(running, settings, cluster, metrics)
                 show = partial(_show_ready_pods, running, ReadyPods(index), metrics)
                 await _run_live(running, follower, topic, pipeline, publisher, lambda: _question(cidrs, cluster), show)
-            looking.cancel()
+            for task in (looking, *following):
+                task.cancel()
     except* Stopped:
         pass
     finally:
         await publisher.close()
         if follower is not None:
             await follower.close()
+
+
+async def _followed(
+    running: Service,
+    settings: EnricherSettings,
+    prefix: str,
+    index: Index,
+    metrics: EnricherMetrics,
+    publisher: Publisher,
+) -> list[Coroutine[None, None, None]]:
+    """Read another cluster's topology topic; return what follows it and what forgets the oldest. Nobody here writes."""
+    theirs = settings.model_copy(update={"topic_prefix": prefix})
+    topic = TopologyTopic(running, theirs, ClusterView(index, live=False), metrics)
+    await topic.read_history()
+    return [topic.follow(), topic.write(publisher, lambda: False)]
 
 
 async def _run_live(
@@ -140,4 +163,5 @@ def _question(cidrs: CidrMap, cluster: ClusterView) -> None:
 def _topics(settings: EnricherSettings) -> dict[str, int]:
     names = settings.topics
     partitioned = dict.fromkeys((names.raw, names.enriched, names.ledger), settings.partitions)
-    return partitioned | {names.topology: 1}
+    others = (TopicNames(prefix).topology for prefix in settings.prefixes.values())
+    return partitioned | dict.fromkeys((names.topology, *others), 1)

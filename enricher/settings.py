@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from common.input.clusters import OtherClusters, other_clusters
 from common.input.kube_labels import label_names
 from common.settings import HostPort, ServiceSettings, listen_on
 from enricher.join.policy import UNMETERED, Policy, policy_of
@@ -52,10 +53,15 @@ class EnricherSettings(ServiceSettings):
     cidr_map: Path | None = Field(
         None, description="TOML or JSON file of networks outside the cluster with their names and zones"
     )
+    other_clusters: OtherClusters = Field(
+        "",
+        description="other clusters on this Kafka, NAME=TOPIC_PREFIX, comma-separated: their pods and nodes are named, "
+        "and what these send is counted in their cluster",
+    )
     unmetered_nodes: str = Field(
         UNMETERED,
         description="names of nodes that have no collector, patterns, comma-separated: what their pods send is counted "
-        'where it is received; "" for none',
+        'where it is received; "" for none; of another cluster: CLUSTER/NODE',
     )
     detail: Literal["pod", "workload"] = Field(
         "pod",
@@ -93,6 +99,11 @@ class EnricherSettings(ServiceSettings):
     def _names_labels(cls, text: str) -> str:
         label_names(text)
         return text
+
+    @property
+    def prefixes(self) -> dict[str, str]:
+        """The topic prefixes of the other clusters, by their names."""
+        return other_clusters(self.other_clusters, self.topic_prefix, self.cluster)
 
     @property
     def policy(self) -> Policy:

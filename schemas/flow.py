@@ -56,13 +56,14 @@ class Workload(msgspec.Struct, gc=False, frozen=True):
 
 
 class Kubernetes(msgspec.Struct, gc=False, frozen=True, omit_defaults=True):
-    """Where an end point lives in the cluster."""
+    """Where an end point lives in the cluster. `cluster`: absent of one in the cluster that counted it."""
 
     namespace: Named | UnsetType = UNSET
     pod: Named | UnsetType = UNSET
     workload: Workload | UnsetType = UNSET
     service: Named | UnsetType = UNSET
     node: Named | UnsetType = UNSET
+    cluster: Named | UnsetType = UNSET
 
 
 class Cloud(msgspec.Struct, gc=False, frozen=True, omit_defaults=True):

@@ -37,6 +37,11 @@ def prefix_of(packed: bytes, length: int) -> Prefix:
     return Prefix(bits, length, int.from_bytes(packed) >> (bits - length))
 
 
+def shortened(prefix: Prefix, length: int) -> Prefix:
+    """Return the prefix of that length, at most its own, which holds all of `prefix`."""
+    return Prefix(prefix.bits, length, prefix.network >> (prefix.length - length))
+
+
 def parse_prefix(text: str) -> Prefix | None:
     """Parse `address/length`, host bits ignored; None if it is none."""
     address, slash, length = text.partition("/")

@@ -6,6 +6,7 @@ of an address's owner forgets that address; one of a node, a podCIDR, an IPv6 si
 rest, all.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from enricher.index.addresses import pack
@@ -26,13 +27,14 @@ class KeptAnswer(NamedTuple):
 
 
 class Memo:
-    """The answers by address, as text; the index says what changed."""
+    """The answers by address, as text; the indexes say what changed."""
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, indexes: Iterable[Index]) -> None:
         self._kept: dict[str, KeptAnswer] = {}
         # An IPv6 address can be written in several ways.
         self._texts: dict[bytes, list[str]] = {}
-        index.listen(self._forget)
+        for index in indexes:
+            index.listen(self._forget)
 
     def find(self, address: str, start_ms: int, end_ms: int) -> Resolved | None:
         """Return what was answered, if it holds for [start_ms, end_ms)."""

@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from enricher.index.addresses import Prefix, pack, parse_prefix
+from enricher.index.addresses import Prefix, pack, parse_prefix, shortened
 from enricher.index.cidrs import Cidr
 from schemas.topology import TopologyState
 
@@ -75,7 +75,7 @@ def _unknown(entry: Cidr, name: str, value: str, known: list[str]) -> CidrFindin
 def _overlap(entry: Cidr, prefix: Prefix, by_prefix: dict[Prefix, Cidr]) -> Iterator[CidrFinding]:
     """Look for the longest other entry that holds this one."""
     for length in range(prefix.length - 1, -1, -1):
-        wider = by_prefix.get(_shortened(prefix, length))
+        wider = by_prefix.get(shortened(prefix, length))
         if wider is None:
             continue
         if _says(wider) == _says(entry):
@@ -105,12 +105,8 @@ def _host(address: str) -> Prefix:
     return Prefix(8 * len(packed), 8 * len(packed), int.from_bytes(packed))
 
 
-def _shortened(prefix: Prefix, length: int) -> Prefix:
-    return Prefix(prefix.bits, length, prefix.network >> (prefix.length - length))
-
-
 def _holds(wider: Prefix, other: Prefix) -> bool:
-    return wider.bits == other.bits and wider.length <= other.length and _shortened(other, wider.length) == wider
+    return wider.bits == other.bits and wider.length <= other.length and shortened(other, wider.length) == wider
 
 
 def _says(entry: Cidr) -> tuple[str | bool | None, ...]:

@@ -14,7 +14,7 @@ import msgspec
 from common.errors import Refusal
 from common.input import toml
 from common.input.files import read_named
-from enricher.index.addresses import Prefix, pack, parse_prefix, prefix_of
+from enricher.index.addresses import Prefix, pack, parse_prefix, prefix_of, shortened
 from schemas.codec import UNREADABLE
 
 # Of a map: a hundred thousand entries.
@@ -72,10 +72,8 @@ class CidrMap:
     def find_whole(self, prefix: Prefix) -> Cidr | None:
         """Return the entry of the longest prefix that holds all of `prefix`."""
         for length in self._lengths[prefix.bits]:
-            if length <= prefix.length:
-                shorter = Prefix(prefix.bits, length, prefix.network >> (prefix.length - length))
-                if (entry := self._entries.get(shorter)) is not None:
-                    return entry
+            if length <= prefix.length and (entry := self._entries.get(shortened(prefix, length))) is not None:
+                return entry
         return None
 
     def divides(self, prefix: Prefix) -> bool:

@@ -30,9 +30,10 @@ INTERNET = Location(external=True)
 class Resolved:
     """One end point. Its JSON is `head`, then `,"port":N` where there is one, then `tail`.
 
-    `node`: the node it is on. `in_cluster`: it is a pod or a node of the cluster, so what it sends is metered at its
-    own node. `made_of` keeps alive what this answer is cached by. `service`: of a pod, that it is named as the server
-    of; `as_server` remembers the pod as the server of each, by protocol and port.
+    `node`: the node it is on, of another cluster CLUSTER/NODE (no Kubernetes name holds a slash). `in_cluster`: it is a
+    pod or a node of a cluster, so what it sends is metered at its own node. `made_of` keeps alive what this answer is
+    cached by. `service`: of a pod, that it is named as the server of; `as_server` remembers the pod as the server of
+    each, by protocol and port.
     """
 
     kind: Kind
@@ -45,6 +46,11 @@ class Resolved:
     made_of: tuple[TopologyState | Cidr | None, tuple[TopologyState, ...]]
     service: str | None = None
     as_server: "dict[int, Resolved]" = field(default_factory=dict)
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it is in another cluster."""
+        return "/" in (self.node or "")
 
     @property
     def served(self) -> tuple[Served, ...]:
@@ -116,13 +122,10 @@ def workload_end(end: Resolved) -> Resolved | None:
     owner = end.made_of[0]
     if end.kind != "pod" or not isinstance(owner, TopologyState) or owner.workload is None:
         return None
-    namespace = _named(owner.namespace)
-    whole = Endpoint(
-        kind="pod",
-        reason=end.reason or msgspec.UNSET,
-        k8s=Kubernetes(namespace=namespace, workload=owner.workload, service=_named(end.service)),
-        cloud=_cloud(end.place),
-    )
+    k8s = _kubernetes("pod", owner, end.node, end.service)
+    if isinstance(k8s, Kubernetes):
+        k8s = msgspec.structs.replace(k8s, pod=msgspec.UNSET, node=msgspec.UNSET)
+    whole = Endpoint(kind="pod", reason=end.reason or msgspec.UNSET, k8s=k8s, cloud=_cloud(end.place))
     head = msgspec.json.encode(Endpoint(kind="pod")).decode()[:-1]
     tail = msgspec.json.encode(whole).decode()[len(head) :]
     return Resolved("pod", end.reason, end.place, None, end.in_cluster, head, tail, (owner, ()))
@@ -158,9 +161,10 @@ def observer_json(name: str, place: Location) -> str:
 def _kubernetes(
     kind: Kind, owner: TopologyState | Cidr | None, node: str | None, service: str | None = None
 ) -> Kubernetes | msgspec.UnsetType:
-    on = _named(node)
+    cluster, _, name = (node or "").rpartition("/")
+    on, of = _named(name), _named(cluster)
     if not isinstance(owner, TopologyState):
-        return Kubernetes(node=on) if node else msgspec.UNSET
+        return Kubernetes(node=on, cluster=of) if node else msgspec.UNSET
     namespace = _named(owner.namespace)
     if kind == "service":
         return Kubernetes(namespace=namespace, service=Named(owner.name), node=on)
@@ -170,6 +174,7 @@ def _kubernetes(
         workload=owner.workload or msgspec.UNSET,
         service=_named(service),
         node=on,
+        cluster=of,
     )
 
 

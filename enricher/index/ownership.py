@@ -9,12 +9,12 @@ is resolve.py's business.
 
 import bisect
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
 from types import MappingProxyType
 
 import msgspec
 
-from enricher.index.addresses import Prefix, pack, parse_prefix, prefix_of
+from enricher.index.addresses import Prefix, pack, parse_prefix, prefix_of, shortened
 from enricher.index.cidrs import is_public
 from enricher.index.parts import parts
 from enricher.index.tenancy import FOREVER, Claim, Stretch, acquired, claims, order, stretches
@@ -38,6 +38,7 @@ class Index:
         self._claims: dict[Slot, tuple[Claim, ...]] = {}
         self._cidr_lengths: dict[int, list[int]] = {32: [], 128: []}
         self._cidrs_of_length: Counter[tuple[int, int]] = Counter()
+        self._pod_cidrs: set[Prefix] = set()
         self._sites: Counter[int] = Counter()
         self._folds: Counter[int] = Counter()
         self._size = 0
@@ -110,6 +111,20 @@ class Index:
     def shares_fold(self, prefix: Prefix) -> bool:
         """Return whether an IPv4 /24 holds an address of a pod, a node or a service on record."""
         return (prefix.bits, prefix.length) == (32, FOLDED_LENGTH) and prefix.network in self._folds
+
+    @property
+    def pod_cidrs(self) -> Set[Prefix]:
+        """The podCIDRs on record."""
+        return self._pod_cidrs
+
+    def shares_pod_cidrs(self, prefixes: Iterable[Prefix]) -> bool:
+        """Return whether a podCIDR on record holds all of one of these."""
+        return any(
+            shortened(prefix, length) in self._pod_cidrs
+            for prefix in prefixes
+            for length in self._cidr_lengths[prefix.bits]
+            if length <= prefix.length
+        )
 
     def states_of(self, object_key: str) -> Sequence[TopologyState]:
         """Return the states on record of an object, oldest first; its key is `kind/uid`."""
@@ -247,6 +262,7 @@ class Index:
             if what in ("pod", "node") and _counted(self._sites, prefix_of(value, SITE_LENGTH).network, change):
                 self._tell(("site", value))
         elif isinstance(value, Prefix):
+            (self._pod_cidrs.add if change > 0 else self._pod_cidrs.discard)(value)
             self._cidrs_of_length[value.bits, value.length] += change
             lengths = {
                 length for (bits, length), count in self._cidrs_of_length.items() if bits == value.bits and count

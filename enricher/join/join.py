@@ -80,10 +80,11 @@ class Joined:
 
     `values`: one JSON object per flow given out, and `numbers` the last parts of their ids, ascending. `taken` = what
     was out before + `given` + the sum of `aside`, in bytes and packets. `by_scope` and `by_reason` (why a zone is
-    unknown) split what is given. `senders` splits aside's `sender_in_cluster` by the node that counts it, `unmetered`
-    what was given of senders on nodes without a collector. `late` is what was given with an end that is a pod the index
-    does not know (`late_index`), whatever its scope. `rolled_up` are the rows that were summed up. `by_rule`: what was
-    given that an entry of the CIDR map named an end of, by its network.
+    unknown) split what is given. `senders` splits aside's `sender_in_cluster` by the node that counts it; not so
+    `sender_in_other_cluster`: of these nodes that cluster's own ledger tells. `unmetered` is what was given of senders
+    on nodes without a collector. `late` is what was given with an end that is a pod the index does not know
+    (`late_index`), whatever its scope. `rolled_up` are the rows that were summed up. `by_rule`: what was given that an
+    entry of the CIDR map named an end of, by its network.
     `foreign_source` is what the chunk's node says it sent from addresses that are another node's, by that node.
     """
 
@@ -158,16 +159,20 @@ def join(
     free = _within_a_zone(of_rows) if policy.detail == "workload" else np.zeros(len(rows), np.bool_)
     values, numbers = _write(chunk, columns, ends, (partition, offset), scopes, rows[~free], rows[free], out.last)
     given = columns.amount(rows)
-    aside = np.flatnonzero(metered)
+    elsewhere = np.fromiter((end.is_elsewhere for end in ends.addresses), np.bool_, len(ends.addresses))[columns.src]
+    aside = {
+        "sender_in_cluster": np.flatnonzero(metered & ~elsewhere),
+        "sender_in_other_cluster": np.flatnonzero(metered & elsewhere),
+    }
     return Joined(
         values=values,
         numbers=numbers,
         taken=columns.amount(np.arange(columns.rows)),
         given=Amount(given.bytes, given.packets, len(values)),
-        aside={"sender_in_cluster": columns.amount(aside)} if len(aside) else {},
+        aside={reason: columns.amount(those) for reason, those in aside.items() if len(those)},
         by_scope=_split(columns, rows, of_rows, SCOPES),
         by_reason=_split(columns, unknown, reasons[unknown], UNKNOWN_REASONS),
-        senders=_by_node(columns, ends, aside),
+        senders=_by_node(columns, ends, aside["sender_in_cluster"]),
         unmetered=_by_node(columns, ends, np.flatnonzero(ingress & ~metered & _in_cluster(ends)[columns.src])),
         late=_late(columns, ends, rows),
         rolled_up=columns.amount(rows[free]),

@@ -14,7 +14,10 @@ Detail = Literal["pod", "workload"]
 
 
 class NodeNames:
-    """Names of nodes by shell patterns (`fargate-*`), matched whole; answers are remembered."""
+    """Names of nodes by shell patterns (`fargate-*`), matched whole; answers are remembered.
+
+    A node of another cluster, CLUSTER/NODE, is one of them by either: `fargate-*`, `data/*`.
+    """
 
     def __init__(self, patterns: Iterable[str] = ()) -> None:
         wanted = [fnmatch.translate(pattern) for pattern in patterns]
@@ -26,7 +29,8 @@ class NodeNames:
             return False
         found = self._known.get(name)
         if found is None:
-            found = self._known[name] = self._pattern.match(name) is not None
+            names = (name, name.rpartition("/")[2])
+            found = self._known[name] = any(map(self._pattern.match, names))
         return found
 
 

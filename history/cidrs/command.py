@@ -15,30 +15,26 @@ from common import clock, terminal
 from common.entry_point import entry_point
 from enricher.index.cidr_check import findings
 from enricher.index.cidrs import load_cidr_map
-from enricher.join.policy import UNMETERED, policy_of
+from enricher.join.policy import policy_of
 from history.cidrs import text
 from history.cidrs.dry_run import dry_run, nodes_within, unmapped
 from history.cidrs.text import Checked, Suggested
 from history.model.time_range import Since, TimeRange
 from history.range_settings import SpanSettings, Words
 from history.read import interrupts
-from history.read.rejoin import Joiner, ReadTally, known_states, resolver_of
+from history.read.rejoin import Joiner, JoinSettings, ReadTally, known_states, other_indexes, resolver_of
 from schemas.topology import TopologyState
 
 _DEFAULT_SINCE = "24h"
 
 
-class CidrsSettings(SpanSettings):
+class CidrsSettings(SpanSettings, JoinSettings):
     """What both commands read."""
 
     since: Since | None = Field(
         None, description="how far back, such as 1h, or since when, such as yesterday (default: 24h)"
     )
     cluster: Words = Field([], description="only these clusters, comma-separated")
-    topology: Path | None = Field(None, description="a file of states instead of the topology topic")
-    unmetered_nodes: str = Field(
-        UNMETERED, description="names of nodes that have no collector, as the enricher was told"
-    )
 
 
 class CidrsCheckSettings(CidrsSettings):
@@ -85,9 +81,9 @@ def suggest(settings: CidrsSuggestSettings) -> int:
 async def _check(settings: CidrsCheckSettings, span: TimeRange) -> Checked:
     taken = ReadTally()
     wanted, current = load_cidr_map(settings.file, "file"), load_cidr_map(settings.current, "current")
-    states = await known_states(settings, settings.topology, taken)
+    states, others = await known_states(settings, settings.topology, taken), await other_indexes(settings, taken)
     policy = policy_of(settings.unmetered_nodes)
-    before, after = (Joiner(resolver_of(states, cidrs), policy) for cidrs in (current, wanted))
+    before, after = (Joiner(resolver_of(states, cidrs, others), policy) for cidrs in (current, wanted))
     run = await dry_run(settings, span, settings.cluster, (before, after), taken)
     said = findings(wanted.entries, _nodes(states, span))
     return Checked(span, str(settings.file), wanted.entries, run, said, taken, settings.current is not None)
@@ -95,8 +91,9 @@ async def _check(settings: CidrsCheckSettings, span: TimeRange) -> Checked:
 
 async def _suggest(settings: CidrsSuggestSettings, span: TimeRange) -> Suggested:
     taken = ReadTally()
-    states = await known_states(settings, settings.topology, taken)
-    joiner = Joiner(resolver_of(states, load_cidr_map(settings.cidr_map)), policy_of(settings.unmetered_nodes))
+    states, others = await known_states(settings, settings.topology, taken), await other_indexes(settings, taken)
+    resolver = resolver_of(states, load_cidr_map(settings.cidr_map), others)
+    joiner = Joiner(resolver, policy_of(settings.unmetered_nodes))
     read, found = await unmapped(settings, span, settings.cluster, joiner, taken)
     nodes = _nodes(states, span)
     networks = [(network, nodes_within(network.network, nodes)) for network in found]

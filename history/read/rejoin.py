@@ -2,20 +2,23 @@
 """What a join of history needs: who owned what then, a CIDR map, a policy; and raw chunks out of records."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from aiokafka.structs import ConsumerRecord
+from pydantic import Field
 
 from common.errors import Refusal
+from common.input.clusters import OtherClusters, other_clusters
 from common.settings import KafkaSettings
 from enricher.delivery.topology_topic import read_states
 from enricher.index.cidrs import CidrMap, load_cidr_map
 from enricher.index.ownership import Index
 from enricher.index.resolve import Resolver
 from enricher.join.join import Joined, ResolvedChunk, join, resolve
-from enricher.join.policy import Policy, policy_of
+from enricher.join.policy import UNMETERED, Policy, policy_of
 from history.read.topic import Reading, read_topic
 from schemas.codec import Unreadable
 from schemas.errors import DecodeError
@@ -24,6 +27,20 @@ from schemas.topology import TopologyState, read_state
 
 # Is told of a record that cannot be read, and why.
 Refused = Callable[[ConsumerRecord, DecodeError], None]
+
+
+class JoinSettings(KafkaSettings):
+    """What raw flows are joined with again."""
+
+    topology: Path | None = Field(
+        None, description="of raw flows: a file of states to join with instead of the topology topic"
+    )
+    other_clusters: OtherClusters = Field(
+        "", description="of raw flows: other clusters, NAME=TOPIC_PREFIX, comma-separated, as the enricher was told"
+    )
+    unmetered_nodes: str = Field(
+        UNMETERED, description="of raw flows: names of nodes that have no collector, as the enricher was told"
+    )
 
 
 @dataclass(slots=True)
@@ -101,17 +118,30 @@ async def _states(settings: KafkaSettings, keys: bytes, refused: Refused) -> Asy
                     yield state
 
 
-async def read_joiner(
-    settings: KafkaSettings, topology: Path | None, cidr_map: Path | None, unmetered_nodes: str, taken: ReadTally
-) -> Joiner:
+async def read_joiner(settings: JoinSettings, cidr_map: Path | None, taken: ReadTally) -> Joiner:
     """Return the join by who owned what according to a file, or to the topology topic; raises `Refusal`."""
-    states = await known_states(settings, topology, taken)
-    return Joiner(resolver_of(states, load_cidr_map(cidr_map)), policy_of(unmetered_nodes))
+    states = await known_states(settings, settings.topology, taken)
+    others = await other_indexes(settings, taken)
+    return Joiner(resolver_of(states, load_cidr_map(cidr_map), others), policy_of(settings.unmetered_nodes))
 
 
-def resolver_of(states: Iterable[TopologyState], cidrs: CidrMap) -> Resolver:
-    """Return the enricher's resolver over these states."""
+async def other_indexes(settings: JoinSettings, taken: ReadTally) -> dict[str, Index]:
+    """Return who owned what in other clusters, by their names, according to their topology topics; raises `Refusal`."""
+    prefixes = other_clusters(settings.other_clusters, settings.topic_prefix)
+    theirs = {name: settings.model_copy(update={"topic_prefix": prefix}) for name, prefix in prefixes.items()}
+    return {name: index_of(await known_states(kafka, None, taken)) for name, kafka in theirs.items()}
+
+
+def index_of(states: Iterable[TopologyState]) -> Index:
+    """Return the enricher's index over these states."""
     index = Index()
     for state in states:
         index.apply(state)
-    return Resolver(index, cidrs)
+    return index
+
+
+def resolver_of(
+    states: Iterable[TopologyState], cidrs: CidrMap, others: Mapping[str, Index] = MappingProxyType({})
+) -> Resolver:
+    """Return the enricher's resolver over these states."""
+    return Resolver(index_of(states), cidrs, others)

@@ -178,7 +178,7 @@ class Replay:
         if not self._settings.from_raw:
             return enriched_rows(self._settings, intake, [self._span], self._taken)
         settings, taken = self._settings, self._taken
-        joiner = await read_joiner(settings, settings.topology, settings.cidr_map, settings.unmetered_nodes, taken)
+        joiner = await read_joiner(settings, settings.cidr_map, taken)
         return rejoined_rows(settings, intake, [self._span], taken, joiner)
 
     def _why_nothing(self) -> str:

@@ -85,7 +85,7 @@ class Diff:
         taken = self._tallies["recorded"]
         await self._take(pairs, "recorded", enriched_rows(settings, Intake(flatten), spans, taken), tell)
         taken = self._tallies["rejoined"]
-        joiner = await read_joiner(settings, settings.topology, settings.cidr_map, settings.unmetered_nodes, taken)
+        joiner = await read_joiner(settings, settings.cidr_map, taken)
         noting = _Noting(joiner.resolver, joiner.policy)
         rows = rejoined_rows(settings, Intake(flatten), spans, taken, noting)
         await self._take(pairs, "rejoined", rows, tell, noting)

@@ -8,22 +8,18 @@ from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from common.settings import SHORTCUTS
-from enricher.join.policy import UNMETERED
 from history.range_settings import RangeSettings
+from history.read.rejoin import JoinSettings
 from schemas.flow import MAX_ATTRIBUTION_VERSION
 
 
-class ReplaySettings(RangeSettings):
+class ReplaySettings(RangeSettings, JoinSettings):
     """Print, write or publish the flows of a time range again; with --from-raw, attributed again as of their time."""
 
     model_config = SettingsConfigDict(cli_shortcuts={**SHORTCUTS, "file": "f"})
 
     from_raw: bool = Field(False, description="read the raw topic and join it again with who owned which address then")
     cidr_map: Path | None = Field(None, description="with --from-raw: the CIDR map to join with, TOML or JSON")
-    topology: Path | None = Field(None, description="with --from-raw: a file of states instead of the topology topic")
-    unmetered_nodes: str = Field(
-        UNMETERED, description="with --from-raw: names of nodes that have no collector, as the enricher was told"
-    )
     attribution_version: int | None = Field(
         None,
         ge=1,

@@ -18,7 +18,7 @@ from lab.kafka.broker import free_port
 from lab.kube.api import ApiStart
 from lab.kube.kubeconfig import kubeconfig
 from lab.kube.objects import node_object, objects, pod_object, rfc3339, service_object
-from lab.plan import Pod
+from lab.plan import Plan, Pod
 from lab.stories import shop
 from tests.support.services import ROOT, eventually
 
@@ -35,14 +35,14 @@ LATE = dataclasses.replace(
 
 
 class Api:
-    """The API, and its kubeconfig."""
+    """The API of a plan's cluster, and its kubeconfig."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, plan: Plan = PLAN) -> None:
         self.port = free_port()
         self.kubeconfig = directory / "kubeconfig"
         self.kubeconfig.write_bytes(kubeconfig(f"http://127.0.0.1:{self.port}", "t"))
         self._start = directory / "api.json"
-        self._start.write_bytes(msgspec.json.encode(ApiStart(self.port, "t", list(objects(PLAN, AT)))))
+        self._start.write_bytes(msgspec.json.encode(ApiStart(self.port, "t", list(objects(plan, AT)))))
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -108,8 +108,8 @@ class Api:
 
 
 @contextlib.contextmanager
-def api_at(directory: Path) -> Iterator[Api]:
-    made = Api(directory)
+def api_at(directory: Path, plan: Plan = PLAN) -> Iterator[Api]:
+    made = Api(directory, plan)
     try:
         yield made
     finally:

@@ -30,9 +30,10 @@ PARTITIONS = 3
 
 @dataclass(frozen=True)
 class Topics:
-    """Topics under one prefix."""
+    """Topics of a cluster, under one prefix."""
 
     settings: KafkaSettings
+    cluster: str = "prod-eu"
 
     @classmethod
     def make(cls, bootstrap: str, missing: tuple[str, ...] = ()) -> "Topics":
@@ -51,7 +52,7 @@ class Topics:
             *("--kafka-bootstrap", self.settings.kafka_bootstrap),
             *("--topic-prefix", self.settings.topic_prefix),
             *("--partitions", str(self.settings.partitions)),
-            *("--cluster", "prod-eu"),
+            *("--cluster", self.cluster),
         ]
 
     def apply(self, missing: tuple[str, ...] = ()) -> None:
