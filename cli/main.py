@@ -77,6 +77,8 @@ COMMANDS: dict[tuple[str, ...], Command] = {
 }
 
 WRONG_USE = 2
+# What reads and writes Parquet. The services' image lacks it, so it is imported by those commands only that need it.
+HISTORY_ONLY = ("duckdb", "obstore", "pyarrow")
 ASKS_HELP = ("-h", "--help", "help")
 ASKS_VERSION = ("-V", "--version")
 
@@ -115,6 +117,11 @@ def _guarded(prog: str, call: Callable[[], int]) -> int:
         sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
+    except ModuleNotFoundError as error:
+        if error.name not in HISTORY_ONLY:
+            raise
+        complain(f"{prog or 'zonemeter'}: {error.name} is not installed here; the image zonemeter-history has it")
+        return WRONG_USE
     except BrokenPipeError:
         _mute()  # the reader (`| head`) has what it wanted
         return 0

@@ -22,8 +22,7 @@ from common.input.locations import Location
 from common.settings import KafkaSettings
 from common.terminal import complain, say, write_json
 from history.audit import explain, text
-from history.audit.deep.facts import Wanted
-from history.audit.deep.look import Deep, look
+from history.audit.deep.facts import Deep, Wanted
 from history.audit.waiting import Late, positions, waiting
 from history.model.time_range import TimeRange
 from history.range_settings import SpanSettings
@@ -112,6 +111,8 @@ async def _look(asked: _Asked, now_ms: int) -> tuple[Audit, list[str], Deep | No
     explained = await explain.explain(settings, span, audit)
     if not settings.deep:
         return audit, explained, None
+    from history.audit.deep.look import look  # what reads Parquet is not installed everywhere
+
     return audit, explained, await look(settings, asked.wanted, settings.archive)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from audit.result import Audit, Contradiction, HopTotal, Sums, covered
 from common.amounts import columns, counted, fitted, labelled
 from common.terminal import command
-from history.audit.deep.look import Deep
+from history.audit.deep.facts import Deep
 from history.model.time_range import TimeRange, timestamp
 from schemas.amount import Amount
 

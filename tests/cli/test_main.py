@@ -2,6 +2,7 @@
 """`zonemeter` without a whole command: what it lists, and with which exit status."""
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.main import COMMANDS, main
+from cli.main import COMMANDS, HISTORY_ONLY, main
 from tests.support.settings_reference import what_it_reads
 
 
@@ -24,6 +25,32 @@ def said(
 
 ZONEMETER = [sys.executable, "-m", "cli"]
 GROUPS = sorted({words[0] for words in COMMANDS if len(words) > 1})
+
+
+def test_without_what_reads_parquet_the_services_run_and_other_commands_say_so() -> None:
+    lacking = f"import sys; sys.modules |= dict.fromkeys({HISTORY_ONLY})\n"
+    loading = "import importlib; from cli.main import COMMANDS\n"
+    loading += "for words, command in COMMANDS.items():\n"
+    loading += "    try: importlib.import_module(command.target.partition(':')[0])\n"
+    loading += "    except ModuleNotFoundError: print(*words)\n"
+    done = subprocess.run([sys.executable, "-c", lacking + loading], capture_output=True, text=True)
+    assert done.stderr == ""
+    kept = [" ".join(words) for words in COMMANDS if " ".join(words) not in done.stdout.splitlines()]
+    assert {
+        "run collector",
+        "run enricher",
+        "run metrics",
+        "run audit",
+        "audit",
+        "doctor",
+        "topics apply",
+        "detach",
+    } <= set(kept)
+    asking = "sys.argv = ['zonemeter', 'report']; from cli.main import main; sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", lacking + asking], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    said = r"zonemeter report: \w+ is not installed here; the image zonemeter-history has it\n"
+    assert re.fullmatch(said, done.stderr)
 
 
 @pytest.mark.parametrize("group", GROUPS)

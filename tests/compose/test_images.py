@@ -15,6 +15,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 DOCKERFILE = (ROOT / "images/Dockerfile").read_text()
 
 
+TARGETS = {"zonemeter": "zonemeter", "zonemeter-history": "history", "zonemeter-collector": "collector"}
 LOCKS = {f"images/requirements{extra}.lock" for extra in ("", "-msk", "-iceberg")}
 
 
@@ -29,10 +30,10 @@ def lock(path: str) -> dict[str, set[str]]:
 
 
 def test_images_are_the_dockerfiles_targets_with_the_projects_version() -> None:
-    built = {f"{target}:{PROJECT['version']}" for target in ("zonemeter", "zonemeter-collector")}
+    built = {f"{name}:{PROJECT['version']}" for name in TARGETS}
     stages = re.findall(r"^FROM \S+ AS (\S+)$", DOCKERFILE, re.MULTILINE)
-    assert {"zonemeter", "collector"} <= set(stages)
-    for name, target in (("zonemeter", "zonemeter"), ("zonemeter-collector", "collector")):
+    assert set(TARGETS.values()) <= set(stages)
+    for name, target in TARGETS.items():
         assert f"--target {target} -t {name}:{PROJECT['version']} ." in DOCKERFILE
     in_kubernetes = {
         each.spec["image"] for each in containers() if each.is_ours and each.overlay in ("base", "trial", "uninstall")
@@ -41,8 +42,8 @@ def test_images_are_the_dockerfiles_targets_with_the_projects_version() -> None:
     assert in_kubernetes == in_compose == built
     for service in COMPOSE.values():
         if "build" in service:
-            suffix = {"zonemeter": "", "collector": "-collector"}[service["build"]["target"]]
-            assert service["image"] == f"zonemeter{suffix}:{PROJECT['version']}"
+            name, _, version = service["image"].partition(":")
+            assert (service["build"]["target"], version) == (TARGETS[name], PROJECT["version"])
 
 
 def test_third_images_are_the_same_in_compose_and_kubernetes() -> None:

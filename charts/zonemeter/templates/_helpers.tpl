@@ -11,7 +11,7 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 
-{{/* An image: (list . "zonemeter") or (list . "collector"). A digest counts, whatever the tag says. */}}
+{{/* An image: (list . "zonemeter"), (list . "history") or (list . "collector"). A digest counts, whatever the tag says. */}}
 {{- define "zonemeter.image" -}}
 {{- $root := index . 0 }}{{ $image := index $root.Values.images (index . 1) -}}
 {{- with $root.Values.images.registry }}{{ . }}/{{ end }}{{ $image.repository }}:{{ $image.tag | default $root.Chart.AppVersion }}

@@ -146,3 +146,22 @@ def flow_place(flow_id: str) -> tuple[str, int, Origin, Position]:
         raise DecodeError("inconsistent", f"{flow_id!r}: its last part is greater than any row's number")
     origin, position = parse_chunk_id(chunk)
     return chunk, number, origin, position
+
+
+@dataclass
+class Deep:
+    """What was found. `read`: what stands in the range, by source; `findings` are faults and repeats, by name."""
+
+    read: dict[str, Amount] = field(default_factory=dict)
+    findings: list[Discrepancy] = field(default_factory=list)
+
+    @property
+    def faults(self) -> list[Discrepancy]:
+        """What should not be."""
+        return [finding for finding in self.findings if finding.is_fault]
+
+    def add(self, facts: Facts, findings: list[Discrepancy]) -> None:
+        """Add a partition."""
+        for source, amount in facts.read.items():
+            self.read[source] = self.read.get(source, NOTHING) + amount
+        self.findings += findings

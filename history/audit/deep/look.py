@@ -6,36 +6,14 @@ than a partition's chunks of the range. The ledger is read first: what it speaks
 is missing then is missing, on a live system too.
 """
 
-from dataclasses import dataclass, field
-
 from common.settings import KafkaSettings
 from history.audit.deep.archive import read_archive
 from history.audit.deep.compare import compare
-from history.audit.deep.facts import Discrepancy, Facts, Wanted
+from history.audit.deep.facts import Deep, Facts, Wanted
 from history.audit.deep.rollups import check_rollups
 from history.audit.deep.topics import read_letters, read_partition
 from history.read.archive.opened import FlowArchive
 from history.read.topic import partitions_of
-from schemas.amount import NOTHING, Amount
-
-
-@dataclass
-class Deep:
-    """What was found. `read`: what stands in the range, by source; `findings` are faults and repeats, by name."""
-
-    read: dict[str, Amount] = field(default_factory=dict)
-    findings: list[Discrepancy] = field(default_factory=list)
-
-    @property
-    def faults(self) -> list[Discrepancy]:
-        """What should not be."""
-        return [finding for finding in self.findings if finding.is_fault]
-
-    def add(self, facts: Facts, findings: list[Discrepancy]) -> None:
-        """Add a partition."""
-        for source, amount in facts.read.items():
-            self.read[source] = self.read.get(source, NOTHING) + amount
-        self.findings += findings
 
 
 async def look(settings: KafkaSettings, wanted: Wanted, location: str | None) -> Deep:
