@@ -8,16 +8,14 @@ The sender needs a batch of them at a time.
 from collections.abc import Callable, Iterator, Sequence
 from typing import overload
 
-from enricher.join.columns import Ints
-
-# Written together: enough that numpy's own cost is nothing beside it.
+# Written together.
 BLOCK_ROWS = 2000
 
 
 class FlowsJson(Sequence[bytes]):
     """A value a flow, to be gone through once: none of them is held. `write` returns those of some of `places`."""
 
-    def __init__(self, write: Callable[[Ints], list[bytes]], places: Ints) -> None:
+    def __init__(self, write: Callable[[Sequence[int]], list[bytes]], places: Sequence[int]) -> None:
         self._write = write
         self._places = places
 
@@ -29,10 +27,10 @@ class FlowsJson(Sequence[bytes]):
     @overload
     def __getitem__(self, index: slice) -> "FlowsJson": ...
     def __getitem__(self, index: int | slice) -> "bytes | FlowsJson":
-        """Return values that are not written yet; or one, which costs as much as many."""
+        """Return one value, or values that are not written yet."""
         if isinstance(index, slice):
             return FlowsJson(self._write, self._places[index])
-        return self._write(self._places[[index]])[0]
+        return self._write([self._places[index]])[0]
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield the values, a block at a time."""

@@ -1,33 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """Joins one raw chunk with the index: a JSON value per flow, and the books of what was put aside. Pure.
 
-The shape is what makes it fast: addresses are resolved once per chunk, an end point's JSON is made once per
-(address, port), numpy groups the rows, and a flow is a concatenation of parts. No object exists per flow.
+The shape is what makes it fast: addresses are resolved once per chunk, an end point's JSON is made once per address,
+and a flow is a concatenation of parts. No object exists per flow.
 """
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
-
-import numpy as np
 
 from enricher.index.cidrs import Cidr, may_be_pods
 from enricher.index.endpoints import Location, Resolved, Watcher, scope_of
 from enricher.index.resolve import Resolver
-from enricher.join.columns import EGRESS, INGRESS, RELAY, Columns, Ints, Mask, Rows
 from enricher.join.flow_json import FlowsJson
 from enricher.join.policy import DEFAULT, NodeNames, Policy
 from enricher.join.rollup import roll_up
+from enricher.join.rows import EGRESS, INGRESS, RELAY, Rows, amount_of, amounts_by
 from enricher.join.serving import Sides
-from enricher.join.values import Parts, Values
+from enricher.join.values import Values
 from schemas.amount import NOTHING, Amount
-from schemas.flow import SCOPES, UNKNOWN_REASONS
+from schemas.flow import Scope
 from schemas.raw import RawChunk
 
-_SAME_NODE, _SAME_ZONE = SCOPES.index("same_node"), SCOPES.index("same_zone")
-_UNKNOWN = SCOPES.index("unknown")
-_NO_ROWS = np.empty(0, np.intp)
+# What stays there is free of charge.
+_FREE: tuple[Scope, ...] = ("same_node", "same_zone")
 # In place of the name of a node that is not known; no Kubernetes name holds it (RFC 1123).
 NO_NODE = "?"
 
@@ -64,13 +61,13 @@ class Out:
 
         What others wrote in its name must not stand for what is not out.
         """
-        columns = Columns(chunk)
+        count = len(chunk.src)
         if not self.rows:
             return True
-        if self.last >= MOST_RESUMED * columns.rows:
+        if self.last >= MOST_RESUMED * count:
             return False
-        rows = np.unique(np.array(self.rows) % columns.rows)
-        found = columns.amount(rows)
+        rows = {row % count for row in self.rows}
+        found = amount_of(chunk, list(rows))
         return len(rows) == len(self.rows) and (found.bytes, found.packets) == (self.amount.bytes, self.amount.packets)
 
 
@@ -147,88 +144,90 @@ def join(
     `partition` and `offset` say where the raw chunk stands. Ingress counts only if its sender is not metered
     itself; a relayed flow takes the observer as its sending side.
     """
-    columns = Columns(chunk)
     out = out or Out()
-    new = _not_out(columns, out)
-    ingress = new & (columns.direction == INGRESS)
-    metered = ingress & _metered(ends, policy.unmetered)[columns.src]
-    rows = np.flatnonzero(new & ~metered)
-    scopes, reasons = _classify(columns, ends)
-    of_rows = scopes[rows]
-    unknown = rows[of_rows == _UNKNOWN]
-    free = _within_a_zone(of_rows) if policy.detail == "workload" else np.zeros(len(rows), np.bool_)
-    values, numbers = _write(chunk, columns, ends, (partition, offset), scopes, rows[~free], rows[free], out.last)
-    given = columns.amount(rows)
-    elsewhere = np.fromiter((end.is_elsewhere for end in ends.addresses), np.bool_, len(ends.addresses))[columns.src]
-    aside = {
-        "sender_in_cluster": np.flatnonzero(metered & ~elsewhere),
-        "sender_in_other_cluster": np.flatnonzero(metered & elsewhere),
-    }
+    every = range(len(chunk.src))
+    new = _not_out(every, out)
+    ingress = _of_direction(chunk, new, INGRESS)
+    metered = _metered(chunk, ends, ingress, policy.unmetered)
+    rows = _without(new, metered)
+    scopes, reason = _classify(chunk, ends)
+    of_rows = [scopes[row] for row in rows]
+    unknown = [row for row in rows if scopes[row] == "unknown"] if "unknown" in of_rows else []
+    free = [row for row in rows if scopes[row] in _FREE] if policy.detail == "workload" else []
+    values, numbers = _write(chunk, ends, (partition, offset), scopes, _without(rows, free), free, out.last)
+    given = amount_of(chunk, rows)
+    elsewhere = [row for row in metered if ends.addresses[chunk.src[row]].is_elsewhere]
+    here = _without(metered, elsewhere)
+    aside = {"sender_in_cluster": here, "sender_in_other_cluster": elsewhere}
     return Joined(
         values=values,
         numbers=numbers,
-        taken=columns.amount(np.arange(columns.rows)),
+        taken=amount_of(chunk, every),
         given=Amount(given.bytes, given.packets, len(values)),
-        aside={reason: columns.amount(those) for reason, those in aside.items() if len(those)},
-        by_scope=_split(columns, rows, of_rows, SCOPES),
-        by_reason=_split(columns, unknown, reasons[unknown], UNKNOWN_REASONS),
-        senders=_by_node(columns, ends, aside["sender_in_cluster"]),
-        unmetered=_by_node(columns, ends, np.flatnonzero(ingress & ~metered & _in_cluster(ends)[columns.src])),
-        late=_late(columns, ends, rows),
-        rolled_up=columns.amount(rows[free]),
-        by_rule=_by_rule(columns, ends, rows),
-        foreign_source=_by_node(columns, ends, _foreign_rows(columns, ends, chunk.node)),
+        aside={reason: amount_of(chunk, of) for reason, of in aside.items() if of},
+        by_scope=amounts_by(chunk, rows, of_rows),
+        by_reason=amounts_by(chunk, unknown, [reason(row) for row in unknown]),
+        senders=_by_node(chunk, ends, here),
+        unmetered=_by_node(chunk, ends, _in_cluster(chunk, ends, _without(ingress, metered))),
+        late=_late(chunk, ends, rows),
+        rolled_up=amount_of(chunk, free),
+        by_rule=_by_rule(chunk, ends, rows),
+        foreign_source=_by_node(chunk, ends, _foreign(chunk, ends)),
     )
 
 
-def given_rows(columns: Columns, ends: ResolvedChunk, policy: Policy = DEFAULT) -> Rows:
+def given_rows(chunk: RawChunk, ends: ResolvedChunk, policy: Policy = DEFAULT) -> Rows:
     """Return the rows of a chunk that become flows: all but those from senders that are metered themselves."""
-    return np.flatnonzero((columns.direction != INGRESS) | ~_metered(ends, policy.unmetered)[columns.src])
+    every = range(len(chunk.src))
+    return _without(every, _metered(chunk, ends, _of_direction(chunk, every, INGRESS), policy.unmetered))
 
 
-def _late(columns: Columns, ends: ResolvedChunk, rows: Rows) -> Amount:
-    late = [number for number, end in enumerate(ends.addresses) if end.reason == "late_index"]
+def _not_out(every: Rows, out: Out) -> Rows:
+    # A number beyond the rows is that of a row which was written late (see `_write`).
+    return _without(every, {row % len(every) for row in out.rows} if every else ())
+
+
+def _without(rows: Rows, some: Collection[int]) -> Rows:
+    if not some:
+        return rows
+    gone = frozenset(some)
+    return [row for row in rows if row not in gone]
+
+
+def _of_direction(chunk: RawChunk, rows: Rows, direction: int) -> Rows:
+    return [row for row in rows if chunk.direction[row] == direction] if direction in chunk.direction else ()
+
+
+def _metered(chunk: RawChunk, ends: ResolvedChunk, rows: Rows, unmetered: NodeNames) -> Rows:
+    """Return those of the rows whose source is counted at its own node."""
+    return [row for row in _in_cluster(chunk, ends, rows) if ends.addresses[chunk.src[row]].node not in unmetered]
+
+
+def _in_cluster(chunk: RawChunk, ends: ResolvedChunk, rows: Rows) -> Rows:
+    return [row for row in rows if ends.addresses[chunk.src[row]].in_cluster]
+
+
+def _foreign(chunk: RawChunk, ends: ResolvedChunk) -> Rows:
+    """Return the egress rows whose source is known to be on another node; a podCIDR alone does not say so."""
+    here = (None, chunk.node)
+    foreign = {number for number, end in enumerate(ends.addresses) if end.node not in here and not end.reason}
+    if foreign.isdisjoint(chunk.src):
+        return ()
+    return [row for row in _of_direction(chunk, range(len(chunk.src)), EGRESS) if chunk.src[row] in foreign]
+
+
+def _late(chunk: RawChunk, ends: ResolvedChunk, rows: Rows) -> Amount:
+    late = {number for number, end in enumerate(ends.addresses) if end.reason == "late_index"}
     if not late:
         return NOTHING
-    either = np.isin(columns.src[rows], late) | np.isin(columns.dst[rows], late)
-    return columns.amount(rows[either])
-
-
-def _not_out(columns: Columns, out: Out) -> Mask:
-    new = np.ones(columns.rows, np.bool_)
-    if out.rows and columns.rows:
-        # A number beyond the rows is that of a row which was written late (see `_write`).
-        new[np.array(out.rows) % columns.rows] = False
-    return new
-
-
-def _in_cluster(ends: ResolvedChunk) -> Mask:
-    return np.fromiter((end.in_cluster for end in ends.addresses), np.bool_, len(ends.addresses))
-
-
-def _foreign_rows(columns: Columns, ends: ResolvedChunk, node: str) -> Rows:
-    """Return the egress rows whose source is known to be on another node; a podCIDR alone does not say so."""
-    foreign = np.fromiter((end.node not in (None, node) and not end.reason for end in ends.addresses), np.bool_)
-    return np.flatnonzero((columns.direction == EGRESS) & foreign[columns.src]) if foreign.any() else _NO_ROWS
-
-
-def _metered(ends: ResolvedChunk, unmetered: NodeNames) -> Mask:
-    """Return of each address whether what it sends is counted at its own node."""
-    metered = (end.in_cluster and end.node not in unmetered for end in ends.addresses)
-    return np.fromiter(metered, np.bool_, len(ends.addresses))
-
-
-def _within_a_zone(scopes: Ints) -> Mask:
-    within: Mask = (scopes == _SAME_NODE) | (scopes == _SAME_ZONE)
-    return within
+    return amount_of(chunk, [row for row in rows if chunk.src[row] in late or chunk.dst[row] in late])
 
 
 def _write(
     chunk: RawChunk,
-    columns: Columns,
     ends: ResolvedChunk,
     raw: tuple[int, int],
-    scopes: Ints,
+    scopes: Sequence[Scope],
     single: Rows,
     free: Rows,
     last: int,
@@ -239,79 +238,87 @@ def _write(
     be rolled up or put aside), and for sums, it is a multiple of the chunk's rows more, so that numbers ascend,
     none comes twice, and the row can be told from it.
     """
-    sides = Sides(chunk, columns, ends.addresses)
-    values, parts = Values(chunk, columns, sides, ends.watcher, raw), Parts(sides.ends)
-    beyond = columns.rows * max(1, last // max(columns.rows, 1) + 1)
-    late = single <= last
-    numbers = np.concatenate([single[~late], single[late] + beyond])
-    rows = np.concatenate([single[~late], single[late]])
+    sides, count = Sides(chunk, ends.addresses), len(chunk.src)
+    values = Values(chunk, sides, ends.watcher, raw, scopes)
+    beyond = count * max(1, last // max(count, 1) + 1)
+    rows, numbers = [*single], [*single]
+    if last >= 0:
+        late = [row for row in single if row <= last]
+        rows = [*(row for row in single if row > last), *late]
+        numbers = [*rows[: len(rows) - len(late)], *(row + beyond for row in late)]
 
-    def of_rows(places: Ints) -> list[bytes]:
-        return values.of_rows(rows[places], numbers[places], scopes[rows[places]], parts)
+    def of_rows(places: Sequence[int]) -> list[bytes]:
+        return values.of_rows([rows[place] for place in places], [numbers[place] for place in places])
 
-    if not len(free):
-        return FlowsJson(of_rows, np.arange(len(rows))), numbers.tolist()
-    groups = roll_up(free, sides, values, scopes)
-    sums = beyond + np.array([each[-1] for each in groups.rows], np.int64)
+    if not free:
+        return FlowsJson(of_rows, range(len(rows))), numbers
+    groups = roll_up(chunk, free, sides, values.kinds, scopes)
+    every = [*numbers, *(beyond + group.rows[-1] for group in groups)]
 
-    def of_both(places: Ints) -> list[bytes]:
-        single = places < len(rows)
-        ones = iter(of_rows(places[single]))
-        wanted = places[~single] - len(rows)
-        many = iter(values.of_groups(groups.picked(wanted), sums[wanted], scopes))
-        return [next(ones if is_one else many) for is_one in single.tolist()]
+    def of_both(places: Sequence[int]) -> list[bytes]:
+        ones = iter(of_rows([place for place in places if place < len(rows)]))
+        return [
+            next(ones) if place < len(rows) else values.of_group(groups[place - len(rows)], every[place])
+            for place in places
+        ]
 
-    every = np.concatenate([numbers, sums])
-    order = np.argsort(every)
-    return FlowsJson(of_both, order), every[order].tolist()
-
-
-def _split(columns: Columns, rows: Rows, codes: Ints, names: Sequence[str]) -> dict[str, Amount]:
-    return {names[code]: columns.amount(rows[codes == code]) for code in np.unique(codes).tolist()}
+    order = sorted(range(len(every)), key=every.__getitem__)
+    return FlowsJson(of_both, order), sorted(every)
 
 
-def _by_rule(columns: Columns, ends: ResolvedChunk, rows: Rows) -> dict[str, Amount]:
+def _by_rule(chunk: RawChunk, ends: ResolvedChunk, rows: Rows) -> dict[str, Amount]:
     """Return what each entry of the CIDR map took; what one named both ends of counts once."""
     rules = [end.made_of[0] if end.kind == "cidr" else None for end in ends.addresses]
-    names = {rule.cidr: None for rule in rules if isinstance(rule, Cidr)}
-    if not names:
+    named = {number: rule.cidr for number, rule in enumerate(rules) if isinstance(rule, Cidr)}
+    if not named:
         return {}
-    numbers = {name: number for number, name in enumerate(names)}
-    of_address = np.array([numbers[r.cidr] if isinstance(r, Cidr) else -1 for r in rules], np.int64)
-    src, dst = of_address[columns.src[rows]], of_address[columns.dst[rows]]
-    return {
-        name: columns.amount(rows[(src == number) | (dst == number)])
-        for name, number in numbers.items()
-        if ((src == number) | (dst == number)).any()
-    }
+    found: dict[str, list[int]] = {}
+    for row in rows:
+        for name in {named[number] for number in (chunk.src[row], chunk.dst[row]) if number in named}:
+            found.setdefault(name, []).append(row)
+    return {name: amount_of(chunk, of) for name, of in found.items()}
 
 
-def _by_node(columns: Columns, ends: ResolvedChunk, rows: Rows) -> dict[str, Amount]:
+def _by_node(chunk: RawChunk, ends: ResolvedChunk, rows: Rows) -> dict[str, Amount]:
     """Split rows by the node that their source is on."""
-    if not len(rows):
-        return {}
-    numbers: dict[str, int] = {}
-    of_address = [numbers.setdefault(end.node or NO_NODE, len(numbers)) for end in ends.addresses]
-    return _split(columns, rows, np.array(of_address, np.int64)[columns.src[rows]], list(numbers))
+    return amounts_by(chunk, rows, [ends.addresses[chunk.src[row]].node or NO_NODE for row in rows])
 
 
-def _classify(columns: Columns, ends: ResolvedChunk) -> tuple[Ints, Ints]:
-    """Return each row's scope as an index into SCOPES, and why it is unknown as one into UNKNOWN_REASONS.
-
-    The observer, last of `everyone`, takes the place of a relay's source.
-    """
+def _classify(chunk: RawChunk, ends: ResolvedChunk) -> tuple[list[Scope], Callable[[int], str]]:
+    """Return each row's scope, and what says of a row why that is unknown. A relay's observer is its source."""
+    watcher = ends.watcher
     places: dict[Location, int] = {}
-    nodes: dict[str, int] = {}
-    everyone = [(e.place, e.node, e.reason) for e in ends.addresses]
-    everyone.append((ends.watcher.place, ends.watcher.node, None))
-    place = np.array([places.setdefault(p, len(places)) for p, _, _ in everyone], np.int64)
-    node = np.array([-1 if n is None else nodes.setdefault(n, len(nodes)) for _, n, _ in everyone], np.int64)
-    why = np.array([UNKNOWN_REASONS.index(reason or "zone_missing") for _, _, reason in everyone], np.int64)
-    placed = np.array([bool(p.zone or p.zone_id) for p, _, _ in everyone], np.bool_)
-    sender = np.where(columns.direction == RELAY, len(everyone) - 1, columns.src)
-    pairs, inverse = np.unique(place[sender] * len(places) + place[columns.dst], return_inverse=True)
+    place = [places.setdefault(end.place, len(places)) for end in ends.addresses]
+    place.append(places.setdefault(watcher.place, len(places)))
+    node = [*(end.node for end in ends.addresses), watcher.node]
+    reasons = [*(end.reason for end in ends.addresses), None]
+    src = chunk.src
+    if RELAY in chunk.direction:
+        src = [len(reasons) - 1 if way == RELAY else of for of, way in zip(src, chunk.direction, strict=True)]
     known = list(places)
-    table = [SCOPES.index(scope_of(known[code // len(known)], known[code % len(known)])) for code in pairs.tolist()]
-    same_node = (node[sender] == node[columns.dst]) & (node[sender] >= 0)
-    scopes = np.where(same_node, _SAME_NODE, np.array(table, np.int64)[inverse])
-    return scopes, np.where(placed[sender], why[columns.dst], why[sender])
+    between = _Between(known)
+    first = [number * len(known) for number in place]
+    # What is on no node that is known is on the same as nothing.
+    to_node = [name or NO_NODE for name in node]
+    scopes: list[Scope] = [
+        "same_node" if node[of] == to_node[to] else between[first[of] + place[to]]
+        for of, to in zip(src, chunk.dst, strict=True)
+    ]
+
+    def reason(row: int) -> str:
+        source = known[place[src[row]]]
+        return reasons[chunk.dst[row] if source.zone or source.zone_id else src[row]] or "zone_missing"
+
+    return scopes, reason
+
+
+class _Between(dict[int, Scope]):
+    """Scopes by two places' numbers, the first times how many places there are, plus the second."""
+
+    def __init__(self, places: Sequence[Location]) -> None:
+        self._places = places
+
+    def __missing__(self, pair: int) -> Scope:
+        source, destination = divmod(pair, len(self._places))
+        scope = self[pair] = scope_of(self._places[source], self._places[destination])
+        return scope

@@ -7,56 +7,52 @@ protocol, ports, Service and scope are those of every row, and the flow names it
 known which rows are out even if they would be grouped otherwise now.
 """
 
-import numpy as np
+from collections.abc import Sequence
 
 from enricher.index.endpoints import Resolved, workload_end
-from enricher.join.columns import Ints, Rows
+from enricher.join.rows import Rows, grouped
 from enricher.join.serving import Sides
-from enricher.join.values import Groups, Parts, Values
+from enricher.join.values import Group
+from schemas.flow import Scope
+from schemas.raw import RawChunk
 
 # Rows that one flow names at most: its JSON stays under 40 KiB (readers take 64 KiB, schemas/flow.py).
 MAX_ROWS = 4096
 
 
-def roll_up(rows: Rows, sides: Sides, values: Values, scopes: Ints) -> Groups:
-    """Group these rows; the groups are ordered by their last row. `scopes` is of all the chunk's rows."""
-    common: list[Resolved] = []
-    number_of = _Numbers(sides.ends, common)
-    src, dst = number_of.of(sides.src[rows]), number_of.of(sides.dst[rows])
-    src_port, dst_port = values.ports(rows)
-    group = np.zeros(len(rows), np.int64)
-    for column in (src, dst, src_port, dst_port, values.kinds[rows], scopes[rows]):
-        # Renumbered after each column, so that the product stays below 2^63.
-        group = np.unique(group * (int(column.max(initial=0)) + 1) + column, return_inverse=True)[1]
-    order = np.lexsort((rows, group))
-    sizes = np.unique(group, return_counts=True)[1]
-    cuts = [cut for end, size in zip(np.cumsum(sizes), sizes, strict=True) for cut in range(end - size, end, MAX_ROWS)]
-    pieces = sorted(np.split(order, cuts[1:]), key=lambda piece: int(piece[-1])) if len(rows) else []
-    firsts = np.array([piece[0] for piece in pieces], np.intp)
-    return Groups([rows[piece] for piece in pieces], Parts(common), src[firsts], dst[firsts])
+def roll_up(chunk: RawChunk, rows: Rows, sides: Sides, kinds: Sequence[str], scopes: Sequence[Scope]) -> list[Group]:
+    """Group these rows; the groups are ordered by their last row. `kinds`, `scopes`: of all the chunk's rows."""
+    common = _Common(sides.ends)
+    src, dst, src_port, dst_port = sides.src, sides.dst, chunk.src_port, chunk.dst_port
+    keys = (
+        (common.number(src[row]), common.number(dst[row]), src_port[row], dst_port[row], kinds[row], scopes[row])
+        for row in rows
+    )
+    groups = [
+        Group(group[first : first + MAX_ROWS], common.ends[source], common.ends[destination])
+        for (source, destination, *_), group in grouped(rows, keys).items()
+        for first in range(0, len(group), MAX_ROWS)
+    ]
+    return sorted(groups, key=lambda group: group.rows[-1])
 
 
-class _Numbers:
-    """Numbers end points so that pods of one workload in one place have one number; fills `common` with them."""
+class _Common:
+    """End points numbered so that pods of one workload in one place have one number; `ends` by those numbers."""
 
-    def __init__(self, ends: list[Resolved], common: list[Resolved]) -> None:
-        self._ends = ends
-        self._common = common
+    def __init__(self, ends: Sequence[Resolved]) -> None:
+        self.ends: list[Resolved] = []
+        self._of = ends
         self._by_key: dict[object, int] = {}
         self._by_address: dict[int, int] = {}
 
-    def of(self, addresses: Ints) -> Ints:
-        distinct, inverse = np.unique(addresses, return_inverse=True)
-        return np.array([self._number(address) for address in distinct.tolist()], np.int64)[inverse]
-
-    def _number(self, address: int) -> int:
+    def number(self, address: int) -> int:
         number = self._by_address.get(address)
         if number is None:
-            end = self._ends[address]
+            end = self._of[address]
             shared = workload_end(end)
             key: object = address if shared is None else (shared.head, shared.tail)
-            number = self._by_key.setdefault(key, len(self._common))
-            if number == len(self._common):
-                self._common.append(shared or end)
+            number = self._by_key.setdefault(key, len(self.ends))
+            if number == len(self.ends):
+                self.ends.append(shared or end)
             self._by_address[address] = number
         return number

@@ -7,10 +7,7 @@ none of this tells: of a reply that was translated on another node nobody here c
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from enricher.index.endpoints import Resolved, served_end
-from enricher.join.columns import Columns, Ints, Mask
 from schemas.raw import SERVERS, RawChunk
 
 _DESTINATION, _SOURCE = SERVERS.index("destination"), SERVERS.index("source")
@@ -19,30 +16,28 @@ _DESTINATION, _SOURCE = SERVERS.index("destination"), SERVERS.index("source")
 class Sides:
     """Each row's two ends, as numbers of `ends`: the chunk's addresses, and those of them that are behind a Service."""
 
-    def __init__(self, chunk: RawChunk, columns: Columns, addresses: Sequence[Resolved]) -> None:
+    def __init__(self, chunk: RawChunk, addresses: Sequence[Resolved]) -> None:
         self.ends = list(addresses)
-        self.server = np.array(chunk.server or [0] * columns.rows, np.int64)
-        self._protocol = np.array(chunk.protocol, np.int64)
-        self._behind = np.fromiter((bool(end.served) for end in addresses), np.bool_, len(addresses))
-        self._numbers: dict[int, int] = {}
-        self.src = self._named(columns.src, np.array(chunk.src_port, np.int64), self.server == _SOURCE)
-        self.dst = self._named(columns.dst, np.array(chunk.dst_port, np.int64), self.server == _DESTINATION)
+        self.src, self.dst = chunk.src, chunk.dst
+        self._chunk = chunk
+        self._numbers: dict[tuple[int, int, int], int] = {}
+        if any(chunk.server) and (behind := {number for number, end in enumerate(addresses) if end.served}):
+            self.src = self._named(chunk.src, chunk.src_port, _SOURCE, behind)
+            self.dst = self._named(chunk.dst, chunk.dst_port, _DESTINATION, behind)
 
-    def _named(self, numbers: Ints, ports: Ints, serves: Mask) -> Ints:
-        rows = np.flatnonzero(serves & self._behind[numbers]) if serves.any() else ()
-        if not len(rows):
-            return numbers
-        asked = (numbers[rows] << 24) + (self._protocol[rows] << 16) + ports[rows]
-        distinct, inverse = np.unique(asked, return_inverse=True)
-        named = numbers.copy()
-        named[rows] = np.array([self._number(each) for each in distinct.tolist()], np.int64)[inverse]
-        return named
+    def _named(self, numbers: list[int], ports: list[int], side: int, behind: set[int]) -> list[int]:
+        return [
+            self._number(number, protocol, port) if serves == side and number in behind else number
+            for number, protocol, port, serves in zip(
+                numbers, self._chunk.protocol, ports, self._chunk.server, strict=True
+            )
+        ]
 
-    def _number(self, asked: int) -> int:
+    def _number(self, address: int, protocol: int, port: int) -> int:
         """Return the number of an address as the server at one of its ports."""
+        asked = address, protocol, port
         found = self._numbers.get(asked)
         if found is None:
-            address, protocol, port = asked >> 24, asked >> 16 & 0xFF, asked & 0xFFFF
             end = served_end(self.ends[address], protocol, port)
             found = self._numbers[asked] = address if end is None else len(self.ends)
             if end is not None:

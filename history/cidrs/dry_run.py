@@ -8,12 +8,9 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Collection
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from common.settings import KafkaSettings
 from enricher.index.addresses import Prefix, pack, prefix_of
 from enricher.index.endpoints import Resolved
-from enricher.join.columns import Columns
 from enricher.join.join import ResolvedChunk, given_rows
 from history.model.time_range import TimeRange
 from history.read.rejoin import Joiner, ReadTally, raw_chunk
@@ -115,15 +112,13 @@ def _add(sums: dict[str, Amount], more: dict[str, Amount]) -> None:
 
 
 def _note(chunk: RawChunk, ends: ResolvedChunk, joiner: Joiner, found: dict[Prefix, Unmapped]) -> None:
-    wanted = np.array([end.reason == "vpc_unmapped" for end in ends.addresses], np.bool_)
-    if not wanted.any():
+    wanted = {number for number, end in enumerate(ends.addresses) if end.reason == "vpc_unmapped"}
+    if not wanted:
         return
-    columns = Columns(chunk)
-    rows = given_rows(columns, ends, joiner.policy)
-    for row in rows[wanted[columns.src[rows]] | wanted[columns.dst[rows]]].tolist():
+    for row in given_rows(chunk, ends, joiner.policy):
         src, dst = chunk.src[row], chunk.dst[row]
         for own, other, sends in ((src, dst, True), (dst, src, False)):
-            if wanted[own]:
+            if own in wanted:
                 network = _network(chunk.addresses[own])
                 if network is not None:
                     entry = found.setdefault(network, Unmapped(network))
