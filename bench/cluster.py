@@ -41,11 +41,17 @@ def states(*, workloads_of_their_own: bool = False) -> list[TopologyState]:
 
 
 def chunks(
-    count: int, seed: int = 1, *, observers: int = 3, nodes: int = NODES, pods_a_node: int = PODS_A_NODE
+    count: int,
+    seed: int = 1,
+    *,
+    observers: int = 3,
+    nodes: int = NODES,
+    pods_a_node: int = PODS_A_NODE,
+    rows: int = ROWS,
 ) -> list[Chunk]:
     """Return so many chunks, each of another window of one of the observers, the first of so many nodes."""
     chance = random.Random(seed)
-    kinds = [_rows(chance, number, nodes, pods_a_node) for number in range(observers)]
+    kinds = [_rows(chance, number, nodes, pods_a_node, rows) for number in range(observers)]
     return [_chunk(number % observers, number // observers, *kinds[number % observers]) for number in range(count)]
 
 
@@ -79,22 +85,29 @@ def _chunk(node: int, sequence: int, addresses: list[str], columns: dict[str, li
     return Chunk(f"node-{node}", encoded(node, sequence, start_ms, addresses, columns), start_ms + WINDOW_MS)
 
 
-def _rows(chance: random.Random, node: int, nodes: int, pods_a_node: int) -> tuple[list[str], dict[str, list[int]]]:
+def _rows(
+    chance: random.Random, node: int, nodes: int, pods_a_node: int, rows: int
+) -> tuple[list[str], dict[str, list[int]]]:
     own = [address_of(node, place) for place in range(pods_a_node)]
     peers = [address_of(chance.randrange(nodes), chance.randrange(pods_a_node)) for _ in range(_PEERS)]
     outside = [f"8.{chance.randrange(256)}.{chance.randrange(256)}.8" for _ in range(_OUTSIDE)]
     outside += [f"10.250.0.{host}" for host in range(10)]
     addresses = list(dict.fromkeys(own + peers + outside))
-    columns: dict[str, list[int]] = {name: [0] * ROWS for name in COLUMNS}
-    for row in range(ROWS):
+    # A server or a client is in two flows or more.
+    reached = chance.sample(range(len(addresses)), min(len(addresses), rows // 2))
+    columns: dict[str, list[int]] = {name: [0] * rows for name in COLUMNS}
+    for row in range(rows):
         columns["src"][row] = chance.randrange(pods_a_node)
-        columns["dst"][row] = chance.randrange(len(addresses))
+        columns["dst"][row] = chance.choice(reached)
         columns["protocol"][row] = 6
         columns["dst_port"][row] = chance.choice(_PORTS)
         columns["dnat"][row] = chance.randrange(2)
         columns["bytes"][row] = int(chance.lognormvariate(9, 2)) + 60
         columns["packets"][row] = columns["bytes"][row] // 900 + 1
-    return addresses, columns
+    used = {number: place for place, number in enumerate(sorted({*columns["src"], *columns["dst"]}))}
+    for name in ("src", "dst"):
+        columns[name] = [used[number] for number in columns[name]]
+    return [addresses[number] for number in used], columns
 
 
 def _node(number: int, zone: str) -> TopologyState:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An end point of a flow once resolved, its JSON, and the scope of the traffic between two of them. Pure."""
 
+import functools
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -153,6 +154,7 @@ def endpoint_json(
     return head, msgspec.json.encode(whole).decode()[len(head) :]
 
 
+@functools.lru_cache(maxsize=10_000)
 def observer_json(name: str, place: Location) -> str:
     """Return the observing node's JSON."""
     return msgspec.json.encode(Observer(node=name, cloud=_cloud(place))).decode()

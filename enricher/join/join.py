@@ -164,7 +164,7 @@ def join(
         numbers=numbers,
         taken=amount_of(chunk, every),
         given=Amount(given.bytes, given.packets, len(values)),
-        aside={reason: amount_of(chunk, of) for reason, of in aside.items() if of},
+        aside={why: amount_of(chunk, of) for why, of in aside.items() if of},
         by_scope=amounts_by(chunk, rows, of_rows),
         by_reason=amounts_by(chunk, unknown, [reason(row) for row in unknown]),
         senders=_by_node(chunk, ends, here),
@@ -268,8 +268,8 @@ def _write(
 
 def _by_rule(chunk: RawChunk, ends: ResolvedChunk, rows: Rows) -> dict[str, Amount]:
     """Return what each entry of the CIDR map took; what one named both ends of counts once."""
-    rules = [end.made_of[0] if end.kind == "cidr" else None for end in ends.addresses]
-    named = {number: rule.cidr for number, rule in enumerate(rules) if isinstance(rule, Cidr)}
+    rules = {number: end.made_of[0] for number, end in enumerate(ends.addresses) if end.kind == "cidr"}
+    named = {number: rule.cidr for number, rule in rules.items() if isinstance(rule, Cidr)}
     if not named:
         return {}
     found: dict[str, list[int]] = {}
@@ -286,39 +286,33 @@ def _by_node(chunk: RawChunk, ends: ResolvedChunk, rows: Rows) -> dict[str, Amou
 
 def _classify(chunk: RawChunk, ends: ResolvedChunk) -> tuple[list[Scope], Callable[[int], str]]:
     """Return each row's scope, and what says of a row why that is unknown. A relay's observer is its source."""
-    watcher = ends.watcher
-    places: dict[Location, int] = {}
-    place = [places.setdefault(end.place, len(places)) for end in ends.addresses]
-    place.append(places.setdefault(watcher.place, len(places)))
-    node = [*(end.node for end in ends.addresses), watcher.node]
-    reasons = [*(end.reason for end in ends.addresses), None]
+    everyone: list[Resolved | Watcher] = [*ends.addresses, ends.watcher]
+    numbers: dict[Location, int] = {}
+    place = [numbers.setdefault(each.place, len(numbers)) for each in everyone]
+    node = [each.node for each in everyone]
+    between = _Between(list(numbers))
     src = chunk.src
     if RELAY in chunk.direction:
-        src = [len(reasons) - 1 if way == RELAY else of for of, way in zip(src, chunk.direction, strict=True)]
-    known = list(places)
-    between = _Between(known)
-    first = [number * len(known) for number in place]
-    # What is on no node that is known is on the same as nothing.
-    to_node = [name or NO_NODE for name in node]
+        src = [len(node) - 1 if way == RELAY else of for of, way in zip(src, chunk.direction, strict=True)]
     scopes: list[Scope] = [
-        "same_node" if node[of] == to_node[to] else between[first[of] + place[to]]
+        "same_node" if node[of] == node[to] and node[of] is not None else between[place[of], place[to]]
         for of, to in zip(src, chunk.dst, strict=True)
     ]
 
     def reason(row: int) -> str:
-        source = known[place[src[row]]]
-        return reasons[chunk.dst[row] if source.zone or source.zone_id else src[row]] or "zone_missing"
+        is_placed = everyone[src[row]].place.zone or everyone[src[row]].place.zone_id
+        end = everyone[chunk.dst[row] if is_placed else src[row]]
+        return (isinstance(end, Resolved) and end.reason) or "zone_missing"
 
     return scopes, reason
 
 
-class _Between(dict[int, Scope]):
-    """Scopes by two places' numbers, the first times how many places there are, plus the second."""
+class _Between(dict[tuple[int, int], Scope]):
+    """The scope of traffic between two places, by their numbers."""
 
     def __init__(self, places: Sequence[Location]) -> None:
         self._places = places
 
-    def __missing__(self, pair: int) -> Scope:
-        source, destination = divmod(pair, len(self._places))
-        scope = self[pair] = scope_of(self._places[source], self._places[destination])
+    def __missing__(self, pair: tuple[int, int]) -> Scope:
+        scope = self[pair] = scope_of(self._places[pair[0]], self._places[pair[1]])
         return scope

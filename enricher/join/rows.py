@@ -8,7 +8,7 @@ work. Of 2,000 rows it takes no longer either.
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-from schemas.amount import Amount
+from schemas.amount import NOTHING, Amount
 from schemas.raw import DIRECTIONS, RawChunk
 
 Key = TypeVar("Key", bound=object)
@@ -21,11 +21,15 @@ Rows = Sequence[int]
 
 def amount_of(chunk: RawChunk, rows: Rows) -> Amount:
     """Return what these rows come to."""
+    if not rows:
+        return NOTHING
     return Amount(sum(map(chunk.bytes.__getitem__, rows)), sum(map(chunk.packets.__getitem__, rows)), len(rows))
 
 
 def amounts_by(chunk: RawChunk, rows: Rows, keys: Sequence[Key]) -> dict[Key, Amount]:
     """Return what rows come to by their keys, one a row."""
+    if not rows:
+        return {}
     distinct = set(keys)
     if len(distinct) == 1:
         return {distinct.pop(): amount_of(chunk, rows)}
