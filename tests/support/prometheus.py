@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from common.service.http_limits import SHARED_SECONDS
 from lab.kafka.broker import free_port
 
 SCRAPED_SECONDS = 120.0
@@ -44,14 +45,22 @@ class Prometheus:
             raise AssertionError(f"{parameters['query']}: {error.read().decode()}") from error
 
     def fresh(self, expression: str, up: int | None = None) -> list[dict[str, Any]]:
-        """Ask once `up` targets (default: all) have been scraped after this call."""
-        asked, wanted = time.time(), self._targets if up is None else up
+        """Ask once `up` targets (default: all) have given what they had when this was called.
+
+        A scrape may get what was being rendered already, or was rendered for somebody else a moment ago.
+        """
+        wanted = self._targets if up is None else up
+        self._wait_for_scrapes(wanted, after=time.time())
+        self._wait_for_scrapes(wanted, after=time.time() + SHARED_SECONDS)
+        return self.ask(expression)
+
+    def _wait_for_scrapes(self, wanted: int, after: float) -> None:
         deadline = time.monotonic() + SCRAPED_SECONDS
         while time.monotonic() < deadline:
             # timestamp() gives a sample's own time for a plain selector only; of any other vector, the query's.
             scraped = self.ask(f'timestamp(up{{job="{JOB}"}}) and (up{{job="{JOB}"}} == 1)')
-            if sum(float(each["value"][1]) > asked for each in scraped) >= wanted:
-                return self.ask(expression)
+            if sum(float(each["value"][1]) > after for each in scraped) >= wanted:
+                return
             time.sleep(0.2)
         raise TimeoutError(f"Prometheus does not scrape {wanted} targets")
 
