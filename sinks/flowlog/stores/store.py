@@ -125,8 +125,10 @@ def _write_synced(path: Path, parts: Parts) -> int:
             size = sum(file.write(part) for part in parts)
             file.flush()
             os.fsync(file.fileno())
-    except OSError:
+    except OSError as error:
         # A half-written file on a full disk is in the way of the next try.
         path.unlink(missing_ok=True)
+        # A write's error names none.
+        error.filename = error.filename or str(path)
         raise
     return size
