@@ -27,11 +27,11 @@ from history.model.rollups import Length
 from history.model.time_range import Since, TimeRange, parse_since
 from history.read import interrupts
 from history.read.archive.files import DATA, HOUR_MS, LongRollup, compacted_hours, hour_directories, hour_end_ms
-from history.read.archive.opened import ArchiveChanged, FlowArchive
+from history.read.archive.opened import ArchiveChanged, FlowArchive, ReadAgain, StoreAway
 from history.upkeep.addresses import Erasure, at_least
 from history.upkeep.compact import Compactor, Done, Rule, Taken
 from history.upkeep.days import rollups_to_write, weeks_with_rollups, write_long_rollup
-from history.upkeep.expire import StoredHour, chosen, rolled_up_hours, stored_hours
+from history.upkeep.expire import StoredHour, chosen, roll_up_late, rolled_up_hours, stored_hours
 from history.upkeep.expire import expire as expire_hour
 from history.upkeep.manifests import superseded
 from sinks.flowlog.archive.manifest import DataFile
@@ -161,6 +161,7 @@ def expire(settings: ExpireSettings) -> int:
             there = stored_hours(archive)
             hours = chosen(there, now_ms, parse_duration(settings.keep), settings.max_size)
             for hour in [] if settings.dry_run else hours:
+                _roll_up_late(archive, hour)
                 expire_hour(archive, hour)
             rolled_up = rolled_up_hours(archive, now_ms - parse_duration(settings.keep_rollups))
             for hour in [] if settings.dry_run else rolled_up:
@@ -181,6 +182,17 @@ def expire(settings: ExpireSettings) -> int:
     if rolled_up:
         say(f"{done} the rollups of {_hours_named(rolled_up)}")
     return 0
+
+
+def _roll_up_late(archive: FlowArchive, hour: StoredHour) -> None:
+    try:
+        with scratch("zonemeter-expire-") as spill:
+            roll_up_late(archive, hour, Path(spill))
+    except (ReadAgain, StoreAway):
+        raise
+    except Refusal as error:
+        # Nothing may keep flows beyond their time.
+        complain(f"zonemeter archive expire: {error}; the rollups of {hour.name} go with it")
 
 
 def _hours_named(hours: Sequence[StoredHour]) -> str:

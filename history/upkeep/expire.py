@@ -15,7 +15,7 @@ from pyarrow import fs
 
 from history.read.archive.files import first_day, hour_end_ms
 from history.read.archive.opened import FlowArchive
-from history.upkeep.compact import Taken
+from history.upkeep.compact import Compactor, Rule, Taken
 from history.upkeep.days import forget_long_rollups
 from sinks.flowlog.archive import compaction
 from sinks.flowlog.archive.archive import FLOWS
@@ -24,6 +24,8 @@ from sinks.flowlog.archive.manifest import DataFile, encode
 
 # Hours that ended less than this ago stay, whatever the room: the flow log may still write there.
 WRITTEN_MS = 86_400_000
+# Of what is deleted at once.
+_LATE_FILE_BYTES = 1 << 30
 
 
 class StoredHour(NamedTuple):
@@ -83,6 +85,16 @@ def rolled_up_hours(archive: FlowArchive, before_ms: int) -> list[StoredHour]:
     return [StoredHour(name, [], 0) for name in sorted(old) if not archive.names(f"{FLOWS}/{name}")]
 
 
+def roll_up_late(archive: FlowArchive, hour: StoredHour, spill: Path) -> None:
+    """Compact what came after an hour had rollups, so that these are of all its flows and may stay.
+
+    `spill`: an empty directory of this machine. Raises as `Compactor` does.
+    """
+    chain = archive.chain(hour.name)
+    if chain.rollups and not _kept(chain, hour):
+        Compactor(archive).compact(hour.name, Rule(0, _LATE_FILE_BYTES), spill)
+
+
 def expire(archive: FlowArchive, hour: StoredHour, *, rollups: bool = True) -> None:
     """Delete an hour, but for its rollups if these may stay; killed anywhere, the next run goes on.
 
@@ -111,7 +123,7 @@ def expire(archive: FlowArchive, hour: StoredHour, *, rollups: bool = True) -> N
     for name in archive.names(f"{ROLLUPS}/{hour.name}"):
         if (path := f"{ROLLUPS}/{hour.name}/{name}") not in kept:
             store.delete(path)
-    for path in hour.paths:
+    for path in record.replaces:
         store.delete(path)
     if archive.is_local:
         week = first_day("week", hour.end_ms - 1)

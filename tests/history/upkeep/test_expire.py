@@ -7,8 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from history.model.filters import Selection
+from history.model.party import Parties
+from history.model.rollups import Hours
+from history.model.summary import Summary
 from history.read.archive.files import find_chapter
 from history.read.archive.opened import FlowArchive
+from history.read.archive.sql import ArchiveQuery
 from history.upkeep.command import expire as expire_main
 from history.upkeep.command import main as compact_main
 from history.upkeep.compact import Taken
@@ -97,6 +102,41 @@ def test_flows_that_come_after_their_hour_expired_are_there_and_expire_too(writt
     expire(archive, stored_hours(archive)[0])
     assert len(written.rows()) == left
     assert not list(written.root.glob(f"flows/{HOUR}"))
+
+
+def sums(root: Path) -> tuple[int, int]:
+    """Return how many flows and bytes an archive comes to, by its rollups where they may stand."""
+    with ArchiveQuery(FlowArchive(str(root)), DAY, Hours(DAY)) as query:
+        query.summarise(Parties(), summary := Summary(), Selection())
+    return summary.flows, summary.bytes
+
+
+@pytest.mark.parametrize("expired", [True, False], ids=["after it had expired", "before it expires"])
+def test_flows_that_come_after_the_rollups_of_their_hour_go_into_them(written: Written, at: Run, expired: bool) -> None:
+    run = ["--archive", str(written.root), "--keep", "718h"]
+    compact(written.root)
+    if expired:
+        assert at(719, expire_main, *run)[0] == 0
+    flows_before, bytes_before = sums(written.root)
+    written.cut(1, flows(1, 40))
+    status, _, err = at(719, expire_main, *run)
+    assert (status, err) == (0, "")
+    assert not list(written.root.glob(f"flows/{HOUR}"))
+    assert sums(written.root) == (flows_before + 4, bytes_before + 4 * 40_000 + 6)
+    assert at(719, expire_main, *run)[1].startswith("nothing to delete")
+
+
+def test_late_flows_that_cannot_be_read_keep_no_hour(written: Written, at: Run) -> None:
+    run = ["--archive", str(written.root), "--keep", "718h"]
+    compact(written.root)
+    assert at(719, expire_main, *run)[0] == 0
+    written.cut(1, flows(1, 40))
+    (late,) = written.root.glob(f"flows/{HOUR}/*")
+    late.write_bytes(b"PAR1")
+    status, out, err = at(719, expire_main, *run)
+    assert (status, out.partition(",")[0], len(err.splitlines())) == (0, "deleted 1 hour", 1)
+    assert f"the rollups of {HOUR} go with it" in err
+    assert not list(written.root.glob(f"*/{HOUR}/*.parquet"))
 
 
 def test_what_a_killed_flow_log_left_unlisted_expires_with_its_hour(written: Written) -> None:
