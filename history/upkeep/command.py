@@ -26,7 +26,15 @@ from common.terminal import complain, say
 from history.model.rollups import Length
 from history.model.time_range import Since, TimeRange, parse_since
 from history.read import interrupts
-from history.read.archive.files import DATA, HOUR_MS, LongRollup, compacted_hours, hour_directories, hour_end_ms
+from history.read.archive.files import (
+    DATA,
+    HOUR_MS,
+    LongRollup,
+    compacted_hours,
+    hour_directories,
+    hour_end_ms,
+    touches,
+)
 from history.read.archive.opened import ArchiveChanged, FlowArchive, ReadAgain, StoreAway
 from history.upkeep.addresses import Erasure, at_least
 from history.upkeep.compact import Compactor, Done, Rule, Taken
@@ -134,8 +142,9 @@ def main(settings: CompactSettings) -> int:
         archive = open_archive(settings)
         run = _Run("compact", settings, archive)
         run.compact(hours_to_compact(archive, settings, now_ms))
-        run.roll_up_days(TimeRange(parse_since(settings.since, now_ms), now_ms - parse_duration(settings.min_age)))
-        run.forget_manifests(now_ms - parse_duration(settings.keep_manifests))
+        since_ms = parse_since(settings.since, now_ms)
+        run.roll_up_days(TimeRange(since_ms, now_ms - parse_duration(settings.min_age)))
+        run.forget_manifests(TimeRange(since_ms, now_ms), now_ms - parse_duration(settings.keep_manifests))
         return run.status
 
 
@@ -251,17 +260,19 @@ class _Run:
     def compact(self, hours: Iterator[Hour]) -> None:
         """Go through hours and say what was done of each."""
         for hour in hours:
-            try:
-                self._hour(hour)
-            except Taken:
-                say(f"{hour.name}: another process compacted it meanwhile")
-            except (Refusal, OSError) as error:
-                if isinstance(error, ArchiveChanged):
-                    say(f"{hour.name}: changed meanwhile; left to the next run")
-                    continue
-                self._failed += 1
-                complain(f"zonemeter archive {self._word}: {error}; {hour.name} stays as it is")
+            self._try(hour)
         self._sum_up()
+
+    def _try(self, hour: Hour) -> None:
+        try:
+            self._hour(hour)
+        except Taken:
+            say(f"{hour.name}: another process compacted it meanwhile")
+        except ArchiveChanged:
+            say(f"{hour.name}: changed meanwhile; left to the next run")
+        except (Refusal, OSError) as error:
+            self._failed += 1
+            complain(f"zonemeter archive {self._word}: {error}; {hour.name} stays as it is")
 
     def roll_up_days(self, span: TimeRange) -> None:
         """Write the rollups of whole days and weeks of a range."""
@@ -290,20 +301,37 @@ class _Run:
     def _spill(self) -> "tempfile.TemporaryDirectory[str]":
         return scratch("zonemeter-compact-", self._settings.spill_directory)
 
-    def forget_manifests(self, before_ms: int) -> None:
-        """Delete the manifests of before a time that nobody needs any more."""
-        count = 0
+    def forget_manifests(self, span: TimeRange, before_ms: int) -> None:
+        """Delete the manifests of before a time that nobody needs any more.
+
+        Hours beyond the range that keep one of the range are compacted for it, however few files they have.
+        """
+        found, tried = list[str](), set[str]()
+
+        def compact(hour: str) -> None:
+            if hour not in tried and not touches(hour, span):
+                tried.add(hour)
+                chain = self._archive.chain(hour)
+                self._try(Hour(hour, 1, bool(chain.records or chain.intents), Rule(0, self._settings.file_size)))
+
+        # All are found before the first goes: a compaction reads those that were there when the archive was opened.
+        with self._manifests_stay():
+            for path in superseded(self._archive, span.from_ms, before_ms, compact):
+                found.append(path)
+        with self._manifests_stay():
+            for path in [] if self._settings.dry_run else found:
+                self._archive.store.delete(path)
+        if found:
+            done = "would be deleted" if self._settings.dry_run else "deleted"
+            say(f"{counted(len(found), 'manifest')} of compacted files {done}")
+
+    @contextlib.contextmanager
+    def _manifests_stay(self) -> Iterator[None]:
         try:
-            for path in superseded(self._archive, before_ms):
-                count += 1
-                if not self._settings.dry_run:
-                    self._archive.store.delete(path)
+            yield
         except (Refusal, OSError) as error:
             self._failed += 1
             complain(f"zonemeter archive {self._word}: {error}; the manifests from there on stay")
-        if count:
-            done = "would be deleted" if self._settings.dry_run else "deleted"
-            say(f"{counted(count, 'manifest')} of compacted files {done}")
 
     def _hour(self, hour: Hour) -> None:
         if self._settings.dry_run:

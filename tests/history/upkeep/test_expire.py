@@ -11,6 +11,7 @@ from history.model.filters import Selection
 from history.model.party import Parties
 from history.model.rollups import Hours
 from history.model.summary import Summary
+from history.model.time_range import TimeRange
 from history.read.archive.files import find_chapter
 from history.read.archive.opened import FlowArchive
 from history.read.archive.sql import ArchiveQuery
@@ -218,9 +219,32 @@ def test_a_manifest_stays_while_flows_that_came_after_their_hour_expired_are_the
     written.cut(1, flows(1, 800))
     before = written.rows()
     assert sum(row["window_start"].hour == 22 for row in before) == 4
-    # The late file is in an hour of before `since`: nobody compacts it.
-    assert at(200, compact_main, "--archive", str(written.root), "--since", "199h")[0] == 0
+    # Of before `since` is the late file's hour, and its manifest, too.
+    assert at(200, compact_main, "--archive", str(written.root), "--since", "197h")[0] == 0
     assert written.rows() == before
+
+
+@pytest.mark.parametrize("begin_ms", [0, BEGIN_MS - 30 * 24 * HOUR_MS, 4_000_000_000_000], ids=["1970", "late", "2096"])
+def test_flows_of_a_time_that_nobody_looks_at_keep_no_manifests(written: Written, at: Run, begin_ms: int) -> None:
+    taken_ms = BEGIN_MS + 3 * HOUR_MS
+    written.cut(0, flows(0, 30, start_ms=begin_ms), taken_ms)
+    written.cut(0, flows(0, 31, start_ms=begin_ms + 2 * HOUR_MS), taken_ms)
+    for sequence in (800, 801):
+        written.cut(0, flows(0, sequence))
+    span = TimeRange(0, 5_000_000_000_000)
+    before, location = written.rows(span), ["--archive", str(written.root)]
+    assert at(20, compact_main, *location)[0] == 0
+    status, out, err = at(192, compact_main, *location)
+    assert (status, err) == (0, "")
+    assert "manifests of compacted files deleted" in out
+    assert {partition: FlowArchive(str(written.root)).numbers(partition) for partition in (0, 1)} == {0: [13], 1: [9]}
+    assert written.rows(span) == before
+    assert at(192, compact_main, *location) == (0, "nothing to do\n", "")
+
+
+def test_an_hour_that_is_still_written_is_not_compacted_for_a_manifest(written: Written, at: Run) -> None:
+    assert at(2.5, compact_main, "--archive", str(written.root), "--keep-manifests", "1m", "--min-age", "2h")[0] == 0
+    assert not list(written.root.glob("flows/*/*/flows-c*"))
 
 
 def test_a_manifest_stays_while_anything_needs_it(written: Written, at: Run) -> None:

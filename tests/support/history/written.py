@@ -50,8 +50,8 @@ class Written:
         self.root = root
         self._archive = Archive(LocalStore(root), TOPIC, SUFFIX, self._attribution)
 
-    def cut(self, partition: int, flows: Sequence[Flow]) -> Manifest:
-        """Write flows as one cut of a partition."""
+    def cut(self, partition: int, flows: Sequence[Flow], taken_ms: int | None = None) -> Manifest:
+        """Write flows as one cut of a partition, taken when they ended if at no other time."""
         sequence = self._sequence[partition] = self._sequence.get(partition, 0) + 1
         first = self._offset.get(partition, 0)
         self._offset[partition] = first + len(flows)
@@ -63,7 +63,7 @@ class Written:
             )
             hours.setdefault(flow.start_ms // HOUR_MS * HOUR_MS, ParquetRows()).add(rows_of([placed]))
             origin, place = parse_flow_id(flow.id)
-            marks[origin] = FlowMark(*place, flow.end_ms, flow.end_ms)
+            marks[origin] = FlowMark(*place, flow.end_ms, flow.end_ms if taken_ms is None else taken_ms)
         manifest = Manifest(
             topic=TOPIC,
             partition=partition,
