@@ -36,6 +36,7 @@ from history.read.archive.files import (
     touches,
 )
 from history.read.archive.opened import ArchiveChanged, FlowArchive, ReadAgain, StoreAway
+from history.read.progress import progress
 from history.upkeep.addresses import Erasure, at_least
 from history.upkeep.compact import Compactor, Done, Rule, Taken
 from history.upkeep.days import rollups_to_write, weeks_with_rollups, write_long_rollup
@@ -61,6 +62,10 @@ class RewriteSettings(ArchiveSettings):
     )
     spill_directory: Path | None = Field(
         None, description="where files are sorted: needs three times an hour's bytes (default: a temporary directory)"
+    )
+
+    delete_after: Duration = Field(
+        "1m", description="delete files so long after others took their place: reports that opened them go on meanwhile"
     )
 
     def check(self) -> None:
@@ -145,7 +150,7 @@ def main(settings: CompactSettings) -> int:
         since_ms = parse_since(settings.since, now_ms)
         run.roll_up_days(TimeRange(since_ms, now_ms - parse_duration(settings.min_age)))
         run.forget_manifests(TimeRange(since_ms, now_ms), now_ms - parse_duration(settings.keep_manifests))
-        return run.status
+        return run.end()
 
 
 @entry_point("archive erase-addresses", EraseSettings)
@@ -157,7 +162,7 @@ def erase(settings: EraseSettings) -> int:
         archive = open_archive(settings)
         run = _Run("erase-addresses", settings, archive)
         run.compact(hours_to_erase(archive, settings, now_ms))
-        return run.status
+        return run.end()
 
 
 @entry_point("archive expire", ExpireSettings)
@@ -248,20 +253,29 @@ class _Run:
         self._word = word
         self._settings = settings
         self._archive = archive
-        self._compactor = Compactor(archive)
+        self._compactor = Compactor(archive, parse_duration(settings.delete_after) / 1000)
         self._done: list[Done] = []
         self._failed = 0
-
-    @property
-    def status(self) -> int:
-        """The exit status."""
-        return 2 if self._failed else 0
 
     def compact(self, hours: Iterator[Hour]) -> None:
         """Go through hours and say what was done of each."""
         for hour in hours:
             self._try(hour)
+            self._delete_replaced()
         self._sum_up()
+
+    def end(self) -> int:
+        """Delete what was replaced last, and return the exit status."""
+        with progress("waiting to delete what was replaced (--delete-after)"):
+            self._delete_replaced(wait=True)
+        return 2 if self._failed else 0
+
+    def _delete_replaced(self, *, wait: bool = False) -> None:
+        try:
+            self._compactor.delete_replaced(wait=wait)
+        except OSError as error:
+            self._failed += 1
+            complain(f"zonemeter archive {self._word}: {error}; what was replaced is deleted by the next run")
 
     def _try(self, hour: Hour) -> None:
         try:

@@ -7,9 +7,11 @@ compactors of one hour collide: one of them finds that out before its files coun
 
 import contextlib
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic, sleep
 
 import duckdb
 import msgspec
@@ -78,9 +80,22 @@ class Done:
 class Compactor:
     """One process that compacts. Raises `Refusal`, `ArchiveChanged`, `Taken` and `OSError`, with no row lost."""
 
-    def __init__(self, archive: FlowArchive) -> None:
+    def __init__(self, archive: FlowArchive, keep_seconds: float = 0) -> None:
+        """`keep_seconds`: so long what was replaced stays, for who had opened it; 0: it goes with the compaction."""
         self._archive = archive
         self._store = archive.store
+        self._keep_seconds = keep_seconds
+        self._replaced: deque[tuple[float, list[str]]] = deque()
+
+    def delete_replaced(self, *, wait: bool = False) -> None:
+        """Delete what stayed for long enough, or, with `wait`, all of it when it has. Killed before, the next run does.
+
+        Raises `OSError`.
+        """
+        while self._replaced and (wait or self._replaced[0][0] <= monotonic()):
+            at, paths = self._replaced.popleft()
+            sleep(max(at - monotonic(), 0))
+            self._delete(paths)
 
     def plan(self, hour: str, rule: Rule) -> list[DataFile]:
         """Return the files of an hour that should be rewritten."""
@@ -179,7 +194,9 @@ class Compactor:
             self._delete([*rolled_up, *files, intent])
             raise Taken
         old = (rollup_path(path) for path in record.replaces if COMPACTED.fullmatch(path.rpartition("/")[2]))
-        self._delete([*old, *record.replaces, intent])
+        self._replaced.append((monotonic() + self._keep_seconds, [*old, *record.replaces, intent]))
+        if not self._keep_seconds:
+            self.delete_replaced()
         return written.files
 
     def _put(self, files: Mapping[str, SortedFile]) -> list[DataFile]:

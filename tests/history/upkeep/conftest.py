@@ -6,10 +6,19 @@ from collections.abc import Callable
 
 import pytest
 
+from history.upkeep import compact
 from tests.history.conftest import Command, Ran
 from tests.support.history.written import BEGIN_MS, HOUR_MS
 
 Run = Callable[..., Ran]
+
+
+@pytest.fixture(autouse=True)
+def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """For how many seconds each, what was replaced would have stayed: no command waits for that."""
+    seconds: list[float] = []
+    monkeypatch.setattr(compact, "sleep", seconds.append)
+    return seconds
 
 
 @pytest.fixture

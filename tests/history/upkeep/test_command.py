@@ -54,6 +54,16 @@ def test_hours_that_are_over_are_compacted_and_others_left_alone(written: Writte
     assert written.rows() == before
 
 
+def test_what_was_replaced_is_deleted_after_a_minute_and_the_run_ends_then(
+    written: Written, at: Run, waited: list[float]
+) -> None:
+    assert at(4.0, upkeep.main, "--archive", str(written.root))[0] == 0
+    assert 50 < max(waited) <= 60
+    assert len(written.files()) == 1 + 1 + 6
+    assert at(5.0, upkeep.main, "--archive", str(written.root), "--delete-after", "1ms", "--min-age", "1h")[0] == 0
+    assert waited[-1] < 1
+
+
 def test_of_a_year_only_the_days_of_the_range_are_listed(written: Written) -> None:
     compact(written.root)
     for directory in ("flows", "_compactions"):

@@ -297,6 +297,25 @@ def test_a_compaction_between_listing_and_reading_makes_a_reader_begin_again(wri
     assert written.rows() == before
 
 
+def test_a_reader_goes_on_with_what_was_replaced_a_moment_ago(
+    written: Written, tmp_path: Path, waited: list[float]
+) -> None:
+    before = written.rows()
+    compactor = Compactor(FlowArchive(str(written.root)), keep_seconds=3600)
+    with ArchiveQuery(FlowArchive(str(written.root)), DAY) as query:
+        compactor.compact(HOUR, FEW, tmp_path)
+        compactor.delete_replaced()
+        read = [row for table in query.tables(Selection()) for row in table.to_pylist()]
+        assert sorted(read, key=lambda row: row["id"]) == before
+    assert written.rows() == before
+    many = len(written.files())
+    compactor.delete_replaced(wait=True)
+    assert 3_500 < waited[-1] <= 3_600
+    assert len(written.files()) < many
+    assert not list(written.root.glob("_compactions/*/*/*.intent"))
+    assert written.rows() == before
+
+
 def test_a_compaction_of_flows_newer_than_the_archive_was_opened_makes_a_reader_begin_again(written: Written) -> None:
     archive = FlowArchive(str(written.root))
     written.cut(1, flows(1, 50))
