@@ -86,6 +86,10 @@ class CompactSettings(RewriteSettings):
         ge=0,
         description="files of the flow log that an hour may keep as they are, until it is old (--keep-manifests)",
     )
+    old_times: bool = Field(
+        False,
+        description="also rewrite compacted files of before times were microseconds, which readers of Iceberg refuse",
+    )
     keep_manifests: Duration = Field(
         "7d", description="delete manifests older than this whose files were all compacted or have expired"
     )
@@ -136,6 +140,11 @@ class Hour(NamedTuple):
     files: int
     has_compactions: bool
     rule: Rule
+
+    @property
+    def may_be_due(self) -> bool:
+        """Whether any of its files may have to be rewritten."""
+        return self.files > self.rule.files or (self.rule.old_times and self.has_compactions)
 
 
 @entry_point("archive compact", CompactSettings)
@@ -220,7 +229,7 @@ def hours_to_compact(archive: FlowArchive, settings: CompactSettings, now_ms: in
     for hour, files, has_compactions in _hours(archive, span):
         # What stays uncompacted keeps its manifest, and all that came after it.
         may_stay = 0 if hour_end_ms(hour) <= old_ms else settings.max_files
-        yield Hour(hour, files, has_compactions, Rule(may_stay, settings.file_size))
+        yield Hour(hour, files, has_compactions, Rule(may_stay, settings.file_size, old_times=settings.old_times))
 
 
 def hours_to_erase(archive: FlowArchive, settings: EraseSettings, now_ms: int) -> Iterator[Hour]:
@@ -349,13 +358,13 @@ class _Run:
 
     def _hour(self, hour: Hour) -> None:
         if self._settings.dry_run:
-            if planned := self._compactor.plan(hour.name, hour.rule) if hour.files > hour.rule.files else []:
+            if planned := self._compactor.plan(hour.name, hour.rule) if hour.may_be_due else []:
                 say(f"{hour.name}: would rewrite {_files(planned)}, {_rows(planned):,} flows")
                 self._done.append(Done(planned, []))
             return
         if hour.has_compactions:
             self._compactor.clear_up(hour.name)
-        if hour.files <= hour.rule.files:
+        if not hour.may_be_due:
             return
         with self._spill() as spill:
             done = self._compactor.compact(hour.name, hour.rule, Path(spill))

@@ -20,6 +20,7 @@ import pyarrow as pa
 from common.errors import Refusal
 from common.terminal import command
 from history.read.archive.files import find_chapter, hour_range
+from history.read.archive.limits import checked_footer
 from history.read.archive.opened import FlowArchive
 from history.upkeep.addresses import Erasure, at_least
 from history.upkeep.days import forget_long_rollups
@@ -39,6 +40,7 @@ from sinks.flowlog.archive.compaction import (
     rollup_path,
 )
 from sinks.flowlog.archive.manifest import DataFile, Intent, encode
+from sinks.flowlog.rows.parquet import TIME
 from sinks.flowlog.stores.store import TEMPORARY
 
 
@@ -50,12 +52,14 @@ class Taken(Exception):  # noqa: N818 - it is what happened, and no fault
 class Rule:
     """When an hour is compacted: where more than `files` are not yet. `file_bytes`: of a file that is made, about.
 
+    `old_times`: also compact again what was compacted when times were milliseconds.
     `erasure`: compact instead all files out of which not so much of the addresses was taken yet, and take it out.
     """
 
     files: int
     file_bytes: int
     erasure: Erasure | None = None
+    old_times: bool = False
 
     def chosen(self, written: Sequence[DataFile], compacted: Sequence[DataFile]) -> list[DataFile]:
         """Return the files to rewrite: all that the flow log wrote, with what is less than half a file of earlier."""
@@ -103,7 +107,19 @@ class Compactor:
         if rule.erasure is not None:
             done = self._archive.chain(hour).erased(at_least(rule.erasure))
             return [file for file in chapter.files if file.path not in done]
-        return rule.chosen(chapter.files[chapter.compacted :], chapter.files[: chapter.compacted])
+        compacted = chapter.files[: chapter.compacted]
+        chosen = rule.chosen(chapter.files[chapter.compacted :], compacted)
+        old = [file for file in compacted if rule.old_times and file not in chosen and self._has_old_times(file.path)]
+        return [*chosen, *old]
+
+    def _has_old_times(self, path: str) -> bool:
+        try:
+            with self._archive.open(path) as source:
+                schema = checked_footer(self._archive, path, source).schema.to_arrow_schema()
+        except (pa.ArrowException, OSError) as error:
+            self._archive.check_answers(path, error)
+            raise Refusal(f"archive {self._archive.location}: {path}: {error}") from error
+        return any(schema.field(name).type != TIME for name in ("window_start", "window_end"))
 
     def clear_up(self, hour: str) -> None:
         """Finish, or take back, compactions of that hour that did not come to their end; delete what is replaced."""

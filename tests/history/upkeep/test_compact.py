@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -86,8 +87,34 @@ def test_files_of_before_times_were_microseconds_are_read_and_made_alike(written
     assert starts == {int(row["window_start"].timestamp() * 1000) for row in before}
     compact(written.root)
     (made,) = (written.root / f"flows/{HOUR}").glob("flows-c*.parquet")
-    assert {pq.ParquetFile(made).schema_arrow.field(name).type for name in ("window_start", "window_end")} == {TIME}
+    assert times(made) == {TIME}
     assert written.rows() == before
+
+
+def times(path: Path) -> set[pa.DataType]:
+    return {pq.ParquetFile(path).schema_arrow.field(name).type for name in ("window_start", "window_end")}
+
+
+def test_what_was_compacted_when_times_were_milliseconds_is_compacted_again_if_asked_for(written: Written) -> None:
+    before = written.rows()
+    compact(written.root)
+    (made,) = (written.root / f"flows/{HOUR}").glob("flows-c*.parquet")
+    read = pq.ParquetFile(made).read()
+    for name in ("window_start", "window_end"):
+        read = read.set_column(read.column_names.index(name), name, read[name].cast(MILLISECONDS))
+    pq.write_table(read, made, store_schema=False)
+    # Large enough to stay: more than half of what a file may have.
+    rule = Rule(files=2, file_bytes=1, old_times=True)
+    assert compact(written.root, Rule(files=2, file_bytes=1)) is None
+    done = compact(written.root, rule)
+    assert done is not None
+    assert [file.path for file in done.before] == [str(made.relative_to(written.root))]
+    assert {kind for file in done.after for kind in times(written.root / file.path)} == {TIME}
+    assert written.rows() == before
+    assert compact(written.root, rule) is None
+    (next(iter((written.root / f"flows/{HOUR}").glob("*")))).write_bytes(b"PAR1")
+    with pytest.raises(Refusal, match=f"flows/{HOUR}/flows-c"):
+        compact(written.root, rule)
 
 
 def test_the_rows_are_the_same_in_fewer_files(written: Written) -> None:
