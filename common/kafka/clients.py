@@ -115,7 +115,7 @@ def new_consumer(settings: KafkaSettings, **overrides: Any) -> AIOKafkaConsumer:
         "fetch_max_bytes": 8 * 1024 * 1024,
         "max_partition_fetch_bytes": 2 * 1024 * 1024,
     }
-    return AIOKafkaConsumer(**client_options(settings), **(options | overrides))
+    return AIOKafkaConsumer(**(client_options(settings) | options | overrides))
 
 
 async def start(service: Service, settings: KafkaSettings, make: Callable[[], T]) -> T:

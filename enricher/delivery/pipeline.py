@@ -20,6 +20,7 @@ from common.kafka.partitions import LOOK_SECONDS
 from common.service.backoff import Backoff
 from common.task_group import TaskGroup
 from enricher.delivery.deps import Deps
+from enricher.delivery.membership import client_id, refuse_others
 from enricher.delivery.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class Pipeline:
 
     async def _session(self) -> None:
         settings, service = self._deps.settings, self._deps.service
+        await refuse_others(service, settings)
         consumer = await clients.start(service, settings, self._new_consumer)
         try:
             async with TaskGroup() as tasks:
@@ -95,6 +97,7 @@ class Pipeline:
         settings = self._deps.settings
         return clients.new_consumer(
             settings,
+            client_id=client_id(settings),
             group_id=settings.group_id,
             group_instance_id=settings.group_instance_id,
             session_timeout_ms=int(settings.session_seconds * 1000),

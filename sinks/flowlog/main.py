@@ -74,4 +74,6 @@ def _open(settings: FlowlogSettings) -> Sink[FlatEnd, Any]:
         return StdoutSink(settings)
     suffix, new_buffer = FORMATS[settings.format]
     store, topic = open_store(settings.output), settings.topics.enriched
-    return ArchiveSink(settings, Archive(store, topic, suffix, settings.attribution_version), new_buffer)
+    archive = Archive(store, topic, suffix, settings.attribution_version)
+    archive.check()
+    return ArchiveSink(settings, archive, new_buffer)

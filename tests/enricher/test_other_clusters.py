@@ -23,7 +23,7 @@ from schemas.raw import decode_chunk
 from tests.support.builders import collector_entry
 from tests.support.enricher.api_process import PLAN, api_at
 from tests.support.enricher.build import BOOT, END, START, encoded, row
-from tests.support.enricher.processes import running
+from tests.support.enricher.processes import running, topology_file
 from tests.support.enricher.topics import Topics
 from tests.support.services import eventually
 
@@ -127,3 +127,23 @@ def test_a_cluster_that_has_no_topics_is_one_line_in_readyz(broker: Broker, tmp_
         flags = [*shop.flags, "--kubeconfig", str(api.kubeconfig), "--other-clusters", "data=nowhere."]
         with running(flags, tmp_path / "log") as enricher:
             eventually(lambda: "topic nowhere.topology.v1 does not exist" in enricher.get("/readyz")[1])
+
+
+def test_an_enricher_of_another_cluster_is_refused_where_one_is_at_work(topics: Topics, tmp_path: Path) -> None:
+    states = ["--topology", str(topology_file(tmp_path))]
+    with running([*topics.flags, *states], tmp_path / "log") as first:
+        eventually(lambda: works(tmp_path / "log"))
+        renamed = dataclasses.replace(topics, cluster="prod-us")
+        with running([*renamed.flags, *states], tmp_path / "second") as second:
+            assert second.wait() == 2
+        assert "an enricher of cluster 'prod-eu' is at work in the group" in (tmp_path / "second").read_text()
+        with running([*topics.flags, *states], tmp_path / "third") as third:
+            eventually(lambda: works(tmp_path / "third"))
+            assert third.terminate() == 0
+        assert first.terminate() == 0
+    with running([*renamed.flags, *states], tmp_path / "after"):
+        eventually(lambda: works(tmp_path / "after"))
+
+
+def works(log: Path) -> bool:
+    return "took over a partition" in log.read_text()

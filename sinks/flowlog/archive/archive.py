@@ -27,7 +27,7 @@ from sinks.flowlog.archive.manifest import DataFile, Intent, Manifest, encode, r
 from sinks.flowlog.stores.store import TEMPORARY, Parts, Store
 from sinks.sink import Overtaken
 
-FLOWS = "flows"
+FLOWS, MANIFESTS = "flows", "_manifests"
 # Manifests that a writer who is still alive may have written since the directory was listed.
 MAX_AHEAD = 1000
 MANIFEST, INTENT = re.compile(r"\d{12}\.json"), re.compile(r"\d{12}-[0-9a-f]{6}\.intent")
@@ -63,6 +63,14 @@ class Archive:
         self._suffix = suffix
         self._attribution = attribution_version
         self._writer = secrets.token_hex(3)
+
+    def check(self) -> None:
+        """Raise `Refusal` if the directory is another topic's, with which this one may share no partition for long."""
+        for name in sorted(self._store.names(MANIFESTS)):
+            manifests = [each for each in self._store.names(f"{MANIFESTS}/{name}") if MANIFEST.fullmatch(each)]
+            if manifests and name.startswith("p=") and name[2:].isdecimal():
+                self._read(int(name[2:]), max(manifests))
+                return
 
     def recover(self, partition: int) -> Manifest | None:
         """Delete what no manifest lists and return the newest manifest; to be called by the partition's new owner."""
@@ -179,7 +187,7 @@ def _damaged(path: str, error: Exception) -> Refusal:
 
 
 def _directory(partition: int) -> str:
-    return f"_manifests/p={partition}"
+    return f"{MANIFESTS}/p={partition}"
 
 
 def _manifest_path(partition: int, sequence: int) -> str:

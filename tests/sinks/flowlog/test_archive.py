@@ -210,6 +210,19 @@ def test_a_manifest_that_cannot_be_trusted_is_refused_in_one_line(store: Store, 
     assert "\n" not in str(refusal.value)
 
 
+def test_a_directory_of_another_topic_is_refused_though_no_partition_is_in_both(store: Store) -> None:
+    archive(store).check()
+    archive(store).write(cut(1, b"kept"))
+    archive(store).check()
+    store.put("_manifests/p=0/notes.txt", [b"not ours"])
+    store.put(
+        "_manifests/p=1/000000000001.json", [encode(cut(1, partition=1).manifest).replace(TOPIC.encode(), b"us.")]
+    )
+    with pytest.raises(Refusal, match=r"_manifests/p=1/000000000001.json is of topic us\., .*use another directory"):
+        archive(store).check()
+    assert archive(store).recover(3) is not None
+
+
 @pytest.mark.parametrize(
     ("sequence", "paths", "says"),
     [
