@@ -97,9 +97,12 @@ def _size(rig: Rig) -> list[Figure]:
 
 def _reading(rig: Rig, rounds: int) -> list[Figure]:
     figures = []
+    written: list[list[float]] = []
     for which, title in {"plain": "a sum by DuckDB", "report": "a report"}.items():
         ours, yardstick = ([took["cpu_seconds"] for took in each] for each in rig.compare(rounds, which))
         figures.append(Figure(title, "CPU s", ours, yardstick))
+        written.append(yardstick)
+    figures.append(Figure("before compaction, a report beside a sum by DuckDB", "CPU s", written[1], written[0]))
     titles = dict(zip(FILTERS, ("a namespace", "a workload", "a pod", "an address"), strict=True))
     target = Target(5) if rig.flows >= _LARGE * rig.hours else None
     for which, value in rig.one().items():

@@ -37,6 +37,8 @@ _IN_RANGE = "epoch_ms(window_start) >= ? AND epoch_ms(window_start) < ? AND epoc
 # Each flow is both. Of a rollup, rows with traffic name no observer, and rows that name one carry no traffic.
 _COUNTED = "encapsulation IS NULL AND scope IS NOT NULL"
 _BY_NODE = "observer_node IS NOT NULL"
+# Of what a row of facts is: a bit for each column that it is not of.
+_OF_SLOTS, _OF_WINDOWS, _OF_NODES, _ALL = 0b01111, 0b10111, 0b11011, 0b11111
 _EVER_MS = 2**63 - 1
 ALWAYS = TimeRange(0, _EVER_MS)
 _SIDES = ("src_", "dst_")
@@ -111,6 +113,7 @@ class FlowQuery:
         """  # noqa: S608 - every name in it is ours, every value a parameter
         if by == "label":
             self._database.register(LABEL_TIMES, _label_table(labels, self.span, slot_ms))
+        self._add_facts(summary, where, parameters, selection)
         regions = self.regions()
         for row in self._stream(query, [*pairs, *parameters]):
             scope, direction, relayed_in, size, flows, period_ms, from_group, to_group, *values = row
@@ -125,17 +128,6 @@ class FlowQuery:
                     f"per = {per}: more than {MAX_KINDS:,} kinds of traffic are in this range; ask for longer periods, "
                     "-n NAMESPACE, --scope cross_zone, or a shorter --since"
                 )
-        self._add_slots(summary, where, parameters)
-        self._add_facts(summary, where, parameters, selection)
-
-    def _add_slots(self, summary: Summary, where: str, parameters: list[object]) -> None:
-        query = f"""
-            SELECT epoch_ms(window_start) // ? * ?, scope, sum(bytes) FROM flows
-            WHERE {_COUNTED} AND {where} GROUP BY ALL
-        """  # noqa: S608
-        slot = self.span.slot_ms
-        for at_ms, scope, size in self._fetch(query, [slot, slot, *parameters]):
-            summary.slots[at_ms, scope] += int(size)
 
     def sums(self, columns: Sequence[str], selection: Selection) -> Iterator[tuple[Any, ...]]:
         """Yield what flows that are wanted are told apart by, expressions over the columns, and at last their bytes.
@@ -156,19 +148,60 @@ class FlowQuery:
         return self._regions
 
     def _add_facts(self, summary: Summary, where: str, parameters: list[object], selection: Selection) -> None:
-        # The statements are made of names that are ours; what a user said is a parameter.
-        outer = f"SELECT coalesce(sum(bytes), 0) FROM flows WHERE encapsulation IS NOT NULL AND {where}"  # noqa: S608
-        summary.outer_bytes += int(self._fetch(outer, parameters)[0][0])
+        """Add all that is not of two ends, and learn the zones' regions.
+
+        In one reading: of many small files, to open them is what takes the time.
+        """
         # Who counted, and when, does not depend on which flows are wanted.
-        where, parameters = self._where(Selection(clusters=selection.clusters))
-        windows = (
-            f"SELECT DISTINCT epoch_ms(window_start), epoch_ms(window_end) FROM flows WHERE {_BY_NODE} AND {where}"  # noqa: S608
-        )
-        summary.windows.update((start, end) for start, end in self._fetch(windows, parameters))
-        nodes = f"SELECT DISTINCT cluster, observer_node FROM flows WHERE {_BY_NODE} AND {where}"  # noqa: S608
-        for cluster, node in self._fetch(nodes, parameters):
-            summary.clusters.add(cluster)
-            summary.observers.add(node)
+        by_whom, clusters = self._where(Selection(clusters=selection.clusters))
+        slot = self.span.slot_ms
+        # The statement is made of names that are ours; what a user said is a parameter.
+        query = f"""
+            WITH each AS (
+                SELECT *, epoch_ms(window_start) // ? * ? AS slot_ms, epoch_ms(window_start) AS from_ms,
+                    epoch_ms(window_end) AS to_ms, {_BY_NODE} AND {by_whom} AS is_known, {where} AS is_wanted,
+                    {_COUNTED} AS is_counted
+                FROM flows
+            )
+            SELECT grouping_id(slot_ms, from_ms, observer_node, src_zone, dst_zone), slot_ms, scope, from_ms, to_ms,
+                cluster, observer_node, coalesce(src_zone, dst_zone), coalesce(src_region, dst_region),
+                coalesce(sum(bytes) FILTER (is_wanted AND is_counted), 0) AS size,
+                coalesce(sum(bytes) FILTER (is_wanted AND encapsulation IS NOT NULL), 0), bool_or(is_known),
+                bool_or(is_wanted AND is_counted)
+            FROM each GROUP BY GROUPING SETS (
+                (slot_ms, scope), (from_ms, to_ms), (cluster, observer_node), (src_zone, src_region),
+                (dst_zone, dst_region), ()
+            )
+        """  # noqa: S608
+        regions: dict[str, str] = {}
+        for (
+            which,
+            at_ms,
+            scope,
+            from_ms,
+            to_ms,
+            cluster,
+            node,
+            zone,
+            region,
+            size,
+            outer,
+            known,
+            counted,
+        ) in self._stream(query, [slot, slot, *clusters, *parameters]):
+            if which == _ALL:
+                summary.outer_bytes += int(outer)
+            elif which == _OF_SLOTS and counted:
+                summary.slots[at_ms, scope] += int(size)
+            elif which == _OF_WINDOWS and known:
+                summary.windows.add((from_ms, to_ms))
+            elif which == _OF_NODES and known:
+                summary.clusters.add(cluster)
+                summary.observers.add(node)
+            elif zone and region:
+                regions[zone] = region
+        if self._regions is None:
+            self._regions = regions
 
     def gather(self, ends: Parties, evidence: Evidence, summary: Summary, selection: Selection) -> None:
         """Add the flows that are wanted to the evidence for advice, and to a summary."""
@@ -185,6 +218,7 @@ class FlowQuery:
                 {", ".join(sides)}
             FROM told GROUP BY ALL
         """  # noqa: S608 - every name in it is ours, every value a parameter
+        self._add_facts(summary, where, parameters, selection)
         regions = self.regions()
         slot = evidence.slot_ms
         for row in self._stream(query, [*parameters, slot, slot, *pairs]):
@@ -195,7 +229,6 @@ class FlowQuery:
             summary.flows += int(flows)
             traffic = Traffic(scope, source, destination, direction == "ingress")
             summary.traffic[traffic] += int(size)
-            summary.slots[at_ms, scope] += int(size)
             if not size:
                 continue  # nothing has no parts
             cell = Cell(traffic, at_ms, serves, port or 0, service or "", dnat, direction == "relay")
@@ -205,7 +238,6 @@ class FlowQuery:
                     f"more than {MAX_CELLS:,} kinds of conversations are in this range; ask for less of it: "
                     "-n NAMESPACE, --port PORT, or a shorter --since"
                 )
-        self._add_facts(summary, where, parameters, selection)
 
     def tables(self, selection: Selection, held: Iterable[tuple[str, str]] | None = None) -> Iterator[pa.Table]:
         """Yield the rows that are wanted, with the flow log's columns.

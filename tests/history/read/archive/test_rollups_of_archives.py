@@ -17,9 +17,10 @@ from history.model.summary import Summary
 from history.model.time_range import TimeRange
 from history.read.archive.opened import ArchiveChanged, FlowArchive
 from history.read.archive.sql import ArchiveQuery
+from history.read.flow_sql import FlowQuery
 from history.upkeep.expire import expire, stored_hours
 from tests.support.history.written import BEGIN_MS, HOUR, HOUR_MS, Written, compact, compact_all
-from tests.support.sinks.flows import API, EXTERNAL, POSTGRES, flow, flow_id
+from tests.support.sinks.flows import API, EXTERNAL, POSTGRES, flow, flow_id, node
 
 SPAN = TimeRange(BEGIN_MS, BEGIN_MS + 48 * HOUR_MS)
 SECOND = "date=2026-11-22/hour=23"
@@ -113,6 +114,51 @@ def test_hours_with_a_rollup_hours_without_and_late_flows(written: Written) -> N
     assert asked(written.root) == (wanted, 2, 4, "")
     compact_all(written.root)
     assert asked(written.root) == (wanted, 3, 0, "")
+
+
+def test_a_report_reads_what_is_there_twice_however_many_files(
+    written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statements: list[str] = []
+    stream = FlowQuery._stream
+
+    def noted(query: FlowQuery, statement: str, parameters: Any) -> Any:
+        statements.append(statement)
+        return stream(query, statement, parameters)
+
+    monkeypatch.setattr(FlowQuery, "_stream", noted)
+    asked(written.root)
+    assert len(statements) == 2
+
+
+def test_what_is_told_of_the_range_and_of_what_is_wanted(tmp_path: Path) -> None:
+    """Nodes and windows are those of the range and its clusters, whatever is wanted; regions are of all there is."""
+    written = Written(tmp_path / "archive")
+    ends: dict[str, Any] = {"source": API, "destination": POSTGRES}
+    outer = {"source": node("node-a1", "a"), "destination": node("node-b1", "b"), "encapsulation": "vxlan"}
+    for at, sequence in enumerate((0, 100, 359), start=1):
+        start = BEGIN_MS + sequence * 10_000
+        written.cut(
+            0,
+            [
+                flow(id=flow_id(at, row), start_ms=start, end_ms=start + 10_000, **each)
+                for row, each in enumerate((ends, outer, {**ends, "destination": EXTERNAL, "scope": "external"}))
+            ],
+        )
+    span = TimeRange(BEGIN_MS, BEGIN_MS + HOUR_MS - 10_000)
+    with ArchiveQuery(FlowArchive(str(written.root)), span) as query:
+        query.summarise(PARTIES, summary := Summary(), Selection(scopes=["external"]))
+        assert query.regions() == {"a": "eu-west-1", "b": "eu-west-1"}
+    assert summary.windows == {(BEGIN_MS, BEGIN_MS + 10_000), (BEGIN_MS + 1_000_000, BEGIN_MS + 1_010_000)}
+    assert summary.slots == {(BEGIN_MS, "external"): 1_000, (BEGIN_MS + 960_000, "external"): 1_000}
+    assert (summary.observers, summary.clusters) == ({"node-a1"}, {"lab"})
+    assert (summary.bytes, summary.outer_bytes) == (2_000, 0)
+    with ArchiveQuery(FlowArchive(str(written.root)), span) as query:
+        query.summarise(PARTIES, summary := Summary(), Selection())
+    assert (summary.bytes, summary.outer_bytes) == (4_000, 2_000)
+    with ArchiveQuery(FlowArchive(str(written.root)), span) as query:
+        query.summarise(PARTIES, summary := Summary(), Selection(clusters=["other"]))
+    assert not (summary.windows or summary.slots or summary.observers or summary.clusters or summary.bytes)
 
 
 def test_of_a_part_of_an_hour_the_flows_are_read(compacted: Path) -> None:
