@@ -7,20 +7,21 @@ not come any more; no clock is needed to tell. A window that fits everywhere is 
 number of an interval, so that what is kept is what is under way.
 """
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any
-
-import msgspec
+from dataclasses import dataclass, field
+from operator import attrgetter
 
 from audit.boots import Boots
+from audit.entry import Entry
 from audit.intervals import Intervals
 from audit.known import OTHERS, Admitted
 from audit.result import MAX_LISTED, Audit, Contradiction, Gone, Repeat, Shortfall, Sums
-from audit.window import Key, OpenWindow
+from audit.window import Key, OpenWindow, Place
 from schemas.amount import NOTHING, Amount
 from schemas.errors import DecodeError
-from schemas.ids import MAX_DIGITS, Origin, parse_chunk_id, parse_window_id
+from schemas.ids import MAX_DIGITS, Origin, Position, parse_chunk_id, parse_window_id
 from schemas.ledger import UNANNOUNCED_REPEAT, LedgerRecord
 from schemas.topology import TopologyState
 
@@ -38,10 +39,51 @@ MAX_SAID = 100_000
 # What a sink published again after a crash is its last checkpoint or manifest, in one entry or some.
 _REMEMBERED_ENTRIES = 32
 
-Place = tuple[int, int, int]
 # Where a window is counted: an origin and the window's start.
 SumsOf = Callable[[Origin, int], Sums]
 Wanted = Callable[[Origin, int], bool]
+
+
+@dataclass(slots=True)
+class _Life:
+    """What is kept of one life of a node. `outside`: its first window that was not of interest.
+
+    `gone`: the furthest window that was let go of. `reached`: the last that each hop has taken of it, as (generation,
+    sequence, chunk).
+    """
+
+    open: dict[Place, OpenWindow] = field(default_factory=dict)
+    fitted: Intervals = field(default_factory=Intervals)
+    dropped: Intervals = field(default_factory=Intervals)
+    outside: Place | None = None
+    known: bool = False
+    gone: Place = (-1, -1)
+    reached: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+
+    def holds(self, place: Place) -> bool:
+        """Return whether a window was let go of."""
+        return place <= self.gone and (self.fitted.holds(*place) or self.dropped.holds(*place))
+
+
+class _Said:
+    """What entries said of windows that were let go of: of the last `MAX_SAID` of them, or somewhat fewer.
+
+    In two halves, of which the older one goes as a whole: taking the oldest out of one large dict, again and again,
+    costs a walk over all the places that it has left.
+    """
+
+    def __init__(self) -> None:
+        self._young: dict[tuple[Key, int | None], int] = {}
+        self._old: dict[tuple[Key, int | None], int] = {}
+
+    def get(self, key: Key, chunk: int | None) -> int | None:
+        said = self._young.get((key, chunk))
+        return self._old.get((key, chunk)) if said is None else said
+
+    def put(self, key: Key, chunk: int | None, said: int) -> None:
+        if len(self._young) >= MAX_SAID // 2:
+            self._young, self._old = {}, self._young
+        self._young[key, chunk] = said
 
 
 class Reconciler:
@@ -67,20 +109,20 @@ class Reconciler:
         self.sinks: dict[str, dict[Origin, tuple[int, int]]] = {}
         self.repeated: deque[Repeat] = deque(maxlen=MAX_LISTED)
         self.contradicted: deque[Contradiction] = deque(maxlen=MAX_LISTED)
-        self._said: dict[tuple[Key, int | None], int] = {}
-        self._open: dict[Key, OpenWindow] = {}
-        self._open_of: dict[Origin, set[Key]] = {}
-        self._fitted: dict[Origin, Intervals] = {}
-        self._dropped: dict[Origin, Intervals] = {}
-        self._outside: dict[Origin, tuple[int, int]] = {}  # the first window of each life that was not of interest
-        self._known: set[Origin] = set()
-        self._reached: dict[str, dict[Origin, Place]] = {}
+        self._said = _Said()
+        self._open: dict[OpenWindow, None] = {}  # in the order in which they were opened
+        self._lives: dict[Origin, _Life] = {}
         self._entries: dict[tuple[str, int], deque[str]] = {}
         self._heard_ms: dict[int, int] = {}
         self._left = 0
 
     def __len__(self) -> int:
         return len(self._open)
+
+    @property
+    def absent(self) -> list[str]:
+        """The sinks that were not heard of yet."""
+        return [sink for sink in SINKS if sink not in self.sinks]
 
     def take(self, record: LedgerRecord) -> None:
         """Take one entry, in the order of its partition; raise `DecodeError` for an id that is none."""
@@ -92,19 +134,23 @@ class Reconciler:
             self._take_checkpoint(record)
 
     def windows(self) -> Iterator[tuple[OpenWindow, list[Shortfall]]]:
-        """Yield the open windows whose time is known, with what does not fit."""
-        for key in sorted(self._open):
-            window = self._open[key]
+        """Yield the open windows whose time is known, with what does not fit, by origin and in order."""
+        return self.judged(sorted(self._open, key=attrgetter("key")))
+
+    def judged(self, windows: Iterable[OpenWindow] | None = None) -> Iterator[tuple[OpenWindow, list[Shortfall]]]:
+        """Yield those of the open windows (None: all, in any order) whose time is known, with what does not fit."""
+        for window in list(self._open) if windows is None else windows:
             if window.start_ms is not None:
-                yield window, window.judge(self._sinks_for(key), self._is_past)
+                yield window, window.judge(self._sinks_for(window.key), self._is_past)
 
     def gone(self, whole: Collection[int]) -> list[Gone]:
         """Return what nodes closed before the first window that the ledger holds; `whole`: partitions read whole."""
         # Where one before the range was read, the ledger goes back further than the range.
+        outside = {origin: life.outside for origin, life in self._lives.items() if life.outside is not None}
         return [
             each
             for each in self.lives.gone(whole)
-            if each.origin not in self._outside or self._outside[each.origin] > (each.generation, each.last)
+            if each.origin not in outside or outside[each.origin] > (each.generation, each.last)
         ]
 
     def close(self, window: OpenWindow, shortfalls: Iterable[Shortfall] = ()) -> None:
@@ -114,13 +160,16 @@ class Reconciler:
             window.add_to(sums)
             for shortfall in shortfalls:
                 sums.miss(shortfall)
-        self._let_go(self._fitted, window.key)
+        life = self._life(window.key.origin)
+        self._let_go(life, life.fitted, window.key[1:])
 
     def settle(self, margin_ms: int) -> None:
         """Close the windows that fit, but for those of the last `margin_ms` of their partition."""
-        for window, shortfalls in list(self.windows()):
+        for window in list(self._open):
             record = window.record
-            if not shortfalls and record and record.end_ms < self._heard_ms[record.partition] - margin_ms:
+            if record is None or record.end_ms >= self._heard_ms[record.partition] - margin_ms:
+                continue
+            if window.fits(self._sinks_for(window.key)):
                 self.close(window)
 
     def trim(self, margin_ms: int, above: int) -> None:
@@ -131,31 +180,39 @@ class Reconciler:
 
     def expire(self, before_ms: int) -> Iterator[tuple[OpenWindow, list[Shortfall]]]:
         """Let go of what ended before that time, whether or not it fits, and yield it with what does not fit."""
-        for key in [key for key, window in self._open.items() if window.end_ms < before_ms]:
-            yield self.drop(key)
+        for window in [window for window in self._open if window.end_ms < before_ms]:
+            yield self.drop(window)
         self.lives.forget(before_ms)
-        living = self.lives.origins() | self._open_of.keys()
-        closed: list[dict[Origin, Any]] = [self._fitted, self._dropped, self._outside]
-        tables = [*closed, *self._reached.values(), *self.sinks.values()]
-        for table in tables:
-            for origin in table.keys() - living:
-                del table[origin]
-        self._known &= living
+        living = self.lives.origins() | {window.key.origin for window in self._open}
+        self._lives = {origin: life for origin, life in self._lives.items() if origin in living}
+        for before in self.sinks.values():
+            for origin in before.keys() - living:
+                del before[origin]
         self._known_nodes.keep({origin[:2] for origin in living})
         self._bound_closed()
 
     def _bound_closed(self) -> None:
-        for kind in (self._fitted, self._dropped):
-            if sum(map(len, kind.values())) > MAX_CLOSED:
-                for closed in kind.values():
+        for kind in ([life.fitted for life in self._lives.values()], [life.dropped for life in self._lives.values()]):
+            if sum(map(len, kind)) > MAX_CLOSED:
+                for closed in kind:
                     closed.shrink(max(MAX_CLOSED // len(kind), 1))
 
-    def drop(self, key: Key | None = None) -> tuple[OpenWindow, list[Shortfall]]:
-        """Let go of a window (None: the one open for longest), take nothing of it any more, and return it."""
-        window = self._open[key or next(iter(self._open))]
+    def oldest(self, count: int) -> list[OpenWindow]:
+        """Return the windows that are open for longest."""
+        return list(itertools.islice(self._open, count))
+
+    def drop(self, window: OpenWindow) -> tuple[OpenWindow, list[Shortfall]]:
+        """Let go of a window, take nothing of it any more, and return it with what does not fit."""
         shortfalls = window.judge(self._sinks_for(window.key), self._is_past)
-        self._let_go(self._dropped, window.key)
+        life = self._life(window.key.origin)
+        self._let_go(life, life.dropped, window.key[1:])
         return window, shortfalls
+
+    def _life(self, origin: Origin) -> _Life:
+        life = self._lives.get(origin)
+        if life is None:
+            life = self._lives[origin] = _Life()
+        return life
 
     def _take_window(self, record: LedgerRecord) -> None:
         origin, position = parse_window_id(record.id)
@@ -165,33 +222,34 @@ class Reconciler:
             if self._wanted(OTHERS, record.start_ms):
                 self._count_only(record)
             return
+        life = self._life(origin)
         if not self._wanted(origin, record.start_ms):
-            self._let_go(self._dropped, key)
-            self._outside[origin] = min(self._outside.get(origin, key[1:]), key[1:])
+            self._let_go(life, life.dropped, key[1:])
+            life.outside = key[1:] if life.outside is None else min(life.outside, key[1:])
             return
-        if origin not in self._known:
+        if not life.known:
             # What comes before the first window known of a life was closed before the range began.
-            self._known.add(origin)
-            for early in [other for other in self._open_of.get(origin, ()) if other < key]:
-                self._let_go(self._dropped, early)
-        window = self._window(key, record.end_ms)
+            life.known = True
+            for early in [place for place in life.open if place < key[1:]]:
+                self._let_go(life, life.dropped, early)
+        window = self._window(life, key, record.end_ms)
         if self._contradicts(key, None, record, None if window is None else window.record):
             return
         self.lives.take(key, record)
-        if window is not None:
-            window.record = window.record or record
+        if window is not None and window.record is None:
+            window.record = Entry.of(record)
 
     def _count_only(self, record: LedgerRecord) -> None:
         """Count a window of a node for which the books have no room: its bytes count as unaccounted for."""
         sums = self._sums_of(OTHERS, record.start_ms)
         sums.windows += 1
-        sums.hop("collector").add(record, sums.room)
+        sums.hop("collector").add(Entry.of(record), sums.room)
         sums.miss(Shortfall("collector", record.id, record.taken.bytes, record.taken.packets, NOT_RECONCILED))
 
-    def _contradicts(self, key: Key, chunk: int | None, record: LedgerRecord, first: LedgerRecord | None) -> bool:
+    def _contradicts(self, key: Key, chunk: int | None, record: LedgerRecord, first: Entry | None) -> bool:
         """Return whether an entry says something else than the first one of its key, and note it if it does."""
-        said = self._said.get((key, chunk)) if first is None else _what(first)
-        if said is None or said == _what(record):
+        said = self._said.get(key, chunk) if first is None else first.said()
+        if said is None or said == Entry.of(record).said():
             return False
         before = None if first is None else (first.taken, first.given)
         self.contradicted.append(Contradiction(record.hop, record.id, before, (record.taken, record.given)))
@@ -212,13 +270,17 @@ class Reconciler:
             self.repeated.append(Repeat(chunk, number, record.taken, announced=UNANNOUNCED_REPEAT not in record.aside))
             return
         key = Key(origin, position.generation, position.sequence)
-        window = self._window(key, record.end_ms)
+        life = self._life(origin)
+        window = self._window(life, key, record.end_ms)
         first = None if window is None else window.enriched.get(position.chunk)
         if self._contradicts(key, position.chunk, record, first):
             return
-        self._reach("enricher", origin, position[:3])
-        if window is not None:
-            window.enriched.setdefault(position.chunk, record)
+        _reach(life, "enricher", position)
+        if window is not None and first is None:
+            # A sender that has closed a window by then, or later, is metered: no need to remember what it sent.
+            latest = self.lives.latest(origin.cluster)
+            senders = {name: size for name, size in record.senders.items() if latest.get(name, -1) < record.start_ms}
+            window.enriched[position.chunk] = Entry.of(record, senders)
 
     def _take_checkpoint(self, record: LedgerRecord) -> None:
         sink = self._sink_of(record)
@@ -230,68 +292,70 @@ class Reconciler:
         entries.append(record.id)
         if sink not in self.sinks:
             # What was closed before this sink was heard of, it is not held to.
-            self.sinks[sink] = {origin: closed.last for origin, closed in self._fitted.items()}
+            self.sinks[sink] = {origin: life.fitted.last for origin, life in self._lives.items()}
         for chunk, amount in record.parts.items():
             origin, position = parse_chunk_id(chunk)
             if not self._known_nodes.admits(origin):
                 continue
-            self._reach(sink, origin, position[:3])
-            self._take_part(sink, record, Key(origin, position.generation, position.sequence), position.chunk, amount)
+            life = self._life(origin)
+            _reach(life, sink, position)
+            key = Key(origin, position.generation, position.sequence)
+            self._take_part(life, sink, record, key, position.chunk, amount)
 
     def _sink_of(self, record: LedgerRecord) -> str:
         group, _, manifest = record.id.partition("/")
         own = record.hop != "flowlog" or not manifest or group == self._flowlog_group
         return record.hop if own else f"flowlog {group}"
 
-    def _take_part(self, sink: str, record: LedgerRecord, key: Key, chunk: int, amount: Amount) -> None:
-        window = self._window(key, record.end_ms)
+    def _take_part(self, life: _Life, sink: str, record: LedgerRecord, key: Key, chunk: int, amount: Amount) -> None:
+        window = self._window(life, key, record.end_ms)
         if window is not None:
             window.take_part(sink, chunk, amount)
-        elif _holds(self._fitted, key) and sink in self._sinks_for(key):
+        elif life.fitted.holds(*key[1:]) and sink in self._sinks_for(key):
             twice = Shortfall(sink, f"{key.id}/{chunk}", -amount.bytes, -amount.packets, TWICE)
             self._sums_of(key.origin, record.start_ms).miss(twice)
 
-    def _window(self, key: Key, end_ms: int) -> OpenWindow | None:
+    def _window(self, life: _Life, key: Key, end_ms: int) -> OpenWindow | None:
         """Return an open window, opened if need be; None if it was let go of."""
-        window = self._open.get(key)
+        window = life.open.get(key[1:])
         if window is None:
-            if _holds(self._fitted, key) or _holds(self._dropped, key):
+            if life.holds(key[1:]):
                 return None
-            window = self._open[key] = OpenWindow(key)
-            self._open_of.setdefault(key.origin, set()).add(key)
+            window = life.open[key[1:]] = OpenWindow(key)
+            self._open[window] = None
         window.last_ms = max(window.last_ms, end_ms)
         return window
 
-    def _let_go(self, kind: dict[Origin, Intervals], key: Key) -> None:
-        window = self._open.pop(key, None)
+    def _let_go(self, life: _Life, kind: Intervals, place: Place) -> None:
+        window = life.open.pop(place, None)
         if window is not None:
-            self._open_of[key.origin].discard(key)
-            if not self._open_of[key.origin]:
-                del self._open_of[key.origin]
+            del self._open[window]
             self._remember(window)
-        kind.setdefault(key.origin, Intervals()).add(key.generation, key.sequence)
+        kind.add(*place)
+        life.gone = max(life.gone, place)
 
     def _remember(self, window: OpenWindow) -> None:
         """Remember what the entries of a window said that is let go of."""
         if window.record is not None:
-            self._said[window.key, None] = _what(window.record)
+            self._said.put(window.key, None, window.record.said())
         for chunk, entry in window.enriched.items():
-            self._said[window.key, chunk] = _what(entry)
-        while len(self._said) > MAX_SAID:
-            del self._said[next(iter(self._said))]
+            self._said.put(window.key, chunk, entry.said())
 
     def _sinks_for(self, key: Key) -> list[str]:
-        return [sink for sink, before in self.sinks.items() if key[1:] > before.get(key.origin, (-1, -1))]
+        place, origin = key[1:], key.origin
+        return [sink for sink, before in self.sinks.items() if place > before.get(origin, (-1, -1))]
 
-    def _reach(self, hop: str, origin: Origin, place: Place) -> None:
-        reached = self._reached.setdefault(hop, {})
-        reached[origin] = max(reached.get(origin, place), place)
-
-    def _is_past(self, hop: str, origin: Origin, place: Place) -> bool:
+    def _is_past(self, hop: str, origin: Origin, place: tuple[int, int, int]) -> bool:
         if hop == "collector":
             return self.lives.is_past(origin, place[:2])
-        reached = self._reached.get(hop, {}).get(origin)
+        reached = self._lives[origin].reached.get(hop) if origin in self._lives else None
         return reached is not None and reached > place
+
+
+def _reach(life: _Life, hop: str, position: Position) -> None:
+    place = position[:3]
+    if place > life.reached.get(hop, (-1, -1, -1)):
+        life.reached[hop] = place
 
 
 def late_windows(books: Reconciler, settled_before_ms: int) -> Iterator[tuple[OpenWindow, list[Shortfall]]]:
@@ -334,22 +398,9 @@ def conclude(
     audit.interleaved = books.lives.interleaved()
     audit.repeated = list(books.repeated)
     audit.contradicted = list(books.contradicted)
-    audit.absent = [sink for sink in SINKS if sink not in books.sinks]
+    audit.absent = books.absent
     return audit
 
 
 def _is_late(shortfalls: Sequence[Shortfall]) -> bool:
     return bool(shortfalls) and all(short.late for short in shortfalls)
-
-
-def _holds(closed: dict[Origin, Intervals], key: Key) -> bool:
-    return key.origin in closed and closed[key.origin].holds(key.generation, key.sequence)
-
-
-def _what(record: LedgerRecord) -> int:
-    """Return what an entry says, in short. Published again after a crash, it says the same."""
-    window = (record.chunks, record.start_ms, record.end_ms) if record.hop == "collector" else ()
-    reasons = sorted(record.aside), sorted(record.lost)
-    amounts = [of[name] for of, names in zip((record.aside, record.lost), reasons, strict=True) for name in names]
-    # Of bytes, because Python salts their hashes: none can be made to fit.
-    return hash(msgspec.json.encode((record.taken, record.given, reasons, amounts, window)))

@@ -8,7 +8,7 @@ set, its times go on elsewhere: that is not a hole, and the time before it is co
 
 import itertools
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from audit.result import MAX_LISTED, ClockStep, Gap, Gone
@@ -74,36 +74,61 @@ class Boots:
     def __init__(self) -> None:
         self._nodes: dict[str, dict[str, list[Boot]]] = {}
         self._interleaved: dict[str, dict[str, dict[str, int]]] = {}
+        self._latest: dict[str, dict[str, int]] = {}
         self._told = 0
 
     def take(self, key: Key, record: LedgerRecord) -> None:
         """Take a collector's entry, in the order of the ledger."""
         cluster, node, _ = key.origin
         lives = self._nodes.setdefault(cluster, {}).setdefault(node, [])
-        own = next((life for life in lives if life.origin == key.origin), None)
-        place = (key.generation, key.sequence)
+        place = key[1:]
+        # Nearly always it is the latest.
+        own = next((life for life in reversed(lives) if life.origin == key.origin), None)
         if own is None:
-            began = (place, record.start_ms, record.partition)
-            lives.append(Boot(key.origin, record.start_ms, record.end_ms, place, began, record.ended_by))
-            if self._told < MAX_TOLD:
-                lives[-1].note_clock(record)
-                lives[-1].note_detached(record)
-                self._told += lives[-1].told
-            for gone in lives[:-MAX_LIVES]:
-                self._told -= gone.told
-            del lives[:-MAX_LIVES]
-            return
-        own.began = min(own.began, (place, record.start_ms, record.partition))
+            own = self._begin(lives, key, record)
+        else:
+            if place <= own.began[0]:
+                own.began = min(own.began, (place, record.start_ms, record.partition))
+            if own is not lives[-1]:
+                self._interleave(lives, own, record)
+            if place > own.last:
+                before = own.told
+                own.go_on(place, record, tell=self._told < MAX_TOLD)
+                self._told += own.told - before
+        latest = self._latest.setdefault(cluster, {})
+        latest[node] = max(latest.get(node, 0), own.last_ms)
+
+    def _begin(self, lives: list[Boot], key: Key, record: LedgerRecord) -> Boot:
+        place = key[1:]
+        own = Boot(
+            key.origin,
+            record.start_ms,
+            record.end_ms,
+            place,
+            (place, record.start_ms, record.partition),
+            record.ended_by,
+        )
+        lives.append(own)
+        if self._told < MAX_TOLD:
+            own.note_clock(record)
+            own.note_detached(record)
+            self._told += own.told
+        for gone in lives[:-MAX_LIVES]:
+            self._told -= gone.told
+        del lives[:-MAX_LIVES]
+        return own
+
+    def _interleave(self, lives: list[Boot], own: Boot, record: LedgerRecord) -> None:
         younger = [life for life in lives[lives.index(own) + 1 :] if record.start_ms >= life.first_ms]
         if younger:
-            boots = self._interleaved.setdefault(cluster, {}).setdefault(node, {})
+            boots = self._interleaved.setdefault(own.origin.cluster, {}).setdefault(own.origin.node, {})
             boots |= {life.origin.boot_id: record.end_ms for life in (own, *younger)}
             while len(boots) > MAX_LIVES:
                 del boots[next(iter(boots))]
-        if place > own.last:
-            before = own.told
-            own.go_on(place, record, tell=self._told < MAX_TOLD)
-            self._told += own.told - before
+
+    def latest(self, cluster: str) -> Mapping[str, int]:
+        """Return until when the nodes of a cluster had metered, as far as is known; of those that closed a window."""
+        return self._latest.get(cluster, {})
 
     def is_past(self, origin: Origin, place: tuple[int, int]) -> bool:
         """Return whether the collector of this life has closed a later window."""
@@ -170,6 +195,10 @@ class Boots:
                 if not boots_of[node]:
                     del boots_of[node]
         self._nodes = {cluster: nodes for cluster, nodes in self._nodes.items() if nodes}
+        self._latest = {
+            cluster: {node: max(life.last_ms for life in lives) for node, lives in nodes.items()}
+            for cluster, nodes in self._nodes.items()
+        }
         self._interleaved = {cluster: nodes for cluster, nodes in self._interleaved.items() if nodes}
 
     @staticmethod

@@ -6,14 +6,14 @@ and everything is taken in order, so it will not come any more. *Late*: nothing 
 is behind, or stopped.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from audit.entry import Coverage, Entry, Named
 from audit.known import OTHER
 from schemas.amount import NOTHING, Amount
 from schemas.ids import Origin
-from schemas.ledger import LedgerRecord
 
 K = TypeVar("K")
 
@@ -107,31 +107,6 @@ class Room:
             self.left += names
 
 
-@dataclass(slots=True)
-class Coverage:
-    """Bytes at the hook beside those of the uplinks' own counters, which count link-layer headers too.
-
-    Out: all that the hook saw, and what the uplinks sent. In: what it saw come in over an uplink, and what they got.
-    """
-
-    out_hook: int = 0
-    out_uplinks: int = 0
-    in_hook: int = 0
-    in_uplinks: int = 0
-
-    def add(self, other: "Coverage") -> None:
-        """Add another's bytes."""
-        self.out_hook += other.out_hook
-        self.out_uplinks += other.out_uplinks
-        self.in_hook += other.in_hook
-        self.in_uplinks += other.in_uplinks
-
-    def ratios(self) -> dict[str, float]:
-        """Return the part that the hook saw, out and in, each at most 1: it also sees what stays on the node."""
-        ways = {"out": (self.out_hook, self.out_uplinks), "in": (self.in_hook, self.in_uplinks)}
-        return {way: min(hook / uplinks, 1.0) for way, (hook, uplinks) in ways.items() if uplinks}
-
-
 def covered(nodes: Iterable[Coverage]) -> dict[str, float]:
     """Return the ratios over all nodes: what one saw too much of makes up for no other."""
     capped = Coverage()
@@ -141,7 +116,7 @@ def covered(nodes: Iterable[Coverage]) -> dict[str, float]:
     return capped.ratios()
 
 
-@dataclass
+@dataclass(slots=True)
 class HopTotal:
     """One hop over the whole range."""
 
@@ -150,12 +125,12 @@ class HopTotal:
     aside: dict[str, Amount] = field(default_factory=dict)
     lost: dict[str, Amount] = field(default_factory=dict)
 
-    def add(self, record: LedgerRecord, room: Room) -> None:
+    def add(self, entry: Entry, room: Room) -> None:
         """Add one entry."""
-        self.taken += record.taken
-        self.given += record.given
-        _merge(self.aside, record.aside, room, OTHER)
-        _merge(self.lost, record.lost, room, OTHER)
+        self.taken += entry.taken
+        self.given += entry.given
+        _merge(self.aside, entry.aside, room, OTHER)
+        _merge(self.lost, entry.lost, room, OTHER)
 
     @property
     def names(self) -> int:
@@ -166,15 +141,16 @@ class HopTotal:
         """Add another total of the same hop."""
         self.taken += other.taken
         self.given += other.given
-        _merge(self.aside, other.aside, Room(), OTHER)
-        _merge(self.lost, other.lost, Room(), OTHER)
+        _merge(self.aside, other.aside.items(), Room(), OTHER)
+        _merge(self.lost, other.lost.items(), Room(), OTHER)
 
 
-@dataclass
+@dataclass(slots=True)
 class Sums:
     """What windows that are decided come to. `unaccounted` is by hop; what came twice counts as well.
 
-    `senders` splits what the enricher put aside as `sender_in_cluster` by the node that should have counted it.
+    `senders` splits what the enricher put aside as `sender_in_cluster` by the node that should have counted it, but for
+    nodes that were known to have counted by then.
     `foreign` is what a node says it sent from addresses of another, by (node, owner). `shortfalls`, unless None, is the
     list of what does not fit, cut at `MAX_LISTED`. `unannounced` is what of `repeats` did not say that it might be one.
     `contradictions`: entries that came again and said something else. `room` bounds the names of nodes and reasons:
@@ -234,28 +210,22 @@ class Sums:
         if self.shortfalls is not None and len(self.shortfalls) < MAX_LISTED:
             self.shortfalls.append(shortfall)
 
-    def cover(self, record: LedgerRecord) -> None:
+    def cover(self, node: str, coverage: Coverage) -> None:
         """Add one window to its node's coverage."""
-        node = record.id.split("/")[1]
-        if node not in self.coverage:
-            node = node if self.room.take() else OTHER
-        own = self.coverage.setdefault(node, Coverage())
-        sent = sum(uplink.tx_bytes for uplink in record.uplinks.values())
-        got = sum(uplink.rx_bytes for uplink in record.uplinks.values()) if record.received else 0
-        own.add(Coverage(record.taken.bytes, sent, record.received.bytes if record.received else 0, got))
+        own = self.coverage.get(node)
+        if own is None:
+            own = self.coverage.setdefault(node if self.room.take() else OTHER, Coverage())
+        own.add(coverage)
 
-    def add_enriched(self, record: LedgerRecord) -> None:
-        """Add an enricher's entry."""
-        self.hop("enricher").add(record, self.room)
-        _merge(self.senders, record.senders, self.room, OTHER)
-        node = record.id.split("/")[1]
-        foreign = {(node, owner): size for owner, size in record.foreign_source.items()}
-        _merge(self.foreign, foreign, self.room, (OTHER, OTHER))
+    def receive(self, node: str, senders: Named, foreign: Named) -> None:
+        """Add what the enricher says of those that sent to a node, and of what it sent in another's name."""
+        _merge(self.senders, senders.items(), self.room, OTHER)
+        _merge(self.foreign, (((node, owner), size) for owner, size in foreign.items()), self.room, (OTHER, OTHER))
 
     def merge(self, other: "Sums") -> None:
         """Add other sums."""
-        _merge(self.senders, other.senders, Room(), OTHER)
-        _merge(self.foreign, other.foreign, Room(), (OTHER, OTHER))
+        _merge(self.senders, other.senders.items(), Room(), OTHER)
+        _merge(self.foreign, other.foreign.items(), Room(), (OTHER, OTHER))
         for name, total in other.hops.items():
             self.hop(name).merge(total)
         self.windows += other.windows
@@ -270,7 +240,7 @@ class Sums:
             self.coverage.setdefault(node, Coverage()).add(coverage)
 
 
-@dataclass
+@dataclass(slots=True)
 class Audit(Sums):
     """The books of a time range, closed. The lists are cut at `MAX_LISTED`, the sums are not.
 
@@ -326,8 +296,13 @@ class Audit(Sums):
         return {node: amount for node, amount in self.senders.items() if node not in told}
 
 
-def _merge(own: dict[K, Amount], other: Mapping[K, Amount], room: Room, rest: K) -> None:
+def _merge(own: dict[K, Amount], other: Iterable[tuple[K, Amount]], room: Room, rest: K) -> None:
     """Add amounts by name; where there is no room for one more name, to `rest`."""
-    for name, amount in other.items():
-        key = name if name in own or room.take() else rest
-        own[key] = own.get(key, NOTHING) + amount
+    for name, amount in other:
+        before = own.get(name)
+        if before is not None:
+            own[name] = before + amount
+        elif room.take():
+            own[name] = amount
+        else:
+            own[rest] = own.get(rest, NOTHING) + amount

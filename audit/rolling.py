@@ -88,7 +88,7 @@ class Rolling:
     def recent(self, books: Reconciler, settled_before_ms: int) -> dict[str, Recent]:
         """Return each cluster's last minutes, after closing what fits."""
         opened: list[tuple[OpenWindow, list[Shortfall]]] = []
-        for window, shortfalls in list(books.windows()):
+        for window, shortfalls in books.judged():
             if not shortfalls and window.end_ms < settled_before_ms:
                 books.close(window)
             else:

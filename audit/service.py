@@ -20,6 +20,7 @@ from audit.known import Admitted
 from audit.metrics import AuditMetrics
 from audit.rolling import Rolling
 from audit.settings import AuditServiceSettings
+from common import gc_settings
 from common.clock import now_ms
 from common.errors import Stopped
 from common.kafka import by_time, clients
@@ -73,6 +74,7 @@ class Auditor:
 
     async def _run(self) -> None:
         settings = self._settings
+        gc_settings.settle()
         self._rolling.move(now_ms())
         while not self._service.stopping.is_set():
             consumer = await clients.start(self._service, settings, lambda: clients.new_consumer(settings))
@@ -202,8 +204,8 @@ class Auditor:
     def _bound(self) -> None:
         """Keep memory in bounds: let go of what fits, and beyond --max-open-windows of the oldest that do not."""
         self._books.trim(int(self._settings.settle_seconds * 1000), self._settings.max_open_windows // 2)
-        while len(self._books) > self._settings.max_open_windows:
-            window, _ = self._books.drop()
+        for window in self._books.oldest(max(len(self._books) - self._settings.max_open_windows, 0)):
+            self._books.drop(window)
             self._give_up(window.key.id)
 
     def _give_up(self, window: str) -> None:

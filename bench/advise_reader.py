@@ -10,6 +10,7 @@ from functools import partial
 import duckdb
 
 from bench.measure.reading import Took, run
+from common.gc_settings import THRESHOLDS
 from history.advise.advice import advise
 from history.advise.finding import Case
 from history.model.evidence import Evidence
@@ -22,7 +23,6 @@ from history.read.archive.sql import ArchiveQuery
 from prices.file import shipped
 from schemas.flow import Workload
 from schemas.topology import Routing, TopologyState
-from sinks.gc_settings import THRESHOLDS
 
 BEGIN_MS = 1_795_392_000_000  # on the hour
 NODES, WORKLOADS, PODS_OF_EACH = 200, 200, 10

@@ -10,12 +10,12 @@ from pathlib import Path
 import duckdb
 
 from bench.measure.reading import Took, run
+from common.gc_settings import THRESHOLDS
 from history.bill.books.compare import compare
 from history.bill.books.resources import Nodes
 from history.bill.books.sums import HOUR_MS, Metered, NodeCell, Trust
 from history.bill.read import BillFiles
 from schemas.topology import TopologyState
-from sinks.gc_settings import THRESHOLDS
 
 BEGIN, BEGIN_MS = "2026-11-01 00:00:00", 1_793_491_200_000
 NODES, HOURS = 200, 720

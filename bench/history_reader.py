@@ -10,6 +10,7 @@ import time
 import duckdb
 
 from bench.measure.reading import Took, run
+from common.gc_settings import THRESHOLDS
 from history.model.filters import Selection
 from history.model.party import Parties
 from history.model.rollups import Hours, lengths_that_tell
@@ -17,7 +18,6 @@ from history.model.summary import Summary
 from history.model.time_range import TimeRange
 from history.read.archive.opened import FlowArchive
 from history.read.archive.sql import ArchiveQuery
-from sinks.gc_settings import THRESHOLDS
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 DAYS, NODES = 395, 1_000

@@ -6,7 +6,7 @@ import msgspec
 from schemas.codec import Count
 
 
-class Amount(msgspec.Struct, frozen=True, omit_defaults=True):
+class Amount(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """IP-layer bytes as they leave the source node, packets (segments), and rows (flows) where there are any."""
 
     bytes: Count

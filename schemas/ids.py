@@ -5,12 +5,15 @@ It is given by the node that counted, not by Kafka's offsets, so it survives a t
 Within one (node, boot_id) the numbers only grow; compare them as numbers, never as text.
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from schemas.errors import DecodeError
 
 MAX_DIGITS = 16
 MAX_NUMBER = 10**MAX_DIGITS - 1
+# Of an id's names; longer ones than Kubernetes has are not kept in memory.
+_MAX_REMEMBERED = 600
 
 
 class Origin(NamedTuple):
@@ -54,21 +57,51 @@ def split_flow_id(flow_id: str) -> tuple[str, int]:
 
 def parse_flow_id(flow_id: str) -> tuple[Origin, Position]:
     """Take a flow's id apart; raise `DecodeError` if it does not have seven parts, the last four numbers."""
-    parts = flow_id.split("/")
-    numbers = parts[3:]
-    if len(parts) != 7 or not all(map(_is_number, numbers)):
-        raise DecodeError("schema_mismatch", f"{flow_id!r} is not cluster/node/boot_id/generation/sequence/chunk/index")
-    return Origin(*parts[:3]), Position(*map(int, numbers))
+    chunk, _, index = flow_id.rpartition("/")
+    window, _, number = chunk.rpartition("/")
+    origin, generation, sequence = _window(window, flow_id)
+    return origin, Position(generation, sequence, _number(number, flow_id), _number(index, flow_id))
 
 
 def parse_chunk_id(text: str) -> tuple[Origin, Position]:
     """Take a chunk's id apart; the position's row is 0. Raises `DecodeError`."""
-    return parse_flow_id(f"{text}/0")
+    window, _, number = text.rpartition("/")
+    origin, generation, sequence = _window(window, text)
+    return origin, Position(generation, sequence, _number(number, text), 0)
 
 
 def parse_window_id(text: str) -> tuple[Origin, Position]:
     """Take a window's id apart; the position's chunk and row are 0. Raises `DecodeError`."""
-    return parse_flow_id(f"{text}/0/0")
+    origin, generation, sequence = _window(text, text)
+    return origin, Position(generation, sequence, 0, 0)
+
+
+def _window(text: str, whole: str) -> tuple[Origin, int, int]:
+    head, _, sequence = text.rpartition("/")
+    found = _remembered(head) if len(head) <= _MAX_REMEMBERED else _generation(head)
+    if found is None:
+        raise _is_none(whole)
+    return *found, _number(sequence, whole)
+
+
+def _generation(text: str) -> tuple[Origin, int] | None:
+    *life, number = text.split("/")
+    return (Origin(*life), int(number)) if len(life) == 3 and _is_number(number) else None
+
+
+# A node's windows, chunks and flows come one after the other, and begin alike.
+_remembered = lru_cache(maxsize=16_384)(_generation)
+
+
+def _number(text: str, whole: str) -> int:
+    if text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS:
+        return int(text)
+    raise _is_none(whole)
+
+
+def _is_none(text: str) -> DecodeError:
+    form = "cluster/node/boot_id/generation/sequence[/chunk[/index]]"
+    return DecodeError("schema_mismatch", f"{text!r} is not {form}")
 
 
 def _is_number(text: str) -> bool:

@@ -82,7 +82,9 @@ class LedgerRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
 
     def balance(self) -> Amount | None:
         """Return None if the entry adds up, else what `out`, `aside` and `lost` come to."""
-        accounted = sum([*self.aside.values(), *self.lost.values()], self.given)
+        accounted = self.given
+        for amount in (*self.aside.values(), *self.lost.values()):
+            accounted += amount
         return None if (accounted.bytes, accounted.packets) == (self.taken.bytes, self.taken.packets) else accounted
 
 

@@ -22,6 +22,7 @@ from typing import Generic, TypeVar
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError
 
+from common import gc_settings
 from common.clock import now_ms
 from common.errors import Stopped
 from common.kafka import clients
@@ -32,7 +33,7 @@ from common.settings import KafkaSettings
 from common.task_group import TaskGroup
 from schemas.flow import Endpoint
 from schemas.ledger import LedgerRecord
-from sinks import gc_settings, kafka_io
+from sinks import kafka_io
 from sinks.deliveries import Deliveries
 from sinks.intake import Intake, Lane, SourceRecord
 from sinks.self_metrics import SelfMetrics

@@ -6,7 +6,6 @@ nothing was seen, or a node's name is abused, or what was read back by --deep is
 use.
 """
 
-import asyncio
 from collections.abc import Collection
 from typing import Literal
 
@@ -26,6 +25,7 @@ from history.audit.deep.facts import Deep, Wanted
 from history.audit.waiting import Late, positions, waiting
 from history.model.time_range import TimeRange
 from history.range_settings import SpanSettings
+from history.read import interrupts
 from history.read.rejoin import states_of
 from history.read.topic import Reading, read_topic
 from schemas.errors import DecodeError
@@ -36,9 +36,10 @@ from schemas.topology import TopologyState
 # The latest that a window may arrive at the last hop and still be called in flight: the window itself is over;
 # the enricher waits 2 s at most for its index, each hop commits about once a second, a sink's cut may take longer.
 DEFAULT_SETTLE_SECONDS = 90.0
-# Windows that fit are let go of once so many are open, but for those of the last minutes of what was read so far.
+# Windows that fit are let go of once so many are open, but for those of the last minutes of what was read so far: the
+# flow log is first heard of when its first file is cut, and is held to what is open then.
 _SETTLE_WHEN_OPEN = 20_000
-_SETTLE_MARGIN_MS = 300_000
+_FIRST_MARGIN_MS, _MARGIN_MS = 300_000, 30_000
 
 
 class AuditSettings(SpanSettings):
@@ -65,7 +66,7 @@ def main(settings: AuditSettings) -> int:
         raise Refusal("--archive is read with --deep only")
     span = settings.span("zonemeter audit", now_ms)
     asked = _Asked(settings, span)
-    audit, explained, found = asyncio.run(_look(asked, now_ms))
+    audit, explained, found = interrupts.run(_look(asked, now_ms))
     if settings.output == "json":
         answer = text.as_dict(audit, explained, found)
         write_json(answer)
@@ -155,7 +156,7 @@ async def _reconcile(asked: _Asked, now_ms: int) -> Audit:
                     books.take(read_ledger(message.value, message.key, message.partition))
                 except DecodeError as error:
                     refused(message, error)
-        books.trim(_SETTLE_MARGIN_MS, _SETTLE_WHEN_OPEN)
+        trim(books)
     nodes = [state async for state in states_of(settings, "node", refused) if _within(state, settings, span)]
     settled_before_ms = now_ms - int(settings.settle_seconds * 1000)
     late = [
@@ -169,6 +170,11 @@ async def _reconcile(asked: _Asked, now_ms: int) -> Audit:
     if settings.node is not None:
         audit.senders.clear()  # whether another node counted what it sent is in that node's windows, not in these
     return audit
+
+
+def trim(books: Reconciler) -> None:
+    """Let go of windows that fit, where many are open."""
+    books.trim(_FIRST_MARGIN_MS if books.absent else _MARGIN_MS, _SETTLE_WHEN_OPEN)
 
 
 def _within(state: TopologyState, settings: AuditSettings, span: TimeRange) -> bool:

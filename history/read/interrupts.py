@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
-from sinks.gc_settings import THRESHOLDS
+from common.gc_settings import THRESHOLDS
 
 T = TypeVar("T")
 

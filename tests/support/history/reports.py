@@ -6,7 +6,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from audit.result import Audit, Coverage, Gap, HopTotal
+from audit.entry import Coverage
+from audit.result import Audit, Gap, HopTotal
 from history.model.bill import price_summary
 from history.model.party import MeterTraffic, Parties
 from history.model.time_range import TimeRange

@@ -6,7 +6,8 @@ A day has its hours, a Sunday is quiet, nodes were away for a while, and in the 
 
 import math
 
-from audit.result import Audit, Coverage, Gap, HopTotal
+from audit.entry import Coverage
+from audit.result import Audit, Gap, HopTotal
 from history.advise.advice import Advice
 from history.model.bill import price_summary
 from history.model.events import events
