@@ -13,13 +13,14 @@ from pathlib import Path
 
 from common import terminal
 from tests.real_api import advice, following, releases
-from tests.real_api.server import api_server, build
+from tests.support.kubernetes.api_server import api_server
+from tests.support.kubernetes.programs import API_SERVER, build
 
 
 def main() -> int:
     """Run all of it; return the exit status."""
     try:
-        build()
+        build(API_SERVER)
         with tempfile.TemporaryDirectory(prefix="zonemeter-real-api-") as made, api_server(Path(made)) as server:
             terminal.say(f"kube-apiserver {json.loads(server.kubectl('get', '--raw', '/version'))['gitVersion']}")
             for what, check in (

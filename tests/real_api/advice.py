@@ -11,8 +11,8 @@ from history.advise.advice import Advice
 from history.advise.follow import manifests
 from schemas.topology import Routing
 from tests.k8s.rendered import K8S, RENDERED, render, with_component
-from tests.real_api.server import ApiServer
 from tests.support.history import shop as scenarios
+from tests.support.kubernetes.api_server import ApiServer
 
 # One scenario for each finding that prints a change.
 FINDINGS: dict[str, Callable[[], Advice]] = {

@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tests.real_api.server import TOKEN, ApiServer
 from tests.support.enricher.followed import Followed, api_with_everything, write_kubeconfig
+from tests.support.kubernetes.api_server import TOKEN, ApiServer
 
 NAMESPACE = "follow"
 ZONE = "topology.kubernetes.io/zone"
@@ -142,7 +142,7 @@ def _hand_a_namespace_on(server: ApiServer) -> None:
 
 def _change_while_it_is_away(server: ApiServer) -> None:
     """Kill the server, and let versions be forgotten before the enricher can ask for what came since."""
-    server.kill_server()
+    server.kill("kube-apiserver")
     server.start_server()
     server.kubectl("delete", "pod", "api-2", "-n", NAMESPACE, "--force", "--grace-period=0")
     _make_pod(server, "api-late", "a", "10.244.0.3")

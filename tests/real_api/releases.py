@@ -2,14 +2,12 @@
 """A life of a release of the chart: installed, upgraded, detached, uninstalled, by Helm at a real API server."""
 
 import json
-import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.k8s.rendered import CHART, HELM
-from tests.real_api.server import TOKEN, ApiServer
+from tests.k8s.rendered import CHART
+from tests.support.kubernetes.api_server import ApiServer
 
 # Namespaces that no overlay has: what is in those was not made by Helm, and Helm takes over nothing.
 PLACE, ON_NODES = "tools", "tools-node"
@@ -51,16 +49,7 @@ def _another_version(directory: Path) -> Path:
 
 
 def _helm(server: ApiServer, verb: str, *words: str) -> str:
-    """Run Helm for the release; raise `AssertionError` with its words if it refuses."""
-    at = ["--kube-apiserver", server.address, "--kube-ca-file", str(server.authority), "--kube-token", TOKEN]
-    done = subprocess.run(
-        [str(HELM), verb, "zonemeter", *words, "-n", PLACE, *at],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"HOME": str(server.directory)},
-    )
-    assert done.returncode == 0, f"helm {verb}: {done.stderr[-2000:]}"
-    return done.stdout
+    return server.helm(verb, "zonemeter", *words, "-n", PLACE)
 
 
 def _workloads(server: ApiServer) -> list[str]:
