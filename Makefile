@@ -9,7 +9,7 @@ PYTEST_ARGS ?= -n 4 --dist loadfile --no-loadscope-reorder
 # A name here is a module bench.NAME, `make bench-NAME` and a section of docs/benchmarks.md.
 BENCHES := hook collector enricher sinks index freshness bill advise forecast archive history audit
 
-.PHONY: help setup demo test quick torture real-api soak flips bench compose-test check format docs screenshots chart lock clean
+.PHONY: help setup demo test quick torture real-api cluster-test soak flips bench compose-test check format docs screenshots chart lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,10 @@ torture: ## every fault many times, then the books: three quarters of an hour; S
 real-api: ## manifests, advice and the enricher beside a real kube-apiserver; its first run builds it: some ten minutes
 	@scripts/setup test
 	@$(BIN)/python -m tests.real_api
+
+cluster-test: ## a real Kubernetes cluster here: install, traffic beside the wire's count, kills, uninstall; some 25 minutes
+	@scripts/setup test
+	@$(BIN)/python -m tests.cluster $(if $(ONLY),--only "$(ONLY)")
 
 soak: setup ## the lab at full load: memory, descriptors and tasks must be flat; MINUTES=30
 	@$(BIN)/python -m bench.soak $(if $(MINUTES),--minutes $(MINUTES))

@@ -16,9 +16,9 @@ from lab.network.namespaces import enter, ip_batch, run, with_prefix, write_sysc
 from lab.plan import Node, Outside, Plan, Pod
 
 # Super-packets reach the hook and are cut behind it, by this link: receivers and counters see segments.
-_CUT = ["tso", "off", "tx-udp-segmentation", "off", "tx-udp_tnl-segmentation", "off"]
-_CUT += ["tx-udp_tnl-csum-segmentation", "off", "tx-gso-list", "off"]
-_KEEP_CUT = ["gro", "off"]
+CUT = ["tso", "off", "tx-udp-segmentation", "off", "tx-udp_tnl-segmentation", "off"]
+CUT += ["tx-udp_tnl-csum-segmentation", "off", "tx-gso-list", "off"]
+KEEP_CUT = ["gro", "off"]
 
 
 def create(plan: Plan) -> None:
@@ -87,11 +87,11 @@ def _make_fabric(plan: Plan) -> None:
     link = script.control_link(plan.prefix)
     write_sysctls({f"ipv6/conf/{link}/disable_ipv6": 1, f"ipv4/conf/{link}/forwarding": 0})
     ip_batch(script.control(plan))
-    run(["ethtool", "-K", link, *_CUT, *_KEEP_CUT])
+    run(["ethtool", "-K", link, *CUT, *KEEP_CUT])
     with enter(script.fabric_namespace(plan.prefix)):
         ip_batch(script.fabric(plan))
         for port in script.fabric_ports(plan):
-            run(["ethtool", "-K", port, *_KEEP_CUT])
+            run(["ethtool", "-K", port, *KEEP_CUT])
         run(["nft", "-f", "-"], truth.fabric_ruleset())
 
 
@@ -101,7 +101,7 @@ def _make_node(plan: Plan, node: Node) -> None:
         _make_pod(plan, pod)
     with enter(script.node_namespace(plan.prefix, node.name)):
         ip_batch([*script.node(plan, node), *(line for pod in pods for line in script.node_side(node, pod))])
-        run(["ethtool", "-K", "eth0", *_CUT, *_KEEP_CUT])
+        run(["ethtool", "-K", "eth0", *CUT, *KEEP_CUT])
         run(["nft", "-f", "-"], script.services(plan, node) + truth.node_ruleset())
         for pod in pods:
             _finish_pod_link(pod)
@@ -109,7 +109,7 @@ def _make_node(plan: Plan, node: Node) -> None:
 
 def _finish_pod_link(pod: Pod) -> None:
     write_sysctls(script.pod_link_sysctls(pod))
-    run(["ethtool", "-K", script.pod_link(pod), *_CUT, *_KEEP_CUT])
+    run(["ethtool", "-K", script.pod_link(pod), *CUT, *KEEP_CUT])
     run(["nft", "-f", "-"], truth.link_ruleset(script.pod_link(pod)))
 
 
@@ -122,4 +122,4 @@ def _make_pod(plan: Plan, pod: Pod) -> None:
 def _make_outside(plan: Plan, outside: Outside) -> None:
     with enter(script.outside_namespace(plan.prefix, outside)):
         ip_batch(script.outside(plan, outside))
-        run(["ethtool", "-K", "eth0", *_CUT, *_KEEP_CUT])
+        run(["ethtool", "-K", "eth0", *CUT, *KEEP_CUT])

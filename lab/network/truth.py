@@ -85,8 +85,7 @@ def pod_ruleset() -> str:
 
 def read(plan: Plan) -> dict[Pair, Amount]:
     """Read the count since the lab was made; raises `LabError` if a counter is incomplete."""
-    on_fabric = _read_table(script.fabric_namespace(plan.prefix), "bridge")
-    pairs = {(source, destination): amount for (source, destination), amount in on_fabric}
+    pairs = read_fabric(script.fabric_namespace(plan.prefix))
     for node in plan.nodes:
         pods = plan.pods_on(node.name)
         senders: dict[str, Node | Pod] = {f"{_MAC_PREFIX}{_HOST:02x}": node}
@@ -98,6 +97,11 @@ def read(plan: Plan) -> dict[Pair, Amount]:
                     known = pairs.get(pair, Amount(0, 0))
                     pairs[pair] = Amount(known.bytes + amount.bytes, known.packets + amount.packets)
     return pairs
+
+
+def read_fabric(namespace: str) -> dict[Pair, Amount]:
+    """Read the count of `fabric_ruleset` in a namespace since it was made; raises `LabError` if it is incomplete."""
+    return {(source, destination): amount for (source, destination), amount in _read_table(namespace, "bridge")}
 
 
 def dropped(plan: Plan) -> int:
