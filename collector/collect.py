@@ -9,14 +9,16 @@ import asyncio
 import logging
 import threading
 from collections.abc import Awaitable, Callable
-from typing import ParamSpec, TypeVar
+from pathlib import Path
+from typing import ParamSpec, TypeVar, get_args
 
 from collector.attach import addresses, hook, netlink
 from collector.attach.addresses import Address, OwnAddresses
 from collector.attach.attachment import Missing
-from collector.kernel import layout
+from collector.host import preflight
+from collector.kernel import layout, pinned
 from collector.kernel.epoch_record import MAX_UPLINKS
-from collector.kernel.load_request import Request, load
+from collector.kernel.load_request import Answer, Request, load
 from collector.kernel.networks import parse_networks
 from collector.metrics import CollectorMetrics
 from collector.outbox.outbox import Outbox
@@ -43,6 +45,37 @@ _LISTED = 5
 _PATIENCE = 0.5
 
 
+async def load_program(settings: CollectorSettings, boot_id: str) -> tuple[Hook, Answer]:
+    """Choose the hook and load what is not loaded yet; raise `Refusal`."""
+    choice = hook.choose(settings.hook, await asyncio.to_thread(hook.look))
+    if choice.why:
+        log.warning("hook tc, since %s; docs/counting.md says what it does not see", choice.why)
+    return choice.hook, await load(_request(settings, boot_id, choice.hook))
+
+
+def take_over_program(settings: CollectorSettings, boot_id: str) -> tuple[Hook, Answer]:
+    """Find what another process loaded for these settings, at the hook that it chose; raise `Refusal`."""
+    hooks: tuple[Hook, ...] = get_args(Hook) if settings.hook == "auto" else (settings.hook,)
+    at, answer = pinned.take_over([_request(settings, boot_id, each) for each in hooks])
+    preflight.check_capabilities(Path("/proc/thread-self/status").read_text(), at)
+    return at, answer
+
+
+def _request(settings: CollectorSettings, boot_id: str, at: Hook) -> Request:
+    return Request(
+        pin_dir=str(settings.pin_dir),
+        cluster=settings.cluster,
+        node=settings.node,
+        boot_id=boot_id,
+        map_memory=int(settings.map_memory),
+        ports=settings.ports,
+        service_ports=sorted(parse_ports(settings.service_ports)),
+        hook=at,
+        cluster_cidrs=sorted(map(str, parse_networks(settings.cluster_cidrs))),
+        external_addresses=settings.external_addresses,
+    )
+
+
 class Collector:
     """One node's collector; `publisher` may be any that keeps the promise of `common.kafka.publish.Publisher`."""
 
@@ -64,23 +97,10 @@ class Collector:
     async def attach(self, boot_id: str) -> Hook:
         """Load what is not loaded yet and let it count; return the hook it counts at. Raises `LoadError`."""
         self._service.health.waiting("attach", "loading the kernel side")
-        settings = self._settings
-        choice = hook.choose(settings.hook, await asyncio.to_thread(hook.look))
-        if choice.why:
-            log.warning("hook tc, since %s; docs/counting.md says what it does not see", choice.why)
-        request = Request(
-            pin_dir=str(settings.pin_dir),
-            cluster=settings.cluster,
-            node=settings.node,
-            boot_id=boot_id,
-            map_memory=int(settings.map_memory),
-            ports=settings.ports,
-            service_ports=sorted(parse_ports(settings.service_ports)),
-            hook=choice.hook,
-            cluster_cidrs=sorted(map(str, parse_networks(settings.cluster_cidrs))),
-            external_addresses=settings.external_addresses,
-        )
-        answer = await load(request)
+        if self._settings.load == "never":
+            at, answer = await asyncio.to_thread(take_over_program, self._settings, boot_id)
+        else:
+            at, answer = await load_program(self._settings, boot_id)
         self._devices = await asyncio.to_thread(self._read_devices)
         await self._call(self._meter.start, answer, self._devices)
         if not answer.active:  # else the open window began under an earlier collector
@@ -89,9 +109,9 @@ class Collector:
         self._say_devices(self._devices)
         self._say_missing(self._meter.take_missing())
         await self._outbox.open()
-        log.info("counting", extra={"hook": choice.hook, "generation": answer.generation, "reused": answer.active})
+        log.info("counting", extra={"hook": at, "generation": answer.generation, "reused": answer.active})
         self._service.health.ready("attach")
-        return choice.hook
+        return at
 
     async def close(self) -> None:
         """Give back what is open; the kernel counts on."""

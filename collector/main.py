@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from collector.collect import Collector
+from collector.collect import Collector, load_program
 from collector.host import locks, preflight, privileges
 from collector.settings import CollectorSettings
 from common.entry_point import entry_point
@@ -18,9 +18,11 @@ from common.errors import Refusal, Stopped
 from common.kafka import clients
 from common.kafka.publish import Publisher
 from common.service import lifecycle as service_
+from common.service import log as log_
 from common.service import memory
 from common.service.running import Service
 from common.task_group import TaskGroup
+from common.terminal import say
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +34,7 @@ _CLOSING_SECONDS = 5.0
 async def run(settings: CollectorSettings, service: Service) -> None:
     """Count and publish until told to stop; raise `Refusal` where nothing can be done."""
     service.health.starting("publish", "not connected to Kafka yet")
-    preflight.check_host()
-    preflight.check_bpffs(settings.pin_dir)
-    boot_id = preflight.read_boot_id(settings.boot_id_file)
-    check_folding(settings)
+    boot_id = check(settings)
     clients.client_options(settings)  # refuses what cannot work before anything is attached
     names = settings.topics
     with locks.pin_directory(settings.pin_dir), locks.node_name(settings.cluster, settings.node):
@@ -84,6 +83,14 @@ def _threads_of_its_own() -> Iterator[None]:
             loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix="collector"))
 
 
+def check(settings: CollectorSettings) -> str:
+    """Return the id of this boot; raise `Refusal` where this host or these settings do not allow to count."""
+    preflight.check_host(loads=settings.load != "never")
+    preflight.check_bpffs(settings.pin_dir)
+    check_folding(settings)
+    return preflight.read_boot_id(settings.boot_id_file)
+
+
 def check_folding(settings: CollectorSettings) -> None:
     """Raise `Refusal` where addresses would be folded and nobody said which are the cluster's own."""
     if settings.external_addresses != "full" and not settings.cluster_cidrs:
@@ -91,6 +98,17 @@ def check_folding(settings: CollectorSettings) -> None:
             f"external_addresses = {settings.external_addresses!r}: cluster_cidrs is empty; name the networks of pods "
             "and nodes there, so that none of them that has a public address is folded"
         )
+
+
+def load_only(settings: CollectorSettings) -> int:
+    """Load the program for a collector to come, say so, and return the exit status; raise `Refusal`."""
+    log_.configure(settings.log_level)
+    boot_id = check(settings)
+    with locks.pin_directory(settings.pin_dir):
+        hook, answer = asyncio.run(load_program(settings, boot_id))
+    how = "was there already" if answer.active else "is loaded"
+    say(f"{settings.pin_dir}: the program for hook {hook}, generation {answer.generation}, {how}")
+    return 0
 
 
 async def _give_up(service: Service, drain_seconds: float) -> None:
@@ -103,5 +121,7 @@ async def _give_up(service: Service, drain_seconds: float) -> None:
 @entry_point("run collector", CollectorSettings)
 def main(settings: CollectorSettings) -> int:
     """`zonemeter run collector`; return the exit status."""
+    if settings.load == "only":
+        return load_only(settings)
     memory.map_large_blocks()
     return service_.run("collector", settings, lambda service: run(settings, service))

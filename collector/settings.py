@@ -118,6 +118,11 @@ class CollectorSettings(ServiceSettings):
         ge=0,
         description="limit of the spool on disk; 512 MiB hold an hour of 130,000 flows a window; full: windows grow",
     )
+    load: Literal["start", "only", "never"] = Field(
+        "start",
+        description="start: the program is loaded at the start, and compiled if it is not pinned; only: that is done, "
+        "and no more; never: what is pinned is taken over, which needs no compiler",
+    )
     boot_id_file: Path = Field(
         Path("/proc/sys/kernel/random/boot_id"),
         description="file with the id of this boot; it changes with each start of the kernel",

@@ -50,6 +50,9 @@ class DoctorSettings(KafkaSettings):
     uplinks: str = Field("", description="as the collector has it; empty: found over rtnetlink")
 
     tunnel_ports: Ports = Field("", description="as the collector has it")
+    load: Literal["start", "only", "never"] = Field(
+        CollectorSettings.model_fields["load"].default, description="as the collector has it"
+    )
 
     @model_validator(mode="after")
     def _something_to_look_at(self) -> Self:
@@ -78,7 +81,9 @@ def main(settings: DoctorSettings) -> int:
     if not settings.pipeline_only:
         patterns = [pattern.strip() for pattern in settings.uplinks.split(",") if pattern.strip()]
         ports = parse_ports(settings.tunnel_ports)
-        parts["node"] = node_checks(settings.pin_dir, patterns, settings.spool_dir, settings.spool_size, ports)
+        loads = settings.load != "never"
+        place = settings.spool_dir, settings.spool_size
+        parts["node"] = node_checks(settings.pin_dir, patterns, *place, ports, loads=loads)
     if not settings.node_only:
         parts["pipeline"] = pipeline_checks(settings, settings.groups(), span, settings.lag_seconds)
     found = _look(parts, settings.kafka_deadline_seconds + _CLOSING_SECONDS)

@@ -37,12 +37,17 @@ class _Timex(ctypes.Structure):
     )
 
 
-def host_checks(pin_dir: Path, patterns: Sequence[str], tunnel_ports: Collection[int] = ()) -> list[Check]:
-    """Return the checks; `patterns` are the uplinks as the collector's setting names them, `tunnel_ports` likewise."""
+def host_checks(
+    pin_dir: Path, patterns: Sequence[str], tunnel_ports: Collection[int] = (), *, loads: bool = True
+) -> list[Check]:
+    """Return the checks; `patterns` are the uplinks as the collector's setting names them, `tunnel_ports` likewise.
+
+    `loads`: the collector loads its program itself.
+    """
     return [
         Check("kernel", lambda: check_kernel(platform.release(), platform.machine())),
         Check("btf", lambda: check_btf(BTF)),
-        Check("capabilities", lambda: check_capabilities(Path("/proc/self/status").read_text())),
+        Check("capabilities", lambda: check_capabilities(Path("/proc/self/status").read_text(), loads=loads)),
         Check("netfilter programs", check_netfilter),
         Check("bpffs", lambda: check_bpffs(pin_dir)),
         Check("uplinks", lambda: check_uplinks(patterns)),
@@ -67,9 +72,11 @@ def check_btf(directory: Path) -> list[Finding]:
     return ok("btf", f"{directory}/vmlinux")
 
 
-def check_capabilities(status: str) -> list[Finding]:
+def check_capabilities(status: str, *, loads: bool = True) -> list[Finding]:
     """Check whether this process may load and attach; `status` is /proc/self/status. Raises `Refusal` if not."""
-    preflight.check_capabilities(status)
+    preflight.check_capabilities(status, None if loads else "netfilter")
+    if not loads:
+        return ok("capabilities", "BPF, for what another process loads")
     return ok("capabilities", "BPF, NET_ADMIN and PERFMON, or SYS_ADMIN in their place")
 
 

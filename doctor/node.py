@@ -31,12 +31,18 @@ _WINDOW_BYTES = 1 << 20
 
 
 def node_checks(
-    pin_dir: Path, patterns: Sequence[str], spool_dir: Path, spool_size: int, tunnel_ports: Collection[int] = ()
+    pin_dir: Path,
+    patterns: Sequence[str],
+    spool_dir: Path,
+    spool_size: int,
+    tunnel_ports: Collection[int] = (),
+    *,
+    loads: bool = True,
 ) -> list[Check]:
-    """Return all checks of this node, for processes in its own network namespace."""
+    """Return all checks of this node, for processes in its own network namespace; `loads` as `host_checks` has it."""
     spool = directory_for(spool_dir, pin_dir)
     return [
-        *host_checks(pin_dir, patterns, tunnel_ports),
+        *host_checks(pin_dir, patterns, tunnel_ports, loads=loads),
         Check("links", lambda: check_links(pin_dir, patterns)),
         Check("window", lambda: check_window(pin_dir, time.time())),
         Check("map", lambda: check_map(pin_dir)),

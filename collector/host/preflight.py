@@ -8,9 +8,10 @@ import re
 import sys
 from pathlib import Path
 
-from collector.host.privileges import effective_of, needed_to_load
+from collector.host.privileges import effective_of, needed_to_load, needed_to_take_over
 from common.errors import Refusal
 from common.input.files import read_bounded
+from schemas.raw import Hook
 
 BPFFS = Path("/sys/fs/bpf")
 _OLDEST_KERNEL = (5, 15)  # hook tc; netfilter's is a matter of collector/attach/hook.py
@@ -19,10 +20,10 @@ _BPF_FS_MAGIC = 0xCAFE4A11  # include/uapi/linux/magic.h
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def check_host(btf: Path = Path("/sys/kernel/btf/vmlinux")) -> None:
-    """Raise `Refusal` unless this kernel can do it and this process may."""
+def check_host(btf: Path = Path("/sys/kernel/btf/vmlinux"), *, loads: bool = True) -> None:
+    """Raise `Refusal` unless this kernel can do it and this process may; `loads`: not what another has loaded."""
     check_kernel(platform.release(), platform.machine())
-    check_capabilities(Path("/proc/self/status").read_text())
+    check_capabilities(Path("/proc/self/status").read_text(), None if loads else "netfilter")
     if not btf.exists():
         raise Refusal(f"{btf} does not exist: a kernel with BTF is needed (CONFIG_DEBUG_INFO_BTF=y)")
 
@@ -36,12 +37,18 @@ def check_kernel(release: str, machine: str) -> None:
         raise Refusal(f"machine {machine}: expected one of {', '.join(_MACHINES)}")
 
 
-def check_capabilities(status: str) -> None:
-    """Raise `Refusal` if a capability is missing; `status` is /proc/self/status."""
+def check_capabilities(status: str, taken_over: Hook | None = None) -> None:
+    """Raise `Refusal` if a capability is missing; `status` is /proc/self/status.
+
+    `taken_over`: the hook, if nothing is loaded but what another process loaded is taken over.
+    """
     effective = effective_of(status)
-    missing = sorted(each.name for each in needed_to_load(effective) if not effective >> each & 1)
-    if missing:
+    needed = needed_to_load(effective) if taken_over is None else needed_to_take_over(taken_over, effective)
+    missing = sorted(each.name for each in needed if not effective >> each & 1)
+    if missing and taken_over is None:
         raise Refusal(f"missing {', '.join(missing)}: run as root, or add CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON")
+    if missing:
+        raise Refusal(f"missing {', '.join(missing)} for hook {taken_over}: run as root, or add it")
 
 
 def check_bpffs(pin_dir: Path) -> None:

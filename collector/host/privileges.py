@@ -37,6 +37,12 @@ def needed_to_load(effective: int) -> set[Capability]:
     return {Capability.CAP_NET_ADMIN, Capability.CAP_PERFMON, Capability.CAP_BPF}
 
 
+def needed_to_take_over(hook: Hook, effective: int) -> set[Capability]:
+    """Return the capabilities for counting with what another process loaded, of those held, as above."""
+    needed = set() if effective >> Capability.CAP_SYS_ADMIN & 1 else {Capability.CAP_BPF}
+    return needed | ({Capability.CAP_NET_ADMIN} if hook == "tc" else set())
+
+
 def needed_to_stay(hook: Hook, effective: int) -> set[Capability]:
     """Return what draining takes: bpf(2) on pinned maps, which below Linux 5.19 asks for a capability at all.
 

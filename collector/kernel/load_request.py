@@ -36,14 +36,10 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """The generation to count with; `active` if it counts already, else the collector activates it.
-
-    `attached_again`: links that were missing although a generation counted: somebody had removed them.
-    """
+    """The generation to count with; `active` if it counts already, else the collector activates it."""
 
     generation: int
     active: bool
-    attached_again: list[str] = []
 
 
 async def load(request: Request) -> Answer:

@@ -10,8 +10,6 @@ where the kernel or the pin directory does not allow it.
 
 import contextlib
 import ctypes
-import errno
-import hashlib
 import os
 import sys
 import time
@@ -28,39 +26,33 @@ from collector.kernel.bpf_syscall import BPF_NETFILTER, PROG_TYPE_NETFILTER, PRO
 from collector.kernel.epoch_record import Phase
 from collector.kernel.generation import Generation, possible_cpus_here
 from collector.kernel.load_request import Answer, Request
+from collector.kernel.pinned import PROGRAMS, asked_of, check_namespace, digest_of
 from schemas.raw import Hook
 
-_PROGRAMS: dict[Hook, str] = {"netfilter": "netfilter.c", "tc": "tc.c"}
 _DISPATCHERS: dict[Hook, str] = {"netfilter": "dispatcher.c", "tc": "tc_dispatcher.c"}
-
-# NFPROTO_*, enum nf_inet_hooks and the priorities: before source NAT (100) where a packet leaves, behind the filter
-# and IPVS where it comes in. The steps lead away from 100 if another BPF program has that priority.
-_NFPROTO = {"ipv4": 2, "ipv6": 10}
-_HOOKS = {"post_routing": (4, 99, -1), "local_in": (1, 101, 1)}
-_PRIORITIES_TRIED = 8
 
 
 def load(request: Request) -> Answer:
     """Return a whole generation for this request, made if need be; raise `LoadError`."""
     root = Path(request.pin_dir)
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _check_namespace(root)
+    check_namespace(root)
     flags = btf.kernel_flags(request.hook) | layout.compile_flags()
     digest = digest_of(request, flags)
     _remove_broken_dispatcher(root, request.hook)
     active = pins.active_generation(root)
-    before = meta = None if active is None else pins.read_meta(root, active)
+    meta = None if active is None else pins.read_meta(root, active)
     if active is None or meta is None or meta.digest != digest:
         _remove_never_activated(root, active)
         number = next_generation(max(pins.generations(root), default=None))
         described = {"key": layout.KEY.descr, "record": epoch_record.RECORD.descr}
-        meta = pins.Meta(digest, number, request.cluster, request.node, request.boot_id, request.hook, described)
+        meta = pins.Meta(
+            digest, number, request.cluster, request.node, request.boot_id, request.hook, described, asked_of(request)
+        )
         _make_generation(root, request, flags, meta)
     pins.pin_barrier(root)
     _make_dispatcher(root, request.hook, flags)
-    made = _make_links(root) if request.hook == "netfilter" else []
-    counted = before is not None and before.hook == request.hook
-    return Answer(meta.generation, active=meta.generation == active, attached_again=made if counted else [])
+    return Answer(meta.generation, active=meta.generation == active)
 
 
 def next_generation(last: int | None) -> int:
@@ -83,30 +75,6 @@ def _has_ended(root: Path, generation: int) -> bool:
     with contextlib.closing(Generation(root, meta)) as opened:
         found = [opened.read(epoch) for epoch in (0, 1)]
     return any(record.phase in (Phase.FROZEN, Phase.ACKED) or record.end_ms for record in found)
-
-
-def digest_of(request: Request, flags: dict[str, int]) -> str:
-    """Return the digest of the sources, the offsets, the layouts and the request."""
-    parts = [
-        msgspec.json.encode(request),
-        repr(sorted(flags.items())).encode(),
-        str(epoch_record.LAYOUT_VERSION).encode(),
-    ]
-    parts.append(repr(epoch_record.RECORD.descr).encode())
-    parts.append(bpf_source.read(_PROGRAMS[request.hook]).encode())  # the dispatcher stays
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "little") + part)
-    return digest.hexdigest()
-
-
-def _check_namespace(root: Path) -> None:
-    pinned = pins.pinned_namespace(root)
-    if pinned is not None and pinned != pins.network_namespace():
-        raise LoadError(
-            f"pin_dir = {str(root)!r}: its links count in another network namespace; give each namespace its own "
-            f"--pin-dir, or remove what is left there with zonemeter detach --pin-dir {root}"
-        )
 
 
 def _make_generation(root: Path, request: Request, flags: dict[str, int], meta: pins.Meta) -> None:
@@ -139,7 +107,7 @@ def _try_generation(root: Path, request: Request, flags: dict[str, int], meta: p
         defines["CLUSTER_CIDRS"] = 1
     if request.external_addresses != "full":
         defines["FOLD_LENGTH"] = networks.FOLD_LENGTHS[request.external_addresses]
-    program = _compile(_PROGRAMS[request.hook], defines)
+    program = _compile(PROGRAMS[request.hook], defines)
     if request.ports == "service":
         sys_bpf.map_update(program[b"services"].map_fd, bytes(4), layout.port_bits(request.service_ports))
     for (length, address), bits in asked.items():
@@ -163,9 +131,8 @@ def _remove_broken_dispatcher(root: Path, hook: Hook) -> None:
 
     They would run a program that nobody can tell any more what to count with.
     """
-    both = (root / pins.DISPATCHER[hook], root / pins.DISPATCH[hook])
-    if not all(path.exists() for path in both):
-        for path in (*root.glob(pins.LINKS[hook]), *both):
+    if not pins.has_dispatcher(root, hook):
+        for path in (*root.glob(pins.LINKS[hook]), root / pins.DISPATCHER[hook], root / pins.DISPATCH[hook]):
             path.unlink(missing_ok=True)
 
 
@@ -180,16 +147,6 @@ def _make_dispatcher(root: Path, hook: Hook, flags: dict[str, int]) -> None:
         sys_bpf.obj_pin(_load_program(program, b"dispatcher", hook), str(dispatcher))
     if pins.pinned_namespace(root) is None:
         pins.pin_namespace(root)
-
-
-def _make_links(root: Path) -> list[str]:
-    """Make what is missing of netfilter's links, and say what was; tc's are the collector's, as devices come and go."""
-    paths = {root / f"link_{family}_{hook}": (family, hook) for family in _NFPROTO for hook in _HOOKS}
-    missing = {path: place for path, place in paths.items() if not path.exists()}
-    with pins.closing_fd(sys_bpf.obj_get(str(root / pins.DISPATCHER["netfilter"]))) as fd:
-        for path, (family, hook) in missing.items():
-            sys_bpf.obj_pin(_attach(fd, family, hook), str(path))
-    return [path.name for path in missing]
 
 
 def _compile(source: str, defines: Mapping[str, int | str]) -> Any:
@@ -228,20 +185,6 @@ def _load_program(program: Any, name: bytes, hook: Hook) -> int:
         return int(program.load_func(name, PROG_TYPE_NETFILTER, attach_type=BPF_NETFILTER).fd)
     except Exception as error:  # as above
         raise LoadError(f"the kernel refused the program: {error}") from error
-
-
-def _attach(dispatcher: int, family: str, hook: str) -> int:
-    number, priority, step = _HOOKS[hook]
-    for attempt in range(_PRIORITIES_TRIED):
-        try:
-            return sys_bpf.netfilter_link_create(dispatcher, _NFPROTO[family], number, priority + attempt * step)
-        except OSError as error:
-            if error.errno != errno.EBUSY:
-                raise LoadError(
-                    f"the kernel refused to attach to {family} {hook}: {error}; Linux 6.4 with "
-                    "CONFIG_NETFILTER_BPF_LINK is needed"
-                ) from error
-    raise LoadError(f"{family} {hook}: BPF programs have all priorities from {priority} on: bpftool net lists them")
 
 
 def main() -> int:

@@ -59,6 +59,7 @@ class Meta:
     hook: Hook = "netfilter"  # what the generations had that do not say
     # numpy's `descr` of its flows' "key" and of its "record", for the collector of another version; empty: this one's
     layout: dict[str, Any] = field(default_factory=dict)
+    asked: str = ""  # digest of the part of it that is not the kernel's; empty: an earlier version's
 
     @property
     def origin(self) -> Origin:
@@ -114,6 +115,11 @@ def pin_meta(root: Path, meta: Meta) -> None:
     with closing_fd(sys_bpf.map_create(MapType.ARRAY, 4, META_BYTES, 1, "zm_meta")) as fd:
         sys_bpf.map_update(fd, _FIRST, value)
         sys_bpf.obj_pin(fd, str(generation_dir(root, meta.generation) / "meta"))
+
+
+def has_dispatcher(root: Path, hook: Hook) -> bool:
+    """Return whether a hook's dispatcher and its array are there."""
+    return (root / DISPATCHER[hook]).exists() and (root / DISPATCH[hook]).exists()
 
 
 def active_generation(root: Path) -> int | None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from collector.attach import tc
+from collector.attach import netfilter, tc
 from collector.attach.attachment import Attachment, Missing
 from collector.errors import RecordError
 from collector.kernel import epoch_record, pins
@@ -106,17 +106,21 @@ class Meter:
         Unless that one counted at the other hook: then it is stopped a moment before, never a moment after.
         """
         self.current = self._open(answer.generation)
-        if answer.active and self.current.meta.hook == "tc":
+        hook = self.current.meta.hook
+        missing: list[str] = []
+        if hook == "netfilter":
+            missing = netfilter.attach(self._root)
+        elif answer.active:
             known = self.current.uplinks() & set(devices.uplinks)
-            answer.attached_again.extend(f"tc on device {ifindex}" for ifindex in tc.missing(self._root, known))
+            missing = [f"tc on device {ifindex}" for ifindex in tc.missing(self._root, known)]
         self.set_devices(devices)
         self.renew()
-        if answer.attached_again:
-            self._note(Missing(detached=tuple(answer.attached_again)))
+        if missing and self._counts_at(hook):
+            self._note(Missing(detached=tuple(missing)))
         if not answer.active:
             self._activate(self.current)
-        self._remove_other_hook(self.current.meta.hook)
-        self._attachment = Attachment(self._root, answer.generation, self.current.meta.hook, use_tcx=self._use_tcx)
+        self._remove_other_hook(hook)
+        self._attachment = Attachment(self._root, answer.generation, hook, use_tcx=self._use_tcx)
 
     def set_devices(self, devices: Devices) -> None:
         """Hand the uplinks and the tunnels to the program; for hook tc, attach it to the uplinks and only to them.
@@ -275,6 +279,11 @@ class Meter:
                     return [generation]
                 generation.close()
         return []
+
+    def _counts_at(self, hook: Hook) -> bool:
+        active = pins.active_generation(self._root)
+        meta = None if active is None else pins.read_meta(self._root, active)
+        return meta is not None and meta.hook == hook
 
     def _remove_other_hook(self, hook: Hook) -> None:
         if hook == "tc":

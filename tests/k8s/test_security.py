@@ -47,7 +47,11 @@ def test_a_container_has_no_privileges(container: Container) -> None:
     assert context["privileged"] is False
     assert context["allowPrivilegeEscalation"] is False
     assert context["capabilities"]["drop"] == ["ALL"]
-    wanted = {"collector": {"BPF", "NET_ADMIN", "PERFMON"}, "detach": {"BPF", "NET_ADMIN"}}
+    wanted = {
+        "load": {"BPF", "NET_ADMIN", "PERFMON"},
+        "collector": {"BPF", "NET_ADMIN"},
+        "detach": {"BPF", "NET_ADMIN"},
+    }
     assert set(context["capabilities"].get("add", [])) == wanted.get(container.spec["name"], set())
     assert container.pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert not {"hostPID", "hostIPC", "shareProcessNamespace"} & container.pod.keys()

@@ -41,9 +41,13 @@ FIELDS = {
 
 OURS = [each for each in containers() if each.is_ours and each.spec["name"] not in ("detach", "detached")]
 ALL = [pytest.param(each, id=each.title) for each in OURS]
-SERVICES = [pytest.param(each, id=each.title) for each in OURS if each.spec["args"][0] == "run"]
+SERVICES = [
+    pytest.param(each, id=each.title) for each in OURS if each.spec["args"][0] == "run" and each.spec["name"] != "load"
+]
 # Those that run on, so that a command can be run in them: a Job's pod is done when its topics are there.
-LASTING = [pytest.param(each, id=each.title) for each in OURS if each.workload["kind"] != "Job"]
+LASTING = [
+    pytest.param(each, id=each.title) for each in OURS if each.workload["kind"] != "Job" and each.spec["name"] != "load"
+]
 
 
 def variables(container: Container) -> dict[str, str]:
@@ -95,7 +99,7 @@ def test_every_flag_and_value_is_understood(container: Container, monkeypatch: p
     settings = loaded(container, monkeypatch)
     assert isinstance(settings, KafkaSettings)
     assert settings.kafka_bootstrap == shared(container.overlay)["data"]["ZONEMETER_KAFKA_BOOTSTRAP"]
-    if container.overlay == "production":
+    if container.overlay == "production" and container.spec["name"] != "load":  # which asks no Kafka
         assert settings.kafka_security_protocol == "SSL"
         mounts = {mount["mountPath"] for mount in container.spec["volumeMounts"]}
         for path in (settings.kafka_ssl_ca_file, settings.kafka_ssl_cert_file, settings.kafka_ssl_key_file):
@@ -245,3 +249,15 @@ def test_the_trials_prometheus_scrapes_every_service() -> None:
             assert f"job_name: {name}\n" in settings
             namespace = each["metadata"]["namespace"]
             assert f"names: [{name}.{namespace}.svc], type: A, port: {port}," in settings
+
+
+@pytest.mark.parametrize("overlay", PIPELINES)
+def test_what_is_loaded_is_what_the_collector_asks_for(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have the same settings but for who loads; else the collector finds nothing that fits."""
+    first, then = (
+        loaded(each, monkeypatch).model_dump(exclude={"load", "listen", "spool_dir", "spool_size"})
+        for name in ("load", "collector")
+        for each in OURS
+        if (each.overlay, each.spec["name"]) == (overlay, name)
+    )
+    assert first == then

@@ -102,10 +102,22 @@ affinity: {{ toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
+{{/* What says how the collector counts: its own and its init container's, which must be the same. */}}
+{{- define "zonemeter.counting" -}}
+{{- with .Values.collector }}
+{{- if ne .hook "auto" }}
+- {name: ZONEMETER_HOOK, value: {{ .hook | quote }}}
+{{- end }}
+{{- if ne .mapMemory "64MiB" }}
+- {name: ZONEMETER_MAP_MEMORY, value: {{ .mapMemory | quote }}}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* Not those that the manifests have: the API server merges variables by name, and of two would keep none or the wrong one. */}}
 {{- define "zonemeter.extraEnv" -}}
 {{- $service := index . 1 }}
-{{- $own := tuple "NODE" "HOST_IP" "POD" "ORDINAL" "ZONEMETER_CIDR_MAP" "ZONEMETER_HOOK" "ZONEMETER_MAP_MEMORY" "ZONEMETER_PIN_DIR"
+{{- $own := tuple "NODE" "HOST_IP" "POD" "ORDINAL" "ZONEMETER_CIDR_MAP" "ZONEMETER_HOOK" "ZONEMETER_LOAD" "ZONEMETER_MAP_MEMORY" "ZONEMETER_PIN_DIR"
   "ZONEMETER_PIPELINE_ONLY" "ZONEMETER_PROGRAM" "ZONEMETER_RUN_FOR" "ZONEMETER_SPOOL_DIR" "ZONEMETER_SPOOL_SIZE" }}
 {{- range $name, $value := (index (index . 0).Values $service).env }}
 {{- if has $name $own }}{{ fail (printf "%s.env.%s: the chart sets it itself" $service $name) }}{{ end }}

@@ -13,8 +13,8 @@ import pytest
 
 from lab.kafka.broker import Broker
 from tests.support.collector import netlab
-from tests.support.collector.collector_process import ROOT, Process, start, topics_apply
-from tests.support.collector.netlab import wait_until
+from tests.support.collector.collector_process import ROOT, B, Process, check, start, topics_apply
+from tests.support.collector.netlab import send_udp, wait_until
 
 
 def test_a_second_collector_is_refused(broker: Broker, collector: Process) -> None:
@@ -45,6 +45,41 @@ def test_detach_leaves_nothing(broker: Broker, collector: Process) -> None:
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         assert (done.returncode, done.stderr) == (0, "")
         assert not collector.pin_dir.exists()
+
+
+@pytest.mark.parametrize(("hook", "needed"), [("netfilter", {"bpf"}), ("tc", {"bpf", "net_admin"})])
+def test_what_another_process_loaded_is_taken_over(
+    broker: Broker, collector: Process, hook: str, needed: set[str]
+) -> None:
+    """As in Kubernetes, where an init container loads: what stays has fewer rights, and no compiler is asked for."""
+    start(broker)
+    topics_apply(collector)
+    loading = [*collector.command, "--hook", hook, "--load", "only"]
+    done = subprocess.run(loading, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(rf"{collector.pin_dir}: the program for hook {hook}, generation \d+, is loaded\n", done.stdout)
+    collector.give_only(needed)
+    collector.command += ["--load", "never"]
+    collector.start()
+    assert wait_until(collector.ready)
+    send_udp("pod11", "pod12", B, count=5, size=72)
+    assert collector.signal(signal.SIGTERM) == 0
+    # It counts on meanwhile, and the next one takes that over, too.
+    send_udp("pod11", "pod12", B, count=2, size=72)
+    done = subprocess.run(loading, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.endswith(", was there already\n")
+    collector.start()
+    assert wait_until(lambda: collector.says("counting", times=2) and collector.ready())
+    assert collector.signal(signal.SIGTERM) == 0
+    if hook == "netfilter":  # tc sees nothing that stays within the node
+        assert len({chunk.generation for chunk in check(collector, 7)}) == 1
+    # Other settings, and nothing for them: one line.
+    collector.command += ["--service-ports", "50051"]
+    collector.start()
+    assert collector.running is not None
+    assert collector.running.wait(120) == 2
+    assert "nothing pinned at" in collector.lines()[-1]
+    assert "zonemeter run collector --load=only" in collector.lines()[-1]
 
 
 @pytest.mark.parametrize("missing", ["bpf", "net_admin", "perfmon"])
