@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pyarrow.parquet as pq
 import pytest
 
@@ -17,9 +18,10 @@ from history.model.labels import LabelTime
 from history.model.party import Parties
 from history.model.rollups import Hours, Length
 from history.model.summary import Summary
-from history.model.time_range import TimeRange
+from history.model.time_range import TimeRange, rfc3339
 from history.read.archive.opened import ArchiveChanged, FlowArchive
 from history.read.archive.sql import ArchiveQuery
+from history.report.command import main as report_main
 from history.upkeep import days
 from history.upkeep.command import main as compact_main
 from history.upkeep.days import rollups_to_write, weeks_with_rollups, write_long_rollup
@@ -124,6 +126,27 @@ def test_they_say_what_the_hours_say(root: Path, tmp_path: Path) -> None:
     rows = [[row for row in pq.ParquetFile(path).read().to_pylist() if row["scope"]] for path in long_files(root)]
     assert [[(row["flows"], row["bytes"]) for row in each] for each in rows] == [[(6, 6_000)] * 3, [(4, 4_000)] * 3]
     assert list(check_rollups(str(root), SPAN)) == []
+
+
+def test_a_report_says_the_same_but_for_what_it_read(
+    root: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.clock.now_ms", lambda: SPAN.to_ms)
+    span = ("--from", rfc3339(SPAN.from_ms), "--to", rfc3339(SPAN.to_ms))
+    asked_for = ("--archive", str(root), *span, "--kafka-bootstrap", "127.0.0.1:1", "-o", "json")
+
+    def said(*more: str) -> dict[str, Any]:
+        status, out, _ = command(report_main, *asked_for, *more)
+        assert status == 0
+        found: dict[str, Any] = orjson.loads(out)
+        return {name: value for name, value in found.items() if name != "sources"}
+
+    wanted = said("--no-rollups")
+    assert wanted["flows"] == 18
+    assert said() == wanted
+    for length in reversed(LENGTHS):
+        assert roll_up(root, tmp_path, length) == [length]
+        assert said() == wanted
 
 
 def test_a_week_out_of_hours_says_the_same_as_out_of_days(root: Path, tmp_path: Path) -> None:
