@@ -13,7 +13,7 @@ from common.input.kube_labels import label_name
 from history.model.party import Party
 from history.model.time_range import timestamp
 
-By = Literal["namespace", "workload", "pod", "node", "zone", "port", "service", "hour", "day", "label"]
+By = Literal["namespace", "workload", "pod", "node", "zone", "port", "service", "cluster", "hour", "day", "label"]
 # These have two ends, and a flow is sent by one and received by the other; all else is of the flow.
 OF_ENDS: tuple[By, ...] = ("namespace", "workload", "pod", "node", "zone", "label")
 OF_TIME: tuple[By, ...] = ("hour", "day")
@@ -47,6 +47,8 @@ def groups_sql(by: By | None) -> Groups:
         return _LABEL_SQL.format("src"), _LABEL_SQL.format("dst")
     if by == "port":
         found = "coalesce(dst_port, src_port)::VARCHAR"
+    elif by == "cluster":
+        found = "cluster"
     elif by == "service":
         found = f"coalesce({_FULL_SQL.format('dst', 'service')}, {_FULL_SQL.format('src', 'service')})"
     else:
@@ -141,6 +143,8 @@ def title_of(by: By, group: str, end: Party) -> str:
         return end.zone or ("(external)" if end.kind == "external" else "(unknown)")
     if by == "port" or by == "service":
         return group or f"(no {by})"
+    if by == "cluster":
+        return group
     if by == "hour" or by == "day":
         return timestamp(int(group) * _LONG_MS[by])[: 16 if by == "hour" else 10]
     assert_never(by)

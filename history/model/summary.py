@@ -112,6 +112,16 @@ class Summary:
     flows: int = 0
     outer_bytes: int = 0
 
+    def merge(self, other: "Summary") -> None:
+        """Add what flows of other clusters come to. Nodes of one name are two, and theirs CLUSTER/NODE."""
+        _add(self.traffic, other.traffic)
+        _add(self.slots, other.slots)
+        self.observers |= {f"{','.join(sorted(other.clusters))}/{node}" for node in other.observers}
+        self.clusters |= other.clusters
+        self.windows |= other.windows
+        self.flows += other.flows
+        self.outer_bytes += other.outer_bytes
+
     @property
     def bytes(self) -> int:
         """All bytes, whatever their scope."""
@@ -146,3 +156,8 @@ class Summary:
     def metered_ms(self) -> int:
         """How much time the windows cover together."""
         return length_of(self.windows)
+
+
+def _add(own: dict[K, int], other: Mapping[K, int]) -> None:
+    for key, size in other.items():
+        own[key] += size

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, model_validator
 from common import clock, terminal
 from common.entry_point import entry_point
 from common.errors import Refusal
+from common.input.clusters import OtherClusters, other_clusters
 from common.input.durations import Duration, parse_duration
 from history.model.events import known_events
 from history.model.grouping import OF_TIME, OWNERS, By, Per, parse_by
@@ -42,13 +43,21 @@ class ReportSettings(PricedSettings):
     compare: Duration | None = Field(None, description="compare with the same span this long before, such as 7d")
     by: Annotated[str, AfterValidator(_checked)] | None = Field(
         None,
-        description="sum up by namespace, workload, pod, node, zone, port, service, hour, day, or by a label of "
-        "namespaces as label:NAME, instead of pairs",
+        description="sum up by namespace, workload, pod, node, zone, port, service, cluster, hour, day, or by a label "
+        "of namespaces as label:NAME, instead of pairs",
     )
     per: Per | None = Field(
         None,
         description="with --by namespace, workload, node or label:NAME: who bears what, for each hour, day or month "
         "(UTC); what belongs to nobody is not spread",
+    )
+    all_clusters: bool = Field(
+        False,
+        description="report over the clusters that --other-clusters names, too; of the archive ROOT/CLUSTER theirs are "
+        "ROOT/NAME",
+    )
+    other_clusters: OtherClusters = Field(
+        "", description="other clusters on this Kafka, NAME=TOPIC_PREFIX, comma-separated"
     )
     top: int | None = Field(
         None,
@@ -73,11 +82,25 @@ class ReportSettings(PricedSettings):
         if self.per is not None and by not in OWNERS:
             owners = ", ".join(OWNERS[:-1])
             raise ValueError(f"per = {self.per} needs by = {owners} or label:NAME: only these can bear a cost")
+        if self.all_clusters and not self.other_clusters:
+            raise ValueError("all_clusters needs other_clusters: NAME=TOPIC_PREFIX of each")
         if self.topology is not None and not label:
             raise ValueError("topology only means something with by = label:NAME")
         if self.per is not None and self.compare is not None:
             raise ValueError(f"compare and per contradict each other: no {self.per} is in both ranges")
         return self
+
+    @property
+    def others(self) -> list["ReportSettings"]:
+        """The same for each of the other clusters that are wanted."""
+        if not self.all_clusters:
+            return []
+        found = other_clusters(self.other_clusters, self.topic_prefix)
+        return [
+            self.model_copy(update={"topic_prefix": prefix, "archive": beside(self.archive, name)})
+            for name, prefix in found.items()
+            if not self.cluster or name in self.cluster
+        ]
 
     @property
     def grouping(self) -> tuple[By | None, str]:
@@ -109,8 +132,9 @@ async def _make(settings: ReportSettings, spans: list[TimeRange], now_ms: int) -
     label = await read_labels(settings, settings.topology, name, spans[0]) if name else None
     is_page = settings.output == "html"
     top = settings.top or (Bounds().rows if is_page else None)
+    others = settings.others
     report = await make_report(
-        settings, spans, now_ms, compare=settings.compare, by=by, per=settings.per, label=label, top=top
+        settings, spans, now_ms, others=others, compare=settings.compare, by=by, per=settings.per, label=label, top=top
     )
     shows_pairs = settings.output in ("json", "html") or (settings.output == "table" and by is None)
     before = report.before if shows_pairs else None
@@ -138,6 +162,14 @@ def compared(span: TimeRange, compare: str, now_ms: int) -> list[TimeRange]:
     recent = span.to_ms + LONGEST_WINDOW_MS > whole_by_ms
     part = replace(span, ended_by_ms=whole_by_ms) if recent else span
     return [part, part.earlier(parse_duration(compare))]
+
+
+def beside(archive: str | None, name: str) -> str | None:
+    """Return the archive of that name below the same parent."""
+    if archive is None:
+        return None
+    path, mark, options = archive.partition("?") if "://" in archive else (archive, "", "")
+    return f"{path.rstrip('/').rpartition('/')[0] or '.'}/{name}{mark}{options}"
 
 
 def _page(report: Report) -> str:

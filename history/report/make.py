@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes a report: reads the range, prices it, and asks the ledger how far to trust it."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from shlex import quote
 
 from pydantic import Field
 
+from audit.result import Audit
 from common.amounts import counted
 from common.errors import Nothing, Refusal
 from common.settings import HostPorts
@@ -57,6 +60,7 @@ async def make_report(
     spans: list[TimeRange],
     now_ms: int,
     *,
+    others: Sequence[PricedSettings] = (),
     compare: str | None = None,
     by: By | None = None,
     per: Per | None = None,
@@ -68,14 +72,21 @@ async def make_report(
     """Return the report; fill the evidence for advice, if that is wanted. Raises `Nothing`, `Refusal`.
 
     `label`: what it is summed up by, if it is a label. `compare`: how long before the first of the ranges the second
-    lies. `since`: where the settings name no range.
+    lies. `since`: where the settings name no range. `others`: the same settings for other clusters, whose flows are
+    reported with this one's.
     """
     own = await find_own(settings, settings.own_namespace, settings.own_kafka)
     ends = Parties(own.brokers)
     with progress("reading flows") as tell:
         labels = label.times if label else ()
-        gatherer = Gatherer(settings, spans, ends, by, per, labels, evidence, rollups=settings.rollups)
-        gathered = await gatherer.gather(tell)
+        parts = [
+            await Gatherer(each, spans, ends, by, per, labels, evidence, rollups=each.rollups).gather(tell)
+            for each in (settings, *others)
+        ]
+    found = [set(part.summaries[0].clusters) for part in parts]
+    gathered = parts[0]
+    for part in parts[1:]:
+        gathered.merge(part)
     summary = gathered.summaries[0]
     clusters = set().union(*(each.clusters for each in gathered.summaries))
     if label is not None and len(clusters) > 1:
@@ -108,8 +119,36 @@ async def make_report(
     )
     if not summary.flows:
         raise Nothing(_why_nothing(settings, report, gathered.present))
-    report.audit, report.trust_note = await audit_of(settings, spans[0], now_ms, summary.clusters)
+    books = [
+        await audit_of(each, spans[0], now_ms, clusters)
+        for each, clusters in zip((settings, *others), found, strict=True)
+        if clusters
+    ]
+    report.audit, report.trust_note = _together(books)
     return report
+
+
+def _together(books: Sequence[tuple[Audit | None, str]]) -> tuple[Audit | None, str]:
+    """Return the books of several clusters as one, or why one's are not known."""
+    whole, why = books[0]
+    for audit, missing in books[1:]:
+        if whole is None or audit is None:
+            return None, why or missing
+        _add_cluster(whole, audit)
+    return whole, why
+
+
+def _add_cluster(whole: Audit, other: Audit) -> None:
+    """Add the books of another cluster: sums, and what a report says of nodes. Theirs are CLUSTER/NODE then."""
+    name = ",".join(sorted({cluster for cluster, _ in other.nodes}))
+    whole.merge(other)
+    whole.nodes_metered |= {f"{name}/{node}" for node in other.nodes_metered}
+    theirs = None if other.nodes_in_cluster is None else {f"{name}/{node}" for node in other.nodes_in_cluster}
+    known = whole.nodes_in_cluster is not None and theirs is not None
+    whole.nodes_in_cluster = {*(whole.nodes_in_cluster or ()), *(theirs or ())} if known else None
+    whole.gaps += (replace(gap, node=f"{name}/{gap.node}") for gap in other.gaps)
+    whole.in_flight += other.in_flight
+    whole.late_windows += other.late_windows
 
 
 async def topology_of(settings: PricedSettings, report: Report) -> tuple[list[TopologyState] | None, str]:

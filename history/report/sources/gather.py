@@ -48,6 +48,15 @@ class Gathered:
     present: Present = field(default_factory=Present)
     refused: int = 0
 
+    def merge(self, other: "Gathered") -> None:
+        """Add what was read of another cluster."""
+        for own, added in zip(self.summaries, other.summaries, strict=True):
+            own.merge(added)
+        self.whole = [own and added for own, added in zip(self.whole, other.whole, strict=True)]
+        self.sources += other.sources
+        self.present.merge(other.present)
+        self.refused += other.refused
+
 
 class Gatherer:
     """Reads several time ranges in one pass."""

@@ -146,6 +146,8 @@ def told_apart(by: By, flow: dict[str, Any]) -> list[str]:
         return [
             rfc3339(flow["start_ms"]).replace("T", " ")[: 10 if by == "day" else 13] + (":00" if by == "hour" else "")
         ]
+    if by == "cluster":
+        return [flow["k8s"]["cluster"]["name"]]
     ends = [flow["source"], flow["destination"]]
     if by == "port":
         return [str(next((end["port"] for end in reversed(ends) if "port" in end), "(no port)"))]
@@ -353,7 +355,7 @@ async def _publish(topics: Topics, entry: Any, flow: bytes, timestamp_ms: int) -
         (
             ["--by", "label"],
             2,
-            "'label': expected namespace, workload, pod, node, zone, port, service, hour, day or label",
+            "'label': expected namespace, workload, pod, node, zone, port, service, cluster, hour, day or label",
         ),
         (["--by", "label:=1+1"], 2, "'=1+1' is not the name of a label; expected, for example, team"),
         (["--by", "zone:team"], 2, "'zone:team': expected namespace, "),
