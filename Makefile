@@ -9,7 +9,7 @@ PYTEST_ARGS ?= -n 4 --dist loadfile --no-loadscope-reorder
 # A name here is a module bench.NAME, `make bench-NAME` and a section of docs/benchmarks.md.
 BENCHES := hook collector enricher sinks index freshness bill advise forecast archive history audit
 
-.PHONY: help setup demo test quick torture real-api cluster-test soak flips bench compose-test check format docs screenshots chart lock clean
+.PHONY: help setup demo test quick torture real-api cluster-test soak flips bench compose-test check format docs screenshots images chart lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ screenshots: ## redraw the pages' pictures in docs/images, from a made-up week
 
 docs: setup ## rewrite docs/settings.md from the settings classes
 	@$(BIN)/python -m tests.support.settings_reference >docs/settings.md
+
+images: ## build the images, push them, write where they are: REGISTRY=registry.example.com/tools TAG=0.1.0 PLATFORMS=...
+	@scripts/images "$(REGISTRY)" $(TAG)
 
 chart: ## copy into the Helm chart the files that it shares with k8s/: Helm reads nothing outside of it
 	@cp k8s/monitoring/{alerts.yml,dashboard.json,health.json} k8s/trial/prometheus.yml charts/zonemeter/files/

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The images: the same names everywhere, and in them what the services need and nothing of the development's."""
 
+import os
 import re
+import shlex
+import subprocess
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tests.k8s.rendered import ROOT, containers
+from tests.k8s.rendered import ROOT, chart, containers
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SETUPTOOLS: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
@@ -110,3 +114,45 @@ def test_the_services_image_runs_as_nobody_in_particular() -> None:
         if each.is_ours and each.workload["kind"] != "DaemonSet":
             user = each.pod["securityContext"] | each.spec["securityContext"]
             assert (user["runAsUser"], user["runAsGroup"]) == (65532, 65532), each
+
+
+def test_what_was_pushed_is_written_down_for_helm_and_for_kustomize(tmp_path: Path) -> None:
+    """With a stand-in for Docker, in a copy of what the script reads."""
+    for name in ("scripts/images", "images/digests.env", "pyproject.toml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    docker = tmp_path / "docker"
+    asks = f'echo "$@" >>{tmp_path}/asked; [ "$1 $2" = "image inspect" ] || exit 0'
+    docker.write_text(f'#!/bin/sh\n{asks}\neval "name=\\${{$#}}"; echo "${{name%:*}}@sha256:{"0" * 64}"\n')
+    docker.chmod(0o755)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = ["bash", str(tmp_path / "scripts/images"), "registry.example.com:5000/tools"]
+    done = subprocess.run(command, env=path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    asked = [line for line in (tmp_path / "asked").read_text().splitlines() if line.startswith("build ")]
+    for (name, target), words in zip(TARGETS.items(), map(shlex.split, asked), strict=True):
+        assert words[words.index("--target") + 1] == target
+        assert words[words.index("-t") + 1] == f"registry.example.com:5000/tools/{name}:{PROJECT['version']}"
+        assert any(word.startswith("BASE_IMAGE=debian:bookworm-slim@sha256:") for word in words)
+    found = {each.spec["image"].partition("@")[0] for each in containers() if each.is_ours and each.overlay == "base"}
+    pushed = {f"registry.example.com:5000/tools/{name}" for name in found}
+    values = str(tmp_path / "build/images/values.yaml")
+    pods = [
+        each["spec"]["template"]["spec"] for each in chart("--values", values) if "template" in each.get("spec", {})
+    ]
+    rendered = {each["image"] for pod in pods for each in (*pod.get("initContainers", []), *pod["containers"])}
+    assert rendered == {f"{name}@sha256:{'0' * 64}" for name in pushed}
+    component = yaml.safe_load((tmp_path / "build/images/kustomization.yaml").read_text())
+    assert {each["name"] for each in component["images"]} == {name.partition(":")[0] for name in found}
+    assert {each["newName"] for each in component["images"]} == {name.rpartition(":")[0] for name in pushed}
+
+
+def test_a_release_runs_scripts_that_are_here() -> None:
+    jobs = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())["jobs"]
+    lines = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    scripts = set(re.findall(r"\bscripts/[a-z-]+", "\n".join(lines)))
+    assert scripts == {"scripts/images", "scripts/package-chart", "scripts/sbom"}
+    assert all(os.access(ROOT / script, os.X_OK) for script in scripts)
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make ([a-z-]+)$", "\n".join(lines), re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
