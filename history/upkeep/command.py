@@ -31,6 +31,7 @@ from history.read.archive.files import (
     HOUR_MS,
     LongRollup,
     compacted_hours,
+    first_day,
     hour_directories,
     hour_end_ms,
     touches,
@@ -159,6 +160,7 @@ def main(settings: CompactSettings) -> int:
         since_ms = parse_since(settings.since, now_ms)
         run.roll_up_days(TimeRange(since_ms, now_ms - parse_duration(settings.min_age)))
         run.forget_manifests(TimeRange(since_ms, now_ms), now_ms - parse_duration(settings.keep_manifests))
+        run.roll_up_again(now_ms)
         return run.end()
 
 
@@ -171,6 +173,7 @@ def erase(settings: EraseSettings) -> int:
         archive = open_archive(settings)
         run = _Run("erase-addresses", settings, archive)
         run.compact(hours_to_erase(archive, settings, now_ms))
+        run.roll_up_again(now_ms)
         return run.end()
 
 
@@ -264,6 +267,7 @@ class _Run:
         self._archive = archive
         self._compactor = Compactor(archive, parse_duration(settings.delete_after) / 1000)
         self._done: list[Done] = []
+        self._forgotten: list[str] = []
         self._failed = 0
 
     def compact(self, hours: Iterator[Hour]) -> None:
@@ -298,15 +302,26 @@ class _Run:
             complain(f"zonemeter archive {self._word}: {error}; {hour.name} stays as it is")
 
     def roll_up_days(self, span: TimeRange) -> None:
-        """Write the rollups of whole days and weeks of a range."""
+        """Write the rollups of whole days and weeks of a range, from the beginning of its first week on."""
+        if not self._settings.dry_run:
+            self._roll_up([TimeRange(LongRollup("week", first_day("week", span.from_ms)).span.from_ms, span.to_ms)])
+
+    def roll_up_again(self, now_ms: int) -> None:
+        """Write those of other days and weeks that were forgotten since hours in them were compacted."""
+        weeks = {LongRollup("week", first_day("week", hour_end_ms(hour) - 1)).span for hour in self._forgotten}
+        self._roll_up([TimeRange(week.from_ms, min(week.to_ms, now_ms)) for week in weeks])
+
+    def _roll_up(self, spans: Sequence[TimeRange]) -> None:
         counts: dict[Length, int] = {"day": 0, "week": 0}
-        for hours in [] if self._settings.dry_run else weeks_with_rollups(self._archive, span):
-            wanted: list[LongRollup] = []
-            with self._rolling_up(hours[0].partition("/")[0]):
-                wanted = rollups_to_write(self._archive, hours, span)
-            for each in wanted:
-                with self._rolling_up(f"{each.length} of {each.day}"), self._spill() as spill:
-                    counts[each.length] += write_long_rollup(self._archive, each, Path(spill))
+        self._forgotten.clear()
+        wanted: list[LongRollup] = []
+        for span in spans:
+            for hours in weeks_with_rollups(self._archive, span):
+                with self._rolling_up(hours[0].partition("/")[0]):
+                    wanted += rollups_to_write(self._archive, hours, span)
+        for each in wanted:
+            with self._rolling_up(f"{each.length} of {each.day}"), self._spill() as spill:
+                counts[each.length] += write_long_rollup(self._archive, each, Path(spill))
         if said := [counted(count, length) for length, count in counts.items() if count]:
             say(f"{' and '.join(said)} rolled up")
 
@@ -371,6 +386,7 @@ class _Run:
         if done is not None:
             say(f"{hour.name}: {_files(done.before)} -> {_files(done.after)}, {done.rows:,} flows", flush=True)
             self._done.append(done)
+            self._forgotten.append(hour.name)
 
     def _sum_up(self) -> None:
         before = [file for done in self._done for file in done.before]

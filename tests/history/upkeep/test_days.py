@@ -23,6 +23,7 @@ from history.read.archive.opened import ArchiveChanged, FlowArchive
 from history.read.archive.sql import ArchiveQuery
 from history.report.command import main as report_main
 from history.upkeep import days
+from history.upkeep.command import erase as erase_main
 from history.upkeep.command import main as compact_main
 from history.upkeep.days import rollups_to_write, weeks_with_rollups, write_long_rollup
 from history.upkeep.expire import expire, rolled_up_hours, stored_hours
@@ -215,6 +216,24 @@ def test_of_an_hour_that_is_compacted_again_they_are_made_again(root: Path, tmp_
     assert roll_up(root, tmp_path) == ["day", "week"]
     assert not {*long_files(root)} & {*before}
     assert asked(root) == (wanted, 3, "week")
+
+
+def test_where_an_hour_is_compacted_they_are_made_again_however_old(
+    root: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.time_ns", lambda: (BEGIN_DAY_MS + 60 * DAY_MS) * 1_000_000)
+    roll_up(root, tmp_path)
+    assert command(erase_main, "--archive", str(root), "--older-than", "1d")[::2] == (0, "")
+    assert asked(root)[1:] == (3, "week")
+    assert len(long_files(root)) == 2
+    written = Written(root)
+    written._sequence = {1: 6}
+    cut(written, 50, HOURS[2])
+    # From the middle of their week on.
+    compacting = ("--archive", str(root), "--max-files", "0", "--since", "59d")
+    assert command(compact_main, *compacting)[::2] == (0, "")
+    wanted, *read = asked(root)
+    assert (wanted["flows"], read) == (21, [3, "week"])
 
 
 def test_killed_at_any_step_each_is_there_or_not(root: Path, tmp_path: Path) -> None:
