@@ -18,6 +18,7 @@ from tests.support.kubernetes.programs import PROGRAMS
 
 PAUSE_IMAGE = "zonemeter-cluster/pause:1"
 _CGROUPS = Path("/sys/fs/cgroup")
+_CONTROLLERS = _CGROUPS / "cgroup.controllers"  # version 2
 
 
 def main() -> None:
@@ -65,7 +66,7 @@ def mount_all(directory: Path) -> None:
 
 def cgroups(node: Node) -> list[Path]:
     """Return the node's cgroups: one, or with version 1 one for each controller."""
-    if (_CGROUPS / "cgroup.controllers").exists():
+    if _CONTROLLERS.exists():
         return [_CGROUPS / node.namespace]
     return [each / node.namespace for each in _CGROUPS.iterdir() if (each / "cgroup.procs").exists()]
 
@@ -73,6 +74,9 @@ def cgroups(node: Node) -> list[Path]:
 def make_cgroups(node: Node) -> None:
     """Make them, without what a node whose power went left there."""
     remove_cgroups(node)
+    if _CONTROLLERS.exists():
+        wanted = " ".join(f"+{name}" for name in _CONTROLLERS.read_text().split())
+        (_CGROUPS / "cgroup.subtree_control").write_text(wanted)
     for each in cgroups(node):
         each.mkdir(exist_ok=True)
         for name in ("cpuset.cpus", "cpuset.mems"):  # version 1 lets nothing in before these are set

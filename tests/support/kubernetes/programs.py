@@ -8,7 +8,8 @@ from pathlib import Path
 
 from common import terminal
 
-HOME = Path(os.environ.get("ZONEMETER_KUBERNETES", "/var/tmp/zonemeter-kubernetes"))
+# Root's alone: what lies in it is run.
+HOME = Path(os.environ.get("ZONEMETER_KUBERNETES", "/var/cache/zonemeter-kubernetes"))
 _SOURCES = Path(__file__).parent
 VERSION = next(
     line.split()[1]
