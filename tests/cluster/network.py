@@ -49,6 +49,9 @@ class Node:
 
 NODES = tuple(Node(f"node-{letter}", f"{REGION}{letter}", 11 + number) for number, letter in enumerate("abc"))
 CONTROL_ADDRESS = "10.241.0.10"
+# What is sent to nowhere ends silently at the outside host: as a router it would say so, on the wire. A new namespace
+# may begin with the machine's value.
+_NO_ROUTER = {"ipv4/ip_forward": 0, "ipv6/conf/all/forwarding": 0}
 
 
 def make() -> None:
@@ -57,7 +60,7 @@ def make() -> None:
     ip_batch(f"netns add {namespace}" for namespace in (WIRE, *ends))
     for namespace in ends:
         with enter(namespace):
-            write_sysctls(QUIET if namespace in (CONTROL, OUTSIDE) else NODE_SYSCTLS)
+            write_sysctls(QUIET | _NO_ROUTER if namespace in (CONTROL, OUTSIDE) else NODE_SYSCTLS)
     with enter(WIRE):
         write_sysctls(FABRIC_SYSCTLS)
         ip_batch(["link add br0 type bridge mcast_snooping 0 forward_delay 0", "link set br0 up"])
