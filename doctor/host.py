@@ -48,7 +48,7 @@ def host_checks(
         Check("kernel", lambda: check_kernel(platform.release(), platform.machine())),
         Check("btf", lambda: check_btf(BTF)),
         Check("capabilities", lambda: check_capabilities(Path("/proc/self/status").read_text(), loads=loads)),
-        Check("netfilter programs", check_netfilter),
+        *([Check("netfilter programs", check_netfilter)] if loads else []),
         Check("bpffs", lambda: check_bpffs(pin_dir)),
         Check("uplinks", lambda: check_uplinks(patterns)),
         Check("overlays", lambda: check_overlays(tunnel_ports)),

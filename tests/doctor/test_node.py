@@ -111,7 +111,15 @@ def test_an_old_kernel_missing_rights_and_no_btf(tmp_path: Path) -> None:
         host.check_kernel("5.14.0-105-generic", "x86_64")
     with pytest.raises(Refusal, match="CAP_BPF"):
         host.check_capabilities("CapEff:\t0000000000001000\n")
+    with pytest.raises(Refusal, match="CAP_BPF for hook netfilter"):
+        host.check_capabilities("CapEff:\t0000000000001000\n", loads=False)
     assert only(host.check_btf(tmp_path)).status == "no"
+
+
+def test_where_another_process_loads_fewer_rights_are_enough(tmp_path: Path) -> None:
+    assert only(host.check_capabilities(f"CapEff:\t{1 << 39:016x}\n", loads=False)).status == "ok"
+    names = {loads: {check.name for check in host.host_checks(tmp_path, [], loads=loads)} for loads in (True, False)}
+    assert names[True] - names[False] == {"netfilter programs"}
 
 
 def test_pin_directories_that_are_none(tmp_path: Path) -> None:
