@@ -1,32 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node's own addresses, of which a flow's end is on this node whatever Kubernetes knows: one rtnetlink dump.
 
-Read with every window, so by hand: a node with kube-proxy's IPVS has an address for each Service, and pyroute2 takes
-a second for ten thousand.
+Read with every window; a node with kube-proxy's IPVS has an address for each Service.
 """
 
 import ipaddress
 import socket
 import struct
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-# include/uapi/linux/netlink.h, rtnetlink.h, if_addr.h
-_HEADER = struct.Struct("=IHHII")
+from collector.attach import dump
+
+# include/uapi/linux/rtnetlink.h, if_addr.h
 _MESSAGE = struct.Struct("=BBBBI")
-_ATTRIBUTE = struct.Struct("=HH")
 _RTM_NEWADDR, _RTM_GETADDR = 20, 22
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_NLM_F_REQUEST, _NLM_F_DUMP_INTR, _NLM_F_DUMP = 0x1, 0x10, 0x300
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_CACHEINFO = 1, 2, 6
 # struct ifa_cacheinfo: how long it is preferred and valid (s), when it was created and changed (1/100 s since boot).
 _CACHEINFO = struct.Struct("=IIII")
 _FOREVER = 0xFFFFFFFF
 _UNUSABLE = 0x08 | 0x40  # IFA_F_DADFAILED: another host has it; IFA_F_TENTATIVE
 _SCOPE_LINK = 253
-_ROOM = 1 << 18
-_TRIES = 3
 # The kernel's stamps are by its ticks, which may lag behind its clock by what they missed as it booted; after 497 days
 # they begin again from 0.
 _LAG_MS = 1000
@@ -61,52 +56,14 @@ class OwnAddresses(NamedTuple):
 
 def read() -> list[Address]:
     """Return the addresses of all devices of this network namespace. Raises OSError."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as asked:
-        asked.settimeout(5)
-        for _ in range(_TRIES):
-            asked.send(
-                _HEADER.pack(24, _RTM_GETADDR, _NLM_F_REQUEST | _NLM_F_DUMP, 0, 0) + _MESSAGE.pack(0, 0, 0, 0, 0)
-            )
-            found, is_whole = _dump(asked)
-            if is_whole:
-                break
-    return found
-
-
-def _dump(asked: socket.socket) -> tuple[list[Address], bool]:
-    """Return what is answered, and whether nothing changed meanwhile."""
-    found: list[Address] = []
-    is_whole = True
-    while True:
-        for kind, flags, message in messages(asked.recv(_ROOM)):
-            is_whole &= not flags & _NLM_F_DUMP_INTR
-            if kind == _NLMSG_ERROR:
-                number = -int.from_bytes(message[:4], "little", signed=True)
-                raise OSError(number, "the kernel does not list this node's addresses")
-            if kind == _NLMSG_DONE:
-                return found, is_whole
-            if kind == _RTM_NEWADDR and (address := parse(message)) is not None:
-                found.append(address)
-
-
-def messages(answer: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Yield type, flags and body of each message."""
-    at = 0
-    while at + _HEADER.size <= len(answer):
-        length, kind, flags, _, _ = _HEADER.unpack_from(answer, at)
-        yield kind, flags, answer[at + _HEADER.size : at + length]
-        at += max(_HEADER.size, length + 3 & ~3)
+    made = map(parse, dump.ask(_RTM_GETADDR, bytes(_MESSAGE.size), _RTM_NEWADDR))
+    return [address for address in made if address is not None]
 
 
 def parse(message: bytes) -> Address | None:
     """Return what one RTM_NEWADDR message says; None if nobody can use the address, or it is neither IPv4 nor IPv6."""
     _, _, flags, scope, index = _MESSAGE.unpack_from(message)
-    attributes: dict[int, bytes] = {}
-    at = _MESSAGE.size
-    while at + _ATTRIBUTE.size <= len(message):
-        length, kind = _ATTRIBUTE.unpack_from(message, at)
-        attributes[kind] = message[at + _ATTRIBUTE.size : at + length]
-        at += max(_ATTRIBUTE.size, length + 3 & ~3)
+    attributes = dump.attributes(message, _MESSAGE.size)
     # IFA_ADDRESS is the other side's of a point-to-point link.
     address = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS, b"")
     if flags & _UNUSABLE or len(address) not in (4, 16):

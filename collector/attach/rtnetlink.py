@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""pyroute2's rtnetlink and no more: the rest of it would be 5 MB of what a collector holds all its life.
+"""pyroute2's rtnetlink and no more, for tc filters: the rest would be 5 MB of what a collector holds all its life.
 
 `import pyroute2` imports all that the package has: a database, nftables, IPVS, 802.11. Its rtnetlink needs none of
 that. So the package is registered without being run, and runs once somebody asks it for anything but its modules.
@@ -37,8 +37,7 @@ def _run(spec: ModuleSpec, package: ModuleType) -> None:
 if "pyroute2" not in sys.modules and (_found := find_spec("pyroute2")) is not None:
     _make_known(_found)
 
-from pyroute2.iproute import AsyncIPRoute, IPRoute  # noqa: E402 - not before the package is known
+from pyroute2.iproute import IPRoute  # noqa: E402 - not before the package is known
 from pyroute2.netlink.exceptions import NetlinkError  # noqa: E402
-from pyroute2.netlink.rtnl import RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE, RTMGRP_LINK  # noqa: E402
 
-__all__ = ["RTMGRP_IPV4_ROUTE", "RTMGRP_IPV6_ROUTE", "RTMGRP_LINK", "AsyncIPRoute", "IPRoute", "NetlinkError"]
+__all__ = ["IPRoute", "NetlinkError"]

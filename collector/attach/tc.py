@@ -8,8 +8,9 @@ import errno
 import logging
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from collector.attach import clsact, tcx
+from collector.attach import tcx
 from collector.errors import LoadError
 from collector.kernel import bpf_syscall as sys_bpf
 from collector.kernel import pins
@@ -31,7 +32,7 @@ def attach(root: Path, wanted: Iterable[int], *, use_tcx: bool | None = None) ->
                 if by_links:
                     tcx.attach(root, dispatcher, ifindex)
                 else:
-                    clsact.attach(root, dispatcher, ifindex)
+                    _clsact().attach(root, dispatcher, ifindex)
             except OSError as error:
                 if error.errno != errno.ENODEV:
                     log.error("nothing of device %d is counted, tc cannot be attached: %s", ifindex, error)
@@ -42,40 +43,52 @@ def detach(root: Path, but: Iterable[int] = ()) -> None:
     keep = set(but)
     for ifindex in tcx.attached(root) - keep:
         tcx.detach(root, ifindex)
-    gone = clsact.attached(root) - keep
+    gone = _filtered(root) - keep
     if not gone:
         return
     if pins.pinned_namespace(root) != pins.network_namespace():
         raise LoadError(f"the tc filters of {root} are in another network namespace; detach must run in it")
     with pins.closing_fd(_dispatcher(root)) as dispatcher:
         for ifindex in gone:
-            clsact.detach(root, dispatcher, ifindex)
+            _clsact().detach(root, dispatcher, ifindex)
 
 
 def _detach_by_other(root: Path, dispatcher: int, *, by_links: bool) -> None:
     """Detach what the other way attached: both side by side would count each packet twice."""
-    for ifindex in clsact.attached(root) if by_links else tcx.attached(root):
+    for ifindex in _filtered(root) if by_links else tcx.attached(root):
         if by_links:
-            clsact.detach(root, dispatcher, ifindex)
+            _clsact().detach(root, dispatcher, ifindex)
         else:
             tcx.detach(root, ifindex)
 
 
 def missing(root: Path, wanted: Iterable[int]) -> list[int]:
     """Return which of these devices are not attached to in full."""
-    by_links, by_filters = tcx.attached(root), clsact.attached(root)
+    by_links, by_filters = tcx.attached(root), _filtered(root)
     with pins.closing_fd(_dispatcher(root)) as dispatcher:
         return [
             ifindex
             for ifindex in sorted(wanted)
             if not (ifindex in by_links and tcx.is_whole(root, ifindex))
-            and not (ifindex in by_filters and clsact.is_whole(dispatcher, ifindex))
+            and not (ifindex in by_filters and _clsact().is_whole(dispatcher, ifindex))
         ]
 
 
 def how(root: Path) -> str:
     """Return by what it is attached, for people."""
-    return "TCX" if tcx.attached(root) else "clsact" if clsact.attached(root) else "nothing"
+    return "TCX" if tcx.attached(root) else "clsact" if _filtered(root) else "nothing"
+
+
+def _filtered(root: Path) -> set[int]:
+    """Return the devices that have filters, or had them before they were gone."""
+    return set(_clsact().attached(root)) if (root / "clsact").exists() else set()
+
+
+def _clsact() -> Any:
+    """Return the module that makes filters: it brings pyroute2, 4 MB that most collectors do not need."""
+    from collector.attach import clsact
+
+    return clsact
 
 
 def _dispatcher(root: Path) -> int:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from collector.attach import addresses
-from collector.attach.addresses import MAX_TOLD, Address, OwnAddresses, messages, older_than, parse, told
+from collector.attach.addresses import MAX_TOLD, Address, OwnAddresses, older_than, parse, told
+from collector.attach.dump import messages
 from collector.kernel.layout import ROW
 from collector.window.encode import raw_chunks
 from schemas.raw import MAX_NODE_ADDRESSES, decode_chunk

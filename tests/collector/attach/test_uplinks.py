@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
-from collector.attach import netlink
+from collector.attach import dump, netlink
 from collector.attach.uplinks import KernelRoute, Link, choose, contained, outer_packets, outer_ports, unexplained
 from schemas.raw import ENCAPSULATIONS
 from tests.support.collector import netlab
@@ -222,9 +221,7 @@ def slave(of: str) -> bytes:
 
 def decoded(*messages: bytes) -> list[Link]:
     """Read messages as `netlink.read` does."""
-    found = list(MarshalRtnl().parse(b"".join(messages)))
-    kinds = {each["index"]: each.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") or "" for each in found}
-    return [netlink.link_of(each, kinds) for each in found]
+    return netlink.links_of(body for _, _, body in dump.messages(b"".join(messages)))
 
 
 BONDED = (
