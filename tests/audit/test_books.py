@@ -418,3 +418,15 @@ def test_a_repeat_that_did_not_say_so_is_told_apart() -> None:
     assert books.closes
     assert (books.repeats.bytes, books.unannounced.bytes) == (1_000, 1_000)
     assert [each.announced for each in books.repeated] == [False]
+
+
+def test_what_a_node_sent_after_its_last_window_is_remembered_by_its_name() -> None:
+    def received(sequence: int) -> LedgerRecord:
+        return enricher_entry(sequence, 100, senders={OTHER.node: amount(5), "never": amount(7)})
+
+    books = audit(
+        [collector_entry(0, 100, OTHER), *(e for n in (0, 1, 2) for e in (collector_entry(n, 100), received(n)))]
+    )
+    # Its window ended when window 1 began.
+    assert books.senders == {"never": amount(21, rows=3), OTHER.node: amount(5)}
+    assert books.unmetered_senders().keys() == {"never"}
