@@ -131,7 +131,7 @@ def parse_sockets(text: str) -> set[int]:
 
 def device_counters() -> dict[str, DeviceCounters]:
     """Return tx_bytes, tx_packets, rx_bytes, rx_packets of every device; one read, as cheap as it gets."""
-    return parse_devices(_DEVICES.read_text())
+    return parse_devices(_DEVICES.read_text(errors="replace"))  # a name may be any bytes
 
 
 def parse_devices(text: str) -> dict[str, DeviceCounters]:

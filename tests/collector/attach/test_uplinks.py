@@ -3,6 +3,7 @@
 
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -188,6 +189,15 @@ def test_proc_net_dev() -> None:
     assert netlink.parse_devices(text) == {"eth0": (2000, 20, 1000, 10)}
 
 
+def test_a_device_whose_name_is_not_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any bytes but `/`, `:` and spaces make a name (dev_valid_name() in net/core/dev.c)."""
+    listed = tmp_path / "dev"
+    listed.write_bytes(b"head\nhead\n  \xff0: " + b" ".join(b"%d" % n for n in range(16)) + b"\n")
+    monkeypatch.setattr(netlink, "_DEVICES", listed)
+    (link,) = decoded(new_link(2, "\udcff0"))
+    assert netlink.device_counters() == {link.name: (8, 9, 0, 1)}
+
+
 # What a kernel with bonds and VLANs says, byte by byte; this one has neither. Numbers: include/uapi/linux/if_link.h.
 _IFNAME, _LINK, _MASTER, _LINKINFO, _NETNSID = 3, 5, 10, 18, 37
 _KIND, _DATA, _SLAVE_KIND, _SLAVE_DATA = 1, 2, 4, 5
@@ -205,7 +215,9 @@ def number(kind: int, value: int) -> bytes:
 
 def new_link(index: int, name: str, *attributes: bytes, flags: int = _UP) -> bytes:
     """RTM_NEWLINK: struct nlmsghdr, struct ifinfomsg, attributes."""
-    body = struct.pack("=BxHiII", 0, _ETHER, index, flags, 0) + attribute(_IFNAME, name.encode() + b"\0")
+    body = struct.pack("=BxHiII", 0, _ETHER, index, flags, 0) + attribute(
+        _IFNAME, name.encode(errors="surrogateescape") + b"\0"
+    )
     body += b"".join(attributes)
     return struct.pack("=IHHII", 16 + len(body), 16, 0, 1, 0) + body
 
