@@ -115,13 +115,14 @@ def test_it_is_compacted_relieved_of_addresses_and_deleted_like_a_directory(
     before, of_shop = flows(), flows("-n", "shop")
     later_ns = time.time_ns() + 8 * 86_400 * 10**9
     monkeypatch.setattr(time, "time_ns", lambda: later_ns)
-    status, out, err = command(upkeep.main, "--archive", uri, "--spill-directory", str(tmp_path))
+    rewriting = ("--archive", uri, "--spill-directory", str(tmp_path), "--delete-after", "1ms")
+    status, out, err = command(upkeep.main, *rewriting)
     assert (status, err) == (0, "")
     assert "manifests of compacted files deleted" in out
     assert [path.rpartition("/")[2][:7] for path in objects()] == ["flows-c", "flows-c"]
     assert flows() == before
     assert flows("-n", "shop") == of_shop
-    status, out, err = command(upkeep.erase, "--archive", uri, "--older-than", "1d")
+    status, out, err = command(upkeep.erase, *rewriting, "--older-than", "1d")
     assert (status, err) == (0, "")
     erased = flows()
     assert {row["id"]: row["bytes"] for row in erased} == {row["id"]: row["bytes"] for row in before}

@@ -48,7 +48,7 @@ def kill_compaction(world: World, times: int) -> None:
 
 
 def _compaction(world: World) -> "subprocess.Popen[bytes]":
-    where = ("--archive", str(world.output), "--min-age", "1ms", "--max-files", "0")
+    where = ("--archive", str(world.output), "--min-age", "1ms", "--max-files", "0", "--delete-after", "1ms")
     return subprocess.Popen(
         [sys.executable, "-m", "cli", "archive", "compact", *where], cwd=ROOT, stdout=subprocess.DEVNULL
     )
