@@ -14,11 +14,15 @@ Took = dict[str, float]
 
 
 class Readings:
-    """A module that calls `run`, and the arguments of its readings; `taken`: what the measured ones took."""
+    """A module that calls `run`, and the arguments of its readings; `taken`: what the measured ones took.
+
+    `beside`: what the yardstick's took.
+    """
 
     def __init__(self, module: str, *arguments: str) -> None:
         self._module, self._arguments = module, arguments
         self.taken: list[Took] = []
+        self.beside: list[Took] = []
 
     def _read(self, which: str) -> Took:
         took: Took = json.loads(output_of(self._module, which, *self._arguments))
@@ -31,7 +35,8 @@ class Readings:
 
     def yardstick(self) -> float:
         """Return the yardstick's."""
-        return self._read("yardstick")["cpu_seconds"]
+        self.beside.append(self._read("yardstick"))
+        return self.beside[-1]["cpu_seconds"]
 
 
 def run(ours: Callable[[str], Took], yardstick: Callable[[str], Took]) -> None:
