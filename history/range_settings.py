@@ -63,7 +63,7 @@ class RangeSettings(SpanSettings):
     workload: Words = Field(
         [],
         description="only from or to: name, Kind/name, namespace/name or namespace/Kind/name, "
-        "or as a table prints it, such as node/node-a1 or cidr/orders-db",
+        "or as a table prints it, such as node/node-a1 or cidr/orders-db; of another cluster CLUSTER/namespace/...",
     )
     pod: Words = Field([], description="only from or to: name or namespace/name")
     address: Words = Field([], description="only from or to these addresses or CIDRs")

@@ -90,6 +90,19 @@ class Endpoint(msgspec.Struct, gc=False, frozen=True, omit_defaults=True, kw_onl
     cloud: Cloud | UnsetType = UNSET
 
 
+def told_apart(end: Endpoint) -> Endpoint:
+    """Return an end as tables name it: in another cluster CLUSTER/NAMESPACE and CLUSTER/NODE, which no other name is.
+
+    What is summed up by names must not take a workload or a node for that of the same name elsewhere.
+    """
+    if end.k8s is UNSET or end.k8s.cluster is UNSET:
+        return end
+    cluster = end.k8s.cluster.name
+    names = {"namespace": end.k8s.namespace, "node": end.k8s.node}
+    full = {key: Named(f"{cluster}/{value.name}") for key, value in names.items() if value is not UNSET}
+    return msgspec.structs.replace(end, k8s=msgspec.structs.replace(end.k8s, **full))
+
+
 class Network(msgspec.Struct, gc=False, frozen=True):
     """`transport`: tcp, udp, sctp, icmp, or the IP protocol's number as text. `type`: ipv4 or ipv6."""
 

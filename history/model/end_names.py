@@ -8,6 +8,8 @@ from schemas.flow import KINDS
 from sinks.flowlog.rows.columns import Value
 
 _EXPECTED = "expected name, Kind/name, namespace/name, namespace/Kind/name, node/name or cidr/name"
+# What an end in another cluster goes by has the cluster before its namespace.
+_MOST_PARTS = 4
 
 Choice = dict[str, Value]
 
@@ -26,8 +28,10 @@ def workload_columns(text: str) -> list[Choice]:
     if len(parts) == 2:
         found.append({"namespace": parts[0], "workload": parts[1]})
         found.append({"workload_kind": parts[0], "workload": parts[1]})
-    elif len(parts) == 3:
-        namespace, kind, name = parts
+    elif len(parts) in (3, _MOST_PARTS):
+        *before, kind, name = parts
+        namespace = "/".join(before)
+        found.append({"namespace": f"{namespace}/{kind}", "workload": name})
         found.append({"namespace": namespace, "workload_kind": kind, "workload": name})
         if kind == "Pod":
             found.append({"kind": "pod", "namespace": namespace, "pod": name})
@@ -39,13 +43,13 @@ def workload_columns(text: str) -> list[Choice]:
 def check_end(name: str, text: str) -> None:
     """Raise `ValueError` for what no end goes by."""
     parts = text.split("/")
-    if not all(parts) or (len(parts) > 3 and parts[0] not in KINDS):
+    if not all(parts) or (len(parts) > _MOST_PARTS and parts[0] not in KINDS):
         raise ValueError(f"{name} {text!r}: {_EXPECTED}")
 
 
 def pod_columns(text: str) -> list[Choice]:
     """Return what a pod's columns may be if it goes by that text."""
-    namespace, slash, name = text.partition("/")
+    namespace, slash, name = text.rpartition("/")
     return [{"namespace": namespace, "pod": name}] if slash else [{"pod": text}]
 
 
@@ -90,5 +94,5 @@ def check_network(text: str) -> None:
 
 def check_pod(text: str) -> None:
     """Raise `ValueError` for what no pod goes by."""
-    if text.count("/") > 1 or not all(text.split("/")):
+    if text.count("/") > 2 or not all(text.split("/")):
         raise ValueError(f"pod {text!r}: expected name or namespace/name")

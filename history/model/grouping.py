@@ -15,7 +15,7 @@ from history.model.time_range import timestamp
 
 By = Literal["namespace", "workload", "pod", "node", "zone", "port", "service", "cluster", "hour", "day", "label"]
 # These have two ends, and a flow is sent by one and received by the other; all else is of the flow.
-OF_ENDS: tuple[By, ...] = ("namespace", "workload", "pod", "node", "zone", "label")
+OF_ENDS: tuple[By, ...] = ("namespace", "workload", "pod", "node", "zone", "cluster", "label")
 OF_TIME: tuple[By, ...] = ("hour", "day")
 # What traffic can be billed on to, and for what periods: of the calendar, UTC.
 OWNERS: tuple[By, ...] = ("namespace", "workload", "node", "label")
@@ -45,10 +45,10 @@ def groups_sql(by: By | None) -> Groups:
         return "coalesce(src_node, '')", "coalesce(dst_node, '')"
     if by == "label":
         return _LABEL_SQL.format("src"), _LABEL_SQL.format("dst")
+    if by == "cluster":
+        return _CLUSTER_SQL.format("src"), _CLUSTER_SQL.format("dst")
     if by == "port":
         found = "coalesce(dst_port, src_port)::VARCHAR"
-    elif by == "cluster":
-        found = "cluster"
     elif by == "service":
         found = f"coalesce({_FULL_SQL.format('dst', 'service')}, {_FULL_SQL.format('src', 'service')})"
     else:
@@ -76,6 +76,12 @@ _LABEL_JOIN = f"""
 # "=" and the value, or why there is none.
 _LABEL_SQL = """CASE WHEN {0}_namespace IS NULL THEN '' WHEN {0}_label.label_namespace IS NULL THEN 'label not known'
     ELSE coalesce('=' || {0}_label.label_value, 'no label') END"""
+
+
+# Of a pod and a Service the namespace says it, of a node its name (`told_apart` in schemas/flow.py): rollups have both.
+_CLUSTER_SQL = """CASE WHEN {0}_kind NOT IN ('pod', 'service', 'node') THEN ''
+    WHEN contains(CASE {0}_kind WHEN 'node' THEN {0}_node ELSE {0}_namespace END, '/')
+    THEN split_part(CASE {0}_kind WHEN 'node' THEN {0}_node ELSE {0}_namespace END, '/', 1) ELSE cluster END"""
 
 
 def period_sql(per: Per | None) -> str:
@@ -134,7 +140,7 @@ def title_of(by: By, group: str, end: Party) -> str:
         return group or end.label
     if by == "namespace":
         return end.namespace or f"({end.kind})"
-    if by == "node":
+    if by == "node" or by == "cluster":
         return group or f"({end.kind})"
     if by == "label":
         owner = owner_of(by, group, end)
@@ -143,8 +149,6 @@ def title_of(by: By, group: str, end: Party) -> str:
         return end.zone or ("(external)" if end.kind == "external" else "(unknown)")
     if by == "port" or by == "service":
         return group or f"(no {by})"
-    if by == "cluster":
-        return group
     if by == "hour" or by == "day":
         return timestamp(int(group) * _LONG_MS[by])[: 16 if by == "hour" else 10]
     assert_never(by)

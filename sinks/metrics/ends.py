@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from msgspec import UNSET, UnsetType
 
 from prices.book import Side
-from schemas.flow import UNKNOWN_REASONS, Cloud, Endpoint, Named
+from schemas.flow import UNKNOWN_REASONS, Cloud, Endpoint, Named, told_apart
 
 # kubezonnet's namespace for traffic of the host itself; the pod is then the node's name.
 HOST_NAMESPACE = "_node_"
@@ -50,6 +50,7 @@ class Ends:
 
     def make(self, endpoint: Endpoint) -> End:
         """Return the end point that `endpoint` is as labels."""
+        endpoint = told_apart(endpoint)
         place = (_zone(endpoint), region_of(endpoint.cloud), _node(endpoint))
         labels = (*place, *_workload(endpoint), *_pod(endpoint), _reason(endpoint), _internet_name(endpoint))
         end = self._known.get(labels)

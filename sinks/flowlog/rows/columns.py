@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import orjson
 from msgspec import UNSET, UnsetType
 
-from schemas.flow import Cloud, Endpoint, Kubernetes, Named, Workload
+from schemas.flow import Cloud, Endpoint, Kubernetes, Named, Workload, told_apart
 
 END_COLUMNS = (
     "kind",
@@ -66,6 +66,7 @@ class FlatEnd:
 
 def flatten(endpoint: Endpoint) -> FlatEnd:
     """Flatten one end of a flow."""
+    endpoint = told_apart(endpoint)
     k8s = Kubernetes() if endpoint.k8s is UNSET else endpoint.k8s
     cloud = Cloud() if endpoint.cloud is UNSET else endpoint.cloud
     workload = Workload("", "") if k8s.workload is UNSET else k8s.workload

@@ -163,7 +163,7 @@ def test_what_a_table_prints_is_accepted(end: Any) -> None:
     assert Sieve(Selection(workloads=[label])).wanted([row]), label
 
 
-@pytest.mark.parametrize("text", ["", "/", "a//b", "a/b/c/d", "10.42.1.7/24"])
+@pytest.mark.parametrize("text", ["", "/", "a//b", "a/b/c/d/e", "10.42.1.7/24"])
 def test_what_no_end_goes_by_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected"):
         Selection(sources=[text])

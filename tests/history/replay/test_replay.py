@@ -272,7 +272,7 @@ def test_a_read_only_file_system_is_one_line(tmp_path: Path) -> None:
         (["--pod", "web-1", "--zone", "eu-west-1c"], 1, "no flow meets all the filters"),
         (["--scope", "crosszone"], 2, "scope 'crosszone': expected one of same_node"),
         (["--address", "10.42.1.7/24"], 2, "has host bits set"),
-        (["--workload", "a/b/c/d"], 2, "expected name, Kind/name"),
+        (["--workload", "a/b/c/d/e"], 2, "expected name, Kind/name"),
         (["-n", "shop", "-A"], 2, "contradict each other"),
         (["--port", "http"], 2, "port (--port, ZONEMETER_PORT)"),
     ],

@@ -146,9 +146,10 @@ def told_apart(by: By, flow: dict[str, Any]) -> list[str]:
         return [
             rfc3339(flow["start_ms"]).replace("T", " ")[: 10 if by == "day" else 13] + (":00" if by == "hour" else "")
         ]
-    if by == "cluster":
-        return [flow["k8s"]["cluster"]["name"]]
     ends = [flow["source"], flow["destination"]]
+    if by == "cluster":
+        own = flow["k8s"]["cluster"]["name"]
+        return [own if end["kind"] in ("pod", "node", "service") else f"({end['kind']})" for end in ends]
     if by == "port":
         return [str(next((end["port"] for end in reversed(ends) if "port" in end), "(no port)"))]
     names = []

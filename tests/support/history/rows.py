@@ -42,11 +42,12 @@ def summed(
     span: TimeRange = ALWAYS,
     per: Per | None = None,
     labels: Sequence[LabelTime] = (),
+    selection: Selection | None = None,
 ) -> Summary:
     """Sum flows of a range up."""
     summary, rows = Summary(), TopicRows()
     rows.add(rows_of(flows))
-    rows.query(database(), span).summarise(ends or Parties(), summary, Selection(), by, per, labels)
+    rows.query(database(), span).summarise(ends or Parties(), summary, selection or Selection(), by, per, labels)
     return summary
 
 
