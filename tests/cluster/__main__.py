@@ -65,7 +65,9 @@ def run(chosen: list[str], keep: bool) -> int:
                 with table.part(name):
                     PARTS[name](cluster, table)
     finally:
-        if not keep:
+        if keep:
+            terminal.complain(cluster.kubectl)
+        else:
             cluster.down()
     terminal.say(table.text())
     terminal.say(f"cluster-test: {'ok' if table.ok else 'FAILED'}, {time.monotonic() - begun:.0f} s")

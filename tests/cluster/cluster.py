@@ -24,7 +24,7 @@ from tests.cluster.network import CONTROL, CONTROL_ADDRESS, DNS_ADDRESS, NODES, 
 from tests.cluster.node import cgroups, remove_cgroups
 from tests.support.enricher.followed import write_kubeconfig
 from tests.support.kubernetes.api_server import TOKEN, ApiServer
-from tests.support.kubernetes.programs import HOME
+from tests.support.kubernetes.programs import HOME, PROGRAMS
 from tests.support.services import ROOT, eventually
 
 DIRECTORY = HOME / "cluster"
@@ -86,8 +86,13 @@ class Cluster:
         before = DIRECTORY / "sysctls"
         for name, value in json.loads(before.read_text()).items() if before.exists() else ():
             _sysctl(name).write_text(value)
-        if DIRECTORY.exists():
-            shutil.rmtree(DIRECTORY)
+        # Some hundred thousand files: `rm` is faster than shutil.
+        subprocess.run(["rm", "-rf", "--one-file-system", DIRECTORY], check=True)
+
+    @property
+    def kubectl(self) -> str:
+        """The words of a shell that reach it."""
+        return f"nsenter --net=/run/netns/{CONTROL} {PROGRAMS}/kubectl --kubeconfig {DIRECTORY}/nodes/kubeconfig"
 
     def start_controllers(self) -> None:
         """Start what else a control plane has."""
