@@ -67,8 +67,13 @@ PARTITION BY toDate(window_start)
 ORDER BY (window_start, id)
 TTL toDateTime(window_start) + INTERVAL 395 DAY;
 
--- What is absent in a record is null.
+-- What is absent in a record is null. An end in another cluster has its cluster before namespace and node, as in the archive.
 CREATE MATERIALIZED VIEW zonemeter.flows_arrive TO zonemeter.flows AS
+WITH
+    if(JSONHas(record, 'source', 'k8s', 'cluster'),
+       concat(JSONExtractString(record, 'source', 'k8s', 'cluster', 'name'), '/'), '') AS src_cluster,
+    if(JSONHas(record, 'destination', 'k8s', 'cluster'),
+       concat(JSONExtractString(record, 'destination', 'k8s', 'cluster', 'name'), '/'), '') AS dst_cluster
 SELECT
     JSONExtractString(record, 'id') AS id,
     fromUnixTimestamp64Milli(JSONExtractInt(record, 'start_ms'), 'UTC') AS window_start,
@@ -84,12 +89,12 @@ SELECT
     JSONExtractString(record, 'source', 'kind') AS src_kind,
     JSONExtract(record, 'source', 'address', 'Nullable(String)') AS src_address,
     JSONExtract(record, 'source', 'port', 'Nullable(UInt16)') AS src_port,
-    JSONExtract(record, 'source', 'k8s', 'namespace', 'name', 'Nullable(String)') AS src_namespace,
+    concat(src_cluster, JSONExtract(record, 'source', 'k8s', 'namespace', 'name', 'Nullable(String)')) AS src_namespace,
     JSONExtract(record, 'source', 'k8s', 'pod', 'name', 'Nullable(String)') AS src_pod,
     JSONExtract(record, 'source', 'k8s', 'workload', 'kind', 'Nullable(String)') AS src_workload_kind,
     JSONExtract(record, 'source', 'k8s', 'workload', 'name', 'Nullable(String)') AS src_workload,
     JSONExtract(record, 'source', 'k8s', 'service', 'name', 'Nullable(String)') AS src_service,
-    JSONExtract(record, 'source', 'k8s', 'node', 'name', 'Nullable(String)') AS src_node,
+    concat(src_cluster, JSONExtract(record, 'source', 'k8s', 'node', 'name', 'Nullable(String)')) AS src_node,
     JSONExtract(record, 'source', 'cloud', 'availability_zone', 'Nullable(String)') AS src_zone,
     JSONExtract(record, 'source', 'cloud', 'region', 'Nullable(String)') AS src_region,
     JSONExtract(record, 'source', 'cloud', 'zone_id', 'Nullable(String)') AS src_zone_id,
@@ -98,12 +103,12 @@ SELECT
     JSONExtractString(record, 'destination', 'kind') AS dst_kind,
     JSONExtract(record, 'destination', 'address', 'Nullable(String)') AS dst_address,
     JSONExtract(record, 'destination', 'port', 'Nullable(UInt16)') AS dst_port,
-    JSONExtract(record, 'destination', 'k8s', 'namespace', 'name', 'Nullable(String)') AS dst_namespace,
+    concat(dst_cluster, JSONExtract(record, 'destination', 'k8s', 'namespace', 'name', 'Nullable(String)')) AS dst_namespace,
     JSONExtract(record, 'destination', 'k8s', 'pod', 'name', 'Nullable(String)') AS dst_pod,
     JSONExtract(record, 'destination', 'k8s', 'workload', 'kind', 'Nullable(String)') AS dst_workload_kind,
     JSONExtract(record, 'destination', 'k8s', 'workload', 'name', 'Nullable(String)') AS dst_workload,
     JSONExtract(record, 'destination', 'k8s', 'service', 'name', 'Nullable(String)') AS dst_service,
-    JSONExtract(record, 'destination', 'k8s', 'node', 'name', 'Nullable(String)') AS dst_node,
+    concat(dst_cluster, JSONExtract(record, 'destination', 'k8s', 'node', 'name', 'Nullable(String)')) AS dst_node,
     JSONExtract(record, 'destination', 'cloud', 'availability_zone', 'Nullable(String)') AS dst_zone,
     JSONExtract(record, 'destination', 'cloud', 'region', 'Nullable(String)') AS dst_region,
     JSONExtract(record, 'destination', 'cloud', 'zone_id', 'Nullable(String)') AS dst_zone_id,

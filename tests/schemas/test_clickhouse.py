@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from schemas.flow import Flow
+from schemas.flow import Endpoint, Flow, Kubernetes, Named
 from sinks.flowlog.rows.columns import COLUMNS
 from tests.history.upkeep.test_compact import flows
 from tests.support.clickhouse import clickhouse
@@ -53,7 +53,10 @@ def some() -> list[Flow]:
         scope="unknown",
     )
     outer = flow(id=flow_id(901, 0, "node-a1"), encapsulation="vxlan", bytes=5, dnat=True, server="destination")
-    return [*flows(0, 1), *flows(1, 2), hostile, outer]
+    k8s = Kubernetes(namespace=Named("shop"), pod=Named("db-0"), node=Named("node-a1"), cluster=Named("prod-us"))
+    elsewhere = Endpoint(kind="pod", address="10.0.2.9", k8s=k8s)
+    crossing = flow(id=flow_id(902, 0, "node-a1"), destination=elsewhere)
+    return [*flows(0, 1), *flows(1, 2), hostile, outer, crossing]
 
 
 def test_records_become_the_columns_of_the_flow_log(some: list[Flow], tmp_path: Path) -> None:
