@@ -56,3 +56,4 @@ def build(programs: dict[str, str]) -> None:
             env=os.environ | {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly", "GOBIN": str(made)},
         )
         (made / name).rename(PROGRAMS / name)
+        made.rmdir()
