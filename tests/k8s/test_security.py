@@ -18,6 +18,7 @@ from tests.k8s.rendered import (
     WORKLOADS,
     Container,
     Object,
+    chart,
     containers,
     find,
     render,
@@ -56,6 +57,12 @@ def test_a_container_has_no_privileges(container: Container) -> None:
     assert container.pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert not {"hostPID", "hostIPC", "shareProcessNamespace"} & container.pod.keys()
     assert container.pod["enableServiceLinks"] is False
+
+
+def test_a_collector_that_is_told_to_count_at_netfilter_needs_one_capability() -> None:
+    (collectors,) = (each for each in chart("--set", "collector.hook=netfilter") if each["kind"] == "DaemonSet")
+    (container,) = collectors["spec"]["template"]["spec"]["containers"]
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["BPF"]}
 
 
 @pytest.mark.parametrize("container", ALL)
