@@ -69,7 +69,7 @@ def run(chosen: list[str], keep: bool) -> int:
             terminal.complain(cluster.kubectl)
         else:
             cluster.down()
-    terminal.say(table.text())
+    terminal.say(*table.lines())
     terminal.say(f"cluster-test: {'ok' if table.ok else 'FAILED'}, {time.monotonic() - begun:.0f} s")
     return 0 if table.ok else 1
 

@@ -49,10 +49,10 @@ class Table:
             self.add(name, "done", " ".join(f"{type(error).__name__}: {error}".split())[:1000], ok=False)
         terminal.complain(f"{name}: {time.monotonic() - begun:.0f} s")
 
-    def text(self) -> str:
+    def lines(self) -> list[str]:
         """Return the whole table."""
         head = f"{'what':<58} {'expected':<28} {'seen':<44} ok"
-        return "\n".join((head, *(row.line() for row in self.rows)))
+        return [head, *(row.line() for row in self.rows)]
 
     @property
     def ok(self) -> bool:
