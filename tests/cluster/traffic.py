@@ -100,12 +100,18 @@ class Traffic:
         return {ends: size for ends, size in pairs.items() if size}
 
     def reported(self) -> Pairs:
-        """Return what `report` says of the same: every scope but those that no wire carries, nor multicast."""
+        """Return what `report` says of the same: every scope but those that no wire carries, nor multicast.
+
+        The Job's pods live for a second: what is sent to one may be read before Kubernetes says who it is. Then it is
+        unknown (late_index), in its node's zone by the podCIDR; and what DNS answers it is in nobody's namespace.
+        """
         said = Zonemeter(self.cluster).run("report", "--from", self._from, "-n", NAMESPACE, "-o", "csv")
         pairs: Counter[tuple[End, End]] = Counter()
         for row in csv.DictReader(io.StringIO(said)):
             source, destination = ((row[side], row[f"{side}_zone"]) for side in ("source", "destination"))
-            if row["scope"] not in ("same_node", "same_zone") and destination[0] != "unknown":
+            if destination[0] == "unknown" and destination[1]:
+                destination = LABELS[JOB], destination[1]
+            if row["scope"] not in ("same_node", "same_zone") and _is_compared(source, destination):
                 pairs[source, destination] += int(row["bytes"])
         return dict(pairs)
 
@@ -140,13 +146,17 @@ class Traffic:
             receiver = (server if sender[0] == _EXTERNAL else f"node/{node.name}"), node.zone
         if sender is None or receiver is None or not {sender[0], receiver[0]} & set(LABELS.values()):
             return None
-        return sender, receiver
+        return (sender, receiver) if _is_compared(sender, receiver) else None
 
     def _tell(self, command: str) -> None:
         for pod in self.cluster.pods(NAMESPACE):
             if pod["metadata"]["labels"]["app"] == CLIENT:
                 name = pod["metadata"]["name"]
                 self.cluster.api.kubectl("-n", NAMESPACE, "exec", name, "--", "sh", "-c", command)
+
+
+def _is_compared(source: End, destination: End) -> bool:
+    return destination[0] != "unknown" and (source[0], destination[0]) != (_DNS, LABELS[JOB])
 
 
 def metered(cluster: Cluster, table: Table) -> None:
