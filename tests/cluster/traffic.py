@@ -29,6 +29,7 @@ from tests.support.lab.once import tcp_once
 from tests.support.services import eventually
 
 SECONDS = 25.0  # more than two windows
+WINDOW_MS = 10_000
 _ROUNDS_FROM_OUTSIDE = 10
 _DNS = "kube-system/Deployment/coredns"
 _EXTERNAL = "external"
@@ -46,7 +47,8 @@ class Traffic:
     def __init__(self, cluster: Cluster) -> None:
         """Make the workloads; none sends anything yet."""
         self.cluster = cluster
-        self._from = rfc3339(time.time_ns() // 1_000_000)
+        # From the beginning of the window that is open: `report` takes windows by their start.
+        self._from = rfc3339(time.time_ns() // 1_000_000 // WINDOW_MS * WINDOW_MS)
         self._before = network.count()
         self._ends: dict[str, End] = dict.fromkeys(OUTSIDE_ADDRESSES, (_EXTERNAL, ""))
         self._nodes = {address: node for node in NODES for address in node.addresses}
