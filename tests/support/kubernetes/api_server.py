@@ -15,7 +15,7 @@ from typing import Any
 
 from lab.kafka.broker import free_port
 from lab.network.namespaces import enter
-from lab.processes import Processes
+from lab.processes import Process, Processes
 from tests.k8s.rendered import HELM
 from tests.support.kubernetes.programs import PROGRAMS
 
@@ -77,7 +77,7 @@ class ApiServer:
 
     def start_server(self) -> None:
         """Start the API server alone, as after its end, and wait until it answers."""
-        self.run(
+        server = self.run(
             "kube-apiserver",
             f"--bind-address={self._host if self.namespace is None else '0.0.0.0'}",
             f"--secure-port={self._port}",
@@ -94,14 +94,14 @@ class ApiServer:
         )
         deadline = time.monotonic() + 120
         while not self._is_ready():
-            if not self._runs("kube-apiserver") or time.monotonic() > deadline:
+            if not server.alive or time.monotonic() > deadline:
                 raise RuntimeError(self.processes.log("kube-apiserver").read_text()[-3000:])
             time.sleep(0.1)
 
-    def run(self, name: str, *arguments: str) -> None:
+    def run(self, name: str, *arguments: str) -> Process:
         """Start one of the programs where the API server is, with its log in the directory."""
         place = [] if self.namespace is None else ["nsenter", f"--net=/run/netns/{self.namespace}"]
-        self.processes.start(name, [*place, str(PROGRAMS / name), *arguments])
+        return self.processes.start(name, [*place, str(PROGRAMS / name), *arguments])
 
     def kill(self, name: str) -> None:
         """Kill one of the programs; etcd keeps what there is."""
@@ -163,9 +163,6 @@ class ApiServer:
                 return bool(answer.read() == b"ok")
         except OSError:
             return False
-
-    def _runs(self, name: str) -> bool:
-        return any(each.role == name and each.alive for each in self.processes.recorded())
 
 
 @contextlib.contextmanager
