@@ -86,7 +86,7 @@ def test_another_layout_in_the_middle_of_a_window(root: Path) -> None:
     ours = metered.load("node1", wanted)
     assert not ours.active
     meter = Meter(root, lambda: netlab.inside("node1", netlink.device_counters), metered.now_ms)
-    meter.start(ours, metered.devices("node1"))
+    metered.start("node1", meter, ours)
     found = []
     for window in meter.unfinished():
         assert window.meta.generation == other.generation
@@ -125,7 +125,7 @@ def test_another_codec_between_publish_and_acknowledgement(root: Path, topics: T
         send(2)
         _, before = theirs.die_with_a_frozen_window()
     meter = Meter(root, lambda: netlab.inside("node1", netlink.device_counters), metered.now_ms)
-    meter.start(metered.load("node1", wanted), metered.devices("node1"))
+    metered.start("node1", meter, metered.load("node1", wanted))
     window = next(meter.unfinished())
     again = list(raw_chunks(window.meta, window.record, window.rows(), maybe_repeat=window.maybe_repeat))
     meter.close()

@@ -32,7 +32,7 @@ class Node:
     def collector(self, answer: Answer, deadman_seconds: float = 3600) -> Meter:
         root = metered.pin_dir("deadman")
         self.meter = Meter(root, lambda: netlab.inside("node1", dict), metered.now_ms, deadman_seconds=deadman_seconds)
-        self.meter.start(answer, metered.devices("node1"))
+        metered.start("node1", self.meter, answer)
         return self.meter
 
     def close_window(self) -> Window:

@@ -68,7 +68,6 @@ class Node:
     def __init__(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.request = metered.request(metered.pin_dir(name))
         self.root = Path(self.request.pin_dir)
-        self.devices = metered.devices("node1")
         self.life = Life(monkeypatch)
         self.published: list[bytes] = []
         self.sent = 0
@@ -82,7 +81,7 @@ class Node:
         """What a collector does from start to SIGTERM."""
         meter = Meter(self.root, lambda: netlab.inside("node1", dict), metered.now_ms)
         try:
-            meter.start(answer, self.devices)
+            metered.start("node1", meter, answer)
             for window in meter.unfinished():
                 self.hand_over(meter, window)
             self.send(3)
@@ -261,7 +260,7 @@ def test_a_clock_that_is_set_makes_no_window_longer_or_shorter_than_it_was(
     """And the ledger says so: neither a gap nor an hour that nobody lived through, nor a packet lost or doubled."""
     clock = Clock(monkeypatch)
     meter = Meter(node.root, dict, clock)
-    meter.start(_load(node, node.request), node.devices)
+    metered.start("node1", meter, _load(node, node.request))
     entries = [_closed(node, meter, clock.go(10_000), 1)]
     clock.go(3_000)
     clock.wall_ms += step_ms
@@ -289,7 +288,7 @@ def test_a_flip_that_comes_too_late_for_its_boundary_ends_the_window_when_it_com
     """The process was stopped, or the clock set, after the boundary was waited for."""
     clock = Clock(monkeypatch)
     meter = Meter(node.root, dict, clock)
-    meter.start(_load(node, node.request), node.devices)
+    metered.start("node1", meter, _load(node, node.request))
     boundary = clock.go(10_000)
     assert _closed(node, meter, boundary, 1).end_ms == boundary
     clock.go(5_000)
@@ -307,11 +306,11 @@ def test_an_upgrade_while_the_clock_goes_back(node: Node) -> None:
     clock = [1_800_000_000_000]
     first = _load(node, node.request)
     meter = Meter(node.root, dict, lambda: clock[0])
-    meter.start(first, node.devices)
+    metered.start("node1", meter, first)
     meter.close()
     clock[0] -= 1_000_000
     meter = Meter(node.root, dict, lambda: clock[0])
-    meter.start(_load(node, metered.request(node.root, service_ports=[50055])), node.devices)
+    metered.start("node1", meter, _load(node, metered.request(node.root, service_ports=[50055])))
     (left,) = [window.record for window in meter.unfinished()]
     assert left.end_ms == clock[0]
     assert 0 < left.end_ms - left.start_ms < 120_000

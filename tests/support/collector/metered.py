@@ -81,6 +81,12 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def start(name: str, meter: Meter, answer: Answer) -> None:
+    """Let a meter start in a node's namespace, where its links are made."""
+    found = devices(name)
+    netlab.inside(name, lambda: meter.start(answer, found))
+
+
 class Metered:
     """Adds up what one node counted, window by window."""
 
@@ -90,8 +96,7 @@ class Metered:
         counters = lambda: netlab.inside(name, netlink.device_counters)  # noqa: E731
         self.meter = Meter(self.root, counters, now_ms, use_tcx=use_tcx)
         try:
-            answer, found = load(name, wanted), devices(name)
-            netlab.inside(name, lambda: self.meter.start(answer, found))
+            start(name, self.meter, load(name, wanted))
         except BaseException:
             self.detach()  # what is half made would stay forever
             raise
