@@ -32,8 +32,7 @@ async def refuse_others(service: Service, settings: EnricherSettings) -> None:
     """Raise `Refusal` if a member of the group works for another cluster; what Kafka's client raises, as it does."""
     admin = await clients.start(service, settings, lambda: AIOKafkaAdminClient(**clients.client_options(settings)))
     try:
-        async with asyncio.timeout(settings.kafka_deadline_seconds):
-            found = await service.unless_stopped(_described(admin, settings.group_id))
+        found = await service.unless_stopped(_described(admin, settings.group_id, settings.kafka_deadline_seconds))
     finally:
         await clients.close(admin)
     members = (member for group in found.to_object()["groups"] for member in group["members"])
@@ -46,11 +45,12 @@ async def refuse_others(service: Service, settings: EnricherSettings) -> None:
         )
 
 
-async def _described(admin: AIOKafkaAdminClient, group: str) -> Any:
-    while True:
-        try:
-            [found] = await admin.describe_consumer_groups([group])
-        except (GroupLoadInProgressError, GroupCoordinatorNotAvailableError, NotCoordinatorForGroupError):
-            await asyncio.sleep(_RETRY_SECONDS)  # of a group that is new, or whose broker went
-        else:
-            return found
+async def _described(admin: AIOKafkaAdminClient, group: str, seconds: float) -> Any:
+    async with asyncio.timeout(seconds):
+        while True:
+            try:
+                [found] = await admin.describe_consumer_groups([group])
+            except (GroupLoadInProgressError, GroupCoordinatorNotAvailableError, NotCoordinatorForGroupError):
+                await asyncio.sleep(_RETRY_SECONDS)  # of a group that is new, or whose broker went
+            else:
+                return found
