@@ -137,8 +137,9 @@ def device_counters() -> dict[str, DeviceCounters]:
 def parse_devices(text: str) -> dict[str, DeviceCounters]:
     """Read /proc/net/dev (net/core/net-procfs.c): eight receive columns, then eight transmit columns."""
     found = {}
-    for line in text.splitlines()[2:]:
+    # Not by `splitlines`: a device's name may have what that takes for a line's end, such as \x1c.
+    for line in text.rstrip("\n").split("\n")[2:]:
         name, _, columns = line.partition(":")
         numbers = [int(column) for column in columns.split()]
-        found[name.strip()] = (numbers[8], numbers[9], numbers[0], numbers[1])
+        found[name.strip(" ")] = (numbers[8], numbers[9], numbers[0], numbers[1])
     return found

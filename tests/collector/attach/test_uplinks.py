@@ -189,12 +189,13 @@ def test_proc_net_dev() -> None:
     assert netlink.parse_devices(text) == {"eth0": (2000, 20, 1000, 10)}
 
 
-def test_a_device_whose_name_is_not_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", [b"\xff0", b"a\x1cb", b"a\xc2\x85"])
+def test_a_device_whose_name_is_not_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: bytes) -> None:
     """Any bytes but `/`, `:` and spaces make a name (dev_valid_name() in net/core/dev.c)."""
     listed = tmp_path / "dev"
-    listed.write_bytes(b"head\nhead\n  \xff0: " + b" ".join(b"%d" % n for n in range(16)) + b"\n")
+    listed.write_bytes(b"head\nhead\n  " + name + b": " + b" ".join(b"%d" % n for n in range(16)) + b"\n")
     monkeypatch.setattr(netlink, "_DEVICES", listed)
-    (link,) = decoded(new_link(2, "\udcff0"))
+    (link,) = decoded(new_link(2, name.decode(errors="surrogateescape")))
     assert netlink.device_counters() == {link.name: (8, 9, 0, 1)}
 
 
