@@ -94,9 +94,9 @@ _remembered = lru_cache(maxsize=16_384)(_generation)
 
 
 def _number(text: str, whole: str) -> int:
-    if text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS:
-        return int(text)
-    raise _is_none(whole)
+    if not _is_number(text):
+        raise _is_none(whole)
+    return int(text)
 
 
 def _is_none(text: str) -> DecodeError:
