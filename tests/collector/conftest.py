@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two nodes for a module's tests, and a clean kernel afterwards."""
 
+import os
 import re
 import signal
 from collections.abc import Iterator
@@ -17,9 +18,13 @@ from tests.support.collector.metered import Metered
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _bpffs() -> None:
+def _bpffs(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What a collector sees to when it starts; here its parts are tested without it."""
     preflight.check_bpffs(metered.pin_dir("any"))
+    # With xdist a process has a directory of its own in one of all.
+    temporary = tmp_path_factory.getbasetemp()
+    metered.compiled = (temporary.parent if "PYTEST_XDIST_WORKER" in os.environ else temporary) / "compiled"
+    metered.compiled.mkdir(exist_ok=True)
 
 
 @pytest.fixture(scope="module")

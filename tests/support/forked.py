@@ -15,9 +15,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-_FORKS = multiprocessing.get_context("forkserver")
-SERVICES = ["audit.main", "cli.main", "enricher.main", "sinks.flowlog.main", "sinks.metrics.main"]
-_FORKS.set_forkserver_preload(["__main__", *SERVICES])
+FORKS = multiprocessing.get_context("forkserver")
+SERVICES = [
+    "audit.main",
+    "cli.main",
+    "enricher.main",
+    "sinks.flowlog.main",
+    "sinks.metrics.main",
+    "collector.kernel.loader",
+]
+FORKS.set_forkserver_preload(["__main__", *SERVICES])
 
 
 class Forked:
@@ -28,7 +35,7 @@ class Forked:
             path.open("ab").close()  # there from now on, as with `Popen`
         arguments = (list(words), directory, output.absolute(), errors.absolute(), dict(os.environ))
         # `daemon`: it is ended if it still runs when the tests are over.
-        self._process = _FORKS.Process(target=_run, args=arguments, daemon=True)
+        self._process = FORKS.Process(target=_run, args=arguments, daemon=True)
         self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid

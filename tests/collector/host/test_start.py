@@ -200,15 +200,15 @@ def test_a_kernel_that_refuses_the_maps(nodes: None) -> None:
 @pytest.mark.parametrize("at", ["netfilter", "tc"])
 def test_three_capabilities_are_enough(nodes: None, at: Hook) -> None:
     """Neither bcc's ways nor a later upgrade may need CAP_SYS_ADMIN, CAP_SYSLOG or CAP_DAC_OVERRIDE."""
-    few = ("setpriv", "--bounding-set=-all,+bpf,+net_admin,+perfmon", "--inh-caps=-all")
+    few = ("setpriv", "--bounding-set=-all,+bpf,+net_admin,+perfmon", "--inh-caps=-all", *metered.LOADER)
     root = metered.pin_dir("capabilities")
     try:
-        first = metered.load("node1", metered.request(root, hook=at), *few)
+        first = metered.loaded("node1", metered.request(root, hook=at), *few)[0]
         pins.activate(root, first.generation, at)
-        second = metered.load("node1", metered.request(root, hook=at, service_ports=[40000]), *few)
+        second = metered.loaded("node1", metered.request(root, hook=at, service_ports=[40000]), *few)[0]
         assert (first.active, second.active) == (False, False)
         assert second.generation > first.generation
-        assert metered.load("node1", metered.request(root, hook=at), *few).active
+        assert metered.loaded("node1", metered.request(root, hook=at), *few)[0].active
     finally:
         pins.detach(root)
 

@@ -15,7 +15,7 @@ import pytest
 
 from collector.attach import netlink
 from collector.kernel import pins
-from collector.kernel.load_request import Answer
+from collector.kernel.load_request import Answer, Request
 from collector.window.encode import raw_chunks
 from collector.window.meter import Meter
 from lab.kafka.broker import Broker
@@ -66,6 +66,11 @@ def another_version(root: Path, answer: Answer) -> Iterator[Other]:
         yield Other(process, process.stdout, process.stdin)
 
 
+def loaded(wanted: Request) -> Answer:
+    """Return what the other version's loader answers."""
+    return metered.loaded("node1", wanted, sys.executable, "-m", ANOTHER, "load")[0]
+
+
 @pytest.fixture
 def root(nodes: None) -> Iterator[Path]:
     made = metered.pin_dir("versions")
@@ -75,7 +80,7 @@ def root(nodes: None) -> Iterator[Path]:
 
 def test_another_layout_in_the_middle_of_a_window(root: Path) -> None:
     wanted = metered.request(root)
-    other = metered.load("node1", wanted, module=(ANOTHER, "load"))
+    other = loaded(wanted)
     with another_version(root, other) as theirs:
         assert theirs.found == []
         send(2)
@@ -103,7 +108,7 @@ def test_another_layout_in_the_middle_of_a_window(root: Path) -> None:
 
     send(4)
     meter.close()
-    with another_version(root, metered.load("node1", wanted, module=(ANOTHER, "load"))) as theirs:
+    with another_version(root, loaded(wanted)) as theirs:
         assert theirs.found == [[[port, 4] for port in PORTS]]
         theirs.die_with_a_frozen_window()
 
@@ -121,7 +126,7 @@ def topics(tmp_path: Path) -> Iterator[Topics]:
 def test_another_codec_between_publish_and_acknowledgement(root: Path, topics: Topics, tmp_path: Path) -> None:
     """Killed after any number of a window's chunks; this version publishes the window again, written out otherwise."""
     wanted = metered.request(root, cluster="prod-eu")
-    with another_version(root, metered.load("node1", wanted, module=(ANOTHER, "load"))) as theirs:
+    with another_version(root, loaded(wanted)) as theirs:
         send(2)
         _, before = theirs.die_with_a_frozen_window()
     meter = Meter(root, lambda: netlab.inside("node1", netlink.device_counters), metered.now_ms)

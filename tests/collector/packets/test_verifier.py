@@ -19,7 +19,6 @@ from collector.kernel.load_request import Answer
 from tests.support.collector import metered, netlab
 
 BOUND = 1_000_000  # BPF_COMPLEXITY_LIMIT_INSNS
-LOADER = (sys.executable, "-m", "collector.kernel.loader")
 # The loader of a kernel that knows the call no more.
 UNKNOWN_KFUNC = """
 import sys
@@ -66,13 +65,15 @@ def verified_instructions(program: int) -> int:
     ],
 )
 def test_there_is_room(root: Path, wanted: dict[str, Any]) -> None:
-    answer, said = metered.loaded("verifier", metered.request(root, **wanted), *LOADER)
+    answer, said = metered.loaded("verifier", metered.request(root, **wanted), *metered.LOADER)
     assert 1_000 < verified(root, answer) < BOUND / 3
     assert said == ""
 
 
 def test_a_kernel_that_refuses_direct_loads_gets_the_helper(root: Path) -> None:
-    by_helper = verified(root, metered.load("verifier", metered.request(root, direct_loads=False)))
+    by_helper = verified(
+        root, metered.loaded("verifier", metered.request(root, direct_loads=False), *metered.LOADER)[0]
+    )
     answer, said = metered.loaded("verifier", metered.request(root), sys.executable, "-c", UNKNOWN_KFUNC)
     assert verified(root, answer) == by_helper
     assert said.splitlines()[-1].endswith("Invalid argument; by direct loads, that is: trying without")

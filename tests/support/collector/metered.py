@@ -21,9 +21,12 @@ from collector.window.encode import address_text, window_ledger
 from collector.window.meter import Devices, Meter
 from schemas.raw import DIRECTIONS, SERVERS, WindowLedger
 from tests.support.builders import total
-from tests.support.collector import netlab
+from tests.support.collector import loader_once, netlab
 
 ROOT = Path(__file__).resolve().parents[3]
+LOADER = (sys.executable, "-m", "collector.kernel.loader")
+# Where compiled programs are kept for all processes of a test run; the fixtures say where.
+compiled = Path()
 
 
 class Flow(NamedTuple):
@@ -60,13 +63,13 @@ def request(root: Path, **overrides: Any) -> Request:
     return Request(**(fields | overrides))
 
 
-def load(name: str, wanted: Request, *prefix: str, module: tuple[str, ...] = ("collector.kernel.loader",)) -> Answer:
-    """Run the loader in a node's namespace, as the collector does; `prefix` may take rights away from it."""
-    return loaded(name, wanted, *prefix, sys.executable, "-m", *module)[0]
+def load(name: str, wanted: Request) -> Answer:
+    """Load in a node's namespace, as the collector does, what was compiled once for all tests."""
+    return loader_once.load(netlab.ns(name), compiled, wanted)
 
 
 def loaded(name: str, wanted: Request, *command: str) -> tuple[Answer, str]:
-    """Run what stands for the loader; return its answer and what it said besides."""
+    """Run the loader, or what stands for it, in a node's namespace; return its answer and what it said besides."""
     enter = ["nsenter", f"--net=/run/netns/{netlab.ns(name)}"]
     done = subprocess.run([*enter, *command], input=msgspec.json.encode(wanted), capture_output=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr.decode()
