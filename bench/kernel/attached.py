@@ -68,14 +68,15 @@ def accepting() -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def variant(name: str, *, loader: str = "collector.kernel.loader", **changes: Any) -> Iterator[Variant]:
-    """Attach the hook as the collector does, with some settings changed or another loader."""
+def variant(name: str, *, altered: str | None = None, **changes: Any) -> Iterator[Variant]:
+    """Attach the hook as the collector does, settings changed; `altered`: as `bench.kernel.altered_loader` does."""
     root = _BPFFS / f"{crossing.PREFIX}-{name}"
     fields = {"pin_dir": str(root), "cluster": "bench", "node": name, "boot_id": "0123456789ab"}
     sizes = {"map_memory": 64 << 20, "ports": "service", "service_ports": []}
     wanted = Request(**{**fields, **sizes, **changes})
     meter = Meter(root, dict, now_ms)
-    enter = ["nsenter", f"--net={namespaces.DIRECTORY / crossing.NODE}", sys.executable, "-m", loader]
+    loader = ["bench.kernel.altered_loader", altered] if altered else ["collector.kernel.loader"]
+    enter = ["nsenter", f"--net={namespaces.DIRECTORY / crossing.NODE}", sys.executable, "-m", *loader]
     try:
         done = subprocess.run(enter, input=msgspec.json.encode(wanted), stdout=subprocess.PIPE, cwd=PROJECT, check=True)
         answer = msgspec.json.decode(done.stdout, type=Answer)

@@ -62,7 +62,7 @@ def sharing(rounds: int, out: socket.socket, yardstick: int) -> Table:
         "10,000 flows, own": (many, more),
     }
     taken: dict[str, tuple[list[float], list[float]]] = {case: ([], []) for case in cases}
-    with variant("shared") as shared, variant("percpu", loader="bench.kernel.per_cpu_loader") as per_cpu:
+    with variant("shared") as shared, variant("percpu", altered="per_cpu") as per_cpu:
         for _ in range(rounds):
             for case, (here, there) in cases.items():
                 with flooding(there):
