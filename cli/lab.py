@@ -1,21 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`zonemeter lab up|down|status|traffic`."""
+"""`zonemeter lab up|down|status|traffic|synth`."""
 
 import asyncio
 import time
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
+from common.clock import now_ms
 from common.entry_point import entry_point
 from common.errors import Refusal
-from common.settings import Settings
+from common.settings import IdPart, KafkaSettings, Settings
 from common.terminal import complain, say
 from lab import cluster, stories
 from lab.interrupts import run_interruptible
 from lab.plan import Plan, check_prefix
 from lab.services import Ports, Tuning
+from lab.synth.cluster import MOST_NODES, MOST_PODS_A_NODE, ZONES, SynthCluster
+from lab.synth.publish import publish
+from lab.synth.traffic import MOST_FLOWS, WINDOW_MS, Traffic
 from lab.traffic.streams import run_until_signal
+from schemas.topology import encode_topology_file
 
 
 def _prefix(value: str) -> str:
@@ -46,6 +52,32 @@ class DownSettings(LabSettings):
     """Take a lab down, including one that another process brought up; leave nothing behind."""
 
     of_this_checkout: bool = Field(False, description="only if this directory's own code brought it up")
+
+
+class SynthSettings(KafkaSettings):
+    """Publish raw windows of a made-up cluster, as its collectors would, and its topology; no packet is sent."""
+
+    cluster: IdPart = Field("default", description="the cluster's name; the first part of every flow id")
+    nodes: int = Field(100, ge=len(ZONES), le=MOST_NODES, description="nodes of the cluster, in three zones")
+    pods: int = Field(
+        2_000,
+        ge=len(ZONES),
+        le=MOST_NODES * MOST_PODS_A_NODE,
+        description=f"pods of the cluster: one a node at least, {MOST_PODS_A_NODE} at most",
+    )
+    flows: int = Field(35, ge=1, le=MOST_FLOWS, description="flows of each window, which is one node's")
+    windows: int = Field(6, ge=1, le=8640, description="windows of each node; the last ends now")
+    seed: int = Field(1, ge=0, le=2**32 - 1, description="the same seed gives the same cluster and the same flows")
+    topology: Path | None = Field(
+        None, description="file to write the topology to as well, for zonemeter run enricher --topology"
+    )
+
+    @model_validator(mode="after")
+    def _pods_fit(self) -> Self:
+        if not self.nodes <= self.pods <= self.nodes * MOST_PODS_A_NODE:
+            most = self.nodes * MOST_PODS_A_NODE
+            raise ValueError(f"pods = {self.pods}: expected {self.nodes} to {most} with nodes = {self.nodes}")
+        return self
 
 
 @entry_point("lab up", UpSettings)
@@ -111,6 +143,22 @@ def traffic(settings: LabSettings) -> int:
     requests = asyncio.run(run_until_signal(_plan(settings)))
     for name, count in sorted(requests.items()):
         say(f"{count:>8} requests  {name}")
+    return 0
+
+
+@entry_point("lab synth", SynthSettings)
+def synth(settings: SynthSettings) -> int:
+    """Publish a made-up cluster's windows, the last of which ends now."""
+    cluster = SynthCluster(settings.nodes, settings.pods, settings.seed)
+    begin_ms = (now_ms() // WINDOW_MS - settings.windows) * WINDOW_MS
+    if settings.topology is not None:
+        try:
+            settings.topology.write_bytes(encode_topology_file(list(cluster.states())))
+        except OSError as error:
+            raise Refusal(f"topology = {str(settings.topology)!r}: {error.strerror}") from error
+    run_interruptible(publish(settings, Traffic(cluster, settings.cluster, settings.flows, begin_ms), settings.windows))
+    flows = settings.nodes * settings.windows * settings.flows
+    say(f"{flows:,} flows of {settings.nodes:,} nodes and {settings.pods:,} pods, windows of each: {settings.windows}")
     return 0
 
 

@@ -73,6 +73,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("lab", "down"): Command("cli.lab:down", "take a lab down and leave nothing behind"),
     ("lab", "status"): Command("cli.lab:status", "what is running of a lab"),
     ("lab", "traffic"): Command("cli.lab:traffic", "send real TCP and UDP between a lab's pods"),
+    ("lab", "synth"): Command("cli.lab:synth", "publish windows of a made-up cluster of any size"),
     ("demo",): Command("cli.demo:main", "the lab, its traffic, a live table, and the audit at the end"),
 }
 
