@@ -9,12 +9,13 @@ from array import array
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from msgspec import UNSET, UnsetType
 
 from schemas.flow import Cluster, Network, Observer, Server
-from sinks.flowlog.rows.columns import COLUMNS, END_COLUMNS, FlatEnd, text
+from sinks.flowlog.rows.columns import COLUMNS, END_COLUMNS, FlatEnd, Value, text
 from sinks.intake import Row
 
 SUFFIX = ".parquet"
@@ -96,7 +97,7 @@ class ParquetRows:
 
     def table(self) -> pa.Table:
         """Return the rows as an Arrow table."""
-        numbers = {name: pa.array(memoryview(values), pa.int64()) for name, values in self._numbers.items()}
+        numbers = {name: _numbers(values) for name, values in self._numbers.items()}
         nodes, zones = self._observer_columns()
         columns = {
             "id": pa.array(self._ids, pa.string()),
@@ -105,8 +106,7 @@ class ParquetRows:
             "bytes": numbers["bytes"],
             "packets": numbers["packets"],
             **self._kind_columns(),
-            **self._end_columns("src_", self._sources),
-            **self._end_columns("dst_", self._destinations),
+            **self._end_columns(),
             "observer_node": nodes,
             "observer_zone": zones,
             "raw_partition": numbers["partition"].cast(pa.int32()),
@@ -114,15 +114,14 @@ class ParquetRows:
         }
         return pa.table([columns[name] for name in COLUMNS], names=list(COLUMNS))
 
-    def _end_columns(self, prefix: str, codes: "array[int]") -> dict[str, pa.Array]:
-        rows = pa.array(memoryview(codes), pa.int32())
-        return {
-            prefix + name: _spread([end.values[number] for end in self._ends], rows, name)
-            for number, name in enumerate(END_COLUMNS)
-        }
+    def _end_columns(self) -> dict[str, pa.Array]:
+        sides = {"src_": _numbers(self._sources), "dst_": _numbers(self._destinations)}
+        columns = zip(*(end.values for end in self._ends), strict=True) if self._ends else [()] * len(END_COLUMNS)
+        distinct = {name: _distinct(values, name) for name, values in zip(END_COLUMNS, columns, strict=True)}
+        return {side + name: values.take(rows) for side, rows in sides.items() for name, values in distinct.items()}
 
     def _kind_columns(self) -> dict[str, pa.Array]:
-        rows, kinds = pa.array(memoryview(self._rows_kinds), pa.int32()), list(self._kinds)
+        rows, kinds = _numbers(self._rows_kinds), list(self._kinds)
         texts: dict[str, list[str | None]] = {
             "scope": [scope for scope, *_ in kinds],
             "direction": [direction for _, direction, *_ in kinds],
@@ -137,18 +136,21 @@ class ParquetRows:
         return {
             "dnat": pa.array(dnat, pa.bool_()).take(rows),
             "attribution_version": pa.array(versions, pa.int32()).take(rows),
-            **{name: _spread(values, rows, name) for name, values in texts.items()},
+            **{name: _distinct(values, name).take(rows) for name, values in texts.items()},
         }
 
     def _observer_columns(self) -> tuple[pa.Array, pa.Array]:
-        rows, distinct = pa.array(memoryview(self._rows_observers), pa.int32()), self._distinct_observers
+        rows, distinct = _numbers(self._rows_observers), self._distinct_observers
         zones = [None if each.cloud is UNSET else text(each.cloud.availability_zone) for each in distinct]
-        return _spread([each.node for each in distinct], rows, "node"), _spread(zones, rows, "zone")
+        nodes = [each.node for each in distinct]
+        return _distinct(nodes, "node").take(rows), _distinct(zones, "zone").take(rows)
 
 
-def _spread(values: Sequence[str | int | None], rows: pa.Array, name: str) -> pa.Array:
-    """Return a column: for each row the value that it names, as a dictionary column where it is text."""
-    if name == "port":
-        return pa.array(values, pa.int32()).take(rows)
-    encoded = pa.array(values, pa.string()).dictionary_encode()
-    return pa.DictionaryArray.from_arrays(encoded.indices.take(rows), encoded.dictionary)
+def _numbers(values: "array[int]") -> pa.Array:
+    """Return a column of numbers; of an array as it is, Arrow would make an object for each first."""
+    return pa.array(np.array(values))
+
+
+def _distinct(values: Sequence[Value], name: str) -> pa.Array:
+    """Return what rows name by number: as a dictionary, where it is text."""
+    return pa.array(values, pa.int32()) if name == "port" else pa.array(values, pa.string()).dictionary_encode()
