@@ -221,14 +221,16 @@ class Intake(Generic[E]):
 
     def _take_rows(self, lane: Lane, records: Iterable[SourceRecord], batch: Batch[E], now_ms: int) -> None:
         run = _Run("", 0, 0, -1, FlowMark(0, 0, 0, 0))
-        part = None
+        part = watched = None
         for record in records:
             try:
                 flow = decode_head(record.value)
                 if flow.attribution_version != self._attribution:
                     raise other_attribution(flow.attribution_version, self._attribution)
                 chunk, row = split_flow_id(flow.id)
-                source, destination, observer = self._known(flow)
+                source, destination = self._end(bytes(flow.source)), self._end(bytes(flow.destination))
+                if flow.observer != watched:
+                    observer, watched = self._observer(bytes(flow.observer)), flow.observer
                 if chunk != run.chunk or flow.start_ms != run.start_ms or flow.end_ms != run.end_ms:
                     run = _begin(lane, flow, chunk, now_ms)
                     batch.renumbered += run.is_renumbered
@@ -245,17 +247,8 @@ class Intake(Generic[E]):
                 batch.refused.append(Refused(record, "inconsistent", "the flows of its chunk come to more than 2^53"))
                 continue
             run.floor = run.mark.row = row
-            batch.rows.append(Row(flow, source, destination, observer))
-
-    def _known(self, flow: FlowHead) -> tuple[E, E, Observer]:
-        try:
-            return (
-                self._ends[bytes(flow.source)],
-                self._ends[bytes(flow.destination)],
-                self._observers[bytes(flow.observer)],
-            )
-        except KeyError:
-            return self._end(bytes(flow.source)), self._end(bytes(flow.destination)), self._observer(flow)
+            # As `Row(...)`, without Python's own step of it.
+            batch.rows.append(tuple.__new__(Row, (flow, source, destination, observer)))
 
     def _end(self, encoded: bytes) -> E:
         end = self._ends.get(encoded)
@@ -265,8 +258,7 @@ class Intake(Generic[E]):
             self._ends[encoded] = end
         return end
 
-    def _observer(self, flow: FlowHead) -> Observer:
-        encoded = bytes(flow.observer)
+    def _observer(self, encoded: bytes) -> Observer:
         observer = self._observers.get(encoded)
         if observer is None:
             observer = decode_observer(encoded)

@@ -34,9 +34,12 @@ class Tally:
 
     def add_if_it_fits(self, octets: int, packets: int) -> bool:
         """Add one flow, unless it would be no number that the ledger can hold any more; return whether it was."""
-        if self.bytes + octets > MAX_INTEGER or self.packets + packets > MAX_INTEGER:
+        octets += self.bytes
+        packets += self.packets
+        if octets > MAX_INTEGER or packets > MAX_INTEGER:
             return False
-        self.add(octets, packets)
+        self.bytes, self.packets = octets, packets
+        self.rows += 1
         return True
 
     @property
