@@ -74,7 +74,9 @@ def test_kernels_that_cannot(release: str, machine: str, said: str) -> None:
         preflight.check_kernel(release, machine)
 
 
-@pytest.mark.parametrize("release", ["5.15.0", "6.4.0", "6.18.44-fc-v509", "7.0-rc1", "10.1"])
+@pytest.mark.parametrize(
+    "release", ["5.14.0-427.13.1.el9_4.aarch64", "5.15.0", "6.4.0", "6.18.44-fc-v509", "7.0-rc1", "10.1"]
+)
 def test_kernels_that_can(release: str) -> None:
     preflight.check_kernel(release, "aarch64")
 
