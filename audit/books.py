@@ -278,8 +278,8 @@ class Reconciler:
         _reach(life, "enricher", position)
         if window is not None and first is None:
             # A sender that has closed a window by then, or later, is metered: no need to remember what it sent.
-            latest = self.lives.latest(origin.cluster)
-            senders = {name: size for name, size in record.senders.items() if latest.get(name, -1) < record.start_ms}
+            latest, start_ms = self.lives.latest(origin.cluster), record.start_ms
+            senders = {name: size for name, size in record.senders.items() if latest.get(name, -1) < start_ms}
             window.enriched[position.chunk] = Entry.of(record, senders)
 
     def _take_checkpoint(self, record: LedgerRecord) -> None:

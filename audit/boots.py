@@ -82,8 +82,9 @@ class Boots:
         cluster, node, _ = key.origin
         lives = self._nodes.setdefault(cluster, {}).setdefault(node, [])
         place = key[1:]
-        # Nearly always it is the latest.
-        own = next((life for life in reversed(lives) if life.origin == key.origin), None)
+        own = lives[-1] if lives else None
+        if own is not None and own.origin != key.origin:
+            own = next((life for life in reversed(lives) if life.origin == key.origin), None)
         if own is None:
             own = self._begin(lives, key, record)
         else:

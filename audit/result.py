@@ -201,7 +201,10 @@ class Sums:
 
     def hop(self, name: str) -> HopTotal:
         """Return a hop's total, to add to."""
-        return self.hops.setdefault(name, HopTotal())
+        total = self.hops.get(name)
+        if total is None:
+            total = self.hops[name] = HopTotal()
+        return total
 
     def miss(self, shortfall: Shortfall) -> None:
         """Add what does not fit; by name, where names are kept."""
@@ -278,7 +281,10 @@ class Audit(Sums):
 
     def of(self, origin: Origin, _: int = 0) -> Sums:
         """Return a node's sums."""
-        return self.nodes.setdefault(origin[:2], Sums(shortfalls=self.shortfalls))
+        sums = self.nodes.get(node := origin[:2])
+        if sums is None:
+            sums = self.nodes[node] = Sums(shortfalls=self.shortfalls)
+        return sums
 
     def sum_up(self) -> None:
         """Add the sums of all nodes."""

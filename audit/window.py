@@ -114,8 +114,7 @@ class OpenWindow:
             sums.receive(node, entry.senders, entry.foreign)
         for (sink, _), amount in self.taken.items():
             total = sums.hop(sink)
-            total.taken += amount
-            total.given += amount
+            total.taken = total.given = total.taken + amount
 
     def _judge_enricher(self, record: Entry, is_past: IsPast) -> list[Shortfall]:
         found = [short for entry in self.enriched.values() for short in _own_balance(self.key.id, entry)]

@@ -65,9 +65,17 @@ def parse_flow_id(flow_id: str) -> tuple[Origin, Position]:
 
 def parse_chunk_id(text: str) -> tuple[Origin, Position]:
     """Take a chunk's id apart; the position's row is 0. Raises `DecodeError`."""
+    return _remembered_chunk(text) if len(text) <= _MAX_REMEMBERED else _chunk(text)
+
+
+def _chunk(text: str) -> tuple[Origin, Position]:
     window, _, number = text.rpartition("/")
     origin, generation, sequence = _window(window, text)
     return origin, Position(generation, sequence, _number(number, text), 0)
+
+
+# Each sink's entry of the ledger names a chunk again that the enricher's has named.
+_remembered_chunk = lru_cache(maxsize=16_384)(_chunk)
 
 
 def parse_window_id(text: str) -> tuple[Origin, Position]:
