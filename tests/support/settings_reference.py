@@ -201,7 +201,7 @@ def _leaves(annotation: Any) -> list[Any]:
 def _bounds(field: FieldInfo) -> str:
     known = {sign: getattr(rule, sign) for rule in field.metadata for sign in ("gt", "ge", "le") if hasattr(rule, sign)}
     words = [
-        f"{said} {known[sign]:g}" for sign, said in (("gt", "above"), ("ge", "from"), ("le", "to")) if sign in known
+        f"{said} {known[sign]:,.12g}" for sign, said in (("gt", "above"), ("ge", "from"), ("le", "to")) if sign in known
     ]
     return f", {' '.join(words)}" if words else ""
 
