@@ -41,19 +41,24 @@ def ip_batch(lines: Iterable[str], namespace: str | None = None) -> None:
     run(["ip", *where, "-batch", "-"], "\n".join(lines) + "\n")
 
 
+def move(namespace: str) -> None:
+    """Be in a namespace from now on, this thread and those that it starts; raises `LabError` if there is none."""
+    try:
+        there = os.open(DIRECTORY / namespace, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise LabError(f"namespace {namespace}: not there; is the lab up?") from error
+    try:
+        _setns(there)
+    finally:
+        os.close(there)
+
+
 @contextlib.contextmanager
 def enter(namespace: str) -> Iterator[None]:
     """Be in a namespace for the length of a block that must not await; raises `LabError` if there is none."""
     here = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        try:
-            there = os.open(DIRECTORY / namespace, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError as error:
-            raise LabError(f"namespace {namespace}: not there; is the lab up?") from error
-        try:
-            _setns(there)
-        finally:
-            os.close(there)
+        move(namespace)
         try:
             yield
         finally:

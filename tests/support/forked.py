@@ -15,6 +15,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lab.network import namespaces
+
 FORKS = multiprocessing.get_context("forkserver")
 SERVICES = [
     "audit.main",
@@ -23,17 +25,23 @@ SERVICES = [
     "sinks.flowlog.main",
     "sinks.metrics.main",
     "collector.kernel.loader",
+    "collector.main",
 ]
 FORKS.set_forkserver_preload(["__main__", *SERVICES])
 
 
 class Forked:
-    """As much of `subprocess.Popen` as tests ask for: `python -m` the first of `words` with the others as arguments."""
+    """As much of `subprocess.Popen` as tests ask for: `python -m` the first of `words` with the others as arguments.
 
-    def __init__(self, words: Sequence[str], directory: Path, output: Path, errors: Path) -> None:
+    `namespace` names the network namespace that it is in, if not this one.
+    """
+
+    def __init__(
+        self, words: Sequence[str], directory: Path, output: Path, errors: Path, namespace: str | None = None
+    ) -> None:
         for path in (output, errors):
             path.open("ab").close()  # there from now on, as with `Popen`
-        arguments = (list(words), directory, output.absolute(), errors.absolute(), dict(os.environ))
+        arguments = (list(words), directory, output.absolute(), errors.absolute(), dict(os.environ), namespace)
         # `daemon`: it is ended if it still runs when the tests are over.
         self._process = FORKS.Process(target=_run, args=arguments, daemon=True)
         self._process.start()
@@ -66,8 +74,19 @@ class Forked:
         """Ask it to stop."""
         self.send_signal(signal.SIGTERM)
 
+    def kill(self) -> None:
+        """Kill it with SIGKILL."""
+        self.send_signal(signal.SIGKILL)
 
-def _run(words: Sequence[str], directory: Path, output: Path, errors: Path, environment: Mapping[str, str]) -> None:
+
+def _run(
+    words: Sequence[str],
+    directory: Path,
+    output: Path,
+    errors: Path,
+    environment: Mapping[str, str],
+    namespace: str | None,
+) -> None:
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)
@@ -76,4 +95,6 @@ def _run(words: Sequence[str], directory: Path, output: Path, errors: Path, envi
         os.dup2(opened, number)
         os.close(opened)
     sys.argv = list(words)
+    if namespace is not None:
+        namespaces.move(namespace)
     runpy.run_module(words[0], run_name="__main__", alter_sys=True)

@@ -5,10 +5,9 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
 import ssl
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +26,7 @@ from tests.support.enricher.certificates import Certificate, make
 from tests.support.enricher.followed import AT, PLAN, TOKEN, Followed, api_with_everything, following, write_kubeconfig
 from tests.support.enricher.processes import Enricher
 from tests.support.enricher.topics import Topics
+from tests.support.forked import Forked
 from tests.support.lab.faulty_api import FaultyStart
 from tests.support.services import ROOT, eventually, while_running
 
@@ -86,7 +86,7 @@ class PodApi:
         self.port = free_port()
         self._start = directory / "api.json"
         self._token = ""
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Forked | None = None
 
     def start(self, token: str, certificate: Certificate) -> None:
         self.stop()
@@ -94,8 +94,8 @@ class PodApi:
         start = FaultyStart(self.port, token, list(objects(PLAN, AT)), sorted(rights()), *files)
         self._start.write_bytes(msgspec.json.encode(start))
         self._token, self._authority = token, certificate.authority
-        command = [sys.executable, "-m", "tests.support.lab.faulty_api", str(self._start)]
-        self._process = subprocess.Popen(command, cwd=ROOT)
+        words = ["tests.support.lab.faulty_api", str(self._start)]
+        self._process = Forked(words, ROOT, Path(os.devnull), self._start.with_suffix(".log"))
 
     def stop(self) -> None:
         if self._process is not None:

@@ -18,6 +18,7 @@ from schemas.ledger import LedgerRecord, decode_ledger
 from schemas.raw import RawChunk, decode_chunk
 from tests.support.collector import metered, netlab
 from tests.support.collector.netlab import pod_address, wait_until
+from tests.support.forked import Forked
 
 ROOT = Path(__file__).resolve().parents[3]
 A, B = pod_address(1, 1), pod_address(1, 2)
@@ -46,7 +47,7 @@ class Process:
             *("--map-memory", "1MiB", "--listen", LISTEN, "--drain-seconds", "6", "--kafka-deadline-seconds", "5"),
             *("--topic-prefix", self.prefix, "--spool-dir", str(self.spool), *more),
         ]
-        self.running: subprocess.Popen[bytes] | None = None
+        self.running: subprocess.Popen[bytes] | Forked | None = None
 
     def give_only(self, capabilities: set[str]) -> None:
         """Start it with these and no others, as a container's runtime does."""
@@ -60,6 +61,9 @@ class Process:
         return self.running.pid
 
     def start(self) -> None:
+        if self.command[2] == sys.executable:  # nothing but nsenter before it
+            self.running = Forked(self.command[4:], ROOT, self.log, self.log, netlab.ns("node1"))
+            return
         with self.log.open("ab") as log:
             self.running = subprocess.Popen(self.command, stdout=log, stderr=log, cwd=ROOT)
 
@@ -90,7 +94,9 @@ class Process:
 
 def topics_apply(collector: Process, *more: str) -> None:
     where = ("--kafka-bootstrap", f"127.0.0.1:{PORT}", "--topic-prefix", collector.prefix)
-    netlab.run("fabric", sys.executable, "-m", "cli", "topics", "apply", *where, *more)
+    words = ["cli", "topics", "apply", *where, *more]
+    said = collector.log.with_name("topics")
+    assert Forked(words, ROOT, said, said, netlab.ns("fabric")).wait() == 0, said.read_text()
 
 
 async def _consume(topic: str) -> list[bytes]:

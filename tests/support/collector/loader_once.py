@@ -51,8 +51,8 @@ def _answer(namespace: str, directory: Path, wanted: Request, asker: Connection)
     vars(btf)["kernel_flags"] = functools.partial(_flags, directory)
     vars(loader).update(_compile=functools.partial(_compiled, directory), _mark_kfunc=_marked, _load_program=_loaded)
     try:
-        with namespaces.enter(namespace):
-            asker.send(loader.load(wanted))
+        namespaces.move(namespace)
+        asker.send(loader.load(wanted))
     except (LoadError, OSError) as error:
         asker.send(repr(error))
 

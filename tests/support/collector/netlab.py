@@ -5,7 +5,6 @@ Only what the collector's tests need; the lab proper is a room of its own. Every
 `tear_down` removes it.
 """
 
-import ctypes
 import json
 import os
 import socket
@@ -15,15 +14,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TypeVar
 
+from lab.network import namespaces
 from tests.support.services import DEADLINE_SECONDS, pause
 
 T = TypeVar("T")
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_CLONE_NEWNET = 0x40000000
 _SO_RCVBUFFORCE = 33  # include/uapi/asm-generic/socket.h: beyond net.core.rmem_max
 PREFIX = f"zmt-{os.getpid()}"
 CLUSTER_IP, CLUSTER_IP_LOCAL, CLUSTER_IP6 = "10.96.0.10", "10.96.0.11", "fd96::10"
@@ -220,9 +217,7 @@ def inside(name: str, call: Callable[[], T]) -> T:
     """Call in a thread that has entered the namespace; a socket made there stays there."""
 
     def body() -> T:
-        with Path(f"/run/netns/{ns(name)}").open() as handle:
-            if _libc.setns(handle.fileno(), _CLONE_NEWNET):
-                raise OSError(ctypes.get_errno(), f"setns {name}")
+        namespaces.move(ns(name))
         return call()
 
     with ThreadPoolExecutor(max_workers=1) as thread:

@@ -4,8 +4,7 @@
 import contextlib
 import dataclasses
 import json
-import subprocess
-import sys
+import os
 import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from lab.kube.kubeconfig import kubeconfig
 from lab.kube.objects import node_object, objects, pod_object, rfc3339, service_object
 from lab.plan import Plan, Pod
 from lab.stories import shop
+from tests.support.forked import Forked
 from tests.support.services import ROOT, eventually
 
 PLAN = shop()
@@ -43,11 +43,11 @@ class Api:
         self.kubeconfig.write_bytes(kubeconfig(f"http://127.0.0.1:{self.port}", "t"))
         self._start = directory / "api.json"
         self._start.write_bytes(msgspec.json.encode(ApiStart(self.port, "t", list(objects(plan, AT)))))
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Forked | None = None
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "tests.support.lab.faulty_api", str(self._start)]
-        self._process = subprocess.Popen(command, cwd=ROOT)
+        words = ["tests.support.lab.faulty_api", str(self._start)]
+        self._process = Forked(words, ROOT, Path(os.devnull), self._start.with_suffix(".log"))
         eventually(self._answers)
 
     def stop(self) -> None:
