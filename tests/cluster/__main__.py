@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from common import terminal
-from tests.cluster import installed, kills, traffic
+from tests.cluster import installed, kills, traffic, upgrade
 from tests.cluster.cluster import Cluster, install_packages
 from tests.cluster.table import Table
 from tests.support.kubernetes.programs import CLUSTER, build
@@ -23,6 +23,7 @@ PARTS: dict[str, Callable[[Cluster, Table], None]] = {
     "install by the chart": installed.chart,
     "traffic": traffic.metered,
     "kills": kills.kills,
+    "upgrade": upgrade.upgrade,
     "uninstall the chart": installed.chart_away,
     "install k8s/trial": installed.kustomize,
     "uninstall k8s/trial": installed.kustomize_away,

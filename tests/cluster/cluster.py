@@ -39,6 +39,7 @@ PACKAGES = {
     "dockerd": "docker.io",
 }
 START_SECONDS = 300.0
+STORAGE_CLASS = "cluster-test"
 # What a kubelet sets for the whole machine.
 _SYSCTLS = ["vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops"]
 _SYSCTLS += ["kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes"]
@@ -67,9 +68,12 @@ class Cluster:
         config.parent.mkdir()
         write_kubeconfig(config, self.api.address, TOKEN, self.api.authority)
         self.start_controllers()
-        self.api.kubectl("create", "-f", "-", objects=[_object(node) for node in NODES])
+        self.api.kubectl(
+            "create", "-f", "-", objects=[each for node in NODES for each in (_object(node), _volume(node))]
+        )
         _write_proxy_mode("iptables")
         for node in NODES:
+            (_home(node) / "var-lib/volume").mkdir(parents=True)
             self.start_node(node)
         self._load_images()
         self.api.kubectl("apply", "-f", "-", objects=_dns())
@@ -125,10 +129,12 @@ class Cluster:
     def wait_for(self, *namespaces: str) -> None:
         """Wait until all workloads of these namespaces are ready."""
         for namespace in namespaces:
-            kinds = "daemonsets,deployments,statefulsets"
-            for name in self.api.kubectl("-n", namespace, "get", kinds, "-o", "name").split():
-                limit = f"--timeout={START_SECONDS:.0f}s"
-                self.api.kubectl("-n", namespace, "rollout", "status", name, limit)
+            for each in self.api.get("-n", namespace, "daemonsets,deployments,statefulsets")["items"]:
+                what = ["rollout", "status"]
+                if each["spec"].get("updateStrategy") == {"type": "OnDelete"}:  # there is no roll-out to wait for
+                    what = ["wait", f"--for=jsonpath={{.status.readyReplicas}}={each['spec']['replicas']}"]
+                name = f"{each['kind']}/{each['metadata']['name']}"
+                self.api.kubectl("-n", namespace, *what, name, f"--timeout={START_SECONDS:.0f}s")
 
     def pods(self, namespace: str) -> list[dict[str, Any]]:
         """Return a namespace's pods that are not being deleted."""
@@ -200,6 +206,19 @@ def _object(node: Node) -> dict[str, Any]:
     labels = {"topology.kubernetes.io/zone": node.zone, "topology.kubernetes.io/region": network.REGION}
     spec = {"podCIDR": node.pod_cidrs[0], "podCIDRs": list(node.pod_cidrs)}
     return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name, "labels": labels}, "spec": spec}
+
+
+def _volume(node: Node) -> dict[str, Any]:
+    """Return a volume on a node's disk, of the class `STORAGE_CLASS`; a claim takes it whole."""
+    there = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [node.name]}]}
+    spec = {
+        "capacity": {"storage": "20Gi"},
+        "accessModes": ["ReadWriteOnce"],
+        "storageClassName": STORAGE_CLASS,
+        "local": {"path": "/var/lib/volume"},
+        "nodeAffinity": {"required": {"nodeSelectorTerms": [there]}},
+    }
+    return {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": node.name}, "spec": spec}
 
 
 def _dns() -> list[dict[str, Any]]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The images that the cluster runs, as one file: zonemeter's built from this checkout, others by images/base."""
+"""The images that the cluster runs, as one file: two versions of zonemeter's (another.py), others by images/base."""
 
 import os
 import subprocess
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.cluster import another
 from tests.cluster.node import PAUSE_IMAGE
 from tests.k8s.rendered import WORKLOADS, render
 from tests.support.kubernetes.programs import PROGRAMS
@@ -26,32 +27,36 @@ def save(file: Path) -> None:
             target = name.partition(":")[0].removeprefix("zonemeter-")
             words = ["--network=host", "-f", "images/Dockerfile", "--target", target, "-t", f"{_OURS}/{name}", "."]
             _run("docker", "build", "-q", *words)
+            next_one = f"{_OURS}/{of_another_version(name)}"
+            _run("docker", "build", "-q", "-t", next_one, "-", stdin=another.context(f"{_OURS}/{name}"))
         recipe = 'FROM debian:bookworm-slim\nENTRYPOINT ["sleep", "infinity"]\n'
         _run("docker", "build", "-q", "-t", PAUSE_IMAGE, "-", stdin=recipe.encode())
         program = subprocess.run(["tar", "-C", PROGRAMS, "-c", "coredns"], check=True, capture_output=True).stdout
         _run("docker", "import", "-c", 'ENTRYPOINT ["/coredns"]', "-", DNS_IMAGE, stdin=program)
-        names = {name: f"{_OURS}/{name}" for name in built()}
-        _run(
-            "docker",
-            "save",
-            "-o",
-            str(file),
-            PAUSE_IMAGE,
-            DNS_IMAGE,
-            *(names.get(each, each) for each in _of_the_trial()),
-        )
+        names = [f"{_OURS}/{name}" for name in _in_both_versions()]
+        others = [each for each in _of_the_trial() if each not in built()]
+        _run("docker", "save", "-o", str(file), PAUSE_IMAGE, DNS_IMAGE, *names, *others)
 
 
 def load_command() -> str:
     """Return the shell's words that load the file on its stdin on a node, under the names that manifests have."""
     ctr = "ctr -n k8s.io images"
-    tags = (f"{ctr} tag docker.io/{_OURS}/{name} docker.io/library/{name}" for name in built())
+    tags = (f"{ctr} tag docker.io/{_OURS}/{name} docker.io/library/{name}" for name in _in_both_versions())
     return " && ".join((f"{ctr} import -", *tags))
 
 
 def built() -> list[str]:
     """Name zonemeter's own images, as the manifests do."""
     return [name for name in _of_the_trial() if name.startswith("zonemeter")]
+
+
+def of_another_version(name: str) -> str:
+    """Return the name of the same image in the other version."""
+    return f"{name.partition(':')[0]}:{another.VERSION}"
+
+
+def _in_both_versions() -> list[str]:
+    return [*built(), *map(of_another_version, built())]
 
 
 def _of_the_trial() -> list[str]:

@@ -4,6 +4,7 @@
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tests.cluster.cluster import Cluster
@@ -15,20 +16,20 @@ from tests.support.services import eventually
 SERVICES, ON_NODES = "zonemeter", "zonemeter-node"
 FIRST_REPORT_SECONDS = 180.0
 DEADLINE_SECONDS = 300.0
-_PINS = "/sys/fs/bpf/zonemeter"
+ARCHIVE = "/var/lib/zonemeter/flowlog"
+PINS = "/sys/fs/bpf/zonemeter"
 
 
 class Zonemeter:
-    """An installed zonemeter."""
+    """An installed zonemeter. Commands run in the enricher's pod, or another's."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, place: str = "deploy/zonemeter-enricher") -> None:
         self.cluster = cluster
+        self._place = place
 
     def run(self, *words: str) -> str:
-        """Run a command in the enricher's pod; raise `AssertionError` with its words if it fails."""
-        return self.cluster.api.kubectl(
-            "-n", SERVICES, "exec", "deploy/zonemeter-enricher", "-c", "enricher", "--", "zonemeter", *words
-        )
+        """Run a command there; raise `AssertionError` with its words if it fails."""
+        return self.cluster.api.kubectl("-n", SERVICES, "exec", self._place, "--", "zonemeter", *words)
 
     def document(self, *words: str) -> Any:
         """Return what a command says as JSON; None if it does not say it, or not yet."""
@@ -43,8 +44,9 @@ class Zonemeter:
 
 
 def chart(cluster: Cluster, table: Table) -> None:
-    """Install by the chart, with the values of a trial, and let `helm test` look."""
-    values = ["-f", str(CHART / "values-trial.yaml"), "-n", SERVICES, "--create-namespace"]
+    """Install by the chart, as a trial with volumes and what can be two, and let `helm test` look."""
+    files = (CHART / "values-trial.yaml", Path(__file__).with_name("values.yaml"))
+    values = [*(f"--values={file}" for file in files), "-n", SERVICES, "--create-namespace"]
     _installed(cluster, table, "chart", lambda: cluster.api.helm("install", "zonemeter", str(CHART), *values))
     said = cluster.api.helm("test", "zonemeter", "-n", SERVICES)
     table.add("chart: helm test", "Succeeded", "Succeeded" if "Succeeded" in said else said)
@@ -95,6 +97,22 @@ def doctor(cluster: Cluster, table: Table, when: str) -> None:
     )
 
 
+def audit(cluster: Cluster, table: Table, when: str, since: float) -> None:
+    """Reconcile all since then, by `time.monotonic`: what the ledger says, the topics and the flow log's files."""
+    zonemeter = Zonemeter(cluster, "sts/zonemeter-flowlog")
+    words = ["audit", "--since", f"{time.monotonic() - since + 60:.0f}s", "--deep", f"--archive={ARCHIVE}"]
+    try:
+        found = eventually(lambda: zonemeter.document(*words), DEADLINE_SECONDS)
+    except AssertionError:
+        zonemeter.run(*words)  # fails with its words
+        raise
+    verdict = "closes" if found["closes"] else found["shortfalls"]
+    table.add(f"{when}: audit", "1.000000, closes", f"{found['ratio']:.6f}, {verdict}")
+    faults = [each["what"] for each in found["deep"]["findings"] if each["fault"]]
+    seen = f"{len(faults)} in {found['deep']['read']['archive']['rows']:,} flows"
+    table.add(f"{when}: faults in topics and archive", 0, "; ".join([seen, *faults[:5]]), not faults)
+
+
 def _installed(cluster: Cluster, table: Table, how: str, install: Callable[[], object]) -> None:
     begun = time.monotonic()
     install()
@@ -115,7 +133,7 @@ def _uninstalled(
     limit = f"--timeout={DEADLINE_SECONDS:.0f}s"
     cluster.api.kubectl("-n", ON_NODES, "rollout", "status", "daemonset/zonemeter-collector", limit)
     delete()
-    pins = sum(len(cluster.output(node, "find", _PINS, "-type", "f").split()) for node in NODES)
+    pins = sum(len(cluster.output(node, "find", PINS, "-type", "f").split()) for node in NODES)
     table.add(f"{how}: pins left after uninstall", 0, pins)
     links = sum(len(before & _all_links(cluster, node)) for node, before in held.items())
     table.add(f"{how}: links of those left in the kernel", 0, links)
@@ -133,7 +151,7 @@ def _uninstalled(
 
 def _links(cluster: Cluster, node: Any) -> set[int]:
     """Return the ids of the links that are pinned on a node."""
-    paths = cluster.output(node, "find", _PINS, "-type", "f", "-name", "link*").split()
+    paths = cluster.output(node, "find", PINS, "-type", "f", "-name", "link*").split()
     return {json.loads(cluster.output(node, "bpftool", "-j", "link", "show", "pinned", path))["id"] for path in paths}
 
 

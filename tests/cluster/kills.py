@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tests.cluster.cluster import Cluster
-from tests.cluster.installed import DEADLINE_SECONDS, ON_NODES, SERVICES, Zonemeter, doctor
+from tests.cluster.installed import DEADLINE_SECONDS, ON_NODES, SERVICES, audit, doctor
 from tests.cluster.network import NODES
 from tests.cluster.table import Table
 from tests.cluster.traffic import SECONDS, Traffic
@@ -50,20 +50,8 @@ def kills(cluster: Cluster, table: Table) -> None:
     time.sleep(SECONDS)
     traffic.pause()
     traffic.compare(table, "after the power cut")
-    _audit(cluster, table, int(time.monotonic() - begun) + 60)
+    audit(cluster, table, "after the kills", begun)
     doctor(cluster, table, "after the kills")
-
-
-def _audit(cluster: Cluster, table: Table, seconds: int) -> None:
-    """Reconcile everything since the kills began."""
-    zonemeter = Zonemeter(cluster)
-    words = ("audit", "--since", f"{seconds}s")
-    audit = eventually(lambda: zonemeter.document(*words), DEADLINE_SECONDS)
-    table.add(
-        "after the kills: audit",
-        "1.000000, closes",
-        f"{audit['ratio']:.6f}, {'closes' if audit['closes'] else audit['shortfalls']}",
-    )
 
 
 def _kill_pod(cluster: Cluster, namespace: str, prefix: str) -> None:

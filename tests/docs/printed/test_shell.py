@@ -93,11 +93,11 @@ def spec(each: dict[str, Any]) -> dict[str, Any]:
 
 def helm(words: list[str]) -> None:
     verb, *rest = words[1:]
-    assert verb in ("install", "upgrade", "test", "uninstall")
+    assert verb in ("install", "upgrade", "rollback", "test", "uninstall")
     if not rest:
         return
     assert rest.pop(0) == "zonemeter"
-    if verb in ("test", "uninstall"):
+    if verb in ("rollback", "test", "uninstall"):
         assert rest[:2] == ["-n", "zonemeter"]
         return
     assert ROOT / rest[0] == CHART

@@ -25,25 +25,31 @@ from collector.kernel import bpf_source, layout
 ROWS_PER_CHUNK = 2
 
 
+# What is changed in bpf/, by file.
+SOURCES = {
+    "layout.h": (
+        ("struct flow_key {\n", "struct flow_key {\n    u64 colour;\n"),
+        ("    u32 tunnels;", "    u64 more[3];\n    u32 tunnels;"),
+    ),
+    # Against the order of the sources: the first 16 bytes of a key decide otherwise.
+    "account.h": (("    fold_ports(&key);\n", "    fold_ports(&key);\n    key.colour = 255 - key.dst_port % 256;\n"),),
+}
+
+
+def changed(file: Path, changes: Sequence[tuple[str, str]]) -> str:
+    """Return a file's text with each of these in place of what it has."""
+    text = file.read_text()
+    for before, after in changes:
+        assert text.count(before) == 1, f"{file} has not once: {before}"
+        text = text.replace(before, after)
+    return text
+
+
 def change(directory: Path) -> None:
     """Make sources and layouts another version's; the modules that take them by name come after this."""
     sources = Path(shutil.copytree(bpf_source.SOURCES, directory / "bpf"))
-    header = sources / "layout.h"
-    text = header.read_text()
-    for before, after in (
-        ("struct flow_key {\n", "struct flow_key {\n    u64 colour;\n"),
-        ("    u32 tunnels;", "    u64 more[3];\n    u32 tunnels;"),
-    ):
-        assert before in text
-        text = text.replace(before, after)
-    header.write_text(text)
-    account = sources / "account.h"
-    text = account.read_text()
-    assert "    fold_ports(&key);\n" in text
-    # Against the order of the sources: the first 16 bytes of a key decide otherwise.
-    account.write_text(
-        text.replace("    fold_ports(&key);\n", "    fold_ports(&key);\n    key.colour = 255 - key.dst_port % 256;\n")
-    )
+    for name, changes in SOURCES.items():
+        (sources / name).write_text(changed(sources / name, changes))
     bpf_source.SOURCES = sources
     layout.KEY = np.dtype([("colour", "<u8"), *layout.KEY.descr])
     layout.FAST_ENTRY = layout.fast_entry(layout.KEY)
