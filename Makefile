@@ -40,8 +40,8 @@ cluster-test: ## a real Kubernetes cluster here: install, traffic beside the wir
 	@scripts/setup test
 	@$(BIN)/python -m tests.cluster $(if $(ONLY),--only "$(ONLY)") $(if $(KEEP),--keep)
 
-soak: setup ## the lab at full load: memory, descriptors and tasks must be flat; MINUTES=30
-	@$(BIN)/python -m bench.soak $(if $(MINUTES),--minutes $(MINUTES))
+soak: setup ## memory, descriptors and tasks at full load must be flat: the lab, or NODES=1000 made-up ones; MINUTES=30
+	@$(BIN)/python -m bench.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(NODES),--nodes $(NODES))
 
 flips: ## windows under load, to the packet; FLIPS=1000
 	@scripts/setup test

@@ -66,7 +66,8 @@ class SynthSettings(KafkaSettings):
         description=f"pods of the cluster: one a node at least, {MOST_PODS_A_NODE} at most",
     )
     flows: int = Field(35, ge=1, le=MOST_FLOWS, description="flows of each window, which is one node's")
-    windows: int = Field(6, ge=1, le=8640, description="windows of each node; the last ends now")
+    windows: int = Field(6, ge=1, le=8640, description="windows of each node; the last ends now, the first with --live")
+    live: bool = Field(False, description="publish each window when it ends, as time passes")
     seed: int = Field(1, ge=0, le=2**32 - 1, description="the same seed gives the same cluster and the same flows")
     topology: Path | None = Field(
         None, description="file to write the topology to as well, for zonemeter run enricher --topology"
@@ -148,15 +149,16 @@ def traffic(settings: LabSettings) -> int:
 
 @entry_point("lab synth", SynthSettings)
 def synth(settings: SynthSettings) -> int:
-    """Publish a made-up cluster's windows, the last of which ends now."""
+    """Publish a made-up cluster's windows, the last of which ends now, or of which the first does."""
     cluster = SynthCluster(settings.nodes, settings.pods, settings.seed)
-    begin_ms = (now_ms() // WINDOW_MS - settings.windows) * WINDOW_MS
+    begin_ms = (now_ms() // WINDOW_MS - (1 if settings.live else settings.windows)) * WINDOW_MS
     if settings.topology is not None:
         try:
             settings.topology.write_bytes(encode_topology_file(list(cluster.states())))
         except OSError as error:
             raise Refusal(f"topology = {str(settings.topology)!r}: {error.strerror}") from error
-    run_interruptible(publish(settings, Traffic(cluster, settings.cluster, settings.flows, begin_ms), settings.windows))
+    traffic = Traffic(cluster, settings.cluster, settings.flows, begin_ms)
+    run_interruptible(publish(settings, traffic, settings.windows, live=settings.live))
     flows = settings.nodes * settings.windows * settings.flows
     say(f"{flows:,} flows of {settings.nodes:,} nodes and {settings.pods:,} pods, windows of each: {settings.windows}")
     return 0

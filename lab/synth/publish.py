@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A made-up cluster's states and windows, published: each window by itself, as the collector of its node would."""
 
+from asyncio import sleep
 from collections.abc import Iterable
 from itertools import islice
 
@@ -12,7 +13,7 @@ from common.kafka.publish import Publisher, Record
 from common.service.running import Service
 from common.settings import KafkaSettings
 from common.task_group import TaskGroup
-from lab.synth.traffic import Traffic
+from lab.synth.traffic import WINDOW_MS, Traffic
 from schemas.topics import topic_specs
 from schemas.topology import TopologyState, encode_topology
 
@@ -21,10 +22,10 @@ _AT_ONCE = 48
 _STATES_AT_ONCE = 5_000
 
 
-async def publish(settings: KafkaSettings, traffic: Traffic, windows: int) -> None:
+async def publish(settings: KafkaSettings, traffic: Traffic, windows: int, *, live: bool = False) -> None:
     """Publish the states of a cluster, then all nodes' first windows, all their second ones, ...
 
-    Raises `Refusal` if Kafka does not take them or its topics are not there.
+    `live`: each when it has ended. Raises `Refusal` if Kafka does not take them or its topics are not there.
     """
     await _check_topics(settings)
     publisher = Publisher(Service("synth"), settings)
@@ -33,6 +34,9 @@ async def publish(settings: KafkaSettings, traffic: Traffic, windows: int) -> No
     try:
         await _publish_states(settings, publisher, traffic.cluster.states())
         for number in range(windows):
+            if live:
+                ends_ms = traffic.begin_ms + (number + 1) * WINDOW_MS
+                await sleep((ends_ms - now_ms()) / 1000)
             async with TaskGroup() as tasks:
                 for first in range(min(_AT_ONCE, nodes)):
                     each = range(first, nodes, _AT_ONCE)

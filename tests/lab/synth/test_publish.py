@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`zonemeter lab synth` with a broker: what stands in the topics then, and what an enricher makes of it."""
 
+import asyncio
 from collections import Counter
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from cli import lab
 from common.kafka.clients import partition_for
 from lab.kafka.broker import Broker
+from lab.synth import publish
 from schemas.ledger import decode_ledger
 from schemas.raw import decode_chunk
 from schemas.topology import decode_topology_file
@@ -63,3 +65,23 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("zonemeter lab synth: ")
     return line
+
+
+def test_live_windows_are_published_when_they_have_ended(topics: Topics, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that only stands still or waits: the first window has ended when this begins."""
+    at_ms, waited, raw = [1_795_400_003_000], [], topics.settings.topics.raw
+    before = len(topics.records(raw))
+
+    async def wait(seconds: float) -> None:
+        waited.append((seconds, len(await asyncio.to_thread(topics.records, raw)) - before))
+        at_ms[0] += max(round(seconds * 1000), 0)
+
+    for module in (lab, publish):
+        monkeypatch.setattr(module, "now_ms", lambda: at_ms[0])
+    monkeypatch.setattr(publish, "sleep", wait)
+    assert lab.synth([*topics.flags, *SIZE, "--cluster", "live", "--live"]) == 0
+    assert waited == [(-3, 0), (7, NODES), (10, 2 * NODES)]
+    chunks = [decode_chunk(record.value) for record in topics.records(raw)]
+    assert sorted(chunk.end_ms for chunk in chunks if chunk.cluster == "live") == sorted(
+        1_795_400_000_000 + n * 10_000 for n in range(WINDOWS) for _ in range(NODES)
+    )
