@@ -2,7 +2,6 @@
 """`zonemeter audit --deep` on a copy of a real history: it finds what a test took away or put in, and names it."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from msgspec.structs import replace
 
 from history.audit import command as audit
 from sinks.flowlog.archive.manifest import decode_manifest

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`zonemeter report --all-clusters`: several topic prefixes, several archives, one answer."""
 
-import dataclasses
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from history.report import command as report
 from tests.history.conftest import Command
@@ -23,10 +23,7 @@ Ask = Callable[..., dict[str, Any]]
 def renamed(_: str, records: Records) -> Records:
     """Return the records as those of another cluster."""
     old, new = CLUSTER.encode(), OTHER.encode()
-    return [
-        dataclasses.replace(each, key=each.key.replace(old, new), value=each.value.replace(old, new))
-        for each in records
-    ]
+    return [replace(each, key=each.key.replace(old, new), value=each.value.replace(old, new)) for each in records]
 
 
 @pytest.fixture
