@@ -23,7 +23,7 @@ from history.model.labels import LabelTime, by_slot
 from history.model.party import FIELDS, Parties, Party
 from history.model.summary import Summary, Traffic
 from history.model.time_range import MAX_SLOTS, TimeRange
-from sinks.flowlog.rows.columns import COLUMNS
+from sinks.flowlog.rows.columns import COLUMNS, Value
 
 FETCH_ROWS = 5_000
 _BATCH_ROWS = 50_000
@@ -33,15 +33,21 @@ FLOWS = "flows"
 WANTED_ADDRESSES = "wanted_addresses"
 # Of a database that spills.
 _MEMORY, _THREADS = "512MB", 2
-_IN_RANGE = "epoch_ms(window_start) >= ? AND epoch_ms(window_start) < ? AND epoch_ms(window_end) <= ?"
 # Each flow is both. Of a rollup, rows with traffic name no observer, and rows that name one carry no traffic.
 _COUNTED = "encapsulation IS NULL AND scope IS NOT NULL"
 _BY_NODE = "observer_node IS NOT NULL"
-# Of what a row of facts is: a bit for each column that it is not of.
-_OF_SLOTS, _OF_WINDOWS, _OF_NODES, _ALL = 0b01111, 0b10111, 0b11011, 0b11111
+# What does not depend on the ends, and which of its two sets a row is of: a bit for each column that it is not of.
+_FACTS = ("(window_start, window_end, scope, is_outer, is_wanted, is_known)", "(cluster, observer_node, is_known)")
+_FACT_COLUMNS = """grouping_id(window_start, observer_node), epoch_ms(window_start), epoch_ms(window_end), cluster,
+    observer_node, is_wanted, is_known"""
+_OF_WINDOWS, _OF_NODES = 0b01, 0b10
+_NO_FACT = "NULL, NULL, NULL, NULL, NULL, NULL, NULL"
+_RELAYED_IN = "CASE WHEN direction = 'relay' THEN observer_zone END"
 _EVER_MS = 2**63 - 1
 ALWAYS = TimeRange(0, _EVER_MS)
 _SIDES = ("src_", "dst_")
+# Of both ends the columns, and whether it is a broker.
+_ENDS_WIDTH = 2 * (len(FIELDS) + 1)
 # What is suggested in the place of a filter's value that no flow has.
 _VALUES = {
     "cluster": "cluster",
@@ -103,23 +109,19 @@ class FlowQuery:
 
         `labels`: where it is the label. Raises `Refusal` where periods make more of them than fit memory.
         """
-        where, parameters = self._where(selection)
-        sides, pairs = _both_ends(ends)
         slot_ms = max(self.span.slot_ms, (self.span.to_ms - self.span.from_ms) // MAX_SLOTS)
-        query = f"""
-            SELECT scope, direction, CASE WHEN direction = 'relay' THEN observer_zone END, sum(bytes), sum(flows),
-                {", ".join((period_sql(per), *groups_sql(by), *sides))}
-            FROM flows {joins_sql(by, slot_ms)} WHERE {_COUNTED} AND {where} GROUP BY ALL
-        """  # noqa: S608 - every name in it is ours, every value a parameter
         if by == "label":
             self._database.register(LABEL_TIMES, _label_table(labels, self.span, slot_ms))
-        self._add_facts(summary, where, parameters, selection)
-        regions = self.regions()
-        for row in self._stream(query, [*pairs, *parameters]):
-            scope, direction, relayed_in, size, flows, period_ms, from_group, to_group, *values = row
-            source, destination = _ends(ends, values)
-            if direction == "relay":
-                source = ends.at(source, relayed_in or "", regions.get(relayed_in, ""))
+        sides, pairs = _both_ends(ends)
+        told = ("direction", _RELAYED_IN, period_sql(per), *groups_sql(by), *sides)
+        facts: Sequence[str] = _FACTS
+        if not selection.is_any:
+            # What nobody wants need not be told apart, and row groups without what is wanted not be read.
+            self._add_facts(summary, selection)
+            facts = ()
+        rows = self._grouped(summary, selection, facts, told, pairs, joins_sql(by, slot_ms))
+        for source, destination, row in self._between(ends, rows):
+            scope, size, flows, direction, _, period_ms, from_group, to_group = row
             summary.flows += int(flows)
             traffic = Traffic(scope, source, destination, direction == "ingress", (from_group, to_group), period_ms)
             summary.traffic[traffic] += int(size)
@@ -128,6 +130,31 @@ class FlowQuery:
                     f"per = {per}: more than {MAX_KINDS:,} kinds of traffic are in this range; ask for longer periods, "
                     "-n NAMESPACE, --scope cross_zone, or a shorter --since"
                 )
+
+    def _between(
+        self, ends: Parties, rows: Iterable[tuple[Any, ...]]
+    ) -> Iterator[tuple[Party, Party, tuple[Any, ...]]]:
+        """Yield source and destination of rows that end in both, and the rest of each row.
+
+        That begins with scope, bytes, flows, direction, and the zone that it was relayed in.
+        A relayed leg begins in the observer's zone. Of that the log holds the name alone; the ends tell its region.
+        """
+        regions: dict[str, str] = self._regions or {}
+        waiting: list[tuple[Party, Party, tuple[Any, ...]]] = []
+        for row in rows:
+            source, destination = _ends(ends, row[-_ENDS_WIDTH:])
+            if self._regions is None:
+                regions |= {end.zone: end.region for end in (source, destination) if end.zone and end.region}
+            _, _, _, direction, relayed_in, *_ = row
+            if direction == "relay" and relayed_in not in regions:
+                waiting.append((source, destination, row[:-_ENDS_WIDTH]))
+                continue
+            if direction == "relay":
+                source = ends.at(source, relayed_in, regions[relayed_in])
+            yield source, destination, row[:-_ENDS_WIDTH]
+        # Perhaps flows that are not wanted tell it.
+        for source, destination, row in waiting:
+            yield ends.at(source, row[4] or "", self.regions().get(row[4], "")), destination, row
 
     def sums(self, columns: Sequence[str], selection: Selection) -> Iterator[tuple[Any, ...]]:
         """Yield what flows that are wanted are told apart by, expressions over the columns, and at last their bytes.
@@ -143,65 +170,66 @@ class FlowQuery:
     def regions(self) -> dict[str, str]:
         """Return the regions of the zones: of an observer the log holds the zone alone."""
         if self._regions is None:
-            query = " UNION ".join(f"SELECT {side}zone, {side}region FROM flows" for side in _SIDES)  # noqa: S608
-            self._regions = {zone: region for zone, region in self._fetch(query, []) if zone and region}
+            query = "SELECT DISTINCT src_zone, src_region, dst_zone, dst_region FROM flows"
+            found = [pair for row in self._fetch(query, []) for pair in (row[:2], row[2:])]
+            self._regions = {zone: region for zone, region in found if zone and region}
         return self._regions
 
-    def _add_facts(self, summary: Summary, where: str, parameters: list[object], selection: Selection) -> None:
-        """Add all that is not of two ends, and learn the zones' regions.
+    def _add_facts(self, summary: Summary, selection: Selection) -> None:
+        """Add all that is not of two ends."""
+        for _ in self._grouped(summary, selection, _FACTS):
+            pass
 
-        In one reading: of many small files, to open them is what takes the time.
+    def _grouped(
+        self,
+        summary: Summary,
+        selection: Selection,
+        sets: Sequence[str],
+        told: Sequence[str] = (),
+        parameters: Sequence[object] = (),
+        joins: str = "",
+    ) -> Iterator[tuple[Any, ...]]:
+        """Add the facts that `sets` are of, and yield kinds of traffic: scope, bytes, flows, and `told`, if any.
+
+        Whatever is asked for is read at once: of many small files, to open them is what takes the time. Without facts
+        only what is wanted is read.
         """
+        wanted, values = self._condition(selection)
         # Who counted, and when, does not depend on which flows are wanted.
-        by_whom, clusters = self._where(Selection(clusters=selection.clusters))
-        slot = self.span.slot_ms
+        by_whom, clusters = self._condition(Selection(clusters=selection.clusters))
+        only = "" if sets else f" AND {_COUNTED} AND {wanted}"
+        names = [f"told_{number}" for number in range(len(told))]
+        kinds = [f"(scope, is_outer, {', '.join(names)})"] if told else []
         # The statement is made of names that are ours; what a user said is a parameter.
         query = f"""
             WITH each AS (
-                SELECT *, epoch_ms(window_start) // ? * ? AS slot_ms, epoch_ms(window_start) AS from_ms,
-                    epoch_ms(window_end) AS to_ms, {_BY_NODE} AND {by_whom} AS is_known, {where} AS is_wanted,
-                    {_COUNTED} AS is_counted
-                FROM flows
+                SELECT *, {wanted} AS is_wanted, {_BY_NODE} AND {by_whom} AS is_known,
+                    encapsulation IS NOT NULL AS is_outer
+                    {"".join(f", {value} AS {name}" for name, value in zip(names, told, strict=True))}
+                FROM flows {joins} WHERE {self._in_range}{only}
             )
-            SELECT grouping_id(slot_ms, from_ms, observer_node, src_zone, dst_zone), slot_ms, scope, from_ms, to_ms,
-                cluster, observer_node, coalesce(src_zone, dst_zone), coalesce(src_region, dst_region),
-                coalesce(sum(bytes) FILTER (is_wanted AND is_counted), 0) AS size,
-                coalesce(sum(bytes) FILTER (is_wanted AND encapsulation IS NOT NULL), 0), bool_or(is_known),
-                bool_or(is_wanted AND is_counted)
-            FROM each GROUP BY GROUPING SETS (
-                (slot_ms, scope), (from_ms, to_ms), (cluster, observer_node), (src_zone, src_region),
-                (dst_zone, dst_region), ()
-            )
+            SELECT {_FACT_COLUMNS if sets else _NO_FACT}, is_outer, scope, sum(bytes), sum(flows)
+                {"".join(f", {name}" for name in names)}
+            FROM each GROUP BY GROUPING SETS ({", ".join([*sets, *kinds])})
         """  # noqa: S608
-        regions: dict[str, str] = {}
-        for (
-            which,
-            at_ms,
-            scope,
-            from_ms,
-            to_ms,
-            cluster,
-            node,
-            zone,
-            region,
-            size,
-            outer,
-            known,
-            counted,
-        ) in self._stream(query, [slot, slot, *clusters, *parameters]):
-            if which == _ALL:
-                summary.outer_bytes += int(outer)
-            elif which == _OF_SLOTS and counted:
-                summary.slots[at_ms, scope] += int(size)
-            elif which == _OF_WINDOWS and known:
-                summary.windows.add((from_ms, to_ms))
-            elif which == _OF_NODES and known:
-                summary.clusters.add(cluster)
-                summary.observers.add(node)
-            elif zone and region:
-                regions[zone] = region
-        if self._regions is None:
-            self._regions = regions
+        slot = self.span.slot_ms
+        given = [*values, *clusters, *parameters, *(() if sets else values)]
+        for which, from_ms, to_ms, cluster, node, is_wanted, is_known, is_outer, *row in self._stream(query, given):
+            scope, size, *_ = row
+            if which == _OF_NODES:
+                if is_known:
+                    summary.clusters.add(cluster)
+                    summary.observers.add(node)
+            elif which != _OF_WINDOWS:
+                if scope is not None and not is_outer:
+                    yield tuple(row)
+            else:
+                if is_known:
+                    summary.windows.add((from_ms, to_ms))
+                if is_wanted and is_outer:
+                    summary.outer_bytes += int(size or 0)
+                elif is_wanted and scope is not None:
+                    summary.slots[from_ms // slot * slot, scope] += int(size or 0)
 
     def gather(self, ends: Parties, evidence: Evidence, summary: Summary, selection: Selection) -> None:
         """Add the flows that are wanted to the evidence for advice, and to a summary."""
@@ -211,21 +239,18 @@ class FlowQuery:
             WITH told AS (
                 SELECT *, {_SERVES} AS serves FROM {self._rows_view()} WHERE {_COUNTED} AND {where}
             )
-            SELECT scope, direction, CASE WHEN direction = 'relay' THEN observer_zone END, sum(bytes), sum(flows),
+            SELECT scope, sum(bytes), sum(flows), direction, {_RELAYED_IN},
                 epoch_ms(window_start) // ? * ?, serves, coalesce(dnat, false),
                 CASE serves WHEN 'source' THEN src_port WHEN 'destination' THEN dst_port END,
                 CASE serves WHEN 'source' THEN src_service WHEN 'destination' THEN dst_service END,
                 {", ".join(sides)}
             FROM told GROUP BY ALL
         """  # noqa: S608 - every name in it is ours, every value a parameter
-        self._add_facts(summary, where, parameters, selection)
-        regions = self.regions()
+        self._add_facts(summary, selection)
         slot = evidence.slot_ms
-        for row in self._stream(query, [*parameters, slot, slot, *pairs]):
-            scope, direction, relayed_in, size, flows, at_ms, serves, dnat, port, service, *values = row
-            source, destination = _ends(ends, values)
-            if direction == "relay":
-                source = ends.at(source, relayed_in or "", regions.get(relayed_in, ""))
+        rows = self._stream(query, [*parameters, slot, slot, *pairs])
+        for source, destination, row in self._between(ends, rows):
+            scope, size, flows, direction, _, at_ms, serves, dnat, port, service = row
             summary.flows += int(flows)
             traffic = Traffic(scope, source, destination, direction == "ingress")
             summary.traffic[traffic] += int(size)
@@ -266,7 +291,7 @@ class FlowQuery:
 
     def present(self, selection: Selection) -> Present:
         """Return what the time range holds, by which it shows why nothing is wanted."""
-        [(flows, largest)] = self._fetch(f"SELECT count(*), max(bytes) FROM flows WHERE {_IN_RANGE}", self._bounds)  # noqa: S608
+        [(flows, largest)] = self._fetch(f"SELECT count(*), max(bytes) FROM flows WHERE {self._in_range}", [])  # noqa: S608
         found = Present(flows, int(largest or 0))
         for name, text, alone in selection.alone():
             where, parameters = self._where(alone)
@@ -278,21 +303,28 @@ class FlowQuery:
 
     def _values(self, of_side: str) -> set[str]:
         """Return the values of an expression, on either side of a flow."""
-        sides = (f"SELECT {of_side.format(side)} FROM flows WHERE {_IN_RANGE}" for side in _SIDES)  # noqa: S608
-        found = self._fetch(" UNION ".join(sides), [*self._bounds, *self._bounds])
+        sides = (f"SELECT {of_side.format(side)} FROM flows WHERE {self._in_range}" for side in _SIDES)  # noqa: S608
+        found = self._fetch(" UNION ".join(sides), [])
         return {value for (value,) in found if value is not None}
 
-    def _where(self, selection: Selection, held: Iterable[tuple[str, str]] | None = None) -> tuple[str, list[object]]:
+    def _condition(
+        self, selection: Selection, held: Iterable[tuple[str, str]] | None = None
+    ) -> tuple[str, list[Value]]:
         if selection.on_addresses:
             found = self._held(selection) if held is None else held
             self._database.register(WANTED_ADDRESSES, wanted_addresses(found))
-        condition, parameters = selection.sql(WANTED_ADDRESSES)
-        return f"{_IN_RANGE} AND {condition}", [*self._bounds, *parameters]
+        return selection.sql(WANTED_ADDRESSES)
+
+    def _where(self, selection: Selection, held: Iterable[tuple[str, str]] | None = None) -> tuple[str, list[object]]:
+        condition, parameters = self._condition(selection, held)
+        return f"{self._in_range} AND {condition}", [*parameters]
 
     @property
-    def _bounds(self) -> list[int]:
-        by_ms = self.span.ended_by_ms
-        return [self.span.from_ms, self.span.to_ms, _EVER_MS if by_ms is None else by_ms]
+    def _in_range(self) -> str:
+        """The condition that a window is in the range: of times as they are stored, which a row group's least tell."""
+        by_ms = _EVER_MS if self.span.ended_by_ms is None else self.span.ended_by_ms
+        from_, to, beyond = map(_moment, (self.span.from_ms, self.span.to_ms, by_ms + 1))
+        return f"window_start >= {from_} AND window_start < {to} AND window_end < {beyond}"
 
     def _held(self, selection: Selection) -> list[tuple[str, str]]:
         """Return the flows' own addresses that filters on addresses want, with the filter's name."""
@@ -333,13 +365,18 @@ def _label_table(times: Sequence[LabelTime], span: TimeRange, slot_ms: int) -> p
     return pa.table({name: pa.array([row[at] for row in rows], of) for at, (name, of) in enumerate(columns)})
 
 
-def _end_columns(side: str) -> str:
+def _moment(at_ms: int) -> str:
+    return f"make_timestamptz({min(at_ms * 1000, _EVER_MS - 1)})"
+
+
+def _end_columns(side: str) -> list[str]:
     """Return the columns that a report's end is made of; a node only of what is a node, a pod of what has gone."""
     special = {
-        "node": f"CASE WHEN {side}kind = 'node' THEN {side}node END",
+        # The outer packets of an overlay go from each node to each, and only their sum is told.
+        "node": f"CASE WHEN {side}kind = 'node' AND encapsulation IS NULL THEN {side}node END",
         "pod": f"CASE WHEN {side}workload IS NULL THEN {side}pod END",
     }
-    return ", ".join(special.get(name, f"{side}{name}") for name in FIELDS)
+    return [special.get(name, f"{side}{name}") for name in FIELDS]
 
 
 def _both_ends(parties: Parties) -> tuple[list[str], list[str | int]]:
@@ -349,11 +386,11 @@ def _both_ends(parties: Parties) -> tuple[list[str], list[str | int]]:
     # Which end is a broker tells what of a node's traffic is the meter's own, and nothing else.
     sides = zip(_SIDES, reversed(_SIDES), strict=True)
     tests = {side: f"{other}kind = 'node' AND ({brokers.replace('%s', side)})" for side, other in sides}
-    return [f"{_end_columns(side)}, {test}" for side, test in tests.items()], [*pairs, *pairs]
+    return [each for side, test in tests.items() for each in (*_end_columns(side), test)], [*pairs, *pairs]
 
 
-def _ends(parties: Parties, values: list[object]) -> tuple[Party, Party]:
-    width = len(FIELDS) + 1
+def _ends(parties: Parties, values: Sequence[object]) -> tuple[Party, Party]:
+    width = _ENDS_WIDTH // 2
     source, destination = (
         parties.of([None if value is None else str(value) for value in facts], broker=bool(broker))
         for *facts, broker in (values[:width], values[width:])

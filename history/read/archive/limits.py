@@ -25,6 +25,8 @@ MAX_GROUP_BYTES = 4 * 1024 * 1024 * 1024
 _READERS = 16
 _END = b"PAR1"
 _END_BYTES = 8
+# What is read first, in which most footers are.
+_TAIL_BYTES = 64 * 1024
 
 
 def check_files(archive: FlowArchive, paths: Iterable[str]) -> None:
@@ -56,10 +58,13 @@ def why_too_large(source: pa.NativeFile) -> str | None:
 
 
 def _read_footer(source: pa.NativeFile) -> tuple[str | None, pq.FileMetaData | None]:
-    if (found := footer_bytes(source)) > MAX_FOOTER_BYTES:
+    tail = _tail(source, _TAIL_BYTES)
+    if (found := _footer_bytes(tail)) > MAX_FOOTER_BYTES:
         return _more(found, MAX_FOOTER_BYTES, "bytes of footer"), None
-    source.seek(0)
-    metadata = pq.read_metadata(source)
+    if found + _END_BYTES > len(tail):
+        tail = _tail(source, found + _END_BYTES)
+    # Of what has been read: an object store is asked once.
+    metadata = pq.read_metadata(pa.BufferReader(tail))
     return _why_too_large(metadata), metadata
 
 
@@ -76,9 +81,17 @@ def _why_too_large(metadata: pq.FileMetaData) -> str | None:
 
 def footer_bytes(source: BinaryIO | pa.NativeFile) -> int:
     """Return how large the footer says it is; 0 where there is none, as the reader will say. Raises `OSError`."""
-    size = source.seek(0, 2)
-    source.seek(max(size - _END_BYTES, 0))
-    end = source.read(_END_BYTES)
+    return _footer_bytes(_tail(source, _END_BYTES))
+
+
+def _tail(source: BinaryIO | pa.NativeFile, length: int) -> bytes:
+    source.seek(max(source.seek(0, 2) - length, 0))
+    read: bytes = source.read(length)
+    return read
+
+
+def _footer_bytes(tail: bytes) -> int:
+    end = tail[-_END_BYTES:]
     return int.from_bytes(end[:4], "little") if end[4:] == _END else 0
 
 

@@ -85,11 +85,13 @@ def compacted(made_once: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made_once, tmp_path / "archive"))
 
 
-def asked(root: Path, *, rollups: bool = True, span: TimeRange = SPAN) -> tuple[dict[str, Any], int, int, str]:
+def asked(
+    root: Path, selection: Selection | None = None, *, rollups: bool = True, span: TimeRange = SPAN
+) -> tuple[dict[str, Any], int, int, str]:
     """Return the sums, how many rollups and files of flows were read, and what hour was gone."""
     parties, summary = PARTIES, Summary()
     with ArchiveQuery(FlowArchive(str(root)), span, Hours(span) if rollups else None) as query:
-        query.summarise(parties, summary, Selection())
+        query.summarise(parties, summary, selection or Selection())
         sums = {
             "traffic": dict(summary.traffic),
             "slots": dict(summary.slots),
@@ -116,8 +118,9 @@ def test_hours_with_a_rollup_hours_without_and_late_flows(written: Written) -> N
     assert asked(written.root) == (wanted, 3, 0, "")
 
 
-def test_a_report_reads_what_is_there_twice_however_many_files(
-    written: Written, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("selection", "times"), [(Selection(), 1), (Selection(scopes=["cross_zone"]), 2)])
+def test_how_often_a_report_reads_what_is_there(
+    written: Written, monkeypatch: pytest.MonkeyPatch, selection: Selection, times: int
 ) -> None:
     statements: list[str] = []
     stream = FlowQuery._stream
@@ -127,8 +130,8 @@ def test_a_report_reads_what_is_there_twice_however_many_files(
         return stream(query, statement, parameters)
 
     monkeypatch.setattr(FlowQuery, "_stream", noted)
-    asked(written.root)
-    assert len(statements) == 2
+    asked(written.root, selection)
+    assert len(statements) == times
 
 
 def test_what_is_told_of_the_range_and_of_what_is_wanted(tmp_path: Path) -> None:
