@@ -6,9 +6,11 @@ In the TOML file, top-level keys are the settings that all services share, and a
 holds its own. A value that makes no sense ends the process with exit status 2 and one line that names it.
 """
 
+import contextlib
 import re
 import socket
 import sys
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -55,6 +57,13 @@ def _host_port(value: str) -> str:
     return value
 
 
+def _listen(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    with contextlib.suppress(ValueError):
+        host = f"[{IPv6Address(host)}]"  # a pod's or a node's, as Kubernetes gives it
+    return _host_port(f"{host}:{port}") if host else _host_port(f"every{value}").removeprefix("every")
+
+
 def _host_ports(value: str) -> str:
     for part in value.split(","):
         _host_port(part)
@@ -73,7 +82,8 @@ def check_text(value: str) -> None:
         raise ValueError("expected UTF-8 text without NUL")
 
 
-HostPort = Annotated[str, AfterValidator(_host_port)]
+# Where a service listens: the host may be empty, which is every address.
+HostPort = Annotated[str, AfterValidator(_listen)]
 HostPorts = Annotated[str, AfterValidator(_host_ports)]
 IdPart = Annotated[str, Field(min_length=1, max_length=253), AfterValidator(_no_slash)]
 
@@ -170,7 +180,10 @@ class KafkaSettings(Settings):
 
 def listen_on(port: int) -> Any:
     """Return the field `listen` of a service: each has a port of its own, so that all can run on one host."""
-    return Field(f"127.0.0.1:{port}", description=f"where /metrics, /healthz and /readyz are served: port {port}")
+    return Field(
+        f"127.0.0.1:{port}",
+        description=f"where /metrics, /healthz and /readyz are served: port {port}; :{port} is on every address",
+    )
 
 
 class ServiceSettings(KafkaSettings):

@@ -10,6 +10,8 @@ from common.settings import KafkaSettings, ServiceSettings, load
     ("argv", "says"),
     [
         pytest.param(["--listen", "foo"], "listen (--listen, ZONEMETER_LISTEN) = 'foo': expected HOST:PORT", id="port"),
+        pytest.param(["--listen", ":65536"], "expected HOST:PORT", id="port too high"),
+        pytest.param(["--listen", "fd41::1::9460"], "expected HOST:PORT", id="no address"),
         pytest.param(["--partitions", "0"], "partitions", id="range"),
         pytest.param(["--partitions", "many"], "valid integer", id="type"),
         pytest.param(["--cluster", "a/b"], 'must not contain "/"', id="slash"),
@@ -46,6 +48,14 @@ def test_flags_before_variables_before_the_file(tmp_path: Path, monkeypatch: pyt
     assert (settings.cluster, settings.log_level, settings.partitions) == ("file", "error", 4)
     assert settings.listen == "[::1]:1"
     assert settings.kafka_bootstrap == "127.0.0.1:9092"
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("192.0.2.7:1", "192.0.2.7:1"), ("fd41::11:1", "[fd41::11]:1"), ("[fd41::11]:1", "[fd41::11]:1"), (":1", ":1")],
+)
+def test_a_service_listens_at_an_address_as_kubernetes_gives_it_or_at_all(given: str, meant: str) -> None:
+    assert load(ServiceSettings, "run collector", ["--listen", given]).listen == meant
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,6 @@ patches:
     patch: |
       - {op: add, path: /spec/template/spec/containers/0/securityContext/seccompProfile, value: {type: Unconfined}}
       - {op: add, path: /spec/template/spec/containers/0/securityContext/seLinuxOptions, value: {type: spc_t}}
-      - {op: add, path: '/spec/template/spec/containers/0/args/-', value: '--listen=[$(HOST_IP)]:9460'}
 """
 
 
@@ -87,7 +86,6 @@ def test_what_the_page_offers_is_worded_as_here() -> None:
         "seccompProfile: {type: Unconfined}",
         "seLinuxOptions: {type: spc_t}",
         "ZONEMETER_HOOK=tc",
-        "--listen=[$(HOST_IP)]:9460",
     ):
         assert words in PAGE
 
