@@ -38,7 +38,7 @@ real-api: ## manifests, advice and the enricher beside a real kube-apiserver; it
 
 cluster-test: ## a real Kubernetes cluster here: install, traffic beside the wire's count, kills, uninstall; some 25 minutes
 	@scripts/setup test
-	@$(BIN)/python -m tests.cluster $(if $(ONLY),--only "$(ONLY)") $(if $(KEEP),--keep)
+	@$(if $(VARIATION),ZONEMETER_CLUSTER_VARIATION="$(VARIATION)") $(BIN)/python -m tests.cluster $(if $(ONLY),--only "$(ONLY)") $(if $(KEEP),--keep)
 
 soak: setup ## memory, descriptors and tasks at full load must be flat: the lab, or NODES=1000 made-up ones; MINUTES=30
 	@$(BIN)/python -m bench.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(NODES),--nodes $(NODES))

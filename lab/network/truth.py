@@ -35,13 +35,13 @@ class Amount:
     packets: int
 
 
-def fabric_ruleset() -> str:
-    """Return the counters of the fabric: every frame that comes in over a port of the bridge, once."""
-    return f"""table bridge lab-truth {{
+def fabric_ruleset(family: str = "bridge", hook: str = "prerouting") -> str:
+    """Return the counters of the fabric: every frame that comes in over a port of the bridge, or at a hook, once."""
+    return f"""table {family} lab-truth {{
  set pairs4 {{ typeof ip saddr . ip daddr; size {_PAIRS}; flags dynamic; counter; }}
  set pairs6 {{ typeof ip6 saddr . ip6 daddr; size {_PAIRS}; flags dynamic; counter; }}
  counter total {{ }}
- chain count {{ type filter hook prerouting priority 0;
+ chain count {{ type filter hook {hook} priority 0;
   ether type ip counter name total add @pairs4 {{ ip saddr . ip daddr }}
   ether type ip6 counter name total add @pairs6 {{ ip6 saddr . ip6 daddr }}
  }}
@@ -99,9 +99,9 @@ def read(plan: Plan) -> dict[Pair, Amount]:
     return pairs
 
 
-def read_fabric(namespace: str) -> dict[Pair, Amount]:
+def read_fabric(namespace: str, family: str = "bridge") -> dict[Pair, Amount]:
     """Read the count of `fabric_ruleset` in a namespace since it was made; raises `LabError` if it is incomplete."""
-    return {(source, destination): amount for (source, destination), amount in _read_table(namespace, "bridge")}
+    return {(source, destination): amount for (source, destination), amount in _read_table(namespace, family)}
 
 
 def dropped(plan: Plan) -> int:

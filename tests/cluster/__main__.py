@@ -16,6 +16,7 @@ from collections.abc import Callable
 from common import terminal
 from tests.cluster import installed, kills, traffic, upgrade
 from tests.cluster.cluster import Cluster, install_packages
+from tests.cluster.network import VARIATION, VARIATIONS
 from tests.cluster.table import Table
 from tests.support.kubernetes.programs import CLUSTER, build
 
@@ -38,6 +39,8 @@ def main() -> int:
     )
     parser.add_argument("--keep", action="store_true", help="leave the cluster there; the next run takes it away")
     asked = parser.parse_args()
+    if unknown := set(VARIATION) - set(VARIATIONS):
+        parser.error(f"VARIATION={','.join(VARIATION)}: no {unknown.pop()}; there are: {', '.join(VARIATIONS)}")
     if os.geteuid() != 0:
         terminal.complain("cluster-test: must run as root: it makes namespaces and mounts")
         return 2
@@ -58,7 +61,7 @@ def run(chosen: list[str], keep: bool) -> int:
     """Do these parts; return the exit status."""
     cluster, table, begun = Cluster(), Table(), time.monotonic()
     try:
-        with table.part("cluster-test"):
+        with table.part(" ".join(("cluster-test", *VARIATION))):
             install_packages()
             build(CLUSTER)
             cluster.up()

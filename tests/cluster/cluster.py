@@ -36,6 +36,7 @@ PACKAGES = {
     "nft": "nftables",
     "conntrack": "conntrack",
     "ethtool": "ethtool",
+    "ipset": "ipset",
     "dockerd": "docker.io",
 }
 START_SECONDS = 300.0

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster.cluster import Cluster
-from tests.cluster.network import NODES
+from tests.cluster.network import NODES, VARIATION
 from tests.cluster.table import Table
 from tests.k8s.rendered import CHART, K8S
 from tests.support.services import eventually
@@ -47,6 +47,8 @@ def chart(cluster: Cluster, table: Table) -> None:
     """Install by the chart, as a trial with volumes and what can be two, and let `helm test` look."""
     files = (CHART / "values-trial.yaml", Path(__file__).with_name("values.yaml"))
     values = [*(f"--values={file}" for file in files), "-n", SERVICES, "--create-namespace"]
+    if "tc" in VARIATION:
+        values.append("--set=collector.hook=tc")
     _installed(cluster, table, "chart", lambda: cluster.api.helm("install", "zonemeter", str(CHART), *values))
     said = cluster.api.helm("test", "zonemeter", "-n", SERVICES)
     table.add("chart: helm test", "Succeeded", "Succeeded" if "Succeeded" in said else said)

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.cluster.network import DNS_ADDRESS, NODES, POD_CIDRS, Node
+from tests.cluster.network import DNS_ADDRESS, NODES, POD_CIDRS, POD_MTU, VARIATION, Node
 from tests.support.kubernetes.programs import PROGRAMS
 
 PAUSE_IMAGE = "zonemeter-cluster/pause:1"
@@ -120,11 +120,15 @@ version = 2
 
 
 def cni(node: Node) -> dict[str, object]:
-    """Return the pods' network: a link to each, and addresses that are given to another pod as late as can be."""
+    """Return the pods' network; an address is given to another pod as late as can be."""
     ranges = [[{"subnet": cidr}] for cidr in node.pod_cidrs]
-    ipam = {"type": "host-local", "ranges": ranges, "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}
-    plugins = [{"type": "ptp", "mtu": 1500, "ipam": ipam}, {"type": "portmap", "capabilities": {"portMappings": True}}]
-    return {"cniVersion": "0.4.0", "name": "pods", "plugins": plugins}
+    everywhere = ["::/0" if ":" in cidr else "0.0.0.0/0" for cidr in node.pod_cidrs]
+    ipam = {"type": "host-local", "ranges": ranges, "routes": [{"dst": cidr} for cidr in everywhere]}
+    links: dict[str, object] = {"type": "ptp"}
+    if "bridge" in VARIATION:
+        links = {"type": "bridge", "bridge": "pods", "isGateway": True, "hairpinMode": True}
+    ports = {"type": "portmap", "capabilities": {"portMappings": True}}
+    return {"cniVersion": "0.4.0", "name": "pods", "plugins": [links | {"mtu": POD_MTU, "ipam": ipam}, ports]}
 
 
 def kubelet(node: Node) -> dict[str, object]:
@@ -139,6 +143,7 @@ def kubelet(node: Node) -> dict[str, object]:
         "failCgroupV1": False,
         "failSwapOn": False,
         "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
+        "address": "::",
         "clusterDNS": [DNS_ADDRESS],
         "clusterDomain": "cluster.local",
         "volumePluginDir": "/var/lib/kubelet/plugins",
@@ -152,6 +157,7 @@ def daemons(node: Node, directory: Path) -> dict[str, list[str]]:
     config, mode = directory.parent / "kubeconfig", directory / "proxy-mode"
     proxy = f"{PROGRAMS}/kube-proxy"
     flags = f"--kubeconfig={config} --hostname-override={node.name} --cluster-cidr={','.join(POD_CIDRS)}"
+    flags += " --metrics-bind-address=127.0.0.1:10249"
     # What these would set is the machine's.
     flags += " --conntrack-max-per-core=0 --conntrack-tcp-timeout-established=0s --conntrack-tcp-timeout-close-wait=0s"
     return {

@@ -5,8 +5,10 @@ import asyncio
 import contextlib
 import csv
 import io
+import subprocess
 import time
 from collections import Counter
+from pathlib import Path
 
 from history.model.time_range import rfc3339
 from tests.cluster import network
@@ -102,7 +104,7 @@ class Traffic:
         return {ends: size for ends, size in pairs.items() if size}
 
     def reported(self) -> Pairs:
-        """Return what `report` says of the same: every scope but those that no wire carries, nor multicast.
+        """Return what `report` says of the same: every scope but that which no wire carries, nor multicast.
 
         The Job's pods live for a second: what is sent to one may be read before Kubernetes says who it is. Then it is
         unknown (late_index), in its node's zone by the podCIDR; and what DNS answers it is in nobody's namespace.
@@ -113,7 +115,7 @@ class Traffic:
             source, destination = ((row[side], row[f"{side}_zone"]) for side in ("source", "destination"))
             if destination[0] == "unknown" and destination[1]:
                 destination = LABELS[JOB], destination[1]
-            if row["scope"] not in ("same_node", "same_zone") and _is_compared(source, destination):
+            if row["scope"] != "same_node" and _is_compared(source, destination):
                 pairs[source, destination] += int(row["bytes"])
         return dict(pairs)
 
@@ -167,10 +169,19 @@ def _is_compared(source: End, destination: End) -> bool:
     return destination[0] != "unknown" and (source[0], destination[0]) != (_DNS, LABELS[JOB])
 
 
+def _has_ipvs() -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        subprocess.run(["modprobe", "--quiet", "ip_vs"], check=False)
+    return Path("/proc/net/ip_vs").exists()
+
+
 def metered(cluster: Cluster, table: Table) -> None:
-    """Send with kube-proxy in either mode, and compare after each."""
+    """Send with kube-proxy in each mode that the kernel has, and compare after each."""
     traffic = Traffic(cluster)
-    for mode in ("iptables", "nftables"):
+    for mode in ("iptables", "nftables", "ipvs"):
+        if mode == "ipvs" and not _has_ipvs():
+            table.add("kube-proxy in ipvs mode", "if this kernel has it", "not in this kernel", ok=True)
+            continue
         cluster.change_proxy_mode(mode)
         traffic.go()
         traffic.run_job()

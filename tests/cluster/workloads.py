@@ -22,7 +22,7 @@ _TARGETS = ["web:80", f"db:{PORT}"]
 _HOSTS = [f"{node.addresses[0]}:{HOST_PORT}" for node in NODES]
 # Where Python looks for them first, whatever the image has.
 _FILES = [{"key": "in_pod.py", "path": "in_pod.py"}, {"key": "server.py", "path": "lab/traffic/server.py"}]
-_BOTH_FAMILIES = {"ipFamilyPolicy": "RequireDualStack"}
+_ALL_FAMILIES = {"ipFamilyPolicy": "PreferDualStack"}
 
 
 def standing() -> list[dict[str, Any]]:
@@ -38,8 +38,8 @@ def standing() -> list[dict[str, Any]]:
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _named("traffic"), "data": program},
         _workload("Deployment", "web", serve),
-        _service("web", ports, **_BOTH_FAMILIES),
-        _service("edge", [edge], app="web", type="NodePort", externalTrafficPolicy="Local", **_BOTH_FAMILIES),
+        _service("web", ports, **_ALL_FAMILIES),
+        _service("edge", [edge], app="web", type="NodePort", externalTrafficPolicy="Local", **_ALL_FAMILIES),
         _workload("StatefulSet", "db", serve, serviceName="db"),
         _service("db", [{"name": "tcp", "port": PORT}], clusterIP="None"),
         _workload("DaemonSet", ON_HOST_PORT, serve, ports=host_ports),

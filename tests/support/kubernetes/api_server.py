@@ -40,7 +40,7 @@ class ApiServer:
         self.directory, self.namespace, self._host, self._flags = directory, namespace, host, flags
         self.processes = Processes(directory)
         self._port, self._clients, self._peers = (port if namespace else free_port() for port in (6443, 2379, 2380))
-        self.address = f"https://{host}:{self._port}"
+        self.address = f"https://{f'[{host}]' if ':' in host else host}:{self._port}"
 
     def inside(self) -> AbstractContextManager[None]:
         """Be where it is reached, for the length of a block that must not await."""
@@ -79,7 +79,7 @@ class ApiServer:
         """Start the API server alone, as after its end, and wait until it answers."""
         server = self.run(
             "kube-apiserver",
-            f"--bind-address={self._host if self.namespace is None else '0.0.0.0'}",
+            f"--bind-address={self._host if self.namespace is None else '::'}",
             f"--secure-port={self._port}",
             f"--advertise-address={self._host}",
             f"--etcd-servers=http://127.0.0.1:{self._clients}",
