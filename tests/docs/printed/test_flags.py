@@ -4,6 +4,7 @@
 import importlib
 import re
 import shlex
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,15 +14,9 @@ from common.settings import ENV_PREFIX, load
 from enricher.index.cidrs import read_cidr_map
 from sinks.flowlog.settings import FlowlogSettings
 from tests.docs.printed.commands import DOCUMENTS, ROOT
-from tests.support.settings_reference import what_it_reads
+from tests.support.settings_reference import Reads, what_it_reads
 
 _BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
-READS = {words: what_it_reads(words, command) for words, command in COMMANDS.items()}
-FLAGS = {
-    words: {option for action in reads.parser._actions for option in action.option_strings}
-    for words, reads in READS.items()
-}
-FIELDS = {name for reads in READS.values() if reads.settings for name in reads.settings.model_fields}
 # Docker's, Helm's, and those of Kafka's own tools.
 FOREIGN = {
     "--build-arg",
@@ -45,6 +40,12 @@ SPANS = sorted(
 )
 
 
+@cache
+def reads() -> dict[tuple[str, ...], Reads]:
+    """Return what each command reads."""
+    return {words: what_it_reads(words, command) for words, command in COMMANDS.items()}
+
+
 def block(page: str, containing: str) -> str:
     """Return the one block of TOML of a page that has this in it."""
     blocks = re.findall(r"^```toml\n(.*?)^```", (ROOT / "docs" / page).read_text(), re.MULTILINE | re.DOTALL)
@@ -58,7 +59,9 @@ def test_a_flag_is_some_commands_and_takes_that_value(code: str, page: str) -> N
     flag = words[0].partition("=")[0]
     if flag in FOREIGN:
         return
-    who = [words for words, flags in FLAGS.items() if flag in flags]
+    who = [
+        command for command, its in reads().items() if any(flag in each.option_strings for each in its.parser._actions)
+    ]
     assert who, page
     if words == [flag] or re.search(r"[A-Z]{3}|\|", code):
         return
@@ -77,9 +80,10 @@ def takes(command: tuple[str, ...], flags: list[str]) -> bool:
 
 def test_a_variable_is_some_commands_or_composes() -> None:
     compose = (ROOT / "docker-compose.yml").read_text()
+    fields = {name for each in reads().values() if each.settings for name in each.settings.model_fields}
     for page in DOCUMENTS:
         for name in re.findall(r"\bZONEMETER_[A-Z_]*[A-Z]\b", page.read_text()):
-            assert name.removeprefix(ENV_PREFIX).lower() in FIELDS or re.search(rf"{{{name}:-|{name}:", compose), (
+            assert name.removeprefix(ENV_PREFIX).lower() in fields or re.search(rf"{{{name}:-|{name}:", compose), (
                 page.name,
                 name,
             )
