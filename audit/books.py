@@ -178,6 +178,14 @@ class Reconciler:
             self.settle(margin_ms)
             self._left = len(self._open)
 
+    def bound(self, margin_ms: int, most: int) -> list[OpenWindow]:
+        """Keep at most so many windows open: let go of those that fit, then of the oldest, which are returned."""
+        self.trim(margin_ms, most // 2)
+        given_up = self.oldest(max(len(self._open) - most, 0))
+        for window in given_up:
+            self.drop(window)
+        return given_up
+
     def expire(self, before_ms: int) -> Iterator[tuple[OpenWindow, list[Shortfall]]]:
         """Let go of what ended before that time, whether or not it fits, and yield it with what does not fit."""
         for window in [window for window in self._open if window.end_ms < before_ms]:

@@ -203,9 +203,7 @@ class Auditor:
 
     def _bound(self) -> None:
         """Keep memory in bounds: let go of what fits, and beyond --max-open-windows of the oldest that do not."""
-        self._books.trim(int(self._settings.settle_seconds * 1000), self._settings.max_open_windows // 2)
-        for window in self._books.oldest(max(len(self._books) - self._settings.max_open_windows, 0)):
-            self._books.drop(window)
+        for window in self._books.bound(int(self._settings.settle_seconds * 1000), self._settings.max_open_windows):
             self._give_up(window.key.id)
 
     def _give_up(self, window: str) -> None:

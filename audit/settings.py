@@ -20,9 +20,10 @@ class AuditServiceSettings(ServiceSettings):
         description="a window that has not arrived is in flight while younger than this, then late",
     )
     max_open_windows: int = Field(
-        100_000,
+        250_000,
         ge=1000,
-        description="windows kept because they are not closed; beyond it the oldest is given up",
+        description="windows kept because they are not closed, 3 kB each; beyond it the oldest is given up. A node has "
+        "one in ten seconds, and those of --cut-seconds wait for the flow log: the default is for 5,000 nodes",
     )
     max_clusters: int = Field(
         100, ge=1, description="clusters whose books are kept; what others send is counted as cluster _other_"

@@ -10,8 +10,10 @@ from audit.books import Reconciler, conclude
 from audit.metrics import AuditMetrics
 from audit.result import Audit
 from audit.rolling import Rolling
+from audit.settings import AuditServiceSettings
 from bench import ledger
 from schemas.ledger import read_ledger
+from sinks.flowlog.settings import FlowlogSettings
 from tests.support.counted import calls
 
 WINDOWS = 12
@@ -63,3 +65,25 @@ def test_a_window_costs_so_many_calls() -> None:
     nodes = 40
     assert calls(command(nodes)) / (nodes * WINDOWS) < 330
     assert calls(check(nodes)) / (nodes * WINDOWS) < 105
+
+
+# What is said of `--max-open-windows`, by a hundredth of the nodes.
+PART = 100
+LARGE = 5_000 // PART
+
+
+@pytest.mark.parametrize(("most", "holds"), [(AuditServiceSettings().max_open_windows // PART, True), (1_000, False)])
+def test_5000_nodes_whose_flow_log_is_cut_after_five_minutes_have_room(most: int, holds: bool) -> None:
+    """All partitions are cut at the same time, and the audit has just started: it reads as fast as it can."""
+    windows, cut = 80, FlowlogSettings().cut_seconds * 1000 / ledger.WINDOW_MS
+    assert ledger.cut_windows(LARGE) == cut
+    rolling = Rolling(AuditServiceSettings().span_minutes * 60_000)
+    rolling.move(ledger.START_MS + windows * ledger.WINDOW_MS)
+    books = Reconciler(rolling.sums_of, rolling.wants)
+    given_up, margin_ms = 0, int(AuditServiceSettings().settle_seconds * 1000)
+    for number, entry in enumerate(ledger.entries(LARGE, windows, partitions=1)):
+        books.take(read_ledger(entry.value, entry.key, entry.partition))
+        if number % 20 == 0:
+            given_up += len(books.bound(margin_ms, most))
+            assert len(books) <= most
+    assert (given_up == 0) is holds
