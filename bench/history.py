@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make bench-history`: a report over thirteen months, from the rollups of weeks and days.
+"""`make bench-history`: a report over thirteen months, from the rollups of weeks and days; and reports over flows.
 
 A made-up cluster of 1,000 nodes in three zones: 300 workloads, each of which calls six others, all of them with pods in
 every zone, requests and replies apart; and each node talks to ten workloads. That is 52,400 kinds of traffic, all of
@@ -21,6 +21,7 @@ from statistics import median
 import duckdb
 import pyarrow.parquet as pq
 
+from bench import history_flows
 from bench.history_reader import BEGIN_MS, DAY_MS, DAYS, HOUR_MS, NODES, SPAN
 from bench.measure import report
 from bench.measure.figure import Figure, Target, in_turn
@@ -128,7 +129,11 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def measure(rounds: int) -> Sequence[Table]:
-    """Return the table."""
+    """Return the tables."""
+    return [_months(rounds), history_flows.large(rounds), history_flows.small(rounds)]
+
+
+def _months(rounds: int) -> Table:
     with tempfile.TemporaryDirectory() as directory:
         make(Path(directory))
         weeks = make_weeks(Path(directory))
@@ -149,7 +154,7 @@ def measure(rounds: int) -> Sequence[Table]:
         Figure("rollups of weeks", "MB", [sizes[1] / 1e6]),
         Figure("making a week's", "CPU s", [median(weeks)]),
     ]
-    return [Table("Thirteen months of 1,000 nodes", (__doc__ or "").partition("\n\n")[2], figures)]
+    return Table("Thirteen months of 1,000 nodes", (__doc__ or "").partition("\n\n")[2], figures)
 
 
 if __name__ == "__main__":

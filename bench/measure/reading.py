@@ -16,13 +16,14 @@ Took = dict[str, float]
 class Readings:
     """A module that calls `run`, and the arguments of its readings; `taken`: what the measured ones took.
 
-    `beside`: what the yardstick's took.
+    `beside`: what the yardstick's took, `others`: what others' did.
     """
 
     def __init__(self, module: str, *arguments: str) -> None:
         self._module, self._arguments = module, arguments
         self.taken: list[Took] = []
         self.beside: list[Took] = []
+        self.others: dict[str, list[Took]] = {}
 
     def _read(self, which: str) -> Took:
         took: Took = json.loads(output_of(self._module, which, *self._arguments))
@@ -38,10 +39,16 @@ class Readings:
         self.beside.append(self._read("yardstick"))
         return self.beside[-1]["cpu_seconds"]
 
+    def also(self, which: str) -> float:
+        """Return those of another."""
+        took = self._read(which)
+        self.others.setdefault(which, []).append(took)
+        return took["cpu_seconds"]
 
-def run(ours: Callable[[str], Took], yardstick: Callable[[str], Took]) -> None:
-    """Do one reading as the command line says, `ours|yardstick PATH`; print what it took, as JSON."""
-    readings: Mapping[str, Callable[[str], Took]] = {"ours": ours, "yardstick": yardstick}
+
+def run(ours: Callable[[str], Took], yardstick: Callable[[str], Took], **others: Callable[[str], Took]) -> None:
+    """Do one reading as the command line says, `ours|yardstick|OTHER PATH`; print what it took, as JSON."""
+    readings: Mapping[str, Callable[[str], Took]] = {"ours": ours, "yardstick": yardstick, **others}
     began = time.monotonic()
     counted = readings[sys.argv[1]](sys.argv[2])
     used = resource.getrusage(resource.RUSAGE_SELF)
