@@ -19,8 +19,8 @@ from enricher.delivery.outgoing.unit import Unit
 from enricher.index.ownership import Index
 from enricher.metrics import EnricherMetrics
 from schemas.topics import TopicNames
-from tests.enricher.join.test_join import A1, A2, B1, WRITER, joined
 from tests.support.enricher.build import END, chunk, row
+from tests.support.enricher.joined import A1, A2, B1, WRITER, joined
 
 
 class FailsOnce:

@@ -21,11 +21,11 @@ from enricher.join.policy import DEFAULT, Policy
 from enricher.kube.states.pods import pod_state
 from schemas.flow import Workload
 from schemas.raw import RawChunk
-from tests.enricher.join.test_join import joined
 from tests.enricher.join.test_rollup import API_1, API_2, API_3, DB, FAR, ROLLED
 from tests.enricher.join.test_rollup import states as rolled_states
 from tests.support.enricher.api_objects import owner, pod_of
 from tests.support.enricher.build import START, chunk, node, pod, row
+from tests.support.enricher.joined import joined
 
 LONG, HERE, THERE = "n" * 253, "10.42.1.17", "10.42.2.9"
 

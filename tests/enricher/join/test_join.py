@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """One raw chunk to flows and books."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -10,66 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enricher.delivery.outgoing.recovery import Tail, read_back
-from enricher.delivery.outgoing.unit import ChunkRun, UnitWriter, not_out
 from enricher.index.cidrs import Cidr, CidrMap
-from enricher.index.ownership import Index
 from enricher.index.resolve import Resolver
-from enricher.join.join import Joined, Out, join, late_sources, resolve
-from enricher.join.policy import DEFAULT, NodeNames, Policy
+from enricher.join.join import join, resolve
+from enricher.join.policy import NodeNames, Policy
 from schemas.amount import NOTHING, Amount
-from schemas.errors import DecodeError
-from schemas.flow import Flow, decode_flow
-from schemas.ledger import decode_ledger
+from schemas.flow import decode_flow
 from schemas.raw import ENCAPSULATIONS
-from schemas.topics import TopicNames
-from schemas.topology import Served
 from tests.support.builders import total
-from tests.support.enricher.build import END, START, chunk, node, pod, row
-
-A1, A2, B1, HOST_B = "10.42.1.17", "10.42.1.18", "10.42.2.9", "192.168.0.21"
-RDS, INTERNET = "10.9.7.4", "8.8.8.8"
-
-
-def index() -> Index:
-    made = Index()
-    for state in (
-        node("node-a1", "192.168.0.11", "eu-west-1a", pod_cidrs=("10.42.1.0/24",)),
-        node("node-b1", HOST_B, "eu-west-1b", pod_cidrs=("10.42.2.0/24",)),
-        pod("api-1", A1, "node-a1"),
-        pod("api-2", A2, "node-a1"),
-        pod("db-0", B1, "node-b1"),
-        pod("six", "fd00:42::17", "node-a1"),
-    ):
-        made.apply(state)
-    return made
-
-
-def resolver(states: Index | None = None) -> Resolver:
-    return Resolver(states or index(), CidrMap([]))
-
-
-def joined(
-    rows: list[dict[str, Any]],
-    out: Out | None = None,
-    policy: Policy = DEFAULT,
-    states: Index | None = None,
-    **head: Any,
-) -> Joined:
-    raw = chunk(rows, **head)
-    found = join(raw, resolve(raw, resolver(states)), 3, 88123, out, policy)
-    accounted = total({"out": out.amount if out else NOTHING, "given": found.given, **found.aside})
-    assert (found.taken.bytes, found.taken.packets) == (accounted.bytes, accounted.packets)
-    assert total(found.by_scope).bytes == found.given.bytes
-    assert total(found.senders) == total(found.aside)
-    assert len(found.numbers) == len(found.values) == found.given.rows
-    assert found.numbers == sorted(set(found.numbers))
-    assert found.numbers == [int(decode_flow(value).id.rpartition("/")[2]) for value in found.values]
-    return found
-
-
-def flows(rows: list[dict[str, Any]], **overrides: Any) -> list[Flow]:
-    return [decode_flow(value) for value in joined(rows, **overrides).values]
+from tests.support.enricher.build import START, chunk, node, pod, row
+from tests.support.enricher.joined import A1, A2, B1, HOST_B, INTERNET, RDS, flows, index, joined
 
 
 def test_a_flow_is_written_as_the_contract_says() -> None:
@@ -88,70 +37,6 @@ def test_a_flow_is_written_as_the_contract_says() -> None:
         b'"observer":{"node":"node-a1","cloud":{"availability_zone":"eu-west-1a","region":"eu-west-1"}},'
         b'"k8s":{"cluster":{"name":"prod-eu"}},"raw":{"partition":3,"offset":88123}}'
     )
-
-
-DB: Any = ("postgres", "tcp", 5432)
-HEADLESS: Any = ("postgres-hl", "tcp", 5432, True)
-REQUEST, REPLY = {"server": 1}, {"src_port": 5432, "dst_port": 0, "server": 2}
-
-
-def served_by(*ports: Any) -> Index:
-    made = index()
-    made.apply(pod("db-0", B1, "node-b1", resource_version="101", served=tuple(Served(*each) for each in ports)))
-    return made
-
-
-def services_of(flow: Flow) -> tuple[str | None, ...]:
-    ends = (flow.source.k8s, flow.destination.k8s)
-    return tuple(k8s.service.name if k8s and k8s.service else None for k8s in ends)
-
-
-@pytest.mark.parametrize(
-    ("ports", "fields", "service"),
-    [
-        pytest.param([DB], {}, "postgres", id="one"),
-        pytest.param([DB], {"dnat": 1}, "postgres", id="reached by its address"),
-        pytest.param([DB, ("metrics", "tcp", 9187)], {}, "postgres", id="another's is another port"),
-        pytest.param([DB, ("web", "udp", 5432)], {}, "postgres", id="or of another protocol"),
-        pytest.param([HEADLESS], {}, "postgres-hl", id="only a headless one"),
-        pytest.param([HEADLESS, DB], {}, "postgres", id="one with an address goes before it"),
-        pytest.param([DB, ("postgres-ro", "tcp", 5432)], {}, None, id="two: neither"),
-        pytest.param([HEADLESS, ("db-hl", "tcp", 5432, True)], {}, None, id="two headless ones: neither"),
-        pytest.param([DB], {"protocol": 17}, None, id="none of this protocol"),
-        pytest.param([], {}, None, id="none"),
-    ],
-)
-def test_both_legs_name_the_server_and_its_service(
-    ports: list[Any], fields: dict[str, Any], service: str | None
-) -> None:
-    rows = [row(A1, B1, **REQUEST, **fields), row(B1, A1, **REPLY, **fields), row(A2, A1, **REQUEST)]
-    request, reply, plain = flows(rows, states=served_by(*ports))
-    assert (request.server, reply.server, plain.server) == ("destination", "source", "destination")
-    assert services_of(request) == (None, service)
-    assert services_of(reply) == (service, None)
-    assert services_of(plain) == (None, None)
-    assert request.destination.port == reply.source.port == 5432
-    [unnamed] = flows([row(A1, B1)])
-    both = (request.destination, unnamed.destination)
-    assert both[0].k8s, both[1].k8s
-    assert msgspec.structs.replace(both[0].k8s, service=msgspec.UNSET) == both[1].k8s
-    assert (both[0].address, both[0].cloud) == (both[1].address, both[1].cloud)
-
-
-@pytest.mark.parametrize("fields", [{}, {"server": 0}, {"server": 2}, {"server": 1, "dst_port": 9187}])
-def test_no_service_is_named_of_who_is_not_known_to_serve_at_that_port(fields: dict[str, Any]) -> None:
-    found = flows([row(A1, B1, **fields), row(A2, A1, server=1)], states=served_by(DB))[0]
-    assert services_of(found) == (None, None)
-    assert found.server == (msgspec.UNSET, "destination", "source")[fields.get("server", 0)]
-
-
-def test_a_service_that_came_within_the_window_is_not_named_of_all_of_it() -> None:
-    made = index()
-    made.apply(pod("db-0", B1, "node-b1", resource_version="101", from_ms=START + 5000, served=(Served(*DB),)))
-    rows = [row(A1, B1, **REQUEST)]
-    assert services_of(flows(rows, states=made)[0]) == (None, None)
-    later = flows(rows, states=made, start_ms=END, end_ms=END + 10_000)
-    assert services_of(later[0]) == (None, "postgres")
 
 
 @pytest.mark.parametrize(
@@ -264,156 +149,6 @@ def test_names_with_quotes_stay_json() -> None:
 def test_amounts_near_the_limit_are_exact() -> None:
     found = joined([row(A1, B1, bytes=2**52), row(A1, A2, bytes=2**52 - 1)])
     assert found.given.bytes == 2**53 - 1
-
-
-def test_late_sources_are_senders_of_the_observing_node_only() -> None:
-    rows = [
-        row("10.42.1.99", B1),
-        row("10.42.2.99", A1),
-        row(A1, "10.42.1.98"),
-        row("10.42.1.97", A1, direction=1),
-    ]
-    raw = chunk(rows)
-    assert late_sources(raw, resolve(raw, resolver())) == {"10.42.1.99", "10.42.2.99"}, "also of another's podCIDR"
-
-
-SUBNET = "10.9.8.5"
-NO_CIDRS = [
-    node("node-a1", "10.9.8.1", "eu-west-1a"),
-    node("node-b1", "10.9.9.1", "eu-west-1b"),
-    pod("api-1", "10.9.8.17", "node-a1"),
-]
-
-
-@pytest.mark.parametrize(
-    ("fields", "waited_for"),
-    [
-        pytest.param({"src": SUBNET, "dst": "10.9.9.1"}, True, id="a sender of this node"),
-        pytest.param({"src": SUBNET, "dst": "10.9.9.1", "direction": 1}, False, id="it came from elsewhere"),
-        pytest.param({"src": SUBNET, "dst": "10.9.9.1", "direction": 2}, False, id="it was relayed"),
-        pytest.param({"src": "10.9.8.17", "dst": SUBNET}, False, id="a receiver"),
-        pytest.param({"src": "10.9.8.1", "dst": "10.9.9.1"}, False, id="the node itself"),
-        pytest.param({"src": "10.9.8.17", "dst": "10.9.9.1"}, False, id="a pod that is known"),
-        pytest.param(
-            {"src": "10.9.7.4", "dst": "10.9.9.1"}, True, id="what the map names, for it may be a subnet of pods"
-        ),
-        pytest.param({"src": "11.0.3.7", "dst": "10.9.9.1"}, True, id="public: clusters are numbered so, too"),
-        pytest.param({"src": "169.254.172.2", "dst": "10.9.9.1"}, False, id="of the node's own link"),
-        pytest.param({"src": "203.0.113.0/24", "dst": "10.9.9.1"}, False, id="many, folded into one"),
-        pytest.param({"src": "fe80::1", "dst": "ff02::1"}, False, id="of the link"),
-        pytest.param({"src": "junk", "dst": "10.9.9.1"}, False, id="no address"),
-    ],
-)
-def test_without_pod_cidrs_any_sender_of_this_node_may_be_a_pod(fields: dict[str, Any], waited_for: bool) -> None:
-    states = Index()
-    for state in NO_CIDRS:
-        states.apply(state)
-    mapped = Cidr(cidr="10.9.7.0/24", name="subnet-b", zone="eu-west-1b", region="eu-west-1")
-    raw = chunk([row(**fields)])
-    late = late_sources(raw, resolve(raw, Resolver(states, CidrMap([mapped]))))
-    assert late == ({fields["src"]} if waited_for else set())
-
-
-def test_a_sender_nobody_knows_is_on_the_node_that_sent_and_counted_as_late() -> None:
-    states = Index()
-    for state in NO_CIDRS:
-        states.apply(state)
-    rows = [row(SUBNET, "10.9.9.1", bytes=700), row("10.9.8.17", SUBNET, bytes=80), row("10.9.8.17", RDS, bytes=9)]
-    found = joined(rows, states=states)
-    late, back, unmapped = (decode_flow(value) for value in found.values)
-    assert msgspec.to_builtins(late.source) == {
-        "kind": "unknown",
-        "address": SUBNET,
-        "reason": "late_index",
-        "k8s": {"node": {"name": "node-a1"}},
-        "cloud": {"availability_zone": "eu-west-1a", "region": "eu-west-1"},
-    }
-    assert [late.scope, back.scope, unmapped.scope] == ["cross_zone", "same_node", "unknown"]
-    assert unmapped.destination.reason == "vpc_unmapped"
-    assert found.late == Amount(780, 20, 2)
-
-
-WRITER = UnitWriter(TopicNames(), 3)
-
-
-def out_of(values: Iterable[bytes]) -> Out:
-    """Return what is known of flows read back."""
-    tail = Tail()
-    for value in values:
-        tail.add(read_back(value, b"node-a1", 3))
-    [out] = tail.chunks.values() or [Out()]
-    return out
-
-
-def test_resumed_after_any_row_the_books_are_the_same() -> None:
-    rows = [row(A1, B1, bytes=100 + i) if i % 3 else row(B1, A1, direction=1, bytes=7 + i) for i in range(10)]
-    raw = chunk(rows)
-    whole = joined(rows)
-    entry = decode_ledger(WRITER.enriched(raw, whole, None, END).value)
-    for cut in range(len(whole.values) + 1):
-        out = out_of(whole.values[:cut])
-        rest = joined(rows, out)
-        assert list(whole.values[cut:]) == list(rest.values)
-        assert decode_ledger(WRITER.enriched(raw, rest, out, END).value) == entry
-
-
-ROWS = [row(A1, B1, bytes=100), row(A1, A2, bytes=50), row(B1, A1, direction=1, bytes=7)]
-
-
-@pytest.mark.parametrize(
-    "forged",
-    [
-        pytest.param({"bytes": 99}, id="fewer bytes"),
-        pytest.param({"packets": 1}, id="fewer packets"),
-        pytest.param({"number": 1}, id="another row's number"),
-        pytest.param({"rows": [0, 1]}, id="two rows"),
-        pytest.param({"rows": [0, 0]}, id="a row twice"),
-        pytest.param({"number": 3 * 10**14}, id="a number that no enricher comes to"),
-        pytest.param({"number": 999, "rows": [2**53 - 1]}, id="a row that no chunk has"),
-    ],
-)
-def test_a_flow_that_does_not_fit_its_chunk_stands_for_nothing(forged: dict[str, Any]) -> None:
-    raw = chunk(ROWS)
-    true = orjson.loads(next(iter(joined(ROWS).values)))
-    assert out_of([orjson.dumps(true)]).fits(raw)
-    number = forged.pop("number", 0)
-    value = orjson.dumps(true | forged | {"id": f"{raw.id}/{number}"})
-    assert not out_of([value]).fits(raw)
-    assert not out_of([value]).fits(chunk([]))
-
-
-@pytest.mark.parametrize(
-    ("changed", "key", "partition"),
-    [
-        pytest.param({}, b"node-b1", 3, id="another node's key"),
-        pytest.param({}, None, 3, id="no key"),
-        pytest.param({}, b"node-a1", 4, id="another partition"),
-        pytest.param({"scope": "near"}, b"node-a1", 3, id="no sink takes it"),
-        pytest.param({"id": "prod/node-a1/x/0"}, b"node-a1", 3, id="no id"),
-        pytest.param({"attribution_version": 1}, b"node-a1", 3, id="joined again by a replay"),
-    ],
-)
-def test_what_no_enricher_wrote_is_not_out(changed: dict[str, Any], key: bytes | None, partition: int) -> None:
-    value = next(iter(joined(ROWS).values))
-    read_back(value, b"node-a1", 3)
-    with pytest.raises(DecodeError):
-        read_back(orjson.dumps(orjson.loads(value) | changed), key, partition)
-
-
-def test_what_is_out_is_left_out() -> None:
-    raw = chunk([row(A1, B1), row(B1, A1, direction=1), row(A1, A2)])
-    run = WRITER.flows(raw, joined([row(A1, B1), row(B1, A1, direction=1), row(A1, A2)]), END)
-    other = ChunkRun(msgspec.structs.replace(raw, sequence=raw.sequence + 1), [0], run.run)
-    [rest, untouched] = not_out([run, other], {raw.id: Out(0, Amount(0, 0, 1)), "third": Out(9)})
-    assert (rest.numbers, list(rest.run.values), untouched) == ([2], list(run.run.values)[1:], other)
-    assert not_out([run], {raw.id: Out(2, Amount(0, 0, 2))}) == []
-    assert not_out([run], {raw.id: Out(2, Amount(0, 0, 1))}) == [run], "the second row alone is not our doing"
-
-
-def test_a_time_too_far_ahead_is_cut_to_what_kafka_takes() -> None:
-    raw = chunk([row(A1, B1)])
-    assert WRITER.flows(raw, joined([row(A1, B1)]), START).run.timestamp_ms == END
-    assert WRITER.flows(raw, joined([row(A1, B1)]), START - 86_400_000).run.timestamp_ms == START - 83_400_000
 
 
 ADDRESSES = [A1, A2, B1, HOST_B, RDS, INTERNET, "10.42.2.77", "fd00:42::17", "2a00::1", "junk"]

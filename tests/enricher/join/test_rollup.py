@@ -16,8 +16,8 @@ from enricher.join.policy import NodeNames, Policy
 from schemas.amount import NOTHING, Amount
 from schemas.flow import Flow, decode_flow
 from schemas.topology import Served
-from tests.enricher.join.test_join import index, joined, out_of
 from tests.support.enricher.build import node, pod, row
+from tests.support.enricher.joined import index, joined, out_of
 
 ROLLED = Policy(detail="workload")
 API_1, API_2, API_3, DB, FAR = "10.42.1.17", "10.42.1.18", "10.42.3.5", "10.42.3.9", "10.42.2.9"

@@ -12,8 +12,8 @@ from enricher.join.policy import Policy
 from history.replay.pairs import Found, Pairs
 from schemas.flow import Endpoint, Flow, Kubernetes, Named, Workload, decode_flow
 from schemas.ids import split_flow_id
-from tests.enricher.join.test_join import joined, out_of
 from tests.enricher.join.test_rollup import ROWS, states
+from tests.support.enricher.joined import joined, out_of
 from tests.support.history.rows import rows_of
 from tests.support.sinks.flows import API, EXTERNAL, POSTGRES, cloud, flow, flow_id, node, pod
 
