@@ -3,7 +3,7 @@
 
 The enriched topic holds 800,000 flows, which the enricher made of a cluster with 9,000 pods: records of some 900 bytes,
 zstd, two partitions, one broker. CPU is the process's own, user and system, over the last nine tenths of the flows. The
-yardstick is a process that calls `getmany` until it has them all, and does nothing with them.
+yardstick is a process that calls aiokafka's own `getmany` until it has them all, and does nothing with them.
 """
 
 import asyncio
