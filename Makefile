@@ -7,7 +7,7 @@ PYTHON_ROOMS := audit bench cli collector common compose docs doctor enricher hi
 # processes keep two cores busy. Files go out in the order that tests/conftest.py gives them.
 PYTEST_ARGS ?= -n 4 --dist loadfile --no-loadscope-reorder
 # A name here is a module bench.NAME, `make bench-NAME` and a section of docs/benchmarks.md.
-BENCHES := hook collector enricher sinks columnar index freshness bill advise forecast archive history audit
+BENCHES := hook collector enricher sinks columnar index freshness bill advise forecast archive history audit scale
 
 .PHONY: help setup demo test quick torture real-api cluster-test soak flips bench compose-test check format docs screenshots images chart lock clean
 

@@ -158,7 +158,7 @@ def synth(settings: SynthSettings) -> int:
         except OSError as error:
             raise Refusal(f"topology = {str(settings.topology)!r}: {error.strerror}") from error
     traffic = Traffic(cluster, settings.cluster, settings.flows, begin_ms)
-    run_interruptible(publish(settings, traffic, settings.windows, live=settings.live))
+    run_interruptible(publish(settings, traffic, range(settings.windows), live=settings.live))
     flows = settings.nodes * settings.windows * settings.flows
     say(f"{flows:,} flows of {settings.nodes:,} nodes and {settings.pods:,} pods, windows of each: {settings.windows}")
     return 0

@@ -28,10 +28,10 @@ Done = Callable[[], Awaitable[int]]
 
 
 @contextmanager
-def broker() -> Iterator[str]:
-    """Run a Kafka broker for the length of a block; give its address."""
-    with tempfile.TemporaryDirectory() as directory:
-        made = Broker(Path(directory) / "kafka")
+def broker(directory: Path | None = None) -> Iterator[str]:
+    """Run a Kafka broker for the length of a block; give its address. `directory`: where `kafka/` becomes its own."""
+    with tempfile.TemporaryDirectory() as own:
+        made = Broker((directory or Path(own)) / "kafka")
         try:
             asyncio.run(made.start())
             yield made.bootstrap

@@ -12,8 +12,8 @@ import datetime
 import os
 import platform
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -25,20 +25,24 @@ _HEAD = "| what | ours | yardstick | compared: median (range) | target | |\n|---
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Figures under one heading. `text` says what was measured, what the yardstick is and what it cannot tell."""
+    """Figures under one heading. `text` says what was measured, what the yardstick is and what it cannot tell.
+
+    `pictures`: SVGs by the names of their files, beside the page.
+    """
 
     title: str
     text: str
     figures: Sequence[Figure] = ()
+    pictures: Mapping[str, str] = field(default_factory=dict)
 
 
 Measure = Callable[[int], Sequence[Table]]
 
 
-def main(name: str, title: str, measure: Measure, argv: Sequence[str] | None = None) -> int:
+def main(name: str, title: str, measure: Measure, argv: Sequence[str] | None = None, rounds: int = 5) -> int:
     """Run `make bench-<name>`; return the exit status."""
     parser = argparse.ArgumentParser(prog=f"bench-{name}", description=title)
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of each, in turn")
+    parser.add_argument("--rounds", type=int, default=rounds, help="measurements of each, in turn")
     parser.add_argument("--no-write", action="store_true", help="print only, leave docs/benchmarks.md as it is")
     wanted = parser.parse_args(argv)
     tables = measure(wanted.rounds)
@@ -46,6 +50,9 @@ def main(name: str, title: str, measure: Measure, argv: Sequence[str] | None = N
     print(body, end="")
     if not wanted.no_write:
         PAGE.write_text(replaced(PAGE.read_text(), name, body))
+        for table in tables:
+            for file, picture in table.pictures.items():
+                PAGE.with_name(file).write_text(picture)
     return int(any(figure.met() is False for table in tables for figure in table.figures))
 
 

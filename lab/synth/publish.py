@@ -22,8 +22,8 @@ _AT_ONCE = 48
 _STATES_AT_ONCE = 5_000
 
 
-async def publish(settings: KafkaSettings, traffic: Traffic, windows: int, *, live: bool = False) -> None:
-    """Publish the states of a cluster, then all nodes' first windows, all their second ones, ...
+async def publish(settings: KafkaSettings, traffic: Traffic, windows: range, *, live: bool = False) -> None:
+    """Publish all nodes' windows of the first of these numbers, all of the second, ...; before number 0 the states.
 
     `live`: each when it has ended. Raises `Refusal` if Kafka does not take them or its topics are not there.
     """
@@ -32,8 +32,9 @@ async def publish(settings: KafkaSettings, traffic: Traffic, windows: int, *, li
     windows_of = WindowPublisher(publisher, settings.topics, settings.partitions)
     nodes = traffic.cluster.nodes
     try:
-        await _publish_states(settings, publisher, traffic.cluster.states())
-        for number in range(windows):
+        if 0 in windows:
+            await _publish_states(settings, publisher, traffic.cluster.states())
+        for number in windows:
             if live:
                 ends_ms = traffic.begin_ms + (number + 1) * WINDOW_MS
                 await sleep((ends_ms - now_ms()) / 1000)

@@ -2,6 +2,7 @@
 """What every benchmark shares: rounds in turn, comparison by round, and one section of a page rewritten."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 
@@ -62,3 +63,14 @@ def test_a_missed_target_is_bad_news(monkeypatch: pytest.MonkeyPatch, capsys: py
 
     assert report.main("x", "X", measure, ["--rounds", "2", "--no-write"]) == 1
     assert "| slow | 2 s | 1 s | 2 x (2 to 2) | <= 1.5 x | **missed** |" in capsys.readouterr().out
+
+
+def test_a_tables_pictures_are_written_beside_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (page := tmp_path / "page.md").write_text("# Page\n")
+    monkeypatch.setattr(report, "PAGE", page)
+    assert report.main("x", "X", lambda _: [report.Table("T", "text", pictures={"x.svg": "<svg/>"})], []) == 0
+    assert (tmp_path / "x.svg").read_text() == "<svg/>"
+    assert "### T" in page.read_text()
+    page.unlink()
+    assert report.main("x", "X", lambda _: [report.Table("T", "text", pictures={"y.svg": ""})], ["--no-write"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["x.svg"]
