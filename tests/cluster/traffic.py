@@ -147,12 +147,15 @@ class Traffic:
         """Return who they are; None for what none of the workloads has part in.
 
         Where a hostPort or a NodePort is asked and answers, the wire has the node's address. Of a hostPort that is
-        asked no more is known where the packet is sent.
+        asked no more is known where the packet is sent; nor at tc of a NodePort, which is not translated there yet: it
+        is its node's, in no namespace.
         """
         sender, receiver = self._ends.get(source), self._ends.get(destination)
         if (node := self._nodes.get(source)) and receiver and (server := _BEHIND_PORTS.get(receiver[0])):
             sender = server, node.zone
         if (node := self._nodes.get(destination)) and sender and (server := _BEHIND_PORTS.get(sender[0])):
+            if "tc" in network.VARIATION and sender[0] == _EXTERNAL:
+                return None
             receiver = (server if sender[0] == _EXTERNAL else f"node/{node.name}"), node.zone
         if sender is None or receiver is None or not {sender[0], receiver[0]} & set(LABELS.values()):
             return None
