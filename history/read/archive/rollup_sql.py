@@ -23,7 +23,7 @@ from sinks.flowlog.rows.columns import END_COLUMNS
 
 # Of one flow, and not of what it is summed up with; and of all flows of an archive alike.
 _DROPPED = ("id", "raw_partition", "raw_offset", "attribution_version")
-_SUMMED = ("bytes", "packets")
+SUMMED = ("bytes", "packets")
 _FLOWS = "flows"
 ROLLUP_SCHEMA = pa.schema([*(field for field in SCHEMA if field.name not in _DROPPED), (_FLOWS, pa.int64())])
 _NETWORKS = "rollup_networks"
@@ -75,8 +75,7 @@ def roll_up(database: duckdb.DuckDBPyConnection, flows: str, span: TimeRange) ->
         # Of a window that ends later than any should, as where a collector could not publish, the end is kept.
         "window_end": f"if(epoch_ms(window_end) > {span.to_ms + SLACK_MS}, window_end, {_moment(span.to_ms)})",
         "observer_node": "NULL",
-        "bytes": "sum(bytes)::BIGINT",
-        "packets": "sum(packets)::BIGINT",
+        **{each: f"sum({there(each)})::BIGINT" for each in SUMMED},
         _FLOWS: "sum(flows)::BIGINT",
     }
     columns = ", ".join(f"{special.get(name, name)} AS {name}" for name in ROLLUP_SCHEMA.names)
@@ -100,14 +99,22 @@ def view_rollups(database: duckdb.DuckDBPyConnection, archive: FlowArchive, path
         rows = database.read_parquet([*map(literal, files)], hive_partitioning=False)
     else:
         rows = database.from_arrow(ds.dataset(files, ROLLUP_SCHEMA, filesystem=archive.filesystem, format="parquet"))
-    sums = (f"coalesce({each}, error('a row of a rollup has no {each}')) AS {each}" for each in (*_SUMMED, _FLOWS))
-    columns = ", ".join([*(column for column in ROLLUP_SCHEMA.names if column not in (*_SUMMED, _FLOWS)), *sums])
-    rows.project(columns).create_view(name, replace=True)
+    columns = (column for column in ROLLUP_SCHEMA.names if column not in (*SUMMED, _FLOWS))
+    summed = (f"{there(each)} AS {each}" for each in (*SUMMED, _FLOWS))
+    rows.project(", ".join([*columns, *summed])).create_view(name, replace=True)
 
 
-def why_not_rollup(batch: pa.RecordBatch) -> str:
-    """Say why some rows are not a rollup's; "" if they may be."""
-    missing = [name for name in ROLLUP_SCHEMA.names if name not in batch.schema.names]
+def there(column: str) -> str:
+    """Return a column as SQL that fails where a row has none: a sum would leave such a row out without a word."""
+    return f"coalesce({column}, error('a row has no {column}'))"
+
+
+def why_not_rows(batch: pa.RecordBatch, *, rollup: bool) -> str:
+    """Say why some rows are no flows, or no rollup's; "" if they may be."""
+    summed = (*SUMMED, _FLOWS) if rollup else SUMMED
+    # Of flows, earlier versions lacked some.
+    wanted = ROLLUP_SCHEMA.names if rollup else summed
+    missing = [name for name in wanted if name not in batch.schema.names]
     if missing:
         return f"it has no column {missing[0]}"
-    return next((f"a row has no {name}" for name in (*_SUMMED, _FLOWS) if batch.column(name).null_count), "")
+    return next((f"a row has no {name}" for name in summed if batch.column(name).null_count), "")

@@ -25,7 +25,7 @@ from history.read.archive.files import find_chapter, hour_of, hour_range, long_r
 from history.read.archive.limits import check_files
 from history.read.archive.narrowed import Narrowed, known_columns, narrowing
 from history.read.archive.opened import ArchiveChanged, FlowArchive
-from history.read.archive.rollup_sql import ROLLUP_SCHEMA, view_rollups, why_not_rollup
+from history.read.archive.rollup_sql import ROLLUP_SCHEMA, SUMMED, there, view_rollups, why_not_rows
 from history.read.batch import SCHEMA
 from history.read.flow_sql import FLOWS, FlowQuery, literal, open_database
 from sinks.flowlog.archive.compaction import ROLLUPS, rollup_path
@@ -102,7 +102,8 @@ class ArchiveQuery(FlowQuery):
 
     def _view(self, flows: str, name: str) -> None:
         """Make a view of flows, and of the rollups that stand for others."""
-        query = f"CREATE OR REPLACE VIEW {name} AS SELECT *, 1::BIGINT AS flows FROM {flows}"  # noqa: S608
+        summed = ", ".join(f"{there(each)} AS {each}" for each in SUMMED)
+        query = f"CREATE OR REPLACE VIEW {name} AS SELECT * REPLACE ({summed}), 1::BIGINT AS flows FROM {flows}"  # noqa: S608
         rollups = f" UNION ALL BY NAME FROM {ROLLUPS}" if self.rollups else ""
         self._database.execute(query + rollups)
 
@@ -205,7 +206,7 @@ class ArchiveQuery(FlowQuery):
         try:
             with self.archive.open(path) as source:
                 for batch in pq.ParquetFile(source).iter_batches(BATCH_ROWS):
-                    if path in self._rollup_files and (why := why_not_rollup(batch)):
+                    if why := why_not_rows(batch, rollup=path in self._rollup_files):
                         return f"{path}: {why}"
         except (pa.ArrowException, OSError) as error:
             self.archive.check_answers(path, error)

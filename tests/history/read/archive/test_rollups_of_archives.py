@@ -206,11 +206,13 @@ def _without(column: str) -> Any:
     return lambda path: pq.write_table(pq.ParquetFile(path).read().drop_columns([column]), path)
 
 
-def _nothing_in(column: str) -> Any:
+def _nothing_in(column: str, rows: int | None = None) -> Any:
     def change(path: Path) -> None:
         table = pq.ParquetFile(path).read()
         at = table.schema.get_field_index(column)
-        pq.write_table(table.set_column(at, column, pa.nulls(len(table), table.schema.field(at).type)), path)
+        spoilt = len(table) if rows is None else rows
+        values = [*[None] * spoilt, *table.column(at).to_pylist()[spoilt:]]
+        pq.write_table(table.set_column(at, column, pa.array(values, table.schema.field(at).type)), path)
 
     return change
 
@@ -234,3 +236,13 @@ def test_a_damaged_rollup_is_an_error_of_one_line_that_names_it(compacted: Path,
     assert str(path.relative_to(compacted)) in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert asked(compacted, rollups=False)[0]["flows"] == 27
+
+
+@pytest.mark.parametrize("damage", [_nothing_in("bytes"), _nothing_in("bytes", 1)])
+def test_a_flow_without_bytes_is_an_error_of_one_line_that_names_its_file(compacted: Path, damage: Any) -> None:
+    path = next(compacted.glob("flows/*/*/*"))
+    damage(path)
+    with pytest.raises(Refusal) as refusal:
+        asked(compacted, rollups=False)
+    assert f"{path.relative_to(compacted)}: a row has no " in str(refusal.value)
+    assert "\n" not in str(refusal.value)
