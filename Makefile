@@ -28,7 +28,7 @@ quick: ## the tests that need no root, no Kafka, no kernel and no processes
 	@scripts/setup test
 	@$(BIN)/pytest $(PYTEST_ARGS) -q -m quick
 
-torture: ## every fault many times, then the books: three quarters of an hour; SEED=1 ONLY="broker kill" SHARE=0.1
+torture: ## every fault many times, then the books: an hour; SEED=1 ONLY="broker kill" SHARE=0.1
 	@scripts/setup test
 	@$(BIN)/python -m tests.torture $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only "$(ONLY)") $(if $(SHARE),--share $(SHARE))
 
