@@ -110,7 +110,7 @@ def there(column: str) -> str:
 
 
 def why_not_rows(batch: pa.RecordBatch, *, rollup: bool) -> str:
-    """Say why some rows are no flows, or no rollup's; "" if they may be."""
+    """Say why some rows cannot be flows, or a rollup's; "" if they may be."""
     summed = (*SUMMED, _FLOWS) if rollup else SUMMED
     # Of flows, earlier versions lacked some.
     wanted = ROLLUP_SCHEMA.names if rollup else summed
