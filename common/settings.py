@@ -58,10 +58,14 @@ def _host_port(value: str) -> str:
 
 
 def _listen(value: str) -> str:
-    host, _, port = value.rpartition(":")
+    """Return HOST:PORT, or :PORT for every address; an IPv6 address, as Kubernetes gives it, gets its brackets."""
+    host, colon, port = value.rpartition(":")
+    if colon and not host:
+        _host_port(f"[::]:{port}")
+        return value
     with contextlib.suppress(ValueError):
-        host = f"[{IPv6Address(host)}]"  # a pod's or a node's, as Kubernetes gives it
-    return _host_port(f"{host}:{port}") if host else _host_port(f"every{value}").removeprefix("every")
+        value = f"[{IPv6Address(host)}]:{port}"
+    return _host_port(value)
 
 
 def _host_ports(value: str) -> str:
@@ -82,7 +86,6 @@ def check_text(value: str) -> None:
         raise ValueError("expected UTF-8 text without NUL")
 
 
-# Where a service listens: the host may be empty, which is every address.
 HostPort = Annotated[str, AfterValidator(_listen)]
 HostPorts = Annotated[str, AfterValidator(_host_ports)]
 IdPart = Annotated[str, Field(min_length=1, max_length=253), AfterValidator(_no_slash)]
