@@ -176,6 +176,8 @@ def _parquet_batches(archive: FlowArchive, partition: int, file: DataFile) -> It
                 # A flow stands in the partition of its raw chunk.
                 batch = batch.filter(pc.equal(batch.column("raw_partition"), partition))  # noqa: PLW2901
             columns = [batch.column(name) for name in _COLUMNS]
+            if missing := next((name for name, column in zip(_COLUMNS, columns, strict=True) if column.null_count), ""):
+                raise ValueError(f"a row has no {missing}")
             columns[3] = columns[3].cast(MILLISECONDS, safe=False).cast(pa.int64())
             yield _Batch(of_file, zip(*(column.to_pylist() for column in columns), strict=True))
 

@@ -6,7 +6,7 @@ writes a million rows in one at most, and a compaction less. A file that says it
 means no good, or is not of an archive: a few kilobytes may unpack to gigabytes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from common.errors import Refusal
 from history.read.archive.opened import FlowArchive
+from sinks.flowlog.archive.compaction import ROLLUPS
 
 # Of a compaction it is a hundredth of the file: some 4 kB for each row group.
 MAX_FOOTER_BYTES = 64 * 1024 * 1024
@@ -25,6 +26,7 @@ MAX_GROUP_BYTES = 4 * 1024 * 1024 * 1024
 _READERS = 16
 _END = b"PAR1"
 _END_BYTES = 8
+_IN_EVERY_ROW = ("window_start", "window_end", "bytes", "packets")
 # What is read first, in which most footers are.
 _TAIL_BYTES = 64 * 1024
 
@@ -47,6 +49,10 @@ def checked_footer(archive: FlowArchive, path: str, source: pa.NativeFile) -> pq
         why, metadata = _read_footer(source)
     except pa.ArrowInvalid as error:
         raise pa.ArrowInvalid(f"{path}: {error}") from error
+    # Of a rollup, rows that say who counted have no scope.
+    wanted = _IN_EVERY_ROW if path.startswith(f"{ROLLUPS}/") else (*_IN_EVERY_ROW, "scope")
+    if metadata is not None:
+        why = why or _why_incomplete(metadata, wanted)
     if why:
         raise Refusal(f"archive {archive.location}: {path} {why}; no flow log wrote it so: restore it")
     return metadata
@@ -93,6 +99,17 @@ def _tail(source: BinaryIO | pa.NativeFile, length: int) -> bytes:
 def _footer_bytes(tail: bytes) -> int:
     end = tail[-_END_BYTES:]
     return int.from_bytes(end[:4], "little") if end[4:] == _END else 0
+
+
+def _why_incomplete(metadata: pq.FileMetaData, wanted: Collection[str]) -> str | None:
+    """Say which of the columns some row lacks, as the footer has it: a sum or a range would leave it out unsaid."""
+    places = {name: place for place, name in enumerate(metadata.schema.names) if name in wanted}
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for name, place in places.items():
+            found = group.column(place).statistics if place < group.num_columns else None
+            if found is not None and found.has_null_count and found.null_count:
+                return f"has rows without {name}"
+    return None
 
 
 def _more(found: int, most: int, what: str) -> str:

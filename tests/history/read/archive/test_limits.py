@@ -3,6 +3,7 @@
 
 import os
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -111,6 +112,19 @@ def test_a_report_names_it(tmp_path: Path, make: Callable[[Path], object], says:
 def test_a_deep_audit_names_it(tmp_path: Path, make: Callable[[Path], object], says: str) -> None:
     [found] = deep(made(tmp_path, make))
     assert says.partition("more")[0].partition("\\d")[0] in found
+
+
+@pytest.mark.parametrize("column", ["id", "bytes", "packets", "window_start"])
+def test_a_deep_audit_names_rows_that_lack_something(tmp_path: Path, column: str) -> None:
+    values = {
+        "id": "c/n/5be6c2f0a91d/1/1/0/0",
+        "bytes": 9,
+        "packets": 1,
+        "window_start": datetime(2026, 11, 23, tzinfo=UTC),
+    }
+    table = pa.table({name: [value, None if name == column else value] for name, value in values.items()})
+    [found] = deep(made(tmp_path, lambda path: pq.write_table(table, path)))
+    assert f"a row has no {column}" in found
 
 
 def deep(archive: FlowArchive) -> list[str]:

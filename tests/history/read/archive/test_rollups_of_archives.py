@@ -226,6 +226,7 @@ def _nothing_in(column: str, rows: int | None = None) -> Any:
         pytest.param(_without("scope"), 1, id="no scopes"),
         pytest.param(_nothing_in("bytes"), 1, id="bytes null"),
         pytest.param(_nothing_in("flows"), 0, id="flows null"),
+        pytest.param(_nothing_in("window_start", 1), 0, id="a time null"),
     ],
 )
 def test_a_damaged_rollup_is_an_error_of_one_line_that_names_it(compacted: Path, damage: Any, number: int) -> None:
@@ -238,11 +239,24 @@ def test_a_damaged_rollup_is_an_error_of_one_line_that_names_it(compacted: Path,
     assert asked(compacted, rollups=False)[0]["flows"] == 27
 
 
-@pytest.mark.parametrize("damage", [_nothing_in("bytes"), _nothing_in("bytes", 1)])
-def test_a_flow_without_bytes_is_an_error_of_one_line_that_names_its_file(compacted: Path, damage: Any) -> None:
+@pytest.mark.parametrize("rows", [None, 1])
+@pytest.mark.parametrize("column", ["bytes", "packets", "window_start", "window_end", "scope"])
+def test_a_flow_that_lacks_what_is_asked_for_is_an_error_of_one_line(compacted: Path, column: str, rows: int) -> None:
     path = next(compacted.glob("flows/*/*/*"))
-    damage(path)
-    with pytest.raises(Refusal) as refusal:
+    _nothing_in(column, rows)(path)
+    with pytest.raises(Refusal, match=f"^[^\n]*{path.relative_to(compacted)} has rows without {column}[^\n]*$"):
         asked(compacted, rollups=False)
-    assert f"{path.relative_to(compacted)}: a row has no " in str(refusal.value)
-    assert "\n" not in str(refusal.value)
+    with (
+        pytest.raises(Refusal, match=f"has rows without {column}"),
+        ArchiveQuery(FlowArchive(str(compacted)), SPAN) as query,
+    ):
+        list(query.tables(Selection()))
+
+
+@pytest.mark.parametrize("rows", [None, 1])
+def test_a_footer_that_does_not_say_so_helps_nobody(compacted: Path, rows: int) -> None:
+    path = next(compacted.glob("flows/*/*/*"))
+    _nothing_in("bytes", rows)(path)
+    pq.write_table(pq.ParquetFile(path).read(), path, write_statistics=False)
+    with pytest.raises(Refusal, match=f"^[^\n]*{path.relative_to(compacted)}: a row has no bytes[^\n]*$"):
+        asked(compacted, rollups=False)
