@@ -22,7 +22,6 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,16 +32,14 @@ from bench.kafka import pipeline
 from bench.measure import report
 from bench.measure.chart import chart
 from bench.measure.figure import Figure, Target
-from bench.measure.process import cpu_seconds, output_of, page, resident_bytes, until
+from bench.measure.process import cpu_seconds, output_of, page, resident_bytes
 from bench.measure.report import Table
 from common.clock import now_ms
 from common.kafka import clients, topic_admin
 from common.settings import KafkaSettings
-from lab.kafka.broker import free_port
 from lab.synth.cluster import SynthCluster
 from lab.synth.publish import publish
 from lab.synth.traffic import WINDOW_MS, Traffic
-from schemas.topology import encode_topology_file
 
 CHART = "scale.svg"
 _ROOMS = ("enricher", "metrics", "flowlog", "audit")
@@ -122,30 +119,22 @@ class Run:
             kafka_bootstrap=bootstrap, topic_prefix=prefix, partitions=_PARTITIONS, kafka_deadline_seconds=300
         )
         self._flags = ["--kafka-bootstrap", bootstrap, "--topic-prefix", prefix, "--partitions", str(_PARTITIONS)]
-        self._listen = {room: f"127.0.0.1:{free_port()}" for room in _ROOMS}
-        self._pids: dict[str, int] = {}
+        self._services: dict[str, tuple[int, str]] = {}
         self.found = Found(width)
 
     def measure(self, logs: Path) -> Found:
         """Run it to its end; `logs` is where the broker keeps its topics."""
-        topology = self._directory / "topology.json"
         cluster = SynthCluster(self._width.nodes, self._width.pods, seed=1)
-        topology.write_bytes(encode_topology_file(list(cluster.states())))
         flags = {
-            "enricher": ["--topology", str(topology), "--session-seconds", "120"],
-            "metrics": ["--state-dir", str(self._directory / "metrics")],
-            "flowlog": ["--output", str(self._directory / "flowlog"), "--cut-seconds", str(_CUT_SECONDS), *_SESSION],
+            "enricher": ["--session-seconds", "120"],
+            "metrics": [],
+            "flowlog": ["--cut-seconds", str(_CUT_SECONDS), "--session-timeout-seconds", "120"],
             "audit": ["--span-minutes", "120"],
         }
         asyncio.run(pipeline.make_topics(self._settings))
-        with ExitStack() as stack:
-            for room in _ROOMS:
-                each = [*flags[room], "--listen", self._listen[room]]
-                (self._pids[room],) = stack.enter_context(pipeline.running(room, self._settings, [each]))
-            for room in _ROOMS:
-                until(lambda room=room: self._page(room, "readyz") is not None, f"{room} ready")  # type: ignore[misc]
+        with pipeline.all_services(self._settings, self._directory, [*cluster.states()], flags) as self._services:
             asyncio.run(self._follow(cluster))
-            self.found.peak_bytes = {room: resident_bytes(pid, peak=True) for room, pid in self._pids.items()}
+            self.found.peak_bytes = {room: resident_bytes(pid, peak=True) for room, (pid, _) in self._services.items()}
             self.found.series = self._page("metrics", "metrics").count(b"\nzonemeter_workload_bytes_total{")
             self._check_books()
         names = self._settings.topics
@@ -176,7 +165,7 @@ class Run:
                     if time.monotonic() > deadline:
                         raise TimeoutError(f"{self._width}: {room} is not through within {_DEADLINE_SECONDS:.0f} s")
                     await asyncio.sleep(_LOOK_SECONDS)
-                spent[room] = cpu_seconds(self._pids[room])
+                spent[room] = cpu_seconds(self._services[room][0])
         return spent
 
     async def _is_through(self, admin: AIOKafkaAdminClient, room: str, windows: int) -> bool:
@@ -210,7 +199,7 @@ class Run:
             raise RuntimeError(f"{self._width}: the ledger does not close: {books}")
 
     def _page(self, room: str, path: str) -> bytes:
-        return page(f"http://{self._listen[room]}/{path}") or b""
+        return page(f"http://{self._services[room][1]}/{path}") or b""
 
 
 def _stored(logs: Path, topic: str) -> int:

@@ -30,12 +30,10 @@ from bench.measure.chart import chart
 from bench.measure.process import cpu_seconds, metric, resident_bytes
 from common.settings import KafkaSettings
 from lab import cluster
-from lab.kafka.broker import free_port
 from lab.network import namespaces
 from lab.services import Ports, Tuning, commands
 from lab.stories import found
 from lab.synth.cluster import SynthCluster
-from schemas.topology import encode_topology_file
 
 MOST_MIB_PER_HOUR = 1.0
 _WARM_UP = 0.2
@@ -137,20 +135,10 @@ def run_synth(minutes: float, nodes: int) -> tuple[list[Course], bool]:
         bootstrap = stack.enter_context(pipeline.broker())
         settings = KafkaSettings(kafka_bootstrap=bootstrap)
         asyncio.run(pipeline.make_topics(settings))
-        synth = SynthCluster(nodes, nodes * 20, seed=1)
-        (directory / "topology.json").write_bytes(encode_topology_file(list(synth.states())))
-        flags = {
-            "enricher": ["--topology", str(directory / "topology.json")],
-            "metrics": ["--state-dir", str(directory / "metrics")],
-            "flowlog": ["--output", str(directory / "flowlog"), "--cut-seconds", "30"],
-            "audit": ["--span-minutes", "5"],
-        }
-        watched = {}
-        for room, own in flags.items():
-            port = free_port()
-            listen = ["--listen", f"127.0.0.1:{port}"]
-            (pid,) = stack.enter_context(pipeline.running(room, settings, [[*own, *listen]]))
-            watched[room] = Watched(pid, port)
+        states = [*SynthCluster(nodes, nodes * 20, seed=1).states()]
+        flags = {"enricher": [], "metrics": [], "flowlog": ["--cut-seconds", "30"], "audit": ["--span-minutes", "5"]}
+        running = stack.enter_context(pipeline.all_services(settings, directory, states, flags))
+        watched = {room: Watched(pid, int(address.rpartition(":")[2])) for room, (pid, address) in running.items()}
         size = ["--nodes", str(nodes), "--pods", str(nodes * 20), "--windows", str(int(minutes * 6) - 2), "--live"]
         with process.running("cli", "lab", "synth", "--kafka-bootstrap", bootstrap, *size):
             courses = _watch(watched, minutes * 60)

@@ -8,9 +8,10 @@ import asyncio
 import tempfile
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from aiokafka import TopicPartition
@@ -22,6 +23,7 @@ from common.kafka import clients, topic_admin
 from common.settings import KafkaSettings
 from lab.kafka.broker import Broker, free_port
 from schemas.topics import topic_specs
+from schemas.topology import TopologyState, encode_topology_file
 
 # How far the work is, in any unit that grows evenly with it.
 Done = Callable[[], Awaitable[int]]
@@ -78,6 +80,34 @@ def running(room: str, settings: KafkaSettings, each: Sequence[Sequence[str]]) -
             listen = ["--listen", f"127.0.0.1:{free_port()}"] if "--listen" not in flags else []
             pids.append(stack.enter_context(process.running(*command, *listen, *flags)))
         yield pids
+
+
+@contextmanager
+def all_services(
+    settings: KafkaSettings, directory: Path, states: list[TopologyState], more: Mapping[str, Sequence[str]]
+) -> Iterator[dict[str, tuple[int, str]]]:
+    """Run enricher, sinks and audit in a directory; once all are ready, give the process id and address of each.
+
+    `more`: further flags of each. The enricher joins with `states`.
+    """
+    topology = directory / "topology.json"
+    topology.write_bytes(encode_topology_file(states))
+    flags = {
+        "enricher": ["--topology", str(topology)],
+        "metrics": ["--state-dir", str(directory / "metrics")],
+        "flowlog": ["--output", str(directory / "flowlog")],
+        "audit": [],
+    }
+    found = {}
+    with ExitStack() as stack:
+        for room, own in flags.items():
+            address = f"127.0.0.1:{free_port()}"
+            (pid,) = stack.enter_context(running(room, settings, [[*own, *more[room], "--listen", address]]))
+            found[room] = pid, address
+        for room, (_, address) in found.items():
+            ready = partial(process.page, f"http://{address}/readyz")
+            process.until(lambda ready=ready: ready() is not None, f"{room} ready")  # type: ignore[misc]
+        yield found
 
 
 @dataclass(frozen=True, slots=True)
