@@ -6,7 +6,7 @@ PYTHON_ROOMS := audit bench cli collector common compose docs doctor enricher hi
 # A file's tests stay in one process: they share what is expensive to make. Most wait for Kafka or for a window, so four
 # processes keep two cores busy. Files go out in the order that tests/conftest.py gives them.
 PYTEST_ARGS ?= -n 4 --dist loadfile --no-loadscope-reorder
-# A name here is a module bench.NAME, `make bench-NAME` and a section of docs/benchmarks.md.
+# A name here is a file bench/*/NAME.py, `make bench-NAME` and a section of docs/benchmarks.md.
 BENCHES := hook collector enricher sinks columnar index freshness bill advise forecast archive history audit scale
 
 .PHONY: help setup demo test quick torture real-api cluster-test soak flips bench compose-test check format docs screenshots images chart lock clean
@@ -41,7 +41,7 @@ cluster-test: ## a real Kubernetes cluster here: install, traffic beside the wir
 	@$(if $(VARIATION),ZONEMETER_CLUSTER_VARIATION="$(VARIATION)") $(BIN)/python -m tests.cluster $(if $(ONLY),--only "$(ONLY)") $(if $(KEEP),--keep)
 
 soak: setup ## memory, descriptors and tasks at full load must be flat: the lab, or NODES=1000 made-up ones; MINUTES=30
-	@$(BIN)/python -m bench.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(NODES),--nodes $(NODES))
+	@$(BIN)/python -m bench.services.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(NODES),--nodes $(NODES))
 
 flips: ## windows under load, to the packet; FLIPS=1000
 	@scripts/setup test
@@ -50,7 +50,7 @@ flips: ## windows under load, to the packet; FLIPS=1000
 bench: setup $(BENCHES:%=bench-%) ## all benchmarks into docs/benchmarks.md; one: make bench-hook
 
 bench-%: setup
-	@$(BIN)/python -m bench.$* $(BENCH_ARGS)
+	@$(BIN)/python -m $(subst /,.,$(basename $(wildcard bench/*/$*.py))) $(BENCH_ARGS)
 
 compose-test: setup ## docker-compose.yml for real: build, up, traffic, metrics, flow log, audit, down
 	@scripts/compose-test

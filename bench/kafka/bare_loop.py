@@ -14,7 +14,7 @@ import time
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 
-from bench import cluster
+from bench.made_up import cluster
 from common.kafka import clients
 from common.settings import KafkaSettings
 from enricher.index.cidrs import Cidr, CidrMap

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from aiokafka import TopicPartition
 
-from bench.cluster import Chunk
+from bench.made_up.cluster import Chunk
 from bench.measure import process
 from bench.measure.process import DEADLINE_SECONDS, cpu_seconds
 from common.kafka import clients, topic_admin

@@ -11,7 +11,7 @@ from audit.metrics import AuditMetrics
 from audit.result import Audit
 from audit.rolling import Rolling
 from audit.settings import AuditServiceSettings
-from bench import ledger
+from bench.commands import ledger
 from schemas.ledger import read_ledger
 from sinks.flowlog.settings import FlowlogSettings
 from tests.support.counted import calls

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.archive_reader import SPAN
-from bench.archive_rows import make
+from bench.commands.archive_rows import make
+from bench.commands.readers.archive import SPAN
 from history.model.filters import Selection
 from history.read.archive.opened import FlowArchive
 from history.read.archive.sql import ArchiveQuery
