@@ -42,6 +42,14 @@ UNKNOWN_REASONS = (
 )
 
 
+def why_unknown(*sides: tuple[str | None, str | None]) -> str:
+    """Return why a flow's scope is unknown, of the zone and the reason of each side: the reason of the one without.
+
+    A side may have both: of a pod that is not known yet the node is.
+    """
+    return next((reason for zone, reason in sides if reason and not zone), "zone_missing")
+
+
 class Named(msgspec.Struct, gc=False, frozen=True, omit_defaults=True):
     """An object with a name, as OpenTelemetry nests them: `k8s.pod.name`."""
 

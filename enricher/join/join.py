@@ -20,7 +20,7 @@ from enricher.join.rows import EGRESS, INGRESS, RELAY, Rows, amount_of, amounts_
 from enricher.join.serving import Sides
 from enricher.join.values import Values
 from schemas.amount import NOTHING, Amount
-from schemas.flow import Scope
+from schemas.flow import Scope, why_unknown
 from schemas.raw import RawChunk
 
 # What stays there is free of charge.
@@ -300,9 +300,9 @@ def _classify(chunk: RawChunk, ends: ResolvedChunk) -> tuple[list[Scope], Callab
     ]
 
     def reason(row: int) -> str:
-        is_placed = everyone[src[row]].place.zone or everyone[src[row]].place.zone_id
-        end = everyone[chunk.dst[row] if is_placed else src[row]]
-        return (isinstance(end, Resolved) and end.reason) or "zone_missing"
+        both = (everyone[src[row]], everyone[chunk.dst[row]])
+        said = (end.reason if isinstance(end, Resolved) else None for end in both)
+        return why_unknown(*((end.place.zone or end.place.zone_id, why) for end, why in zip(both, said, strict=True)))
 
     return scopes, reason
 

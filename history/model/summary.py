@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from history.model.intervals import length_of
 from history.model.party import Party
-from schemas.flow import Scope
+from schemas.flow import Scope, why_unknown
 
 EXTERNAL = "external"
 # What did not leave its region, whether or not it crossed zones.
@@ -92,8 +92,8 @@ def zones_of(traffic: Traffic) -> tuple[str, str] | None:
 
 
 def _why_unknown(traffic: Traffic) -> str | None:
-    why = traffic.source.reason or traffic.destination.reason or "zone_missing"
-    return why if traffic.scope == "unknown" else None
+    ends = (traffic.source, traffic.destination)
+    return why_unknown(*((end.zone, end.reason) for end in ends)) if traffic.scope == "unknown" else None
 
 
 @dataclass

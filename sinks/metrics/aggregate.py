@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from msgspec import UNSET
 
 from prices.book import PriceBook
-from schemas.flow import FlowHead, Observer, Scope
+from schemas.flow import FlowHead, Observer, Scope, why_unknown
 from schemas.ids import split_flow_id
 from schemas.raw import ENCAPSULATIONS, OTHER_ENCAPSULATION
 from sinks.intake import Row
@@ -224,7 +224,7 @@ class Aggregate:
         workload, *more = (family.get(labels) for family, labels in capped)
         byte_series = [self._zone_bytes.get(zones), workload, *more]
         if scope == "unknown":
-            reason = source.reason or destination.reason or "zone_missing"
+            reason = why_unknown((src_zone, source.reason), (destination.zone, destination.reason))
             byte_series.append(self._unknown.get((cluster, reason)))
         route = SeriesRoute(tuple(byte_series), (self._zone_packets.get(zones),), unnamed=_unnamed(*capped))
         if self._prices is not None:

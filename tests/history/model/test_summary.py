@@ -44,6 +44,17 @@ def test_each_scope_in_its_place() -> None:
     assert summary.flows == 3
 
 
+def test_why_traffic_is_unknown_the_side_says_that_lacks_its_zone() -> None:
+    late = Endpoint(kind="unknown", address="fe80::1", reason="late_index", cloud=API.cloud)
+    group = Endpoint(kind="unknown", address="ff02::2", reason="multicast")
+    summary = summary_of(
+        {"bytes": 56, "scope": "unknown", "source": late, "destination": group},
+        {"bytes": 30, "scope": "unknown", "source": NOBODY, "destination": late},
+        {"bytes": 4, "scope": "unknown", "source": msgspec.structs.replace(API, cloud=msgspec.UNSET)},
+    )
+    assert summary.unknown == {"multicast": 56, "vpc_unmapped": 30, "zone_missing": 4}
+
+
 @pytest.mark.parametrize(
     ("name", "label"),
     [

@@ -98,6 +98,17 @@ def workload(*labels: str) -> Counters:
             id="unknown-source",
         ),
         pytest.param(
+            {
+                "source": other("unknown", "a", reason="late_index"),
+                "destination": other("unknown", reason="vpc_unmapped"),
+                "scope": "unknown",
+            },
+            zones("a", "", "unknown")
+            | workload("lab", "", "unknown", "", "a", "", "unknown", "", "", "unknown")
+            | {UNKNOWN: {("lab", "vpc_unmapped"): 1000}},
+            id="unknown-source-on-a-known-node",
+        ),
+        pytest.param(
             {"destination": other("unknown", reason="\n" * 50), "scope": "unknown"},
             zones("a", "", "unknown")
             | workload("lab", "shop", "Deployment", "api", "a", "", "unknown", "", "", "unknown")
