@@ -37,6 +37,7 @@ UNKNOWN_REASONS = (
     "late_index",  # sent by a node itself or inside its podCIDR, but whose address it is never became known
     "ambiguous_owner",  # several owners within the window
     "zone_missing",  # the owner is known, its node has no zone label
+    "api_server",  # the API server of a managed cluster, whose zone Kubernetes does not tell
     "address_invalid",  # not an IP address
     "address_folded",  # stands for many, and not all of them are the same to us
 )

@@ -164,7 +164,7 @@ class WindowResolver:
             return answer("external", address, owner=entry, at=Placed((), INTERNET))
         if slices := self._own.owners(("endpointslice", packed)):
             # Not `in_cluster`: no collector need run there.
-            return answer("service", address, owner=slices[-1])
+            return answer("service", address, reason="api_server", owner=slices[-1])
         return answer("unknown", address, reason=link_reason(packed) or "vpc_unmapped")
 
     def own(self, address: str, node: str) -> Resolved:
@@ -201,7 +201,7 @@ class WindowResolver:
         at, owner = self._own.at(node), found.made_of[0]
         if not (at.place.zone or at.place.zone_id):
             at = Placed(found.made_of[1], found.place)
-        reason = None if found.reason == "zone_missing" else found.reason
+        reason = None if found.reason in ("zone_missing", "api_server") else found.reason
         return self._resolver.answer(found.kind, address, reason=reason, owner=owner, node=node, at=at, in_cluster=True)
 
     def watcher(self, name: str) -> Watcher:

@@ -51,7 +51,7 @@ WORDS = {
 }
 
 # What the end of an address is that no entry of the CIDR map holds: the map is asked before any of these is said.
-_BEYOND_THE_MAP = ("vpc_unmapped", "link_local", "multicast")
+_BEYOND_THE_MAP = ("vpc_unmapped", "api_server", "link_local", "multicast")
 
 Facts = Mapping[str, Any]
 

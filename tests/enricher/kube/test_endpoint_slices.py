@@ -139,7 +139,7 @@ def test_the_api_servers_addresses_are_named_as_of_their_time_and_by_nothing_bet
         assert ('"service":{"name":"kubernetes"}' in end.json(443)) == (end.kind == "service")
         return end.kind, end.reason, end.in_cluster
 
-    named, unknown = ("service", "zone_missing", False), ("unknown", "vpc_unmapped", False)
+    named, unknown = ("service", "api_server", False), ("unknown", "vpc_unmapped", False)
     assert (said("10.9.0.7", at), said("10.9.0.7", at - 60_000), said("10.9.0.7", later)) == (named, unknown, unknown)
     assert said("10.9.0.8", later) == named
     assert said("10.9.0.8", later, mapped) == ("cidr", None, False)

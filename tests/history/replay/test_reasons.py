@@ -27,6 +27,7 @@ def facts(destination: dict[str, Any], source: dict[str, Any] = POD, **head: Any
     ("then", "now", "why"),
     [
         (NOBODY, DB, "cidr_added"),
+        ({"kind": "service", "service": "kubernetes", "reason": "api_server"}, DB, "cidr_added"),
         (INTERNET, DB, "cidr_added"),
         (INTERNET, BUCKET, "cidr_added"),
         ({**INTERNET, "name": "203.0.113.0/24"}, BUCKET, "cidr_added"),
