@@ -75,9 +75,10 @@ NODES = tuple(
     for number, (letter, zone) in enumerate(zip("abc", _ZONES, strict=True))
 )
 CONTROL_ADDRESS = _at(10)[0]
-# What is sent to nowhere ends silently at the outside host: as a router it would say so, on the wire. A new namespace
-# may begin with the machine's value.
+# What is sent to nowhere ends silently at the outside host: as a router it would say so, on the wire, and over IPv6
+# without a route, too. A new namespace may begin with the machine's value.
 _NO_ROUTER = {"ipv4/ip_forward": 0, "ipv6/conf/all/forwarding": 0}
+_NOWHERE = "route add blackhole ::/0"
 # As Kubernetes asks for with bridges: what a node's pods send each other passes its filters, so that what a Service
 # answers is translated back.
 _FILTERED = {f"bridge/bridge-nf-call-{name}": int("bridge" in VARIATION) for name in ("iptables", "ip6tables")}
@@ -100,7 +101,7 @@ def make() -> None:
         _plug_in(namespace, addresses)
     for node in NODES:
         _route_pods(node)
-    ip_batch((f"addr add {address} dev lo" for address in OUTSIDE_ADDRESSES), OUTSIDE)
+    ip_batch([_NOWHERE, *(f"addr add {address} dev lo" for address in OUTSIDE_ADDRESSES)], OUTSIDE)
     for network, address in zip(WIRE_CIDRS, OUTSIDE_ADDRESSES, strict=True):
         ip_batch([f"route add {network} dev eth0 src {address}"], OUTSIDE)
 
