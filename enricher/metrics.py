@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The enricher's own metrics: what came in, what went out, what was put aside and why, and how fresh the index is."""
 
-import contextlib
 import functools
 import time
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -33,18 +33,18 @@ class EnricherMetrics:
         self.bytes = counter("bytes", "Traffic bytes given out, by scope.", "scope")
         self.flows = counter("flows", "Flows given out, by scope.", "scope")
         self.aside_bytes = counter("aside_bytes", "Traffic bytes put aside, by reason.", "reason")
-        self.node_bytes = counter(
+        self._node_bytes = counter(
             "node_bytes",
             "Traffic bytes received from each node of the cluster, by the side that counts them: sender, receiver.",
             *("node", "counted_by"),
         )
-        self.node_window = gauge("node_window_end_seconds", "End of the last window that a node published.", "node")
+        self._node_window = gauge("node_window_end_seconds", "End of the last window that a node published.", "node")
         self.cidr_bytes = counter("cidr_bytes", "Traffic bytes given out that an entry of the CIDR map named.", *_RULE)
         self.rolled_up = counter("rolled_up_flows", "Rows summed up into fewer flows (--detail workload).")
-        self.contradicted = counter(
+        self._contradicted = counter(
             "contradicted_chunks", "Raw chunks of nodes that --unmetered-nodes says have no collector.", "node"
         )
-        self.foreign_source = counter(
+        self._foreign_source = counter(
             "foreign_source_bytes", "Traffic bytes that a node says it sent from another node's addresses.", "node"
         )
         # Asked for with each chunk, and by few labels: prometheus_client's own look-up takes longer than the rest.
@@ -104,12 +104,7 @@ class EnricherMetrics:
         gauge("index_states", "States of objects in the index.").set_function(lambda: index.states)
         gauge("index_slots", "Addresses, node names and podCIDRs in the index.").set_function(lambda: index.slots)
         self._rules: dict[str, Counter] = {}
-        self._of_nodes = NodeSeries(
-            {
-                **dict.fromkeys((self.node_window, self.foreign_source, self.contradicted), ((),)),
-                self.node_bytes: (("sender",), ("receiver",)),
-            }
-        )
+        self._of_nodes = NodeSeries()
         self._heard: dict[str, float] = {}
 
     def heard(self, resource: str) -> None:
@@ -149,18 +144,18 @@ class EnricherMetrics:
 
     def enriched(self, chunk: RawChunk, joined: Joined) -> None:
         """Count one chunk given out."""
-        self._of_nodes.heard(chunk.node, *joined.senders, *joined.unmetered)
+        of_node = self._of_nodes.labels
         self._chunks("enriched").inc()
-        self.node_window.labels(chunk.node).set(chunk.end_ms / 1000)
+        of_node(self._node_window, chunk.node).set(chunk.end_ms / 1000)
         for counted_by, nodes in (("sender", joined.senders), ("receiver", joined.unmetered)):
             for node, amount in nodes.items():
-                self.node_bytes.labels(node, counted_by).inc(amount.bytes)
+                of_node(self._node_bytes, node, counted_by).inc(amount.bytes)
         self.rolled_up.inc(joined.rolled_up.rows)
         for rule, amount in joined.by_rule.items():
             self._rules[rule].inc(amount.bytes)
         self._taken(joined.taken)
         for amount in joined.foreign_source.values():
-            self.foreign_source.labels(chunk.node).inc(amount.bytes)
+            of_node(self._foreign_source, chunk.node).inc(amount.bytes)
         for scope, amount in joined.by_scope.items():
             self._bytes(scope).inc(amount.bytes)
             self._flows(scope).inc(amount.rows)
@@ -175,6 +170,10 @@ class EnricherMetrics:
         """Note that the flows of windows are in Kafka: their ends in ms, and whether their chunks waited."""
         for end_ms, waited in windows:
             self.freshness.labels("yes" if waited else "no").observe(max(now_ms - end_ms, 0) / 1000)
+
+    def contradicted(self, node: str) -> None:
+        """Count one chunk of a node that --unmetered-nodes says has no collector."""
+        self._of_nodes.labels(self._contradicted, node).inc()
 
     def repeated(self, taken: Amount, *, announced: bool) -> None:
         """Count one chunk that had come before, and whether it said that it might have."""
@@ -194,33 +193,38 @@ class EnricherMetrics:
         self.raw_flows.inc(taken.rows)
 
 
+Family = TypeVar("Family", Counter, Gauge)
+
+
 class NodeSeries:
     """The series with a label `node`: those of nodes not heard of for a day leave, and of too many the oldest."""
 
-    def __init__(self, families: Mapping[Counter | Gauge, Iterable[tuple[str, ...]]]) -> None:
-        """`families`: by family the values of its labels behind `node`."""
-        self._families = families
+    def __init__(self) -> None:
         # In the order in which they were heard of last, by the monotonic clock in seconds.
         self._heard: dict[str, float] = {}
+        # Kept by node: a chunk names its own and each that sent to it, and prometheus_client's look-up takes a lock.
+        self._series: dict[str, dict[tuple[Any, ...], Any]] = {}
 
-    def heard(self, *nodes: str) -> None:
-        """Note that nodes have sent, or have been received from."""
+    def labels(self, family: Family, node: str, *rest: str) -> Family:
+        """Return the series of a node that is heard of now; `rest` are the values of its other labels."""
         now = time.monotonic()
-        for node in nodes:
-            self._heard.pop(node, None)
-            self._heard[node] = now
-        while self._heard and (len(self._heard) > MAX_NODES or self._oldest() < now - NODE_KEPT_SECONDS):
+        self._heard.pop(node, None)
+        self._heard[node] = now
+        while len(self._heard) > MAX_NODES or self._oldest() < now - NODE_KEPT_SECONDS:
             self._forget(next(iter(self._heard)))
+        of_node = self._series.setdefault(node, {})
+        found: Family | None = of_node.get((family, *rest))
+        if found is None:
+            found = of_node[family, *rest] = family.labels(node, *rest)
+        return found
 
     def _oldest(self) -> float:
         return next(iter(self._heard.values()))
 
     def _forget(self, node: str) -> None:
         del self._heard[node]
-        for family, rests in self._families.items():
-            for rest in rests:
-                with contextlib.suppress(KeyError):
-                    family.remove(node, *rest)
+        for family, *rest in self._series.pop(node):
+            family.remove(node, *rest)
 
 
 MAX_NODES = 10_000

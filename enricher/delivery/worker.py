@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 RawRecord: TypeAlias = ConsumerRecord[bytes, bytes]
 
-_FETCH_RECORDS = 64
+_FETCH_RECORDS = 512
 _FETCH_SECONDS = 1.0
 
 
@@ -179,7 +179,7 @@ class Worker:
                 self._contradictions.clear()
             self._contradictions.add(chunk.node)
             log.error("%s has a collector, and unmetered_nodes says it has none: it is counted twice", chunk.node)
-        self._metrics.contradicted.labels(chunk.node).inc()
+        self._metrics.contradicted(chunk.node)
 
     async def _finish(self, unit: Unit) -> None:
         """Publish a unit, however long it takes, then commit it."""

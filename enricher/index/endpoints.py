@@ -33,8 +33,8 @@ class Resolved:
 
     `node`: the node it is on, of another cluster CLUSTER/NODE (no Kubernetes name holds a slash). `in_cluster`: it is a
     pod or a node of a cluster, so what it sends is metered at its own node. `made_of` keeps alive what this answer is
-    cached by. `service`: of a pod, that it is named as the server of; `as_server` remembers the pod as the server of
-    each, by protocol and port.
+    cached by. `served`: by which ports Services reach it. `service`: of a pod, that it is named as the server of;
+    `as_server` remembers the pod as the server of each, by protocol and port.
     """
 
     kind: Kind
@@ -45,6 +45,7 @@ class Resolved:
     head: str
     tail: str
     made_of: tuple[TopologyState | Cidr | None, tuple[TopologyState, ...]]
+    served: tuple[Served, ...] = ()
     service: str | None = None
     as_server: "dict[int, Resolved]" = field(default_factory=dict)
 
@@ -52,12 +53,6 @@ class Resolved:
     def is_elsewhere(self) -> bool:
         """Whether it is in another cluster."""
         return "/" in (self.node or "")
-
-    @property
-    def served(self) -> tuple[Served, ...]:
-        """By which ports Services reach it."""
-        owner = self.made_of[0]
-        return owner.served if isinstance(owner, TopologyState) else ()
 
     def json(self, port: int) -> str:
         """Return the end point's JSON; port 0 is a folded one, and absent."""

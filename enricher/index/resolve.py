@@ -86,7 +86,8 @@ class Resolver:
             if reason is None and kind != "external" and at.place.zone is None and at.place.zone_id is None:
                 reason = "zone_missing"
             head, tail = endpoint_json(kind, address, reason, at.place, owner, node)
-            found = Resolved(kind, reason, at.place, node, in_cluster, head, tail, (owner, at.states))
+            served = owner.served if isinstance(owner, TopologyState) else ()
+            found = Resolved(kind, reason, at.place, node, in_cluster, head, tail, (owner, at.states), served)
             self._cache[key] = found
         return found
 

@@ -13,7 +13,10 @@ from enricher.delivery.incoming.admission import IDLE_MS, MAX_STRANGERS, Nodes
 from enricher.delivery.incoming.earlier import MAX_RECORDS, MORE_MS, BootStates, Reach, why_not
 from enricher.delivery.incoming.repeats import MAX_BOOTS, MAX_BOOTS_OF_NODE, BootMemory, came_before
 from enricher.delivery.incoming.taken import ChunkMark, TakenRuns
+from enricher.index.cidrs import load_cidr_map
 from enricher.index.ownership import Index
+from enricher.index.resolve import Resolver
+from enricher.join.join import join, resolve
 from enricher.metrics import EnricherMetrics
 from schemas.errors import DecodeError
 from schemas.raw import RawChunk
@@ -197,11 +200,11 @@ def test_nodes_of_the_cluster_find_room_whatever_names_are_made_up() -> None:
 def test_series_of_nodes_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("enricher.metrics.MAX_NODES", 3)
     registry = CollectorRegistry()
-    metrics = EnricherMetrics(registry, Index())
+    metrics, resolver = EnricherMetrics(registry, Index()), Resolver(Index(), load_cidr_map(None))
     for number in range(10):
-        metrics.node_window.labels(f"n{number}").set(1)
-        metrics.node_bytes.labels(f"n{number}", "sender").inc(1)
-        metrics._of_nodes.heard(f"n{number}")
+        named = chunk([row("10.0.1.1", "10.0.2.1")], node=f"n{number}")
+        metrics.enriched(named, join(named, resolve(named, resolver), 0, 0))
+        metrics.contradicted(f"n{number}")
     left = {sample.labels["node"] for each in registry.collect() for sample in each.samples if "node" in sample.labels}
     assert left == {"n7", "n8", "n9"}
 
