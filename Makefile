@@ -7,7 +7,7 @@ PYTHON_ROOMS := audit bench cli collector common compose docs doctor enricher hi
 # processes keep two cores busy. Files go out in the order that tests/conftest.py gives them.
 PYTEST_ARGS ?= -n 4 --dist loadfile --no-loadscope-reorder
 # A name here is a file bench/*/NAME.py, `make bench-NAME` and a section of docs/benchmarks.md.
-BENCHES := hook collector enricher sinks columnar index freshness bill advise forecast archive history audit scale
+BENCHES := hook overhead collector enricher sinks columnar index freshness bill advise forecast archive history audit scale
 
 .PHONY: help setup demo test quick torture real-api cluster-test soak flips bench compose-test check format docs screenshots images chart lock clean
 
@@ -49,7 +49,8 @@ flips: ## windows under load, to the packet; FLIPS=1000
 
 bench: setup $(BENCHES:%=bench-%) ## all benchmarks into docs/benchmarks.md; one: make bench-hook
 
-bench-%: setup
+bench-%:
+	@scripts/setup bench
 	@$(BIN)/python -m $(subst /,.,$(basename $(wildcard bench/*/$*.py))) $(BENCH_ARGS)
 
 compose-test: setup ## docker-compose.yml for real: build, up, traffic, metrics, flow log, audit, down

@@ -18,7 +18,7 @@ PREFIX = f"zmb{os.getpid()}"
 NODE = f"{PREFIX}-node"
 TCP, UDP = socket.IPPROTO_TCP, socket.IPPROTO_UDP
 
-_SENDER, _SINK = f"{PREFIX}-sender", f"{PREFIX}-sink"
+SENDER, SINK = f"{PREFIX}-sender", f"{PREFIX}-sink"
 _SENDER_MAC, _NODE_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
 _SOL_PACKET, _PACKET_VNET_HDR = 263, 15  # include/uapi/linux/if_packet.h
 # struct virtio_net_hdr: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset
@@ -30,7 +30,7 @@ _MSS = 1448
 def built(*, conntrack: bool = True) -> Iterator[socket.socket]:
     """Give a socket that takes `frames`; with `conntrack` the node tracks connections, as one that has Services."""
     try:
-        for name in (_SENDER, NODE, _SINK):
+        for name in (SENDER, NODE, SINK):
             namespaces.run(["ip", "netns", "add", name])
         _wire()
         if conntrack:
@@ -45,7 +45,7 @@ def built(*, conntrack: bool = True) -> Iterator[socket.socket]:
 
 def sender() -> socket.socket:
     """Return one more socket that takes `frames`."""
-    with namespaces.enter(_SENDER):
+    with namespaces.enter(SENDER):
         out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
     out.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
     out.bind(("eth0", 0x0800))
@@ -55,12 +55,12 @@ def sender() -> socket.socket:
 def _wire() -> None:
     namespaces.ip_batch(
         [
-            f"link add eth0 address {_SENDER_MAC} netns {_SENDER} type veth"
+            f"link add eth0 address {_SENDER_MAC} netns {SENDER} type veth"
             f" peer name pod address {_NODE_MAC} netns {NODE}",
-            f"link add eth0 netns {NODE} type veth peer name eth0 netns {_SINK}",
+            f"link add eth0 netns {NODE} type veth peer name eth0 netns {SINK}",
         ]
     )
-    namespaces.ip_batch(["link set eth0 up", "addr add 10.1.0.2/16 dev eth0"], _SENDER)
+    namespaces.ip_batch(["link set eth0 up", "addr add 10.1.0.2/16 dev eth0"], SENDER)
     namespaces.ip_batch(
         [
             "link set pod up",
@@ -71,7 +71,7 @@ def _wire() -> None:
         ],
         NODE,
     )
-    namespaces.ip_batch(["link set eth0 up", "addr add 10.2.0.2/16 dev eth0", "route add blackhole default"], _SINK)
+    namespaces.ip_batch(["link set eth0 up", "addr add 10.2.0.2/16 dev eth0", "route add blackhole default"], SINK)
     with namespaces.enter(NODE):
         namespaces.write_sysctls(
             {"ipv4/ip_forward": 1, "ipv4/conf/pod/rp_filter": 0, "netfilter/nf_conntrack_tcp_be_liberal": 1}
