@@ -6,11 +6,12 @@ import time
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from common.clock import now_ms
 from common.entry_point import entry_point
 from common.errors import Refusal
+from common.input.checked import checked
 from common.settings import IdPart, KafkaSettings, Settings
 from common.terminal import complain, say
 from lab import cluster, stories
@@ -23,13 +24,7 @@ from lab.synth.traffic import MOST_FLOWS, WINDOW_MS, Traffic
 from lab.traffic.streams import run_until_signal
 from schemas.topology import encode_topology_file
 
-
-def _prefix(value: str) -> str:
-    check_prefix(value)
-    return value
-
-
-LabPrefix = Annotated[str, AfterValidator(_prefix)]
+LabPrefix = Annotated[str, checked(check_prefix)]
 
 
 class LabSettings(Settings):

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, ByteSize, Field
 
 from collector.kernel.networks import ExternalAddresses, parse_networks
+from common.input.checked import checked
 from common.input.durations import parse_duration
 from common.settings import HostPort, IdPart, ServiceSettings, default_node_name, listen_on
 
@@ -28,19 +29,9 @@ def parse_ports(text: str) -> set[int]:
     return ports
 
 
-def _ports(value: str) -> str:
-    parse_ports(value)
-    return value
-
-
 def _deadman(value: str) -> str:
     if value != "0" and parse_duration(value) < _SHORTEST_DEADMAN_MS:
         raise ValueError("expected 5m or more: a collector gives its sign of life once a minute")
-    return value
-
-
-def _networks(value: str) -> str:
-    parse_networks(value)
     return value
 
 
@@ -56,7 +47,7 @@ def _pin_dir(value: Path) -> Path:
     return value
 
 
-Ports = Annotated[str, AfterValidator(_ports)]
+Ports = Annotated[str, checked(parse_ports)]
 PinDir = Annotated[Path, AfterValidator(_pin_dir)]
 
 
@@ -85,7 +76,7 @@ class CollectorSettings(ServiceSettings):
         description="where packets are counted: auto takes netfilter, or tc where the kernel is older than 6.4 or "
         "the network plugin bypasses netfilter",
     )
-    cluster_cidrs: Annotated[str, AfterValidator(_networks)] = Field(
+    cluster_cidrs: Annotated[str, checked(parse_networks)] = Field(
         "",
         description="networks of pods and nodes that are all metered, such as 10.42.0.0/16,fd42::/48: what is received "
         "from there is put aside in the kernel, not in the enricher, and takes no room in the map",

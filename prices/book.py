@@ -14,7 +14,7 @@ from decimal import Decimal
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from common.amounts import currency_sign
+from common.amounts import currency_sign, dollars, exact
 from schemas.flow import Scope
 
 UNIT_BYTES = {"GB": 10**9, "GiB": 2**30}
@@ -130,6 +130,10 @@ class PriceBook:
         """What heads a column of its money: $, or three letters."""
         return currency_sign(self.currency).strip()
 
+    def shown(self, subunits: int) -> str:
+        """Return an amount of its money as people read it: $12.34."""
+        return dollars(money(subunits), self.currency)
+
     def find(self, scope: Scope, source: Side = Side(), destination: Side = Side()) -> Price | None:  # noqa: B008
         """Return the first price that matches, if it is one number; None: this file has none for it."""
         found = self.match(scope, source, destination)
@@ -167,6 +171,11 @@ def money(subunits: int) -> Decimal:
     return Decimal((sign, digits, -SUBUNIT_DIGITS))
 
 
+def exact_money(subunits: int) -> str:
+    """Return an amount in the currency as programs read it."""
+    return exact(money(subunits))
+
+
 def units(size: int, unit: str) -> Decimal:
     """Return bytes in a unit of prices, exactly."""
     # A byte is a whole number of 10^-30 of either unit.
@@ -174,9 +183,9 @@ def units(size: int, unit: str) -> Decimal:
     return Decimal((sign, digits, -30))
 
 
-def per_month(subunits: int, milliseconds: int) -> int:
-    """Return what an amount that came up in so much time would be in a month of 730 h; 0 for no time."""
-    return subunits * MONTH_HOURS * 3_600_000 // milliseconds if milliseconds > 0 else 0
+def per_month(amount: int, milliseconds: int) -> int:
+    """Return what an amount, of money or of bytes, that came up in so much time would be in 730 h; 0 for no time."""
+    return amount * MONTH_HOURS * 3_600_000 // milliseconds if milliseconds > 0 else 0
 
 
 def _fits(glob: str | None, value: str) -> bool:

@@ -4,7 +4,7 @@
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator
+from common.input.checked import checked
 
 _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 _WORDS = {"second": "s", "minute": "m", "hour": "h", "day": "d", "week": "w"}
@@ -24,10 +24,5 @@ def parse_duration(text: str) -> int:
     return milliseconds
 
 
-def _checked(text: str) -> str:
-    parse_duration(text)
-    return text
-
-
 # A duration as a setting, kept as it was written.
-Duration = Annotated[str, AfterValidator(_checked)]
+Duration = Annotated[str, checked(parse_duration)]

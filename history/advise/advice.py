@@ -26,7 +26,6 @@ LEAST_MONEY, LEAST_BYTES = 10, 500 * 10**9
 MOST_UNKNOWN = 0.01
 # More than this part of what Services exchange, at times of which the topology knows nothing, is told.
 MOST_UNTOLD = 0.01
-MONTH_MS = 730 * 3_600_000
 
 RULES = (
     balancing.findings,
@@ -185,8 +184,6 @@ def _sum(cells: Iterable[tuple[Cell, int]], pricer: Pricer) -> Amount:
 
 
 def _is_worth(spared: Amount, metered_ms: int) -> bool:
-    if not metered_ms:
-        return False
     if spared.cost is not None:
         return bool(per_month(spared.cost, metered_ms) >= LEAST_MONEY * SUBUNITS)
-    return spared.bytes * MONTH_MS >= LEAST_BYTES * metered_ms
+    return per_month(spared.bytes, metered_ms) >= LEAST_BYTES

@@ -4,14 +4,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-from common.amounts import exact
 from common.terminal import plain
 from history.advise import follow
 from history.advise.advice import Advice, Advised, Amount
 from history.model.time_range import rfc3339
 from history.report import machine as report_machine
 from history.report.data import Report
-from prices.book import money, per_month
+from prices.book import exact_money, per_month
 
 
 def as_dict(report: Report, advice: Advice) -> dict[str, Any]:
@@ -80,5 +79,5 @@ def _amount(report: Report, amount: Amount) -> dict[str, Any]:
     found: dict[str, Any] = {"bytes": amount.bytes}
     if amount.cost is not None:
         month = per_month(amount.cost, report.summary.metered_ms)
-        found |= {"cost": exact(money(amount.cost)), "cost_per_month": exact(money(month))}
+        found |= {"cost": exact_money(amount.cost), "cost_per_month": exact_money(month)}
     return found

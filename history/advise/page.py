@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from common.amounts import counted, percent, short_zones
 from history.advise import follow
-from history.advise.advice import MONTH_MS, Advice, Advised, Amount, ZonePair
+from history.advise.advice import Advice, Advised, Amount, ZonePair
 from history.advise.finding import Finding
 from history.page import bars, steps
 from history.page.bounds import Bounds
@@ -86,7 +86,7 @@ def view(report: Report, advice: Advice, bounds: Bounds) -> dict[str, Any]:
 
 def _sum(report: Report, amount: Amount) -> Sum:
     book, metered = report.now.bill.book, report.summary.metered_ms
-    monthly = amount.bytes * MONTH_MS // metered if metered else 0
+    monthly = per_month(amount.bytes, metered)
     if book is None or amount.cost is None:
         return Sum(amount.bytes, None, None, monthly)
     return Sum(amount.bytes, cash(amount.cost, book), cash(per_month(amount.cost, metered), book), monthly)

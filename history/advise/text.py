@@ -3,15 +3,15 @@
 
 from collections.abc import Iterator, Sequence
 
-from common.amounts import command_lines, counted, dollars, human, labelled, percent, short_zones
+from common.amounts import command_lines, counted, human, labelled, percent, short_zones
 from common.terminal import command
-from history.advise.advice import MONTH_MS, Advice, Advised, Amount
+from history.advise.advice import Advice, Advised, Amount
 from history.advise.follow import APPLY, manifests, verification
 from history.model.ready import Step
 from history.model.time_range import timestamp
 from history.report.data import Report
 from history.report.text import head, trust
-from prices.book import money, per_month
+from prices.book import per_month
 
 _MOST_STEPS = 4
 
@@ -57,8 +57,8 @@ def _answer(report: Report, advice: Advice) -> list[str]:
 def _monthly(report: Report, amount: Amount) -> list[str]:
     book, metered = report.now.bill.book, report.summary.metered_ms
     if book is None or amount.cost is None:
-        return [f"= {human(amount.bytes * MONTH_MS // metered)} a month at this rate"] if metered else []
-    return [f"= {dollars(money(per_month(amount.cost, metered)), book.currency)} a month at this rate"]
+        return [f"= {human(per_month(amount.bytes, metered))} a month at this rate"] if metered else []
+    return [f"= {book.shown(per_month(amount.cost, metered))} a month at this rate"]
 
 
 def _finding(report: Report, each: Advised) -> Iterator[str]:

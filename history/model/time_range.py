@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
-from pydantic import AfterValidator
-
+from common.input.checked import checked
 from common.input.durations import parse_duration
 
 _EXPECTED = "expected now-1h, 2 hours ago, yesterday, or a time such as 2026-11-22T09:00:00Z"
@@ -129,18 +128,8 @@ def parse_range(since: str | None, from_time: str | None, to_time: str | None, n
     return TimeRange(from_ms, to_ms)
 
 
-def _checked_since(text: str) -> str:
-    parse_since(text, _SOME_TIME_MS)
-    return text
-
-
-def _checked_instant(text: str) -> str:
-    parse_instant(text, _SOME_TIME_MS)
-    return text
-
-
 # What `now` stands for while a setting is only checked: any time does, and this one is not before what is asked for.
 _SOME_TIME_MS = 4_102_444_800_000
 # As settings, kept as they were written: the time is counted from when the command runs.
-Since = Annotated[str, AfterValidator(_checked_since)]
-Instant = Annotated[str, AfterValidator(_checked_instant)]
+Since = Annotated[str, checked(lambda text: parse_since(text, _SOME_TIME_MS))]
+Instant = Annotated[str, checked(lambda text: parse_instant(text, _SOME_TIME_MS))]

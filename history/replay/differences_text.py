@@ -4,11 +4,11 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from common.amounts import counted, dollars, exact, fitted, human, labelled, number, short_zones
+from common.amounts import counted, dollars, fitted, human, labelled, number, short_zones
 from common.terminal import cell, csv_text
 from history.replay.differences import SAME, Amounts, Attribution, Difference, Differences, codes
 from history.replay.reasons import WORDS
-from prices.book import money
+from prices.book import exact_money, money
 
 _AMOUNTS = ("flows", "bytes", "cost_recorded", "cost_rejoined")
 CSV_COLUMNS = (
@@ -51,7 +51,7 @@ def as_dict(found: Differences, currency: str) -> dict[str, Any]:
     }
     return {
         **{
-            name: {"flows": amount.flows, "bytes": amount.bytes} | ({} if cost is None else {"cost": _money(cost)})
+            name: {"flows": amount.flows, "bytes": amount.bytes} | ({} if cost is None else {"cost": exact_money(cost)})
             for name, (amount, cost) in totals.items()
         },
         "currency": currency or None,
@@ -70,7 +70,7 @@ def as_rows(found: Differences) -> Iterator[dict[str, Any]]:
             "columns": list(row.columns),
             "flows": amounts.flows,
             "bytes": amounts.bytes,
-            **{name: _money(cost) for name, cost in costs.items() if cost is not None},
+            **{name: exact_money(cost) for name, cost in costs.items() if cost is not None},
             **{name: said._asdict() for name, said in sides.items() if said is not None},
         }
 
@@ -79,7 +79,7 @@ def as_csv(found: Differences, currency: str) -> str:
     """Return every row as CSV, with a header; what a row does not have is empty."""
     rows: list[Sequence[object]] = [CSV_COLUMNS]
     for row, amounts in found.ordered:
-        costs = ("" if cost is None else _money(cost) for cost in (amounts.cost_recorded, amounts.cost_rejoined))
+        costs = ("" if cost is None else exact_money(cost) for cost in (amounts.cost_recorded, amounts.cost_rejoined))
         said = (cell(text) for side in (row.recorded, row.rejoined) for text in (side or Attribution(*[""] * 5)))
         why = (", ".join(row.why), ", ".join(row.columns))
         rows.append((row.kind, *why, amounts.flows, amounts.bytes, *costs, currency, *said))
@@ -100,7 +100,3 @@ def _cells(row: Difference, amounts: Amounts, short: dict[str, str]) -> list[tup
             zones = ">".join(short.get(zone, "ext" if name.startswith("external") else "?") for zone, name in ends)
             lines.append((word, said.scope, zones, said.source, "->", said.destination, spent))
     return [(human(amounts.bytes), *lines[0], ", ".join(row.why) + hidden), ("", *lines[1], "")]
-
-
-def _money(subunits: int) -> str:
-    return exact(money(subunits))

@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from common import clock, terminal
 from common.entry_point import entry_point
 from common.errors import Refusal
+from common.input.checked import checked
 from common.input.clusters import OtherClusters, other_clusters
 from common.input.durations import Duration, parse_duration
 from history.model.events import known_events
@@ -32,16 +33,11 @@ COMING_IN_MS = 30_000
 LONGEST_WINDOW_MS = 60_000
 
 
-def _checked(by: str) -> str:
-    parse_by(by)
-    return by
-
-
 class ReportSettings(PricedSettings):
     """Sum up a time range: zones by zones, who sends to whom across them, what it costs, how far to trust it."""
 
     compare: Duration | None = Field(None, description="compare with the same span this long before, such as 7d")
-    by: Annotated[str, AfterValidator(_checked)] | None = Field(
+    by: Annotated[str, checked(parse_by)] | None = Field(
         None,
         description="sum up by namespace, workload, pod, node, zone, port, service, cluster, hour, day, or by a label "
         "of namespaces as label:NAME, instead of pairs",

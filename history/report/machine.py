@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from audit.result import covered
-from common.amounts import exact, per_hour
+from common.amounts import per_hour
 from common.terminal import cell, csv_text
 from history.model.bill import Bill, Cost
 from history.model.events import Event
@@ -16,7 +16,7 @@ from history.report.data import Difference, PairLine, Range, Report
 from history.report.grouped.focus import focus_rows
 from history.report.grouped.showback import periods
 from history.report.grouped.sums import SumLine, sums, together
-from prices.book import MONTH_HOURS, money, per_month
+from prices.book import MONTH_HOURS, exact_money, per_month
 from prices.file import is_shipped
 from schemas.flow import SCOPES
 
@@ -83,7 +83,7 @@ def _traffic_rows(report: Report) -> Iterator[tuple[str | int, ...]]:
             *map(cell, (source.label, source.zone, destination.label, destination.zone)),
             *(str(flag).lower() for flag in (traffic.received, report.own.tells(source, destination))),
             size,
-            *(("", "") if cost is None else (_exact(cost.source), _exact(cost.destination))),
+            *(("", "") if cost is None else (exact_money(cost.source), exact_money(cost.destination))),
             currency,
         )
 
@@ -101,7 +101,7 @@ def _sum_rows(report: Report, by: By) -> Iterator[tuple[str | int, ...]]:
     book = report.now.bill.book
     for line in sums(report, by):
         sizes = (line.sent, line.received, line.sent_across, line.received_across)
-        cost = "" if line.cost is None else _exact(line.cost.total)
+        cost = "" if line.cost is None else exact_money(line.cost.total)
         yield (cell(line.name), *(sizes if of_ends else sizes[::2]), cost, "" if book is None else book.currency)
 
 
@@ -110,7 +110,7 @@ def _sum(line: SumLine, report: Report) -> dict[str, Any]:
     found: dict[str, Any] = {"name": line.name, **sizes}
     if report.before is not None:
         found["bytes_before"] = line.before
-    return found if line.cost is None else found | {"cost": _exact(line.cost.total)}
+    return found if line.cost is None else found | {"cost": exact_money(line.cost.total)}
 
 
 def _showback(report: Report, by: By, per: Per) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def _amounts(line: SumLine) -> dict[str, Any]:
     if line.cost is None:
         return _sizes(line)
     cost = {"cost": line.cost.total, "cost_sent": line.cost.source, "cost_received": line.cost.destination}
-    return _sizes(line) | {name: _exact(subunits) for name, subunits in cost.items()}
+    return _sizes(line) | {name: exact_money(subunits) for name, subunits in cost.items()}
 
 
 def _sizes(line: SumLine) -> dict[str, Any]:
@@ -185,8 +185,8 @@ def _range(part: Range) -> dict[str, Any]:
         "by_tier": {
             scope: {
                 "bytes": each.bytes,
-                "cost_lowest": _exact(each.lowest),
-                "cost_highest": _exact(each.highest),
+                "cost_lowest": exact_money(each.lowest),
+                "cost_highest": exact_money(each.highest),
             }
             for scope, each in sorted(bill.by_tier.items())
         },
@@ -203,10 +203,10 @@ def _cost(cost: Cost | None, summary: Summary, bill: Bill) -> dict[str, Any]:
     if cost is None or bill.book is None:
         return {}
     return {
-        "cost": _exact(cost.total),
-        "cost_source": _exact(cost.source),
-        "cost_destination": _exact(cost.destination),
-        "cost_per_month": _exact(per_month(cost.total, summary.metered_ms)),
+        "cost": exact_money(cost.total),
+        "cost_source": exact_money(cost.source),
+        "cost_destination": exact_money(cost.destination),
+        "cost_per_month": exact_money(per_month(cost.total, summary.metered_ms)),
     }
 
 
@@ -222,7 +222,7 @@ def _prices(report: Report) -> dict[str, Any]:
         "unit": book.unit,
         "currency": book.currency,
         "month_hours": MONTH_HOURS,
-        "assumed_far_side": _exact(report.now.bill.assumed),
+        "assumed_far_side": exact_money(report.now.bill.assumed),
         "kind": "list prices, without discounts" if is_shipped(book) else "prices of a file of one's own",
     }
 
@@ -290,8 +290,4 @@ def event_dict(event: Event) -> dict[str, Any]:
 def _own(report: Report) -> dict[str, Any]:
     size, crossing, cost = report.own_traffic()
     found: dict[str, Any] = {"bytes": size, "cross_zone_bytes": crossing}
-    return found if report.now.bill.book is None else found | {"cost": _exact(cost.total)}
-
-
-def _exact(subunits: int) -> str:
-    return exact(money(subunits))
+    return found if report.now.bill.book is None else found | {"cost": exact_money(cost.total)}

@@ -26,7 +26,7 @@ from history.report.data import PairLine, Report, together
 from history.report.differences.text import difference_lines
 from history.report.grouped.showback_text import showback_lines
 from history.report.grouped.sums_text import change_of_rate, sum_lines
-from prices.book import PriceBook, money, per_month
+from prices.book import money, per_month
 from prices.file import SHIPPED, is_shipped
 from schemas.flow import Scope
 
@@ -151,8 +151,8 @@ def _answer(report: Report) -> list[str]:
     book, cost = report.now.bill.book, report.now.cost("cross_zone")
     metered = report.summary.metered_ms
     if book is not None and cost is not None:
-        facts.append(dollars_of(cost.total, book))
-        facts.append(f"= {dollars_of(per_month(cost.total, metered), book)} a month at this rate")
+        facts.append(book.shown(cost.total))
+        facts.append(f"= {book.shown(per_month(cost.total, metered))} a month at this rate")
     change = change_facts(report)
     found = labelled("CROSS-ZONE", [*facts, *change[:1]], 13)
     return found + [line for note in [basis(report), *change[1:]] for line in labelled("", [note], 13)]
@@ -237,9 +237,7 @@ def _other_traffic(report: Report, unit: str, divisor: int) -> list[str]:
     rows = [("other traffic", unit, "")]
     for name, size, cost in found:
         if size:
-            priced = (
-                dollars_of(cost.total, bill.book) if bill.book is not None and cost is not None and cost.total else ""
-            )
+            priced = bill.book.shown(cost.total) if bill.book is not None and cost is not None and cost.total else ""
             rows.append((name, three_digits(size / divisor), priced))
     return columns(rows, "<><")
 
@@ -327,7 +325,7 @@ def own(report: Report) -> list[str]:
     facts = [human(size), f"{human(crossing)} of it across zones"]
     book, total = report.now.bill.book, report.now.cost("cross_zone")
     if book is not None and cost.total and total is not None and total.total:
-        facts.append(f"{dollars_of(cost.total, book)}, {percent(cost.total, total.total)} of the above")
+        facts.append(f"{book.shown(cost.total)}, {percent(cost.total, total.total)} of the above")
     return [*facts, "included above"]
 
 
@@ -347,8 +345,8 @@ def by_tier(report: Report) -> list[str]:
     if bill.book is None:
         return []
     return [
-        f"{scope.replace('_', '-')} {human(each.bytes)}: {dollars_of(each.lowest, bill.book)} to "
-        f"{dollars_of(each.highest, bill.book)}, lowest to highest tier: not in the dollars"
+        f"{scope.replace('_', '-')} {human(each.bytes)}: {bill.book.shown(each.lowest)} to "
+        f"{bill.book.shown(each.highest)}, lowest to highest tier: not in the dollars"
         for scope, each in sorted(bill.by_tier.items())
     ]
 
@@ -358,9 +356,7 @@ def assumed(report: Report) -> list[str]:
     bill = report.now.bill
     if bill.book is None or not bill.assumed:
         return []
-    return [
-        f"{dollars_of(bill.assumed, bill.book)} of the dollars is the far side's, in the CIDR map: as any other end's"
-    ]
+    return [f"{bill.book.shown(bill.assumed)} of the dollars is the far side's, in the CIDR map: as any other end's"]
 
 
 def _next(report: Report) -> list[str]:
@@ -402,8 +398,3 @@ def _places(pair: PairLine, short: dict[str, str]) -> str:
     if len(sources) * len(destinations) > 3:
         return f"{len(pair.zones)} pairs"
     return f"{','.join(sources)} -> {','.join(destinations)}"
-
-
-def dollars_of(subunits: int, book: PriceBook) -> str:
-    """Return an amount as people read it."""
-    return dollars(money(subunits), book.currency)

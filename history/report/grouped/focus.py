@@ -21,7 +21,7 @@ from history.model.grouping import By, Owner, Per
 from history.model.time_range import rfc3339
 from history.report.data import Report
 from history.report.grouped.showback import Side, bounds, shares
-from prices.book import money, units
+from prices.book import exact_money, units
 from prices.file import is_shipped
 from schemas.flow import Scope
 
@@ -86,7 +86,7 @@ def _money(report: Report, charge: Charge, size: int, cost: int) -> tuple[str, .
     if book is None or charge.price is None:
         return ("",) * 7
     quantity = exact(units(size, book.unit))
-    amounts = (exact(charge.price), exact(money(cost)))
+    amounts = (exact(charge.price), exact_money(cost))
     both = (*amounts, "", "") if is_shipped(book) else ("", "", *amounts)
     return (quantity, book.unit, *both, book.currency)
 

@@ -3,12 +3,11 @@
 
 from typing import NamedTuple
 
-from common.amounts import exact, per_hour
+from common.amounts import per_hour
 from history.model.bill import Cost
-from history.report import text
 from history.report.data import Report
 from history.report.grouped.sums_text import change_of_rate
-from prices.book import PriceBook, money, per_month
+from prices.book import PriceBook, exact_money, per_month
 
 
 class Cash(NamedTuple):
@@ -30,7 +29,7 @@ class Change(NamedTuple):
 
 def cash(subunits: int, book: PriceBook) -> Cash:
     """Return an amount of money."""
-    return Cash(exact(money(subunits)), text.dollars_of(subunits, book))
+    return Cash(exact_money(subunits), book.shown(subunits))
 
 
 def priced(report: Report, cost: Cost | None) -> Cash | None:

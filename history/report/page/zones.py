@@ -10,7 +10,6 @@ from history.model.bill import Cost
 from history.model.summary import EXTERNAL
 from history.page.bounds import Bounds
 from history.page.scales import LEVELS, level
-from history.report import text
 from history.report.data import Report
 from history.report.page.values import Cash, priced
 
@@ -58,5 +57,5 @@ def heat_map(report: Report, bounds: Bounds) -> dict[str, Any]:
         "left_out": len(of_zone) - len(shown),
         "rest": total([pair for pair in sizes if not {*pair} <= {*shown}]),
         "levels": range(1, LEVELS + 1),
-        "most": "" if not most else text.dollars_of(most, book) if is_priced and book is not None else human(most),
+        "most": "" if not most else book.shown(most) if is_priced and book is not None else human(most),
     }
