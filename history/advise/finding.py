@@ -11,7 +11,7 @@ from enricher.index.tenancy import order, stretches
 from history.advise.service_use import Use, use_of
 from history.model.evidence import Cell, Evidence
 from history.model.party import Parties
-from history.model.ready import SERVICE, Group, Step, groups_of, is_known, ready_pods
+from history.model.ready import SERVICE, Group, Step, groups_of, is_known, ready_pods, services_of
 from history.model.summary import Traffic
 from schemas.topology import Routing, TopologyState
 
@@ -219,14 +219,7 @@ class Case:
     @cached_property
     def _services_before(self) -> defaultdict[Group, set[Group]]:
         """The Services whose end points a workload's pods were in the range."""
-        span = self.evidence.span
-        found: defaultdict[Group, set[Group]] = defaultdict(set)
-        for state in self._states:
-            ended = state.to_ms is not None and state.to_ms <= span.from_ms
-            if state.kind == "pod" and state.workload is not None and state.from_ms < span.to_ms and not ended:
-                workload, *services = groups_of(state)
-                found[workload].update(services)
-        return found
+        return services_of(state for state in self._states if self.evidence.span.meets(state.from_ms, state.to_ms))
 
     def services_of(self, workload: Group) -> set[Group]:
         """Return the Services with an address of their own whose end points a workload's pods were in the range."""
@@ -275,9 +268,3 @@ def manifest(group: Group, spec: dict[str, Any]) -> dict[str, Any]:
         "metadata": {"namespace": group.namespace, "name": group.name},
         "spec": spec,
     }
-
-
-def workload_of(label: str) -> Group | None:
-    """Return the workload that a label of the form `namespace/Kind/name` names; None for anything else."""
-    parts = label.split("/")
-    return Group(*parts) if len(parts) == 3 and parts[1] not in ("Pod", SERVICE) else None

@@ -178,5 +178,4 @@ def trim(books: Reconciler) -> None:
 
 
 def _within(state: TopologyState, settings: AuditSettings, span: TimeRange) -> bool:
-    mine = settings.node in (None, state.name)
-    return mine and state.from_ms < span.to_ms and (state.to_ms is None or state.to_ms > span.from_ms)
+    return settings.node in (None, state.name) and span.meets(state.from_ms, state.to_ms)

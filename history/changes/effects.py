@@ -88,11 +88,7 @@ def _concerned(found: Sequence[Event], evidence: Evidence, book: PriceBook | Non
 
 
 def _subjects(cell: Cell) -> set[Group]:
-    found = set()
-    for end in (cell.client, cell.server):
-        parts = end.label.split("/")
-        if end.kind == "pod" and len(parts) == 3:
-            found.add(Group(*parts))
+    found = {group for end in (cell.client, cell.server) if (group := end.workload)}
     if cell.service:
         found.add(Group(cell.server.namespace, SERVICE, cell.service))
     return found

@@ -108,6 +108,6 @@ def _nodes(states: Sequence[TopologyState], span: TimeRange) -> list[TopologySta
     """Return the nodes of a range, each as it was last."""
     last: dict[str, TopologyState] = {}
     for state in sorted(states, key=lambda state: state.from_ms):
-        if state.kind == "node" and state.from_ms < span.to_ms and (state.to_ms is None or state.to_ms > span.from_ms):
+        if state.kind == "node" and span.meets(state.from_ms, state.to_ms):
             last[state.name] = state
     return list(last.values())

@@ -2,6 +2,7 @@
 """Prices a summary by a price file. Pure. Amounts are whole subunits (prices/book.py), so they add up exactly."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -32,6 +33,12 @@ class Cost:
 
 
 NOTHING = Cost()
+
+
+def sum_costs(costs: Iterable[Cost | None]) -> Cost | None:
+    """Add costs up; what has no price (None) is in no sum, and where nothing has one there is none."""
+    known = [cost for cost in costs if cost is not None]
+    return sum(known, NOTHING) if known else None
 
 
 @dataclass(frozen=True, slots=True)

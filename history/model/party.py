@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from history.model.end_names import reads_as_network
+from history.model.ready import Group, workload_of
 from prices.book import Side
 from sinks.flowlog.rows.columns import Value
 
@@ -45,6 +46,11 @@ class Party:
     def side(self) -> Side:
         """What its price may depend on."""
         return Side(self.region, self.name, self.kind == "external", self.zone)
+
+    @property
+    def workload(self) -> Group | None:
+        """The workload whose pod it is, if it is one's."""
+        return workload_of(self.label) if self.kind == "pod" else None
 
 
 class MeterTraffic(NamedTuple):

@@ -62,6 +62,22 @@ def groups_of(pod: TopologyState) -> Iterator[Group]:
         yield Group(namespace, SERVICE, name)
 
 
+def workload_of(label: str) -> Group | None:
+    """Return the workload that a label of the form `namespace/Kind/name` names; None for anything else."""
+    parts = label.split("/")
+    return Group(*parts) if len(parts) == 3 and parts[1] not in ("Pod", SERVICE) else None
+
+
+def services_of(states: Iterable[TopologyState]) -> defaultdict[Group, set[Group]]:
+    """Return the Services whose end points a workload's pods are, or were, by workload."""
+    found: defaultdict[Group, set[Group]] = defaultdict(set)
+    for state in states:
+        if state.kind == "pod" and state.workload is not None:
+            workload, *services = groups_of(state)
+            found[workload].update(services)
+    return found
+
+
 def least(steps: Sequence[Step], from_ms: int, to_ms: int) -> dict[str, int]:
     """Return how many ready pods each zone had all the time in [from_ms, to_ms); zones with none are not there."""
     found: dict[str, int] | None = None

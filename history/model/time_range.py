@@ -36,6 +36,10 @@ class TimeRange:
         """Return whether a window that starts then belongs here."""
         return self.from_ms <= window_start_ms < self.to_ms
 
+    def meets(self, from_ms: int, to_ms: int | None) -> bool:
+        """Return whether what held from then until then, or holds still (None), did so at any time of this range."""
+        return from_ms < self.to_ms and (to_ms is None or to_ms > self.from_ms)
+
     @property
     def slot_ms(self) -> int:
         """How long a slot of this range is, in ms: what is shown over time is added up by slot."""

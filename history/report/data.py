@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from audit.result import Audit
-from history.model.bill import NOTHING, Bill, Cost
+from history.model.bill import NOTHING, Bill, Cost, sum_costs
 from history.model.events import Event
 from history.model.grouping import By, Per
 from history.model.party import MeterTraffic, Party
@@ -51,13 +51,12 @@ class PairLine:
 
 def together(pairs: Sequence[PairLine]) -> PairLine:
     """Return what pairs come to, without their names, zones and nodes."""
-    costs = [pair.cost for pair in pairs if pair.cost is not None]
     return PairLine(
         "",
         "",
         bytes=sum(pair.bytes for pair in pairs),
         before=sum(pair.before for pair in pairs),
-        cost=sum(costs, NOTHING) if costs else None,
+        cost=sum_costs(pair.cost for pair in pairs),
     )
 
 
@@ -199,8 +198,7 @@ def _add(line: PairLine, traffic: Traffic, size: int, cost: Cost | None) -> None
     line.bytes += size
     line.zones.add((traffic.source.zone, traffic.destination.zone))
     line.received |= traffic.received
-    if cost is not None:
-        line.cost = (line.cost or NOTHING) + cost
+    line.cost = sum_costs((line.cost, cost))
     for names, end in zip(line.nodes, (traffic.source, traffic.destination), strict=True):
         if end.kind == "node":
             names.add(end.label)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from common import page
 from common.amounts import columns, counted, currency_sign, fitted, human, labelled, short_zones, shorten
 from common.terminal import command
-from history.model.bill import NOTHING, Bill, Cost, price_summary
+from history.model.bill import NOTHING, Bill, Cost, price_summary, sum_costs
 from history.model.summary import EXTERNAL, Pair, Summary, by, pair_of
 from prices.book import PriceBook, money, per_month
 from prices.file import is_shipped
@@ -81,8 +81,7 @@ def _pairs(summary: Summary, seconds: float, bill: Bill, top: int) -> list[str]:
         rate = f"{sum(size for _, size in pairs) / (1e6 * seconds):.2f}"
         if prices is None:
             return [rate]
-        known = [costs[pair] for pair, _ in pairs if pair in costs]
-        return [rate, _monthly(sum(known, NOTHING) if known else None, prices, seconds, sign="")]
+        return [rate, _monthly(sum_costs(costs.get(pair) for pair, _ in pairs), prices, seconds, sign="")]
 
     titles = ["MB/s"] if prices is None else ["MB/s", f"{prices.sign}/month"]
     short = short_zones(sorted({zone for pair in summary.zones for zone in pair if zone != EXTERNAL}))

@@ -8,7 +8,7 @@ The proxies of ambient nodes tunnel to a port of their own, so that the Service 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from history.advise.finding import Case, Fate, Finding, Sure, manifest, workload_of
+from history.advise.finding import Case, Fate, Finding, Sure, manifest
 from history.advise.rules.balancing import keeps_local
 from history.advise.service_use import (
     THROUGH_SERVICE,
@@ -21,7 +21,7 @@ from history.advise.service_use import (
     use_of,
 )
 from history.model.evidence import Cell
-from history.model.ready import Group, Step
+from history.model.ready import Group, Step, workload_of
 
 # Where sidecars ask what to do (xDS over TLS), and where ambient nodes tunnel to (HBONE); Istio's documentation.
 CONTROL_PORT, TUNNEL_PORT = 15012, 15008

@@ -8,10 +8,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from common.amounts import human
-from history.advise.finding import Case, Finding, Sure, workload_of
+from history.advise.finding import Case, Finding, Sure
 from history.advise.service_use import Use, is_bearable, last_zones, load_afterwards, load_line, name_some, use_of
 from history.model.evidence import Cell
-from history.model.ready import SERVICE, Group
+from history.model.ready import SERVICE, Group, workload_of
 
 # AWS bills what these send to other zones, and not what Application and Classic Load Balancers do.
 BILLED = ("cidr/nlb/", "cidr/gwlb/")

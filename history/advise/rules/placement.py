@@ -5,11 +5,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from common.amounts import human
-from history.advise.finding import Case, Finding, manifest, workload_of
+from history.advise.finding import Case, Finding, manifest
 from history.advise.rules.balancing import KEEPS_LOCAL
 from history.advise.service_use import last_zones
 from history.model.evidence import Cell
-from history.model.ready import Group, least
+from history.model.ready import Group, least, workload_of
 
 # Of what reads much and writes little: the server sends so many times what it is sent.
 READ_MOSTLY = 3

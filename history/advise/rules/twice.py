@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from difflib import SequenceMatcher
 
 from common.amounts import human
-from history.advise.finding import Case, Finding, manifest, workload_of
+from history.advise.finding import Case, Finding, manifest
 from history.model.evidence import Cell
+from history.model.ready import workload_of
 
 # Both pull from so many servers, and of all that either pulls from, so much is common.
 FEWEST_TARGETS, COMMON = 3, 0.8

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 
 from common.amounts import per_hour
 from history.model.events import Event, known_events
-from history.model.party import Party
-from history.model.ready import Group, groups_of
+from history.model.ready import Group, services_of
 from history.model.summary import IN_REGION
 from history.model.time_range import TimeRange
 from history.report.data import Difference, Differences, PairLine, Range, Report, pair_of
@@ -43,7 +42,7 @@ def differences(report: Report, before: Range, states: Sequence[TopologyState], 
     of_subject: defaultdict[Group, list[Event]] = defaultdict(list)
     for event in changed:
         of_subject[event.subject].append(event)
-    services = _services(states)
+    services = services_of(states)
     found = [_difference(pair, sent[pair.source, pair.destination], report, before) for pair in report.pairs()]
     found = [each for each in found if each.change]
     found.sort(key=lambda each: (-abs(each.change), each.source, each.destination))
@@ -64,15 +63,9 @@ def _sent(now: Range, before: Range) -> defaultdict[tuple[str, str], _Sent]:
                 sums_of = sums[pair_of(traffic)]
                 sums_of.now += size if part is now else 0
                 sums_of.before += size if part is before else 0
-                sums_of.ends.update(_workloads((traffic.source, traffic.destination)))
+                ends = (traffic.source, traffic.destination)
+                sums_of.ends.update(group for end in ends if (group := end.workload))
     return sums
-
-
-def _workloads(ends: Iterable[Party]) -> Iterable[Group]:
-    for end in ends:
-        parts = end.label.split("/")
-        if end.kind == "pod" and len(parts) == 3:
-            yield Group(*parts)
 
 
 def _difference(pair: PairLine, sent: _Sent, report: Report, before: Range) -> Difference:
@@ -86,16 +79,6 @@ def _difference(pair: PairLine, sent: _Sent, report: Report, before: Range) -> D
         # At the volume of now: the part that crosses, less what would cross with the part of before.
         by_zones = rates[0] - round(per_hour(sent.now, now_ms) * pair.before / sent.before)
     return Difference(pair.source, pair.destination, *rates, change - by_zones, by_zones, [])
-
-
-def _services(states: Iterable[TopologyState]) -> defaultdict[Group, set[Group]]:
-    """Return which Services select a workload's pods, or did."""
-    found: defaultdict[Group, set[Group]] = defaultdict(set)
-    for state in states:
-        if state.kind == "pod" and state.workload is not None:
-            workload, *services = groups_of(state)
-            found[workload].update(services)
-    return found
 
 
 def _fitting(difference: Difference, changed: Iterable[Event]) -> list[Event]:

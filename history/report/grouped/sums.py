@@ -7,7 +7,7 @@ Every byte is sent once and received once: each of the two columns adds up to al
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from history.model.bill import NOTHING, Cost
+from history.model.bill import Cost, sum_costs
 from history.model.grouping import OF_ENDS, OF_TIME, By, title_of
 from history.model.summary import Traffic
 from history.report.data import Report
@@ -42,8 +42,7 @@ class SumLine:
         else:
             self.sent += size
             self.sent_across += across
-        if cost is not None:
-            self.cost = (self.cost or NOTHING) + cost
+        self.cost = sum_costs((self.cost, cost))
 
     def sizes(self, *, of_ends: bool) -> list[int]:
         """Return the amounts that a table shows: sent, of that across zones, and with ends the same of received."""
@@ -53,14 +52,13 @@ class SumLine:
 
 def together(lines: Sequence[SumLine], name: str = "") -> SumLine:
     """Return what sums come to together."""
-    costs = [line.cost for line in lines if line.cost is not None]
     return SumLine(
         name,
         sum(line.sent for line in lines),
         sum(line.received for line in lines),
         sum(line.sent_across for line in lines),
         sum(line.received_across for line in lines),
-        sum(costs, NOTHING) if costs else None,
+        sum_costs(line.cost for line in lines),
         sum(line.before for line in lines),
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.amounts import human
-from history.model.bill import Cost
+from history.model.bill import sum_costs
 from history.model.summary import EXTERNAL
 from history.page.bounds import Bounds
 from history.page.scales import LEVELS, level
@@ -38,10 +38,8 @@ def heat_map(report: Report, bounds: Bounds) -> dict[str, Any]:
     most = max((weight for pair, weight in weights.items() if pair[0] != pair[1] and {*pair} <= {*shown}), default=0)
 
     def total(pairs: Sequence[tuple[str, str]]) -> Square:
-        held = [costs[pair] for pair in pairs if pair in costs]
-        cost = sum((each.total for each in held), 0)
         size = sum(sizes.get(pair, 0) for pair in pairs)
-        return Square(size, priced(report, Cost(cost)) if held else None, 0, within=False)
+        return Square(size, priced(report, sum_costs(map(costs.get, pairs))), 0, within=False)
 
     squares = {}
     for pair in ((source, to) for source in shown for to in shown):
