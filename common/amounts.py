@@ -3,10 +3,13 @@
 
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
+from typing import Any, TypeVar
 
 from common import page
+
+K = TypeVar("K", bound=Any)
 
 # Of a name in a table that must be narrower: so far first; where the gaps have given way too, further.
 LEAST_NAME, LEAST_OF_ALL = 12, 6
@@ -149,6 +152,23 @@ def command_lines(words: str, indent: int) -> list[str]:
             rows.append("   ")
         rows[-1] += (" " if rows[-1].strip() else "") + word
     return rows
+
+
+def commands(label: str, lines: Iterable[str], indent: int) -> list[str]:
+    """Return command lines behind a label, below each other."""
+    rows = [row for line in lines for row in command_lines(line, indent)]
+    return [f"{'' if number else label:<{indent}}{row}" for number, row in enumerate(rows)]
+
+
+def ranked(sums: Mapping[K, int]) -> list[tuple[K, int]]:
+    """Return sums with their names, the greatest first; of equal ones in the order of the names."""
+    return sorted(sums.items(), key=lambda item: (-item[1], item[0]))
+
+
+def first_few(names: Sequence[str], most: int = 5) -> str:
+    """Return the first of some names, and how many more there are: a, b and 3 more."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def columns(rows: Sequence[Sequence[str]], align: str, gap: str = "  ") -> list[str]:

@@ -17,7 +17,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from audit.result import Audit
-from common.amounts import counted
+from common.amounts import counted, first_few
 from common.errors import Refusal
 from common.kafka import by_time, clients, topic_admin
 from common.kafka.reading import command_reader, held
@@ -35,7 +35,6 @@ from schemas.topics import topic_specs
 _BINDING = ("cleanup.policy", "message.timestamp.type", "message.timestamp.before.max.ms")
 # So much at least: a record's time may be 50 minutes ahead (enricher/delivery/outgoing/unit.py).
 _AT_LEAST = ("message.timestamp.after.max.ms",)
-LONGEST_LIST = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,19 +216,16 @@ def ledger_findings(audit: Audit) -> list[Finding]:
     if audit.gaps:
         nodes = sorted({gap.node for gap in audit.gaps})
         seconds = sum(max(gap.to_ms - gap.from_ms, 0) for gap in audit.gaps) / 1000
-        findings += unclear("unmeasured time", f"{seconds:.0f} s on {_some(nodes)}", todo)
+        findings += unclear("unmeasured time", f"{seconds:.0f} s on {first_few(nodes)}", todo)
     if audit.is_forged:
         names = sorted({*audit.interleaved, *(node for node, _ in audit.foreign)})
-        findings += fault("who writes", f"windows that cannot be {_some(names)}'s alone", todo)
+        findings += fault("who writes", f"windows that cannot be {first_few(names)}'s alone", todo)
     without = sorted((audit.nodes_in_cluster or set()) - audit.nodes_metered)
     if without:
-        findings += unclear("nodes without windows", _some(without), "does a collector run there? doctor on that node")
+        findings += unclear(
+            "nodes without windows", first_few(without), "does a collector run there? doctor on that node"
+        )
     return findings
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - LONGEST_LIST} more" if len(names) > LONGEST_LIST else ""
-    return ", ".join(names[:LONGEST_LIST]) + more
 
 
 async def check_dead_letters(settings: KafkaSettings, span: TimeRange) -> list[Finding]:

@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from common.amounts import command_lines, counted, human, labelled, percent, short_zones
+from common.amounts import commands, counted, human, labelled, percent, short_zones
 from common.terminal import command
 from history.advise.advice import Advice, Advised, Amount
 from history.advise.follow import APPLY, manifests, verification
@@ -71,8 +71,7 @@ def _finding(report: Report, each: Advised) -> Iterator[str]:
     if finding.manifests:
         yield from labelled("   change", [APPLY], 14)
         yield from (f"              {line}" for line in manifests(each))
-    rows = command_lines(verification(report, each), 14)
-    yield from (f"{'' if number else '   verify':<14}{row}" for number, row in enumerate(rows))
+    yield from commands("   verify", [verification(report, each)], 14)
 
 
 def _saving(report: Report, each: Advised) -> str:
@@ -118,7 +117,7 @@ def _rest(report: Report, advice: Advice) -> list[str]:
         found += labelled(label, [why, human(amount.bytes), *_monthly(report, amount)], 27)
     if advice.told:
         simulation = command(f"advise {report.range_flags}{report.flags} --simulate 1")
-        found += ["", *(f"{'' if n else 'next':<7}{row}" for n, row in enumerate(command_lines(simulation, 7)))]
+        found += ["", *commands("next", [simulation], 7)]
     return found
 
 

@@ -15,6 +15,7 @@ from pydantic import Field
 from audit.books import Reconciler, conclude, late_windows
 from audit.result import MAX_LISTED, Audit
 from common import clock
+from common.amounts import first_few
 from common.entry_point import entry_point
 from common.errors import Refusal
 from common.input.locations import Location
@@ -101,9 +102,8 @@ class _Asked:
         if not self._others:
             return f"no window in {self.span}: is a collector running? try a longer --since"
         wanted = [f"{name} {value}" for name in ("cluster", "node") if (value := getattr(self.settings, name))]
-        shown = sorted(self._others)[: text.LONGEST_LIST]
-        more = f" and {len(self._others) - len(shown)} more" if len(self._others) > len(shown) else ""
-        return f"no window of {', '.join(wanted)} in {self.span}; there are {', '.join(shown)}{more}"
+        there = first_few(sorted(self._others), text.LONGEST_LIST)
+        return f"no window of {', '.join(wanted)} in {self.span}; there are {there}"
 
 
 async def _look(asked: _Asked, now_ms: int) -> tuple[Audit, list[str], Deep | None]:

@@ -5,16 +5,19 @@ First how far it can be trusted at all: which nodes were metered, and how much o
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
+import msgspec
+
 from audit.result import Audit, Contradiction, HopTotal, Sums, covered
-from common.amounts import columns, counted, fitted, labelled
+from common.amounts import columns, counted, duration, fitted, human, labelled, percent, shorten
 from common.terminal import command
 from history.audit.deep.facts import Deep
 from history.model.time_range import TimeRange, timestamp
 from schemas.amount import Amount
+from schemas.flow import Scope
 
 HOP_TITLES = {
     "collector": "hook -> raw",
@@ -79,7 +82,7 @@ def as_dict(audit: Audit, explained: Sequence[str] = (), deep: Deep | None = Non
             for (cluster, node), sums in sorted(audit.nodes.items())
         ],
         "absent": audit.absent,
-        "gaps": [{"node": g.node, "from_ms": g.from_ms, "to_ms": g.to_ms, "why": g.why} for g in audit.gaps],
+        "gaps": [asdict(each) for each in audit.gaps],
         "gone": [
             {
                 "node": each.node,
@@ -91,10 +94,7 @@ def as_dict(audit: Audit, explained: Sequence[str] = (), deep: Deep | None = Non
             for each in audit.gone
         ],
         "clock_steps": [asdict(each) for each in audit.clock_steps],
-        "shortfalls": [
-            {"hop": s.hop, "window": s.window, "bytes": s.bytes, "packets": s.packets, "why": s.why, "late": s.late}
-            for s in audit.shortfalls
-        ],
+        "shortfalls": [asdict(each) for each in audit.shortfalls],
         "explained": list(explained),
         "refused": audit.refused,
         "repeats": [
@@ -145,6 +145,39 @@ def coverage(audit: Audit) -> str:
     """Say how much of what the uplinks sent and got the hook saw, over all nodes."""
     total = covered(audit.coverage.values())
     return ", ".join(f"{way} {_percent(ratio)}" for way, ratio in total.items()) or "unknown (no uplink sent anything)"
+
+
+def trust_facts(
+    audit: Audit | None,
+    why_none: str,
+    scopes: Mapping[Scope, int],
+    observers: int,
+    never: Collection[str] | None = None,
+) -> list[str]:
+    """Say how far what was metered can be trusted: of how many nodes how much, what was lost, what is not known.
+
+    `why_none`: why there is no audit. `scopes`: the bytes metered. `never`: the nodes without a collector, if others
+    than the audit knows of.
+    """
+    unknown = scopes.get("unknown", 0)
+    share = f"unknown {percent(unknown, sum(scopes.values()))}" + (f" ({human(unknown)})" if unknown else "")
+    if audit is None:
+        return [share, f"nodes {observers} metered", why_none]
+    of = "" if audit.nodes_in_cluster is None else f" of {len(audit.nodes_in_cluster)}"
+    facts = [f"nodes {len(audit.nodes_metered)}{of} metered", f"coverage {coverage(audit)}"]
+    facts += [f"ledger {audit.ratio:.6f}", share]
+    unmeasured = sum(gap.to_ms - gap.from_ms for gap in audit.gaps)
+    nodes = counted(len({gap.node for gap in audit.gaps}), "node")
+    facts.append(f"unmeasured {duration(unmeasured)} on {nodes}" if audit.gaps else "no time unmeasured")
+    if names := (audit.nodes_in_cluster or set()) - audit.nodes_metered if never is None else never:
+        facts.append(f"never metered: {shorten(', '.join(sorted(names)), 60)}")
+    if audit.in_flight:
+        facts.append(f"{counted(audit.in_flight, 'window')} under way")
+    if audit.late_windows:
+        facts.append(f"{counted(audit.late_windows, 'window')} late")
+    if audit.mismatches:
+        facts.append(f"THE LEDGER DOES NOT CLOSE: {human(audit.unaccounted_bytes)} unaccounted")
+    return facts
 
 
 def _worst(audit: Audit) -> str:
@@ -329,4 +362,4 @@ def _fates(sums: Sums) -> dict[str, Any]:
 
 
 def _amount(amount: Amount) -> dict[str, int]:
-    return {"bytes": amount.bytes, "packets": amount.packets, "rows": amount.rows}
+    return msgspec.structs.asdict(amount)

@@ -5,6 +5,7 @@ Bytes are exact integers, money is text, exact, in the bill's currency.
 """
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 from common.amounts import exact
@@ -41,14 +42,7 @@ def as_dict(answer: Answer) -> dict[str, Any]:
             "apart": {name: _quantity(each, unit) for name, each in billed.apart.items()},
             "other_resources": {name: _quantity(each, unit) for name, each in billed.others.items()},
         },
-        "unit": {
-            "name": found.unit.name,
-            "bytes": unit,
-            "how_sure": found.unit.how_sure,
-            "ratio": found.unit.ratio,
-            "agree": found.unit.agree,
-            "cells": found.unit.cells,
-        },
+        "unit": {"name": found.unit.name, **asdict(found.unit)},
         "sources": answer.sources,
         "notes": answer.notes,
         "trust": {
@@ -68,10 +62,7 @@ def as_dict(answer: Answer) -> dict[str, Any]:
         "unexplained_percent": 100 * found.off,
         "tolerance_percent": answer.tolerance,
         "within_tolerance": answer.within_tolerance,
-        "reasons": [
-            {"why": reason.why, "bytes": reason.bytes, "how": reason.how, "detail": reason.detail}
-            for reason in found.reasons
-        ],
+        "reasons": [asdict(reason) for reason in found.reasons],
         "ways": {way: _sum(each) for way, each in found.ways.items()},
         "periods": [{"from": rfc3339(period)} | _sum(each) for period, each in found.periods.items()],
         "resources": [

@@ -4,9 +4,22 @@
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
-from common.amounts import columns, counted, dollars, duration, exact, fitted, human, labelled, percent, shorten
+from common.amounts import (
+    columns,
+    commands,
+    counted,
+    dollars,
+    duration,
+    exact,
+    fitted,
+    human,
+    labelled,
+    percent,
+    ranked,
+    shorten,
+)
 from common.terminal import command
-from history.audit.text import coverage
+from history.audit.text import trust_facts
 from history.bill.answer import Answer
 from history.bill.books.compare import Reason, Sum
 from history.bill.books.sums import ALL, DAY_MS, Quantity
@@ -75,21 +88,8 @@ def _unit(unit: Unit) -> list[str]:
 
 
 def _trust(answer: Answer) -> list[str]:
-    audit, trust = answer.audit, answer.trust
-    unknown = answer.scopes.get("unknown", 0)
-    share = f"unknown {percent(unknown, sum(answer.scopes.values()))}" + (f" ({human(unknown)})" if unknown else "")
-    if audit is None:
-        return labelled("trust", [share, f"nodes {answer.observers} metered", trust.why_none, *answer.notes])
-    of = "" if audit.nodes_in_cluster is None else f" of {len(audit.nodes_in_cluster)}"
-    facts = [f"nodes {len(audit.nodes_metered)}{of} metered", f"coverage {coverage(audit)}"]
-    facts += [f"ledger {audit.ratio:.6f}", share]
-    gaps = sum(end - start for spans in trust.unmeasured.values() for start, end in spans)
-    where = f"unmeasured {duration(gaps)} on {counted(len(trust.unmeasured), 'node')}" if gaps else "no time unmeasured"
-    facts.append(where)
-    if trust.unmetered:
-        facts.append(f"no collector: {shorten(', '.join(sorted(trust.unmetered)), 60)}")
-    if audit.mismatches:
-        facts.append(f"THE LEDGER DOES NOT CLOSE: {human(audit.unaccounted_bytes)} unaccounted")
+    trust = answer.trust
+    facts = trust_facts(answer.audit, trust.why_none, answer.scopes, answer.observers, trust.unmetered)
     return labelled("trust", [*facts, *answer.notes])
 
 
@@ -189,7 +189,7 @@ def _found(answer: Answer) -> Iterable[str]:
         yield "the bill is not final: some of its lines have no invoice yet"
     for name, quantity in charges.items():
         yield f"{name}: {_money(quantity.cost, currency)} in {counted(quantity.lines, 'line')}, in no sum above"
-    if far := sorted(answer.metered.far.items(), key=lambda item: (-item[1], item[0])):
+    if far := ranked(answer.metered.far):
         names = ", ".join(f"{name} {human(size)}" for name, size in far[:3])
         yield f"far side not a node: {names}{', ...' if far[3:] else ''}; its charge is its own resource's"
     if answer.metered.relayed:
@@ -220,7 +220,7 @@ def _next(answer: Answer) -> list[str]:
         wishes.append(command("cidrs suggest"))
     if answer.rates:
         wishes.append("the same with --write-prices FILE, then report --prices FILE")
-    return [f"{'' if number else 'next':<7}{wish}" for number, wish in enumerate(wishes)]
+    return commands("next", wishes, 7)
 
 
 def _signed(size: int) -> str:

@@ -4,6 +4,7 @@
 import difflib
 from dataclasses import dataclass, field
 
+from common.amounts import first_few
 from history.model.filters import Selection
 
 LONGEST_LIST = 8
@@ -52,6 +53,4 @@ def _suggest(name: str, wanted: str, there: set[str]) -> str:
     near = difflib.get_close_matches(wanted, [*there, *last], n=1)
     if near:
         return f"did you mean {near[0]}?"
-    shown = sorted(there)[:LONGEST_LIST]
-    more = f" and {len(there) - len(shown)} more" if len(there) > len(shown) else ""
-    return f"there are {', '.join(shown)}{more}"
+    return f"there are {first_few(sorted(there), LONGEST_LIST)}"

@@ -107,6 +107,13 @@ _ONLY_REJOINED = f"""
     FROM rejoined ANTI JOIN pairs ON pairs.chunk = rejoined.chunk AND pairs.place = rejoined.number
     WHERE is_wanted GROUP BY ALL
 """  # noqa: S608
+# What a row says after its sums: `FACTS` of then, of now, or where both are the same or one is missing, once.
+_QUERIES: dict[Kind, str] = {
+    "changed": _CHANGED,
+    "same": _SAME,
+    "only_recorded": _ONLY_RECORDED,
+    "only_rejoined": _ONLY_REJOINED,
+}
 
 
 class Found(NamedTuple):
@@ -150,18 +157,11 @@ class Pairs:
     def found(self) -> Iterator[Found]:
         """Pair all that was taken, once, and yield what comes of it: each byte of either side is in there once."""
         self._database.execute(_PAIR)
-        for is_sum, why, flows, size, *values in self._stream(_CHANGED):
-            then, now = (dict(zip(FACTS, half, strict=True)) for half in (values[: len(FACTS)], values[len(FACTS) :]))
-            yield Found("changed", is_sum, why, flows, int(size), then, now)
-        for is_sum, why, flows, size, *values in self._stream(_SAME):
-            facts = dict(zip(FACTS, values, strict=True))
-            yield Found("same", is_sum, why, flows, int(size), facts, facts)
-        for is_sum, why, flows, size, *values in self._stream(_ONLY_RECORDED):
-            facts = dict(zip(FACTS, values, strict=True))
-            yield Found("only_recorded", is_sum, why, flows, int(size), facts, None)
-        for is_sum, why, flows, size, *values in self._stream(_ONLY_REJOINED):
-            facts = dict(zip(FACTS, values, strict=True))
-            yield Found("only_rejoined", is_sum, why, flows, int(size), None, facts)
+        for kind, query in _QUERIES.items():
+            for is_sum, why, flows, size, *values in self._stream(query):
+                then = None if kind == "only_rejoined" else dict(zip(FACTS, values, strict=False))
+                now = None if kind == "only_recorded" else dict(zip(FACTS, values[-len(FACTS) :], strict=True))
+                yield Found(kind, is_sum, why, flows, int(size), then, now)
 
     def close(self) -> None:
         """Give the memory back."""

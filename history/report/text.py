@@ -4,7 +4,7 @@
 from common import page
 from common.amounts import (
     columns,
-    command_lines,
+    commands,
     counted,
     dollars,
     duration,
@@ -14,18 +14,18 @@ from common.amounts import (
     number,
     per_hour,
     percent,
+    ranked,
     scale,
     short_zones,
     shorten,
     three_digits,
 )
 from common.terminal import command
-from history.audit.text import coverage
+from history.audit import text as audit_text
 from history.model.time_range import timestamp
 from history.report.data import PairLine, Report, together
 from history.report.differences.text import difference_lines
-from history.report.grouped.showback_text import showback_lines
-from history.report.grouped.sums_text import change_of_rate, sum_lines
+from history.report.grouped.text import change_of_rate, showback_lines, sum_lines
 from prices.book import money, per_month
 from prices.file import SHIPPED, is_shipped
 from schemas.flow import Scope
@@ -41,7 +41,7 @@ def lines(report: Report) -> list[str]:
         "",
         *difference_lines(report),
         *_small_print(report),
-        *([] if report.simulated else _next(report)),
+        *([] if report.simulated else commands("next", next_commands(report), 7)),
     ]
     flat = [line for part in parts for line in ([part] if isinstance(part, str) else part)]
     return [line.rstrip() for line in flat]
@@ -111,36 +111,9 @@ def trust(report: Report) -> list[str]:
 
 def trust_facts(report: Report) -> list[str]:
     """Return how far to trust it: how much was metered of how many nodes, what was lost, what is not known."""
-    unknown = report.summary.scopes.get("unknown", 0)
-    total = report.summary.bytes
-    share = f"unknown {percent(unknown, total)}" + (f" ({human(unknown)})" if unknown else "")
-    audit = report.audit
-    if audit is None:
-        metered = f"nodes {len(report.summary.observers)} metered"
-        return [share, metered, *_refused(report), report.trust_note]
-    of = "" if audit.nodes_in_cluster is None else f" of {len(audit.nodes_in_cluster)}"
-    facts = [f"nodes {len(audit.nodes_metered)}{of} metered", f"coverage {coverage(audit)}"]
-    facts += [f"ledger {audit.ratio:.6f}", share]
-    unmeasured = sum(gap.to_ms - gap.from_ms for gap in audit.gaps)
-    if audit.gaps:
-        nodes = len({gap.node for gap in audit.gaps})
-        facts.append(f"unmeasured {duration(unmeasured)} on {counted(nodes, 'node')}")
-    else:
-        facts.append("no time unmeasured")
-    never = sorted((audit.nodes_in_cluster or set()) - audit.nodes_metered)
-    if never:
-        facts.append(f"never metered: {shorten(', '.join(never), 60)}")
-    if audit.in_flight:
-        facts.append(f"{counted(audit.in_flight, 'window')} under way")
-    if audit.late_windows:
-        facts.append(f"{counted(audit.late_windows, 'window')} late")
-    if audit.mismatches:
-        facts.append(f"THE LEDGER DOES NOT CLOSE: {human(audit.unaccounted_bytes)} unaccounted")
-    return [*facts, *_refused(report)]
-
-
-def _refused(report: Report) -> list[str]:
-    return [f"{counted(report.refused, 'record')} not to be decoded"] if report.refused else []
+    refused = [f"{counted(report.refused, 'record')} not to be decoded"] if report.refused else []
+    summary = report.summary
+    return [*audit_text.trust_facts(report.audit, report.trust_note, summary.scopes, len(summary.observers)), *refused]
 
 
 def _answer(report: Report) -> list[str]:
@@ -219,7 +192,7 @@ def _zones(report: Report) -> list[str]:
 
 def _zone_list(matrix: dict[tuple[str, str], int], divisor: int, unit: str, top: int) -> list[str]:
     """Return the zones as a list, where there are too many for a matrix."""
-    pairs = sorted(((pair, size) for pair, size in matrix.items() if pair[0] != pair[1]), key=lambda p: (-p[1], p[0]))
+    pairs = ranked({pair: size for pair, size in matrix.items() if pair[0] != pair[1]})
     rows = [(source, "->", to, three_digits(size / divisor)) for (source, to), size in pairs[:top]]
     rest = sum(size for _, size in pairs[top:])
     more = [(f"{len(pairs) - top} more", "", "", three_digits(rest / divisor))] if len(pairs) > top else []
@@ -302,9 +275,7 @@ def _cost_cells(report: Report, pair: PairLine) -> list[str]:
 
 def _small_print(report: Report) -> list[str]:
     found = []
-    reasons = sorted(report.summary.unknown.items(), key=lambda item: (-item[1], item[0]))
-    if reasons:
-        found += labelled("UNKNOWN", [f"{reason} {human(size)}" for reason, size in reasons], 13)
+    found += labelled("UNKNOWN", [f"{reason} {human(size)}" for reason, size in ranked(report.summary.unknown)], 13)
     found += labelled("METER'S OWN", own(report), 13)
     if report.summary.outer_bytes:
         outer = f"{human(report.summary.outer_bytes)} in outer packets, whose inner ones are counted: in no sum"
@@ -357,11 +328,6 @@ def assumed(report: Report) -> list[str]:
     if bill.book is None or not bill.assumed:
         return []
     return [f"{bill.book.shown(bill.assumed)} of the dollars is the far side's, in the CIDR map: as any other end's"]
-
-
-def _next(report: Report) -> list[str]:
-    rows = [row for wish in next_commands(report) for row in command_lines(wish, 7)]
-    return [f"{'next' if not number else '':<7}{row}" for number, row in enumerate(rows)]
 
 
 def next_commands(report: Report) -> list[str]:

@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from common.amounts import labelled
+from common.amounts import labelled, ranked
 from history.model.time_range import timestamp
 from history.read.live import LiveWindow
 from history.text.summary import TOP_PAIRS, summary_lines
@@ -31,7 +31,6 @@ def title(window: LiveWindow, of_nodes: str = "", *more: str) -> list[str]:
 def as_dict(window: LiveWindow) -> dict[str, Any]:
     """Return the window as plain JSON types; amounts are bytes in the whole window."""
     summary = window.summary
-    pairs = sorted(summary.cross_zone_pairs.items(), key=lambda item: (-item[1], item[0]))
     return {
         "start_ms": window.start_ms,
         "end_ms": window.end_ms,
@@ -43,15 +42,6 @@ def as_dict(window: LiveWindow) -> dict[str, Any]:
         "bytes": summary.bytes,
         "scopes": dict(sorted(summary.scopes.items())),
         "zones": [{"from": source, "to": to, "bytes": size} for (source, to), size in sorted(summary.zones.items())],
-        "cross_zone_pairs": [
-            {
-                "source": pair.source,
-                "destination": pair.destination,
-                "source_zone": pair.source_zone,
-                "destination_zone": pair.destination_zone,
-                "bytes": size,
-            }
-            for pair, size in pairs
-        ],
+        "cross_zone_pairs": [pair._asdict() | {"bytes": size} for pair, size in ranked(summary.cross_zone_pairs)],
         "unknown": dict(sorted(summary.unknown.items())),
     }

@@ -7,7 +7,7 @@ Lines of text and no markup: a name out of a record is shown as it is, whatever 
 from collections.abc import Sequence
 
 from common import page
-from common.amounts import columns, counted, currency_sign, fitted, human, labelled, short_zones, shorten
+from common.amounts import columns, counted, currency_sign, fitted, human, labelled, ranked, short_zones, shorten
 from common.terminal import command
 from history.model.bill import NOTHING, Bill, Cost, price_summary, sum_costs
 from history.model.summary import EXTERNAL, Pair, Summary, by, pair_of
@@ -74,7 +74,7 @@ def _scopes(summary: Summary, rate: float) -> list[str]:
 
 
 def _pairs(summary: Summary, seconds: float, bill: Bill, top: int) -> list[str]:
-    ranked = sorted(summary.cross_zone_pairs.items(), key=lambda item: (-item[1], item[0]))
+    pairs = ranked(summary.cross_zone_pairs)
     prices, costs = bill.book, by(pair_of, bill.costs, NOTHING)
 
     def amounts(pairs: Sequence[tuple[Pair, int]]) -> list[str]:
@@ -88,9 +88,9 @@ def _pairs(summary: Summary, seconds: float, bill: Bill, top: int) -> list[str]:
     rows = [(" top cross-zone pairs", "", "", "zones", *titles)]
     rows += [
         (f" {pair.source}", "->", pair.destination, _places(pair, short), *amounts([(pair, size)]))
-        for pair, size in ranked[:top]
+        for pair, size in pairs[:top]
     ]
-    rest = ranked[top:]
+    rest = pairs[top:]
     if rest:
         rows.append((f" {counted(len(rest), 'more pair')}", "", "", "", *amounts(rest)))
     return fitted(rows, "<<<<" + ">" * len(titles))

@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator
 
+from common.amounts import first_few
 from history.audit.deep.facts import ChunkFlows, Copy, Discrepancy, Facts
 from schemas.amount import NOTHING, Amount
 from schemas.ids import chunk_id, parse_chunk_id, parse_window_id
@@ -82,8 +83,7 @@ def _same(source: str, chunk: str, given: Amount, found: ChunkFlows, rows: int |
         return
     names = ""
     if rows is not None and (missing := found.missing(rows)):
-        names = f"; missing: flow {', '.join(map(str, missing[:_NAMED]))}"
-        names += f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+        names = f"; missing: flow {first_few([*map(str, missing)], _NAMED)}"
     yield Discrepancy(source, f"{chunk} has {_said(found.amount)}, the enricher gave out {_said(given)}{names}")
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from common.amounts import duration, percent, short_zones
+from common.amounts import duration, percent, ranked, short_zones
 from history.model.bill import Cost
 from history.model.time_range import timestamp
 from history.page import sankey
@@ -81,7 +81,7 @@ def view(report: Report, bounds: Bounds) -> dict[str, Any]:
         "differences": differences_table(report, bounds),
         "sums": sums_table(report, bounds),
         "showback": showback_tables(report, bounds),
-        "unknown": sorted(report.summary.unknown.items(), key=lambda item: (-item[1], item[0]))[: bounds.listed],
+        "unknown": ranked(report.summary.unknown)[: bounds.listed],
         "own": text.own(report),
         "outer": report.summary.outer_bytes,
         "no_price": text.no_price(report),

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from common.amounts import per_hour
 from history.model.bill import Cost
 from history.report.data import Report
-from history.report.grouped.sums_text import change_of_rate
+from history.report.grouped.text import change_of_rate
 from prices.book import PriceBook, exact_money, per_month
 
 
