@@ -143,7 +143,7 @@ def _changed(table: pa.Table, name: str, change: Any) -> pa.Table:
     ("change", "says"),
     [
         (lambda table: _changed(table, "bytes", lambda values: [values[0] + 1, *values[1:]]), "2 rows differ"),
-        (lambda table: _changed(table, "bytes", lambda values: [None, *values[1:]]), "has no bytes"),
+        (lambda table: _changed(table, "bytes", lambda values: [None, *values[1:]]), "has rows without bytes"),
         (lambda table: _changed(table, "dst_zone", lambda values: ["z", *values[1:]]), "2 rows differ"),
         (lambda table: table.slice(1), "1 rows differ"),
         (lambda table: table.drop_columns(["flows"]), "flows"),
