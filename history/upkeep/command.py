@@ -249,13 +249,13 @@ def hours_to_erase(archive: FlowArchive, settings: EraseSettings, now_ms: int) -
 
 def _hours(archive: FlowArchive, span: TimeRange) -> Iterator[tuple[str, int, bool]]:
     """Yield the hours of a range, oldest first, with how many files of the flow log there are, and any compactions."""
-    compacted = set(compacted_hours(archive, span))
-    directories: dict[str, list[str]] = {hour: [] for hour in compacted}
-    for directory in hour_directories(archive, span):
-        directories.setdefault(directory.removeprefix("flows/"), []).append(directory)
-    for hour in sorted(directories, key=hour_end_ms):
-        names = [name for directory in directories[hour] for name in archive.names(directory)]
-        yield hour, sum(bool(DATA.fullmatch(name)) for name in names), hour in compacted
+    compacted = compacted_hours(archive, span)
+    found = dict.fromkeys(compacted, 0)
+    for directory, names in hour_directories(archive, span).items():
+        hour = directory.removeprefix("flows/")
+        found[hour] = found.get(hour, 0) + sum(bool(DATA.fullmatch(name)) for name in names)
+    for hour in sorted(found, key=hour_end_ms):
+        yield hour, found[hour], hour in compacted
 
 
 class _Run:

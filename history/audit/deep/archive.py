@@ -104,7 +104,8 @@ def _read(archive: FlowArchive, facts: Facts) -> None:
 
 def _chains(archive: FlowArchive, facts: Facts) -> list[Chain]:
     """Return the compactions of the range's hours, without what is still under way."""
-    return [replace(archive.chain(hour), intents=()) for hour in compacted_hours(archive, facts.wanted.span)]
+    hours = compacted_hours(archive, facts.wanted.span)
+    return [replace(archive.chain(hour, names), intents=()) for hour, names in hours.items()]
 
 
 def _manifests(archive: FlowArchive, facts: Facts, numbers: list[int]) -> Iterator[Manifest]:

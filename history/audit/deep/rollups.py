@@ -24,8 +24,8 @@ def check_rollups(location: str, span: TimeRange) -> Iterator[Discrepancy]:
     """Yield what is wrong with the rollups of a range: hours', days', weeks'. Of expired hours nobody can say."""
     archive = FlowArchive(location)
     rollups: list[str] = []
-    for hour in compacted_hours(archive, span):
-        chain = archive.chain(hour)
+    for hour, names in compacted_hours(archive, span).items():
+        chain = archive.chain(hour, names)
         rollups += chain.rollups
         for path in sorted(chain.files):
             rollup = rollup_path(path)

@@ -18,22 +18,21 @@ not; a compaction of later has deleted nothing before the files were listed.
 import re
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import lru_cache
+from functools import cache, lru_cache
+from itertools import compress
 from typing import NamedTuple
 
 from common.errors import Refusal
-from history.model.rollups import LENGTHS_MS, Length
+from history.model.rollups import LENGTHS_MS, Hours, Length
 from history.model.time_range import TimeRange, timestamp
-from history.read.archive.opened import ArchiveChanged, FlowArchive, manifest_path
+from history.read.archive.opened import ArchiveChanged, FlowArchive, in_threads, manifest_path
 from sinks.flowlog.archive.archive import FLOWS
 from sinks.flowlog.archive.compaction import (
     COMPACTED,
     DIRECTORY,
-    HOUR,
     ROLLUPS,
     Chain,
     intent_path,
@@ -45,9 +44,9 @@ from sinks.flowlog.archive.manifest import DataFile
 
 HOUR_MS = 3_600_000
 _DAY_MS = 24 * HOUR_MS
+_HOURS = [f"hour={number:02}" for number in range(24)]
 _HOUR = re.compile(r"date=(\d{4}-\d\d-\d\d)/hour=(\d\d)", re.ASCII)
 DATA = re.compile(r"flows-p(\d{1,9})-(\d{12})-[0-9a-f]{6}\.(parquet|jsonl)")
-_READERS = 16
 # Manifests are in order of what was taken, which is nearly that of time: so many in a row that list nothing of the
 # range, and none beyond them does.
 _ENOUGH_BESIDE = 16
@@ -59,7 +58,8 @@ class Chapter:
 
     `compacted`: how many of the files, the first ones, are compactions'.
     `rollups`: those that count, by path: of compactions' files, and of hours that have expired. `gone`: the hours of
-    the range that manifests list files of and that are gone whole.
+    the range that manifests list files of and that are gone whole. `summed_up`: more files that count, of whole days;
+    of their hours nothing but the names was read, since a rollup stands for these files and no others.
     """
 
     files: list[DataFile] = field(default_factory=list)
@@ -67,6 +67,7 @@ class Chapter:
     unlisted: int = 0
     rollups: dict[str, DataFile] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)
+    summed_up: list[str] = field(default_factory=list)
 
     @property
     def paths(self) -> list[str]:
@@ -85,13 +86,13 @@ class Chapter:
         return [path for path in self.rollups if path not in there]
 
 
-def find_chapter(archive: FlowArchive, span: TimeRange) -> Chapter:
+def find_chapter(archive: FlowArchive, span: TimeRange, hours: Hours | None = None) -> Chapter:
     """Return the files of the hours that `span` touches; raise `Refusal` where one that counts is missing.
 
+    `hours`: those whose days' and weeks' rollups may stand for them.
     Raises `ArchiveChanged` where compactions hold flows of manifests that were not there when the archive was opened.
     """
-    with ThreadPoolExecutor(_READERS) as pool:
-        return _Search(archive, span, pool).run()
+    return _Search(archive, span).run(hours)
 
 
 def touches(hour: str, span: TimeRange) -> bool:
@@ -100,29 +101,38 @@ def touches(hour: str, span: TimeRange) -> bool:
     return start_ms is not None and start_ms < span.to_ms and span.from_ms < start_ms + HOUR_MS
 
 
-def hour_directories(archive: FlowArchive, span: TimeRange) -> Iterator[str]:
-    """Yield the hours' directories that are there, out of those that the range touches."""
-    for above in (FLOWS, ""):
-        yield from (f"{above}/{hour}".removeprefix("/") for hour in _hours_below(archive, above, span))
+def hour_directories(archive: FlowArchive, span: TimeRange) -> dict[str, list[str]]:
+    """Return the names in the hours' directories that are there, out of those that the range touches."""
+    return {
+        f"{above}/{hour}".removeprefix("/"): names
+        for above in (FLOWS, "")
+        for hour, names in _hours_below(archive, above, span).items()
+    }
 
 
-def compacted_hours(archive: FlowArchive, span: TimeRange) -> list[str]:
-    """Return the hours that have compactions, such as `date=2026-11-23/hour=02`, out of those that a range touches."""
-    return sorted(_hours_below(archive, DIRECTORY, span))
+def compacted_hours(archive: FlowArchive, span: TimeRange, but: Container[str] = ()) -> dict[str, list[str]]:
+    """Return the names of what compactions left, by hour, such as `date=2026-11-23/hour=02`, of those of a range.
+
+    `but`: not of these days.
+    """
+    return _hours_below(archive, DIRECTORY, span, but)
 
 
 def hours_with_rollups(archive: FlowArchive, span: TimeRange) -> list[str]:
     """Return the hours that have rollups, out of those that a range touches."""
-    return sorted(_hours_below(archive, ROLLUPS, span))
+    return [*_hours_below(archive, ROLLUPS, span)]
 
 
-def _hours_below(archive: FlowArchive, above: str, span: TimeRange) -> Iterator[str]:
-    """Yield the hours below a directory. Of a year only the days of the range are listed."""
-    for day in archive.names(above):
-        first_ms = hour_start_ms(f"{day}/hour=00")
-        if first_ms is not None and first_ms < span.to_ms and span.from_ms < first_ms + _DAY_MS:
-            hours = (f"{day}/{hour}" for hour in archive.names(f"{above}/{day}".removeprefix("/")))
-            yield from (hour for hour in hours if HOUR.fullmatch(hour) and touches(hour, span))
+def _hours_below(archive: FlowArchive, above: str, span: TimeRange, but: Container[str] = ()) -> dict[str, list[str]]:
+    """Return the names in the hours below a directory, oldest first. Of a year only the range's days are listed."""
+
+    def hours_of(day: str) -> dict[str, list[str]]:
+        hours = [hour for hour in _HOURS if touches(f"{day}/{hour}", span)]
+        found = archive.names_in(f"{above}/{day}".removeprefix("/"), hours) if hours else []
+        return {f"{day}/{hour}": names for hour, names in zip(hours, found, strict=True) if names}
+
+    days = (day for day in sorted(archive.names(above)) if day not in but)
+    return {hour: names for hours in in_threads(hours_of, days) for hour, names in hours.items()}
 
 
 class _Search:
@@ -133,10 +143,9 @@ class _Search:
     newest compaction.
     """
 
-    def __init__(self, archive: FlowArchive, span: TimeRange, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, archive: FlowArchive, span: TimeRange) -> None:
         self._archive = archive
         self._span = span
-        self._pool = pool
         self._chapter = Chapter()
         self._there: dict[int, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
         self._hours: set[str] = set()
@@ -145,19 +154,40 @@ class _Search:
         self._replaced: set[str] = set()
         self._numbers: dict[int, set[int]] = defaultdict(set)
         self._newest: dict[str, int] = {}
+        self._summed_up: set[str] = set()
 
-    def run(self) -> Chapter:
-        hours = list(hour_directories(self._archive, self._span))
-        names = dict(zip(hours, self._pool.map(self._archive.names, hours), strict=True))
-        touched = compacted_hours(self._archive, self._span)
-        for chain in self._pool.map(self._archive.chain, touched):
+    def run(self, hours: Hours | None) -> Chapter:
+        names = hour_directories(self._archive, self._span)
+        days = self._take_summed_up(names, hours) if hours else set()
+        touched = compacted_hours(self._archive, self._span, days)
+        for chain in in_threads(lambda hour: self._archive.chain(hour, touched[hour]), touched):
             self._take_chain(chain, {*names.get(f"{FLOWS}/{chain.hour}", ())})
-        counted = set(self._chapter.paths)
+        counted = {*self._chapter.paths, *self._chapter.summed_up}
         for hour, there in names.items():
-            self._take_names(hour, there, counted)
+            if hour not in self._summed_up:
+                self._take_names(hour, there, counted)
         for partition in sorted({*self._there, *self._numbers, *self._archive.partitions}):
             self._check(partition)
         return self._chapter
+
+    def _take_summed_up(self, names: Mapping[str, Sequence[str]], hours: Hours) -> set[str]:
+        """Take the files of whole days and weeks that a rollup there stands for; return the days.
+
+        The rollup is named after theirs: so these are all that counted when it was made, and before any of them is
+        replaced, or another counts, it goes. What the flow log wrote is none of that.
+        """
+        compacted, others = list[str](), set[str]()
+        for directory, there in names.items():
+            if all(map(COMPACTED.fullmatch, there)):
+                compacted += [f"{directory}/{name}" for name in there]
+            else:
+                others.add(day_of(directory))
+        found, _ = find_long_rollups(self._archive, hours, map(rollup_path, compacted), others)
+        rollups = {path for each in found for path in each.parts}
+        self._chapter.summed_up = [path for path in compacted if rollup_path(path) in rollups]
+        self._summed_up = set(map(_hour_of, self._chapter.summed_up))
+        self._hours |= self._summed_up
+        return {day for each in found for day in each.days}
 
     def _take_chain(self, chain: Chain, there: set[str]) -> None:
         """Take the files that compactions wrote."""
@@ -269,7 +299,12 @@ class _Search:
     def _take(self, partition: int, numbers: Sequence[int], after: int | None) -> bool:
         """Take what manifests list of the range; return whether any of that is there."""
         any_there = False
-        listings = self._pool.map(lambda number: self._archive.listing(partition, number), numbers)
+        listings = in_threads(lambda number: self._archive.listing(partition, number), numbers)
+        # A manifest of theirs that is still there: what was replaced is not missing.
+        unread = {_hour_of(file.path) for listing in listings for file in listing} & self._summed_up
+        self._summed_up -= unread
+        for chain in in_threads(self._archive.chain, [hour.removeprefix(f"{FLOWS}/") for hour in unread]):
+            self._replaced |= chain.replaced
         for number, listing in zip(numbers, listings, strict=True):
             listed = {file.path: file for file in listing if touches(_hour_of(file.path), self._span)}
             if listed and after is not None and abs(number - after) > 1:
@@ -349,6 +384,12 @@ class LongRollup(NamedTuple):
         return long_rollup_path(self.length, self.day, self.parts)
 
     @property
+    def days(self) -> list[str]:
+        """The days that it is of."""
+        begin_ms = self.span.from_ms
+        return [first_day("day", at_ms) for at_ms in range(begin_ms, self.span.to_ms, _DAY_MS)]
+
+    @property
     def span(self) -> TimeRange:
         """Its time."""
         begin_ms = hour_start_ms(f"{self.day}/hour=00") or 0
@@ -358,9 +399,29 @@ class LongRollup(NamedTuple):
 def long_rollups(length: Length, rollups: Iterable[str]) -> list[LongRollup]:
     """Return those of each day, or week, that has any of these hours' rollups."""
     parts: dict[str, list[str]] = defaultdict(list)
+    first = cache(lambda day: first_day(length, hour_start_ms(f"{day}/hour=00") or 0))
     for path in rollups:
-        parts[first_day(length, hour_start_ms(hour_of(path)) or 0)].append(path)
+        parts[first(path.split("/")[-3])].append(path)
     return [LongRollup(length, day, paths) for day, paths in parts.items()]
+
+
+def find_long_rollups(
+    archive: FlowArchive, hours: Hours, rollups: Iterable[str], but: Container[str] = ()
+) -> tuple[list[LongRollup], list[str]]:
+    """Return the rollups of weeks and days that are there in the place of hours', and the hours' that are left.
+
+    `but`: of these days none.
+    """
+    left, found = dict.fromkeys(rollups), list[LongRollup]()
+    for length in hours.lengths:
+        # Of a part of a day's rollups, or a week's, there is none.
+        made = [each for each in long_rollups(length, left) if hours.holds(each.span)]
+        made = [each for each in made if not any(day in but for day in each.days)]
+        for each in compress(made, in_threads(archive.has, [each.path for each in made])):
+            found.append(each)
+            for path in each.parts:
+                del left[path]
+    return found, [*left]
 
 
 def first_day(length: Length, at_ms: int) -> str:
@@ -373,11 +434,16 @@ def hour_of(path: str) -> str:
     return "/".join(path.split("/")[-3:-1])
 
 
+def day_of(hour: str) -> str:
+    """Return the day of an hour, or of its directory, such as `date=2026-11-23`."""
+    return hour.split("/")[-2]
+
+
 def _hour_of(path: str) -> str:
     return path.rpartition("/")[0]
 
 
-@lru_cache(maxsize=10_000)
+@lru_cache(maxsize=100_000)
 def hour_start_ms(directory: str) -> int | None:
     """Return when an hour begins, in Unix milliseconds; None if the directory is not an hour's."""
     found = _HOUR.fullmatch(directory.removeprefix(f"{FLOWS}/"))

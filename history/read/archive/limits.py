@@ -7,14 +7,13 @@ means no good, or is not of an archive: a few kilobytes may unpack to gigabytes.
 """
 
 from collections.abc import Collection, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.errors import Refusal
-from history.read.archive.opened import FlowArchive
+from history.read.archive.opened import FlowArchive, in_threads
 from sinks.flowlog.archive.compaction import ROLLUPS
 
 # Of a compaction it is a hundredth of the file: some 4 kB for each row group.
@@ -23,7 +22,6 @@ MAX_COLUMNS = 1_000
 MAX_GROUP_ROWS = 10_000_000
 MAX_GROUP_BYTES = 4 * 1024 * 1024 * 1024
 
-_READERS = 16
 _END = b"PAR1"
 _END_BYTES = 8
 _IN_EVERY_ROW = ("window_start", "window_end", "bytes", "packets")
@@ -38,9 +36,7 @@ def check_files(archive: FlowArchive, paths: Iterable[str]) -> None:
         with archive.open(path) as source:
             checked_footer(archive, path, source)
 
-    with ThreadPoolExecutor(_READERS) as pool:
-        for _ in pool.map(check, paths):
-            pass
+    in_threads(check, paths)
 
 
 def checked_footer(archive: FlowArchive, path: str, source: pa.NativeFile) -> pq.FileMetaData:

@@ -7,7 +7,8 @@ read again, whole, so that nothing counts twice or never. That is `ArchiveChange
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,6 +29,7 @@ from sinks.flowlog.stores.opening import local_path
 from sinks.flowlog.stores.store import LocalStore, Store
 from sinks.intake import Lane
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 DIRECTORY = "_manifests"
@@ -38,6 +40,9 @@ _PARTITION = re.compile(r"p=(\d{1,9})")
 _STORE_FAILED = re.compile(r"AWS Error|curlCode|google::cloud|Azure")
 _CUT = re.compile(r"Failed to flush response stream|curlCode: (18|56),")
 _MANIFEST = re.compile(r"(\d{12})\.json")
+# An object store is asked so much at once. Each thread is given some at a time: to hand one over takes longer than to
+# read a small file.
+_READERS, _HANDED_OVER = 16, 64
 
 
 class _Listing(msgspec.Struct):
@@ -138,9 +143,12 @@ class FlowArchive:
         """Return the files that a manifest lists, without reading the rest of it; raise `Refusal` if that cannot be."""
         return self._read(manifest_path(partition, number), _listing_decoder.decode).files
 
-    def chain(self, hour: str) -> Chain:
-        """Return an hour's compactions as they are now; raise `Refusal` where one cannot be trusted or is missing."""
-        names = sorted(self.names(f"{compaction.DIRECTORY}/{hour}"))
+    def chain(self, hour: str, listed: Sequence[str] | None = None) -> Chain:
+        """Return an hour's compactions as they are now; raise `Refusal` where one cannot be trusted or is missing.
+
+        `listed`: the names that were in their directory, if it was listed already.
+        """
+        names = sorted(self.names(f"{compaction.DIRECTORY}/{hour}") if listed is None else listed)
         numbers = [int(name[:6]) for name in names if compaction.RECORD.fullmatch(name)]
         records = [self.compaction(hour, number) for number in numbers]
         # What came before an hour expired is deleted with it.
@@ -160,6 +168,13 @@ class FlowArchive:
         """Return the names in a directory of it; raise `Refusal` if that cannot be."""
         try:
             return self.store.names(directory)
+        except OSError as error:
+            raise StoreAway(self.location, error) from error
+
+    def names_in(self, directory: str, below: Sequence[str]) -> list[list[str]]:
+        """Return the names in each of these directories of one; raise `Refusal` if that cannot be."""
+        try:
+            return self.store.names_in(directory, below)
         except OSError as error:
             raise StoreAway(self.location, error) from error
 
@@ -235,6 +250,15 @@ def _open_local(root: str, location: str) -> tuple[Store, fs.FileSystem, str]:
         what = "is not a directory" if path.exists() else "does not exist"
         raise Refusal(f"archive = {location!r} {what}; expected what zonemeter run flowlog --output wrote")
     return LocalStore(path), fs.LocalFileSystem(), str(path)
+
+
+def in_threads(call: Callable[[S], T], arguments: Iterable[S]) -> list[T]:
+    """Return what a call returns of each: many wait for an archive's answers at once."""
+    every = [*arguments]
+    some = range(0, len(every), -(-len(every) // _HANDED_OVER) or 1)
+    parts = [every[begin : begin + some.step] for begin in some]
+    with ThreadPoolExecutor(_READERS) as pool:
+        return [each for part in pool.map(lambda part: [*map(call, part)], parts) for each in part]
 
 
 def manifest_path(partition: int, number: int) -> str:

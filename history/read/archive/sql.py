@@ -6,9 +6,7 @@ hundredth of the time that Python would take for the rows.
 """
 
 import contextlib
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import duckdb
@@ -21,7 +19,7 @@ from common.terminal import command
 from history.model.filters import Selection
 from history.model.rollups import Hours
 from history.model.time_range import TimeRange
-from history.read.archive.files import find_chapter, hour_of, hour_range, long_rollups
+from history.read.archive.files import find_chapter, find_long_rollups, hour_of, hour_range
 from history.read.archive.limits import check_files
 from history.read.archive.narrowed import Narrowed, known_columns, narrowing
 from history.read.archive.opened import ArchiveChanged, FlowArchive
@@ -32,7 +30,6 @@ from sinks.flowlog.archive.compaction import ROLLUPS, rollup_path
 
 BATCH_ROWS = 50_000
 _FLOW_FILES = "flow_files"
-_READERS = 16
 
 
 def view_rows(database: duckdb.DuckDBPyConnection, archive: FlowArchive, paths: Sequence[str], name: str) -> None:
@@ -63,10 +60,12 @@ class ArchiveQuery(FlowQuery):
         """
         super().__init__(open_database(), span)
         self.archive = archive
-        self.chapter = find_chapter(archive, span)
+        self.chapter = find_chapter(archive, span, None if only_left else hours)
         rollups = self.chapter.left if only_left else self.chapter.rollups
-        self.rollups = [path for path in rollups if hours and hours.holds(hour_range(hour_of(path)))]
-        self._rollup_files = self._long_rollups(hours) if hours else []
+        self.rollups = [*map(rollup_path, self.chapter.summed_up)]
+        self.rollups += [path for path in rollups if hours and hours.holds(hour_range(hour_of(path)))]
+        long, left = find_long_rollups(archive, hours, self.rollups) if hours else ([], [])
+        self._rollup_files = [*(each.path for each in long), *left]
         stand_in = set(self.rollups)
         self.flows = [path for path in self.chapter.paths if rollup_path(path) not in stand_in]
         self._is_open = False
@@ -117,20 +116,6 @@ class ArchiveQuery(FlowQuery):
     def read(self) -> list[str]:
         """The files that are read."""
         return [*self.flows, *self._rollup_files]
-
-    def _long_rollups(self, hours: Hours) -> list[str]:
-        """Return the rollups of weeks and days in the place of their hours', where they are there."""
-        left, found = dict.fromkeys(self.rollups), []
-        for length in hours.lengths:
-            # Of a part of a day's rollups, or a week's, there is none.
-            made = [each for each in long_rollups(length, left) if hours.holds(each.span)]
-            with ThreadPoolExecutor(_READERS) as pool:
-                there = [*pool.map(self.archive.has, [each.path for each in made])]
-            for each in itertools.compress(made, there):
-                found.append(each.path)
-                for path in each.parts:
-                    del left[path]
-        return [*found, *left]
 
     @property
     def deleted(self) -> str:

@@ -11,14 +11,17 @@ import contextlib
 import errno
 import re
 import secrets
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, TypeVar
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotSupportedError
 from obstore.store import ObjectStore as Client
 
 from sinks.flowlog.stores.store import MAX_MANIFEST_BYTES, Parts
+
+T = TypeVar("T")
 
 # Of what a store answers, only this is repeated: the rest of it may hold signatures, and a URL a token.
 _CODE, _MESSAGE = re.compile(r"<Code>([^<]{1,100})</Code>"), re.compile(r"<Message>([^<]{1,300})</Message>")
@@ -39,6 +42,8 @@ _PASSING = ("408", "409", "425", "429")
 # And what does once there are new credentials, or the request is made again.
 _PASSING_CODES = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestTimeout")
 _CUT_PAGES = 3
+# So many paths of one are listed by one request each at least, or with all else that is there.
+_LISTED_ALONE = 3
 _ONE_PUT_BYTES, _PART_BYTES = 64 << 20, 16 << 20
 _NOT_THERE = ("NoSuchKey", "BlobNotFound", "NotFound", "")
 
@@ -130,22 +135,33 @@ class ObjectStore:
 
     def names(self, directory: str) -> list[str]:
         """Return the names below a path."""
-        found = self._listed(directory)
+        found = _whole(lambda: obstore.list_with_delimiter(self._client, directory or None))
         paths = [*found["common_prefixes"], *(each["path"] for each in found["objects"])]
         return [path.rpartition("/")[2] for path in paths]
 
-    def _listed(self, directory: str) -> "obstore.ListResult[Sequence[obstore.ObjectMeta]]":
-        """List; a page that was cut off is asked for again, which the client does with other answers by itself."""
-        for _ in range(_CUT_PAGES):
-            with contextlib.suppress(CutOffError), _answers():
-                return obstore.list_with_delimiter(self._client, directory or None)
-        with _answers():
-            return obstore.list_with_delimiter(self._client, directory or None)
+    def names_in(self, directory: str, below: Sequence[str]) -> list[list[str]]:
+        """Return the names below each of these paths of a path: of a thousand objects, by one request."""
+        if len(below) < _LISTED_ALONE:
+            return [self.names(f"{directory}/{name}") for name in below]
+        found: dict[str, list[str]] = defaultdict(list)
+        for each in _whole(lambda: obstore.list(self._client, directory).collect()):
+            above, _, name = each["path"].rpartition("/")
+            found[above].append(name)
+        return [found[f"{directory}/{name}"] for name in below]
 
     def delete(self, path: str) -> None:
         """Delete an object, if it is there."""
         with contextlib.suppress(FileNotFoundError), _answers():
             obstore.delete(self._client, path)
+
+
+def _whole(ask: Callable[[], T]) -> T:
+    """List; a page that was cut off is asked for again, which the client does with other answers by itself."""
+    for _ in range(_CUT_PAGES):
+        with contextlib.suppress(CutOffError), _answers():
+            return ask()
+    with _answers():
+        return ask()
 
 
 @contextlib.contextmanager

@@ -43,6 +43,9 @@ class Store(Protocol):
     def names(self, directory: str) -> list[str]:
         """Return the names in a directory, none if there is no such directory."""
 
+    def names_in(self, directory: str, below: Sequence[str]) -> list[list[str]]:
+        """Return the names in each of these directories of a directory."""
+
     def delete(self, path: str) -> None:
         """Delete a file and what an interrupted `put` left of it, if they are there."""
 
@@ -100,10 +103,14 @@ class LocalStore:
     def names(self, directory: str) -> list[str]:
         """Return the names in a directory."""
         try:
-            with os.scandir(self._root / directory) as found:
+            with os.scandir(f"{self._root}/{directory}") as found:
                 return [entry.name for entry in found]
         except FileNotFoundError:
             return []
+
+    def names_in(self, directory: str, below: Sequence[str]) -> list[list[str]]:
+        """Return the names in each of these directories of a directory."""
+        return [self.names(f"{directory}/{name}") for name in below]
 
     def delete(self, path: str) -> None:
         """Delete a file and its temporary one."""

@@ -20,17 +20,22 @@ from history.model.party import Parties
 from history.model.rollups import Hours, Length
 from history.model.summary import Summary
 from history.model.time_range import TimeRange, rfc3339
+from history.read.archive.files import long_rollups
 from history.read.archive.opened import ArchiveChanged, FlowArchive
 from history.read.archive.sql import ArchiveQuery
 from history.report.command import main as report_main
 from history.upkeep import days
 from history.upkeep.command import erase as erase_main
 from history.upkeep.command import main as compact_main
+from history.upkeep.compact import Rule
 from history.upkeep.days import rollups_to_write, weeks_with_rollups, write_long_rollup
 from history.upkeep.expire import expire, rolled_up_hours, stored_hours
 from history.upkeep.rollups import write_rollup
+from sinks.flowlog.archive.compaction import Compaction, compacted_path, record_path, rollup_path
+from sinks.flowlog.archive.manifest import DataFile, Manifest, encode
+from sinks.flowlog.stores.store import LocalStore
 from tests.history.conftest import Command
-from tests.support.history.written import BEGIN_MS, HOUR_MS, Dying, Killed, Written, compact_all
+from tests.support.history.written import BEGIN_MS, HOUR_MS, Dying, Killed, Written, compact, compact_all
 from tests.support.sinks.flows import API, EXTERNAL, POSTGRES, flow, flow_id
 
 DAY_MS = 24 * HOUR_MS
@@ -38,7 +43,9 @@ DAY = "date=2026-11-22"
 # 2026-11-22 20:00 UTC, a Sunday; two hours of that day, and one of the next. Their week begins on Thursday.
 HOURS = (-2, -1, 3)
 BEGIN_DAY_MS = BEGIN_MS - 22 * HOUR_MS
-SPAN = TimeRange(BEGIN_DAY_MS - 3 * DAY_MS, BEGIN_DAY_MS + 147 * DAY_MS)
+# A Thursday.
+MONTHS_MS = BEGIN_DAY_MS - 3 * DAY_MS
+SPAN = TimeRange(MONTHS_MS, BEGIN_DAY_MS + 147 * DAY_MS)
 LENGTHS: tuple[Length, ...] = ("week", "day")
 PARTIES = Parties()
 
@@ -108,6 +115,24 @@ def asked(
 
 def name(path: str) -> str:
     return path.rpartition("/")[2].partition("-")[0]
+
+
+def make_months(root: Path, days: int, *, rolled_up: bool) -> None:
+    """Write an archive of so many days of one empty file an hour, with the rollups of weeks or without."""
+    rollups = []
+    for at_ms in range(MONTHS_MS, MONTHS_MS + days * DAY_MS, HOUR_MS):
+        hour = f"date={rfc3339(at_ms)[:10]}/hour={rfc3339(at_ms)[11:13]}"
+        path = compacted_path(hour, 1, "be4c40", 0)
+        files, summed_up = [DataFile(path, 1, 0)], [DataFile(rollup_path(path), 1, 0)]
+        record = Compaction(hour=hour, sequence=1, writer="be4c40", files=files, rollups=summed_up)
+        for name, content in ((path, b""), (rollup_path(path), b""), (record_path(hour, 1), encode(record))):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(content)
+        rollups.append(rollup_path(path))
+    for each in long_rollups("week", rollups) if rolled_up else []:
+        (root / each.path).write_bytes(b"")
+    manifest = Manifest(topic="", partition=0, sequence=1, writer="", first_offset=0, next_offset=0)
+    LocalStore(root).put("_manifests/p=0/000000000001.json", [encode(manifest)])
 
 
 def long_files(root: Path) -> list[Path]:
@@ -281,6 +306,77 @@ def test_one_that_goes_while_it_is_read_makes_a_reader_begin_again(root: Path, t
         long_files(root)[0].unlink()
         with pytest.raises(ArchiveChanged):
             query.summarise(PARTIES, Summary(), Selection())
+
+
+class Asked(Dying):
+    """A store that notes what it is asked for."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(FlowArchive(str(root)).store, -1)
+        self.asked: list[str] = []
+
+    def names(self, directory: str) -> list[str]:
+        self.asked.append(f"{directory}/")
+        return super().names(directory)
+
+    def read(self, path: str) -> bytes:
+        self.asked.append(path)
+        return super().read(path)
+
+    def exists(self, path: str) -> bool:
+        self.asked.append(path)
+        return super().exists(path)
+
+
+def found(root: Path, span: TimeRange) -> tuple[list[str], int]:
+    """Return what the archive was asked for to find the files of a range, and how many hours have a rollup."""
+    archive, store = FlowArchive(str(root)), Asked(root)
+    archive.store = store
+    with ArchiveQuery(archive, span, Hours(span, lengths=LENGTHS)) as query:
+        return store.asked, len(query.rollups)
+
+
+@pytest.mark.parametrize("rolled_up", [True, False])
+def test_finding_the_files_of_twice_the_hours_takes_twice_the_work(tmp_path: Path, rolled_up: bool) -> None:
+    root = tmp_path / "archive"
+    make_months(root, days=35, rolled_up=rolled_up)
+    fewer, hours = found(root, TimeRange(MONTHS_MS, MONTHS_MS + 14 * DAY_MS))
+    asked_for, more = found(root, TimeRange(MONTHS_MS, MONTHS_MS + 28 * DAY_MS))
+    assert (hours, more) == (14 * 24, 28 * 24)
+    assert len(fewer) < len(asked_for) <= 2.2 * len(fewer)
+    assert any(path.startswith("_compactions/date") for path in asked_for) is not rolled_up
+
+
+def test_of_days_with_a_rollup_no_record_is_read_unless_it_may_say_more(root: Path, tmp_path: Path) -> None:
+    for path in (root / "_manifests").rglob("*.json"):
+        # As once all that they list was compacted: the newest stays.
+        if path.name != "000000000006.json":
+            path.unlink()
+    roll_up(root, tmp_path)
+    wanted, *read = asked(root)
+    assert read == [3, "week"]
+    assert not any(path.startswith("_compactions/date=2026-11-22") for path in found(root, SPAN)[0])
+    written = Written(root)
+    written._sequence = {1: 6}
+    cut(written, 50, HOURS[0])
+    assert any(path.startswith("_compactions/date=2026-11-22") for path in found(root, SPAN)[0])
+    late = asked(root)
+    assert (late[0]["flows"], late[1:]) == (wanted["flows"] + 3, (3, "week"))
+
+
+def test_a_file_that_is_missing_is_missed_whatever_rollup_stands_for_it(root: Path, tmp_path: Path) -> None:
+    """Of an hour with two files, each with rows of its own."""
+    written = Written(root)
+    written._sequence = {1: 6}
+    cut(written, 50, HOURS[0])
+    compact(root, Rule(0, 2), hour=f"{DAY}/hour=20")
+    files = sorted((root / "flows" / DAY / "hour=20").iterdir())
+    assert len(files) == 2
+    roll_up(root, tmp_path)
+    assert asked(root)[1:] == (4, "week")
+    files[0].unlink()
+    with pytest.raises(Refusal, match=f"{files[0].relative_to(root)} is missing, a compaction wrote it"):
+        asked(root)
 
 
 @pytest.mark.parametrize("length", LENGTHS)

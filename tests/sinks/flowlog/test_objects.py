@@ -4,6 +4,7 @@
 import re
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from sinks.flowlog.stores import object_client
 from sinks.flowlog.stores.object_client import open_client
 from sinks.flowlog.stores.objects import ObjectStore, StoreError
 from sinks.flowlog.stores.opening import open_store
+from sinks.flowlog.stores.store import LocalStore
 from sinks.sink import Overtaken
 from tests.sinks.flowlog.test_archive import TOPIC
 from tests.sinks.flowlog.test_archive import cut as cut_of
@@ -65,6 +67,20 @@ def test_of_eight_writers_of_one_manifest_one_wins(bucket: str) -> None:
         assert read_manifest(store.read(f"_manifests/p=3/{number:012}.json"), 3, number) == won
     assert len(outcomes) == 10 * len(archives)
     assert len(store.names("flows/date=2026-11-22/hour=22")) == 10, "the losers took their files back"
+
+
+def test_hours_are_listed_together_as_one_by_one(bucket: str, tmp_path: Path) -> None:
+    """One request lists a thousand objects, whatever hours they are of."""
+    stores = [open_store(bucket.format(path="/listed")), LocalStore(tmp_path)]
+    for store in stores:
+        for path in ("hour=01/a", "hour=01/b", "hour=02/c", "hour=03/deep/d", "e"):
+            store.put(f"flows/date=2026-11-23/{path}", [b""])
+        store.put("flows/date=2026-11-234/hour=01/f", [b""])
+    wanted = [["a", "b"], ["c"], []]
+    for store in stores:
+        some = store.names_in("flows/date=2026-11-23", ["hour=01", "hour=02"])
+        every = store.names_in("flows/date=2026-11-23", ["hour=01", "hour=02", "hour=04"])
+        assert ([*map(sorted, some)], [*map(sorted, every)]) == (wanted[:2], wanted)
 
 
 def test_a_store_without_conditions_is_told_and_looked_into_first(

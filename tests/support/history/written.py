@@ -146,6 +146,10 @@ class Dying:
         """Return the names in a directory."""
         return self._store.names(directory)
 
+    def names_in(self, directory: str, below: Sequence[str]) -> list[list[str]]:
+        """Return the names in each of these directories of a directory."""
+        return [self.names(f"{directory}/{name}") for name in below]
+
     def delete(self, path: str) -> None:
         """Delete a file."""
         self._change(self._store.delete, path)
