@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A command that is run at a time of the test's own."""
+"""An archive of one hour, and a command that is run at a time of the test's own."""
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from history.upkeep import compact
 from tests.history.conftest import Command, Ran
-from tests.support.history.written import BEGIN_MS, HOUR_MS
+from tests.support.history.windows import flows
+from tests.support.history.written import BEGIN_MS, HOUR_MS, Written
 
 Run = Callable[..., Ran]
 
@@ -19,6 +21,17 @@ def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     seconds: list[float] = []
     monkeypatch.setattr(compact, "sleep", seconds.append)
     return seconds
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Written:
+    """Three partitions with three cuts each in one hour, the last of which reaches into the next."""
+    made = Written(tmp_path / "archive")
+    for sequence in range(1, 4):
+        for partition in range(3):
+            later = flows(partition, sequence + 360, 2) if sequence == 3 else []
+            made.cut(partition, [*flows(partition, sequence), *later])
+    return made
 
 
 @pytest.fixture

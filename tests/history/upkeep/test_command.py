@@ -17,8 +17,8 @@ from history.report import command as report
 from history.upkeep import command as upkeep
 from tests.history.conftest import Command
 from tests.history.upkeep.conftest import Run
-from tests.history.upkeep.test_compact import flows
 from tests.support.history.lived import Lived
+from tests.support.history.windows import flows
 from tests.support.history.written import BEGIN_MS, DAY, HOUR, HOUR_MS, Dying, Written, compact, compact_all
 
 

@@ -17,7 +17,7 @@ from history.upkeep.compact import Rule
 from sinks.flowlog.stores.store import LocalStore
 from tests.docs.printed.commands import ROOT
 from tests.history.upkeep.conftest import Run
-from tests.history.upkeep.test_compact import flows, records
+from tests.support.history.windows import flows, records
 from tests.support.history.written import BEGIN_MS, HOUR, HOUR_MS, Dying, Killed, Written, compact, rows
 from tests.support.sinks.flows import EXTERNAL, flow, flow_id, other, pod
 

@@ -23,7 +23,7 @@ from sinks.flowlog.archive.archive import Archive
 from sinks.flowlog.archive.manifest import Intent, encode
 from sinks.flowlog.stores.store import LocalStore
 from tests.history.upkeep.conftest import Run
-from tests.history.upkeep.test_compact import flows
+from tests.support.history.windows import flows
 from tests.support.history.written import BEGIN_MS, DAY, HOUR, HOUR_MS, TOPIC, Dying, Killed, Written, compact, rows
 
 NEXT = "date=2026-11-22/hour=23"
