@@ -54,10 +54,20 @@ class SpanSettings(KafkaSettings):
         return span
 
 
-class RangeSettings(SpanSettings):
+class FlowSettings(SpanSettings):
+    """A time range of flows, and where they are read."""
+
+    archive: Location | None = Field(
+        None,
+        min_length=1,
+        description="directory or URI of the Parquet flow log to read, beside or instead of the topic",
+    )
+    cluster: Words = Field([], description="only these clusters, comma-separated")
+
+
+class RangeSettings(FlowSettings):
     """A time range of flows, and which of them are wanted."""
 
-    cluster: Words = Field([], description="only these clusters, comma-separated")
     namespace: Words = Field([], description="only flows from or to these namespaces, comma-separated")
     all_namespaces: bool = Field(False, description="all namespaces, which is the default")
     workload: Words = Field(
@@ -75,11 +85,6 @@ class RangeSettings(SpanSettings):
     port: Numbers = Field([], description="only with one of these ports on either side")
     min_bytes: ByteSize = Field(
         ByteSize(0), ge=0, le=2**63 - 1, description="only flows of at least so many bytes in their window, such as 1MB"
-    )
-    archive: Location | None = Field(
-        None,
-        min_length=1,
-        description="directory or URI of the Parquet flow log to read, beside or instead of the topic",
     )
 
     @model_validator(mode="after")

@@ -48,7 +48,6 @@ _PARTITIONS = 12
 _PODS_A_NODE, _FLOWS = 20, 35
 _DEADLINE_SECONDS = 280.0
 _CUT_SECONDS = 15
-_SESSION = ("--session-timeout-seconds", "120")
 _LOOK_SECONDS = 0.25
 # Narrow runs are short, and a core that is shared with others is not the same for a minute.
 _FLAT = Target(1.5)

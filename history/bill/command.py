@@ -16,7 +16,6 @@ from pydantic_settings import CliPositionalArg
 from common import clock, terminal
 from common.entry_point import entry_point
 from common.errors import Refusal
-from common.input.locations import Location
 from common.settings import KafkaSettings
 from common.terminal import complain
 from enricher.delivery.topology_topic import read_states
@@ -32,7 +31,7 @@ from history.bill.metered import MeteredGatherer
 from history.bill.rates import price_file, rates
 from history.bill.read import BillFiles
 from history.model.time_range import Instant, Since, TimeRange
-from history.range_settings import RangeSettings, SpanSettings, Words
+from history.range_settings import FlowSettings, RangeSettings, Words
 from history.read import interrupts
 from history.read.rejoin import states_of
 from prices.file import load_prices
@@ -42,7 +41,7 @@ PROG = "zonemeter bill"
 _UNITS = {"GB": GB, "GiB": GIB}
 
 
-class BillSettings(SpanSettings):
+class BillSettings(FlowSettings):
     """Set what was metered beside what the cloud bills for it, and size every reason of a difference."""
 
     file: CliPositionalArg[list[Path]] = Field(
@@ -52,13 +51,7 @@ class BillSettings(SpanSettings):
         None, description="how far back, such as 7d, or since when; without it and --from: the bill's whole time"
     )
     from_time: Instant | None = Field(None, description="start: a time, or yesterday; without a zone: UTC")
-    archive: Location | None = Field(
-        None,
-        min_length=1,
-        description="directory or URI of the Parquet flow log to read, beside or instead of the topic",
-    )
     topology: Path | None = Field(None, description="a file of states instead of the topology topic")
-    cluster: Words = Field([], description="only these clusters, comma-separated")
     account: Words = Field([], description="only these accounts of the bill, comma-separated")
     prices: str | None = Field(
         None, description="aws, azure, gcp or a file: what it prices at 0 by name is metered and not billed"

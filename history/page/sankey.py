@@ -15,7 +15,6 @@ from markupsafe import Markup
 from common.amounts import human
 from history.page import svg
 
-OTHER = "other"
 _WIDTH, _COLUMN, _LABEL, _GAP = 960, 8, 286, 8
 _BANDS_HIGH, _LEAST_ROW, _EDGE = 300, 36, 8
 _LONGEST = 40

@@ -7,12 +7,12 @@ position moves.
 
 import contextlib
 import sys
-import time
 from collections.abc import AsyncGenerator, Iterator
 from typing import BinaryIO
 
 from msgspec.structs import replace
 
+from common import clock
 from common.amounts import counted
 from common.entry_point import entry_point
 from common.errors import Nothing, Refusal
@@ -46,7 +46,7 @@ PROG = "zonemeter replay"
 @entry_point("replay", ReplaySettings)
 def main(settings: ReplaySettings) -> int:
     """Run the command; return its exit status."""
-    span = settings.span(PROG, time.time_ns() // 1_000_000)
+    span = settings.span(PROG, clock.now_ms())
     if settings.output == "parquet" and settings.file is None and sys.stdout.isatty():
         raise Refusal("output = parquet is nothing to read on a terminal; add --file NAME.parquet")
     if settings.diff:

@@ -2,11 +2,11 @@
 """Replays flows into another topic: the same JSON, ids and Kafka timestamps as the live ones, keyed by node."""
 
 import asyncio
-import time
 from collections import defaultdict
 
 import msgspec
 
+from common import clock
 from common.errors import PublishError, Refusal
 from common.kafka import clients
 from common.kafka.clients import partition_for
@@ -53,7 +53,7 @@ class TopicWriter:
 
     async def write(self, batch: FlowBatch) -> None:
         """Publish some flows; raise `Refusal` if Kafka does not take them."""
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = clock.now_ms()
         groups: dict[tuple[str, int], list[bytes]] = defaultdict(list)
         for row in batch.rows(self._known):
             groups[row.observer.node, row.flow.end_ms].append(msgspec.json.encode(row.flow))

@@ -42,19 +42,19 @@ def resource(text: str) -> str:
 
 
 def _form(c: Columns) -> dict[str, str]:
-    usage = c.text("line_item_usage_type", "lineItem/UsageType")
-    operation = c.text("line_item_operation", "lineItem/Operation")
-    kind = c.text("line_item_line_item_type", "lineItem/LineItemType")
+    usage = c.text(*c.need("line_item_usage_type", "lineItem/UsageType"))
+    operation = c.text(*c.need("line_item_operation", "lineItem/Operation"))
+    kind = c.text(*c.need("line_item_line_item_type", "lineItem/LineItemType"))
     return {
         "provider": "'aws'",
-        "account": c.text("line_item_usage_account_id", "lineItem/UsageAccountId"),
-        "start_ms": c.time_ms("line_item_usage_start_date", "lineItem/UsageStartDate"),
-        "end_ms": c.time_ms("line_item_usage_end_date", "lineItem/UsageEndDate"),
+        "account": c.text(*c.need("line_item_usage_account_id", "lineItem/UsageAccountId")),
+        "start_ms": c.time_ms(*c.need("line_item_usage_start_date", "lineItem/UsageStartDate")),
+        "end_ms": c.time_ms(*c.need("line_item_usage_end_date", "lineItem/UsageEndDate")),
         **kind_and_name(usage, operation),
-        "amount": c.number("line_item_usage_amount", "lineItem/UsageAmount"),
+        "amount": c.number(*c.need("line_item_usage_amount", "lineItem/UsageAmount")),
         "unit_bytes": "CAST(NULL AS BIGINT)",
-        "cost": c.number("line_item_unblended_cost", "lineItem/UnblendedCost"),
-        "currency": c.text("line_item_currency_code", "lineItem/CurrencyCode"),
+        "cost": c.number(*c.need("line_item_unblended_cost", "lineItem/UnblendedCost")),
+        "currency": c.text(*c.need("line_item_currency_code", "lineItem/CurrencyCode")),
         "resource": resource(c.text(*_RESOURCE)),
         "region": c.first(*_REGION),
         "charge": f"CASE WHEN {kind} = 'Usage' THEN 'usage' ELSE {kind} END",
@@ -63,19 +63,4 @@ def _form(c: Columns) -> dict[str, str]:
     }
 
 
-AWS = Format(
-    "AWS Cost and Usage Report",
-    (
-        ("line_item_usage_type", "lineItem/UsageType"),
-        ("line_item_operation", "lineItem/Operation"),
-        ("line_item_line_item_type", "lineItem/LineItemType"),
-        ("line_item_usage_start_date", "lineItem/UsageStartDate"),
-        ("line_item_usage_end_date", "lineItem/UsageEndDate"),
-        ("line_item_usage_amount", "lineItem/UsageAmount"),
-        ("line_item_unblended_cost", "lineItem/UnblendedCost"),
-        ("line_item_currency_code", "lineItem/CurrencyCode"),
-        ("line_item_usage_account_id", "lineItem/UsageAccountId"),
-    ),
-    _form,
-    _RESOURCE,
-)
+AWS = Format("AWS Cost and Usage Report", _form, _RESOURCE)

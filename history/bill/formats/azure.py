@@ -28,21 +28,21 @@ def resource(text: str) -> str:
 
 
 def _form(c: Columns) -> dict[str, str]:
-    meter, unit = c.text("MeterName", "Meter"), c.text("UnitOfMeasure")
+    meter, unit = c.text(*c.need("MeterName", "Meter")), c.text(*c.need("UnitOfMeasure"))
     charge = c.text("ChargeType")
     # Such as "1 GB" or "100 GB".
     times = f"coalesce(TRY_CAST(nullif(regexp_extract({unit}, '^[0-9]+'), '') AS INTEGER), 1)"
     return {
         "provider": "'azure'",
-        "account": c.text("SubscriptionId", "SubscriptionGuid"),
-        "start_ms": c.time_ms(*_DATE),
+        "account": c.text(*c.need("SubscriptionId", "SubscriptionGuid")),
+        "start_ms": c.time_ms(*c.need(*_DATE)),
         "end_ms": f"{c.time_ms(*_DATE)} + {_DAY_MS}",
         "kind": kind(meter),
         "name": f"CASE WHEN ({kind(meter)}) = 'apart' THEN {meter} ELSE '' END",
-        "amount": f"{c.number(*_QUANTITY)} * {times}",
+        "amount": f"{c.number(*c.need(*_QUANTITY))} * {times}",
         "unit_bytes": unit_bytes(f"regexp_extract({unit}, '[A-Za-z]+')"),
-        "cost": c.number("CostInBillingCurrency", "Cost", "PreTaxCost"),
-        "currency": c.text("BillingCurrency", "BillingCurrencyCode", "Currency"),
+        "cost": c.number(*c.need("CostInBillingCurrency", "Cost", "PreTaxCost")),
+        "currency": c.text(*c.need("BillingCurrency", "BillingCurrencyCode", "Currency")),
         "resource": resource(c.text(*_RESOURCE)),
         "region": c.first("ResourceLocation", "MeterRegion"),
         "charge": f"CASE WHEN {charge} IN ('', 'Usage') THEN 'usage' ELSE {charge} END",
@@ -50,17 +50,4 @@ def _form(c: Columns) -> dict[str, str]:
     }
 
 
-AZURE = Format(
-    "Azure cost details",
-    (
-        _DATE,
-        ("MeterName", "Meter"),
-        _QUANTITY,
-        ("UnitOfMeasure",),
-        ("CostInBillingCurrency", "Cost", "PreTaxCost"),
-        ("BillingCurrency", "BillingCurrencyCode", "Currency"),
-        ("SubscriptionId", "SubscriptionGuid"),
-    ),
-    _form,
-    _RESOURCE,
-)
+AZURE = Format("Azure cost details", _form, _RESOURCE)

@@ -6,26 +6,35 @@ field `amount` of a column `usage`: BigQuery's exports nest, its CSV cannot.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns: by name in lower case, the SQL that names it."""
+    """The columns: by name in lower case, the SQL that names it.
+
+    `needed`: of what a kind of bill cannot do without, by its first name, whether it is there.
+    """
 
     known: Mapping[str, str]
+    needed: dict[str, bool] = field(default_factory=dict)
 
     @classmethod
     def of(cls, nested: Sequence[tuple[str, Sequence[str]]]) -> "Columns":
         """Return those of a file: each column's name, and the names of its fields if it has any."""
         known: dict[str, str] = {}
         for name, fields in nested:
-            for field in fields:
-                known.setdefault(f"{name}.{field}".lower(), f"{_quoted(name)}.{_quoted(field)}")
+            for inner in fields:
+                known.setdefault(f"{name}.{inner}".lower(), f"{_quoted(name)}.{_quoted(inner)}")
         for name, fields in nested:
             if not fields:
                 known[name.lower()] = _quoted(name)
         return cls(known)
+
+    def need(self, *names: str) -> tuple[str, ...]:
+        """Note that a bill of this kind has one of these; return them."""
+        self.needed[names[0]] = self.find(*names) is not None
+        return names
 
     def find(self, *names: str) -> str | None:
         """Return what SQL calls the first of these that there is."""

@@ -15,26 +15,27 @@ _PROVIDER = ("ServiceProviderName", "ProviderName", "HostProviderName", "Publish
 
 
 def _form(c: Columns) -> dict[str, str]:
+    c.need("x_UsageType", *_METER)  # one of them says between what a transfer was
     usage, operation = c.first("x_UsageType", "SkuMeter"), c.text("x_Operation")
-    meter, account = c.first(*_METER), c.text("SubAccountId")
+    meter, account = c.first(*_METER), c.text(*c.need("SubAccountId"))
     of_aws = aws.kind_and_name(usage, operation, "'both'")
     across = f"coalesce({of_aws['kind']}, {azure.kind(meter)}, {gcp.kind(meter)})"
-    provider, resource = c.first(*_PROVIDER), c.text("ResourceId")
+    provider, resource = c.first(*c.need(*_PROVIDER)), c.text("ResourceId")
     name = f"""CASE WHEN {provider} ILIKE '%google%' THEN 'gcp' WHEN {provider} ILIKE '%microsoft%'
         OR {provider} ILIKE '%azure%' THEN 'azure' ELSE 'aws' END"""
-    category, correction = c.text("ChargeCategory"), c.text("ChargeClass")
+    category, correction = c.text(*c.need("ChargeCategory")), c.text("ChargeClass")
     return {
         "provider": name,
         "account": account,
-        "start_ms": c.time_ms("ChargePeriodStart"),
-        "end_ms": c.time_ms("ChargePeriodEnd"),
+        "start_ms": c.time_ms(*c.need("ChargePeriodStart")),
+        "end_ms": c.time_ms(*c.need("ChargePeriodEnd")),
         "kind": across,
         "name": f"CASE WHEN ({of_aws['kind']}) IS NOT NULL THEN {of_aws['name']} WHEN ({across}) = 'apart' "
         f"THEN {meter} ELSE '' END",
-        "amount": c.number("ConsumedQuantity"),
-        "unit_bytes": unit_bytes(c.text("ConsumedUnit")),
-        "cost": c.number("BilledCost"),
-        "currency": c.text("BillingCurrency"),
+        "amount": c.number(*c.need("ConsumedQuantity")),
+        "unit_bytes": unit_bytes(c.text(*c.need("ConsumedUnit"))),
+        "cost": c.number(*c.need("BilledCost")),
+        "currency": c.text(*c.need("BillingCurrency")),
         "resource": f"CASE {name} WHEN 'gcp' THEN {gcp.resource(account, resource)} WHEN 'azure' THEN "
         f"{azure.resource(resource)} ELSE {aws.resource(resource)} END",
         "region": c.first("RegionId", "Region"),
@@ -44,20 +45,4 @@ def _form(c: Columns) -> dict[str, str]:
     }
 
 
-FOCUS = Format(
-    "FOCUS",
-    (
-        ("ChargePeriodStart",),
-        ("ChargePeriodEnd",),
-        ("ChargeCategory",),
-        ("ConsumedQuantity",),
-        ("ConsumedUnit",),
-        ("BilledCost",),
-        ("BillingCurrency",),
-        ("SubAccountId",),
-        ("x_UsageType", *_METER),
-        _PROVIDER,
-    ),
-    _form,
-    ("ResourceId",),
-)
+FOCUS = Format("FOCUS", _form, ("ResourceId",))

@@ -10,7 +10,7 @@ what is not an amount of bytes. `charge` is `usage`, or what else the line is, s
 bill does not say.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from history.bill.formats.columns import Columns
@@ -20,8 +20,6 @@ FORM = (
     *("resource", "region", "charge", "final"),
 )
 CROSSING = ("out", "in", "both")
-
-Names = Sequence[tuple[str, ...]]
 
 _POWERS = {
     1: ("b", "byte", "bytes"),
@@ -35,19 +33,20 @@ _UNSAID = ("gb", "gigabyte", "gigabytes")
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One kind of bill. `needs`: its columns, each by the names that it may have. `form`: SQL for each of `FORM`.
+    """One kind of bill. `form`: SQL for each of `FORM`, out of a file's columns; it says which of them it needs.
 
     `resource`: the column that names what a line is billed to; without it only sums can be compared.
     """
 
     name: str
-    needs: Names
     form: Callable[[Columns], dict[str, str]]
     resource: tuple[str, ...]
 
-    def lacks(self, columns: Columns) -> list[str]:
-        """Return the columns that it needs and that are not there, by their first names."""
-        return [names[0] for names in self.needs if columns.find(*names) is None]
+    def needed(self, columns: Columns) -> dict[str, bool]:
+        """Return the columns that it needs, by their first names, and whether they are there."""
+        asked = Columns(columns.known)
+        self.form(asked)
+        return asked.needed
 
 
 def unit_bytes(unit: str) -> str:

@@ -26,19 +26,19 @@ def resource(project: str, name: str) -> str:
 
 
 def _form(c: Columns) -> dict[str, str]:
-    sku, project = c.text("sku.description"), c.text("project.id")
+    sku, project = c.text(*c.need("sku.description")), c.text(*c.need("project.id"))
     cost_type = c.text("cost_type")
     return {
         "provider": "'gcp'",
         "account": project,
-        "start_ms": c.time_ms("usage_start_time"),
-        "end_ms": c.time_ms("usage_end_time"),
+        "start_ms": c.time_ms(*c.need("usage_start_time")),
+        "end_ms": c.time_ms(*c.need("usage_end_time")),
         "kind": kind(sku),
         "name": f"CASE WHEN ({kind(sku)}) = 'apart' THEN {sku} ELSE '' END",
-        "amount": c.number("usage.amount"),
-        "unit_bytes": unit_bytes(c.text("usage.unit")),
-        "cost": c.number("cost"),
-        "currency": c.text("currency"),
+        "amount": c.number(*c.need("usage.amount")),
+        "unit_bytes": unit_bytes(c.text(*c.need("usage.unit"))),
+        "cost": c.number(*c.need("cost")),
+        "currency": c.text(*c.need("currency")),
         "resource": resource(project, c.first(*_RESOURCE)),
         "region": c.text("location.region"),
         "charge": f"CASE WHEN {cost_type} IN ('', 'regular') THEN 'usage' ELSE {cost_type} END",
@@ -46,18 +46,4 @@ def _form(c: Columns) -> dict[str, str]:
     }
 
 
-GCP = Format(
-    "Google Cloud BigQuery export",
-    (
-        ("usage_start_time",),
-        ("usage_end_time",),
-        ("sku.description",),
-        ("project.id",),
-        ("usage.amount",),
-        ("usage.unit",),
-        ("cost",),
-        ("currency",),
-    ),
-    _form,
-    _RESOURCE,
-)
+GCP = Format("Google Cloud BigQuery export", _form, _RESOURCE)

@@ -14,12 +14,13 @@ FORMATS: tuple[Format, ...] = (AWS, FOCUS, GCP, AZURE)
 
 def recognise(columns: Columns, place: str) -> Format:
     """Return what kind of bill has these columns; raise `Refusal` that names what it lacks."""
-    lacking = [(each, each.lacks(columns)) for each in FORMATS]
-    for each, lacks in lacking:
-        if not lacks:
+    asked = [(each, each.needed(columns)) for each in FORMATS]
+    for each, needed in asked:
+        if all(needed.values()):
             return each
-    near, lacks = min(lacking, key=lambda pair: len(pair[1]) / len(pair[0].needs))
-    if len(lacks) * 2 > len(near.needs):
+    near, needed = max(asked, key=lambda pair: sum(pair[1].values()) / len(pair[1]))
+    lacks = [name for name, is_there in needed.items() if not is_there]
+    if len(lacks) * 2 > len(needed):
         known = ", ".join(each.name for each in FORMATS)
         raise Refusal(f"{place}: not a bill that is known here ({known}): its columns are of none of them")
     raise Refusal(f"{place}: looks like {near.name}, and lacks {', '.join(lacks)}; export it with these columns")
