@@ -30,7 +30,7 @@ from history.read.flows import enriched_rows, rejoined_rows, together
 from history.read.progress import Tell, progress
 from history.read.rejoin import ReadTally, read_joiner
 from history.read.topic_sql import Sieve
-from history.replay.diff import Diff
+from history.replay.diff.run import Diff
 from history.replay.files import CsvWriter, JsonLinesWriter, ParquetWriter, Writer, stream_to
 from history.replay.settings import ReplaySettings
 from history.replay.sum import SumWriter

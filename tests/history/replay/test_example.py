@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from history.model.time_range import TimeRange
-from history.replay.differences import Differences
-from history.replay.differences_text import as_lines
-from history.replay.pairs import Pairs
+from history.replay.diff.differences import Differences
+from history.replay.diff.pairs import Pairs
+from history.replay.diff.text import as_lines
 from prices.file import shipped
 from schemas.flow import Endpoint, Flow
 from tests.support.history.rows import rows_of

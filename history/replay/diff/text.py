@@ -6,8 +6,8 @@ from typing import Any
 
 from common.amounts import counted, dollars, fitted, human, labelled, number, short_zones
 from common.terminal import cell, csv_text
-from history.replay.differences import SAME, Amounts, Attribution, Difference, Differences, codes
-from history.replay.reasons import WORDS
+from history.replay.diff.differences import SAME, Amounts, Attribution, Difference, Differences, codes
+from history.replay.diff.reasons import WORDS
 from prices.book import exact_money, money
 
 _AMOUNTS = ("flows", "bytes", "cost_recorded", "cost_rejoined")

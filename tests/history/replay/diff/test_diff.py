@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from history.replay import command as replay
-from history.replay.differences_text import CSV_COLUMNS
+from history.replay.diff.text import CSV_COLUMNS
 from schemas.topology import encode_topology_file
 from tests.history.conftest import Command, Ran
 from tests.support.enricher import build

@@ -16,9 +16,9 @@ from history.read.flows import enriched_rows, rejoined_rows, together
 from history.read.progress import Tell, progress
 from history.read.rejoin import Joiner, ReadTally, read_joiner
 from history.read.topic_sql import Sieve
-from history.replay.differences import Differences
-from history.replay.differences_text import as_csv, as_dict, as_lines, as_rows
-from history.replay.pairs import Pairs, Side
+from history.replay.diff.differences import Differences
+from history.replay.diff.pairs import Pairs, Side
+from history.replay.diff.text import as_csv, as_dict, as_lines, as_rows
 from history.replay.settings import ReplaySettings
 from prices.book import PriceBook
 from prices.file import load_prices

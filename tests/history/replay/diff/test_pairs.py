@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enricher.join.policy import Policy
-from history.replay.pairs import Found, Pairs
+from history.replay.diff.pairs import Found, Pairs
 from schemas.flow import Endpoint, Flow, Kubernetes, Named, Workload, decode_flow
 from schemas.ids import split_flow_id
 from tests.enricher.join.test_rollup import ROWS, states

@@ -11,8 +11,8 @@ from typing import NamedTuple
 from history.model.bill import Pricer
 from history.model.party import FIELDS, Parties
 from history.model.summary import Traffic
-from history.replay.pairs import Found, Kind
-from history.replay.reasons import PRICES, Facts, differing, reasons
+from history.replay.diff.pairs import Found, Kind
+from history.replay.diff.reasons import PRICES, Facts, differing, reasons
 from history.replay.sum import OUTER
 from prices.book import PriceBook
 
@@ -28,7 +28,7 @@ class Attribution(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """One kind of change. `why`: reasons (history/replay/reasons.py). `columns`: what differs of the flow log's."""
+    """One kind of change. `why`: of `reasons`. `columns`: what differs of the flow log's."""
 
     kind: Kind
     why: tuple[str, ...]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from history.replay.reasons import END_FACTS, FACTS, differing, reasons
+from history.replay.diff.reasons import END_FACTS, FACTS, differing, reasons
 
 POD: dict[str, Any] = {"kind": "pod", "namespace": "shop", "pod": "api-0", "node": "n1", "zone": "a", "region": "r"}
 NOBODY: dict[str, Any] = {"kind": "unknown", "reason": "vpc_unmapped"}

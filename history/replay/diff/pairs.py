@@ -16,7 +16,7 @@ from msgspec import UNSET
 
 from history.read.batch import FlowBatch
 from history.read.flow_sql import FETCH_ROWS, bounded_database
-from history.replay.reasons import CHUNK_NOT_READ, CHUNK_NOT_RECORDED, FACTS, SENDER_METERED, UNKNOWN, Facts
+from history.replay.diff.reasons import CHUNK_NOT_READ, CHUNK_NOT_RECORDED, FACTS, SENDER_METERED, UNKNOWN, Facts
 from schemas.ids import split_flow_id
 from sinks.flowlog.rows.columns import FlatEnd, text
 from sinks.intake import Row
