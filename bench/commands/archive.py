@@ -9,7 +9,6 @@ all that the process reads of files (`rchar` in /proc/self/io), manifests and ea
 bytes of the data files.
 """
 
-import json
 import shutil
 import sys
 import tempfile
@@ -20,10 +19,10 @@ from pathlib import Path
 import duckdb
 
 from bench.commands.archive_rows import CUTS_AN_HOUR, make
-from bench.commands.readers.archive import FILTERS, SPAN, Took
+from bench.commands.readers.archive import FILTERS, SPAN
 from bench.measure import report
 from bench.measure.figure import Figure, Target
-from bench.measure.process import output_of
+from bench.measure.reading import Took, read
 from bench.measure.report import Table
 from history.read.archive.files import hour_directories
 from history.read.archive.opened import FlowArchive
@@ -65,20 +64,14 @@ class Rig:
             SELECT src_namespace, src_namespace || '/' || src_workload, src_namespace || '/' || src_pod, src_address
             FROM read_parquet('{self.written}/flows/*/*/*.parquet') WHERE src_namespace = '{_NAMESPACE}' ORDER BY ALL
         """
-        with duckdb.connect() as database:
-            return dict(zip(FILTERS, database.execute(query).fetchall()[0], strict=True))
-
-    def took(self, where: Path, which: str, *value: str) -> Took:
-        """Read an archive by a process of its own."""
-        took: Took = json.loads(output_of("bench.commands.readers.archive", which, str(where), *value))
-        return took
+        return dict(zip(FILTERS, duckdb.execute(query).fetchall()[0], strict=True))
 
     def compare(self, rounds: int, which: str, *value: str) -> list[list[Took]]:
         """Read both in turn; what came of it is the same."""
         found: list[list[Took]] = [[], []]
         for _ in range(rounds):
             for place, where in enumerate((self.compacted, self.written)):
-                found[place].append(self.took(where, which, *value))
+                found[place].append(read("bench.commands.readers.archive", which, str(where), *value))
         assert len({took["rows"] for each in found for took in each}) == 1
         return found
 

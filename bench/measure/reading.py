@@ -5,7 +5,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from bench.measure.process import output_of
 
@@ -26,8 +26,7 @@ class Readings:
         self.others: dict[str, list[Took]] = {}
 
     def _read(self, which: str) -> Took:
-        took: Took = json.loads(output_of(self._module, which, *self._arguments))
-        return took
+        return read(self._module, which, *self._arguments)
 
     def ours(self) -> float:
         """Return the CPU seconds of what is measured."""
@@ -46,11 +45,16 @@ class Readings:
         return took["cpu_seconds"]
 
 
-def run(ours: Callable[[str], Took], yardstick: Callable[[str], Took], **others: Callable[[str], Took]) -> None:
-    """Do one reading as the command line says, `ours|yardstick|OTHER PATH`; print what it took, as JSON."""
-    readings: Mapping[str, Callable[[str], Took]] = {"ours": ours, "yardstick": yardstick, **others}
+def read(module: str, which: str, *arguments: str) -> Took:
+    """Do one reading by a process of its own; return what it took."""
+    took: Took = json.loads(output_of(module, which, *arguments))
+    return took
+
+
+def run(**readings: Callable[..., Took]) -> None:
+    """Do one reading as the command line says, `WHICH ARGUMENT...`; print what it took, as JSON."""
     began = time.monotonic()
-    counted = readings[sys.argv[1]](sys.argv[2])
+    counted = readings[sys.argv[1]](*sys.argv[2:])
     used = resource.getrusage(resource.RUSAGE_SELF)
     took = {"seconds": time.monotonic() - began, "cpu_seconds": used.ru_utime + used.ru_stime}
     print(json.dumps({**took, "peak_mb": used.ru_maxrss / 1000, **counted}))

@@ -90,4 +90,4 @@ def yardstick(path: str) -> Took:
 
 
 if __name__ == "__main__":
-    run(ours, yardstick)
+    run(ours=ours, yardstick=yardstick)

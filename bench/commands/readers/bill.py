@@ -53,4 +53,4 @@ def yardstick(path: str) -> Took:
 
 
 if __name__ == "__main__":
-    run(ours, yardstick)
+    run(ours=ours, yardstick=yardstick)
