@@ -78,8 +78,11 @@ COMMANDS: dict[tuple[str, ...], Command] = {
 }
 
 WRONG_USE = 2
-# What reads and writes Parquet. The services' image lacks it, so it is imported by those commands only that need it.
-HISTORY_ONLY = ("duckdb", "obstore", "pyarrow")
+# What not every image has, by the one that has it: it is imported by those commands only that need it.
+IN_IMAGE = {
+    "kubernetes_asyncio": "zonemeter",
+    **dict.fromkeys(("botocore", "duckdb", "jinja2", "obstore", "pyarrow"), "zonemeter-history"),
+}
 ASKS_HELP = ("-h", "--help", "help")
 ASKS_VERSION = ("-V", "--version")
 
@@ -119,9 +122,9 @@ def _guarded(prog: str, call: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return 130
     except ModuleNotFoundError as error:
-        if error.name not in HISTORY_ONLY:
+        if error.name not in IN_IMAGE:
             raise
-        complain(f"{prog or 'zonemeter'}: {error.name} is not installed here; the image zonemeter-history has it")
+        complain(f"{prog or 'zonemeter'}: {error.name} is not installed here; the image {IN_IMAGE[error.name]} has it")
         return WRONG_USE
     except BrokenPipeError:
         _mute()  # the reader (`| head`) has what it wanted

@@ -9,6 +9,7 @@ import gc
 import logging
 from collections.abc import Callable, Coroutine
 from functools import partial
+from importlib.util import find_spec
 
 from common.clock import now_ms
 from common.entry_point import entry_point
@@ -45,6 +46,8 @@ READY_SECONDS = 60.0
 @entry_point("run enricher", EnricherSettings)
 def main(settings: EnricherSettings) -> int:
     """Run the enricher; return its exit status."""
+    if settings.topology is None and find_spec("kubernetes_asyncio") is None:
+        raise ModuleNotFoundError(name="kubernetes_asyncio")
     return lifecycle.run("enricher", settings, lambda running: run(running, settings))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.main import COMMANDS, HISTORY_ONLY, main
+from cli.main import COMMANDS, IN_IMAGE, main
 from tests.support.settings_reference import what_it_reads
 
 
@@ -28,7 +28,7 @@ GROUPS = sorted({words[0] for words in COMMANDS if len(words) > 1})
 
 
 def test_without_what_reads_parquet_the_services_run_and_other_commands_say_so() -> None:
-    lacking = f"import sys; sys.modules |= dict.fromkeys({HISTORY_ONLY})\n"
+    lacking = f"import sys; sys.modules |= dict.fromkeys({[*IN_IMAGE]})\n"
     loading = "import importlib; from cli.main import COMMANDS\n"
     loading += "for words, command in COMMANDS.items():\n"
     loading += "    try: importlib.import_module(command.target.partition(':')[0])\n"
@@ -51,6 +51,10 @@ def test_without_what_reads_parquet_the_services_run_and_other_commands_say_so()
     assert (done.returncode, done.stdout) == (2, "")
     said = r"zonemeter report: \w+ is not installed here; the image zonemeter-history has it\n"
     assert re.fullmatch(said, done.stderr)
+    asking = "sys.argv = ['zonemeter', 'run', 'enricher']; from cli.main import main; sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", lacking + asking], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "zonemeter: kubernetes_asyncio is not installed here; the image zonemeter has it\n"
 
 
 @pytest.mark.parametrize("group", GROUPS)

@@ -108,7 +108,7 @@ def test_what_the_images_are_built_from_holds_every_package() -> None:
 
 def test_the_services_image_runs_as_nobody_in_particular() -> None:
     stages = re.split(r"^FROM ", DOCKERFILE, flags=re.MULTILINE)
-    (services,) = (stage for stage in stages if stage.startswith("python AS zonemeter"))
+    (services,) = (stage for stage in stages if stage.startswith("core AS zonemeter"))
     assert re.findall(r"^USER (.*)$", services, re.MULTILINE)[-1] == "65532:65532"
     for each in containers():
         if each.is_ours and each.workload["kind"] != "DaemonSet":
