@@ -15,7 +15,7 @@ from common.amounts import counted, human, percent
 from history.advise.finding import Case, Fate, Finding
 from history.advise.rules import balancing, mesh, outside, passed_on, placement, twice
 from history.advise.rules.unavoidable import unavoidable
-from history.model.bill import NOTHING, Pricer
+from history.model.bill import NOTHING, Cost, Pricer, sum_costs
 from history.model.evidence import Cell
 from history.model.summary import Summary
 from prices.book import SUBUNITS, PriceBook, per_month
@@ -39,14 +39,13 @@ RULES = (
 
 @dataclass(frozen=True)
 class Amount:
-    """Bytes in the range, and what they cost there in subunits; None: no price."""
+    """Bytes in the range, and what they cost there; None: no price."""
 
     bytes: int = 0
-    cost: int | None = None
+    cost: Cost | None = None
 
     def __add__(self, other: "Amount") -> "Amount":
-        costs = [cost for cost in (self.cost, other.cost) if cost is not None]
-        return Amount(self.bytes + other.bytes, sum(costs) if costs else None)
+        return Amount(self.bytes + other.bytes, sum_costs((self.cost, other.cost)))
 
 
 class ZonePair(NamedTuple):
@@ -166,24 +165,20 @@ def _zones(fates: dict[Cell, Fate], sizes: dict[Cell, int]) -> list[ZonePair]:
 
 
 def _saving(fates: dict[Cell, Fate], sizes: dict[Cell, int], pricer: Pricer) -> Amount:
-    cost: int | None = None
+    costs = []
     for cell, fate in fates.items():
         before = pricer.cost(cell.traffic, sizes[cell])
         if before is not None:
-            after = sum((pricer.cost(traffic, size) or NOTHING).total for traffic, size in fate.items())
-            cost = (cost or 0) + before.total - after
-    return Amount(_spared(fates, sizes), cost)
+            costs.append(before - (sum_costs(pricer.cost(traffic, size) for traffic, size in fate.items()) or NOTHING))
+    return Amount(_spared(fates, sizes), sum_costs(costs))
 
 
 def _sum(cells: Iterable[tuple[Cell, int]], pricer: Pricer) -> Amount:
-    found = Amount()
-    for cell, size in cells:
-        cost = pricer.cost(cell.traffic, size)
-        found += Amount(size, None if cost is None else cost.total)
-    return found
+    found = list(cells)
+    return Amount(sum(size for _, size in found), sum_costs(pricer.cost(cell.traffic, size) for cell, size in found))
 
 
 def _is_worth(spared: Amount, metered_ms: int) -> bool:
     if spared.cost is not None:
-        return bool(per_month(spared.cost, metered_ms) >= LEAST_MONEY * SUBUNITS)
+        return bool(per_month(spared.cost.total, metered_ms) >= LEAST_MONEY * SUBUNITS)
     return per_month(spared.bytes, metered_ms) >= LEAST_BYTES

@@ -10,7 +10,6 @@ from history.advise.advice import Advice, Advised, Amount
 from history.model.time_range import rfc3339
 from history.report import machine as report_machine
 from history.report.data import Report
-from prices.book import exact_money, per_month
 
 
 def as_dict(report: Report, advice: Advice) -> dict[str, Any]:
@@ -76,8 +75,6 @@ def _finding(report: Report, each: Advised) -> dict[str, Any]:
 
 
 def _amount(report: Report, amount: Amount) -> dict[str, Any]:
-    found: dict[str, Any] = {"bytes": amount.bytes}
-    if amount.cost is not None:
-        month = per_month(amount.cost, report.summary.metered_ms)
-        found |= {"cost": exact_money(amount.cost), "cost_per_month": exact_money(month)}
-    return found
+    cash, month = report.now.cash(amount.cost), report.now.monthly(amount.cost)
+    costs = {"cost": cash.exact, "cost_per_month": month.exact} if cash and month else {}
+    return {"bytes": amount.bytes, **costs}

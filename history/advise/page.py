@@ -14,9 +14,8 @@ from history.advise.finding import Finding
 from history.page import bars, steps
 from history.page.bounds import Bounds
 from history.page.render import page
-from history.report.data import Report
+from history.report.data import Cash, Report
 from history.report.page import layout as report_page
-from history.report.page.values import Cash, cash
 from prices.book import per_month
 
 _MOST_ZONE_PAIRS = 8
@@ -85,11 +84,9 @@ def view(report: Report, advice: Advice, bounds: Bounds) -> dict[str, Any]:
 
 
 def _sum(report: Report, amount: Amount) -> Sum:
-    book, metered = report.now.bill.book, report.summary.metered_ms
-    monthly = per_month(amount.bytes, metered)
-    if book is None or amount.cost is None:
-        return Sum(amount.bytes, None, None, monthly)
-    return Sum(amount.bytes, cash(amount.cost, book), cash(per_month(amount.cost, metered), book), monthly)
+    now = report.now
+    monthly = per_month(amount.bytes, report.summary.metered_ms)
+    return Sum(amount.bytes, now.cash(amount.cost), now.monthly(amount.cost), monthly)
 
 
 def _shown(report: Report, advice: Advice, each: Advised) -> Shown:

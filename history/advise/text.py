@@ -55,10 +55,10 @@ def _answer(report: Report, advice: Advice) -> list[str]:
 
 
 def _monthly(report: Report, amount: Amount) -> list[str]:
-    book, metered = report.now.bill.book, report.summary.metered_ms
-    if book is None or amount.cost is None:
-        return [f"= {human(per_month(amount.bytes, metered))} a month at this rate"] if metered else []
-    return [f"= {book.shown(per_month(amount.cost, metered))} a month at this rate"]
+    metered, cash = report.summary.metered_ms, report.now.monthly(amount.cost)
+    if cash is None and not metered:
+        return []
+    return [f"= {cash.shown if cash else human(per_month(amount.bytes, metered))} a month at this rate"]
 
 
 def _finding(report: Report, each: Advised) -> Iterator[str]:

@@ -26,6 +26,9 @@ class Cost:
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(self.source + other.source, self.destination + other.destination)
 
+    def __sub__(self, other: "Cost") -> "Cost":
+        return Cost(self.source - other.source, self.destination - other.destination)
+
     def of(self, side: str) -> "Cost":
         """Return what one side is billed, `source` or `destination`; all for any other word."""
         source, destination = side != "destination", side != "source"

@@ -12,7 +12,15 @@ from history.model.grouping import By, Per
 from history.model.party import MeterTraffic, Party
 from history.model.summary import EXTERNAL, IN_REGION, Summary, Traffic, by, zones_of
 from history.model.time_range import TimeRange
+from prices.book import exact_money, per_month
 from schemas.flow import Scope
+
+
+class Cash(NamedTuple):
+    """Money: exact, as programs read it, and as people do."""
+
+    exact: str
+    shown: str
 
 
 # asyncio.run makes the repr of what a coroutine returns: of these sums it would take longer than making them.
@@ -28,6 +36,15 @@ class Range:
     def cost(self, scope: Scope) -> Cost | None:
         """Return what traffic of a scope costs; None where it has no price."""
         return self.bill.by_scope.get(scope)
+
+    def cash(self, cost: Cost | None) -> Cash | None:
+        """Return what a cost is in money, both sides together; None: no price."""
+        book = self.bill.book
+        return None if cost is None or book is None else Cash(exact_money(cost.total), book.shown(cost.total))
+
+    def monthly(self, cost: Cost | None) -> Cash | None:
+        """Return what it would be in a month, at the rate of the range; None: no price."""
+        return self.cash(None if cost is None else Cost(per_month(cost.total, self.summary.metered_ms)))
 
     @property
     def zone_costs(self) -> dict[tuple[str, str], Cost]:

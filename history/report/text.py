@@ -121,11 +121,9 @@ def _answer(report: Report) -> list[str]:
     facts = [f"{human(crossing)}"]
     if report.in_region:
         facts.append(f"{percent(crossing, report.in_region)} of in-region")
-    book, cost = report.now.bill.book, report.now.cost("cross_zone")
-    metered = report.summary.metered_ms
-    if book is not None and cost is not None:
-        facts.append(book.shown(cost.total))
-        facts.append(f"= {book.shown(per_month(cost.total, metered))} a month at this rate")
+    cost = report.now.cost("cross_zone")
+    if (cash := report.now.cash(cost)) and (month := report.now.monthly(cost)):
+        facts += [cash.shown, f"= {month.shown} a month at this rate"]
     change = change_facts(report)
     found = labelled("CROSS-ZONE", [*facts, *change[:1]], 13)
     return found + [line for note in [basis(report), *change[1:]] for line in labelled("", [note], 13)]
@@ -210,8 +208,8 @@ def _other_traffic(report: Report, unit: str, divisor: int) -> list[str]:
     rows = [("other traffic", unit, "")]
     for name, size, cost in found:
         if size:
-            priced = bill.book.shown(cost.total) if bill.book is not None and cost is not None and cost.total else ""
-            rows.append((name, three_digits(size / divisor), priced))
+            cash = report.now.cash(cost) if cost is not None and cost.total else None
+            rows.append((name, three_digits(size / divisor), cash.shown if cash else ""))
     return columns(rows, "<><")
 
 

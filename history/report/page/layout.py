@@ -12,10 +12,10 @@ from history.page import sankey
 from history.page.bounds import Bounds
 from history.page.render import page
 from history.report import text
-from history.report.data import PairLine, Report, together
+from history.report.data import Cash, PairLine, Report, together
 from history.report.page.tables import differences_table, showback_tables, sums_table
 from history.report.page.times import over_time
-from history.report.page.values import Cash, Change, changed, monthly, priced
+from history.report.page.values import Change, changed
 from history.report.page.zones import heat_map
 from schemas.flow import Scope
 
@@ -100,12 +100,12 @@ def _books(report: Report) -> str:
 
 def _answer(report: Report) -> dict[str, Any]:
     crossing = report.summary.scopes.get("cross_zone", 0)
-    cost = priced(report, report.now.cost("cross_zone"))
+    cost = report.now.cash(report.now.cost("cross_zone"))
     return {
         "crossing": crossing,
         "crossing_share": percent(crossing, report.in_region) if report.in_region else "",
         "crossing_cost": cost,
-        "crossing_monthly": monthly(report, report.now.cost("cross_zone")),
+        "crossing_monthly": report.now.monthly(report.now.cost("cross_zone")),
         "basis": text.basis(report),
         "change": text.change_facts(report),
     }
@@ -123,7 +123,7 @@ def _scopes(report: Report) -> list[Line]:
     ]
     total = summary.bytes
     return [
-        Line(name, size, priced(report, cost), percent(size, total) if size else "\u2013", scope)
+        Line(name, size, report.now.cash(cost), percent(size, total) if size else "\u2013", scope)
         for name, size, cost, scope in found
     ]
 
@@ -150,8 +150,8 @@ def _pair(report: Report, pair: PairLine, short: Mapping[str, str]) -> Pair:
         text.name_of(pair.destination, pair.nodes[1]),
         sorted((short[source], short[to]) for source, to in pair.zones),
         pair.bytes,
-        priced(report, pair.cost),
-        monthly(report, pair.cost),
+        report.now.cash(pair.cost),
+        report.now.monthly(pair.cost),
         changed(report, pair.bytes, pair.before),
         pair.received,
     )
@@ -160,7 +160,7 @@ def _pair(report: Report, pair: PairLine, short: Mapping[str, str]) -> Pair:
 def _bands(report: Report, pairs: Sequence[PairLine], bounds: Bounds) -> Iterator[sankey.Flow]:
     for pair in pairs[: bounds.bands]:
         if pair.bytes:
-            cost = priced(report, pair.cost)
+            cost = report.now.cash(pair.cost)
             yield sankey.Flow(pair.source, pair.destination, pair.bytes, "" if cost is None else cost.shown)
     rest = [pair for pair in pairs[bounds.bands :] if pair.bytes]
     if rest:

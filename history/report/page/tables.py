@@ -11,7 +11,7 @@ from history.report.data import Report
 from history.report.differences.text import EXPLAINED, MOST_CHANGES
 from history.report.grouped import showback
 from history.report.grouped.sums import SumLine, sums, together
-from history.report.page.values import changed, priced
+from history.report.page.values import changed
 
 
 def differences_table(report: Report, bounds: Bounds) -> dict[str, Any] | None:
@@ -60,7 +60,7 @@ def _sum(report: Report, line: SumLine) -> dict[str, Any]:
     return {
         "name": line.name,
         "sizes": line.sizes(of_ends=report.by in OF_ENDS),
-        "cost": priced(report, line.cost),
+        "cost": report.now.cash(line.cost),
         "change": changed(report, line.bytes, line.before),
     }
 

@@ -10,8 +10,7 @@ from history.model.bill import sum_costs
 from history.model.summary import EXTERNAL
 from history.page.bounds import Bounds
 from history.page.scales import LEVELS, level
-from history.report.data import Report
-from history.report.page.values import Cash, priced
+from history.report.data import Cash, Report
 
 
 @dataclass(frozen=True)
@@ -39,12 +38,12 @@ def heat_map(report: Report, bounds: Bounds) -> dict[str, Any]:
 
     def total(pairs: Sequence[tuple[str, str]]) -> Square:
         size = sum(sizes.get(pair, 0) for pair in pairs)
-        return Square(size, priced(report, sum_costs(map(costs.get, pairs))), 0, within=False)
+        return Square(size, report.now.cash(sum_costs(map(costs.get, pairs))), 0, within=False)
 
     squares = {}
     for pair in ((source, to) for source in shown for to in shown):
         shade = 0 if pair[0] == pair[1] else level(weights.get(pair, 0), most)
-        squares[pair] = Square(sizes.get(pair, 0), priced(report, costs.get(pair)), shade, pair[0] == pair[1])
+        squares[pair] = Square(sizes.get(pair, 0), report.now.cash(costs.get(pair)), shade, pair[0] == pair[1])
     book = report.now.bill.book
     return {
         "zones": shown,
