@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What commands are asked alike: a time range; of flows, also a cluster, namespaces, an archive."""
+"""What commands are asked alike: a time range; of flows also where they are, which are wanted, and what they cost."""
 
+from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, ByteSize, Field, model_validator
@@ -8,10 +9,13 @@ from pydantic_settings import NoDecode
 
 from common.errors import Refusal
 from common.input.locations import Location
-from common.settings import KafkaSettings
+from common.settings import HostPorts, KafkaSettings
 from common.terminal import complain
 from history.model.filters import FILTERS, Selection
 from history.model.time_range import Instant, Since, TimeRange, names_no_zone, parse_range
+from prices.file import SHIPPED, load_prices
+
+NO_PRICES = "none"
 
 
 def _split(value: Any) -> Any:
@@ -100,3 +104,28 @@ class RangeSettings(FlowSettings):
             return Selection(**asked, min_bytes=self.min_bytes)
         except ValueError as error:
             raise Refusal(str(error)) from error
+
+
+class PricedSettings(RangeSettings):
+    """A time range of flows, what they cost, and what of them is the meter's own."""
+
+    prices: str | None = Field(
+        None, description="aws, azure, gcp, a file, or none; else the cloud that names its zones as these are named"
+    )
+    own_namespace: str = Field("zonemeter", description="the namespace whose traffic is the meter's own")
+    own_kafka: HostPorts | None = Field(
+        None, description="Kafka as the collectors reach it, to tell their traffic; else as Kafka calls itself"
+    )
+    rollups: bool = Field(True, description="of an archive read rollups in the place of flows where they tell the same")
+
+    def check(self) -> None:
+        """Raise `Refusal` for filters and prices that are wrong in themselves, before anything is read."""
+        if self.prices not in (None, NO_PRICES, *SHIPPED):
+            load_prices(str(self.prices))
+        self.selection()
+
+
+class EvidenceSettings(PricedSettings):
+    """A time range of flows with its topology."""
+
+    topology: Path | None = Field(None, description="a file of states instead of the topology topic")

@@ -18,14 +18,14 @@ from common.errors import Nothing, Refusal
 from history.advise import machine, text
 from history.advise.advice import Advice, advise
 from history.advise.finding import Case
-from history.advise.gather import DEFAULT_SINCE, EvidenceSettings, gather
+from history.advise.gather import DEFAULT_SINCE, gather
 from history.model.bill import price_summary
 from history.model.events import known_events
 from history.model.evidence import Evidence
 from history.model.party import Parties
 from history.model.time_range import TimeRange
 from history.page.bounds import Bounds
-from history.range_settings import Numbers
+from history.range_settings import EvidenceSettings, Numbers
 from history.read import interrupts
 from history.report import text as report_text
 from history.report.data import Range, Report

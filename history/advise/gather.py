@@ -3,25 +3,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-from pydantic import Field
 
 from common.errors import Refusal
 from history.model.evidence import Evidence
 from history.model.time_range import TimeRange
+from history.range_settings import EvidenceSettings
 from history.read.rejoin import ReadTally, known_states
 from history.report.data import Report
-from history.report.make import PricedSettings, make_report
+from history.report.make import make_report
 from schemas.topology import TopologyState
 
 DEFAULT_SINCE = "7d"
-
-
-class EvidenceSettings(PricedSettings):
-    """A time range of flows with its topology."""
-
-    topology: Path | None = Field(None, description="a file of states instead of the topology topic")
 
 
 @dataclass(frozen=True, repr=False)

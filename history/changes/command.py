@@ -10,10 +10,11 @@ from pydantic import Field
 
 from common import clock, terminal
 from common.entry_point import entry_point
-from history.advise.gather import DEFAULT_SINCE, EvidenceSettings, gather
+from history.advise.gather import DEFAULT_SINCE, gather
 from history.changes import text
 from history.changes.effects import effects
 from history.model.events import known_events
+from history.range_settings import EvidenceSettings
 from history.read import interrupts
 
 PROG = "zonemeter changes"

@@ -20,11 +20,12 @@ from history.model.events import known_events
 from history.model.grouping import OF_TIME, OWNERS, By, Per, parse_by
 from history.model.time_range import TimeRange
 from history.page.bounds import Bounds
+from history.range_settings import PricedSettings
 from history.read import interrupts
 from history.report import machine, text
 from history.report.data import Report
 from history.report.differences.compare import differences
-from history.report.make import PricedSettings, make_report, topology_of
+from history.report.make import make_report, topology_of
 from history.report.sources.label_history import read_labels
 
 PROG = "zonemeter report"

@@ -5,12 +5,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from shlex import quote
 
-from pydantic import Field
-
 from audit.result import Audit
 from common.amounts import counted
 from common.errors import Nothing, Refusal
-from common.settings import HostPorts
 from common.terminal import command
 from history.audit.command import audit_of
 from history.model.bill import price_summary
@@ -20,7 +17,7 @@ from history.model.hints import Present, why_nothing
 from history.model.party import Parties
 from history.model.summary import Summary
 from history.model.time_range import TimeRange
-from history.range_settings import RangeSettings
+from history.range_settings import NO_PRICES, PricedSettings
 from history.read.progress import progress
 from history.read.rejoin import ReadTally, read_topology
 from history.report.data import Range, Report
@@ -28,31 +25,10 @@ from history.report.sources.gather import Gatherer
 from history.report.sources.label_history import LabelHistory
 from history.report.sources.own_traffic import find_own
 from prices.book import PriceBook
-from prices.file import SHIPPED, load_prices, recognise
+from prices.file import load_prices, recognise
 from schemas.topology import TopologyState
 
-NO_PRICES = "none"
 TOP_PAIRS, TOP_SUMS = 5, 30
-
-
-class PricedSettings(RangeSettings):
-    """A time range of flows, what they cost, and what of them is the meter's own."""
-
-    prices: str | None = Field(
-        None, description="aws, azure, gcp, a file, or none; else the cloud that names its zones as these are named"
-    )
-    own_namespace: str = Field("zonemeter", description="the namespace whose traffic is the meter's own")
-    own_kafka: HostPorts | None = Field(
-        None, description="Kafka as the collectors reach it, to tell their traffic; else as Kafka calls itself"
-    )
-
-    rollups: bool = Field(True, description="of an archive read rollups in the place of flows where they tell the same")
-
-    def check(self) -> None:
-        """Raise `Refusal` for filters and prices that are wrong in themselves, before anything is read."""
-        if self.prices not in (None, NO_PRICES, *SHIPPED):
-            load_prices(str(self.prices))
-        self.selection()
 
 
 async def make_report(
