@@ -36,7 +36,7 @@ real-api: ## manifests, advice and the enricher beside a real kube-apiserver; it
 	@scripts/setup test
 	@$(BIN)/python -m tests.real_api
 
-cluster-test: ## a real Kubernetes cluster here: install, traffic beside the wire's count, kills, uninstall; some 25 minutes
+cluster-test: ## a real Kubernetes cluster here: install, traffic beside the wire's count, kills, an upgrade, uninstall; some 15 minutes
 	@scripts/setup test
 	@$(if $(VARIATION),ZONEMETER_CLUSTER_VARIATION="$(VARIATION)") $(BIN)/python -m tests.cluster $(if $(ONLY),--only "$(ONLY)") $(if $(KEEP),--keep)
 

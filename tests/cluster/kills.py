@@ -19,7 +19,6 @@ from tests.support.services import eventually
 # The pods' names without what Kubernetes adds. With each goes its sandbox, so that it has another address after.
 _PODS = ("zonemeter-enricher", "zonemeter-metrics", "zonemeter-flowlog", "zonemeter-audit", "zonemeter-kafka")
 _AWAY_SECONDS = 5.0
-_BETWEEN_SECONDS = 10.0
 
 
 def kills(cluster: Cluster, table: Table) -> None:
@@ -36,7 +35,6 @@ def kills(cluster: Cluster, table: Table) -> None:
         "etcd": lambda: _kill_control(cluster, "etcd", cluster.api.start_etcd),
     }
     for what, kill in victims.items():
-        time.sleep(_BETWEEN_SECONDS)
         killed = time.monotonic()
         kill()
         cluster.wait_for(SERVICES, ON_NODES)

@@ -30,7 +30,7 @@ from tests.cluster.workloads import (
 from tests.support.lab.once import tcp_once
 from tests.support.services import eventually
 
-SECONDS = 25.0  # more than two windows
+SECONDS = 12.0  # more than a window
 WINDOW_MS = 10_000
 _ROUNDS_FROM_OUTSIDE = 10
 _DNS = "kube-system/Deployment/coredns"
