@@ -2,10 +2,10 @@
 """How a Service is used: what its clients exchange with it, and what of that could stay in their zones. Pure."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from common.amounts import counted, percent
+from common.amounts import first_few, percent
 from history.model.evidence import Cell, Evidence
 from history.model.ready import Step, is_known, least, mean
 from history.model.summary import IN_REGION
@@ -66,7 +66,7 @@ class Use:
     @property
     def who(self) -> str:
         """Who uses it, and who serves, in words."""
-        return f"clients: {name_some(self.clients)}; servers: {name_some(self.servers)}"
+        return f"clients: {first_few(sorted(self.clients))}; servers: {first_few(sorted(self.servers))}"
 
     @property
     def served(self) -> Demand:
@@ -161,10 +161,3 @@ def load_line(load: Mapping[str, float]) -> str:
     """Return that in words."""
     each = ", ".join(f"{zone} {ratio:.2f} x" for zone, ratio in sorted(load.items()))
     return f"load of an end point afterwards, against the average now: {each or 'not known'}"
-
-
-def name_some(labels: Collection[str], most: int = 5) -> str:
-    """Return the first few of some names, and how many more there are."""
-    shown = sorted(labels)[:most]
-    more = f" and {counted(len(labels) - most, 'other')}" if len(labels) > most else ""
-    return ", ".join(shown) + more

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common import page, terminal
-from common.amounts import duration, fitted, human, labelled, shorten
+from common.amounts import duration, first_few, fitted, human, labelled, shorten
 from common.terminal import command
 from enricher.index.addresses import Prefix
 from enricher.index.cidr_check import CidrFinding
@@ -146,7 +146,7 @@ def _facts(network: Unmapped, nodes: Sequence[TopologyState]) -> list[str]:
         facts.append(f"serves {_ports(network.serves)}")
     if network.calls:
         facts.append(f"calls {_ports(network.calls)}")
-    facts.append(f"with {_named(network.peers)}")
+    facts.append(f"with {first_few([name for name, _ in network.peers.most_common()], _MOST_NAMED)}")
     if nodes:
         zones = sorted({node.zone or "no zone" for node in nodes})
         facts.append(f"{len(nodes)} nodes have addresses in it: {nodes[0].name}, ... in {', '.join(zones)}")
@@ -169,12 +169,8 @@ def _toml(network: Unmapped, nodes: Sequence[TopologyState], span: TimeRange) ->
 
 
 def _ports(ports: Counter[str]) -> str:
-    texts = [f"{port} ({_USUALLY[port]})" if port in _USUALLY else port for port, _ in ports.most_common(_MOST_NAMED)]
-    return ", ".join(texts) + (", ..." if len(ports) > _MOST_NAMED else "")
-
-
-def _named(names: Counter[str]) -> str:
-    return ", ".join(name for name, _ in names.most_common(_MOST_NAMED)) + (", ..." if len(names) > _MOST_NAMED else "")
+    texts = [f"{port} ({_USUALLY[port]})" if port in _USUALLY else port for port, _ in ports.most_common()]
+    return first_few(texts, _MOST_NAMED)
 
 
 def _network(network: Unmapped, nodes: Sequence[TopologyState]) -> dict[str, Any]:

@@ -7,9 +7,9 @@ They go by the names that `zonemeter cidrs import` gives them: without a CIDR ma
 from collections import defaultdict
 from collections.abc import Iterator
 
-from common.amounts import human
+from common.amounts import first_few, human
 from history.advise.finding import Case, Finding, Sure
-from history.advise.service_use import Use, is_bearable, last_zones, load_afterwards, load_line, name_some, use_of
+from history.advise.service_use import Use, is_bearable, last_zones, load_afterwards, load_line, use_of
 from history.model.evidence import Cell
 from history.model.ready import SERVICE, Group, workload_of
 
@@ -99,7 +99,7 @@ def _stores(case: Case) -> Iterator[Finding]:
             sure="ask",
             fates={},
             elsewhere=sum(cells.values()),
-            facts=[f"exchanged with it: {human(sum(cells.values()))}, by {name_some(users)}"],
+            facts=[f"exchanged with it: {human(sum(cells.values()))}, by {first_few(sorted(users))}"],
             conditions=[
                 "the way there is a NAT gateway, which is billed for each GB: see whether the route tables of these "
                 "subnets name a prefix list (pl-...); with one, this is done already"

@@ -4,7 +4,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from common.amounts import human
+from common.amounts import first_few, human
 from history.advise.finding import Case, Finding, manifest
 from history.advise.rules.balancing import KEEPS_LOCAL
 from history.advise.service_use import last_zones
@@ -153,7 +153,7 @@ def _kafka(case: Case, label: str, port: int, cells: Sequence[tuple[Cell, int]])
         fates={cell: case.within(cell, size) for cell, size in fetched.items()},
         facts=[
             f"brokers send {human(answered)} and are sent {human(asked)}: most of it is fetched",
-            f"consumers: {', '.join(sorted({cell.client.label for cell in fetched})[:5])}",
+            f"consumers: {first_few(sorted({cell.client.label for cell in fetched}))}",
         ],
         conditions=[
             "a replica of each partition in each zone (broker.rack set, as many replicas as zones)",

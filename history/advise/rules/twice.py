@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from difflib import SequenceMatcher
 
-from common.amounts import human
+from common.amounts import first_few, human
 from history.advise.finding import Case, Finding, manifest
 from history.model.evidence import Cell
 from history.model.ready import workload_of
@@ -44,7 +44,7 @@ def findings(case: Case) -> Iterator[Finding]:
 
 def _finding(dear: str, cheap: str, cells: dict[Cell, int], pulled: Mapping[str, Mapping[Target, int]]) -> Finding:
     common = sorted(pulled[dear].keys() & pulled[cheap].keys(), key=lambda target: -pulled[dear][target])
-    shown = ", ".join(f"{label}:{port}" for label, port in common[:5])
+    shown = first_few([f"{label}:{port}" for label, port in common])
     group = workload_of(dear)
     assert group is not None  # `_pulled` takes workloads only
     return Finding(
@@ -54,7 +54,7 @@ def _finding(dear: str, cheap: str, cells: dict[Cell, int], pulled: Mapping[str,
         sure="ask",
         fates={cell: {} for cell in cells},
         facts=[
-            f"both pull from {len(common)} servers ({shown}{', ...' if len(common) > 5 else ''})",
+            f"both pull from {len(common)} servers ({shown})",
             f"from these {dear} gets {human(sum(pulled[dear][target] for target in common))}, "
             f"{cheap} {human(sum(pulled[cheap][target] for target in common))}",
             f"across zones {dear} pays for more, so it is the one named here",
