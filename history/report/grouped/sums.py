@@ -63,6 +63,12 @@ def together(lines: Sequence[SumLine], name: str = "") -> SumLine:
     )
 
 
+def with_rest(lines: Sequence[SumLine], most: int) -> list[SumLine]:
+    """Return the first of some sums, and what the rest comes to as one more."""
+    rest = lines[most:]
+    return [*lines[:most], *([together(rest, f"{len(rest):,} more")] if rest else [])]
+
+
 def sums(report: Report, by: By) -> list[SumLine]:
     """Return the sums, the greatest first; those by time in order of time."""
     lines: dict[str, SumLine] = {}

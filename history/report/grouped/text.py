@@ -9,21 +9,20 @@ from history.model.grouping import OF_ENDS, OF_TIME, By, Per
 from history.model.time_range import timestamp
 from history.report.data import Report
 from history.report.grouped.showback import UNATTRIBUTED, Period, periods
-from history.report.grouped.sums import SumLine, sums, together
+from history.report.grouped.sums import SumLine, sums, together, with_rest
 from prices.book import money
 
 
 def sum_lines(report: Report, by: By) -> list[str]:
     """Return the table: the greatest sums, what the rest comes to, and all; of hours and days, each."""
     found = sums(report, by)
-    shown = found if by in OF_TIME else found[: report.top]
     unit, divisor = _scale(found)
     titles = [f"{unit} sent" if by in OF_ENDS else unit, "across zones"]
     titles += [f"{unit} received", "across zones"] if by in OF_ENDS else []
     book = report.now.bill.book
     titles += [book.sign] if book is not None else []
     titles += [f"vs {report.compare}"] if report.before is not None else []
-    body = [*_with_rest(shown, found[len(shown) :]), together(found, "all")]
+    body = [*with_rest(found, len(found) if by in OF_TIME else report.top), together(found, "all")]
     return _table([(_what(report, by), *titles), *((line.name, *_sum(report, by, line, divisor)) for line in body)])
 
 
@@ -38,7 +37,7 @@ def showback_lines(report: Report, by: By, per: Per) -> list[str]:
     rows = [(f"{_what(report, by)} PER {per.upper()}", *titles)]
     for period, total in zip(found, totals, strict=True):
         rows.append((total.name, *_share(report, total, divisor)))
-        body = _with_rest(period.lines[: report.top], period.lines[report.top :])
+        body = with_rest(period.lines, report.top)
         nobodys = list(period.unattributed.values())
         body += [together(nobodys, UNATTRIBUTED)] if nobodys else []
         rows += [(f"  {line.name}", *_share(report, line, divisor)) for line in body]
@@ -51,10 +50,6 @@ def _what(report: Report, by: By) -> str:
 
 def _scale(lines: Sequence[SumLine]) -> tuple[str, int]:
     return scale(max((max(line.sent, line.received) for line in lines), default=0))
-
-
-def _with_rest(shown: Sequence[SumLine], rest: Sequence[SumLine]) -> list[SumLine]:
-    return [*shown, *([together(rest, f"{len(rest):,} more")] if rest else [])]
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:

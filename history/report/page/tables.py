@@ -10,7 +10,7 @@ from history.page.bounds import Bounds
 from history.report.data import Report
 from history.report.differences.text import EXPLAINED, MOST_CHANGES
 from history.report.grouped import showback
-from history.report.grouped.sums import SumLine, sums, together
+from history.report.grouped.sums import SumLine, sums, together, with_rest
 from history.report.page.values import changed
 
 
@@ -81,8 +81,7 @@ def showback_tables(report: Report, bounds: Bounds) -> dict[str, Any] | None:
 
 
 def _period(report: Report, period: showback.Period, most: int) -> dict[str, Any]:
-    rest = period.lines[most:]
-    lines = [*period.lines[:most], *([together(rest, f"{len(rest):,} more")] if rest else [])]
+    lines = with_rest(period.lines, most)
     lines += [together([line], f"{showback.UNATTRIBUTED} {why}") for why, line in period.unattributed.items()]
     rows = [_sum(report, line) for line in lines]
     part = "" if period.is_whole else f"{timestamp(period.from_ms)[:16]} to {timestamp(period.to_ms)[:16]}"
