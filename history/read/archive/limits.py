@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from common.errors import Refusal
 from history.read.archive.opened import FlowArchive, in_threads
+from history.read.batch import SCHEMA
 from sinks.flowlog.archive.compaction import ROLLUPS
 
 # Of a compaction it is a hundredth of the file: some 4 kB for each row group.
@@ -99,13 +100,26 @@ def _footer_bytes(tail: bytes) -> int:
 
 def _why_incomplete(metadata: pq.FileMetaData, wanted: Collection[str]) -> str | None:
     """Say which of the columns some row lacks, as the footer has it: a sum or a range would leave it out unsaid."""
-    places = {name: place for place, name in enumerate(metadata.schema.names) if name in wanted}
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
-        for name, place in places.items():
-            found = group.column(place).statistics if place < group.num_columns else None
+        for name, place in _places(group, wanted).items():
+            found = group.column(place).statistics
             if found is not None and found.has_null_count and found.null_count:
                 return f"has rows without {name}"
     return None
+
+
+def _places(group: pq.RowGroupMetaData, wanted: Collection[str]) -> dict[str, int]:
+    """Return where these columns are, of those that are there.
+
+    Not by the footer's schema: the two hold each other, and so many kilobytes of each file stay in memory.
+    """
+    usual = {name: SCHEMA.get_field_index(name) for name in wanted}
+    if max(usual.values()) < group.num_columns and all(
+        group.column(place).path_in_schema == name for name, place in usual.items()
+    ):
+        return usual
+    names = (group.column(place).path_in_schema for place in range(group.num_columns))
+    return {name: place for place, name in enumerate(names) if name in wanted}
 
 
 def _more(found: int, most: int, what: str) -> str:
