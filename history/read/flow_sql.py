@@ -36,13 +36,20 @@ _MEMORY, _THREADS = "512MB", 2
 # Each flow is both. Of a rollup, rows with traffic name no observer, and rows that name one carry no traffic.
 _COUNTED = "encapsulation IS NULL AND scope IS NOT NULL"
 _BY_NODE = "observer_node IS NOT NULL"
-# What does not depend on the ends, and which of its two sets a row is of: a bit for each column that it is not of.
-_FACTS = ("(window_start, window_end, scope, is_outer, is_wanted, is_known)", "(cluster, observer_node, is_known)")
-_FACT_COLUMNS = """grouping_id(window_start, observer_node), epoch_ms(window_start), epoch_ms(window_end), cluster,
-    observer_node, is_wanted, is_known"""
-_OF_WINDOWS, _OF_NODES = 0b01, 0b10
+# What does not depend on the ends, and which of its sets a row is of: a bit for each column that it is not of. Sets of
+# one column are quick.
+_FACTS = (
+    ("window_start", "window_end", "scope", "is_outer", "is_known", "is_wanted"),
+    ("known_node",),
+    ("known_cluster",),
+)
+_FACT_COLUMNS = """grouping_id(window_start, known_node, known_cluster), epoch_ms(window_start), epoch_ms(window_end),
+    known_node, known_cluster, is_known"""
+_OF_WINDOWS, _OF_NO_FACT = 0b011, 0b111
 _NO_FACT = "NULL, NULL, NULL, NULL, NULL, NULL, NULL"
 _RELAYED_IN = "CASE WHEN direction = 'relay' THEN observer_zone END"
+# What flows are told apart by where nobody asked for more.
+_CONSTANTS = ("0", "''", "false", "true")
 _EVER_MS = 2**63 - 1
 ALWAYS = TimeRange(0, _EVER_MS)
 _SIDES = ("src_", "dst_")
@@ -114,7 +121,7 @@ class FlowQuery:
             self._database.register(LABEL_TIMES, _label_table(labels, self.span, slot_ms))
         sides, pairs = _both_ends(ends)
         told = ("direction", _RELAYED_IN, period_sql(per), *groups_sql(by), *sides)
-        facts: Sequence[str] = _FACTS
+        facts: Sequence[Sequence[str]] = _FACTS
         if not selection.is_any:
             # What nobody wants need not be told apart, and row groups without what is wanted not be read.
             self._add_facts(summary, selection)
@@ -184,7 +191,7 @@ class FlowQuery:
         self,
         summary: Summary,
         selection: Selection,
-        sets: Sequence[str],
+        sets: Sequence[Sequence[str]],
         told: Sequence[str] = (),
         parameters: Sequence[object] = (),
         joins: str = "",
@@ -199,30 +206,39 @@ class FlowQuery:
         by_whom, clusters = self._condition(Selection(clusters=selection.clusters))
         only = "" if sets else f" AND {_COUNTED} AND {wanted}"
         names = [f"told_{number}" for number in range(len(told))]
-        kinds = [f"(scope, is_outer, {', '.join(names)})"] if told else []
+        kinds = [("scope", "is_outer", *names)] if told else []
+        known = "{0}" if by_whom == "true" else "CASE WHEN is_known THEN {0} END"
+        each = {
+            "is_known": f"{_BY_NODE} AND {by_whom}",
+            "is_outer": "encapsulation IS NOT NULL",
+            "known_node": known.format("observer_node"),
+            "known_cluster": known.format("cluster"),
+            "is_wanted": wanted,
+            **dict(zip(names, told, strict=True)),
+        }
+        # What is the same of all need not tell them apart: each column of a set takes its time.
+        same = {name: value for name, value in each.items() if value in _CONSTANTS}
+        by = (", ".join(name for name in one if name not in same) for one in (*sets, *kinds))
         # The statement is made of names that are ours; what a user said is a parameter.
         query = f"""
             WITH each AS (
-                SELECT *, {wanted} AS is_wanted, {_BY_NODE} AND {by_whom} AS is_known,
-                    encapsulation IS NOT NULL AS is_outer
-                    {"".join(f", {value} AS {name}" for name, value in zip(names, told, strict=True))}
+                SELECT *, {", ".join(f"{value} AS {name}" for name, value in each.items())}
                 FROM flows {joins} WHERE {self._in_range}{only}
             )
-            SELECT {_FACT_COLUMNS if sets else _NO_FACT}, is_outer, scope, sum(bytes), sum(flows)
-                {"".join(f", {name}" for name in names)}
-            FROM each GROUP BY GROUPING SETS ({", ".join([*sets, *kinds])})
+            SELECT {f"{_FACT_COLUMNS}, {same.get('is_wanted', 'is_wanted')}" if sets else _NO_FACT},
+                is_outer, scope, sum(bytes), sum(flows) {"".join(f", {same.get(name, name)}" for name in names)}
+            FROM each GROUP BY GROUPING SETS ({", ".join(f"({one})" for one in by)})
         """  # noqa: S608
         slot = self.span.slot_ms
-        given = [*values, *clusters, *parameters, *(() if sets else values)]
-        for which, from_ms, to_ms, cluster, node, is_wanted, is_known, is_outer, *row in self._stream(query, given):
+        given = [*clusters, *values, *parameters, *(() if sets else values)]
+        for which, from_ms, to_ms, node, cluster, is_known, is_wanted, is_outer, *row in self._stream(query, given):
             scope, size, *_ = row
-            if which == _OF_NODES:
-                if is_known:
-                    summary.clusters.add(cluster)
-                    summary.observers.add(node)
-            elif which != _OF_WINDOWS:
+            if which in (None, _OF_NO_FACT):
                 if scope is not None and not is_outer:
                     yield tuple(row)
+            elif which != _OF_WINDOWS:
+                summary.observers |= {node} - {None}
+                summary.clusters |= {cluster} - {None}
             else:
                 if is_known:
                     summary.windows.add((from_ms, to_ms))
@@ -381,11 +397,12 @@ def _end_columns(side: str) -> list[str]:
 
 def _both_ends(parties: Parties) -> tuple[list[str], list[str | int]]:
     """Return the columns that `_ends` makes parties of, and their parameters."""
-    brokers = " OR ".join(["(%saddress = ? AND %sport = ?)"] * len(parties.brokers)) or "false"
+    brokers = " OR ".join(["(%saddress = ? AND %sport = ?)"] * len(parties.brokers))
     pairs = [value for address in sorted(parties.brokers) for value in address]
     # Which end is a broker tells what of a node's traffic is the meter's own, and nothing else.
     sides = zip(_SIDES, reversed(_SIDES), strict=True)
-    tests = {side: f"{other}kind = 'node' AND ({brokers.replace('%s', side)})" for side, other in sides}
+    test = f"{{1}}kind = 'node' AND ({brokers.replace('%s', '{0}')})" if brokers else "false"
+    tests = {side: test.format(side, other) for side, other in sides}
     return [each for side, test in tests.items() for each in (*_end_columns(side), test)], [*pairs, *pairs]
 
 
