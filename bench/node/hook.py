@@ -27,7 +27,7 @@ _SUPER = 14_480
 _TARGET_ONE, _TARGET_MANY = 130.0, 350.0
 
 _PEER = """
-Ns per packet above accept-only. *Yardstick* is a program of a peer's shape, kubezonnet's at ecfbed7 (bench/kernel/
+Ns per packet above accept-only. *Yardstick* is a program of a peer's shape, kubezonnet's at ecfbed7 (bench/node/
 altered_loader.py): a key of IPv4 addresses and ports, a shared map of 1,024 entries, the length as the IP header has
 it. Beyond 1,024 flows it counts no more of them, which costs it less: *room for all* is the same with as many entries
 as ours has. What it does not do, and ours does for every packet: bytes as they are on the wire (segments, fragments),
