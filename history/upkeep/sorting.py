@@ -59,7 +59,7 @@ _SORTED = f"""
 """  # noqa: S608 - names that are ours
 # An hour has about so many row groups, within bounds. Of few the footer is small, which every reader reads whole; of
 # many a filtered reading opens less of the columns that have one page in a group.
-_GROUPS, _LEAST_GROUP_ROWS, _MOST_GROUP_ROWS = 25, 16_384, 65_536
+_GROUPS, _LEAST_GROUP_ROWS, _MOST_GROUP_ROWS = 25, 32_768, 65_536
 # What takes the bytes (ids, bytes, packets, times) has pages of some thousand rows: DuckDB passes over pages without a
 # row that is wanted. Out of 1,500,000 flows it opens 4 % for a namespace; with pages of 8 KiB no less, of 32 KiB 5 %. A
 # flow takes 8.5 bytes so, 9.4 with 8 KiB, 7.9 with one page a column. Least and greatest values only of what they may

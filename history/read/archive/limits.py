@@ -26,7 +26,7 @@ MAX_GROUP_BYTES = 4 * 1024 * 1024 * 1024
 _END = b"PAR1"
 _END_BYTES = 8
 _IN_EVERY_ROW = ("window_start", "window_end", "bytes", "packets")
-# What is read first, in which most footers are.
+# What is read of an object, in which most footers are; and of a file that has none, for the reader to say so.
 _TAIL_BYTES = 64 * 1024
 
 
@@ -61,11 +61,13 @@ def why_too_large(source: pa.NativeFile) -> str | None:
 
 
 def _read_footer(source: pa.NativeFile) -> tuple[str | None, pq.FileMetaData | None]:
-    tail = _tail(source, _TAIL_BYTES)
+    # Of an object by one request, of a file no more than the footer.
+    tail = _tail(source, _TAIL_BYTES if isinstance(source, pa.PythonFile) else _END_BYTES)
     if (found := _footer_bytes(tail)) > MAX_FOOTER_BYTES:
         return _more(found, MAX_FOOTER_BYTES, "bytes of footer"), None
-    if found + _END_BYTES > len(tail):
-        tail = _tail(source, found + _END_BYTES)
+    wanted = (found or _TAIL_BYTES) + _END_BYTES
+    if wanted > len(tail):
+        tail = _tail(source, wanted)
     # Of what has been read: an object store is asked once.
     metadata = pq.read_metadata(pa.BufferReader(tail))
     return _why_too_large(metadata), metadata
