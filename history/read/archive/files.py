@@ -192,14 +192,7 @@ class _Search:
     def _take_chain(self, chain: Chain, there: set[str]) -> None:
         """Take the files that compactions wrote."""
         self._newest[chain.hour] = chain.newest
-        self._replaced |= chain.replaced
-        # Not what expired: nothing of it stands in another file, and it may be what a killed flow log left unlisted.
-        moved = (path for record in chain.records if not record.expired for path in record.replaces)
-        for found in filter(None, (DATA.fullmatch(path.rpartition("/")[2]) for path in moved)):
-            self._numbers[int(found[1])].add(int(found[2]))
-        if chain.expired:
-            self._expired.add(chain.hour)
-            self._chapter.gone.add(f"{FLOWS}/{chain.hour}")
+        self._take_replaced(chain)
         if chain.files and not any(COMPACTED.fullmatch(name) or DATA.fullmatch(name) for name in there):
             # Somebody deleted the directory.
             self._chapter.gone.add(f"{FLOWS}/{chain.hour}")
@@ -212,6 +205,17 @@ class _Search:
             self._hours.add(directory)
             self._chapter.files.append(file)
         self._chapter.compacted = len(self._chapter.files)
+
+    def _take_replaced(self, chain: Chain) -> None:
+        """Take note of what does not count any more."""
+        self._replaced |= chain.replaced
+        # Not what expired: nothing of it stands in another file, and it may be what a killed flow log left unlisted.
+        moved = (path for record in chain.records if not record.expired for path in record.replaces)
+        for found in filter(None, (DATA.fullmatch(path.rpartition("/")[2]) for path in moved)):
+            self._numbers[int(found[1])].add(int(found[2]))
+        if chain.expired:
+            self._expired.add(chain.hour)
+            self._chapter.gone.add(f"{FLOWS}/{chain.hour}")
 
     def _miss(self, path: str) -> None:
         """Say that a file which a compaction wrote is missing, unless it came after the files had been listed.
@@ -304,7 +308,7 @@ class _Search:
         unread = {_hour_of(file.path) for listing in listings for file in listing} & self._summed_up
         self._summed_up -= unread
         for chain in in_threads(self._archive.chain, [hour.removeprefix(f"{FLOWS}/") for hour in unread]):
-            self._replaced |= chain.replaced
+            self._take_replaced(chain)
         for number, listing in zip(numbers, listings, strict=True):
             listed = {file.path: file for file in listing if touches(_hour_of(file.path), self._span)}
             if listed and after is not None and abs(number - after) > 1:

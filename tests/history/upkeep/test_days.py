@@ -3,6 +3,7 @@
 
 import contextlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +283,35 @@ def test_killed_at_any_step_each_is_there_or_not(root: Path, tmp_path: Path) -> 
         roll_up(copy, tmp_path)
         assert asked(copy) == (wanted, 3, "week")
         assert len(long_files(copy)) == 2
+    assert at > 2
+
+
+def erased(root: Path, store: Dying) -> None:
+    compact(root, Rule(0, 1 << 30, "all"), store, f"{DAY}/hour=20")
+
+
+def expired(root: Path, store: Dying) -> None:
+    archive = FlowArchive(str(root))
+    archive.store = store
+    expire(archive, stored_hours(archive)[0])
+
+
+@pytest.mark.parametrize("change", [erased, expired])
+def test_of_an_hour_that_changes_they_say_at_any_step_what_hours_say(
+    root: Path, tmp_path: Path, change: Callable[[Path, Dying], None]
+) -> None:
+    """Its directory holds no file of the flow log, so that only names tell whether they still stand for it."""
+    roll_up(root, tmp_path)
+    wanted, *_ = asked(root, lengths=())
+    at, over = 0, False
+    while not over:
+        at += 1
+        copy = Path(shutil.copytree(root, tmp_path / f"copy-{at}"))
+        store = Dying(FlowArchive(str(copy)).store, at, late=True)
+        with contextlib.suppress(Killed):
+            change(copy, store)
+            over = store.calls < at
+        assert asked(copy)[0] == asked(copy, lengths=())[0] == wanted
     assert at > 2
 
 
