@@ -143,13 +143,14 @@ def _months(rounds: int) -> Table:
         ]
         readings = Readings("bench.commands.readers.history", directory)
         ours, yardstick = in_turn(rounds, readings.ours, readings.yardstick)
-    names = ("seconds", "finding_seconds", "peak_mb")
-    seconds, finding, peaks = ([took[name] for took in readings.taken] for name in names)
+    names = ("seconds", "finding_seconds", "peak_mb", "flows")
+    seconds, finding, peaks, flows = ([took[name] for took in readings.taken] for name in names)
     figures = [
         Figure("a report beside adding it up", "CPU s", ours, yardstick, target=Target(3)),
         Figure("from start to end", "s", seconds, [took["seconds"] for took in readings.beside]),
         Figure("of which finding the files", "s", finding),
         Figure("resident at most", "MB", peaks),
+        Figure("flows that the rollups stand for", "", flows),
         Figure("rollups of days", "MB", [sizes[0] / 1e6]),
         Figure("rollups of weeks", "MB", [sizes[1] / 1e6]),
         Figure("making a week's", "CPU s", [median(weeks)]),

@@ -26,7 +26,7 @@ SPAN = TimeRange(BEGIN_MS, BEGIN_MS + DAYS * DAY_MS)
 
 
 def ours(directory: str) -> Took:
-    """Sum up all of it; return after how long it was known what to read, and how many kinds of traffic there are."""
+    """Sum up all of it; return after how long it was known what to read, how many kinds of traffic, how many flows."""
     gc.set_threshold(*THRESHOLDS)
     began = time.monotonic()
     summary, hours = Summary(), Hours(SPAN, lengths=lengths_that_tell(SPAN, None, None))
@@ -34,7 +34,7 @@ def ours(directory: str) -> Took:
         found = time.monotonic()
         query.summarise(Parties(), summary, Selection())
     assert len(summary.observers) == NODES
-    return {"finding_seconds": found - began, "kinds": len(summary.traffic)}
+    return {"finding_seconds": found - began, "kinds": len(summary.traffic), "flows": summary.flows}
 
 
 def yardstick(directory: str) -> Took:

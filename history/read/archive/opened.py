@@ -41,8 +41,8 @@ _STORE_FAILED = re.compile(r"AWS Error|curlCode|google::cloud|Azure")
 _CUT = re.compile(r"Failed to flush response stream|curlCode: (18|56),")
 _MANIFEST = re.compile(r"(\d{12})\.json")
 # An object store is asked so much at once. Each thread is given some at a time: to hand one over takes longer than to
-# read a small file.
-_READERS, _HANDED_OVER = 16, 64
+# read a small file. Not too many: who is interrupted waits for them.
+_READERS, _HANDED_OVER, _AT_A_TIME = 16, 64, 32
 
 
 class _Listing(msgspec.Struct):
@@ -255,7 +255,7 @@ def _open_local(root: str, location: str) -> tuple[Store, fs.FileSystem, str]:
 def in_threads(call: Callable[[S], T], arguments: Iterable[S]) -> list[T]:
     """Return what a call returns of each: many wait for an archive's answers at once."""
     every = [*arguments]
-    some = range(0, len(every), -(-len(every) // _HANDED_OVER) or 1)
+    some = range(0, len(every), min(-(-len(every) // _HANDED_OVER), _AT_A_TIME) or 1)
     parts = [every[begin : begin + some.step] for begin in some]
     with ThreadPoolExecutor(_READERS) as pool:
         return [each for part in pool.map(lambda part: [*map(call, part)], parts) for each in part]
