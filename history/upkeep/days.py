@@ -16,7 +16,7 @@ from common.errors import Refusal
 from history.model.rollups import LENGTHS_MS
 from history.model.time_range import TimeRange
 from history.read.archive.files import LongRollup, first_day, hour_end_ms, hours_with_rollups, long_rollups
-from history.read.archive.opened import ArchiveChanged, FlowArchive, in_threads
+from history.read.archive.opened import ArchiveChanged, FlowArchive
 from history.read.archive.rollup_sql import roll_up, view_rollups
 from history.read.flow_sql import FLOWS, bounded_database, literal
 from history.upkeep.rollups import sums_in_view, write_rollup
@@ -36,7 +36,7 @@ def weeks_with_rollups(archive: FlowArchive, span: TimeRange) -> Iterator[list[s
 
 def rollups_to_write(archive: FlowArchive, hours: Sequence[str], span: TimeRange) -> list[LongRollup]:
     """Return the rollups of days, then weeks, that lie in a range whole; `hours`: all of these that have rollups."""
-    rollups = [path for chain in in_threads(archive.chain, hours) for path in chain.rollups]
+    rollups = [path for chain in archive.in_threads(archive.chain, hours) for path in chain.rollups]
     found = (each for length in reversed(LENGTHS_MS) for each in long_rollups(length, rollups))
     return [each for each in found if span.from_ms <= each.span.from_ms and each.span.to_ms <= span.to_ms]
 

@@ -28,7 +28,7 @@ from typing import NamedTuple
 from common.errors import Refusal
 from history.model.rollups import LENGTHS_MS, Hours, Length
 from history.model.time_range import TimeRange, timestamp
-from history.read.archive.opened import ArchiveChanged, FlowArchive, in_threads, manifest_path
+from history.read.archive.opened import ArchiveChanged, FlowArchive, manifest_path
 from sinks.flowlog.archive.archive import FLOWS
 from sinks.flowlog.archive.compaction import (
     COMPACTED,
@@ -132,7 +132,7 @@ def _hours_below(archive: FlowArchive, above: str, span: TimeRange, but: Contain
         return {f"{day}/{hour}": names for hour, names in zip(hours, found, strict=True) if names}
 
     days = (day for day in sorted(archive.names(above)) if day not in but)
-    return {hour: names for hours in in_threads(hours_of, days) for hour, names in hours.items()}
+    return {hour: names for hours in archive.in_threads(hours_of, days) for hour, names in hours.items()}
 
 
 class _Search:
@@ -160,7 +160,7 @@ class _Search:
         names = hour_directories(self._archive, self._span)
         days = self._take_summed_up(names, hours) if hours else set()
         touched = compacted_hours(self._archive, self._span, days)
-        for chain in in_threads(lambda hour: self._archive.chain(hour, touched[hour]), touched):
+        for chain in self._archive.in_threads(lambda hour: self._archive.chain(hour, touched[hour]), touched):
             self._take_chain(chain, {*names.get(f"{FLOWS}/{chain.hour}", ())})
         counted = {*self._chapter.paths, *self._chapter.summed_up}
         for hour, there in names.items():
@@ -303,11 +303,11 @@ class _Search:
     def _take(self, partition: int, numbers: Sequence[int], after: int | None) -> bool:
         """Take what manifests list of the range; return whether any of that is there."""
         any_there = False
-        listings = in_threads(lambda number: self._archive.listing(partition, number), numbers)
+        listings = self._archive.in_threads(lambda number: self._archive.listing(partition, number), numbers)
         # A manifest of theirs that is still there: what was replaced is not missing.
         unread = {_hour_of(file.path) for listing in listings for file in listing} & self._summed_up
         self._summed_up -= unread
-        for chain in in_threads(self._archive.chain, [hour.removeprefix(f"{FLOWS}/") for hour in unread]):
+        for chain in self._archive.in_threads(self._archive.chain, [hour.removeprefix(f"{FLOWS}/") for hour in unread]):
             self._take_replaced(chain)
         for number, listing in zip(numbers, listings, strict=True):
             listed = {file.path: file for file in listing if touches(_hour_of(file.path), self._span)}
@@ -421,7 +421,7 @@ def find_long_rollups(
         # Of a part of a day's rollups, or a week's, there is none.
         made = [each for each in long_rollups(length, left) if hours.holds(each.span)]
         made = [each for each in made if not any(day in but for day in each.days)]
-        for each in compress(made, in_threads(archive.has, [each.path for each in made])):
+        for each in compress(made, archive.in_threads(archive.has, [each.path for each in made])):
             found.append(each)
             for path in each.parts:
                 del left[path]

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.errors import Refusal
-from history.read.archive.opened import FlowArchive, in_threads
+from history.read.archive.opened import FlowArchive
 from history.read.batch import SCHEMA
 from sinks.flowlog.archive.compaction import ROLLUPS
 
@@ -37,7 +37,7 @@ def check_files(archive: FlowArchive, paths: Iterable[str]) -> None:
         with archive.open(path) as source:
             checked_footer(archive, path, source)
 
-    in_threads(check, paths)
+    archive.in_threads(check, paths)
 
 
 def checked_footer(archive: FlowArchive, path: str, source: pa.NativeFile) -> pq.FileMetaData:

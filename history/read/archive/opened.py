@@ -40,9 +40,10 @@ _PARTITION = re.compile(r"p=(\d{1,9})")
 _STORE_FAILED = re.compile(r"AWS Error|curlCode|google::cloud|Azure")
 _CUT = re.compile(r"Failed to flush response stream|curlCode: (18|56),")
 _MANIFEST = re.compile(r"(\d{12})\.json")
-# An object store is asked so much at once. Each thread is given some at a time: to hand one over takes longer than to
-# read a small file. Not too many: who is interrupted waits for them.
-_READERS, _HANDED_OVER, _AT_A_TIME = 16, 64, 32
+# An object store is asked so much at once, and a directory: of more threads each waits for Python's lock. Each is given
+# some at a time: to hand one over takes longer than to read a small file. Not too many: who is interrupted waits for
+# them.
+_READERS, _HANDED_OVER, _AT_A_TIME = {False: 16, True: 4}, 64, 32
 
 
 class _Listing(msgspec.Struct):
@@ -185,6 +186,14 @@ class FlowArchive:
         except OSError as error:
             raise StoreAway(self.location, error) from error
 
+    def in_threads(self, call: Callable[[S], T], arguments: Iterable[S]) -> list[T]:
+        """Return what a call that asks it returns of each: many wait for its answers at once."""
+        every = [*arguments]
+        some = range(0, len(every), min(-(-len(every) // _HANDED_OVER), _AT_A_TIME) or 1)
+        parts = [every[begin : begin + some.step] for begin in some]
+        with ThreadPoolExecutor(_READERS[self.is_local]) as pool:
+            return [each for part in pool.map(lambda part: [*map(call, part)], parts) for each in part]
+
     def check_answers(self, path: str, error: Exception) -> None:
         """Raise `StoreAway` or `AnswerCut` if `error` came not of the file, but of the object store that it is in."""
         if self.is_local or isinstance(error, FileNotFoundError):
@@ -250,15 +259,6 @@ def _open_local(root: str, location: str) -> tuple[Store, fs.FileSystem, str]:
         what = "is not a directory" if path.exists() else "does not exist"
         raise Refusal(f"archive = {location!r} {what}; expected what zonemeter run flowlog --output wrote")
     return LocalStore(path), fs.LocalFileSystem(), str(path)
-
-
-def in_threads(call: Callable[[S], T], arguments: Iterable[S]) -> list[T]:
-    """Return what a call returns of each: many wait for an archive's answers at once."""
-    every = [*arguments]
-    some = range(0, len(every), min(-(-len(every) // _HANDED_OVER), _AT_A_TIME) or 1)
-    parts = [every[begin : begin + some.step] for begin in some]
-    with ThreadPoolExecutor(_READERS) as pool:
-        return [each for part in pool.map(lambda part: [*map(call, part)], parts) for each in part]
 
 
 def manifest_path(partition: int, number: int) -> str:
