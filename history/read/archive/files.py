@@ -18,7 +18,7 @@ not; a compaction of later has deleted nothing before the files were listed.
 import re
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache, lru_cache
@@ -43,7 +43,6 @@ from sinks.flowlog.archive.compaction import (
 from sinks.flowlog.archive.manifest import DataFile
 
 HOUR_MS = 3_600_000
-_DAY_MS = 24 * HOUR_MS
 _HOURS = [f"hour={number:02}" for number in range(24)]
 _HOUR = re.compile(r"date=(\d{4}-\d\d-\d\d)/hour=(\d\d)", re.ASCII)
 DATA = re.compile(r"flows-p(\d{1,9})-(\d{12})-[0-9a-f]{6}\.(parquet|jsonl)")
@@ -58,8 +57,7 @@ class Chapter:
 
     `compacted`: how many of the files, the first ones, are compactions'.
     `rollups`: those that count, by path: of compactions' files, and of hours that have expired. `gone`: the hours of
-    the range that manifests list files of and that are gone whole. `summed_up`: more files that count, of whole days;
-    of their hours nothing but the names was read, since a rollup stands for these files and no others.
+    the range of which manifests list files, and no file is left.
     """
 
     files: list[DataFile] = field(default_factory=list)
@@ -67,7 +65,6 @@ class Chapter:
     unlisted: int = 0
     rollups: dict[str, DataFile] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)
-    summed_up: list[str] = field(default_factory=list)
 
     @property
     def paths(self) -> list[str]:
@@ -86,13 +83,12 @@ class Chapter:
         return [path for path in self.rollups if path not in there]
 
 
-def find_chapter(archive: FlowArchive, span: TimeRange, hours: Hours | None = None) -> Chapter:
+def find_chapter(archive: FlowArchive, span: TimeRange) -> Chapter:
     """Return the files of the hours that `span` touches; raise `Refusal` where one that counts is missing.
 
-    `hours`: those whose days' and weeks' rollups may stand for them.
     Raises `ArchiveChanged` where compactions hold flows of manifests that were not there when the archive was opened.
     """
-    return _Search(archive, span).run(hours)
+    return _Search(archive, span).run()
 
 
 def touches(hour: str, span: TimeRange) -> bool:
@@ -110,12 +106,9 @@ def hour_directories(archive: FlowArchive, span: TimeRange) -> dict[str, list[st
     }
 
 
-def compacted_hours(archive: FlowArchive, span: TimeRange, but: Container[str] = ()) -> dict[str, list[str]]:
-    """Return the names of what compactions left, by hour, such as `date=2026-11-23/hour=02`, of those of a range.
-
-    `but`: not of these days.
-    """
-    return _hours_below(archive, DIRECTORY, span, but)
+def compacted_hours(archive: FlowArchive, span: TimeRange) -> dict[str, list[str]]:
+    """Return the names of what compactions left, by hour, such as `date=2026-11-23/hour=02`, of those of a range."""
+    return _hours_below(archive, DIRECTORY, span)
 
 
 def hours_with_rollups(archive: FlowArchive, span: TimeRange) -> list[str]:
@@ -123,7 +116,7 @@ def hours_with_rollups(archive: FlowArchive, span: TimeRange) -> list[str]:
     return [*_hours_below(archive, ROLLUPS, span)]
 
 
-def _hours_below(archive: FlowArchive, above: str, span: TimeRange, but: Container[str] = ()) -> dict[str, list[str]]:
+def _hours_below(archive: FlowArchive, above: str, span: TimeRange) -> dict[str, list[str]]:
     """Return the names in the hours below a directory, oldest first. Of a year only the range's days are listed."""
 
     def hours_of(day: str) -> dict[str, list[str]]:
@@ -131,7 +124,7 @@ def _hours_below(archive: FlowArchive, above: str, span: TimeRange, but: Contain
         found = archive.names_in(f"{above}/{day}".removeprefix("/"), hours) if hours else []
         return {f"{day}/{hour}": names for hour, names in zip(hours, found, strict=True) if names}
 
-    days = (day for day in sorted(archive.names(above)) if day not in but)
+    days = sorted(archive.names(above))
     return {hour: names for hours in archive.in_threads(hours_of, days) for hour, names in hours.items()}
 
 
@@ -154,45 +147,30 @@ class _Search:
         self._replaced: set[str] = set()
         self._numbers: dict[int, set[int]] = defaultdict(set)
         self._newest: dict[str, int] = {}
-        self._summed_up: set[str] = set()
 
-    def run(self, hours: Hours | None) -> Chapter:
+    def run(self) -> Chapter:
         names = hour_directories(self._archive, self._span)
-        days = self._take_summed_up(names, hours) if hours else set()
-        touched = compacted_hours(self._archive, self._span, days)
+        touched = compacted_hours(self._archive, self._span)
         for chain in self._archive.in_threads(lambda hour: self._archive.chain(hour, touched[hour]), touched):
             self._take_chain(chain, {*names.get(f"{FLOWS}/{chain.hour}", ())})
-        counted = {*self._chapter.paths, *self._chapter.summed_up}
+        counted = {*self._chapter.paths}
         for hour, there in names.items():
-            if hour not in self._summed_up:
-                self._take_names(hour, there, counted)
+            self._take_names(hour, there, counted)
         for partition in sorted({*self._there, *self._numbers, *self._archive.partitions}):
             self._check(partition)
         return self._chapter
 
-    def _take_summed_up(self, names: Mapping[str, Sequence[str]], hours: Hours) -> set[str]:
-        """Take the files of whole days and weeks that a rollup there stands for; return the days.
-
-        The rollup is named after theirs: so these are all that counted when it was made, and before any of them is
-        replaced, or another counts, it goes. What the flow log wrote is none of that.
-        """
-        compacted, others = list[str](), set[str]()
-        for directory, there in names.items():
-            if all(map(COMPACTED.fullmatch, there)):
-                compacted += [f"{directory}/{name}" for name in there]
-            else:
-                others.add(day_of(directory))
-        found, _ = find_long_rollups(self._archive, hours, map(rollup_path, compacted), others)
-        rollups = {path for each in found for path in each.parts}
-        self._chapter.summed_up = [path for path in compacted if rollup_path(path) in rollups]
-        self._summed_up = set(map(_hour_of, self._chapter.summed_up))
-        self._hours |= self._summed_up
-        return {day for each in found for day in each.days}
-
     def _take_chain(self, chain: Chain, there: set[str]) -> None:
         """Take the files that compactions wrote."""
         self._newest[chain.hour] = chain.newest
-        self._take_replaced(chain)
+        self._replaced |= chain.replaced
+        # Not what expired: nothing of it stands in another file, and it may be what a killed flow log left unlisted.
+        moved = (path for record in chain.records if not record.expired for path in record.replaces)
+        for found in filter(None, (DATA.fullmatch(path.rpartition("/")[2]) for path in moved)):
+            self._numbers[int(found[1])].add(int(found[2]))
+        if chain.expired:
+            self._expired.add(chain.hour)
+            self._chapter.gone.add(f"{FLOWS}/{chain.hour}")
         if chain.files and not any(COMPACTED.fullmatch(name) or DATA.fullmatch(name) for name in there):
             # Somebody deleted the directory.
             self._chapter.gone.add(f"{FLOWS}/{chain.hour}")
@@ -205,17 +183,6 @@ class _Search:
             self._hours.add(directory)
             self._chapter.files.append(file)
         self._chapter.compacted = len(self._chapter.files)
-
-    def _take_replaced(self, chain: Chain) -> None:
-        """Take note of what does not count any more."""
-        self._replaced |= chain.replaced
-        # Not what expired: nothing of it stands in another file, and it may be what a killed flow log left unlisted.
-        moved = (path for record in chain.records if not record.expired for path in record.replaces)
-        for found in filter(None, (DATA.fullmatch(path.rpartition("/")[2]) for path in moved)):
-            self._numbers[int(found[1])].add(int(found[2]))
-        if chain.expired:
-            self._expired.add(chain.hour)
-            self._chapter.gone.add(f"{FLOWS}/{chain.hour}")
 
     def _miss(self, path: str) -> None:
         """Say that a file which a compaction wrote is missing, unless it came after the files had been listed.
@@ -304,11 +271,6 @@ class _Search:
         """Take what manifests list of the range; return whether any of that is there."""
         any_there = False
         listings = self._archive.in_threads(lambda number: self._archive.listing(partition, number), numbers)
-        # A manifest of theirs that is still there: what was replaced is not missing.
-        unread = {_hour_of(file.path) for listing in listings for file in listing} & self._summed_up
-        self._summed_up -= unread
-        for chain in self._archive.in_threads(self._archive.chain, [hour.removeprefix(f"{FLOWS}/") for hour in unread]):
-            self._take_replaced(chain)
         for number, listing in zip(numbers, listings, strict=True):
             listed = {file.path: file for file in listing if touches(_hour_of(file.path), self._span)}
             if listed and after is not None and abs(number - after) > 1:
@@ -388,12 +350,6 @@ class LongRollup(NamedTuple):
         return long_rollup_path(self.length, self.day, self.parts)
 
     @property
-    def days(self) -> list[str]:
-        """The days that it is of."""
-        begin_ms = self.span.from_ms
-        return [first_day("day", at_ms) for at_ms in range(begin_ms, self.span.to_ms, _DAY_MS)]
-
-    @property
     def span(self) -> TimeRange:
         """Its time."""
         begin_ms = hour_start_ms(f"{self.day}/hour=00") or 0
@@ -409,20 +365,14 @@ def long_rollups(length: Length, rollups: Iterable[str]) -> list[LongRollup]:
     return [LongRollup(length, day, paths) for day, paths in parts.items()]
 
 
-def find_long_rollups(
-    archive: FlowArchive, hours: Hours, rollups: Iterable[str], but: Container[str] = ()
-) -> tuple[list[LongRollup], list[str]]:
-    """Return the rollups of weeks and days that are there in the place of hours', and the hours' that are left.
-
-    `but`: of these days none.
-    """
-    left, found = dict.fromkeys(rollups), list[LongRollup]()
+def find_long_rollups(archive: FlowArchive, hours: Hours, rollups: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the rollups of weeks and days that are there in the place of hours', and the hours' that are left."""
+    left, found = dict.fromkeys(rollups), list[str]()
     for length in hours.lengths:
         # Of a part of a day's rollups, or a week's, there is none.
         made = [each for each in long_rollups(length, left) if hours.holds(each.span)]
-        made = [each for each in made if not any(day in but for day in each.days)]
         for each in compress(made, archive.in_threads(archive.has, [each.path for each in made])):
-            found.append(each)
+            found.append(each.path)
             for path in each.parts:
                 del left[path]
     return found, [*left]
@@ -436,11 +386,6 @@ def first_day(length: Length, at_ms: int) -> str:
 def hour_of(path: str) -> str:
     """Return the hour of a file of flows or of a rollup, such as `date=2026-11-23/hour=02`."""
     return "/".join(path.split("/")[-3:-1])
-
-
-def day_of(hour: str) -> str:
-    """Return the day of an hour, or of its directory, such as `date=2026-11-23`."""
-    return hour.split("/")[-2]
 
 
 def _hour_of(path: str) -> str:

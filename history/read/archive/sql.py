@@ -60,12 +60,11 @@ class ArchiveQuery(FlowQuery):
         """
         super().__init__(open_database(), span)
         self.archive = archive
-        self.chapter = find_chapter(archive, span, None if only_left else hours)
+        self.chapter = find_chapter(archive, span)
         rollups = self.chapter.left if only_left else self.chapter.rollups
-        self.rollups = [*map(rollup_path, self.chapter.summed_up)]
-        self.rollups += [path for path in rollups if hours and hours.holds(hour_range(hour_of(path)))]
+        self.rollups = [path for path in rollups if hours and hours.holds(hour_range(hour_of(path)))]
         long, left = find_long_rollups(archive, hours, self.rollups) if hours else ([], [])
-        self._rollup_files = [*(each.path for each in long), *left]
+        self._rollup_files = [*long, *left]
         stand_in = set(self.rollups)
         self.flows = [path for path in self.chapter.paths if rollup_path(path) not in stand_in]
         self._is_open = False

@@ -118,8 +118,8 @@ def name(path: str) -> str:
     return path.rpartition("/")[2].partition("-")[0]
 
 
-def make_months(root: Path, days: int, *, rolled_up: bool) -> None:
-    """Write an archive of so many days of one empty file an hour, with the rollups of weeks or without."""
+def make_months(root: Path, days: int) -> None:
+    """Write an archive of so many days of one empty file an hour, with the rollups of weeks."""
     rollups = []
     for at_ms in range(MONTHS_MS, MONTHS_MS + days * DAY_MS, HOUR_MS):
         hour = f"date={rfc3339(at_ms)[:10]}/hour={rfc3339(at_ms)[11:13]}"
@@ -130,7 +130,7 @@ def make_months(root: Path, days: int, *, rolled_up: bool) -> None:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_bytes(content)
         rollups.append(rollup_path(path))
-    for each in long_rollups("week", rollups) if rolled_up else []:
+    for each in long_rollups("week", rollups):
         (root / each.path).write_bytes(b"")
     manifest = Manifest(topic="", partition=0, sequence=1, writer="", first_offset=0, next_offset=0)
     LocalStore(root).put("_manifests/p=0/000000000001.json", [encode(manifest)])
@@ -366,32 +366,48 @@ def found(root: Path, span: TimeRange) -> tuple[list[str], int]:
         return store.asked, len(query.rollups)
 
 
-@pytest.mark.parametrize("rolled_up", [True, False])
-def test_finding_the_files_of_twice_the_hours_takes_twice_the_work(tmp_path: Path, rolled_up: bool) -> None:
+def test_finding_the_files_of_twice_the_hours_takes_twice_the_work(tmp_path: Path) -> None:
     root = tmp_path / "archive"
-    make_months(root, days=35, rolled_up=rolled_up)
+    make_months(root, days=35)
     fewer, hours = found(root, TimeRange(MONTHS_MS, MONTHS_MS + 14 * DAY_MS))
     asked_for, more = found(root, TimeRange(MONTHS_MS, MONTHS_MS + 28 * DAY_MS))
     assert (hours, more) == (14 * 24, 28 * 24)
     assert len(fewer) < len(asked_for) <= 2.2 * len(fewer)
-    assert any(path.startswith("_compactions/date") for path in asked_for) is not rolled_up
 
 
-def test_of_days_with_a_rollup_no_record_is_read_unless_it_may_say_more(root: Path, tmp_path: Path) -> None:
-    for path in (root / "_manifests").rglob("*.json"):
-        # As once all that they list was compacted: the newest stays.
-        if path.name != "000000000006.json":
-            path.unlink()
-    roll_up(root, tmp_path)
-    wanted, *read = asked(root)
-    assert read == [3, "week"]
-    assert not any(path.startswith("_compactions/date=2026-11-22") for path in found(root, SPAN)[0])
+def test_what_a_rollup_has_of_later_manifests_is_not_taken_from_the_topic_as_well(root: Path, tmp_path: Path) -> None:
+    """A reader goes on in the topic where the newest manifest ends that it knows."""
+    opened = FlowArchive(str(root))
     written = Written(root)
     written._sequence = {1: 6}
     cut(written, 50, HOURS[0])
-    assert any(path.startswith("_compactions/date=2026-11-22") for path in found(root, SPAN)[0])
-    late = asked(root)
-    assert (late[0]["flows"], late[1:]) == (wanted["flows"] + 3, (3, "week"))
+    compact_all(root)
+    roll_up(root, tmp_path)
+    hours = Hours(SPAN, lengths=LENGTHS)
+    with pytest.raises(ArchiveChanged):
+        ArchiveQuery(opened, SPAN, hours)
+    assert asked(root)[1:] == (3, "week")
+    newest = root / "_manifests/p=1/000000000007.json"
+    newest.unlink()
+    with pytest.raises(Refusal, match=f"{newest.relative_to(root)} is missing"):
+        ArchiveQuery(FlowArchive(str(root)), SPAN, hours)
+
+
+def test_an_hour_without_a_rollup_that_expired_is_said_to_be_deleted(tmp_path: Path) -> None:
+    """Also once nothing of it is left but the record, beside a rollup of the other hours of its week."""
+    written = Written(tmp_path / "archive")
+    for sequence in range(6):
+        cut(written, sequence + 1, HOURS[sequence // 2])
+    first, *rest = sorted(f"{each.parent.name}/{each.name}" for each in written.root.glob("flows/*/*"))
+    for hour in rest:
+        compact(written.root, Rule(0, 1 << 30), hour=hour)
+    roll_up(written.root, tmp_path)
+    archive = FlowArchive(str(written.root))
+    expire(archive, stored_hours(archive)[0])
+    for number in (1, 2):
+        (written.root / f"_manifests/p=1/{number:012}.json").unlink()
+    with ArchiveQuery(FlowArchive(str(written.root)), SPAN, Hours(SPAN, lengths=LENGTHS)) as query:
+        assert query.deleted == f"flows/{first}"
 
 
 def test_a_file_that_is_missing_is_missed_whatever_rollup_stands_for_it(root: Path, tmp_path: Path) -> None:
