@@ -25,7 +25,10 @@ MAX_GROUP_BYTES = 4 * 1024 * 1024 * 1024
 
 _END = b"PAR1"
 _END_BYTES = 8
-_IN_EVERY_ROW = ("window_start", "window_end", "bytes", "packets")
+# What every row has. Of the first two the footer must say so, and of flows' scope: a range would leave rows without
+# them out, and nobody would know. Compaction's footers do not tell of bytes and packets: a sum of them fails instead.
+_ALWAYS_TOLD = ("window_start", "window_end")
+_IN_EVERY_ROW = (*_ALWAYS_TOLD, "bytes", "packets")
 # What is read of an object, in which most footers are; and of a file that has none, for the reader to say so.
 _TAIL_BYTES = 64 * 1024
 
@@ -47,9 +50,9 @@ def checked_footer(archive: FlowArchive, path: str, source: pa.NativeFile) -> pq
     except pa.ArrowInvalid as error:
         raise pa.ArrowInvalid(f"{path}: {error}") from error
     # Of a rollup, rows that say who counted have no scope.
-    wanted = _IN_EVERY_ROW if path.startswith(f"{ROLLUPS}/") else (*_IN_EVERY_ROW, "scope")
+    scope = () if path.startswith(f"{ROLLUPS}/") else ("scope",)
     if metadata is not None:
-        why = why or _why_incomplete(metadata, wanted)
+        why = why or _why_incomplete(metadata, (*_IN_EVERY_ROW, *scope), (*_ALWAYS_TOLD, *scope))
     if why:
         raise Refusal(f"archive {archive.location}: {path} {why}; no flow log wrote it so: restore it")
     return metadata
@@ -100,13 +103,19 @@ def _footer_bytes(tail: bytes) -> int:
     return int.from_bytes(end[:4], "little") if end[4:] == _END else 0
 
 
-def _why_incomplete(metadata: pq.FileMetaData, wanted: Collection[str]) -> str | None:
-    """Say which of the columns some row lacks, as the footer has it: a sum or a range would leave it out unsaid."""
+def _why_incomplete(metadata: pq.FileMetaData, wanted: Collection[str], told: Collection[str]) -> str | None:
+    """Say which of the columns some row lacks, by the footer, or of which of `told` the footer does not say it."""
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
-        for name, place in _places(group, wanted).items():
+        places = _places(group, wanted)
+        if lacking := [name for name in wanted if name not in places]:
+            return f"has no column {lacking[0]}"
+        for name, place in places.items():
             found = group.column(place).statistics
-            if found is not None and found.has_null_count and found.null_count:
+            is_told = found is not None and found.has_null_count
+            if is_told and found.null_count:
                 return f"has rows without {name}"
+            if not is_told and name in told and group.num_rows:
+                return f"does not say whether rows have no {name}"
     return None
 
 

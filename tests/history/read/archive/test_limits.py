@@ -5,6 +5,7 @@ import gc
 import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -166,9 +167,9 @@ def test_a_bill_with_a_footer_that_none_has(tmp_path: Path) -> None:
         BillFiles([tmp_path / "cur.parquet"])
 
 
-def flows(path: Path, names: Sequence[str], *, null: str = "") -> None:
+def flows(path: Path, names: Sequence[str], *, null: str = "", statistics: list[str] | bool = True) -> None:
     table = pa.table({name: pa.array([None if name == null else 1], pa.int64()) for name in names})
-    pq.write_table(table, path)
+    pq.write_table(table, path, write_statistics=statistics)
 
 
 def test_no_footer_stays_in_memory(tmp_path: Path) -> None:
@@ -183,7 +184,22 @@ def test_no_footer_stays_in_memory(tmp_path: Path) -> None:
         gc.enable()
 
 
-@pytest.mark.parametrize("names", [SCHEMA.names, SCHEMA.names[::-1], ["bytes", "scope"]], ids=["usual", "other", "few"])
+@pytest.mark.parametrize("column", ["window_start", "window_end", "scope"])
+def test_a_file_is_refused_whose_footer_does_not_tell_whether_a_row_lacks_what_it_must_have(
+    tmp_path: Path, column: str
+) -> None:
+    """What is asked of a range would leave such a row out without a word."""
+    others = [name for name in SCHEMA.names if name != column]
+    for says, names, statistics in (
+        (f"does not say whether rows have no {column}", SCHEMA.names, others),
+        (f"has no column {column}", others, True),
+    ):
+        archive = made(tmp_path / str(len(names)), partial(flows, names=names, statistics=statistics))
+        with pytest.raises(Refusal, match=says):
+            limits.check_files(archive, [f"{HOUR}/flows-p3-000000000001-5c9e01.parquet"])
+
+
+@pytest.mark.parametrize("names", [SCHEMA.names, SCHEMA.names[::-1]], ids=["usual", "other"])
 def test_a_column_is_found_wherever_it_stands(tmp_path: Path, names: Sequence[str]) -> None:
     archive = made(tmp_path, lambda path: flows(path, names, null="bytes"))
     with pytest.raises(Refusal, match="has rows without bytes"):
