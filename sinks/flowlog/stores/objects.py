@@ -143,11 +143,11 @@ class ObjectStore:
         """Return the names below each of these paths of a path: of a thousand objects, by one request."""
         if len(below) < _LISTED_ALONE:
             return [self.names(f"{directory}/{name}") for name in below]
-        found: dict[str, list[str]] = defaultdict(list)
+        found: dict[str, dict[str, None]] = defaultdict(dict)
         for each in _whole(lambda: obstore.list(self._client, directory).collect()):
-            above, _, name = each["path"].rpartition("/")
-            found[above].append(name)
-        return [found[f"{directory}/{name}"] for name in below]
+            above, _, rest = each["path"].removeprefix(f"{directory}/").partition("/")
+            found[above][rest.partition("/")[0]] = None
+        return [[*found[name]] for name in below]
 
     def delete(self, path: str) -> None:
         """Delete an object, if it is there."""
