@@ -97,11 +97,12 @@ class Parties:
 
     def at(self, end: Party, zone: str, region: str) -> Party:
         """Return the same end point as if it were in that zone: a relayed packet is sent on from the observer's."""
-        if (end.zone, end.region) == (zone, region):
+        # Why its own zone is not known says nothing of the observer's.
+        if (end.zone, end.region, end.reason) == (zone, region, ""):
             return end
         moved = self._moved.get((end, zone, region))
         if moved is None:
-            moved = self._moved[end, zone, region] = replace(end, zone=zone, region=region)
+            moved = self._moved[end, zone, region] = replace(end, zone=zone, region=region, reason="")
         return moved
 
 

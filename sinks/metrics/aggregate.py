@@ -208,6 +208,7 @@ class Aggregate:
             return SeriesRoute((self._encapsulation.get(outer),), (), unnamed=_unnamed((self._encapsulation, outer)))
         # A relayed packet is sent on by the observer: its zone is the one that the traffic leaves.
         src_zone, src_region = (source.zone, source.region) if relay is None else relay
+        src_reason = source.reason if relay is None else None
         zones = (cluster, src_zone, destination.zone, scope)
         pair = (
             cluster,
@@ -224,7 +225,7 @@ class Aggregate:
         workload, *more = (family.get(labels) for family, labels in capped)
         byte_series = [self._zone_bytes.get(zones), workload, *more]
         if scope == "unknown":
-            reason = why_unknown((src_zone, source.reason), (destination.zone, destination.reason))
+            reason = why_unknown((src_zone, src_reason), (destination.zone, destination.reason))
             byte_series.append(self._unknown.get((cluster, reason)))
         route = SeriesRoute(tuple(byte_series), (self._zone_packets.get(zones),), unnamed=_unnamed(*capped))
         if self._prices is not None:

@@ -8,7 +8,7 @@ from common import page
 from history.model.summary import Pair, Summary
 from history.text.summary import summary_lines
 from prices.file import shipped
-from schemas.flow import Cloud, Endpoint, Kubernetes, Named, Workload, decode_flow
+from schemas.flow import Cloud, Endpoint, Kubernetes, Named, Observer, Workload, decode_flow
 from tests.schemas.test_documents import EXAMPLE_FLOW
 from tests.support.history.rows import summed
 
@@ -51,8 +51,9 @@ def test_why_traffic_is_unknown_the_side_says_that_lacks_its_zone() -> None:
         {"bytes": 56, "scope": "unknown", "source": late, "destination": group},
         {"bytes": 30, "scope": "unknown", "source": NOBODY, "destination": late},
         {"bytes": 4, "scope": "unknown", "source": msgspec.structs.replace(API, cloud=msgspec.UNSET)},
+        {"bytes": 2, "scope": "unknown", "source": NOBODY, "direction": "relay", "observer": Observer("node-c")},
     )
-    assert summary.unknown == {"multicast": 56, "vpc_unmapped": 30, "zone_missing": 4}
+    assert summary.unknown == {"multicast": 56, "vpc_unmapped": 30, "zone_missing": 6}
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,18 @@ def workload(*labels: str) -> Counters:
         ),
         pytest.param(
             {
+                "source": other("unknown", address="10.9.9.9", reason="vpc_unmapped"),
+                "direction": "relay",
+                "scope": "unknown",
+                "observer": Observer("node-c"),
+            },
+            zones("", "b", "unknown")
+            | workload("lab", "", "unknown", "", "", "shop", "Deployment", "postgres", "b", "unknown")
+            | {UNKNOWN: {("lab", "zone_missing"): 1000}},
+            id="relay-of-nobodys-by-an-observer-without-a-zone",
+        ),
+        pytest.param(
+            {
                 "source": other(
                     "pod", cloud=Cloud(zone_id="z"), k8s=Kubernetes(namespace=Named("x"), pod=Named("bare"))
                 ),
