@@ -95,6 +95,8 @@ def _of_end(then: Facts, now: Facts) -> str:
         return CIDR_REMOVED if _is_beyond_the_map(now) else UNKNOWN
     if then["reason"] == "late_index" and now["kind"] in ("pod", "node", "service"):
         return TOPOLOGY_LATER
+    if then["reason"] == "zone_missing" and now["reason"] == "api_server":
+        return VERSION  # earlier ones had no name for it
     if then["reason"] == "zone_missing" and now["reason"] is None and _is_same_but(then, now, "zone_missing"):
         return TOPOLOGY_LATER
     return UNKNOWN

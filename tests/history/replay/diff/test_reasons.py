@@ -38,6 +38,7 @@ def facts(destination: dict[str, Any], source: dict[str, Any] = POD, **head: Any
         (DB, {**DB, "zone": "c"}, "cidr_changed"),
         (DB, BUCKET, "cidr_changed"),
         (LATE, POD, "topology_later"),
+        ({"kind": "service", "reason": "zone_missing"}, {"kind": "service", "reason": "api_server"}, "version"),
         ({**POD, "zone": None, "region": None, "reason": "zone_missing"}, POD, "topology_later"),
         # What is on a node is where the node is.
         ({**DB, "node": "n1"}, {**DB, "node": "n1", "zone": "c"}, "unknown"),
