@@ -81,7 +81,7 @@ WRONG_USE = 2
 # What not every image has, by the one that has it: it is imported by those commands only that need it.
 IN_IMAGE = {
     "kubernetes_asyncio": "zonemeter",
-    **dict.fromkeys(("botocore", "duckdb", "jinja2", "obstore", "pyarrow"), "zonemeter-history"),
+    **dict.fromkeys(("botocore", "duckdb", "jinja2", "markupsafe", "obstore", "pyarrow"), "zonemeter-history"),
 }
 ASKS_HELP = ("-h", "--help", "help")
 ASKS_VERSION = ("-V", "--version")

@@ -206,7 +206,7 @@ class NodeSeries:
         self._series: dict[str, dict[tuple[Any, ...], Any]] = {}
 
     def labels(self, family: Family, node: str, *rest: str) -> Family:
-        """Return the series of a node that is heard of now; `rest` are the values of its other labels."""
+        """Return a series of a node, and note that it was heard of now; `rest` are the values of its other labels."""
         now = time.monotonic()
         self._heard.pop(node, None)
         self._heard[node] = now

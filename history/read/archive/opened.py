@@ -40,9 +40,9 @@ _PARTITION = re.compile(r"p=(\d{1,9})")
 _STORE_FAILED = re.compile(r"AWS Error|curlCode|google::cloud|Azure")
 _CUT = re.compile(r"Failed to flush response stream|curlCode: (18|56),")
 _MANIFEST = re.compile(r"(\d{12})\.json")
-# An object store is asked so much at once, and a directory: of more threads each waits for Python's lock. Each is given
-# some at a time: to hand one over takes longer than to read a small file. Not too many: who is interrupted waits for
-# them.
+# How many threads ask an object store at once, and how many a directory, where more would only wait for Python's lock.
+# Each takes several paths at a time, because handing one over takes longer than reading a small file; not too many,
+# because an interrupt waits for them.
 _READERS, _HANDED_OVER, _AT_A_TIME = {False: 16, True: 4}, 64, 32
 
 
