@@ -25,8 +25,8 @@ from sinks.tallies import Tallies
 
 # Distinct end points known by their bytes; then all are forgotten and learned again. About 1 KiB each; if somebody
 # writes longer ones, fewer.
-MAX_KNOWN_ENDS = 100_000
-MAX_KNOWN_BYTES = 64 * 1024 * 1024
+MAX_KNOWN_ENDS = 200_000
+MAX_KNOWN_BYTES = 128 * 1024 * 1024
 # A node's life that brought nothing for so long cannot come again: the raw topic keeps 7 days.
 MARK_KEPT_MS = 8 * 24 * 3_600_000
 # Marks of one partition. Kubernetes has no cluster of so many nodes, and a partition holds a part of them.
