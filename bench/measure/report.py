@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import median
 
 from bench.measure.figure import Figure
+from common.amounts import counted
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
 _HEAD = "| what | ours | yardstick | compared: median (range) | target | |\n|---|---|---|---|---|---|"
@@ -59,7 +60,7 @@ def main(name: str, title: str, measure: Measure, argv: Sequence[str] | None = N
 def section(command: str, title: str, tables: Sequence[Table], rounds: int) -> str:
     """Return a section in Markdown."""
     today = datetime.datetime.now(datetime.UTC).date()
-    parts = [f"## {title}\n", f"`{command}`, {today}, {rounds} rounds, on {machine()}.\n"]
+    parts = [f"## {title}\n", f"`{command}`, {today}, {counted(rounds, 'round')}, on {machine()}.\n"]
     for table in tables:
         parts.append(f"### {table.title}\n\n{table.text.strip()}\n")
         if table.figures:
