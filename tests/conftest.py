@@ -31,17 +31,26 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 # What a test needs beside Python, told by its fixtures and by what its module imports. Without any it is `quick`: no
-# root, no network, no process (`make quick`).
+# root, no server, no process, no archive (`make quick`).
 _FIXTURES = {
     "kafka": {"broker", "own_broker", "brokers", "topics"},
     "kernel": {"nodes", "node", "meters", "meter", "program", "bpffs", "pin_dir", "network_plan"},
     "cluster": {"plan"},
-    "process": {"browser"},
+    "process": {"browser", "bucket"},
 }
 _MODULES = {
     "kafka": {"Broker", "brokers"},
     "kernel": {"netlab", "metered", "prog_test_run", "namespaces"},
-    "process": {"subprocess", "multiprocessing", "ServiceProcess", "while_running", "clickhouse"},
+    "process": {
+        "subprocess",
+        "multiprocessing",
+        "ServiceProcess",
+        "while_running",
+        "clickhouse",
+        "kubernetes_validate",
+    },
+    "server": {"Followed", "KubeApi", "Script"},
+    "archive": {"FlowArchive", "ArchiveQuery", "BillFiles", "Written", "duckdb", "pq", "summed"},
 }
 
 
