@@ -30,8 +30,8 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "zonemeter
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-# What a test needs beside Python, told by its fixtures and by what its module imports. Without any it is `quick`: no
-# root, no server, no process, no archive (`make quick`).
+# What a test needs beside Python, told by its fixtures, by what its module imports, or by a mark of its own. Without
+# any it is `quick`: no root, no server, no process, no archive (`make quick`).
 _FIXTURES = {
     "kafka": {"broker", "own_broker", "brokers", "topics"},
     "kernel": {"nodes", "node", "meters", "meter", "program", "bpffs", "pin_dir", "network_plan"},
@@ -47,8 +47,11 @@ _MODULES = {
         "ServiceProcess",
         "while_running",
         "clickhouse",
+        "containers",
         "kubernetes_validate",
+        "with_component",
     },
+    "root": {"small_disk"},
     "server": {"Followed", "KubeApi", "Script"},
     "archive": {"FlowArchive", "ArchiveQuery", "BillFiles", "Written", "duckdb", "pq", "summed"},
 }
@@ -77,6 +80,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         names = set(vars(getattr(item, "module", None) or object))
         marks = {mark for mark, which in _FIXTURES.items() if which & fixtures}
         marks |= {mark for mark, which in _MODULES.items() if which & names}
+        marks |= {mark.name for mark in item.iter_markers()} & {*_FIXTURES, *_MODULES}
         for mark in sorted(marks) or ["quick"]:
             item.add_marker(mark)
         quick[item.path] = quick.get(item.path, True) and not marks

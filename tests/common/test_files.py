@@ -111,6 +111,7 @@ def test_a_file_of_the_greatest_size_is_read_whole(tmp_path: Path) -> None:
         pytest.param(0o755, 1000, "it belongs to uid 1000 (mode 0755)", id="another user's"),
     ],
 )
+@pytest.mark.root
 def test_a_directory_in_which_others_may_remove_what_is_kept_is_one_line(
     tmp_path: Path, mode: int, uid: int, says: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:

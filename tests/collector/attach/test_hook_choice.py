@@ -40,5 +40,6 @@ def test_netfilter_where_it_cannot_be_had_is_refused_in_one_line(host: Host) -> 
         hook.choose("netfilter", host)
 
 
+@pytest.mark.kernel
 def test_this_machine_takes_netfilter() -> None:
     assert hook.choose("auto", hook.look()) == Choice("netfilter")
