@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """An archive of one hour, and a command that is run at a time of the test's own."""
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from history.upkeep import compact
 from tests.history.conftest import Command, Ran
+from tests.support.history.long_rollups import HOURS, cut
 from tests.support.history.windows import flows
-from tests.support.history.written import BEGIN_MS, HOUR_MS, Written
+from tests.support.history.written import BEGIN_MS, HOUR_MS, Written, compact_all
 
 Run = Callable[..., Ran]
 
@@ -44,3 +47,18 @@ def at(command: Command, monkeypatch: pytest.MonkeyPatch) -> Run:
         return command(main, *argv)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    made = Written(tmp_path_factory.mktemp("days") / "archive")
+    for sequence in range(6):
+        cut(made, sequence + 1, HOURS[sequence // 2])
+    compact_all(made.root)
+    return made
+
+
+@pytest.fixture
+def root(made_once: Any, tmp_path: Path) -> Path:
+    """Three compacted hours, two of them of one day."""
+    return Path(shutil.copytree(made_once.root, tmp_path / "archive"))

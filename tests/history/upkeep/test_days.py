@@ -14,130 +14,32 @@ import pytest
 
 from common.errors import Refusal
 from history.audit.deep.rollups import check_rollups
-from history.model.filters import Selection
-from history.model.grouping import By, Per
 from history.model.labels import LabelTime
-from history.model.party import Parties
-from history.model.rollups import Hours, Length
-from history.model.summary import Summary
+from history.model.rollups import Length
 from history.model.time_range import TimeRange, rfc3339
-from history.read.archive.files import long_rollups
-from history.read.archive.opened import ArchiveChanged, FlowArchive
-from history.read.archive.sql import ArchiveQuery
+from history.read.archive.opened import FlowArchive
 from history.report.command import main as report_main
 from history.upkeep import days
 from history.upkeep.command import erase as erase_main
 from history.upkeep.command import main as compact_main
 from history.upkeep.compact import Rule
-from history.upkeep.days import rollups_to_write, weeks_with_rollups, write_long_rollup
-from history.upkeep.expire import expire, rolled_up_hours, stored_hours
+from history.upkeep.days import rollups_to_write, weeks_with_rollups
+from history.upkeep.expire import expire, stored_hours
 from history.upkeep.rollups import write_rollup
-from sinks.flowlog.archive.compaction import Compaction, compacted_path, record_path, rollup_path
-from sinks.flowlog.archive.manifest import DataFile, Manifest, encode
-from sinks.flowlog.stores.store import LocalStore
 from tests.history.conftest import Command
+from tests.support.history.long_rollups import (
+    BEGIN_DAY_MS,
+    DAY,
+    DAY_MS,
+    HOURS,
+    LENGTHS,
+    SPAN,
+    asked,
+    cut,
+    long_files,
+    roll_up,
+)
 from tests.support.history.written import BEGIN_MS, HOUR_MS, Dying, Killed, Written, compact, compact_all
-from tests.support.sinks.flows import API, EXTERNAL, POSTGRES, flow, flow_id
-
-DAY_MS = 24 * HOUR_MS
-DAY = "date=2026-11-22"
-# 2026-11-22 20:00 UTC, a Sunday; two hours of that day, and one of the next. Their week begins on Thursday.
-HOURS = (-2, -1, 3)
-BEGIN_DAY_MS = BEGIN_MS - 22 * HOUR_MS
-# A Thursday.
-MONTHS_MS = BEGIN_DAY_MS - 3 * DAY_MS
-SPAN = TimeRange(MONTHS_MS, BEGIN_DAY_MS + 147 * DAY_MS)
-LENGTHS: tuple[Length, ...] = ("week", "day")
-PARTIES = Parties()
-
-
-def cut(written: Written, sequence: int, hour: int) -> None:
-    start = BEGIN_MS + hour * HOUR_MS + sequence * 10_000
-    ends = [(API, POSTGRES), (POSTGRES, API), (API, EXTERNAL)]
-    flows = [
-        flow(id=flow_id(sequence, row), start_ms=start, end_ms=start + 10_000, source=source, destination=to)
-        for row, (source, to) in enumerate(ends)
-    ]
-    written.cut(1, flows)
-
-
-@pytest.fixture(scope="module")
-def made_once(tmp_path_factory: pytest.TempPathFactory) -> Written:
-    made = Written(tmp_path_factory.mktemp("days") / "archive")
-    for sequence in range(6):
-        cut(made, sequence + 1, HOURS[sequence // 2])
-    compact_all(made.root)
-    return made
-
-
-@pytest.fixture
-def root(made_once: Any, tmp_path: Path) -> Path:
-    """Three compacted hours, two of them of one day."""
-    return Path(shutil.copytree(made_once.root, tmp_path / "archive"))
-
-
-def roll_up(root: Path, tmp_path: Path, *lengths: Length, **overrides: Any) -> list[str]:
-    """Write the rollups of days and weeks, or of one of these; return which were written."""
-    archive = FlowArchive(str(root))
-    archive.store = overrides.get("store", archive.store)
-    written: list[str] = []
-    for hours in weeks_with_rollups(archive, SPAN):
-        for each in rollups_to_write(archive, hours, SPAN):
-            if each.length in (lengths or LENGTHS):
-                spill = tmp_path / "spill"
-                shutil.rmtree(spill, ignore_errors=True)
-                spill.mkdir()
-                if write_long_rollup(archive, each, spill):
-                    written.append(each.length)
-    return written
-
-
-def asked(
-    root: Path,
-    *,
-    lengths: tuple[Length, ...] = LENGTHS,
-    by: By | None = None,
-    per: Per | None = None,
-    labels: tuple[LabelTime, ...] = (),
-) -> tuple[dict[str, Any], int, str]:
-    """Return the sums, how many hours' rollups they are of, and which were read in the place of these."""
-    summary = Summary()
-    with ArchiveQuery(FlowArchive(str(root)), SPAN, Hours(SPAN, labels, lengths=lengths, per=per)) as query:
-        query.summarise(PARTIES, summary, Selection(), by, per, labels)
-        sums = {
-            "traffic": dict(summary.traffic),
-            "slots": dict(summary.slots),
-            "flows": summary.flows,
-            "metered": summary.metered_ms,
-            "observers": summary.observers,
-        }
-        return sums, len(query.rollups), " ".join(name(path) for path in query.read if len(path.split("/")) == 3)
-
-
-def name(path: str) -> str:
-    return path.rpartition("/")[2].partition("-")[0]
-
-
-def make_months(root: Path, days: int) -> None:
-    """Write an archive of so many days of one empty file an hour, with the rollups of weeks."""
-    rollups = []
-    for at_ms in range(MONTHS_MS, MONTHS_MS + days * DAY_MS, HOUR_MS):
-        hour = f"date={rfc3339(at_ms)[:10]}/hour={rfc3339(at_ms)[11:13]}"
-        path = compacted_path(hour, 1, "be4c40", 0)
-        files, summed_up = [DataFile(path, 1, 0)], [DataFile(rollup_path(path), 1, 0)]
-        record = Compaction(hour=hour, sequence=1, writer="be4c40", files=files, rollups=summed_up)
-        for name, content in ((path, b""), (rollup_path(path), b""), (record_path(hour, 1), encode(record))):
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).write_bytes(content)
-        rollups.append(rollup_path(path))
-    for each in long_rollups("week", rollups):
-        (root / each.path).write_bytes(b"")
-    manifest = Manifest(topic="", partition=0, sequence=1, writer="", first_offset=0, next_offset=0)
-    LocalStore(root).put("_manifests/p=0/000000000001.json", [encode(manifest)])
-
-
-def long_files(root: Path) -> list[Path]:
-    return sorted(root.glob("rollups/*/*-*.parquet"))
 
 
 def test_they_say_what_the_hours_say(root: Path, tmp_path: Path) -> None:
@@ -300,7 +202,6 @@ def expired(root: Path, store: Dying) -> None:
 def test_of_an_hour_that_changes_they_say_at_any_step_what_hours_say(
     root: Path, tmp_path: Path, change: Callable[[Path, Dying], None]
 ) -> None:
-    """Its directory holds no file of the flow log, so that only names tell whether they still stand for it."""
     roll_up(root, tmp_path)
     wanted, *_ = asked(root, lengths=())
     at, over = 0, False
@@ -313,116 +214,6 @@ def test_of_an_hour_that_changes_they_say_at_any_step_what_hours_say(
             over = store.calls < at
         assert asked(copy)[0] == asked(copy, lengths=())[0] == wanted
     assert at > 2
-
-
-def test_they_go_with_the_rollups_of_their_hours_and_not_with_their_flows(root: Path, tmp_path: Path) -> None:
-    wanted, *_ = asked(root)
-    roll_up(root, tmp_path)
-    archive = FlowArchive(str(root))
-    for hour in stored_hours(archive):
-        expire(archive, hour)
-    assert asked(root) == (wanted, 3, "week")
-    expire(archive, rolled_up_hours(archive, BEGIN_MS)[0], rollups=False)
-    assert long_files(root) == []
-    assert asked(root)[1:] == (2, "")
-    for hour in rolled_up_hours(archive, BEGIN_MS + DAY_MS):
-        expire(archive, hour, rollups=False)
-    assert [*(root / "rollups").iterdir()] == []
-
-
-def test_one_that_goes_while_it_is_read_makes_a_reader_begin_again(root: Path, tmp_path: Path) -> None:
-    roll_up(root, tmp_path)
-    with ArchiveQuery(FlowArchive(str(root)), SPAN, Hours(SPAN, lengths=LENGTHS)) as query:
-        long_files(root)[0].unlink()
-        with pytest.raises(ArchiveChanged):
-            query.summarise(PARTIES, Summary(), Selection())
-
-
-class Asked(Dying):
-    """A store that notes what it is asked for."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(FlowArchive(str(root)).store, -1)
-        self.asked: list[str] = []
-
-    def names(self, directory: str) -> list[str]:
-        self.asked.append(f"{directory}/")
-        return super().names(directory)
-
-    def read(self, path: str) -> bytes:
-        self.asked.append(path)
-        return super().read(path)
-
-    def exists(self, path: str) -> bool:
-        self.asked.append(path)
-        return super().exists(path)
-
-
-def found(root: Path, span: TimeRange) -> tuple[list[str], int]:
-    """Return what the archive was asked for to find the files of a range, and how many hours have a rollup."""
-    archive, store = FlowArchive(str(root)), Asked(root)
-    archive.store = store
-    with ArchiveQuery(archive, span, Hours(span, lengths=LENGTHS)) as query:
-        return store.asked, len(query.rollups)
-
-
-def test_finding_the_files_of_twice_the_hours_takes_twice_the_work(tmp_path: Path) -> None:
-    root = tmp_path / "archive"
-    make_months(root, days=35)
-    fewer, hours = found(root, TimeRange(MONTHS_MS, MONTHS_MS + 14 * DAY_MS))
-    asked_for, more = found(root, TimeRange(MONTHS_MS, MONTHS_MS + 28 * DAY_MS))
-    assert (hours, more) == (14 * 24, 28 * 24)
-    assert len(fewer) < len(asked_for) <= 2.2 * len(fewer)
-
-
-def test_what_a_rollup_has_of_later_manifests_is_not_taken_from_the_topic_as_well(root: Path, tmp_path: Path) -> None:
-    """A reader goes on in the topic where the newest manifest ends that it knows."""
-    opened = FlowArchive(str(root))
-    written = Written(root)
-    written._sequence = {1: 6}
-    cut(written, 50, HOURS[0])
-    compact_all(root)
-    roll_up(root, tmp_path)
-    hours = Hours(SPAN, lengths=LENGTHS)
-    with pytest.raises(ArchiveChanged):
-        ArchiveQuery(opened, SPAN, hours)
-    assert asked(root)[1:] == (3, "week")
-    newest = root / "_manifests/p=1/000000000007.json"
-    newest.unlink()
-    with pytest.raises(Refusal, match=f"{newest.relative_to(root)} is missing"):
-        ArchiveQuery(FlowArchive(str(root)), SPAN, hours)
-
-
-def test_an_hour_without_a_rollup_that_expired_is_said_to_be_deleted(tmp_path: Path) -> None:
-    """Also once nothing of it is left but the record, beside a rollup of the other hours of its week."""
-    written = Written(tmp_path / "archive")
-    for sequence in range(6):
-        cut(written, sequence + 1, HOURS[sequence // 2])
-    first, *rest = sorted(f"{each.parent.name}/{each.name}" for each in written.root.glob("flows/*/*"))
-    for hour in rest:
-        compact(written.root, Rule(0, 1 << 30), hour=hour)
-    roll_up(written.root, tmp_path)
-    archive = FlowArchive(str(written.root))
-    expire(archive, stored_hours(archive)[0])
-    for number in (1, 2):
-        (written.root / f"_manifests/p=1/{number:012}.json").unlink()
-    with ArchiveQuery(FlowArchive(str(written.root)), SPAN, Hours(SPAN, lengths=LENGTHS)) as query:
-        assert query.deleted == f"flows/{first}"
-
-
-def test_a_file_that_is_missing_is_missed_whatever_rollup_stands_for_it(root: Path, tmp_path: Path) -> None:
-    """Of an hour with two files, each with rows of its own."""
-    written = Written(root)
-    written._sequence = {1: 6}
-    cut(written, 50, HOURS[0])
-    compact(root, Rule(0, 2), hour=f"{DAY}/hour=20")
-    files = sorted((root / "flows" / DAY / "hour=20").iterdir())
-    assert len(files) == 2
-    roll_up(root, tmp_path)
-    assert asked(root)[1:] == (4, "week")
-    files[0].unlink()
-    with pytest.raises(Refusal, match=f"{files[0].relative_to(root)} is missing, a compaction wrote it"):
-        asked(root)
 
 
 @pytest.mark.parametrize("length", LENGTHS)
