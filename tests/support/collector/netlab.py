@@ -49,8 +49,7 @@ def node_address6(node: int) -> str:
 
 def ip(name: str, commands: str) -> None:
     """Run `ip` commands, one a line, in a namespace."""
-    lines = "\n".join(line.strip() for line in commands.strip().splitlines())
-    run(name, "ip", "-batch", "-", stdin=lines + "\n")
+    namespaces.ip_batch((line.strip() for line in commands.strip().splitlines()), ns(name))
 
 
 def add_namespace(name: str) -> None:
