@@ -226,13 +226,14 @@ _SMALL = {
 # Below the range from which the kernel takes a client's port (ip_local_port_range): else a connection could take a
 # port between its being found free and its being listened on.
 _PORTS = range(15_000, 32_000)
-# A port is this process's from when it is given until the process ends, whether or not something listens on it: tests
-# and labs side by side start hundreds of servers. The kernel keeps the names of abstract sockets unique.
-_given: list[socket.socket] = []
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a TCP port that nothing listens on now and that no running process has been given."""
+    """Return a TCP port that nothing listens on now and that no running process has been given.
+
+    It is this process's until that ends, whether or not something listens on it: tests and labs side by side start
+    hundreds of servers.
+    """
     while True:
         port = random.choice(_PORTS)  # noqa: S311 (spreads test runs, keeps no secret)
         claim = socket.socket(socket.AF_UNIX)
@@ -243,7 +244,8 @@ def free_port(host: str = "127.0.0.1") -> int:
             except OSError:
                 claim.close()
                 continue
-        _given.append(claim)
+        # The kernel keeps the names of abstract sockets unique, this one for as long as the descriptor is open.
+        claim.detach()
         return port
 
 
