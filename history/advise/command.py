@@ -20,9 +20,9 @@ from history.advise.advice import Advice, advise
 from history.advise.finding import Case
 from history.advise.gather import DEFAULT_SINCE, gather
 from history.model.bill import price_summary
-from history.model.events import known_events
 from history.model.evidence import Evidence
 from history.model.party import Parties
+from history.model.states.events import known_events
 from history.model.time_range import TimeRange
 from history.page.bounds import Bounds
 from history.range_settings import EvidenceSettings, Numbers

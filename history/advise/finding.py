@@ -11,7 +11,7 @@ from enricher.index.tenancy import order, stretches
 from history.advise.service_use import Use, use_of
 from history.model.evidence import Cell, Evidence
 from history.model.party import Parties
-from history.model.ready import SERVICE, Group, Step, groups_of, is_known, ready_pods, services_of
+from history.model.states.ready import SERVICE, Group, Step, groups_of, is_known, ready_pods, services_of
 from history.model.summary import Traffic
 from schemas.topology import Routing, TopologyState
 

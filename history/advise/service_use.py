@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from common.amounts import first_few, percent
 from history.model.evidence import Cell, Evidence
-from history.model.ready import Step, is_known, least, mean
+from history.model.states.ready import Step, is_known, least, mean
 from history.model.summary import IN_REGION
 
 # Which part of a client's requests has to be seen translated for a Service to be in their way.

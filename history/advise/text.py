@@ -7,7 +7,7 @@ from common.amounts import commands, counted, human, labelled, percent, short_zo
 from common.terminal import command
 from history.advise.advice import Advice, Advised, Amount
 from history.advise.follow import APPLY, manifests, verification
-from history.model.ready import Step
+from history.model.states.ready import Step
 from history.model.time_range import timestamp
 from history.report.data import Report
 from history.report.text import head, trust

@@ -13,7 +13,7 @@ from common.entry_point import entry_point
 from history.advise.gather import DEFAULT_SINCE, gather
 from history.changes import text
 from history.changes.effects import effects
-from history.model.events import known_events
+from history.model.states.events import known_events
 from history.range_settings import EvidenceSettings
 from history.read import interrupts
 

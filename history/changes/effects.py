@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from history.model.bill import NOTHING, Pricer
-from history.model.events import Event
 from history.model.evidence import Cell, Evidence
-from history.model.ready import SERVICE, Group
+from history.model.states.events import Event
+from history.model.states.ready import SERVICE, Group
 from history.model.summary import IN_REGION
 from prices.book import PriceBook
 

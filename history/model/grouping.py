@@ -3,7 +3,8 @@
 
 A namespace, a workload and a zone show in the ends that a summary keeps anyway. What is finer than these is kept
 beside them: a text for each end, "" where there is none. Of a showback (`--per`) the period is kept as well. A label
-of namespaces is not in the flows: it is joined from the topology's history, as of the window (history/model/labels.py).
+of namespaces is not in the flows: it is joined from the topology's history, as of the window
+(history/model/states/labels.py).
 """
 
 from datetime import UTC, datetime

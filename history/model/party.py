@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from history.model.end_names import reads_as_network
-from history.model.ready import Group, workload_of
+from history.model.states.ready import Group, workload_of
 from prices.book import Side
 from sinks.flowlog.rows.columns import Value
 

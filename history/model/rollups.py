@@ -12,7 +12,7 @@ from typing import Literal
 from history.model.end_names import Choice, is_network, reads_as_network, side_columns, workload_columns
 from history.model.filters import Selection
 from history.model.grouping import By, Per
-from history.model.labels import LabelTime
+from history.model.states.labels import LabelTime
 from history.model.time_range import TimeRange, timestamp
 
 # What rollups of hours are summed up by again, the longest first. A week begins where a slot of a report does, which is

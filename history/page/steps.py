@@ -7,7 +7,7 @@ from xml.etree.ElementTree import Element
 
 from markupsafe import Markup
 
-from history.model.ready import Step, least
+from history.model.states.ready import Step, least
 from history.model.time_range import timestamp
 from history.page import svg
 from history.page.scales import time_ticks

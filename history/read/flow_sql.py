@@ -19,8 +19,8 @@ from history.model.evidence import MAX_CELLS, Cell, Evidence
 from history.model.filters import Selection
 from history.model.grouping import LABEL_COLUMNS, LABEL_TIMES, By, Per, groups_sql, joins_sql, period_sql
 from history.model.hints import Present
-from history.model.labels import LabelTime, by_slot
 from history.model.party import FIELDS, Parties, Party
+from history.model.states.labels import LabelTime, by_slot
 from history.model.summary import Summary, Traffic
 from history.model.time_range import MAX_SLOTS, TimeRange
 from sinks.flowlog.rows.columns import COLUMNS, Value

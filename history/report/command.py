@@ -16,8 +16,8 @@ from common.errors import Refusal
 from common.input.checked import checked
 from common.input.clusters import OtherClusters, other_clusters
 from common.input.durations import Duration, parse_duration
-from history.model.events import known_events
 from history.model.grouping import OF_TIME, OWNERS, By, Per, parse_by
+from history.model.states.events import known_events
 from history.model.time_range import TimeRange
 from history.page.bounds import Bounds
 from history.range_settings import PricedSettings

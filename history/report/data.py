@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from audit.result import Audit
 from history.model.bill import NOTHING, Bill, Cost, sum_costs
-from history.model.events import Event
 from history.model.grouping import By, Per
 from history.model.party import MeterTraffic, Party
+from history.model.states.events import Event
 from history.model.summary import EXTERNAL, IN_REGION, Summary, Traffic, by, zones_of
 from history.model.time_range import TimeRange
 from prices.book import exact_money, per_month

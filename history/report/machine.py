@@ -8,8 +8,8 @@ from audit.result import covered
 from common.amounts import per_hour
 from common.terminal import cell, csv_text
 from history.model.bill import Bill, Cost
-from history.model.events import Event
 from history.model.grouping import OF_ENDS, By, Per
+from history.model.states.events import Event
 from history.model.summary import Summary, Traffic
 from history.model.time_range import rfc3339
 from history.report.data import Difference, PairLine, Range, Report

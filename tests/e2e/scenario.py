@@ -40,7 +40,7 @@ from tests.docs.printed.promql import printed_queries
 from tests.support.dashboards import ROOT, queries
 from tests.support.lab import roles
 from tests.support.lab.once import tcp_once, udp_once
-from tests.support.prometheus import Prometheus, prometheus
+from tests.support.servers.prometheus import Prometheus, prometheus
 
 WINDOW_SECONDS = 2
 SERVICES = ("collector-node-a1", "enricher", "metrics", "flowlog", "audit")

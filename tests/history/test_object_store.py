@@ -23,8 +23,18 @@ from sinks.flowlog.stores.opening import open_store
 from tests.history.conftest import Command
 from tests.support.history.lived import Lived, rfc3339
 from tests.support.lab.proxy import Proxy
-from tests.support.object_store import KEYS, port_of, s3_bucket
-from tests.support.s3_faults import Act, S3Faults, cut, lagging, late, now_and_then, refuse, s3_faults, unanswered
+from tests.support.servers.object_store import KEYS, port_of, s3_bucket
+from tests.support.servers.s3_faults import (
+    Act,
+    S3Faults,
+    cut,
+    lagging,
+    late,
+    now_and_then,
+    refuse,
+    s3_faults,
+    unanswered,
+)
 from tests.support.services import eventually
 from tests.support.sinks.processes import running
 

@@ -12,9 +12,9 @@ import pytest
 
 from schemas.flow import Endpoint, Flow, Kubernetes, Named
 from sinks.flowlog.rows.columns import COLUMNS
-from tests.support.clickhouse import clickhouse
 from tests.support.history.windows import flows
 from tests.support.history.written import Written, compact_all
+from tests.support.servers.clickhouse import clickhouse
 from tests.support.services import ROOT
 from tests.support.sinks.flows import POSTGRES, encoded, flow, flow_id, node
 

@@ -21,7 +21,7 @@ import duckdb
 import orjson
 
 from schemas.ids import parse_flow_id
-from tests.support.prometheus import Prometheus
+from tests.support.servers.prometheus import Prometheus
 from tests.support.services import ROOT, eventually
 from tests.torture.content import Expected, totals
 from tests.torture.world import World

@@ -12,8 +12,8 @@ from unittest.mock import patch
 from lab.kafka.broker import Broker, free_port
 from tests.support.lab.brokers import Brokers
 from tests.support.lab.proxy import Proxy
-from tests.support.object_store import BUCKET, KEYS, port_of, s3_server
-from tests.support.s3_faults import S3Faults, s3_faults
+from tests.support.servers.object_store import BUCKET, KEYS, port_of, s3_server
+from tests.support.servers.s3_faults import S3Faults, s3_faults
 from tests.support.sinks.disk import small_disk
 from tests.torture.secrets import Secrets, Tokens
 

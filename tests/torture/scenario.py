@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from tests.support.prometheus import Prometheus, prometheus
+from tests.support.servers.prometheus import Prometheus, prometheus
 from tests.torture.checker import check
 from tests.torture.kafka import Setup, one
 from tests.torture.world import World

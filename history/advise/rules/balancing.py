@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from common.amounts import counted, percent
 from history.advise.finding import Case, Finding, Sure, manifest
 from history.advise.service_use import Demand, Use, is_bearable, last_zones, load_afterwards, load_line
-from history.model.ready import Group, workload_of
+from history.model.states.ready import Group, workload_of
 from history.model.time_range import timestamp
 from schemas.topology import Routing
 

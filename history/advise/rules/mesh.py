@@ -21,7 +21,7 @@ from history.advise.service_use import (
     use_of,
 )
 from history.model.evidence import Cell
-from history.model.ready import Group, Step, workload_of
+from history.model.states.ready import Group, Step, workload_of
 
 # Where sidecars ask what to do (xDS over TLS), and where ambient nodes tunnel to (HBONE); Istio's documentation.
 CONTROL_PORT, TUNNEL_PORT = 15012, 15008

@@ -11,7 +11,7 @@ from common.amounts import first_few, human
 from history.advise.finding import Case, Finding, Sure
 from history.advise.service_use import Use, is_bearable, last_zones, load_afterwards, load_line, use_of
 from history.model.evidence import Cell
-from history.model.ready import SERVICE, Group, workload_of
+from history.model.states.ready import SERVICE, Group, workload_of
 
 # AWS bills what these send to other zones, and not what Application and Classic Load Balancers do.
 BILLED = ("cidr/nlb/", "cidr/gwlb/")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from common.amounts import human
 from history.advise.finding import Case, Finding, manifest
 from history.model.evidence import Cell
-from history.model.ready import Group
+from history.model.states.ready import Group
 
 OUTSIDE_TYPES = ("NodePort", "LoadBalancer")
 

@@ -9,7 +9,7 @@ from history.advise.finding import Case, Finding, manifest
 from history.advise.rules.balancing import KEEPS_LOCAL
 from history.advise.service_use import last_zones
 from history.model.evidence import Cell
-from history.model.ready import Group, least, workload_of
+from history.model.states.ready import Group, least, workload_of
 
 # Of what reads much and writes little: the server sends so many times what it is sent.
 READ_MOSTLY = 3

@@ -12,7 +12,7 @@ from difflib import SequenceMatcher
 from common.amounts import first_few, human
 from history.advise.finding import Case, Finding, manifest
 from history.model.evidence import Cell
-from history.model.ready import workload_of
+from history.model.states.ready import workload_of
 
 # Both pull from so many servers, and of all that either pulls from, so much is common.
 FEWEST_TARGETS, COMMON = 3, 0.8

@@ -6,7 +6,7 @@ from collections.abc import Container
 from history.advise.finding import Case, Unavoidable
 from history.advise.rules.placement import KAFKA, READ_MOSTLY, STORES
 from history.model.evidence import Cell
-from history.model.ready import workload_of
+from history.model.states.ready import workload_of
 
 QUORUM = {2379: "etcd", 2380: "etcd", 2888: "ZooKeeper", 3888: "ZooKeeper", 8300: "Consul", 8301: "Consul"}
 CONTROL_PLANE = (6443, 10250, 10257, 10259)

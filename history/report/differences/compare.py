@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from common.amounts import per_hour
-from history.model.events import Event, known_events
-from history.model.ready import Group, services_of
+from history.model.states.events import Event, known_events
+from history.model.states.ready import Group, services_of
 from history.model.summary import IN_REGION
 from history.model.time_range import TimeRange
 from history.report.data import Difference, Differences, PairLine, Range, Report, pair_of

@@ -4,7 +4,7 @@
 from collections.abc import Iterator
 
 from common.amounts import counted, fitted, labelled, scale, three_digits
-from history.model.events import Event
+from history.model.states.events import Event
 from history.model.time_range import timestamp
 from history.report.data import Report
 

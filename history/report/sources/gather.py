@@ -16,9 +16,9 @@ from common.errors import Refusal
 from history.model.evidence import Evidence
 from history.model.grouping import By, Per
 from history.model.hints import Present
-from history.model.labels import LabelTime
 from history.model.party import Parties
 from history.model.rollups import Hours, lengths_that_tell, only_flows_tell
+from history.model.states.labels import LabelTime
 from history.model.summary import Summary
 from history.model.time_range import TimeRange, timestamp
 from history.range_settings import RangeSettings

@@ -8,7 +8,7 @@ from common.amounts import counted
 from common.errors import Refusal
 from common.settings import KafkaSettings
 from enricher.delivery.topology_topic import read_states
-from history.model.labels import LabelTime, label_times, labels_known
+from history.model.states.labels import LabelTime, label_times, labels_known
 from history.model.time_range import TimeRange, timestamp
 from history.read.rejoin import states_of
 

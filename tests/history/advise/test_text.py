@@ -18,7 +18,7 @@ from history.advise.finding import Case
 from history.model.bill import price_summary
 from history.model.evidence import Evidence
 from history.model.party import MeterTraffic
-from history.model.ready import Group
+from history.model.states.ready import Group
 from history.report import text as report_text
 from history.report.data import Range, Report
 from prices.file import shipped

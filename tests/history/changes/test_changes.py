@@ -9,8 +9,8 @@ import pytest
 from history.changes import text
 from history.changes.effects import Effect, effects
 from history.model.bill import price_summary
-from history.model.events import SETTLED_MS, Event, events, known_events
 from history.model.party import MeterTraffic
+from history.model.states.events import SETTLED_MS, Event, events, known_events
 from history.report.data import Range, Report
 from prices.file import shipped
 from schemas.topology import Routing

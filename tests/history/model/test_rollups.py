@@ -7,8 +7,8 @@ import pytest
 
 from history.model.filters import Selection
 from history.model.grouping import By, Per
-from history.model.labels import LabelTime
 from history.model.rollups import SLACK_MS, Hours, lengths_that_tell, only_flows_tell
+from history.model.states.labels import LabelTime
 from history.model.time_range import TimeRange
 
 HOUR_MS = 3_600_000

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from history.model.intervals import between, joined
-from history.model.ready import Step
+from history.model.states.ready import Step
 from history.page import bars, sankey, steps, timeline
 from history.page.scales import LEVELS, level, ticks, time_ticks
 

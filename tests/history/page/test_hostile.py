@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from audit.result import Audit, Gap
 from history.model.bill import price_summary
-from history.model.events import Event
 from history.model.party import MeterTraffic, Party
-from history.model.ready import Group
+from history.model.states.events import Event
+from history.model.states.ready import Group
 from history.model.summary import Summary, Traffic
 from history.model.time_range import TimeRange
 from history.report.data import Difference, Differences, Range, Report

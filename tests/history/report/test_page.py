@@ -12,9 +12,9 @@ from xml.etree.ElementTree import Element
 import pytest
 
 from history.model.bill import price_summary
-from history.model.events import Event
 from history.model.grouping import By
-from history.model.ready import Group
+from history.model.states.events import Event
+from history.model.states.ready import Group
 from history.model.summary import EXTERNAL
 from history.model.time_range import TimeRange
 from history.page.render import MOST_BYTES

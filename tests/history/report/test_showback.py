@@ -21,7 +21,7 @@ from enricher.index.tenancy import FOREVER
 from history.model import grouping
 from history.model.bill import NOTHING
 from history.model.grouping import OWNERS, By, Per, period_end
-from history.model.labels import LabelTime, by_slot, label_times, labels_known
+from history.model.states.labels import LabelTime, by_slot, label_times, labels_known
 from history.model.time_range import TimeRange, parse_instant, rfc3339
 from history.read import flow_sql
 from history.report import machine

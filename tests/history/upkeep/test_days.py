@@ -14,8 +14,8 @@ import pytest
 
 from common.errors import Refusal
 from history.audit.deep.rollups import check_rollups
-from history.model.labels import LabelTime
 from history.model.rollups import Length
+from history.model.states.labels import LabelTime
 from history.model.time_range import TimeRange, rfc3339
 from history.read.archive.opened import FlowArchive
 from history.report.command import main as report_main

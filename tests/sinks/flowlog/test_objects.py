@@ -20,8 +20,17 @@ from sinks.flowlog.stores.store import LocalStore
 from sinks.sink import Overtaken
 from tests.sinks.flowlog.test_archive import TOPIC
 from tests.sinks.flowlog.test_archive import cut as cut_of
-from tests.support.object_store import KEYS, add_user, port_of, put_policy, s3_bucket, s3_server
-from tests.support.s3_faults import S3Faults, cut, lagging, now_and_then, refuse, s3_faults, unanswered, unconditional
+from tests.support.servers.object_store import KEYS, add_user, port_of, put_policy, s3_bucket, s3_server
+from tests.support.servers.s3_faults import (
+    S3Faults,
+    cut,
+    lagging,
+    now_and_then,
+    refuse,
+    s3_faults,
+    unanswered,
+    unconditional,
+)
 from tests.support.services import ROOT
 
 

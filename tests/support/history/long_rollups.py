@@ -7,9 +7,9 @@ from typing import Any
 
 from history.model.filters import Selection
 from history.model.grouping import By, Per
-from history.model.labels import LabelTime
 from history.model.party import Parties
 from history.model.rollups import Hours, Length
+from history.model.states.labels import LabelTime
 from history.model.summary import Summary
 from history.model.time_range import TimeRange
 from history.read.archive.opened import FlowArchive

@@ -9,8 +9,8 @@ import duckdb
 from history.model.evidence import Evidence
 from history.model.filters import Selection
 from history.model.grouping import By, Per
-from history.model.labels import LabelTime
 from history.model.party import Parties
+from history.model.states.labels import LabelTime
 from history.model.summary import Summary
 from history.model.time_range import TimeRange
 from history.read.flow_sql import ALWAYS, open_database

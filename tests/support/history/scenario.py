@@ -11,7 +11,7 @@ from history.advise.advice import Advice, advise
 from history.advise.finding import Case
 from history.model.evidence import Cell, Evidence
 from history.model.party import FIELDS, Parties, Party
-from history.model.ready import Group
+from history.model.states.ready import Group
 from history.model.summary import Summary, Traffic
 from history.model.time_range import TimeRange
 from prices.file import shipped

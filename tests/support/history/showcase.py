@@ -10,9 +10,9 @@ from audit.entry import Coverage
 from audit.result import Audit, Gap, HopTotal
 from history.advise.advice import Advice
 from history.model.bill import price_summary
-from history.model.events import events
 from history.model.evidence import Cell
 from history.model.party import MeterTraffic
+from history.model.states.events import events
 from history.page.bounds import Bounds
 from history.report.data import Range, Report
 from prices.file import shipped

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Nemesis of the object store that the flow log writes to: it throttles, fails, cuts, is late, lists late, refuses."""
 
-from tests.support.s3_faults import Act, cut, lagging, late, now_and_then, refuse, unanswered
+from tests.support.servers.s3_faults import Act, cut, lagging, late, now_and_then, refuse, unanswered
 from tests.torture.world import World
 
 _BAD_DAY = now_and_then(0.5, refuse(503, "SlowDown"), refuse(500, "InternalError"), cut, unanswered, late(1.0))

@@ -15,9 +15,9 @@ from history.model.evidence import Evidence
 from history.model.filters import Selection
 from history.model.grouping import OWNERS, By, Per
 from history.model.hints import Present
-from history.model.labels import LabelTime
 from history.model.party import Parties
 from history.model.rollups import Hours, only_flows_tell
+from history.model.states.labels import LabelTime
 from history.model.summary import Summary
 from history.model.time_range import TimeRange
 from history.read.archive.rollup_sql import roll_up

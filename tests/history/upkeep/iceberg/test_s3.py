@@ -9,10 +9,10 @@ from pyarrow import fs
 
 from history.upkeep.iceberg.command import main
 from tests.history.conftest import Command
-from tests.support.clickhouse import clickhouse
 from tests.support.history.windows import flows
 from tests.support.history.written import BEGIN_MS, Written, compact_all
-from tests.support.object_store import KEYS, add_user, port_of, put_policy, s3_bucket
+from tests.support.servers.clickhouse import clickhouse
+from tests.support.servers.object_store import KEYS, add_user, port_of, put_policy, s3_bucket
 from tests.support.services import ROOT
 
 

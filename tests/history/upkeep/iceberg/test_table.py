@@ -19,9 +19,9 @@ from history.upkeep.iceberg.command import main
 from tests.history.conftest import Command
 from tests.history.upkeep.conftest import Run
 from tests.history.upkeep.iceberg.conftest import files_of, rewrite, rows_of
-from tests.support.clickhouse import clickhouse
 from tests.support.history.windows import flows
 from tests.support.history.written import BEGIN_MS, HOUR_MS, Written, compact_all
+from tests.support.servers.clickhouse import clickhouse
 
 SUMS = "count() AS n, sum(bytes) AS b, sum(packets) AS p, sum(cityHash64(id)) AS ids"
 

@@ -20,7 +20,7 @@ from tests.support.services import eventually
 
 BUCKET = "flows"
 KEYS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests-secret", "AWS_EC2_METADATA_DISABLED": "true"}
-_PROGRAMS = Path(__file__).resolve().parents[2] / ".cache/bin"
+_PROGRAMS = Path(__file__).resolve().parents[3] / ".cache/bin"
 
 
 @contextmanager

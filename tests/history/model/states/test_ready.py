@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from history.model.ready import Group, Step, least, mean, ready_pods
+from history.model.states.ready import Group, Step, least, mean, ready_pods
 from history.model.time_range import TimeRange
 from schemas.flow import Workload
 from schemas.topology import TopologyState

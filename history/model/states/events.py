@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from history.model.ready import SERVICE, Group, Step, ready_pods
+from history.model.states.ready import SERVICE, Group, Step, ready_pods
 from history.model.time_range import TimeRange, timestamp
 from schemas.topology import Routing, TopologyState
 
