@@ -19,6 +19,7 @@ from schemas.raw import RawChunk, decode_chunk
 from tests.support.collector import metered, netlab
 from tests.support.collector.netlab import pod_address, wait_until
 from tests.support.forked import Forked
+from tests.support.services import DEADLINE_SECONDS
 
 ROOT = Path(__file__).resolve().parents[3]
 A, B = pod_address(1, 1), pod_address(1, 2)
@@ -79,7 +80,9 @@ class Process:
         return wait_until(lambda: sum(text in line for line in self.lines()) >= times)
 
     def metric(self, name: str) -> float:
-        text = netlab.inside("node1", lambda: urllib.request.urlopen(f"http://{LISTEN}/metrics", timeout=5).read())
+        text = netlab.inside(
+            "node1", lambda: urllib.request.urlopen(f"http://{LISTEN}/metrics", timeout=DEADLINE_SECONDS).read()
+        )
         return next(float(line.split()[1]) for line in text.decode().splitlines() if line.startswith(name + " "))
 
     def ready(self) -> bool:

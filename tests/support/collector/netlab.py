@@ -229,7 +229,7 @@ def family(address: str) -> socket.AddressFamily:
 
 def new_socket(name: str, address: str, kind: int, protocol: int = 0) -> socket.socket:
     made = inside(name, lambda: socket.socket(family(address), kind, protocol))
-    made.settimeout(10)
+    made.settimeout(DEADLINE_SECONDS)
     return made
 
 
@@ -268,7 +268,7 @@ def send_tcp(sender: str, receiver: str, to: str, *, at: str, port: int, at_port
         def take() -> None:
             connection, _ = server.accept()
             with connection:
-                connection.settimeout(10)
+                connection.settimeout(DEADLINE_SECONDS)
                 total = 0
                 while part := connection.recv(1 << 20):
                     total += len(part)

@@ -20,7 +20,7 @@ from lab.kube.objects import node_object, objects, pod_object, rfc3339, service_
 from lab.plan import Plan, Pod
 from lab.stories import shop
 from tests.support.forked import Forked
-from tests.support.services import ROOT, eventually
+from tests.support.services import DEADLINE_SECONDS, ROOT, eventually
 
 PLAN = shop()
 AT = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
@@ -104,7 +104,7 @@ class Api:
         content = None if body is None else json.dumps(body).encode()
         url = f"http://127.0.0.1:{self.port}/lab/{path}"
         request = urllib.request.Request(url, content, {"Authorization": "Bearer t"}, method=method)
-        urllib.request.urlopen(request, timeout=5).close()
+        urllib.request.urlopen(request, timeout=DEADLINE_SECONDS).close()
 
 
 @contextlib.contextmanager
