@@ -10,18 +10,18 @@ number of an interval, so that what is kept is what is under way.
 import itertools
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from operator import attrgetter
 
 from audit.boots import Boots
 from audit.entry import Entry
 from audit.intervals import Intervals
 from audit.known import OTHERS, Admitted
+from audit.life import NOWHERE, Life, Said
 from audit.result import MAX_LISTED, Audit, Contradiction, Gone, Repeat, Shortfall, Sums
 from audit.window import Key, OpenWindow, Place
 from schemas.amount import NOTHING, Amount
 from schemas.errors import DecodeError
-from schemas.ids import MAX_DIGITS, Origin, Position, parse_chunk_id, parse_window_id
+from schemas.ids import MAX_DIGITS, Origin, Position, chunk_id, parse_chunk_id, parse_window_id
 from schemas.ledger import UNANNOUNCED_REPEAT, LedgerRecord
 from schemas.topology import TopologyState
 
@@ -34,56 +34,12 @@ MAX_SINKS = 16
 MAX_CLUSTERS, MAX_NODES = 1_000, 100_000
 # Intervals of numbers that were closed, in all.
 MAX_CLOSED = 300_000
-# Entries of closed windows that are remembered by what they said, to tell another that says something else.
-MAX_SAID = 100_000
 # What a sink published again after a crash is its last checkpoint or manifest, in one entry or some.
 _REMEMBERED_ENTRIES = 32
 
 # Where a window is counted: an origin and the window's start.
 SumsOf = Callable[[Origin, int], Sums]
 Wanted = Callable[[Origin, int], bool]
-
-
-@dataclass(slots=True)
-class _Life:
-    """What is kept of one life of a node. `outside`: its first window that was not of interest.
-
-    `gone`: the furthest window that was let go of. `reached`: the last that each hop has taken of it, as (generation,
-    sequence, chunk).
-    """
-
-    open: dict[Place, OpenWindow] = field(default_factory=dict)
-    fitted: Intervals = field(default_factory=Intervals)
-    dropped: Intervals = field(default_factory=Intervals)
-    outside: Place | None = None
-    known: bool = False
-    gone: Place = (-1, -1)
-    reached: dict[str, tuple[int, int, int]] = field(default_factory=dict)
-
-    def holds(self, place: Place) -> bool:
-        """Return whether a window was let go of."""
-        return place <= self.gone and (self.fitted.holds(*place) or self.dropped.holds(*place))
-
-
-class _Said:
-    """What entries said of windows that were let go of: of the last `MAX_SAID` of them, or somewhat fewer.
-
-    In two halves, of which the older one goes as a whole: taking the oldest out of one large dict, again and again,
-    costs a walk over all the places that it has left.
-    """
-
-    def __init__(self) -> None:
-        self._young: dict[tuple[Key, int | None], int] = {}
-        self._old: dict[tuple[Key, int | None], int] = {}
-
-    def get(self, key: Key, chunk: int | None) -> int | None:
-        said = self._young.get((key, chunk))
-        return self._old.get((key, chunk)) if said is None else said
-
-    def put(self, key: Key, chunk: int | None, said: int) -> None:
-        if len(self._young) >= MAX_SAID // 2:
-            self._young, self._old = {}, self._young
-        self._young[key, chunk] = said
 
 
 class Reconciler:
@@ -106,12 +62,12 @@ class Reconciler:
         self._flowlog_group = flowlog_group
         self._wanted = wanted
         self.lives = Boots()
-        self.sinks: dict[str, dict[Origin, tuple[int, int]]] = {}
+        self.sinks: list[str] = []
         self.repeated: deque[Repeat] = deque(maxlen=MAX_LISTED)
         self.contradicted: deque[Contradiction] = deque(maxlen=MAX_LISTED)
-        self._said = _Said()
+        self._said = Said()
         self._open: dict[OpenWindow, None] = {}  # in the order in which they were opened
-        self._lives: dict[Origin, _Life] = {}
+        self._lives: dict[Origin, Life] = {}
         self._entries: dict[tuple[str, int], deque[str]] = {}
         self._heard_ms: dict[int, int] = {}
         self._left = 0
@@ -160,7 +116,7 @@ class Reconciler:
             window.add_to(sums)
             for shortfall in shortfalls:
                 sums.miss(shortfall)
-        life = self._life(window.key.origin)
+        life = self._lives[window.key.origin]
         self._let_go(life, life.fitted, window.key[1:])
 
     def settle(self, margin_ms: int) -> None:
@@ -193,9 +149,6 @@ class Reconciler:
         self.lives.forget(before_ms)
         living = self.lives.origins() | {window.key.origin for window in self._open}
         self._lives = {origin: life for origin, life in self._lives.items() if origin in living}
-        for before in self.sinks.values():
-            for origin in before.keys() - living:
-                del before[origin]
         self._known_nodes.keep({origin[:2] for origin in living})
         self._bound_closed()
 
@@ -212,35 +165,37 @@ class Reconciler:
     def drop(self, window: OpenWindow) -> tuple[OpenWindow, list[Shortfall]]:
         """Let go of a window, take nothing of it any more, and return it with what does not fit."""
         shortfalls = window.judge(self._sinks_for(window.key), self._is_past)
-        life = self._life(window.key.origin)
+        life = self._lives[window.key.origin]
         self._let_go(life, life.dropped, window.key[1:])
         return window, shortfalls
 
-    def _life(self, origin: Origin) -> _Life:
+    def _life(self, origin: Origin) -> Life | None:
+        """Return what is kept of a life; None if there is no room for its node."""
         life = self._lives.get(origin)
-        if life is None:
-            life = self._lives[origin] = _Life()
+        if life is None and self._known_nodes.admits(origin):
+            life = self._lives[origin] = Life(origin)
         return life
 
     def _take_window(self, record: LedgerRecord) -> None:
         origin, position = parse_window_id(record.id)
-        key = Key(origin, position.generation, position.sequence)
+        place = position[:2]
         self._heard_ms[record.partition] = max(self._heard_ms.get(record.partition, 0), record.end_ms)
-        if not self._known_nodes.admits(origin):
+        life = self._life(origin)
+        if life is None:
             if self._wanted(OTHERS, record.start_ms):
                 self._count_only(record)
             return
-        life = self._life(origin)
         if not self._wanted(origin, record.start_ms):
-            self._let_go(life, life.dropped, key[1:])
-            life.outside = key[1:] if life.outside is None else min(life.outside, key[1:])
+            self._let_go(life, life.dropped, place)
+            life.outside = place if life.outside is None else min(life.outside, place)
             return
         if not life.known:
             # What comes before the first window known of a life was closed before the range began.
             life.known = True
-            for early in [place for place in life.open if place < key[1:]]:
+            for early in [each for each in life.open if each < place]:
                 self._let_go(life, life.dropped, early)
-        window = self._window(life, key, record.end_ms)
+        window = self._window(life, place, record.end_ms)
+        key = Key(origin, *place) if window is None else window.key
         if self._contradicts(key, None, record, None if window is None else window.record):
             return
         self.lives.take(key, record)
@@ -267,7 +222,8 @@ class Reconciler:
     def _take_chunk(self, record: LedgerRecord) -> None:
         chunk, again, offset = record.id.partition("@")
         origin, position = parse_chunk_id(chunk)
-        if not self._known_nodes.admits(origin) or not self._wanted(origin, record.start_ms):
+        life = self._life(origin)
+        if life is None or not self._wanted(origin, record.start_ms):
             return
         if again:
             unannounced = record.aside.get(UNANNOUNCED_REPEAT, NOTHING)
@@ -277,13 +233,12 @@ class Reconciler:
             number = int(offset) if offset.isdecimal() and len(offset) <= MAX_DIGITS else -1
             self.repeated.append(Repeat(chunk, number, record.taken, announced=UNANNOUNCED_REPEAT not in record.aside))
             return
-        key = Key(origin, position.generation, position.sequence)
-        life = self._life(origin)
-        window = self._window(life, key, record.end_ms)
+        window = self._window(life, position[:2], record.end_ms)
+        key = Key(origin, *position[:2]) if window is None else window.key
         first = None if window is None else window.enriched.get(position.chunk)
         if self._contradicts(key, position.chunk, record, first):
             return
-        _reach(life, "enricher", position)
+        life.reach("enricher", position)
         if window is not None and first is None:
             # A sender that has closed a window by then, or later, is metered: no need to remember what it sent.
             latest, start_ms = self.lives.latest(origin.cluster), record.start_ms
@@ -300,41 +255,43 @@ class Reconciler:
         entries.append(record.id)
         if sink not in self.sinks:
             # What was closed before this sink was heard of, it is not held to.
-            self.sinks[sink] = {origin: life.fitted.last for origin, life in self._lives.items()}
+            self.sinks.append(sink)
+            for each in self._lives.values():
+                if each.fitted:
+                    each.before[sink] = each.fitted.last
         for chunk, amount in record.parts.items():
             origin, position = parse_chunk_id(chunk)
-            if not self._known_nodes.admits(origin):
-                continue
             life = self._life(origin)
-            _reach(life, sink, position)
-            key = Key(origin, position.generation, position.sequence)
-            self._take_part(life, sink, record, key, position.chunk, amount)
+            if life is not None:
+                life.reach(sink, position)
+                self._take_part(life, sink, record, position, amount)
 
     def _sink_of(self, record: LedgerRecord) -> str:
         group, _, manifest = record.id.partition("/")
         own = record.hop != "flowlog" or not manifest or group == self._flowlog_group
         return record.hop if own else f"flowlog {group}"
 
-    def _take_part(self, life: _Life, sink: str, record: LedgerRecord, key: Key, chunk: int, amount: Amount) -> None:
-        window = self._window(life, key, record.end_ms)
+    def _take_part(self, life: Life, sink: str, record: LedgerRecord, position: Position, amount: Amount) -> None:
+        window = self._window(life, position[:2], record.end_ms)
         if window is not None:
-            window.take_part(sink, chunk, amount)
-        elif life.fitted.holds(*key[1:]) and sink in self._sinks_for(key):
-            twice = Shortfall(sink, f"{key.id}/{chunk}", -amount.bytes, -amount.packets, TWICE)
-            self._sums_of(key.origin, record.start_ms).miss(twice)
+            window.take_part(sink, position.chunk, amount)
+        elif life.fitted.holds(*position[:2]) and sink in self._sinks_for(Key(life.origin, *position[:2])):
+            twice = Shortfall(sink, chunk_id(life.origin, *position[:3]), -amount.bytes, -amount.packets, TWICE)
+            self._sums_of(life.origin, record.start_ms).miss(twice)
 
-    def _window(self, life: _Life, key: Key, end_ms: int) -> OpenWindow | None:
+    def _window(self, life: Life, place: Place, end_ms: int) -> OpenWindow | None:
         """Return an open window, opened if need be; None if it was let go of."""
-        window = life.open.get(key[1:])
+        window = life.open.get(place)
         if window is None:
-            if life.holds(key[1:]):
+            if life.holds(place):
                 return None
-            window = life.open[key[1:]] = OpenWindow(key)
+            window = life.open[place] = OpenWindow(Key(life.origin, *place))
             self._open[window] = None
-        window.last_ms = max(window.last_ms, end_ms)
+        if end_ms > window.last_ms:
+            window.last_ms = end_ms
         return window
 
-    def _let_go(self, life: _Life, kind: Intervals, place: Place) -> None:
+    def _let_go(self, life: Life, kind: Intervals, place: Place) -> None:
         window = life.open.pop(place, None)
         if window is not None:
             del self._open[window]
@@ -350,20 +307,15 @@ class Reconciler:
             self._said.put(window.key, chunk, entry.said())
 
     def _sinks_for(self, key: Key) -> list[str]:
-        place, origin = key[1:], key.origin
-        return [sink for sink, before in self.sinks.items() if place > before.get(origin, (-1, -1))]
+        """Return the sinks that a window is held to."""
+        before = self._lives[key.origin].before
+        return [sink for sink in self.sinks if key[1:] > before.get(sink, NOWHERE)] if before else self.sinks
 
     def _is_past(self, hop: str, origin: Origin, place: tuple[int, int, int]) -> bool:
         if hop == "collector":
             return self.lives.is_past(origin, place[:2])
         reached = self._lives[origin].reached.get(hop) if origin in self._lives else None
-        return reached is not None and reached > place
-
-
-def _reach(life: _Life, hop: str, position: Position) -> None:
-    place = position[:3]
-    if place > life.reached.get(hop, (-1, -1, -1)):
-        life.reached[hop] = place
+        return reached is not None and reached[:3] > place
 
 
 def late_windows(books: Reconciler, settled_before_ms: int) -> Iterator[tuple[OpenWindow, list[Shortfall]]]:

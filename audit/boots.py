@@ -44,18 +44,23 @@ class Boot:
         """How much there is to tell of it: what it costs."""
         return len(self.gaps) + len(self.clock_steps)
 
-    def go_on(self, place: tuple[int, int], record: LedgerRecord, *, tell: bool) -> None:
-        """Take its next window; `tell`: there is room to note what is odd about it."""
-        if tell:
-            self.note_clock(record)
-        self.first_ms += record.clock_step_ms or 0
-        self.last_ms += record.clock_step_ms or 0
+    def go_on(self, place: tuple[int, int], record: LedgerRecord, *, tell: bool) -> int:
+        """Take its next window; `tell`: there is room to note what is odd about it. Return how much more is told."""
+        step_ms = record.clock_step_ms or 0
+        self.first_ms += step_ms
+        self.last_ms += step_ms
         why = _why_gap(self, place, record)
-        if why and tell:
-            self.gaps.append(Gap(self.origin.node, self.last_ms, record.start_ms, why))
+        told = self._note(record, why) if tell and (why or step_ms or record.detached) else 0
         self.last, self.last_ms, self.ended_by = place, max(self.last_ms, record.end_ms), record.ended_by
-        if tell:
-            self.note_detached(record)
+        return told
+
+    def _note(self, record: LedgerRecord, why: str | None) -> int:
+        before = self.told
+        self.note_clock(record)
+        if why:
+            self.gaps.append(Gap(self.origin.node, self.last_ms, record.start_ms, why))
+        self.note_detached(record)
+        return self.told - before
 
     def note_detached(self, record: LedgerRecord) -> None:
         """Note that the program was found detached in that window, if it was."""
@@ -93,9 +98,7 @@ class Boots:
             if own is not lives[-1]:
                 self._interleave(lives, own, record)
             if place > own.last:
-                before = own.told
-                own.go_on(place, record, tell=self._told < MAX_TOLD)
-                self._told += own.told - before
+                self._told += own.go_on(place, record, tell=self._told < MAX_TOLD)
         latest = self._latest.setdefault(cluster, {})
         latest[node] = max(latest.get(node, 0), own.last_ms)
 

@@ -108,6 +108,9 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
 
 def _coverage(record: LedgerRecord) -> Coverage:
-    sent = sum(uplink.tx_bytes for uplink in record.uplinks.values())
-    got = sum(uplink.rx_bytes for uplink in record.uplinks.values()) if record.received else 0
-    return Coverage(record.taken.bytes, sent, record.received.bytes if record.received else 0, got)
+    coverage = Coverage(record.taken.bytes)
+    for uplink in record.uplinks.values():
+        coverage.out_uplinks += uplink.tx_bytes
+        coverage.in_uplinks += uplink.rx_bytes if record.received else 0
+    coverage.in_hook = record.received.bytes if record.received else 0
+    return coverage

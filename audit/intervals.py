@@ -18,6 +18,9 @@ class _Run:
     ends: list[int] = field(default_factory=list)
 
     def add(self, number: int) -> None:
+        if self.ends and number == self.ends[-1] + 1:
+            self.ends[-1] = number
+            return
         at = bisect.bisect_right(self.starts, number)
         if at and self.ends[at - 1] >= number:
             return

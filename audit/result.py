@@ -129,8 +129,10 @@ class HopTotal:
         """Add one entry."""
         self.taken += entry.taken
         self.given += entry.given
-        _merge(self.aside, entry.aside, room, OTHER)
-        _merge(self.lost, entry.lost, room, OTHER)
+        if entry.aside:
+            _merge(self.aside, entry.aside, room, OTHER)
+        if entry.lost:
+            _merge(self.lost, entry.lost, room, OTHER)
 
     @property
     def names(self) -> int:

@@ -111,7 +111,8 @@ class OpenWindow:
                 sums.cover(node, self.record.coverage)
         for entry in self.enriched.values():
             sums.hop("enricher").add(entry, sums.room)
-            sums.receive(node, entry.senders, entry.foreign)
+            if entry.senders.names or entry.foreign.names:
+                sums.receive(node, entry.senders, entry.foreign)
         for (sink, _), amount in self.taken.items():
             total = sums.hop(sink)
             total.taken = total.given = total.taken + amount

@@ -138,7 +138,7 @@ def test_sinks_without_end_are_refused() -> None:
 def test_memory_is_bounded_whatever_is_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("audit.boots.MAX_TOLD", 200)
     monkeypatch.setattr(books_, "MAX_CLOSED", 200)
-    monkeypatch.setattr(books_, "MAX_SAID", 200)
+    monkeypatch.setattr("audit.life.MAX_SAID", 200)
     monkeypatch.setattr("audit.rolling.MAX_NAMES", 200)
 
     def cost(count: int) -> int:
