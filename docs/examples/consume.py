@@ -63,8 +63,11 @@ def main(bootstrap: str) -> None:
         for message in messages:
             if message.error():
                 raise SystemExit(str(message.error()))
-            flow = json.loads(message.value())
-            if marks.is_new(message.partition(), flow["id"]):
+            value, partition = message.value(), message.partition()
+            if value is None or partition is None:
+                continue  # not a flow: each has a value
+            flow = json.loads(value)
+            if marks.is_new(partition, flow["id"]):
                 add(totals, flow)
                 changed = True
         if changed and not messages:
