@@ -95,20 +95,18 @@ class Archive:
     def write(self, cut: ArchiveCut) -> Manifest:
         """Write data files and the manifest that lists them, and return it.
 
-        Raises `OSError` with nothing written that counts, so that it can be tried again, and `Overtaken`.
+        Raises `OSError` if it is not known to count, so that the same cut can be tried again, and `Overtaken`. Until
+        then no data file is deleted: an earlier try may have created the manifest, and only its answer was lost. The
+        next try writes the same files, and if there is none, the partition's next owner deletes what does not count.
         """
         manifest = self._own(cut.manifest)
         paths = {hour_ms: self._data_path(manifest, hour_ms) for hour_ms in cut.rows}
         intent = self._intent_path(manifest)
         self._write_intent(intent, Intent(manifest.sequence, list(paths.values())))
-        try:
-            files = [
-                DataFile(path, cut.rows[hour_ms].rows, self._store.put(path, cut.rows[hour_ms].encode()))
-                for hour_ms, path in paths.items()
-            ]
-        except OSError:
-            self._delete(paths.values())
-            raise
+        files = [
+            DataFile(path, cut.rows[hour_ms].rows, self._store.put(path, cut.rows[hour_ms].encode()))
+            for hour_ms, path in paths.items()
+        ]
         written = msgspec.structs.replace(manifest, files=files)
         ours = self._store.create(_manifest_path(written.partition, written.sequence), [encode(written)])
         # An earlier try may have created it and failed only then.

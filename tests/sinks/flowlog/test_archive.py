@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Manifests: what they list is there, what they do not list is gone, two writers of a partition collide."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from sinks.flowlog.stores.opening import open_store
 from sinks.flowlog.stores.store import TEMPORARY, LocalStore, Store
 from sinks.intake import FlowMark
 from sinks.sink import Overtaken
+from tests.support.history.written import Dying
 from tests.support.sinks.disk import small_disk
 
 TOPIC = "zonemeter.flows.enriched.v1"
@@ -160,7 +162,23 @@ def test_a_manifest_that_was_written_after_all_is_recognised_as_ours(tmp_path: P
     assert archive(LocalStore(tmp_path / "out")).recover(3) == written
 
 
-def test_a_full_disk_leaves_nothing_and_the_same_cut_goes_in_later(tmp_path: Path) -> None:
+@pytest.mark.parametrize("late", [False, True], ids=["refused", "answer-lost"])
+@pytest.mark.parametrize("first", range(1, 6))
+@pytest.mark.parametrize("then", range(1, 6))
+def test_whatever_fails_twice_what_a_manifest_lists_is_there_and_nothing_else(
+    store: Store, tmp_path: Path, first: int, then: int, late: bool
+) -> None:
+    writer = archive(store)
+    for failing in (Dying(store, first, OSError, late=late), Dying(store, then, OSError)):
+        writer._store = failing
+        with contextlib.suppress(OSError):
+            writer.write(cut(1, b"one", b"two"))
+    found = archive(store).recover(3)
+    assert data_files(tmp_path) == ({file.path for file in found.files} if found else set())
+    assert archive(store).recover(3) == found
+
+
+def test_a_full_disk_leaves_nothing_that_counts_and_the_same_cut_goes_in_later(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "300k") as disk:
         store = open_store(str(disk / "out"))
         writer = archive(store)
@@ -170,7 +188,7 @@ def test_a_full_disk_leaves_nothing_and_the_same_cut_goes_in_later(tmp_path: Pat
         large = cut(2, b"y" * 30_000, b"z" * 100_000)
         with pytest.raises(OSError, match=rf"No space left on device: '{disk}/out/flows/.*\.jsonl\.tmp'"):
             writer.write(large)
-        assert len(data_files(disk)) == 1
+        assert [path.name for path in disk.glob("out/_manifests/p=3/*.json")] == ["000000000001.json"]
         filler.unlink()
         assert [file.size_bytes for file in writer.write(large).files] == [30_000, 100_000]
 
