@@ -352,7 +352,7 @@ def conclude(
     audit.sum_up()
     audit.nodes_metered = books.lives.metered()
     audit.nodes_in_cluster = None if nodes is None else {node.name for node in nodes}
-    audit.gaps = books.lives.gaps()
+    audit.gaps, audit.gaps_cut = books.lives.gaps(), books.lives.cut()
     audit.gone = books.gone(whole)[:MAX_LISTED]
     audit.clock_steps = books.lives.clock_steps()
     audit.interleaved = books.lives.interleaved()

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lives of nodes as their collectors' entries tell them: time that nobody metered, and what cannot be true. Pure.
 
-A life is one boot of one node. Its windows come in order and without holes; the next life begins after it. Two lives
+A life is one boot of one node. Its windows come in order and without holes; the next life begins after it. Which is
+the next the ledger tells, and not the clock, which may be another after a boot. Two lives
 of one name that go on side by side are two machines, or somebody who writes in a node's name. Where a node's clock was
 set, its times go on elsewhere: that is not a hole, and the time before it is computed by the new clock.
 """
@@ -19,7 +20,7 @@ from schemas.ledger import LedgerRecord
 # Of one node's lives the latest are kept: forged boots must not fill the memory.
 MAX_LIVES = 16
 DETACHED = "somebody had detached what counts: since some moment in this window and until its end or shortly before"
-# Gaps and steps of a clock in all; the number of gaps goes on.
+# Gaps and steps of a clock in all; `Boots.cut` says that there were more.
 MAX_TOLD = 50_000
 
 
@@ -27,7 +28,8 @@ MAX_TOLD = 50_000
 class Boot:
     """One life. `first_ms`, `last_ms`: of its windows; `last`: (generation, sequence) of the furthest, and its end.
 
-    `began`: (generation, sequence) of the first, when it started, and its partition of the ledger.
+    `began`: (generation, sequence) of the first, when it started, and its partition of the ledger. `cut`: it has, or
+    followed, more gaps than are noted.
     """
 
     origin: Origin
@@ -38,6 +40,7 @@ class Boot:
     ended_by: str | None = None
     gaps: deque[Gap] = field(default_factory=lambda: deque(maxlen=MAX_LISTED))
     clock_steps: deque[ClockStep] = field(default_factory=lambda: deque(maxlen=MAX_LISTED))
+    cut: bool = False
 
     @property
     def told(self) -> int:
@@ -50,7 +53,12 @@ class Boot:
         self.first_ms += step_ms
         self.last_ms += step_ms
         why = _why_gap(self, place, record)
-        told = self._note(record, why) if tell and (why or step_ms or record.detached) else 0
+        told = 0
+        if why or step_ms or record.detached:
+            if tell:
+                told = self._note(record, why)
+            else:
+                self.cut = True
         self.last, self.last_ms, self.ended_by = place, max(self.last_ms, record.end_ms), record.ended_by
         return told
 
@@ -58,14 +66,18 @@ class Boot:
         before = self.told
         self.note_clock(record)
         if why:
-            self.gaps.append(Gap(self.origin.node, self.last_ms, record.start_ms, why))
+            self._add_gap(self.last_ms, record.start_ms, why)
         self.note_detached(record)
         return self.told - before
 
     def note_detached(self, record: LedgerRecord) -> None:
         """Note that the program was found detached in that window, if it was."""
         if record.detached:
-            self.gaps.append(Gap(self.origin.node, record.start_ms, record.end_ms, DETACHED))
+            self._add_gap(record.start_ms, record.end_ms, DETACHED)
+
+    def _add_gap(self, from_ms: int, to_ms: int, why: str) -> None:
+        self.cut |= len(self.gaps) == self.gaps.maxlen
+        self.gaps.append(_gap(self.origin.node, from_ms, to_ms, why))
 
     def note_clock(self, record: LedgerRecord) -> None:
         """Note that the clock was set in that window, if it was."""
@@ -117,8 +129,11 @@ class Boots:
             own.note_clock(record)
             own.note_detached(record)
             self._told += own.told
+        else:
+            own.cut = record.detached
         for gone in lives[:-MAX_LIVES]:
             self._told -= gone.told
+            lives[-MAX_LIVES].cut = True
         del lives[:-MAX_LIVES]
         return own
 
@@ -146,8 +161,11 @@ class Boots:
 
     def gaps(self, cluster: str | None = None) -> list[Gap]:
         """Return unmeasured time, by node and in order."""
-        found = itertools.chain.from_iterable(self._of_node(lives) for _, lives in self._of(cluster))
-        return list(itertools.islice(found, MAX_LISTED))
+        return [gap for _, lives in self._of(cluster) for gap in self._of_node(lives)]
+
+    def cut(self) -> bool:
+        """Return whether there were more gaps than are noted."""
+        return any(life.cut for _, lives in self._of(None) for life in lives)
 
     def gone(self, whole: Collection[int]) -> Iterator[Gone]:
         """Yield what is before the first window known of a life, if the ledger's partition was read whole (`whole`)."""
@@ -187,9 +205,10 @@ class Boots:
             for node in list(nodes):
                 nodes[node] = [life for life in nodes[node] if life.last_ms >= before_ms]
                 for life in nodes[node]:
-                    for told in (life.gaps, life.clock_steps):
-                        while told and told[0].to_ms < before_ms:
-                            told.popleft()
+                    while life.gaps and (life.gaps[0].to_ms or life.gaps[0].from_ms) < before_ms:
+                        life.gaps.popleft()
+                    while life.clock_steps and life.clock_steps[0].to_ms < before_ms:
+                        life.clock_steps.popleft()
                     self._told += life.told
                 if not nodes[node]:
                     del nodes[node]
@@ -207,13 +226,22 @@ class Boots:
 
     @staticmethod
     def _of_node(lives: list[Boot]) -> Iterator[Gap]:
-        own = sorted(lives, key=lambda life: life.first_ms)
+        own = lives
+        if len({life.began[2] for life in lives}) > 1:
+            # Between partitions the ledger has no order: there were fewer of them once.
+            own = sorted(lives, key=lambda life: life.first_ms)
         for before, after in itertools.pairwise([None, *own]):
             if before is not None and after is not None:
                 why = f"a new boot, {after.origin.boot_id}: what was not published before it is unmeasured"
-                yield Gap(after.origin.node, before.last_ms, after.first_ms, why)
+                yield _gap(after.origin.node, before.last_ms, after.first_ms, why)
             if after is not None:
                 yield from after.gaps
+
+
+def _gap(node: str, from_ms: int, to_ms: int, why: str) -> Gap:
+    if to_ms < from_ms:
+        return Gap(node, from_ms, None, f"{why}; the node's clock says that it ended before it began")
+    return Gap(node, from_ms, to_ms, why)
 
 
 def _why_gap(own: Boot, place: tuple[int, int], record: LedgerRecord) -> str | None:

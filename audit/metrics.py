@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from audit.books import Reconciler
 from audit.known import OTHER
-from audit.result import covered
+from audit.result import covered, unmeasured_ms
 from audit.rolling import Recent
 
 _STATES = ("closed", "open", "late", "in_flight")
@@ -90,6 +90,6 @@ class AuditMetrics:
         if cluster in nodes:
             self._nodes.labels(cluster, "in_cluster").set(len(set(nodes[cluster])))
         self._gaps.labels(cluster).set(len(gaps))
-        self._unmeasured.labels(cluster).set(sum(max(gap.to_ms - gap.from_ms, 0) for gap in gaps) / 1000)
+        self._unmeasured.labels(cluster).set(unmeasured_ms(gaps) / 1000)
         self._clock_steps.labels(cluster).set(len(books.lives.clock_steps(cluster)))
         self._interleaved.labels(cluster).set(len(books.lives.interleaved(cluster)))

@@ -23,12 +23,20 @@ MAX_LISTED = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Time of one node that nobody metered, or windows of it that the ledger does not hold."""
+    """Time of one node that nobody metered, or windows of it that the ledger does not hold.
+
+    `to_ms`: None if the clock says that it ended before it began, as of two boots whose clocks differ.
+    """
 
     node: str
     from_ms: int
-    to_ms: int
+    to_ms: int | None
     why: str
+
+    @property
+    def length_ms(self) -> int | None:
+        """How long it was; None if that is not known."""
+        return None if self.to_ms is None else self.to_ms - self.from_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +113,11 @@ class Room:
         """Give room back."""
         if self.left is not None:
             self.left += names
+
+
+def unmeasured_ms(gaps: Iterable[Gap]) -> int:
+    """Return how long gaps are together, as far as is known."""
+    return sum(gap.length_ms or 0 for gap in gaps)
 
 
 def covered(nodes: Iterable[Coverage]) -> dict[str, float]:
@@ -247,11 +260,12 @@ class Sums:
 
 @dataclass(slots=True)
 class Audit(Sums):
-    """The books of a time range, closed. The lists are cut at `MAX_LISTED`, the sums are not.
+    """The books of a time range, closed. The lists are cut at `MAX_LISTED`, but for that of gaps; the sums are not.
 
     `nodes`: the same sums by (cluster, node). `interleaved`: the boot ids of each node that went on side by side.
     `absent`: sinks that never reported. `refused`: where in Kafka a record stands that was refused, and why.
     `gone`: what nodes closed before the first window that the ledger holds of them; how long that took is not known.
+    `gaps_cut`: there were more gaps than the books have room for.
     `late`: bytes by hop that wait for it in Kafka, of `late_windows`, which are in no sum.
     """
 
@@ -261,6 +275,7 @@ class Audit(Sums):
     nodes_metered: set[str] = field(default_factory=set)
     nodes_in_cluster: set[str] | None = None
     gaps: list[Gap] = field(default_factory=list)
+    gaps_cut: bool = False
     gone: list[Gone] = field(default_factory=list)
     clock_steps: list[ClockStep] = field(default_factory=list)
     shortfalls: list[Shortfall] = field(default_factory=list)
@@ -278,8 +293,13 @@ class Audit(Sums):
 
     @property
     def unmeasured_ms(self) -> int:
-        """Milliseconds of nodes that nobody metered."""
-        return sum(max(gap.to_ms - gap.from_ms, 0) for gap in self.gaps)
+        """Milliseconds of nodes that nobody metered, as far as is known."""
+        return unmeasured_ms(self.gaps)
+
+    @property
+    def unmeasured_at_least(self) -> bool:
+        """Whether it was longer, by how much is not known."""
+        return self.gaps_cut or any(gap.to_ms is None for gap in self.gaps)
 
     def of(self, origin: Origin, _: int = 0) -> Sums:
         """Return a node's sums."""

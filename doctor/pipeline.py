@@ -26,7 +26,7 @@ from common.settings import KafkaSettings
 from common.terminal import command
 from doctor.checks import Check, Finding, UnclearError, fault, ok, unclear
 from history.audit.command import AuditSettings, audit_range
-from history.audit.text import coverage
+from history.audit.text import coverage, unmeasured
 from history.model.time_range import TimeRange, timestamp
 from history.read.topic import partitions_of, read_topic
 from schemas.topics import topic_specs
@@ -215,8 +215,8 @@ def ledger_findings(audit: Audit) -> list[Finding]:
     findings = ok("ledger", line) if audit.closes else fault("ledger", f"{line}: does not close", todo)
     if audit.gaps:
         nodes = sorted({gap.node for gap in audit.gaps})
-        seconds = sum(max(gap.to_ms - gap.from_ms, 0) for gap in audit.gaps) / 1000
-        findings += unclear("unmeasured time", f"{seconds:.0f} s on {first_few(nodes)}", todo)
+        time = unmeasured(audit, f"{audit.unmeasured_ms / 1000:.0f} s")
+        findings += unclear("unmeasured time", f"{time} on {first_few(nodes)}", todo)
     if audit.is_forged:
         names = sorted({*audit.interleaved, *(node for node, _ in audit.foreign)})
         findings += fault("who writes", f"windows that cannot be {first_few(names)}'s alone", todo)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from audit.result import Audit, Contradiction, HopTotal, Sums, covered
+from audit.result import Audit, Contradiction, Gap, HopTotal, Sums, covered
 from common.amounts import columns, counted, duration, fitted, human, labelled, percent, shorten
 from common.terminal import command
 from history.audit.deep.facts import Deep
@@ -71,6 +71,7 @@ def as_dict(audit: Audit, explained: Sequence[str] = (), deep: Deep | None = Non
         "late_bytes": dict(audit.late),
         "unaccounted_bytes": dict(audit.unaccounted),
         "unmeasured_seconds": audit.unmeasured_ms / 1000,
+        "unmeasured_at_least": audit.unmeasured_at_least,
         "nodes": {
             "metered": sorted(audit.nodes_metered),
             "in_cluster": None if audit.nodes_in_cluster is None else sorted(audit.nodes_in_cluster),
@@ -134,11 +135,19 @@ def _trust(audit: Audit) -> Iterable[str]:
     yield f"coverage {coverage(audit)}{_worst(audit)}"
     in_flight = f", {audit.in_flight} in flight (left out)" if audit.in_flight else ""
     in_flight += f", {audit.late_windows} late (left out)" if audit.late_windows else ""
-    unmeasured = f"{audit.unmeasured_ms / 1000:.1f} s" if audit.gaps else "no time"
-    yield f"windows {audit.windows}{in_flight}     unmeasured {unmeasured}"
+    yield f"windows {audit.windows}{in_flight}     unmeasured {unmeasured(audit, f'{audit.unmeasured_ms / 1000:.1f} s')}"
     if audit.gone:
         nodes = counted(len({each.node for each in audit.gone}), "node")
         yield f"gone from the ledger: earlier windows of {nodes}, which are in no sum"
+
+
+def unmeasured(audit: Audit, known: str) -> str:
+    """Say how long nodes were not metered; `known`: the time that is known, in words."""
+    if not audit.gaps:
+        return "no time"
+    if not audit.unmeasured_at_least:
+        return known
+    return f"at least {known}" if audit.unmeasured_ms else "a time that is not known"
 
 
 def coverage(audit: Audit) -> str:
@@ -166,9 +175,9 @@ def trust_facts(
     of = "" if audit.nodes_in_cluster is None else f" of {len(audit.nodes_in_cluster)}"
     facts = [f"nodes {len(audit.nodes_metered)}{of} metered", f"coverage {coverage(audit)}"]
     facts += [f"ledger {audit.ratio:.6f}", share]
-    unmeasured = sum(gap.to_ms - gap.from_ms for gap in audit.gaps)
     nodes = counted(len({gap.node for gap in audit.gaps}), "node")
-    facts.append(f"unmeasured {duration(unmeasured)} on {nodes}" if audit.gaps else "no time unmeasured")
+    time = unmeasured(audit, duration(audit.unmeasured_ms))
+    facts.append(f"unmeasured {time} on {nodes}" if audit.gaps else "no time unmeasured")
     if names := (audit.nodes_in_cluster or set()) - audit.nodes_metered if never is None else never:
         facts.append(f"never metered: {shorten(', '.join(sorted(names)), 60)}")
     if audit.in_flight:
@@ -227,10 +236,11 @@ def _node_table(audit: Audit) -> list[str]:
     ]
     unmeasured_ms: dict[str, int] = {}
     for gap in audit.gaps:
-        unmeasured_ms[gap.node] = unmeasured_ms.get(gap.node, 0) + max(gap.to_ms - gap.from_ms, 0)
+        unmeasured_ms[gap.node] = unmeasured_ms.get(gap.node, 0) + (gap.length_ms or 0)
+    longer = {gap.node for gap in audit.gaps if gap.to_ms is None}
     for (_, node), sums in sorted(audit.nodes.items()):
         ratios = sums.coverage[node].ratios() if node in sums.coverage else {}
-        unmeasured = unmeasured_ms.get(node, 0) / 1000
+        seconds = unmeasured_ms.get(node, 0) / 1000
         lost = sum(amount.bytes for total in sums.hops.values() for amount in total.lost.values())
         rows.append(
             (
@@ -238,7 +248,7 @@ def _node_table(audit: Audit) -> list[str]:
                 f"{sums.windows:,}",
                 f"{sums.seen.bytes:,}",
                 _percent(min(ratios.values())) if ratios else "-",
-                f"{unmeasured:.1f}",
+                f"{'>= ' if audit.gaps_cut or node in longer else ''}{seconds:.1f}",
                 f"{lost:,}",
                 f"{sums.unaccounted_bytes:,}",
             )
@@ -247,10 +257,11 @@ def _node_table(audit: Audit) -> list[str]:
 
 
 def _gaps(audit: Audit) -> list[str]:
-    return [
-        f"{gap.node}  {timestamp(gap.from_ms)} for {(gap.to_ms - gap.from_ms) / 1000:.1f} s: {gap.why}"
-        for gap in audit.gaps
-    ]
+    return [f"{gap.node}  {timestamp(gap.from_ms)} for {_seconds(gap)}: {gap.why}" for gap in audit.gaps]
+
+
+def _seconds(gap: Gap) -> str:
+    return "a time that is not known" if gap.length_ms is None else f"{gap.length_ms / 1000:.1f} s"
 
 
 def _gone(audit: Audit) -> list[str]:

@@ -52,6 +52,7 @@ def as_dict(answer: Answer) -> dict[str, Any]:
             "unmeasured_seconds": {
                 node: sum(end - start for start, end in gaps) / 1000 for node, gaps in sorted(trust.unmeasured.items())
             },
+            "unmeasured_at_least": trust.unmeasured_at_least,
             "lost_ratio": dict(sorted(trust.lost.items())),
             "unknown_bytes": answer.scopes.get("unknown", 0),
         },

@@ -245,9 +245,15 @@ def _trust(report: Report) -> dict[str, Any]:
         "windows_late": audit.late_windows,
         "nodes_metered": sorted(audit.nodes_metered),
         "nodes_in_cluster": None if audit.nodes_in_cluster is None else sorted(audit.nodes_in_cluster),
-        "unmeasured_seconds": sum(gap.to_ms - gap.from_ms for gap in audit.gaps) / 1000,
+        "unmeasured_seconds": audit.unmeasured_ms / 1000,
+        "unmeasured_at_least": audit.unmeasured_at_least,
         "unmeasured": [
-            {"node": gap.node, "from": rfc3339(gap.from_ms), "to": rfc3339(gap.to_ms), "why": gap.why}
+            {
+                "node": gap.node,
+                "from": rfc3339(gap.from_ms),
+                "to": None if gap.to_ms is None else rfc3339(gap.to_ms),
+                "why": gap.why,
+            }
             for gap in audit.gaps
         ],
     }

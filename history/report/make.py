@@ -123,6 +123,7 @@ def _add_cluster(whole: Audit, other: Audit) -> None:
     known = whole.nodes_in_cluster is not None and theirs is not None
     whole.nodes_in_cluster = {*(whole.nodes_in_cluster or ()), *(theirs or ())} if known else None
     whole.gaps += (replace(gap, node=f"{name}/{gap.node}") for gap in other.gaps)
+    whole.gaps_cut |= other.gaps_cut
     whole.in_flight += other.in_flight
     whole.late_windows += other.late_windows
 

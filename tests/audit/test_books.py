@@ -139,6 +139,46 @@ def test_missing_windows_and_unmeasured_time_are_named() -> None:
     assert "new boot" in books.gaps[1].why
 
 
+def moved(step_ms: int, record: LedgerRecord, **more: Any) -> LedgerRecord:
+    return replace(record, start_ms=record.start_ms + step_ms, end_ms=record.end_ms + step_ms, **more)
+
+
+@pytest.mark.parametrize("ahead_ms", [3_600_000, 30_000])
+def test_of_boots_whose_clocks_overlap_the_ledger_says_the_order_and_nobody_how_long_it_took(ahead_ms: int) -> None:
+    reborn = Origin(ORIGIN.cluster, ORIGIN.node, "aaaaaaaaaaaa")
+    old = [moved(ahead_ms, collector_entry(sequence, 100)) for sequence in (1, 2)]
+    books = audit([*old, *(collector_entry(sequence, 100, reborn) for sequence in (4, 5, 7))], settled_before_ms=0)
+    boot, missing = books.gaps
+    assert (boot.from_ms, boot.to_ms, boot.length_ms) == (old[1].end_ms, None, None)
+    assert boot.why.startswith("a new boot, aaaaaaaaaaaa")
+    assert missing.length_ms == 10_000
+    assert (books.unmeasured_ms, books.unmeasured_at_least) == (10_000, True)
+
+
+def test_boots_in_several_partitions_are_in_the_order_of_their_clocks() -> None:
+    reborn = Origin(ORIGIN.cluster, ORIGIN.node, "aaaaaaaaaaaa")
+    books = audit([collector_entry(6, 100, reborn, partition=5), collector_entry(1, 100)], settled_before_ms=0)
+    (gap,) = books.gaps
+    assert (gap.length_ms, books.unmeasured_at_least) == (40_000, False)
+    assert gap.why.startswith("a new boot, aaaaaaaaaaaa")
+
+
+def test_gaps_are_all_in_the_sum_and_what_finds_no_room_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("audit.boots.MAX_LISTED", 5)  # of one boot
+    nodes = [Origin("lab", f"node-{number}", "0" * 12) for number in range(4)]
+
+    def of(windows: int) -> Audit:
+        return audit([collector_entry(2 * n, 0, node, chunks=0) for node in nodes for n in range(windows)])
+
+    books = of(6)
+    assert (len(books.gaps), books.unmeasured_ms, books.unmeasured_at_least) == (20, 200_000, False)
+    books = of(7)
+    assert (books.unmeasured_ms, books.unmeasured_at_least) == (200_000, True)
+    monkeypatch.setattr("audit.boots.MAX_TOLD", 10)
+    books = of(6)
+    assert (books.unmeasured_ms, books.unmeasured_at_least) == (100_000, True)
+
+
 def test_windows_from_before_the_ledger_begins_are_named_if_all_of_it_was_read() -> None:
     records = [collector_entry(20, 100), collector_entry(19, 100), collector_entry(1, 100, partition=3, origin=OTHER)]
     books = reconcile(records, 0, whole={0, 3})

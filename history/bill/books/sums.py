@@ -142,12 +142,14 @@ class Metered:
 class Trust:
     """How far what was metered can be trusted, by node, as the ledger has it.
 
-    `unmeasured`: [from, to) that nobody metered; `coverage`: the part that the hook saw of what the uplinks sent;
+    `unmeasured`: [from, to) that nobody metered; `unmeasured_at_least`: it was longer, by how much is not known;
+    `coverage`: the part that the hook saw of what the uplinks sent;
     `lost`: the part of what the hook saw that was lost on the way. `unmetered`: nodes without a collector. `why_none`:
     why the ledger was not read; then only `unmetered` is known.
     """
 
     unmeasured: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    unmeasured_at_least: bool = False
     unmetered: set[str] = field(default_factory=set)
     coverage: dict[str, float] = field(default_factory=dict)
     lost: dict[str, float] = field(default_factory=dict)

@@ -14,8 +14,9 @@ def trust_of(audit: Audit | None, why_none: str, nodes: Collection[str], observe
     if audit is None:
         return found
     found.unmetered -= audit.nodes_metered
+    found.unmeasured_at_least = audit.unmeasured_at_least
     for gap in audit.gaps:
-        if gap.to_ms > gap.from_ms and gap.node not in found.unmetered:
+        if gap.to_ms is not None and gap.to_ms > gap.from_ms and gap.node not in found.unmetered:
             found.unmeasured.setdefault(gap.node, []).append((gap.from_ms, gap.to_ms))
     for (_, node), sums in audit.nodes.items():
         lost = sum(amount.bytes for hop in sums.hops.values() for amount in hop.lost.values())

@@ -28,7 +28,7 @@ def over_time(report: Report, bounds: Bounds) -> dict[str, Any]:
         span.to_ms,
         list(slots.values()),
         nobody,
-        [(max(gap.from_ms, span.from_ms), min(gap.to_ms, span.to_ms)) for gap in gaps],
+        [(max(gap.from_ms, span.from_ms), min(gap.to_ms, span.to_ms)) for gap in gaps if gap.to_ms is not None],
         [timeline.Mark(event.at_ms, f"{event.what} {event.subject}: {event.detail}") for event in events],
         list(_slots_before(report)),
     )
