@@ -3,8 +3,9 @@
 
 import asyncio
 import time
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from common.amounts import labelled
 from common.entry_point import entry_point
@@ -23,9 +24,21 @@ class TopicsSettings(KafkaSettings):
     """The five topics as they should be."""
 
     replication: int = Field(1, ge=1, le=32767, description="replicas of each partition")
-    min_insync_replicas: int = Field(1, ge=1, description="replicas that must have a record before it counts")
+    min_insync_replicas: int = Field(
+        1, ge=1, description="replicas that must have a record before it counts: at most --replication"
+    )
     raw_retention_hours: int = Field(168, ge=1, description="how long raw flows and the ledger are kept")
     enriched_retention_hours: int = Field(72, ge=1, description="how long enriched flows are kept")
+
+    @model_validator(mode="after")
+    def _can_be_written(self) -> Self:
+        """Kafka takes such a topic, and then refuses every record."""
+        if self.min_insync_replicas > self.replication:
+            raise ValueError(
+                f"min_insync_replicas = {self.min_insync_replicas}: expected at most replication, "
+                f"which is {self.replication}"
+            )
+        return self
 
     def specs(self) -> list[TopicSpec]:
         """Return the topics that these settings ask for."""

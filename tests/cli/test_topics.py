@@ -4,7 +4,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -97,6 +97,16 @@ def test_nothing_in_the_ledger_is_compacted(own: Own) -> None:
 def test_what_the_broker_refuses_is_said(own: Own) -> None:
     with pytest.raises(Refusal, match=f"topic {own.names.raw}: Invalid value no for configuration retention.ms"):
         own.set(own.names.raw, retention_ms="no")
+
+
+@pytest.mark.parametrize("command", [topics.list_, topics.diff, topics.apply])
+def test_topics_that_no_record_could_be_written_to_are_not_asked_for(
+    command: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command(["--replication=1", "--min-insync-replicas=2"])
+    said = "min_insync_replicas = 2: expected at most replication, which is 1\n"
+    assert capsys.readouterr().err.endswith(said)
 
 
 def test_apply_waits_for_kafka_no_longer_than_it_is_told(capsys: pytest.CaptureFixture[str]) -> None:
