@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.k8s.rendered import K8S, PRODUCTION, ROOT, Object, _build, find, render
+from tests.k8s.rendered import K8S, PRODUCTION, ROOT, Object, _build, find, render, with_component
 
 CLIENTS = ("enricher", "metrics", "flowlog", "audit", "topics")
 PAGE = (ROOT / "docs/kubernetes.md").read_text()
@@ -105,3 +105,20 @@ def test_kafka(patched: list[Object], client: str) -> None:
 def test_the_api_server(port: int) -> None:
     assert reaches(render("base"), "enricher", port)
     assert not reaches(render("base"), "audit", port)
+
+
+def test_commands_that_read_the_archive_are_run_where_it_can_be_read() -> None:
+    """The page's own lines: for a volume, and for an object store."""
+    volume, store = re.findall(
+        r"^kubectl -n zonemeter exec (\S+) -- zonemeter \w+ .*--archive (\S+)$", PAGE, re.MULTILINE
+    )
+    assert volume[0] == store[0] == "sts/zonemeter-flowlog"
+    pod = find("base", "StatefulSet", "zonemeter-flowlog")["spec"]["template"]["spec"]
+    container = pod["containers"][0]
+    assert container["image"].startswith("zonemeter-history:")
+    assert volume[1] in [mount["mountPath"] for mount in container["volumeMounts"]]
+    assert store[1].startswith("s3://")
+    assert reaches(with_component("object-store"), "flowlog", 443)
+    assert not reaches(with_component("object-store"), "metrics", 443)
+    # What is run in an enricher's pod says nothing of an archive.
+    assert not re.search(r"deploy/zonemeter-enricher.*--archive", PAGE)
