@@ -12,10 +12,12 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from pydantic import ValidationError
 
-from common.settings import KafkaSettings, load
+from common.settings import SERVICES, KafkaSettings, ServiceSettings, Settings, load
 from doctor.command import DoctorSettings
 from enricher.index.cidrs import read_cidr_map
+from history.upkeep.command import ExpireSettings
 from tests.k8s.rendered import CHART, PRODUCTION, ROOT, WORKLOADS, Object, chart, find, render, template, with_component
 from tests.k8s.test_schema import VERSIONS, key
 
@@ -326,6 +328,12 @@ def test_the_operator_gets_the_rules_and_services_of_both_namespaces() -> None:
             "archiveUpkeep.enabled: true needs flowlog.persistence.enabled",
         ),
         (["archiveUpkeep.enabled=true", "flowlog.enabled=false"], "archiveUpkeep.enabled: true needs flowlog.enabled"),
+        (["metrics.replicas=13"], "metrics.replicas: 13: at most one per partition, and kafka.partitions is 12"),
+        (["topics.replication=1"], "topics.minInsyncReplicas: 2: at most topics.replication, which is 1"),
+        (["enricher.extraArgs={--other-clusters=b,--listen=:1}"], "enricher.extraArgs: --listen: the chart sets it"),
+        (["metrics.extraArgs={--no-kubezonnet-metric}"], "metrics.extraArgs: --no-kubezonnet-metric: the chart sets"),
+        (["flowlog.extraArgs={--output}"], "flowlog.extraArgs: --output: the chart sets it itself"),
+        (["collector.env.zonemeter_cluster=a"], "collector.env.zonemeter_cluster: the chart sets it itself"),
         (["nodeNamespace.name=zonemeter"], "nodeNamespace.name: zonemeter is the release's own namespace"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
@@ -336,21 +344,112 @@ def test_a_wrong_value_is_refused_by_its_name(values: list[str], said: str) -> N
     assert [line for line in done.stderr.splitlines() if said in line], done.stderr
 
 
+# Between them, all that the chart can set.
+EVERYTHING = [
+    ["collector.hook=tc", "collector.mapMemory=1GiB", "collector.spoolSize=1GiB", "metrics.kubezonnetMetric=false"],
+    ["enricher.endpointSlices=true", "enricher.namespaceLabels={team}", "metrics.prices=aws", "flowlog.cutSeconds=60"],
+    ["kafka.securityProtocol=SSL"],
+    ["kafka.securityProtocol=SASL_SSL", *PASSWORD],
+    ["kafka.securityProtocol=SASL_SSL", "kafka.sasl.mechanism=OAUTHBEARER"],
+    ["kafka.securityProtocol=SASL_SSL", "kafka.sasl.mechanism=OAUTHBEARER", "kafka.sasl.mskRegion=eu-west-1"],
+]
+
+
 def test_what_the_chart_sets_itself_is_set_once() -> None:
-    """Of two variables of one name the API server's merge keeps neither, once one of them is taken away again."""
-    flags = sets(["collector.hook=tc", "collector.mapMemory=1GiB", "collector.spoolSize=1GiB"])
-    own = {
-        variable["name"]
-        for each in chart(*flags)
-        if each["kind"] in ("DaemonSet", "Deployment", "StatefulSet")
-        for variable in each["spec"]["template"]["spec"]["containers"][0]["env"]
-    }
-    (refused,) = re.findall(r"\$own := tuple (.*?) }}", (CHART / "templates/_helpers.tpl").read_text(), re.DOTALL)
-    assert own == set(re.findall(r'"(\w+)"', refused))
-    for name in ("collector.env.ZONEMETER_PIN_DIR", "audit.env.ZONEMETER_PROGRAM", "settings.ZONEMETER_CLUSTER"):
-        done = template(str(CHART), "-n", "zonemeter", "--set-string", f"{name}=1")
-        assert done.returncode != 0
-        assert f"{name}: the chart sets it itself" in done.stderr
+    """Of two flags the later wins. Of two variables of one name the API server's merge keeps neither, once one goes."""
+    rendered: dict[str, set[str]] = {name: set() for name in ("every", *SERVICES)}
+    for values in EVERYTHING:
+        for each in chart(*sets(values)):
+            if each["metadata"]["name"] == "zonemeter-settings":
+                rendered["every"] |= {name.removeprefix("ZONEMETER_").lower() for name in each["data"]}
+            if each["kind"] in ("DaemonSet", "Deployment", "StatefulSet"):
+                pod, service = each["spec"]["template"]["spec"], each["metadata"]["name"].removeprefix("zonemeter-")
+                for container in (*pod.get("initContainers", []), *pod["containers"]):
+                    flags = [word.partition("=")[0] for word in container["args"][2:]]
+                    names = {flag.removeprefix("--").removeprefix("no-").replace("-", "_") for flag in flags}
+                    names |= {each["name"].removeprefix("ZONEMETER_").lower() for each in container["env"]}
+                    rendered[service] |= names
+    (listed,) = re.findall(
+        r'define "zonemeter.own" -}}\n(.*?){{-', (CHART / "templates/_helpers.tpl").read_text(), re.DOTALL
+    )
+    own = {name: set(names) for name, names in yaml.safe_load(listed).items()}
+    assert own.keys() == rendered.keys()
+    for service in SERVICES:
+        assert rendered[service] | rendered["every"] == own[service] | own["every"], service
+
+
+@pytest.mark.parametrize(
+    "value", ["collector.env.ZONEMETER_PIN_DIR", "audit.env.ZONEMETER_PROGRAM", "settings.ZONEMETER_CLUSTER"]
+)
+def test_a_variable_that_the_chart_sets_is_refused(value: str) -> None:
+    done = template(str(CHART), "-n", "zonemeter", "--set-string", f"{value}=1")
+    assert done.returncode != 0
+    assert f"{value}: the chart sets it itself" in done.stderr
+
+
+def test_a_setting_of_another_service_is_not_the_charts() -> None:
+    """In the enricher's pod ZONEMETER_PRICES is of the commands that are run there."""
+    chart("--set", "enricher.env.ZONEMETER_PRICES=aws", "--set", "flowlog.extraArgs={--group=mine}")
+
+
+@pytest.mark.parametrize(
+    ("value", "cls", "setting", "texts"),
+    [
+        (
+            "archiveUpkeep.keep",
+            ExpireSettings,
+            "keep",
+            ["395d", "1d12h", "2 weeks", "1000ms", "0h1s", "1.5d", "5y", "0d", "d", "1", "1 d"],
+        ),
+        (
+            "kafka.bootstrap",
+            KafkaSettings,
+            "kafka_bootstrap",
+            [
+                "kafka:9092",
+                "[fd00::1]:9092",
+                "a:1,[::1]:65535",
+                "fd00::1:9092",
+                "a:65536",
+                "a:99999",
+                "a",
+                "a:1,",
+                "[a:1",
+            ],
+        ),
+        ("cluster", ServiceSettings, "cluster", ["a", "a" * 253, "a" * 254, "a/b"]),
+    ],
+)
+def test_a_value_is_what_the_program_takes(value: str, cls: type[Settings], setting: str, texts: list[str]) -> None:
+    other = {"archive": "/"} if cls is ExpireSettings else {}
+    for text in texts:
+        escaped = text.replace(",", "\\,")
+        done = template(
+            str(CHART), "-n", "zonemeter", "--set-string", f"{value}={escaped}", "-s", "templates/settings.yaml"
+        )
+        try:
+            cls(**other, **{setting: text})
+        except ValidationError:
+            assert done.returncode != 0, text
+        else:
+            assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("store", [[], ["flowlog.output=s3://bucket/path"]], ids=["volume", "object-store"])
+def test_the_upkeep_may_run_where_the_flow_log_may(store: list[str]) -> None:
+    objects = chart(
+        *sets(
+            ["archiveUpkeep.enabled=true", "flowlog.priorityClassName=high", "flowlog.nodeSelector.pool=tools", *store]
+        ),
+        *("--set-json", 'flowlog.tolerations=[{"key": "tools", "operator": "Exists"}]'),
+        *("--set-json", 'flowlog.affinity={"nodeAffinity": {}}'),
+    )
+    (upkeep,) = (each["spec"]["jobTemplate"]["spec"] for each in objects if each["kind"] == "CronJob")
+    (flowlog,) = (each["spec"] for each in objects if key(each)[:2] == ("StatefulSet", "zonemeter-flowlog"))
+    ours, theirs = (each["template"]["spec"] for each in (upkeep, flowlog))
+    for name in ("tolerations", "nodeSelector", "priorityClassName"):
+        assert ours[name] == theirs[name]
+    assert ours.get("affinity", {}).keys() == (set() if store else {"podAffinity"})
 
 
 def test_the_schema_knows_every_value_and_no_other() -> None:
@@ -389,6 +488,7 @@ def test_the_notes_say_what_to_run_next(noted: Path, values: str) -> None:
         find("base", "Deployment", "zonemeter-enricher")["spec"]["template"]["spec"]["containers"][0]["env"]
     )
     assert f"{program} report --since 10m\n" in notes
+    assert "exec sts/zonemeter-flowlog -- zonemeter report --since 1h --archive '" in notes
     assert "helm test zonemeter -n zonemeter" in notes
     assert ("no dollars" in notes) is (values == "values.yaml")
     assert ("a trial only" in notes) is (values == "values-trial.yaml")

@@ -31,10 +31,10 @@ imagePullSecrets: {{ toYaml . | nindent 2 }}
 
 {{/* What the ConfigMap zonemeter-settings holds, in both namespaces. */}}
 {{- define "zonemeter.settings" -}}
-{{- $own := include "zonemeter.ownSettings" . }}
-{{- $own }}
+{{- include "zonemeter.ownSettings" . }}
+{{- $every := (fromYaml (include "zonemeter.own" .)).every }}
 {{- range $name, $value := .Values.settings }}
-{{- if hasKey (fromYaml $own) $name }}{{ fail (printf "settings.%s: the chart sets it itself" $name) }}{{ end }}
+{{- if has (lower $name | trimPrefix "zonemeter_") $every }}{{ fail (printf "settings.%s: the chart sets it itself" $name) }}{{ end }}
 {{ $name }}: {{ $value | quote }}
 {{- end }}
 {{- end }}
@@ -79,6 +79,14 @@ checksum/settings: {{ list (include "zonemeter.settings" $root) (slice . 2) | to
 
 {{/* Where a pod may run: (list . "enricher"). */}}
 {{- define "zonemeter.scheduling" -}}
+{{- include "zonemeter.nodes" . }}
+{{- with (index (index . 0).Values (index . 1)).affinity }}
+affinity: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* The same without the affinity: the upkeep of the archive has its own, to the flow log's pod. */}}
+{{- define "zonemeter.nodes" -}}
 {{- with index (index . 0).Values (index . 1) }}
 {{- with .priorityClassName }}
 priorityClassName: {{ . | quote }}
@@ -89,15 +97,36 @@ nodeSelector: {{ toYaml . | nindent 2 }}
 {{- with .tolerations }}
 tolerations: {{ toYaml . | nindent 2 }}
 {{- end }}
-{{- with .affinity }}
-affinity: {{ toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
+
+{{/* The settings that the chart sets itself or has values for, as flags or as variables. A test holds these lists against
+what the templates render. */}}
+{{- define "zonemeter.own" -}}
+every: [cluster, kafka_bootstrap, kafka_sasl_mechanism, kafka_sasl_msk_region, kafka_sasl_password_file, kafka_sasl_token_file,
+  kafka_sasl_username, kafka_security_protocol, kafka_ssl_ca_file, kafka_ssl_cert_file, kafka_ssl_key_file, listen, partitions,
+  program, run_for]
+collector: [hook, host_ip, load, map_memory, node, pin_dir, pod, spool_dir, spool_size]
+enricher: [cidr_map, kube, kube_endpoint_slices, namespace_labels, pipeline_only]
+metrics: [kubezonnet_metric, ordinal, pipeline_only, prices, replica_ordinal, replicas, state_dir]
+flowlog: [cut_seconds, group_instance_id, output, pipeline_only, pod]
+audit: [pipeline_only]
+{{- end }}
+
+{{/* Whether one is such: (list "enricher" "listen"). */}}
+{{- define "zonemeter.isOwn" -}}
+{{- $own := fromYaml (include "zonemeter.own" .) }}
+{{- if has (index . 1) (concat $own.every (index $own (index . 0))) }}true{{ end }}
 {{- end }}
 
 {{/* Further arguments and variables of a service, as values have them: (list . "enricher"). */}}
 {{- define "zonemeter.extraArgs" -}}
-{{- range (index (index . 0).Values (index . 1)).extraArgs }}
+{{- $service := index . 1 }}
+{{- range (index (index . 0).Values $service).extraArgs }}
+{{- $flag := splitList "=" . | first }}
+{{- if include "zonemeter.isOwn" (list $service (trimPrefix "--" $flag | trimPrefix "no-" | replace "-" "_")) }}
+{{- fail (printf "%s.extraArgs: %s: the chart sets it itself" $service $flag) }}
+{{- end }}
 - {{ . | quote }}
 {{- end }}
 {{- end }}
@@ -117,10 +146,8 @@ affinity: {{ toYaml . | nindent 2 }}
 {{/* Not those that the manifests have: the API server merges variables by name, and of two would keep none or the wrong one. */}}
 {{- define "zonemeter.extraEnv" -}}
 {{- $service := index . 1 }}
-{{- $own := tuple "NODE" "HOST_IP" "POD" "ORDINAL" "ZONEMETER_CIDR_MAP" "ZONEMETER_HOOK" "ZONEMETER_LOAD" "ZONEMETER_MAP_MEMORY" "ZONEMETER_PIN_DIR"
-  "ZONEMETER_PIPELINE_ONLY" "ZONEMETER_PROGRAM" "ZONEMETER_RUN_FOR" "ZONEMETER_SPOOL_DIR" "ZONEMETER_SPOOL_SIZE" }}
 {{- range $name, $value := (index (index . 0).Values $service).env }}
-{{- if has $name $own }}{{ fail (printf "%s.env.%s: the chart sets it itself" $service $name) }}{{ end }}
+{{- if include "zonemeter.isOwn" (list $service (lower $name | trimPrefix "zonemeter_")) }}{{ fail (printf "%s.env.%s: the chart sets it itself" $service $name) }}{{ end }}
 - {name: {{ $name | quote }}, value: {{ $value | quote }}}
 {{- end }}
 {{- end }}
