@@ -8,8 +8,9 @@ a sink      parts = rows taken, first time, of each chunk
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
+
+import msgspec
 
 from audit.entry import Entry
 from audit.result import Shortfall, Sums
@@ -37,8 +38,7 @@ class Key(NamedTuple):
         return window_id(*self)
 
 
-@dataclass(slots=True, eq=False)
-class OpenWindow:
+class OpenWindow(msgspec.Struct, eq=False, gc=False):
     """What is known of a window so far; `record` is its collector's entry. `last_ms`: end of the latest entry.
 
     `taken`: what each sink took of each chunk.
@@ -46,8 +46,8 @@ class OpenWindow:
 
     key: Key
     record: Entry | None = None
-    enriched: dict[int, Entry] = field(default_factory=dict)
-    taken: dict[tuple[str, int], Amount] = field(default_factory=dict)
+    enriched: dict[int, Entry] = {}
+    taken: dict[tuple[str, int], Amount] = {}
     last_ms: int = 0
 
     @property
