@@ -421,14 +421,14 @@ def test_a_setting_of_another_service_is_not_the_charts() -> None:
     ],
 )
 def test_a_value_is_what_the_program_takes(value: str, cls: type[Settings], setting: str, texts: list[str]) -> None:
-    other = {"archive": "/"} if cls is ExpireSettings else {}
+    other: dict[str, Any] = {"archive": "/"} if cls is ExpireSettings else {}
     for text in texts:
         escaped = text.replace(",", "\\,")
         done = template(
             str(CHART), "-n", "zonemeter", "--set-string", f"{value}={escaped}", "-s", "templates/settings.yaml"
         )
         try:
-            cls(**other, **{setting: text})
+            cls(**(other | {setting: text}))
         except ValidationError:
             assert done.returncode != 0, text
         else:
