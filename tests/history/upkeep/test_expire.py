@@ -2,9 +2,11 @@
 """Hours that are too old are deleted whole and read as deleted; so are manifests that nobody needs any more."""
 
 import contextlib
+import re
 import shutil
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from history.model.filters import Selection
@@ -22,6 +24,7 @@ from history.upkeep.expire import WRITTEN_MS, StoredHour, chosen, expire, rolled
 from sinks.flowlog.archive.archive import Archive
 from sinks.flowlog.archive.manifest import Intent, encode
 from sinks.flowlog.stores.store import LocalStore
+from tests.docs.printed.commands import ROOT
 from tests.history.upkeep.conftest import Run
 from tests.support.history.windows import flows
 from tests.support.history.written import BEGIN_MS, DAY, HOUR, HOUR_MS, TOPIC, Dying, Killed, Written, compact, rows
@@ -103,6 +106,26 @@ def test_flows_that_come_after_their_hour_expired_are_there_and_expire_too(writt
     expire(archive, stored_hours(archive)[0])
     assert len(written.rows()) == left
     assert not list(written.root.glob(f"flows/{HOUR}"))
+
+
+@pytest.mark.parametrize("compacted", [[], [HOUR], [HOUR, NEXT]], ids=["as written", "one compacted", "two compacted"])
+@pytest.mark.parametrize("expired", [1, 2, 3])
+def test_the_documented_list_of_files_names_none_that_expired(
+    written: Written, at: Run, compacted: list[str], expired: int
+) -> None:
+    for each in compacted:
+        compact(written.root, hour=each)
+    assert at(expired + 48, expire_main, "--archive", str(written.root), "--keep", "2d")[0] == 0
+    page = (ROOT / "docs/archive.md").read_text()
+    [query] = re.findall(r"^```sql\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    query = query.replace("/var/lib/zonemeter/flowlog", str(written.root))
+    for _ in range(2):
+        found = duckdb.connect().execute(query).fetchall()
+        assert sorted(path for (path,) in found) == written.files()
+        assert sorted(find_chapter(FlowArchive(str(written.root)), DAY).paths) == written.files()
+        # What comes late counts, until the hour expires again.
+        [late] = written.cut(1, flows(1, 40)).files
+        assert late.path in written.files()
 
 
 def sums(root: Path) -> tuple[int, int]:
