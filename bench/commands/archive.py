@@ -6,7 +6,9 @@ ingress, DNS, monitoring and the internet, or 400. *Ours* is the archive after c
 manifests still there; the yardstick is the same rows as the flow log wrote them. CPU is that of the reading alone,
 without the start of Python. A replay is of one namespace, or of a workload, a pod or an address of it. What it opens is
 all that the process reads of files (`rchar` in /proc/self/io), manifests and each time a footer is read too, beside the
-bytes of the data files.
+bytes of the data files. An hour of 150,000 flows has 1.2 MB, of which 5 % are 61 kB; its manifests, the compaction's
+record and the footer, each read once, are more than that before the first flow: it has no target. The rest of what
+is opened there is pages, and the footer a second time.
 """
 
 import shutil
@@ -25,12 +27,13 @@ from bench.measure.figure import Figure, Target
 from bench.measure.reading import Took, read
 from bench.measure.report import Table
 from history.read.archive.files import hour_directories
+from history.read.archive.limits import footer_bytes
 from history.read.archive.opened import FlowArchive
 from history.upkeep.compact import Compactor, Rule
 
 _RULE = Rule(files=4, file_bytes=256 * 1024 * 1024)
 _NAMESPACE = "team-007"
-# A smaller hour is less than what its footer, its manifests and a page of each column take.
+# Of a smaller hour the manifests, the record and the footer alone may be more than the target.
 _LARGE = 1_000_000
 _TEXT = (__doc__ or "").partition("\n\n")[2]
 
@@ -57,6 +60,17 @@ class Rig:
     def files(self, where: Path) -> list[int]:
         """Return the sizes of the data files."""
         return [path.stat().st_size for path in where.glob("flows/*/*/*.parquet")]
+
+    def listing_bytes(self) -> int:
+        """Return what says which flows of the compacted hours are where: manifests, records and footers, each once."""
+        records = (
+            path for above in ("_manifests", "_compactions") for path in (self.compacted / above).rglob("*.json")
+        )
+        total = sum(path.stat().st_size for path in records)
+        for path in self.compacted.glob("flows/*/*/*.parquet"):
+            with path.open("rb") as source:
+                total += footer_bytes(source)
+        return total
 
     def one(self) -> dict[str, str]:
         """Return a value of each filter."""
@@ -97,6 +111,8 @@ def _reading(rig: Rig, rounds: int) -> list[Figure]:
         written.append(yardstick)
     figures.append(Figure("before compaction, a report beside a sum by DuckDB", "CPU s", written[1], written[0]))
     titles = dict(zip(FILTERS, ("a namespace", "a workload", "a pod", "an address"), strict=True))
+    listing = 100 * rig.listing_bytes() / sum(rig.files(rig.compacted))
+    figures.append(Figure("of the bytes, manifests, records and footers, each once", "%", [listing]))
     target = Target(5) if rig.flows >= _LARGE * rig.hours else None
     for which, value in rig.one().items():
         found = rig.compare(rounds, which, value)
