@@ -135,7 +135,8 @@ def _trust(audit: Audit) -> Iterable[str]:
     yield f"coverage {coverage(audit)}{_worst(audit)}"
     in_flight = f", {audit.in_flight} in flight (left out)" if audit.in_flight else ""
     in_flight += f", {audit.late_windows} late (left out)" if audit.late_windows else ""
-    yield f"windows {audit.windows}{in_flight}     unmeasured {unmeasured(audit, f'{audit.unmeasured_ms / 1000:.1f} s')}"
+    time = unmeasured(audit, f"{audit.unmeasured_ms / 1000:.1f} s")
+    yield f"windows {audit.windows}{in_flight}     unmeasured {time}"
     if audit.gone:
         nodes = counted(len({each.node for each in audit.gone}), "node")
         yield f"gone from the ledger: earlier windows of {nodes}, which are in no sum"
