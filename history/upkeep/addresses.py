@@ -13,9 +13,11 @@ import duckdb
 import pyarrow as pa
 from duckdb.func import FunctionNullHandling, PythonUDFType
 
+from sinks.flowlog.archive.compaction import Chain, rollup_path
+
 # How much is taken: from less to more.
 Erasure = Literal["network", "all"]
-_LEVELS: tuple[Erasure, ...] = ("network", "all")
+LEVELS: tuple[Erasure, ...] = ("network", "all")
 # What is left of an address: RIPE gives customers an IPv6 network of 48 bits, and IPv4 is routed by 24 at least.
 KEPT_BITS = {4: 24, 6: 48}
 # 6to4: after 16 bits stands an IPv4 address, whole (RFC 3056).
@@ -40,9 +42,18 @@ def erased(database: duckdb.DuckDBPyConnection, view: str, how: Erasure) -> str:
     return f"SELECT * REPLACE ({column.format('src')}, {column.format('dst')}) FROM {view}"  # noqa: S608 - our names
 
 
+def done_already(chain: Chain, how: Erasure) -> set[str]:
+    """Return the files and rollups of an hour out of which no less was taken.
+
+    Where the hour expired, a file that has no rollup is not among them: the hour's rollups are kept if all files have.
+    """
+    done = chain.erased(at_least(how))
+    return done - {path for path in chain.files if chain.expired and rollup_path(path) not in chain.rollups}
+
+
 def at_least(how: Erasure) -> tuple[Erasure, ...]:
     """Return the levels at which no less is taken."""
-    return _LEVELS[_LEVELS.index(how) :]
+    return LEVELS[LEVELS.index(how) :]
 
 
 @lru_cache(maxsize=100_000)

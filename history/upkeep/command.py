@@ -38,8 +38,8 @@ from history.read.archive.files import (
 )
 from history.read.archive.opened import ArchiveChanged, FlowArchive, ReadAgain, StoreAway
 from history.read.progress import progress
-from history.upkeep.addresses import Erasure, at_least
-from history.upkeep.compact import Compactor, Done, Rule, Taken
+from history.upkeep.addresses import Erasure, done_already
+from history.upkeep.compact import Compactor, Done, Rule, Taken, rollups_to_erase
 from history.upkeep.days import rollups_to_write, weeks_with_rollups, write_long_rollup
 from history.upkeep.expire import StoredHour, chosen, roll_up_late, rolled_up_hours, stored_hours
 from history.upkeep.expire import expire as expire_hour
@@ -135,12 +135,16 @@ def open_archive(settings: ArchiveSettings) -> FlowArchive:
 
 
 class Hour(NamedTuple):
-    """An hour that is there, such as `date=2026-11-23/hour=02`; `files`: so many of the flow log's; `rule`: for it."""
+    """An hour that is there, such as `date=2026-11-23/hour=02`; `files`: so many of the flow log's; `rule`: for it.
+
+    `rollups`: so many of flows that expired have addresses.
+    """
 
     name: str
     files: int
     has_compactions: bool
     rule: Rule
+    rollups: int = 0
 
     @property
     def may_be_due(self) -> bool:
@@ -236,15 +240,19 @@ def hours_to_compact(archive: FlowArchive, settings: CompactSettings, now_ms: in
 
 
 def hours_to_erase(archive: FlowArchive, settings: EraseSettings, now_ms: int) -> Iterator[Hour]:
-    """Yield the hours that are old enough and have any file with more of addresses than is to be left, oldest first."""
+    """Yield the hours that are old enough and have more of addresses than is to be left, oldest first.
+
+    In any file, or in the rollups that stay of an hour that expired.
+    """
     erasure: Erasure = "network" if settings.keep == "network" else "all"
     span = TimeRange(0, now_ms - parse_duration(settings.older_than) - HOUR_MS + 1)
     for hour, files, has_compactions in _hours(archive, span):
         chain = archive.chain(hour)
-        found = files + len(chain.files.keys() - chain.erased(at_least(erasure)))
+        found = files + len(chain.files.keys() - done_already(chain, erasure))
+        rollups = len(rollups_to_erase(chain, erasure))
         # An intent: files with addresses may still be there that count no more.
-        if found or chain.intents:
-            yield Hour(hour, found, has_compactions, Rule(0, settings.file_size, erasure))
+        if found or rollups or chain.intents:
+            yield Hour(hour, found, has_compactions, Rule(0, settings.file_size, erasure), rollups)
 
 
 def _hours(archive: FlowArchive, span: TimeRange) -> Iterator[tuple[str, int, bool]]:
@@ -268,6 +276,7 @@ class _Run:
         self._compactor = Compactor(archive, parse_duration(settings.delete_after) / 1000)
         self._done: list[Done] = []
         self._forgotten: list[str] = []
+        self._rolled_up = 0
         self._failed = 0
 
     def compact(self, hours: Iterator[Hour]) -> None:
@@ -373,13 +382,16 @@ class _Run:
 
     def _hour(self, hour: Hour) -> None:
         if self._settings.dry_run:
+            if hour.rollups:
+                say(f"{hour.name}: would rewrite {counted(hour.rollups, 'rollup')} of flows that expired")
+                self._rolled_up += 1
             if planned := self._compactor.plan(hour.name, hour.rule) if hour.may_be_due else []:
                 say(f"{hour.name}: would rewrite {_files(planned)}, {_rows(planned):,} flows")
                 self._done.append(Done(planned, []))
             return
         if hour.has_compactions:
             self._compactor.clear_up(hour.name)
-        if not hour.may_be_due:
+        if not (self._erase_rollups(hour) or hour.may_be_due):
             return
         with self._spill() as spill:
             done = self._compactor.compact(hour.name, hour.rule, Path(spill))
@@ -388,13 +400,31 @@ class _Run:
             self._done.append(done)
             self._forgotten.append(hour.name)
 
+    def _erase_rollups(self, hour: Hour) -> bool:
+        """Take addresses out of the rollups of flows that expired; return whether there were any."""
+        if not (hour.rule.erasure and hour.rollups):
+            return False
+        with self._spill() as spill:
+            done = self._compactor.erase_rollups(hour.name, hour.rule.erasure, Path(spill))
+        if done is None:
+            return False
+        say(f"{hour.name}: rewrote {counted(len(done.before), 'rollup')} of flows that expired", flush=True)
+        self._rolled_up += 1
+        self._forgotten.append(hour.name)
+        return True
+
     def _sum_up(self) -> None:
         before = [file for done in self._done for file in done.before]
         after = [file for done in self._done for file in done.after]
         hours = counted(len(self._done), "hour")
-        if not self._done:
+        if not self._done and not self._rolled_up:
             say("nothing to do")
-        elif self._settings.dry_run:
+        if self._rolled_up:
+            done = "would be rewritten" if self._settings.dry_run else "rewritten"
+            say(f"{counted(self._rolled_up, 'hour')} that expired: rollups {done}")
+        if not self._done:
+            return
+        if self._settings.dry_run:
             say(f"{hours}: {_files(before)} would be rewritten")
         else:
             rows = max(_rows(before), 1)

@@ -22,9 +22,9 @@ from common.terminal import command
 from history.read.archive.files import find_chapter, hour_range
 from history.read.archive.limits import checked_footer
 from history.read.archive.opened import FlowArchive
-from history.upkeep.addresses import Erasure, at_least
+from history.upkeep.addresses import Erasure, done_already
 from history.upkeep.days import forget_long_rollups
-from history.upkeep.rollups import sums_in, sums_of, write_rollups
+from history.upkeep.rollups import sums_in, sums_of, write_erased_rollup, write_rollups
 from history.upkeep.sorting import Content, SortedFile, Sorter, rows_of
 from schemas.codec import UNREADABLE
 from sinks.flowlog.archive import compaction
@@ -81,6 +81,11 @@ class Done:
         return sum(file.rows for file in self.before)
 
 
+def rollups_to_erase(chain: Chain, erasure: Erasure) -> list[str]:
+    """Return the rollups of an hour whose flows expired that have more of addresses than is to be left."""
+    return sorted({*chain.left} - done_already(chain, erasure))
+
+
 class Compactor:
     """One process that compacts. Raises `Refusal`, `ArchiveChanged`, `Taken` and `OSError`, with no row lost."""
 
@@ -105,7 +110,7 @@ class Compactor:
         """Return the files of an hour that should be rewritten."""
         chapter = find_chapter(self._archive, hour_range(hour))
         if rule.erasure is not None:
-            done = self._archive.chain(hour).erased(at_least(rule.erasure))
+            done = done_already(self._archive.chain(hour), rule.erasure)
             return [file for file in chapter.files if file.path not in done]
         compacted = chapter.files[: chapter.compacted]
         chosen = rule.chosen(chapter.files[chapter.compacted :], compacted)
@@ -178,7 +183,30 @@ class Compactor:
         def is_same(files: Sequence[str], rolled_up: Sequence[str]) -> bool:
             return sorter.content(files) == content and sums_of(self._archive, rolled_up, spill) == sums_in(content)
 
-        return Done(sources, self._write(record, made, rollups, is_same))
+        old = [rollup_path(path) for path in paths if COMPACTED.fullmatch(path.rpartition("/")[2])]
+        return Done(sources, self._write(record, made, rollups, is_same, [*old, *paths]).files)
+
+    def erase_rollups(self, hour: str, erasure: Erasure, spill: Path) -> Done | None:
+        """Take addresses out of the rollups of an hour whose flows expired, if that was not done.
+
+        Flows that came since have no rollup then, until they are compacted: a record of what expired says which rollups
+        stay for good, and theirs go with their files.
+        """
+        chain = self._archive.chain(hour)
+        if not (left := rollups_to_erase(chain, erasure)):
+            return None
+        sequence, counting = chain.newest + 1, chain.rollups
+        with self._reading(hour, sequence):
+            before = sums_of(self._archive, left, spill)
+            made = write_erased_rollup(self._archive, left, hour_range(hour), erasure, spill)
+        writer = secrets.token_hex(3)
+        record = Compaction(hour=hour, sequence=sequence, writer=writer, expired=True, erased=erasure)
+
+        def is_same(_: Sequence[str], rolled_up: Sequence[str]) -> bool:
+            return sums_of(self._archive, rolled_up, spill) == before
+
+        written = self._write(record, [], [made], is_same, list(counting))
+        return Done([counting[path] for path in left], written.rollups)
 
     def _write(
         self,
@@ -186,14 +214,15 @@ class Compactor:
         made: Sequence[SortedFile],
         rollups: Sequence[SortedFile],
         is_same: Callable[[Sequence[str], Sequence[str]], bool],
-    ) -> Sequence[DataFile]:
-        """Write intent, files, rollups and record, and delete what is replaced; return the files."""
+        old: Sequence[str],
+    ) -> Compaction:
+        """Write intent, files (or none), their rollups and the record, then delete what is `old`; return the record."""
         hour, store = record.hour, self._store
         intent = intent_path(hour, record.sequence, record.writer)
-        names = [compacted_path(hour, record.sequence, record.writer, number) for number in range(len(made))]
-        files = dict(zip(names, made, strict=True))
+        names = [compacted_path(hour, record.sequence, record.writer, number) for number in range(len(rollups))]
+        files = dict(zip(names, made, strict=False))
         rolled_up = dict(zip(map(rollup_path, names), rollups, strict=True))
-        store.put(intent, [encode(Intent(record.sequence, [*files, *rolled_up]))])
+        store.put(intent, [encode(Intent(record.sequence, [*names, *rolled_up]))])
         try:
             written = msgspec.structs.replace(record, files=self._put(files), rollups=self._put(rolled_up))
             with self._reading(hour, record.sequence):
@@ -209,11 +238,10 @@ class Compactor:
         if not ours and self._archive.compaction(hour, record.sequence).writer != record.writer:
             self._delete([*rolled_up, *files, intent])
             raise Taken
-        old = (rollup_path(path) for path in record.replaces if COMPACTED.fullmatch(path.rpartition("/")[2]))
-        self._replaced.append((monotonic() + self._keep_seconds, [*old, *record.replaces, intent]))
+        self._replaced.append((monotonic() + self._keep_seconds, [*old, intent]))
         if not self._keep_seconds:
             self.delete_replaced()
-        return written.files
+        return written
 
     def _put(self, files: Mapping[str, SortedFile]) -> list[DataFile]:
         """Write files of this machine to these paths of the archive."""

@@ -15,6 +15,7 @@ from pyarrow import fs
 
 from history.read.archive.files import first_day, hour_end_ms
 from history.read.archive.opened import FlowArchive
+from history.upkeep.addresses import LEVELS, Erasure, at_least
 from history.upkeep.compact import Compactor, Rule, Taken
 from history.upkeep.days import forget_long_rollups
 from sinks.flowlog.archive import compaction
@@ -101,11 +102,13 @@ def expire(archive: FlowArchive, hour: StoredHour, *, rollups: bool = True) -> N
     Raises `Refusal`, `Taken` and `OSError`.
     """
     chain = archive.chain(hour.name)
+    kept_rollups = _kept(chain, hour) if rollups else []
     record = Compaction(
         hour=hour.name,
         sequence=chain.newest + 1,
         writer=secrets.token_hex(3),
-        rollups=_kept(chain, hour) if rollups else [],
+        rollups=kept_rollups,
+        erased=_erased(chain, kept_rollups),
         replaces=sorted({*hour.paths, *chain.files}),
         expired=True,
     )
@@ -138,6 +141,16 @@ def _kept(chain: Chain, hour: StoredHour) -> list[DataFile]:
     flows = {*hour.paths, *chain.files} - chain.replaced
     rollups = chain.rollups
     return list(rollups.values()) if rollups.keys() >= {rollup_path(path) for path in flows} else []
+
+
+def _erased(chain: Chain, rollups: Sequence[DataFile]) -> Erasure | None:
+    """Return how much of addresses was taken out of each of these rollups, or of the file that it is of."""
+    of = {file.path for file in rollups}
+    for level in reversed(LEVELS):
+        erased = chain.erased(at_least(level))
+        if of and of <= erased:
+            return level
+    return None
 
 
 def _forget(archive: FlowArchive, hour: str) -> None:

@@ -12,10 +12,12 @@ from history.model.time_range import TimeRange
 from history.read.archive.opened import FlowArchive
 from history.read.archive.rollup_sql import ROLLUP_SCHEMA, roll_up, view_rollups
 from history.read.flow_sql import FLOWS, bounded_database, literal
+from history.upkeep.addresses import Erasure, erased
 from history.upkeep.sorting import Content, SortedFile
 from sinks.flowlog.rows.parquet import WRITTEN
 
 _GROUP_ROWS = 64 * 1024
+_READ = "as_read"
 
 # By scope and direction: flows, bytes and packets.
 Sums = dict[tuple[str, str], tuple[int, int, int]]
@@ -40,6 +42,16 @@ def write_rollup(rollup: duckdb.DuckDBPyRelation, path: Path) -> SortedFile:
             writer.write_table(pa.Table.from_batches([batch]).cast(ROLLUP_SCHEMA), row_group_size=_GROUP_ROWS)
             rows += batch.num_rows
     return SortedFile(path, rows)
+
+
+def write_erased_rollup(
+    archive: FlowArchive, paths: Sequence[str], hour: TimeRange, how: Erasure, directory: Path
+) -> SortedFile:
+    """Write what rollups of an hour come to without such addresses, as one, to a directory of this machine."""
+    with bounded_database(directory) as database:
+        view_rollups(database, archive, paths, _READ)
+        database.execute(f"CREATE VIEW {FLOWS} AS {erased(database, _READ, how)}")
+        return write_rollup(roll_up(database, FLOWS, hour), directory / "erased.rollup")
 
 
 def sums_of(archive: FlowArchive, paths: Sequence[str], directory: Path) -> Sums:

@@ -44,8 +44,8 @@ class Compaction(msgspec.Struct, frozen=True, kw_only=True):
     """One record. Paths are relative to the archive. `writer` tells processes apart.
 
     `rollups`: those of the files. `expired`: what it replaces was deleted for its age or for room, and
-    nothing took its place but the rollups that it names. `erased`: of the addresses in its files that are not the
-    cluster's own, the hosts were taken out and the network is left, or all.
+    nothing took its place but the rollups that it names. `erased`: of the addresses in its files and rollups that are
+    not the cluster's own, the hosts were taken out and the network is left, or all.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -85,8 +85,16 @@ class Chain:
         return {file.path: file for file in written if file.path not in replaced}
 
     def erased(self, levels: Collection[str]) -> set[str]:
-        """Return the files out of which addresses were taken to one of these levels."""
-        return {file.path for record in self.records if record.erased in levels for file in record.files}
+        """Return the files and rollups out of which addresses were taken to one of these levels."""
+        return {
+            file.path for record in self.records if record.erased in levels for file in (*record.files, *record.rollups)
+        }
+
+    @property
+    def left(self) -> list[str]:
+        """The rollups that count and stand for flows which expired."""
+        files = {rollup_path(path) for path in self.files}
+        return [path for path in self.rollups if path not in files]
 
     @property
     def rollups(self) -> dict[str, DataFile]:

@@ -3,23 +3,44 @@
 
 import re
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import msgspec
+import pyarrow.parquet as pq
 import pytest
 
+from history.model.filters import Selection
+from history.model.party import Parties
+from history.model.rollups import Hours
+from history.model.summary import Summary
 from history.read.archive.opened import FlowArchive
+from history.read.archive.sql import ArchiveQuery
 from history.upkeep.addresses import network_of
 from history.upkeep.command import erase
 from history.upkeep.command import main as compact_main
-from history.upkeep.compact import Rule
+from history.upkeep.compact import Compactor, Rule
+from history.upkeep.expire import expire, roll_up_late, stored_hours
+from schemas.flow import Flow
 from sinks.flowlog.stores.store import LocalStore
 from tests.docs.printed.commands import ROOT
 from tests.history.upkeep.conftest import Run
 from tests.support.history.windows import flows, records
-from tests.support.history.written import BEGIN_MS, HOUR, HOUR_MS, Dying, Killed, Written, compact, rows
-from tests.support.sinks.flows import EXTERNAL, flow, flow_id, other, pod
+from tests.support.history.written import (
+    BEGIN_MS,
+    DAY,
+    HOUR,
+    HOUR_MS,
+    Dying,
+    Killed,
+    Written,
+    compact,
+    compact_all,
+    rows,
+)
+from tests.support.sinks.flows import EXTERNAL, flow, flow_id, node, other, pod
 
 PERSONS = ["203.0.113.9", "198.51.100.77", "2001:db8:7:8::9", "::ffff:203.0.113.9", "fe80::1"]
 
@@ -165,6 +186,121 @@ def _killed(*_: object) -> None:
 
 def _content(root: Path) -> bytes:
     return b"".join(path.read_bytes() for path in root.glob("*/*/hour=22/*.parquet"))
+
+
+@pytest.fixture
+def expired(tmp_path: Path) -> Written:
+    """Two hours whose flows expired; a node of the cluster talked to somebody, so that rollups have the address."""
+    made = Written(tmp_path / "archive")
+    for hour in range(2):
+        for sequence in range(3):
+            made.cut(1, talked(sequence + 10 * hour, BEGIN_MS + hour * HOUR_MS))
+    compact_all(made.root)
+    expire_all(made.root)
+    return made
+
+
+def talked(sequence: int, start_ms: int) -> list[Flow]:
+    ends = enumerate([*PERSONS, "203.0.113.10"])
+    return [
+        flow(
+            id=flow_id(sequence, row, "node-b1"),
+            start_ms=start_ms,
+            end_ms=start_ms + 10_000,
+            source=node("node-b1", "b"),
+            destination=msgspec.structs.replace(other("external", address=each), port=443),
+            scope="external",
+        )
+        for row, each in ends
+    ]
+
+
+def expire_all(root: Path) -> None:
+    archive = FlowArchive(str(root))
+    for hour in stored_hours(archive):
+        with tempfile.TemporaryDirectory() as spill:
+            roll_up_late(archive, hour, Path(spill))
+        expire(archive, hour)
+
+
+def rollup_addresses(root: Path) -> set[str | None]:
+    """Return what files of rollups hold, whether they count or not."""
+    files = list(root.glob("rollups/*/*.parquet")) + list(root.glob("rollups/*/*/*.parquet"))
+    return {address for path in files for address in pq.read_table(path)["dst_address"].to_pylist()}
+
+
+def summed(root: Path) -> tuple[int, int]:
+    """Return how many flows and bytes a report of the day comes to."""
+    with ArchiveQuery(FlowArchive(str(root)), DAY, Hours(DAY)) as query:
+        query.summarise(Parties(), summary := Summary(), Selection())
+    return summary.flows, summary.bytes
+
+
+@pytest.mark.parametrize("keep", ["network", "nothing"])
+def test_rollups_of_flows_that_expired_lose_their_addresses_too(expired: Written, at: Run, keep: str) -> None:
+    root, location = expired.root, ["--archive", str(expired.root), "--older-than", "30d"]
+    assert at(48, compact_main, *location[:2], "--since", "30d")[1].startswith("nothing to do\n1 day")
+    before = summed(root)
+    assert before
+    assert {*PERSONS} <= rollup_addresses(root)
+    dry = at(24 * 40, erase, *location, "--keep", keep, "--dry-run")
+    assert dry[1].splitlines()[-1] == "2 hours that expired: rollups would be rewritten"
+    assert {*PERSONS} <= rollup_addresses(root)
+    status, out, err = at(24 * 40, erase, *location, "--keep", keep)
+    assert (status, err) == (0, "")
+    assert f"{HOUR}: rewrote 1 rollup of flows that expired\n" in out
+    assert out.splitlines()[-1] == "1 day rolled up", "again"
+    left = {network_of(each) for each in PERSONS} if keep == "network" else {None}
+    assert rollup_addresses(root) - {None} == left - {None}
+    assert summed(root) == before
+    assert at(24 * 40, erase, *location, "--keep", keep)[:2] == (0, "nothing to do\n")
+    assert at(24 * 40, erase, *location, "--keep", "nothing")[0] == 0
+    assert rollup_addresses(root) == {None}
+
+
+def test_rollups_of_flows_that_lost_their_addresses_are_left_alone_once_they_expire(expired: Written, at: Run) -> None:
+    location = ["--archive", str(expired.root)]
+    expired.cut(1, talked(40, BEGIN_MS + 2 * HOUR_MS))
+    assert at(48, erase, *location, "--older-than", "1h", "--keep", "nothing")[0] == 0
+    expire_all(expired.root)
+    assert at(48, erase, *location, "--older-than", "1h", "--keep", "nothing")[:2] == (0, "nothing to do\n")
+
+
+@pytest.mark.parametrize("late", ["none", "written", "compacted", "erased"])
+def test_killed_at_any_step_rollups_have_their_addresses_or_have_not(
+    expired: Written, tmp_path: Path, at: Run, late: str
+) -> None:
+    """`late`: flows that came after their hour had expired."""
+    location = ["--older-than", "1h", "--keep", "nothing"]
+    if late != "none":
+        expired.cut(1, talked(30, BEGIN_MS))
+    if late in ("compacted", "erased"):
+        compact(expired.root, Rule(0, 1 << 30, "all" if late == "erased" else None))
+    before, step, over = summed(expired.root), 0, False
+    while not over:
+        step += 1
+        root = Path(shutil.copytree(expired.root, tmp_path / f"copy-{step}"))
+        archive = FlowArchive(str(root))
+        store = archive.store = Dying(archive.store, step)
+        compactor = Compactor(archive)
+        try:
+            (tmp_path / f"spill-{step}").mkdir()
+            compactor.clear_up(HOUR)
+            compactor.erase_rollups(HOUR, "all", tmp_path / f"spill-{step}")
+            over = store.calls < step
+        except Killed:
+            pass
+        assert summed(root) == before, step
+        assert at(48, erase, "--archive", str(root), *location)[0] == 0
+        assert summed(root) == before, step
+        assert rollup_addresses(root) == {None}
+        assert b"203.0.113.9" not in _content(root)
+        assert at(48, erase, "--archive", str(root), *location)[:2] == (0, "nothing to do\n")
+        # The rollups still are of all flows, so they stay with the next that expires.
+        expire_all(root)
+        assert summed(root) == before, step
+        shutil.rmtree(root)
+    assert step > 5
 
 
 def test_what_is_not_an_address_is_taken_out_whole(tmp_path: Path, at: Run) -> None:
