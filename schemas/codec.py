@@ -3,7 +3,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, TypeVar
+from typing import Annotated, Protocol, TypeVar
 
 import msgspec
 
@@ -47,9 +47,57 @@ def offsets_of(value: bytes | None) -> int:
     return value.records if isinstance(value, Unreadable) else 1
 
 
+class _Version(msgspec.Struct):
+    schema_version: int = 1
+
+
+_version_decoder = msgspec.json.Decoder(_Version)
+
+
+def check_version(value: bytes, known: int) -> None:
+    """Raise `DecodeError` if a record that could not be decoded, or not by its fields, is of another version."""
+    try:
+        version = _version_decoder.decode(value).schema_version
+    except UNREADABLE:
+        return
+    if version != known:
+        raise unsupported(version, known)
+
+
+def unsupported(version: int, known: int) -> DecodeError:
+    """Return what to raise for a record of another version: what its fields mean there is not known."""
+    return DecodeError("unsupported_version", f"schema_version {version}, this reader knows {known}")
+
+
 def reader(of: type[T], max_size: int) -> Callable[[bytes | None], T]:
     """Return what decodes a record of at most `max_size` bytes, and raises `DecodeError` for any that is not valid."""
     return partial(_decode, msgspec.json.Decoder(of), max_size)
+
+
+class _OfVersion(Protocol):
+    @property
+    def schema_version(self) -> int: ...
+
+
+V = TypeVar("V", bound=_OfVersion)
+
+
+def versioned_reader(of: type[V], max_size: int, known: int) -> Callable[[bytes | None], V]:
+    """Return such a reader of records with a `schema_version`, which refuses all but the one that is known."""
+    decode = reader(of, max_size)
+
+    def read(value: bytes | None) -> V:
+        try:
+            found = decode(value)
+        except DecodeError as error:
+            if error.reason == "schema_mismatch":
+                check_version(value or b"", known)
+            raise
+        if found.schema_version != known:
+            raise unsupported(found.schema_version, known)
+        return found
+
+    return read
 
 
 def _decode(decoder: msgspec.json.Decoder[T], max_size: int, value: bytes | None) -> T:

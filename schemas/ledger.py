@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from schemas.amount import Amount
-from schemas.codec import MAX_INTEGER, Count, Milliseconds, reader
+from schemas.codec import MAX_INTEGER, Count, Milliseconds, versioned_reader
 from schemas.errors import DecodeError
 from schemas.raw import MAX_CHUNKS, UplinkCounters
 
@@ -89,7 +89,7 @@ class LedgerRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
 
 
 encode_ledger: Callable[[LedgerRecord], bytes] = msgspec.json.Encoder().encode
-decode_ledger = reader(LedgerRecord, MAX_READ_BYTES)
+decode_ledger = versioned_reader(LedgerRecord, MAX_READ_BYTES, SCHEMA_VERSION)
 
 
 def read_ledger(value: bytes | None, key: bytes | None, partition: int) -> LedgerRecord:

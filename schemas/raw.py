@@ -12,7 +12,7 @@ import msgspec
 import orjson
 
 from schemas.amount import Amount
-from schemas.codec import MAX_INTEGER, Count, Milliseconds, Port, reader
+from schemas.codec import MAX_INTEGER, Count, Milliseconds, Port, versioned_reader
 from schemas.errors import DecodeError
 from schemas.ids import Origin, chunk_id
 
@@ -129,32 +129,14 @@ COLUMNS = (
 )
 OPTIONAL_COLUMNS = ("server",)
 
-_read_chunk = reader(RawChunk, MAX_READ_BYTES)
-
-
-class _Version(msgspec.Struct):
-    schema_version: int
-
-
-_read_version = reader(_Version, MAX_READ_BYTES)
+_read_chunk = versioned_reader(RawChunk, MAX_READ_BYTES, SCHEMA_VERSION)
 
 
 def decode_chunk(value: bytes | None) -> RawChunk:
     """Decode and check one raw chunk; raise `DecodeError` if any row of it could mislead a reader."""
-    try:
-        chunk = _read_chunk(value)
-    except DecodeError as error:
-        if error.reason == "schema_mismatch":
-            _check_version(_read_version(value).schema_version)
-        raise
-    _check_version(chunk.schema_version)
+    chunk = _read_chunk(value)
     _check_consistency(chunk)
     return chunk
-
-
-def _check_version(version: int) -> None:
-    if version != SCHEMA_VERSION:
-        raise DecodeError("unsupported_version", f"schema_version {version}, this reader knows {SCHEMA_VERSION}")
 
 
 def _check_consistency(chunk: RawChunk) -> None:

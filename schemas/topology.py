@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from schemas.codec import Milliseconds, Name, Port, reader
+from schemas.codec import Milliseconds, Name, Port, reader, unsupported, versioned_reader
 from schemas.errors import DecodeError
 from schemas.flow import Workload
 
@@ -126,9 +126,17 @@ class TopologyState(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tru
 
 
 encode_topology: Callable[[TopologyState], bytes] = msgspec.json.Encoder().encode
-decode_topology = reader(TopologyState, MAX_READ_BYTES)
-# Of a `--topology` file, a JSON array of states.
-decode_topology_file = reader(list[TopologyState], MAX_TOPOLOGY_FILE_BYTES)
+decode_topology = versioned_reader(TopologyState, MAX_READ_BYTES, SCHEMA_VERSION)
+_decode_topology_file = reader(list[TopologyState], MAX_TOPOLOGY_FILE_BYTES)
+
+
+def decode_topology_file(value: bytes | None) -> list[TopologyState]:
+    """Decode a `--topology` file, a JSON array of states; raises `DecodeError`."""
+    states = _decode_topology_file(value)
+    for state in states:
+        if state.schema_version != SCHEMA_VERSION:
+            raise unsupported(state.schema_version, SCHEMA_VERSION)
+    return states
 
 
 def read_state(value: bytes | None, key: bytes | None) -> TopologyState:

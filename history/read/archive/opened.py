@@ -19,10 +19,11 @@ from pyarrow import fs
 from common.errors import Refusal
 from common.input.locations import without_secrets
 from history.read.archive.object_files import open_object
-from schemas.codec import UNREADABLE
+from schemas.codec import UNREADABLE, check_version, unsupported
+from schemas.errors import DecodeError
 from sinks.flowlog.archive import compaction
 from sinks.flowlog.archive.compaction import Chain, Compaction, read_compaction, record_path
-from sinks.flowlog.archive.manifest import DataFile, Manifest, read_manifest
+from sinks.flowlog.archive.manifest import SCHEMA_VERSION, DataFile, Manifest, read_manifest
 from sinks.flowlog.stores.object_client import open_client, open_files
 from sinks.flowlog.stores.objects import ObjectStore, StoreError
 from sinks.flowlog.stores.opening import local_path
@@ -49,10 +50,22 @@ _READERS, _HANDED_OVER, _AT_A_TIME = {False: 16, True: 4}, 64, 32
 class _Listing(msgspec.Struct):
     """Of a manifest, what says which files count."""
 
+    schema_version: int = SCHEMA_VERSION
     files: list[DataFile] = []
 
 
 _listing_decoder = msgspec.json.Decoder(_Listing)
+
+
+def _read_listing(value: bytes) -> _Listing:
+    try:
+        found = _listing_decoder.decode(value)
+    except msgspec.ValidationError:
+        check_version(value, SCHEMA_VERSION)
+        raise
+    if found.schema_version != SCHEMA_VERSION:
+        raise unsupported(found.schema_version, SCHEMA_VERSION)
+    return found
 
 
 class ReadAgain(Refusal):
@@ -142,7 +155,7 @@ class FlowArchive:
 
     def listing(self, partition: int, number: int) -> list[DataFile]:
         """Return the files that a manifest lists, without reading the rest of it; raise `Refusal` if that cannot be."""
-        return self._read(manifest_path(partition, number), _listing_decoder.decode).files
+        return self._read(manifest_path(partition, number), _read_listing).files
 
     def chain(self, hour: str, listed: Sequence[str] | None = None) -> Chain:
         """Return an hour's compactions as they are now; raise `Refusal` where one cannot be trusted or is missing.
@@ -240,6 +253,10 @@ class FlowArchive:
             raise ArchiveChanged(self.location) from error
         except StoreError as error:
             raise StoreAway(self.location, error) from error
+        except DecodeError as error:
+            raise Refusal(
+                f"archive {self.location}: {path}: {error}; run the version of zonemeter that wrote it"
+            ) from error
         except (OSError, ValueError, *UNREADABLE) as error:
             raise Refusal(f"archive {self.location}: {path} is damaged: {error}") from error
 

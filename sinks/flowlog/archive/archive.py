@@ -23,6 +23,7 @@ import msgspec
 
 from common.errors import Refusal
 from schemas.codec import UNREADABLE
+from schemas.errors import DecodeError
 from sinks.flowlog.archive.manifest import DataFile, Intent, Manifest, encode, read_intent, read_manifest
 from sinks.flowlog.stores.store import TEMPORARY, Parts, Store
 from sinks.sink import Overtaken
@@ -181,6 +182,8 @@ class Archive:
 
 
 def _damaged(path: str, error: Exception) -> Refusal:
+    if isinstance(error, DecodeError):
+        return Refusal(f"output: {path}: {error}; run the version of zonemeter that wrote it, or use another directory")
     return Refusal(f"output: {path} is damaged: {error}; restore it or use another directory")
 
 

@@ -10,9 +10,10 @@ from typing import Annotated
 
 import msgspec
 
-from schemas.codec import Count
+from schemas.codec import Count, check_version, unsupported
 from schemas.flow import MAX_ATTRIBUTION_VERSION
 from schemas.ids import Origin
+from schemas.ledger import SCHEMA_VERSION as LEDGER_VERSION
 from schemas.ledger import LedgerRecord
 from sinks.intake import FlowMark
 
@@ -86,14 +87,23 @@ def decode_manifest(value: bytes) -> Manifest:
 def read_manifest(value: bytes, partition: int, sequence: int) -> Manifest:
     """Decode the manifest of that number; raise `UNREADABLE` or `ValueError` if it is not that one.
 
-    One that stands in another's place, copied or renamed by hand, has the position of another partition.
+    One that stands in another's place, copied or renamed by hand, has the position of another partition. One of a newer
+    version is a `DecodeError`: what counts of the files that it lists is that version's to know.
     """
-    found = decode_manifest(value)
+    try:
+        found = decode_manifest(value)
+    except msgspec.ValidationError:
+        check_version(value, SCHEMA_VERSION)
+        raise
+    if found.schema_version != SCHEMA_VERSION:
+        raise unsupported(found.schema_version, SCHEMA_VERSION)
     if (found.partition, found.sequence) != (partition, sequence):
         raise ValueError(f"it is manifest {found.sequence} of partition {found.partition}")
     for entry in found.ledger:
         if (entry.hop, entry.partition) != ("flowlog", partition):
             raise ValueError(f"its ledger has an entry of {entry.hop}, partition {entry.partition}")
+        if entry.schema_version != LEDGER_VERSION:
+            raise unsupported(entry.schema_version, LEDGER_VERSION)
     return found
 
 

@@ -59,10 +59,17 @@ def cut(sequence: int, *contents: bytes, partition: int = 3, first: int = 0) -> 
     )
 
 
-def with_entry(hop: Hop = "flowlog", partition: int = 3) -> bytes:
+def with_entry(hop: Hop = "flowlog", partition: int = 3, schema_version: int = 1) -> bytes:
     """Return manifest 2 with that entry in its ledger."""
     entry = LedgerRecord(
-        hop=hop, id="x", partition=partition, start_ms=0, end_ms=1, taken=Amount(0, 0, 0), given=Amount(0, 0, 0)
+        schema_version=schema_version,
+        hop=hop,
+        id="x",
+        partition=partition,
+        start_ms=0,
+        end_ms=1,
+        taken=Amount(0, 0, 0),
+        given=Amount(0, 0, 0),
     )
     return encode(msgspec.structs.replace(cut(2).manifest, ledger=[entry]))
 
@@ -193,6 +200,9 @@ def test_a_full_disk_leaves_nothing_that_counts_and_the_same_cut_goes_in_later(t
         assert [file.size_bytes for file in writer.write(large).files] == [30_000, 100_000]
 
 
+NEWER = "json: unsupported_version: schema_version 2, this reader knows 1; run the version of zonemeter that wrote it"
+
+
 def test_names_that_are_none_of_ours_are_left_alone(store: Store) -> None:
     kept = archive(store).write(cut(1, b"kept"))
     for name in ("notes.txt", "x.json", "9.intent", "000000000009-zzzzzz.intent"):
@@ -212,6 +222,9 @@ def test_names_that_are_none_of_ours_are_left_alone(store: Store) -> None:
         pytest.param(encode(cut(2).manifest).replace(b'"row":2', b'"row":-2'), "damaged: Expected", id="negative row"),
         pytest.param(with_entry(hop="metrics"), "has an entry of metrics, partition 3", id="another hop's entry"),
         pytest.param(with_entry(partition=5), "has an entry of flowlog, partition 5", id="another partition's entry"),
+        pytest.param(encode(msgspec.structs.replace(cut(2).manifest, schema_version=2)), NEWER, id="next version"),
+        pytest.param(b'{"schema_version":2,"topic":3}', NEWER, id="next version, changed"),
+        pytest.param(with_entry(schema_version=2), NEWER, id="an entry of the next version"),
         pytest.param(encode(cut(2).manifest).replace(TOPIC.encode(), b"other"), "is of topic other", id="other-topic"),
         pytest.param(
             encode(msgspec.structs.replace(cut(2).manifest, attribution_version=7)),

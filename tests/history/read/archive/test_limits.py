@@ -154,6 +154,19 @@ def test_a_manifest_that_no_flow_log_writes(tmp_path: Path, size: int) -> None:
         FlowArchive(str(tmp_path))
 
 
+def test_a_manifest_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    made(tmp_path, table(3))
+    path = tmp_path / MANIFEST
+    path.write_bytes(path.read_bytes().replace(b'"schema_version":1', b'"schema_version":2'))
+    says = "unsupported_version: schema_version 2, this reader knows 1; run the version of zonemeter that wrote it"
+    with pytest.raises(Refusal, match=rf"^archive {tmp_path}: {MANIFEST}: {says}$"):
+        FlowArchive(str(tmp_path))
+    archive = made(tmp_path / "other", table(3))
+    (tmp_path / "other" / MANIFEST).write_bytes(b'{"schema_version":2,"files":[]}')
+    with pytest.raises(Refusal, match=says):
+        archive.listing(3, 1)
+
+
 def test_what_a_flow_log_writes_is_read(tmp_path: Path) -> None:
     archive = made(tmp_path, lambda path: pq.write_table(SCHEMA.empty_table(), path))
     with ArchiveQuery(archive, SPAN) as query:
