@@ -11,7 +11,6 @@ import contextlib
 import errno
 import re
 import secrets
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, TypeVar
 
@@ -42,8 +41,9 @@ _PASSING = ("408", "409", "425", "429")
 # And what does once there are new credentials, or the request is made again.
 _PASSING_CODES = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestTimeout")
 _CUT_PAGES = 3
-# So many paths of one are listed by one request each at least, or with all else that is there.
-_LISTED_ALONE = 3
+# Fewer paths of one than this are listed by a request each at least; more, such as most hours of a day, with all else
+# that is there.
+_LISTED_ALONE = 12
 _ONE_PUT_BYTES, _PART_BYTES = 64 << 20, 16 << 20
 _NOT_THERE = ("NoSuchKey", "BlobNotFound", "NotFound", "")
 
@@ -143,10 +143,15 @@ class ObjectStore:
         """Return the names below each of these paths of a path: of a thousand objects, by one request."""
         if len(below) < _LISTED_ALONE:
             return [self.names(f"{directory}/{name}") for name in below]
-        found: dict[str, dict[str, None]] = defaultdict(dict)
-        for each in _whole(lambda: obstore.list(self._client, directory).collect()):
-            above, _, rest = each["path"].removeprefix(f"{directory}/").partition("/")
-            found[above][rest.partition("/")[0]] = None
+        return _whole(lambda: self._names_in(directory, below))
+
+    def _names_in(self, directory: str, below: Sequence[str]) -> list[list[str]]:
+        found: dict[str, dict[str, None]] = {name: {} for name in below}
+        for page in obstore.list(self._client, directory):
+            for each in page:
+                above, _, rest = each["path"].removeprefix(f"{directory}/").partition("/")
+                if above in found:
+                    found[above][rest.partition("/")[0]] = None
         return [[*found[name]] for name in below]
 
     def delete(self, path: str) -> None:

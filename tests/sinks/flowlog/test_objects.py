@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from obstore.store import MemoryStore
 
 from common.errors import Refusal
 from sinks.flowlog.archive.archive import Archive
@@ -85,11 +86,30 @@ def test_hours_are_listed_together_as_one_by_one(bucket: str, tmp_path: Path) ->
         for path in ("hour=01/a", "hour=01/b", "hour=02/c", "hour=03/deep/d", "e"):
             store.put(f"flows/date=2026-11-23/{path}", [b""])
         store.put("flows/date=2026-11-234/hour=01/f", [b""])
-    wanted = [["a", "b"], ["deep"], []]
+    day = [f"hour={hour:02}" for hour in range(24)]
+    wanted = [[], ["a", "b"], ["c"], ["deep"], *[[]] * 20]
     for store in stores:
-        some = store.names_in("flows/date=2026-11-23", ["hour=01", "hour=03"])
-        every = store.names_in("flows/date=2026-11-23", ["hour=01", "hour=03", "hour=04"])
-        assert ([*map(sorted, some)], [*map(sorted, every)]) == (wanted[:2], wanted)
+        some = store.names_in("flows/date=2026-11-23", [day[1], day[3]])
+        assert [*map(sorted, some)] == [wanted[1], wanted[3]]
+        assert [*map(sorted, store.names_in("flows/date=2026-11-23", day))] == wanted
+
+
+def test_of_a_day_no_more_is_held_than_the_names_that_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy cluster's day has a million objects: the pages of a listing are read one by one, or not at all."""
+    pages = []
+
+    def listed(_: object, directory: str) -> Iterator[list[dict[str, str]]]:
+        for hour in range(24):
+            pages.append(hour)
+            yield [{"path": f"{directory}/hour={hour:02}/{number}"} for number in range(1_000)]
+
+    monkeypatch.setattr("sinks.flowlog.stores.objects.obstore.list", listed)
+    store = ObjectStore(MemoryStore())
+    store.put("day/hour=03/a", [b""])
+    assert store.names_in("day", ["hour=03", "hour=04", "hour=05"]) == [["a"], [], []]
+    assert pages == []
+    assert [len(names) for names in store.names_in("day", [f"hour={hour:02}" for hour in range(6, 24)])] == [1_000] * 18
+    assert pages == [*range(24)]
 
 
 def test_a_store_without_conditions_is_told_and_looked_into_first(
