@@ -24,7 +24,7 @@ from common.input.locations import Location, without_secrets
 from common.settings import Settings
 from common.terminal import complain, say
 from history.model.rollups import Length
-from history.model.time_range import Since, TimeRange, parse_since
+from history.model.time_range import Since, TimeRange, parse_since, timestamp
 from history.read import interrupts
 from history.read.archive.files import (
     DATA,
@@ -108,12 +108,17 @@ class EraseSettings(RewriteSettings):
 class ExpireSettings(ArchiveSettings):
     """Delete hours of the flow log, whole, oldest first."""
 
-    keep: Duration = Field("395d", description="delete hours that ended so long ago; those of the last day stay always")
+    keep: Duration = Field(
+        "395d", description="delete hours that ended so long ago; those of the last day, and of the newest flows', stay"
+    )
     max_size: ByteSize | None = Field(
         None, gt=0, description="delete more hours until the rest takes no more than this, rollups not counted"
     )
     keep_rollups: Duration = Field(
         "1830d", description="rollups stay when their hour is deleted; delete those of hours that ended so long ago"
+    )
+    newest_too: bool = Field(
+        False, description="also delete the newest flows, once they are old enough: no flow log writes there any more"
     )
 
 
@@ -189,7 +194,11 @@ def expire(settings: ExpireSettings) -> int:
         archive, place = open_archive(settings), without_secrets(settings.archive)
         try:
             there = stored_hours(archive)
-            hours = chosen(there, now_ms, parse_duration(settings.keep), settings.max_size)
+            newest_ms = None if settings.newest_too else archive.until_ms or None
+            keep_ms = parse_duration(settings.keep)
+            if there and newest_ms is not None and newest_ms + keep_ms <= now_ms:
+                raise Refusal(_all_too_old(place, newest_ms, now_ms))
+            hours = chosen(there, now_ms, keep_ms, settings.max_size, newest_ms)
             for hour in [] if settings.dry_run else hours:
                 _roll_up_late(archive, hour)
                 expire_hour(archive, hour)
@@ -212,6 +221,14 @@ def expire(settings: ExpireSettings) -> int:
     if rolled_up:
         say(f"{done} the rollups of {_hours_named(rolled_up)}")
     return 0
+
+
+def _all_too_old(place: object, newest_ms: int, now_ms: int) -> str:
+    return (
+        f"archive {place}: all flows are older than --keep: the newest are of {timestamp(newest_ms)} UTC, and this "
+        f"machine's clock says {timestamp(now_ms)}; if that is right, and no flow log writes there any more, say "
+        "--newest-too"
+    )
 
 
 def _roll_up_late(archive: FlowArchive, hour: StoredHour) -> None:

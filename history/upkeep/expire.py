@@ -23,7 +23,8 @@ from sinks.flowlog.archive.archive import FLOWS
 from sinks.flowlog.archive.compaction import REPLACED, ROLLUPS, Chain, Compaction, record_path, rollup_path
 from sinks.flowlog.archive.manifest import DataFile, encode
 
-# Hours that ended less than this ago stay, whatever the room: the flow log may still write there.
+# Hours that ended less than this ago, or before the newest flow, stay, whatever the room: the flow log may still write
+# there, and the clock may be wrong.
 WRITTEN_MS = 86_400_000
 # Of what is deleted at once.
 _LATE_FILE_BYTES = 1 << 30
@@ -64,14 +65,20 @@ def _files(archive: FlowArchive) -> Iterator[tuple[str, int]]:
                 yield info.path.removeprefix(f"{archive.root}/"), info.size
 
 
-def chosen(hours: Sequence[StoredHour], now_ms: int, keep_ms: int, max_bytes: int | None) -> list[StoredHour]:
-    """Return the hours to delete, of all that there are, oldest first: those too old, and what is too much."""
+def chosen(
+    hours: Sequence[StoredHour], now_ms: int, keep_ms: int, max_bytes: int | None, newest_ms: int | None = None
+) -> list[StoredHour]:
+    """Return the hours to delete, of all that there are, oldest first: those too old, and what is too much.
+
+    `newest_ms`: of the newest flow, whose day stays; None: it may go.
+    """
+    written_ms = (now_ms if newest_ms is None else min(now_ms, newest_ms)) - WRITTEN_MS
     kept = sum(hour.size_bytes for hour in hours)
     found = []
     for hour in hours:
         is_too_old = hour.end_ms <= now_ms - keep_ms
         is_too_much = max_bytes is not None and kept > max_bytes
-        if not (is_too_old or is_too_much) or hour.end_ms > now_ms - WRITTEN_MS:
+        if not (is_too_old or is_too_much) or hour.end_ms > written_ms:
             break
         found.append(hour)
         kept -= hour.size_bytes

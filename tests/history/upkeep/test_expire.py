@@ -115,7 +115,7 @@ def test_the_documented_list_of_files_names_none_that_expired(
 ) -> None:
     for each in compacted:
         compact(written.root, hour=each)
-    assert at(expired + 48, expire_main, "--archive", str(written.root), "--keep", "2d")[0] == 0
+    assert at(expired + 48, expire_main, "--newest-too", "--archive", str(written.root), "--keep", "2d")[0] == 0
     page = (ROOT / "docs/archive.md").read_text()
     [query] = re.findall(r"^```sql\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     query = query.replace("/var/lib/zonemeter/flowlog", str(written.root))
@@ -140,24 +140,24 @@ def test_flows_that_come_after_the_rollups_of_their_hour_go_into_them(written: W
     run = ["--archive", str(written.root), "--keep", "718h"]
     compact(written.root)
     if expired:
-        assert at(719, expire_main, *run)[0] == 0
+        assert at(719, expire_main, "--newest-too", *run)[0] == 0
     flows_before, bytes_before = sums(written.root)
     written.cut(1, flows(1, 40))
-    status, _, err = at(719, expire_main, *run)
+    status, _, err = at(719, expire_main, "--newest-too", *run)
     assert (status, err) == (0, "")
     assert not list(written.root.glob(f"flows/{HOUR}"))
     assert sums(written.root) == (flows_before + 4, bytes_before + 4 * 40_000 + 6)
-    assert at(719, expire_main, *run)[1].startswith("nothing to delete")
+    assert at(719, expire_main, "--newest-too", *run)[1].startswith("nothing to delete")
 
 
 def test_late_flows_that_cannot_be_read_keep_no_hour(written: Written, at: Run) -> None:
     run = ["--archive", str(written.root), "--keep", "718h"]
     compact(written.root)
-    assert at(719, expire_main, *run)[0] == 0
+    assert at(719, expire_main, "--newest-too", *run)[0] == 0
     written.cut(1, flows(1, 40))
     (late,) = written.root.glob(f"flows/{HOUR}/*")
     late.write_bytes(b"PAR1")
-    status, out, err = at(719, expire_main, *run)
+    status, out, err = at(719, expire_main, "--newest-too", *run)
     assert (status, out.partition(",")[0], len(err.splitlines())) == (0, "deleted 1 hour", 1)
     assert f"the rollups of {HOUR} go with it" in err
     assert not list(written.root.glob(f"*/{HOUR}/*.parquet"))
@@ -189,24 +189,43 @@ def test_of_two_that_expire_an_hour_one_is_told_so(written: Written) -> None:
     assert written.rows() == before
 
 
+def test_a_clock_that_is_years_ahead_deletes_nothing(written: Written, at: Run) -> None:
+    before, location = written.rows(), ["--archive", str(written.root)]
+    two_years = 730 * 24
+    for flags in ([], ["--dry-run"], ["--max-size", "1"], ["--keep-rollups", "1d"]):
+        status, out, err = at(two_years, expire_main, *location, *flags)
+        assert (status, out, len(err.splitlines())) == (2, "", 1)
+        assert "the newest are of 2026-11-23 00:" in err
+        assert err.endswith("if that is right, and no flow log writes there any more, say --newest-too\n")
+    # By less: what is newest stays.
+    written.cut(0, flows(0, 60, start_ms=BEGIN_MS + 40 * HOUR_MS))
+    assert at(300 * 24, expire_main, *location, "--keep", "299d")[1].startswith(f"deleted 3 hours, {HOUR} to ")
+    assert len(written.rows(TimeRange(0, BEGIN_MS + 50 * HOUR_MS))) == 4
+    assert at(300 * 24, expire_main, *location, "--max-size", "1")[1].startswith("nothing to delete: 1 hour of ")
+    assert len(before) > 4
+    assert at(two_years, expire_main, *location, "--newest-too")[1].startswith("deleted 1 hour, ")
+    assert written.rows(TimeRange(0, BEGIN_MS + 50 * HOUR_MS)) == []
+    assert at(two_years, expire_main, *location)[1].startswith("nothing to delete"), "nothing is there to lose"
+
+
 def test_the_command_says_what_it_deleted_and_what_stays(written: Written, at: Run) -> None:
     before, location = written.rows(), ["--archive", str(written.root)]
-    status, out, err = at(720, expire_main, *location)
+    status, out, err = at(720, expire_main, "--newest-too", *location)
     assert (status, err) == (0, "")
     assert out.startswith("nothing to delete: 3 hours of ")
-    status, out, err = at(720, expire_main, *location, "--keep", "718h", "--dry-run")
+    status, out, err = at(720, expire_main, "--newest-too", *location, "--keep", "718h", "--dry-run")
     assert (status, err) == (0, "")
     assert out.startswith(f"would delete 2 hours, {HOUR} to {NEXT}, ")
     assert written.rows() == before
-    status, out, err = at(720, expire_main, *location, "--keep", "718h")
+    status, out, err = at(720, expire_main, "--newest-too", *location, "--keep", "718h")
     assert (status, err) == (0, "")
     assert out.startswith(f"deleted 2 hours, {HOUR} to {NEXT}, ")
     assert written.rows() == [row for row in before if row["window_start"].hour == 0]
-    status, out, err = at(720, expire_main, *location, "--max-size", "1")
+    status, out, err = at(720, expire_main, "--newest-too", *location, "--max-size", "1")
     assert (status, err) == (0, "")
     assert out.startswith("deleted 1 hour, ")
     assert written.rows() == []
-    status, out, err = at(720, expire_main, *location, "--max-size", "0")
+    status, out, err = at(720, expire_main, "--newest-too", *location, "--max-size", "0")
     assert (status, out, len(err.splitlines())) == (2, "", 1)
 
 
@@ -336,13 +355,13 @@ def test_rollups_have_a_retention_of_their_own(written: Written, at: Run) -> Non
     location = ("--archive", str(written.root))
     compact(written.root)
     compact(written.root, hour=NEXT)
-    ran = at(300 * 24, expire_main, *location, "--keep", "299d", "--keep-rollups", "10d")
+    ran = at(300 * 24, expire_main, "--newest-too", *location, "--keep", "299d", "--keep-rollups", "10d")
     assert ran[1].splitlines()[1:] == [f"deleted the rollups of 2 hours, {HOUR} to {NEXT}"]
     assert list(written.root.glob("rollups/*/*/*")) == []
 
 
 def test_rollups_of_hours_whose_flows_stay_stay_too(written: Written, at: Run) -> None:
     compact(written.root)
-    status, out, _ = at(300 * 24, expire_main, "--archive", str(written.root), "--keep-rollups", "10d")
+    status, out, _ = at(300 * 24, expire_main, "--newest-too", "--archive", str(written.root), "--keep-rollups", "10d")
     assert (status, "rollups" in out) == (0, False)
     assert len(list(written.root.glob("rollups/*/*/*"))) == 1
