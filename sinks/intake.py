@@ -166,9 +166,14 @@ class Lane:
             self._drop_oldest()
 
     def forget_old_marks(self, now_ms: int) -> list[Origin]:
-        """Drop the lives that brought nothing for `MARK_KEPT_MS`; return all that have gone since the last time."""
-        while self._silent_since() < now_ms - MARK_KEPT_MS:
-            self._drop_oldest()
+        """Drop the lives that brought nothing for `MARK_KEPT_MS`; return all that have gone since the last time.
+
+        Others have to have been seen so much later, by their own clocks: this one may be days ahead for a moment.
+        """
+        if self._silent_since() < now_ms - MARK_KEPT_MS:
+            latest_ms = min(now_ms, max(mark.seen_ms for mark in self.marks.values()))
+            while self._silent_since() < latest_ms - MARK_KEPT_MS:
+                self._drop_oldest()
         gone = [origin for origin in self.pushed_out if origin not in self.marks]
         self.pushed_out.clear()
         return gone

@@ -195,10 +195,25 @@ def test_forgets_end_points_beyond_the_bound_and_still_takes() -> None:
 
 def test_marks_of_lives_long_over_are_forgotten() -> None:
     lane = Lane(0)
-    intake().take(lane, records(ids([flow_id()])), NOW_MS)
+    source, later = intake(), MARK_KEPT_MS // 10_000 + 1
+    source.take(lane, records(ids([flow_id()])), NOW_MS)
     assert lane.forget_old_marks(NOW_MS + MARK_KEPT_MS) == []
-    assert lane.forget_old_marks(NOW_MS + MARK_KEPT_MS + 1) == [ORIGIN]
-    assert lane.marks == {}
+    other_node = at(1, later, id=flow_id(1, 0, "node-b1"))
+    source.take(lane, records([other_node], offset=1), NOW_MS + 10_000 * later)
+    assert lane.forget_old_marks(NOW_MS + MARK_KEPT_MS) == []
+    assert lane.forget_old_marks(NOW_MS + 10_000 * later) == [ORIGIN]
+    assert [origin.node for origin in lane.marks] == ["node-b1"]
+
+
+def test_no_mark_is_forgotten_because_this_clock_was_ahead() -> None:
+    """The same flows may come again: delivery is at least once."""
+    lane, source, ahead = Lane(0), intake(), NOW_MS + MARK_KEPT_MS + 86_400_000
+    source.take(lane, records([at(1)]), NOW_MS)
+    assert lane.forget_old_marks(ahead) == []
+    # Nor where something was taken by that clock.
+    source.take(lane, records([at(1, id=flow_id(1, 0, "node-b1"))], offset=1), ahead)
+    assert lane.forget_old_marks(ahead) == []
+    assert source.take(lane, records([at(1)], offset=2), NOW_MS + 1_000).repeats == 1
 
 
 def test_a_clock_ahead_does_not_make_a_node_fresh_for_ever() -> None:
@@ -219,7 +234,6 @@ def test_marks_that_are_read_back_are_held_to_what_holds_for_those_made_now(monk
     # A number below, of a later time than the node can have been seen in: not a repeat.
     batch = intake().take(restored, records([at(4, 60)], offset=1), NOW_MS + 700_000)
     assert (len(batch.rows), batch.repeats) == (1, 0)
-    assert restored.forget_old_marks(NOW_MS + 700_001 + MARK_KEPT_MS) == [ORIGIN]
 
     monkeypatch.setattr("sinks.intake.MAX_MARKS", 3)
     many = {Origin("lab", f"node-{n}", "5be6c2f0a91d"): FlowMark(1, 1, 0, 0, NOW_MS, NOW_MS - n) for n in range(5)}
