@@ -7,6 +7,7 @@ loses nothing and doubles nothing. No Kafka client here: records come in, rows c
 """
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -23,10 +24,14 @@ from schemas.ids import MAX_NUMBER, Origin, parse_chunk_id, split_flow_id
 from schemas.ledger import Hop, LedgerRecord
 from sinks.tallies import Tallies
 
-# Distinct end points known by their bytes; then all are forgotten and learned again. About 1 KiB each; if somebody
-# writes longer ones, fewer.
+# Distinct end points known by their bytes; then all are forgotten and learned again. About 1.2 KiB each, names and all;
+# if somebody writes longer ones, fewer.
 MAX_KNOWN_ENDS = 200_000
-MAX_KNOWN_BYTES = 128 * 1024 * 1024
+MAX_KNOWN_BYTES = 256 * 1024 * 1024
+# What knowing one takes beside its bytes and the object: its place in a dictionary, and what the allocator rounds up.
+KNOWN_BYTES = 120
+# An observer takes at most so many times its bytes; there are few.
+OBSERVER_FACTOR = 5
 # A node's life that brought nothing for so long cannot come again: the raw topic keeps 7 days.
 MARK_KEPT_MS = 8 * 24 * 3_600_000
 # Marks of one partition. Kubernetes has no cluster of so many nodes, and a partition holds a part of them.
@@ -88,6 +93,7 @@ class Batch(Generic[E]):
     """What came of one batch of records; `missed` offsets were deleted before they could be read.
 
     `first_offset`: of its first record. `renumbered` chunks were taken although they are numbered below the one before.
+    `forgot`: the ends of earlier rows are known no longer; who holds such rows alone keeps their ends in memory.
     """
 
     rows: list[Row[E]] = field(default_factory=list)
@@ -96,6 +102,7 @@ class Batch(Generic[E]):
     missed: int = 0
     renumbered: int = 0
     first_offset: int | None = None
+    forgot: bool = False
 
 
 @dataclass(slots=True)
@@ -201,13 +208,17 @@ class Intake(Generic[E]):
     def __init__(
         self, make_end: Callable[[Endpoint], E], max_known: int = MAX_KNOWN_ENDS, attribution_version: int = 0
     ) -> None:
-        """`attribution_version`: the one that is taken, 0 as recorded; flows of others are refused."""
+        """`attribution_version`: the one that is taken, 0 as recorded; flows of others are refused.
+
+        What an end takes is asked of it: `__sizeof__` has to count what belongs to it alone.
+        """
         self._make_end = make_end
         self._attribution = attribution_version or UNSET
         self._max_known = max_known
         self._ends: dict[bytes, E] = {}
         self._observers: dict[bytes, Observer] = {}
         self._known_bytes = 0
+        self._forgot = False
 
     def take(self, lane: Lane, records: Sequence[SourceRecord], now_ms: int) -> Batch[E]:
         """Take the records of one partition, in the order of their offsets, and move the lane behind them.
@@ -215,6 +226,7 @@ class Intake(Generic[E]):
         The lane's books hold all but what was refused: see `Lane.refuse` and `settle`.
         """
         batch: Batch[E] = Batch()
+        self._forgot = False
         if records:
             batch.first_offset = records[0].offset
             if lane.closed_at is None:
@@ -222,6 +234,7 @@ class Intake(Generic[E]):
             self._take_rows(lane, records, batch, now_ms)
             batch.missed = _missed(lane.position, records)
             lane.position = records[-1].offset + 1
+        batch.forgot = self._forgot
         return batch
 
     def _take_rows(self, lane: Lane, records: Iterable[SourceRecord], batch: Batch[E], now_ms: int) -> None:
@@ -259,7 +272,7 @@ class Intake(Generic[E]):
         end = self._ends.get(encoded)
         if end is None:
             end = self._make_end(decode_endpoint(encoded))
-            self._make_room(len(encoded))
+            self._make_room(sys.getsizeof(encoded) + sys.getsizeof(end))
             self._ends[encoded] = end
         return end
 
@@ -267,16 +280,18 @@ class Intake(Generic[E]):
         observer = self._observers.get(encoded)
         if observer is None:
             observer = decode_observer(encoded)
-            self._make_room(len(encoded))
+            self._make_room(OBSERVER_FACTOR * sys.getsizeof(encoded))
             self._observers[encoded] = observer
         return observer
 
     def _make_room(self, size: int) -> None:
+        size += KNOWN_BYTES
         self._known_bytes += size
         if len(self._ends) + len(self._observers) >= self._max_known or self._known_bytes > MAX_KNOWN_BYTES:
             self._ends.clear()
             self._observers.clear()
             self._known_bytes = size
+            self._forgot = True
 
 
 @dataclass(slots=True)

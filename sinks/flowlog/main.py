@@ -12,10 +12,11 @@ from common.errors import Stopped
 from common.kafka import clients
 from common.service import lifecycle
 from common.service.running import Service
+from schemas.flow import Endpoint
 from sinks.flowlog.archive.archive import Archive
 from sinks.flowlog.archive.pending import Buffer
 from sinks.flowlog.rows import jsonl, parquet
-from sinks.flowlog.rows.columns import FlatEnd, flatten
+from sinks.flowlog.rows.columns import FlatEnd, flatten, flatten_values
 from sinks.flowlog.settings import STDOUT, FlowlogSettings
 from sinks.flowlog.sink import ArchiveSink
 from sinks.flowlog.stdout import StdoutSink
@@ -30,6 +31,7 @@ FORMATS: dict[str, tuple[str, Callable[[], Buffer]]] = {
     "jsonl": (jsonl.SUFFIX, jsonl.JsonLines),
     "parquet": (parquet.SUFFIX, parquet.ParquetRows),
 }
+ENDS: dict[str, Callable[[Endpoint], FlatEnd]] = {"jsonl": flatten, "parquet": flatten_values}
 
 
 @entry_point("run flowlog", FlowlogSettings)
@@ -54,8 +56,8 @@ async def write(running: Service, settings: FlowlogSettings) -> None:
         group_instance_id=settings.group_instance_id,
         session_timeout_ms=int(settings.session_timeout_seconds * 1000),
     )
-    version = settings.attribution_version
-    await Runner(running, settings, sink, flatten, new_consumer, attribution_version=version).run()
+    version, make_end = settings.attribution_version, ENDS[settings.format]
+    await Runner(running, settings, sink, make_end, new_consumer, attribution_version=version).run()
 
 
 async def _opened(running: Service, settings: FlowlogSettings) -> Sink[FlatEnd, Any]:

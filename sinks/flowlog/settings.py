@@ -10,7 +10,7 @@ from common.settings import HostPort, IdPart, ServiceSettings, listen_on
 from schemas.flow import MAX_ATTRIBUTION_VERSION
 
 STDOUT = "-"
-# Of rows held back, over all partitions; beyond it some are written before their time.
+# Of rows held back, over all partitions; beyond it some are written before their time. Their ends are the intake's.
 MAX_HELD_BYTES = 256 * 1024 * 1024
 
 

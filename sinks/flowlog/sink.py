@@ -23,10 +23,11 @@ class ArchiveSink(Sink[FlatEnd, ArchiveCut]):
         self._archive = archive
         self._new_buffer = new_buffer
         self._pending: dict[int, Pending] = {}
+        self._forgot = False
 
     def recover(self, partitions: Sequence[int]) -> tuple[list[Lane], list[LedgerRecord]]:
         """Go on from the newest manifests."""
-        self._pending, entries = {}, []
+        self._pending, self._forgot, entries = {}, False, []
         for partition in partitions:
             lane, sequence = Lane(partition), 0
             if newest := self._archive.recover(partition):
@@ -38,11 +39,18 @@ class ArchiveSink(Sink[FlatEnd, ArchiveCut]):
     def add(self, lane: Lane, batch: Batch[FlatEnd]) -> None:
         """Hold rows back."""
         self._pending[lane.partition].add(batch)
+        self._forgot |= batch.forgot
 
     def due(self, lanes: Sequence[Lane], now: float) -> Sequence[Lane]:
-        """Return all that have waited, or the fullest if there are too many rows."""
-        if due := super().due(lanes, now):
-            return due
+        """Return all that have waited, or the fullest if there are too many rows.
+
+        All, too, where the intake has forgotten the ends that it knew: until then the rows' ends are in its memory
+        already, and from then on they would be in memory beside those that it knows now.
+        """
+        due = super().due(lanes, now)
+        if due or self._forgot:
+            self._forgot = False
+            return lanes
         held = [self._pending[lane.partition] for lane in lanes]
         if self._settings.is_full(sum(each.rows for each in held), sum(each.size_bytes for each in held)):
             return [max(held, key=lambda pending: pending.size_bytes).lane]

@@ -2,7 +2,9 @@
 """An end point as the metrics name it: zone, node, workload, pod; no address and no port. Pure."""
 
 import ipaddress
+import sys
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 from msgspec import UNSET, UnsetType
 
@@ -11,11 +13,11 @@ from schemas.flow import UNKNOWN_REASONS, Cloud, Endpoint, Named, told_apart
 
 # kubezonnet's namespace for traffic of the host itself; the pod is then the node's name.
 HOST_NAMESPACE = "_node_"
-# Label values that are not names in the cluster; distinct ones are all kept in memory.
-MAX_DISTINCT = 200_000
+# What keeping one takes beside its labels: the weak reference and its place in a dictionary.
+DISTINCT_BYTES = 250
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class End:
     """One side of a flow as labels. Unknown is "", which Prometheus treats as absent. Equal means the same object.
 
@@ -35,6 +37,18 @@ class End:
     reason: str
     internet_name: str
 
+    def __sizeof__(self) -> int:
+        """Return what it takes in memory, with all that it refers to and what `Ends` has of it."""
+        labels = self.labels
+        held = sys.getsizeof(labels) + sum(map(sys.getsizeof, filter(None, labels)))
+        return object.__sizeof__(self) + DISTINCT_BYTES + held
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All of it, in order."""
+        place = self.zone, self.region, self.node, self.namespace, self.kind, self.workload
+        return *place, self.pod_namespace, self.pod, self.reason, self.internet_name
+
     @property
     def side(self) -> Side:
         """What the price of its traffic may depend on."""
@@ -46,7 +60,8 @@ class Ends:
     """Makes end points, one object for each distinct one."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, ...], End] = {}
+        # As long as somebody else has them: the intake, whose bound is theirs, or a counter.
+        self._known: WeakValueDictionary[tuple[str, ...], End] = WeakValueDictionary()
 
     def make(self, endpoint: Endpoint) -> End:
         """Return the end point that `endpoint` is as labels."""
@@ -55,8 +70,6 @@ class Ends:
         labels = (*place, *_workload(endpoint), *_pod(endpoint), _reason(endpoint), _internet_name(endpoint))
         end = self._known.get(labels)
         if end is None:
-            if len(self._known) >= MAX_DISTINCT:
-                self._known.clear()
             end = self._known[labels] = End(*labels)
         return end
 

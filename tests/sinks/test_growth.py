@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
-from sinks.flowlog.rows.columns import flatten
+from sinks.flowlog.rows.columns import flatten_values
 from sinks.intake import Intake, Lane
 from sinks.metrics.aggregate import Aggregate
 from sinks.metrics.ends import Ends
@@ -37,7 +37,7 @@ def metrics_calls(count: int) -> int:
 
 
 def flowlog_calls(count: int) -> int:
-    lane, intake = Lane(0), Intake(flatten)
+    lane, intake = Lane(0), Intake(flatten_values)
     taken = records(flows(count))
     return calls(lambda: intake.take(lane, taken, NOW_MS))
 

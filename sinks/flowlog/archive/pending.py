@@ -14,6 +14,8 @@ from sinks.intake import Batch, Lane, Row
 from sinks.sink import Cut
 
 HOUR_MS = 3_600_000
+# What each chunk takes in the books until they are closed, and in the ledger entries of the cut.
+CHUNK_BYTES = 400
 
 
 class Buffer(Rows, Protocol):
@@ -41,7 +43,7 @@ class Pending:
     @property
     def size_bytes(self) -> int:
         """About what they take in memory."""
-        return sum(buffer.size_bytes for buffer in self.buffers.values())
+        return sum(buffer.size_bytes for buffer in self.buffers.values()) + len(self.lane.books.parts) * CHUNK_BYTES
 
     def add(self, batch: Batch[FlatEnd]) -> None:
         """Take what came of a batch of records."""

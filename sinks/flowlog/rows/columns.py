@@ -6,6 +6,7 @@ milliseconds), the window is [start, end). `raw_partition` and `raw_offset` say 
 column means: schemas/flowlog.v1.schema.json.
 """
 
+import sys
 from dataclasses import dataclass, field
 
 import orjson
@@ -63,14 +64,29 @@ class FlatEnd:
     as_source: str = field(repr=False)
     as_destination: str = field(repr=False)
 
+    def __sizeof__(self) -> int:
+        """Return what it takes in memory, with all that it refers to."""
+        held = sys.getsizeof(self.as_source) + sys.getsizeof(self.as_destination) + sys.getsizeof(self.values)
+        return object.__sizeof__(self) + held + sum(map(sys.getsizeof, filter(None, self.values)))
+
 
 def flatten(endpoint: Endpoint) -> FlatEnd:
     """Flatten one end of a flow."""
+    values = _values(endpoint)
+    return FlatEnd(values, _fragment("src_", values), _fragment("dst_", values))
+
+
+def flatten_values(endpoint: Endpoint) -> FlatEnd:
+    """Flatten one end of a flow for a writer that does not want it as JSON, which would double its memory."""
+    return FlatEnd(_values(endpoint), "", "")
+
+
+def _values(endpoint: Endpoint) -> tuple[Value, ...]:
     endpoint = told_apart(endpoint)
     k8s = Kubernetes() if endpoint.k8s is UNSET else endpoint.k8s
     cloud = Cloud() if endpoint.cloud is UNSET else endpoint.cloud
     workload = Workload("", "") if k8s.workload is UNSET else k8s.workload
-    values: tuple[Value, ...] = (
+    return (
         endpoint.kind,
         text(endpoint.address),
         None if endpoint.port is UNSET else endpoint.port,
@@ -86,7 +102,6 @@ def flatten(endpoint: Endpoint) -> FlatEnd:
         text(endpoint.name),
         text(endpoint.reason),
     )
-    return FlatEnd(values, _fragment("src_", values), _fragment("dst_", values))
 
 
 def text(value: str | UnsetType) -> str | None:

@@ -5,8 +5,10 @@ Of an end point a row keeps a number; what the number stands for is decoded, and
 observer, and with what few values share: scope, direction, protocol and the like, as one.
 """
 
+import sys
 from array import array
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,8 +21,11 @@ from sinks.flowlog.rows.columns import COLUMNS, END_COLUMNS, FlatEnd, Value, tex
 from sinks.intake import Row
 
 SUFFIX = ".parquet"
-# What a buffered row takes: its id, its numbers, references to texts that repeat.
-ROW_BYTES = 260
+# What a buffered row takes beside its id: its numbers, references to what repeats, and room: writing rows takes
+# as much again.
+ROW_BYTES = 210
+# What repeats takes so much more in each file: its place in a dictionary. The ends themselves are the intake's.
+ENTRY_BYTES = 100
 ENCODINGS = {"id": "DELTA_BYTE_ARRAY", "bytes": "DELTA_BINARY_PACKED", "packets": "DELTA_BINARY_PACKED"}
 COMPRESSION_LEVEL = 3
 # How pyarrow writes the files.
@@ -47,6 +52,7 @@ class ParquetRows:
     def __init__(self) -> None:
         self.rows = 0
         self._ids: list[str] = []
+        self._text_bytes = 0
         self._numbers = {name: array("q") for name in ("start", "end", "bytes", "packets", "partition", "offset")}
         self._kinds: dict[Kind, int] = {}
         self._rows_kinds = array("i")
@@ -60,13 +66,16 @@ class ParquetRows:
     @property
     def size_bytes(self) -> int:
         """About what the rows take in memory."""
-        return self.rows * ROW_BYTES
+        repeating = len(self._ends) + len(self._distinct_observers) + len(self._kinds)
+        return self.rows * ROW_BYTES + self._text_bytes + repeating * ENTRY_BYTES
 
     def add(self, rows: Sequence[Row[FlatEnd]]) -> None:
         """Take flows."""
         flows = [row[0] for row in rows]
         ends, numbers, kinds = self._ends, self._numbers, self._kinds
-        self._ids += [flow.id for flow in flows]
+        ids = [flow.id for flow in flows]
+        self._ids += ids
+        self._text_bytes += sum(map(len, ids))
         numbers["start"].extend([flow.start_ms for flow in flows])
         numbers["end"].extend([flow.end_ms for flow in flows])
         numbers["bytes"].extend([flow.bytes for flow in flows])
@@ -77,7 +86,9 @@ class ParquetRows:
             (f.scope, f.direction, f.encapsulation, f.server, f.attribution_version, f.dnat, f.network, f.k8s)
             for f in flows
         ]
+        known = len(kinds)
         self._rows_kinds.extend([kinds.setdefault(kind, len(kinds)) for kind in of_rows])
+        self._text_bytes += sum(map(_kind_bytes, islice(reversed(kinds), len(kinds) - known)))
         self._sources.extend([ends.setdefault(source, len(ends)) for _, source, _, _ in rows])
         self._destinations.extend([ends.setdefault(destination, len(ends)) for _, _, destination, _ in rows])
         self._add_observers([observer for _, _, _, observer in rows])
@@ -144,6 +155,12 @@ class ParquetRows:
         zones = [None if each.cloud is UNSET else text(each.cloud.availability_zone) for each in distinct]
         nodes = [each.node for each in distinct]
         return _distinct(nodes, "node").take(rows), _distinct(zones, "zone").take(rows)
+
+
+def _kind_bytes(kind: Kind) -> int:
+    *_, network, k8s = kind
+    parts = (kind, network, network.transport, k8s, k8s.cluster, k8s.cluster.name, kind[2])
+    return sum(map(sys.getsizeof, parts))
 
 
 def _numbers(values: "array[int]") -> pa.Array:

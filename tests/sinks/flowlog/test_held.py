@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a flow log holds in memory is bounded by what it counts, whatever the flows are made of."""
+
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.flow import Cloud, Cluster, Endpoint, Named, Network, Observer
+from sinks.flowlog.archive.archive import Archive
+from sinks.flowlog.rows.columns import flatten, flatten_values
+from sinks.flowlog.rows.parquet import ParquetRows
+from sinks.flowlog.settings import FlowlogSettings
+from sinks.flowlog.sink import ArchiveSink
+from sinks.flowlog.stores.store import LocalStore
+from sinks.intake import Intake, Lane
+from sinks.metrics.ends import Ends
+from tests.support.sinks.flows import END_MS, encoded, flow, flow_id, other, pod, records
+
+MIB = 1024 * 1024
+LONG = "n" * 240
+
+
+def new_sink(root: Path) -> ArchiveSink:
+    settings = FlowlogSettings(output=str(root))
+    return ArchiveSink(settings, Archive(LocalStore(root), "t", ".parquet"), ParquetRows)
+
+
+def pods(name: str) -> Callable[[int], dict[str, Any]]:
+    return lambda n: {"source": pod(f"{name}{n}", "a"), "destination": pod(f"{name}{n}", "b")}
+
+
+MADE_OF = [
+    pytest.param(lambda n: {}, id="the same ends"),
+    pytest.param(lambda n: {"source": other("external", address=f"203.0.{n // 250}.{n % 250}")}, id="the internet"),
+    pytest.param(pods("api"), id="pods"),
+    pytest.param(pods(LONG), id="long names"),
+    pytest.param(pods("\N{PILE OF POO}" * 50), id="names of four bytes a letter"),
+    pytest.param(lambda n: {"id": flow_id(1 + n, 0)}, id="a chunk each"),
+    pytest.param(lambda n: {"id": flow_id(1 + n, 0, LONG)}, id="a chunk each of a long name"),
+    pytest.param(lambda n: {"observer": Observer(f"{LONG}{n}", Cloud(f"{LONG}{n}"))}, id="observers"),
+    pytest.param(lambda n: {"k8s": Cluster(Named(f"{LONG}{n}"))}, id="clusters"),
+    pytest.param(lambda n: {"network": Network(f"{n}", "ipv6"), "encapsulation": f"{LONG}{n}"}, id="protocols"),
+]
+
+
+@pytest.mark.parametrize("fields", MADE_OF)
+def test_what_is_held_back_stays_within_what_is_counted(
+    fields: Callable[[int], dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sinks.intake.MAX_KNOWN_BYTES", MIB)
+    monkeypatch.setattr("sinks.flowlog.settings.MAX_HELD_BYTES", MIB)
+    sink, intake = new_sink(tmp_path), Intake(flatten_values)
+    (lane,), _ = sink.recover([0])
+    most = cuts = 0
+    tracemalloc.start()
+    for first in range(0, 12_000, 100):
+        values = [encoded(flow(**{"id": flow_id(1, n)} | fields(n))) for n in range(first, first + 100)]
+        batch = intake.take(lane, records(values, offset=first), END_MS)
+        assert len(batch.rows) == 100
+        sink.add(lane, batch)
+        del batch, values
+        most = max(most, tracemalloc.get_traced_memory()[0])
+        if due := sink.due([lane], 0.0):
+            assert due == [lane]
+            sink.cut(due, END_MS)
+            cuts += 1
+    tracemalloc.stop()
+    assert cuts >= 2
+    assert 0.5 * MIB < most < 2.2 * MIB
+
+
+@pytest.mark.parametrize("make", [flatten, flatten_values, Ends().make], ids=["json", "parquet", "metrics"])
+@pytest.mark.parametrize("name", ["api", LONG, "\N{PILE OF POO}" * 50], ids=["usual", "long", "four bytes a letter"])
+def test_known_ends_take_no_more_than_is_counted(
+    make: Callable[[Endpoint], object], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sinks.intake.MAX_KNOWN_BYTES", MIB)
+    lane, intake = Lane(0), Intake(make)
+    most = 0
+    tracemalloc.start()
+    for first in range(0, 2_000, 20):
+        values = [encoded(flow(id=flow_id(1, n), **pods(name)(n))) for n in range(first, first + 20)]
+        intake.take(lane, records(values, offset=first), END_MS)
+        most = max(most, tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert 0.5 * MIB < most < 1.1 * MIB
+
+
+def test_200_000_usual_ends_are_known_at_once() -> None:
+    lane, intake = Lane(0), Intake(flatten_values)
+    forgot = False
+    for first in range(0, 100_000, 1_000):
+        values = [
+            encoded(flow(id=flow_id(1, n), **pods("catalogue-7d4b9c6f5-")(n))) for n in range(first, first + 1_000)
+        ]
+        forgot |= intake.take(lane, records(values, offset=first), END_MS).forgot
+        if first + 1_000 < 100_000:
+            assert not forgot
