@@ -39,7 +39,7 @@ from history.read.archive.files import (
 from history.read.archive.opened import ArchiveChanged, FlowArchive, ReadAgain, StoreAway
 from history.read.progress import progress
 from history.upkeep.addresses import Erasure, done_already
-from history.upkeep.compact import Compactor, Done, Rule, Taken, rollups_to_erase
+from history.upkeep.compact import Compactor, Done, Rule, Taken, UnansweredError, rollups_to_erase
 from history.upkeep.days import rollups_to_write, weeks_with_rollups, write_long_rollup
 from history.upkeep.expire import StoredHour, chosen, roll_up_late, rolled_up_hours, stored_hours
 from history.upkeep.expire import expire as expire_hour
@@ -323,6 +323,12 @@ class _Run:
             say(f"{hour.name}: another process compacted it meanwhile")
         except ArchiveChanged:
             say(f"{hour.name}: changed meanwhile; left to the next run")
+        except UnansweredError as error:
+            self._failed += 1
+            complain(
+                f"zonemeter archive {self._word}: {error.strerror}; whether {hour.name} was rewritten is not "
+                "known: the next run finds out"
+            )
         except (Refusal, OSError) as error:
             self._failed += 1
             complain(f"zonemeter archive {self._word}: {error}; {hour.name} stays as it is")

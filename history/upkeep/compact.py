@@ -48,6 +48,10 @@ class Taken(Exception):  # noqa: N818 - it is what happened, and no fault
     """Another process compacted the hour meanwhile."""
 
 
+class UnansweredError(OSError):
+    """Whether the record of a compaction was written is not known."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """When an hour is compacted: where more than `files` are not yet. `file_bytes`: of a file that is made, about.
@@ -234,7 +238,10 @@ class Compactor:
             raise
         forget_long_rollups(self._archive, hour)
         # If it is not known whether this was done, the next run finds out: until then nothing may be deleted.
-        ours = store.create(record_path(hour, record.sequence), [encode(written)])
+        try:
+            ours = store.create(record_path(hour, record.sequence), [encode(written)])
+        except OSError as error:
+            raise UnansweredError(error.errno, str(error.strerror or error)) from error
         if not ours and self._archive.compaction(hour, record.sequence).writer != record.writer:
             self._delete([*rolled_up, *files, intent])
             raise Taken

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`zonemeter archive compact` as it is run, and the commands that read what it leaves."""
 
+import errno
 import shutil
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +16,7 @@ from history.read.archive.opened import FlowArchive
 from history.replay import command as replay
 from history.report import command as report
 from history.upkeep import command as upkeep
+from sinks.flowlog.stores.store import LocalStore, Parts
 from tests.history.conftest import Command
 from tests.history.upkeep.conftest import Run
 from tests.support.history.lived import Lived
@@ -82,6 +84,25 @@ def test_of_a_year_only_the_days_of_the_range_are_listed(written: Written) -> No
     assert len(find_chapter(archive, DAY).files) == 1 + 12
     assert not any("2026-02" in directory for directory in Listing.listed)
     assert any("2026-11" in directory for directory in Listing.listed)
+
+
+def test_a_record_whose_answer_was_lost_is_not_said_to_be_missing(
+    written: Written, at: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, create = written.rows(), LocalStore.create
+
+    def lost(self: LocalStore, path: str, parts: Parts) -> bool:
+        create(self, path, parts)
+        raise OSError(errno.EIO, "the connection was cut")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalStore, "create", lost)
+        status, _, err = at(3.5, upkeep.main, "--archive", str(written.root))
+    known = "the connection was cut; whether " + HOUR + " was rewritten is not known: the next run finds out"
+    assert (status, err) == (2, f"zonemeter archive compact: {known}\n")
+    assert written.rows() == before
+    assert at(3.5, upkeep.main, "--archive", str(written.root))[::2] == (0, "")
+    assert written.rows() == before
 
 
 def test_an_hour_that_cannot_be_compacted_holds_up_no_other(written: Written, at: Run) -> None:
