@@ -135,12 +135,27 @@ def stream_to(path: Path | None) -> Iterator[BinaryIO]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        partial.rename(path)
+        _name(partial, path)
+    except FileExistsError as error:
+        raise Refusal(f"file = '{path}' exists: it was written meanwhile; delete it or name another") from error
     except OSError as error:
         raise Refusal(f"file = '{path}': {error.strerror or error}") from error
     finally:
         with contextlib.suppress(OSError):  # as of a read-only file system, which says so of what is not there, too
             partial.unlink(missing_ok=True)
+
+
+def _name(partial: Path, path: Path) -> None:
+    """Give a file its name; raise `FileExistsError` where another run has written one meanwhile."""
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        # Not every file system has hard links, and what was read may have taken an hour.
+        if path.exists():
+            raise FileExistsError from None
+        partial.rename(path)
 
 
 def _json_lines(table: pa.Table) -> Iterator[bytes]:

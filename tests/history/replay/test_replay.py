@@ -3,8 +3,10 @@
 
 import asyncio
 import csv
+import errno
 import io
 import ipaddress
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -225,6 +227,26 @@ def test_the_table_shows_the_greatest(history: Lived, run: Run) -> None:
         assert f"{len(history.flows):,} flows" in text[1]
         assert text.index("") + 1 + 1 + 5 + 1 == len(text)
         assert text[-1].startswith(f"and {len(history.flows) - 5:,} smaller ones")
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["", "no hard links"])
+def test_a_file_that_appeared_meanwhile_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refused)
+    path = tmp_path / "flows.jsonl"
+    with pytest.raises(Refusal, match="exists: it was written meanwhile"), stream_to(path) as stream:
+        stream.write(b"mine")
+        path.write_bytes(b"another run's")
+    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("flows.jsonl", b"another run's")]
+    path.unlink()
+    with stream_to(path) as stream:
+        stream.write(b"mine")
+    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("flows.jsonl", b"mine")]
 
 
 def test_a_read_only_file_system_is_one_line(tmp_path: Path) -> None:
