@@ -5,6 +5,7 @@ Exit status 0 if what has no reason is within the tolerance, 1 if it is not (or 
 2 for wrong use and for a bill that cannot be compared: of another time, of other accounts, damaged.
 """
 
+import os
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +17,7 @@ from pydantic_settings import CliPositionalArg
 from common import clock, terminal
 from common.entry_point import entry_point
 from common.errors import Refusal
+from common.input.files import sync_directory
 from common.settings import KafkaSettings
 from common.terminal import complain
 from enricher.delivery.topology_topic import read_states
@@ -181,8 +183,11 @@ def _write(path: Path, content: bytes) -> None:
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         made = Path(file.name)
         made.chmod(0o644)
         made.replace(path)
+        sync_directory(path.parent)
     except OSError as error:
         raise Refusal(f"write_prices = '{path}': {error.strerror}") from error

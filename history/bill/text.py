@@ -17,6 +17,7 @@ from common.amounts import (
     percent,
     ranked,
     shorten,
+    wrapped,
 )
 from common.terminal import command
 from history.audit.text import trust_facts
@@ -215,12 +216,11 @@ def _units(quantity: Quantity) -> str:
 
 
 def _next(answer: Answer) -> list[str]:
-    wishes = []
-    if answer.scopes.get("unknown", 0):
-        wishes.append(command("cidrs suggest"))
+    rows = commands("next", [command("cidrs suggest")] if answer.scopes.get("unknown", 0) else [], 7)
     if answer.rates:
-        wishes.append("the same with --write-prices FILE, then report --prices FILE")
-    return commands("next", wishes, 7)
+        prose = "the same with --write-prices FILE, then report --prices FILE"
+        rows += wrapped(prose, " " * 7 if rows else f"{'next':<7}", " " * 7)
+    return rows
 
 
 def _signed(size: int) -> str:

@@ -138,7 +138,11 @@ def _write(path: Path, content: bytes, at_ms: int, *, kept: bool) -> None:
     if kept and former.exists():
         raise Refusal(f"{former} is there already: an import of that time was made; say --at")
     try:
-        made.write_bytes(content)
+        with made.open("wb") as file:
+            file.write(content)
+            file.flush()
+            # Else a power cut may leave the name with nothing in it, and the enricher without a map.
+            os.fsync(file.fileno())
         if kept:
             os.link(path, former)
             say(f"what was in force until then is {former}")

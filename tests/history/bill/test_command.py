@@ -3,6 +3,7 @@
 
 import csv
 import io
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import orjson
 import pytest
 
+from common import page
 from history.bill import command as bill
 from history.bill.books.sums import GB, GIB, HOUR_MS
 from history.report import command as report
@@ -91,6 +93,15 @@ def test_what_is_unexplained_is_bad_news_above_the_tolerance(metered: Topics, ru
     assert run(path, *metered.flags, "--tolerance", "10")[0] == 0
 
 
+def test_on_a_narrow_page_prose_is_broken_as_prose(
+    metered: Topics, run: Run, cur: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "WHOLE", page.Page(50, 50))
+    out = run(cur, *metered.flags)[1]
+    assert " the same with --write-prices FILE, then" in out
+    assert " \\\n" not in out.partition(" the same with")[2]
+
+
 def test_time_that_a_collector_missed_is_sized_by_the_ledger(broker: Any, run: Run, cur: str) -> None:
     topics = Topics.make(broker.bootstrap)
     publish(topics, TRUTH, [("node-b1", sequence) for sequence in (15, 16, 17)])
@@ -104,10 +115,14 @@ def test_time_that_a_collector_missed_is_sized_by_the_ledger(broker: Any, run: R
 
 
 def test_prices_are_written_as_they_are_read(
-    metered: Topics, run: Run, command: Command, cur: str, tmp_path: Path
+    metered: Topics, run: Run, command: Command, cur: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "mine.toml"
-    assert run(cur, *metered.flags, "--write-prices", str(path))[0] == 0
+    path, synced = tmp_path / "mine.toml", list[bool]()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", lambda _: synced.append(path.exists()))
+        status, out, _ = run(cur, *metered.flags, "--write-prices", str(path))
+    assert (status, synced) == (0, [False, True]), "on disk before it has its name"
+    assert "the same with --write-prices FILE, then report --prices FILE" in out
     book = load_prices(str(path))
     (price,) = (price for price in book.prices if price.scope == "cross_zone")
     assert (price.source, price.destination, book.unit, price.source_region) == (

@@ -2,6 +2,7 @@
 """`zonemeter cidrs import`: what clouds' command lines print becomes a CIDR map, dated, and nothing is guessed."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,17 @@ def saved(directory: Path, **documents: Any) -> list[Path]:
 
 def mapped(path: Path) -> dict[str, tuple[str, str | None, str | None, str | None]]:
     return {each.cidr: (each.name, each.zone, each.region, each.zone_id) for each in load_cidr_map(path).entries}
+
+
+def test_the_map_is_on_disk_before_it_has_its_name(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, out, synced = saved(tmp_path, subnets=SUBNETS), tmp_path / "cidrs.toml", []
+
+    def sync(descriptor: int) -> None:
+        synced.append((Path(f"/proc/self/fd/{descriptor}").readlink().name, out.exists()))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    assert run("aws", *files, "--cidr-map", out)[0] == 0
+    assert synced == [(".cidrs.toml.new", False), (tmp_path.name, True)]
 
 
 def test_aws_subnets_give_zones_and_interfaces_names(run: Any, tmp_path: Path) -> None:
