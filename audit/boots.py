@@ -239,9 +239,7 @@ class Boots:
 
 
 def _gap(node: str, from_ms: int, to_ms: int, why: str) -> Gap:
-    if to_ms < from_ms:
-        return Gap(node, from_ms, None, f"{why}; the node's clock says that it ended before it began")
-    return Gap(node, from_ms, to_ms, why)
+    return Gap(node, from_ms, to_ms if to_ms >= from_ms else None, why)
 
 
 def _why_gap(own: Boot, place: tuple[int, int], record: LedgerRecord) -> str | None:

@@ -262,7 +262,9 @@ def _gaps(audit: Audit) -> list[str]:
 
 
 def _seconds(gap: Gap) -> str:
-    return "a time that is not known" if gap.length_ms is None else f"{gap.length_ms / 1000:.1f} s"
+    if gap.length_ms is None:
+        return "a time that is not known, by the node's clock less than nothing"
+    return f"{gap.length_ms / 1000:.1f} s"
 
 
 def _gone(audit: Audit) -> list[str]:

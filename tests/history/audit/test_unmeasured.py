@@ -70,7 +70,7 @@ def test_a_gap_of_unknown_length_is_listed_as_one() -> None:
     books = audit(gaps=[KNOWN, UNKNOWN])
     span = TimeRange(START_MS, START_MS + 1_800_000)
     (line,) = (line for line in text.lines(books, span) if line.startswith("unmeasured  node-b"))
-    assert "for a time that is not known: a new boot, bbbbbbbbbbbb" in line
+    assert "for a time that is not known, by the node's clock less than nothing: a new boot, bbbbbbbbbbbb" in line
     made = report(a_day(), audit=books)
     assert [each["to"] is None for each in machine.as_dict(made)["trust"]["unmeasured"]] == [False, True]
     shown = parsed(layout.document(made))
