@@ -11,6 +11,10 @@ from sinks.flowlog.settings import FlowlogSettings
 from sinks.intake import Batch, Lane
 from sinks.sink import Cut, Sink
 
+# Hours, each a file, at which a partition is written: a file takes 7 ms to write however few rows it has, and a node
+# whose clock jumps, or that makes up times, brings one with each window. One fetch may bring 5,000 more.
+MAX_HOURS = 100
+
 
 class ArchiveSink(Sink[FlatEnd, ArchiveCut]):
     """One replica of the flow log."""
@@ -42,7 +46,7 @@ class ArchiveSink(Sink[FlatEnd, ArchiveCut]):
         self._forgot |= batch.forgot
 
     def due(self, lanes: Sequence[Lane], now: float) -> Sequence[Lane]:
-        """Return all that have waited, or the fullest if there are too many rows.
+        """Return all that have waited, those with too many hours, or the fullest if there are too many rows.
 
         All, too, where the intake has forgotten the ends that it knew: until then the rows' ends are in its memory
         already, and from then on they would be in memory beside those that it knows now.
@@ -52,6 +56,8 @@ class ArchiveSink(Sink[FlatEnd, ArchiveCut]):
             self._forgot = False
             return lanes
         held = [self._pending[lane.partition] for lane in lanes]
+        if crowded := [each.lane for each in held if len(each.buffers) >= MAX_HOURS]:
+            return crowded
         if self._settings.is_full(sum(each.rows for each in held), sum(each.size_bytes for each in held)):
             return [max(held, key=lambda pending: pending.size_bytes).lane]
         return ()

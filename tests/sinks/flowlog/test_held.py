@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a flow log holds in memory is bounded by what it counts, whatever the flows are made of."""
+"""What a flow log holds in memory is bounded by what it counts, whatever the flows are made of; so are its files."""
 
 import tracemalloc
 from collections.abc import Callable
@@ -10,14 +10,15 @@ import pytest
 
 from schemas.flow import Cloud, Cluster, Endpoint, Named, Network, Observer
 from sinks.flowlog.archive.archive import Archive
+from sinks.flowlog.archive.pending import HOUR_MS
 from sinks.flowlog.rows.columns import flatten, flatten_values
 from sinks.flowlog.rows.parquet import ParquetRows
 from sinks.flowlog.settings import FlowlogSettings
-from sinks.flowlog.sink import ArchiveSink
+from sinks.flowlog.sink import MAX_HOURS, ArchiveSink
 from sinks.flowlog.stores.store import LocalStore
 from sinks.intake import Intake, Lane
 from sinks.metrics.ends import Ends
-from tests.support.sinks.flows import END_MS, encoded, flow, flow_id, other, pod, records
+from tests.support.sinks.flows import END_MS, START_MS, encoded, flow, flow_id, other, pod, records
 
 MIB = 1024 * 1024
 LONG = "n" * 240
@@ -99,3 +100,20 @@ def test_200_000_usual_ends_are_known_at_once() -> None:
         forgot |= intake.take(lane, records(values, offset=first), END_MS).forgot
         if first + 1_000 < 100_000:
             assert not forgot
+
+
+def test_hours_are_cut_before_they_are_many(tmp_path: Path) -> None:
+    """A node whose clock jumps, or that makes up times, brings a file with each window."""
+    sink, intake = new_sink(tmp_path), Intake(flatten_values)
+    (crowded, usual), _ = sink.recover([0, 1])
+    values = [encoded(flow(id=flow_id(1, row))) for row in range(3 * MAX_HOURS)]
+    sink.add(usual, intake.take(usual, records(values), END_MS))
+    for n in range(MAX_HOURS):
+        assert not sink.due([crowded, usual], 0.0)
+        start = START_MS + (n - 2 * MAX_HOURS) * HOUR_MS
+        value = encoded(flow(id=flow_id(1 + n), start_ms=start, end_ms=start + 10_000))
+        sink.add(crowded, intake.take(crowded, records([value], offset=n), END_MS))
+    assert sink.due([crowded, usual], 0.0) == [crowded]
+    (cut,) = sink.cut([crowded], END_MS)
+    assert len(cut.content.rows) == MAX_HOURS
+    assert not sink.due([crowded, usual], 0.0)
