@@ -86,8 +86,9 @@ class Done:
 
 
 def rollups_to_erase(chain: Chain, erasure: Erasure) -> list[str]:
-    """Return the rollups of an hour whose flows expired that have more of addresses than is to be left."""
-    return sorted({*chain.left} - done_already(chain, erasure))
+    """Return the rollups of an hour whose flows expired: all, if any has more of addresses than is to be left."""
+    left = sorted(chain.left)
+    return [] if done_already(chain, erasure).issuperset(left) else left
 
 
 class Compactor:
@@ -112,14 +113,17 @@ class Compactor:
 
     def plan(self, hour: str, rule: Rule) -> list[DataFile]:
         """Return the files of an hour that should be rewritten."""
-        chapter = find_chapter(self._archive, hour_range(hour))
+        chapter, chain = find_chapter(self._archive, hour_range(hour)), self._archive.chain(hour)
         if rule.erasure is not None:
-            done = done_already(self._archive.chain(hour), rule.erasure)
+            done = done_already(chain, rule.erasure)
             return [file for file in chapter.files if file.path not in done]
         compacted = chapter.files[: chapter.compacted]
         chosen = rule.chosen(chapter.files[chapter.compacted :], compacted)
-        old = [file for file in compacted if rule.old_times and file not in chosen and self._has_old_times(file.path)]
-        return [*chosen, *old]
+        rest = [file for file in compacted if file not in chosen]
+        # Killed before it had come to these, `erase_rollups` left them without a rollup.
+        bare = [file for file in rest if chain.expired and rollup_path(file.path) not in chain.rollups]
+        old = [file for file in rest if rule.old_times and file not in bare and self._has_old_times(file.path)]
+        return [*chosen, *bare, *old]
 
     def _has_old_times(self, path: str) -> bool:
         try:

@@ -46,7 +46,7 @@ class ArchiveSink(Sink[FlatEnd, ArchiveCut]):
         self._forgot |= batch.forgot
 
     def due(self, lanes: Sequence[Lane], now: float) -> Sequence[Lane]:
-        """Return all that have waited, those with too many hours, or the fullest if there are too many rows.
+        """Return all that have waited, else those with too many hours, and the fullest other if rows are too many.
 
         All, too, where the intake has forgotten the ends that it knew: until then the rows' ends are in its memory
         already, and from then on they would be in memory beside those that it knows now.
@@ -55,12 +55,12 @@ class ArchiveSink(Sink[FlatEnd, ArchiveCut]):
         if due or self._forgot:
             self._forgot = False
             return lanes
-        held = [self._pending[lane.partition] for lane in lanes]
-        if crowded := [each.lane for each in held if len(each.buffers) >= MAX_HOURS]:
-            return crowded
-        if self._settings.is_full(sum(each.rows for each in held), sum(each.size_bytes for each in held)):
-            return [max(held, key=lambda pending: pending.size_bytes).lane]
-        return ()
+        every = [self._pending[lane.partition] for lane in lanes]
+        due = [each.lane for each in every if len(each.buffers) >= MAX_HOURS]
+        held = [each for each in every if len(each.buffers) < MAX_HOURS]
+        if held and self._settings.is_full(sum(each.rows for each in held), sum(each.size_bytes for each in held)):
+            due.append(max(held, key=lambda pending: pending.size_bytes).lane)
+        return due
 
     def cut(self, lanes: Sequence[Lane], now_ms: int) -> list[Cut[ArchiveCut]]:
         """Make a manifest of each."""

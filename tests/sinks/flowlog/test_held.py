@@ -117,3 +117,15 @@ def test_hours_are_cut_before_they_are_many(tmp_path: Path) -> None:
     (cut,) = sink.cut([crowded], END_MS)
     assert len(cut.content.rows) == MAX_HOURS
     assert not sink.due([crowded, usual], 0.0)
+
+
+def test_hours_that_are_many_hold_up_no_other_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sinks.flowlog.settings.MAX_HELD_BYTES", 100_000)
+    sink, intake = new_sink(tmp_path), Intake(flatten_values)
+    (crowded, usual), _ = sink.recover([0, 1])
+    values = [encoded(flow(id=flow_id(1, row))) for row in range(1_000)]
+    sink.add(usual, intake.take(usual, records(values), END_MS))
+    starts = [START_MS + (n - MAX_HOURS) * HOUR_MS for n in range(MAX_HOURS)]
+    values = [encoded(flow(id=flow_id(1 + n), start_ms=start, end_ms=start + 10_000)) for n, start in enumerate(starts)]
+    sink.add(crowded, intake.take(crowded, records(values), END_MS))
+    assert sink.due([crowded, usual], 0.0) == [crowded, usual]
