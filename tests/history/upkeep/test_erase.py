@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Addresses are taken out of older flows, and nothing else; killed anywhere, an hour has them or it has not."""
 
+import contextlib
 import re
 import shutil
 import tempfile
@@ -291,6 +292,10 @@ def test_killed_at_any_step_rollups_have_their_addresses_or_have_not(
         except Killed:
             pass
         assert summed(root) == before, step
+        at_once = Path(shutil.copytree(root, tmp_path / f"at-once-{step}"))
+        expire_all(at_once)
+        assert summed(at_once) == before, f"{step}: what came late expires before the next erasure"
+        shutil.rmtree(at_once)
         assert at(48, erase, "--archive", str(root), *location)[0] == 0
         assert summed(root) == before, step
         assert rollup_addresses(root) == {None}
@@ -301,6 +306,26 @@ def test_killed_at_any_step_rollups_have_their_addresses_or_have_not(
         assert summed(root) == before, step
         shutil.rmtree(root)
     assert step > 5
+
+
+def test_of_rollups_some_of_which_have_addresses_none_is_lost(tmp_path: Path, at: Run) -> None:
+    """An hour has both where expiring it was killed before the records of before were gone."""
+    made = Written(tmp_path / "archive")
+    made.cut(1, talked(1, BEGIN_MS))
+    compact(made.root, Rule(0, 1 << 30, "all"))
+    made.cut(1, talked(30, BEGIN_MS))
+    compact(made.root, Rule(0, 2))
+    before = summed(made.root)
+    for step in range(1, 8):
+        root = Path(shutil.copytree(made.root, tmp_path / f"copy-{step}"))
+        archive = FlowArchive(str(root))
+        archive.store = Dying(archive.store, step)
+        with contextlib.suppress(Killed):
+            for hour in stored_hours(archive):
+                expire(archive, hour)
+        assert at(24 * 40, erase, "--archive", str(root), "--older-than", "30d", "--keep", "nothing")[0] == 0
+        assert summed(root) == before, step
+        assert rollup_addresses(root) == {None}
 
 
 def test_what_is_not_an_address_is_taken_out_whole(tmp_path: Path, at: Run) -> None:
