@@ -24,7 +24,7 @@ _BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 _NO_COMMAND = re.compile(r"-->|^/var/lib/zonemeter/flowlog/$|^cluster / node", re.MULTILINE)
 _BEHIND = re.compile(r"\s{2,}#.*$|\s#\s.*$")
 MAKEFILE = (ROOT / "Makefile").read_text()
-KINDS = {"deploy": "Deployment", "ds": "DaemonSet", "svc": "Service"}
+KINDS = {"deploy": "Deployment", "ds": "DaemonSet", "sts": "StatefulSet", "svc": "Service"}
 
 
 @dataclass(frozen=True)
