@@ -138,7 +138,7 @@ def test_it_is_compacted_relieved_of_addresses_and_deleted_like_a_directory(
     assert {row["id"]: row["bytes"] for row in erased} == {row["id"]: row["bytes"] for row in before}
     seen = [{row.get("dst_address") for row in rows if row["dst_kind"] == "external"} for rows in (before, erased)]
     assert seen == [{"11.0.0.10", "2c0f:ff00::10"}, {"11.0.0.0", "2c0f:ff00::"}]
-    status, out, err = command(upkeep.expire, "--archive", uri, "--keep", "1d")
+    status, out, err = command(upkeep.expire, "--archive", uri, "--keep", "1d", "--newest-too")
     assert (status, err) == (0, "")
     assert out.startswith("deleted 2 hours, ")
     assert objects() == []
