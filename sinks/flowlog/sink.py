@@ -27,11 +27,12 @@ class ArchiveSink(Sink[FlatEnd, ArchiveCut]):
         self._archive = archive
         self._new_buffer = new_buffer
         self._pending: dict[int, Pending] = {}
-        self._forgot = False
+        # Partitions with rows whose ends the intake has forgotten.
+        self._forgotten: set[int] = set()
 
     def recover(self, partitions: Sequence[int]) -> tuple[list[Lane], list[LedgerRecord]]:
         """Go on from the newest manifests."""
-        self._pending, self._forgot, entries = {}, False, []
+        self._pending, self._forgotten, entries = {}, set(), []
         for partition in partitions:
             lane, sequence = Lane(partition), 0
             if newest := self._archive.recover(partition):
@@ -43,28 +44,31 @@ class ArchiveSink(Sink[FlatEnd, ArchiveCut]):
     def add(self, lane: Lane, batch: Batch[FlatEnd]) -> None:
         """Hold rows back."""
         self._pending[lane.partition].add(batch)
-        self._forgot |= batch.forgot
+        if batch.forgot:
+            self._forgotten = {partition for partition, pending in self._pending.items() if pending.rows}
 
     def due(self, lanes: Sequence[Lane], now: float) -> Sequence[Lane]:
         """Return all that have waited, else those with too many hours, and the fullest other if rows are too many.
 
-        All, too, where the intake has forgotten the ends that it knew: until then the rows' ends are in its memory
-        already, and from then on they would be in memory beside those that it knows now.
+        Also those whose ends the intake has forgotten: until then the rows' ends are in its memory already, and from
+        then on they would be in memory beside those that it knows now.
         """
-        due = super().due(lanes, now)
-        if due or self._forgot:
-            self._forgot = False
-            return lanes
+        if due := super().due(lanes, now):
+            return due
         every = [self._pending[lane.partition] for lane in lanes]
-        due = [each.lane for each in every if len(each.buffers) >= MAX_HOURS]
-        held = [each for each in every if len(each.buffers) < MAX_HOURS]
+        due = [each.lane for each in every if self._is_urgent(each)]
+        held = [each for each in every if not self._is_urgent(each)]
         if held and self._settings.is_full(sum(each.rows for each in held), sum(each.size_bytes for each in held)):
             due.append(max(held, key=lambda pending: pending.size_bytes).lane)
         return due
 
+    def _is_urgent(self, pending: Pending) -> bool:
+        return len(pending.buffers) >= MAX_HOURS or pending.lane.partition in self._forgotten
+
     def cut(self, lanes: Sequence[Lane], now_ms: int) -> list[Cut[ArchiveCut]]:
         """Make a manifest of each."""
         topic, group = self._settings.topics.enriched, self._settings.group_id
+        self._forgotten -= {lane.partition for lane in lanes}
         return [self._pending[lane.partition].cut(topic, group, now_ms) for lane in lanes]
 
     def write(self, content: ArchiveCut) -> None:

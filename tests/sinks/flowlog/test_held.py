@@ -129,3 +129,20 @@ def test_hours_that_are_many_hold_up_no_other_cut(tmp_path: Path, monkeypatch: p
     values = [encoded(flow(id=flow_id(1 + n), start_ms=start, end_ms=start + 10_000)) for n, start in enumerate(starts)]
     sink.add(crowded, intake.take(crowded, records(values), END_MS))
     assert sink.due([crowded, usual], 0.0) == [crowded, usual]
+
+
+def test_ends_that_were_forgotten_go_with_the_next_cut_of_their_partition(tmp_path: Path) -> None:
+    """A partition whose last cut is not through is not cut with the others."""
+    sink, intake = new_sink(tmp_path), Intake(flatten_values, max_known=300)
+    (waiting, other_lane), _ = sink.recover([0, 1])
+    for number, lane in enumerate((waiting, other_lane)):
+        values = [
+            encoded(flow(id=flow_id(1 + number, n), destination=other("external", address=f"198.51.{number}.{n}")))
+            for n in range(200)
+        ]
+        sink.add(lane, intake.take(lane, records(values), END_MS))
+    assert sink.due([other_lane], 0.0) == [other_lane]
+    sink.cut([other_lane], END_MS)
+    assert sink.due([waiting, other_lane], 0.0) == [waiting]
+    sink.cut([waiting], END_MS)
+    assert not sink.due([waiting, other_lane], 0.0)
