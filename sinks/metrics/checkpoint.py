@@ -22,6 +22,7 @@ from common.clock import now_ms
 from common.errors import Refusal
 from common.input import files
 from schemas.codec import Milliseconds
+from schemas.errors import DecodeError
 from schemas.ids import MAX_NUMBER, Origin
 from schemas.ledger import LedgerRecord, decode_ledger, encode_ledger
 from sinks.intake import FlowMark, Lane, Number
@@ -249,7 +250,10 @@ def _entry(record: bytes) -> LedgerRecord:
 
 def _refusal(path: Path, error: Exception) -> Refusal:
     line = " ".join(str(error).split())
-    return Refusal(f"state_dir: {path}: {line}; move it away to start again from the positions in Kafka")
+    what_to_do = "move it away to start again from the positions in Kafka"
+    if isinstance(error, DecodeError) and error.reason == "unsupported_version":
+        what_to_do = "run the version of zonemeter that wrote it"
+    return Refusal(f"state_dir: {path}: {line}; {what_to_do}")
 
 
 def _connect(path: Path) -> sqlite3.Connection:

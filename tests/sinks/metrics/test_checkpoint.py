@@ -304,3 +304,11 @@ def test_a_file_that_rots_is_refused_or_taken_and_never_a_crash(whole: Path, dat
     with tempfile.TemporaryDirectory() as directory:
         Path(directory, FILE_NAME).write_bytes(content[: data.draw(st.integers(1, len(content)))])
         is_taken(Path(directory))
+
+
+def test_what_a_newer_version_wrote_is_kept_for_that_version(whole: Path, tmp_path: Path) -> None:
+    newer = encode_ledger(sink_entry("metrics", 7, {1: 100})).replace(b"{", b'{"schema_version":2,', 1)
+    state = State(spoilt(whole, tmp_path, "ledger", "record", newer), TOPIC)
+    with closing(state), pytest.raises(Refusal, match="run the version of zonemeter that wrote it") as refused:
+        state.load()
+    check_line(refused.value)
