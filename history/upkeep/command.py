@@ -41,7 +41,7 @@ from history.read.progress import progress
 from history.upkeep.addresses import Erasure, done_already
 from history.upkeep.compact import Compactor, Done, Rule, Taken, UnansweredError, rollups_to_erase
 from history.upkeep.days import rollups_to_write, weeks_with_rollups, write_long_rollup
-from history.upkeep.expire import StoredHour, chosen, roll_up_late, rolled_up_hours, stored_hours
+from history.upkeep.expire import WRITTEN_MS, StoredHour, chosen, roll_up_late, rolled_up_hours, stored_hours
 from history.upkeep.expire import expire as expire_hour
 from history.upkeep.manifests import superseded
 from sinks.flowlog.archive.manifest import DataFile
@@ -196,13 +196,16 @@ def expire(settings: ExpireSettings) -> int:
             there = stored_hours(archive)
             newest_ms = None if settings.newest_too else archive.until_ms or None
             keep_ms = parse_duration(settings.keep)
-            if there and newest_ms is not None and newest_ms + keep_ms <= now_ms:
-                raise Refusal(_all_too_old(place, newest_ms, now_ms))
+            if there and newest_ms is not None and newest_ms + max(keep_ms, WRITTEN_MS) <= now_ms:
+                raise Refusal(_all_too_old(f"{place}: all flows are older than --keep", newest_ms, now_ms))
             hours = chosen(there, now_ms, keep_ms, settings.max_size, newest_ms)
             for hour in [] if settings.dry_run else hours:
                 _roll_up_late(archive, hour)
                 expire_hour(archive, hour)
-            rolled_up = rolled_up_hours(archive, now_ms - parse_duration(settings.keep_rollups))
+            keep_rollups_ms = parse_duration(settings.keep_rollups)
+            rolled_up = rolled_up_hours(archive, now_ms - keep_rollups_ms)
+            if rolled_up and newest_ms is not None and newest_ms + keep_rollups_ms <= now_ms:
+                raise Refusal(_all_too_old(f"{place}: all rollups are older than --keep-rollups", newest_ms, now_ms))
             for hour in [] if settings.dry_run else rolled_up:
                 expire_hour(archive, hour, rollups=False)
         except Taken:
@@ -223,11 +226,10 @@ def expire(settings: ExpireSettings) -> int:
     return 0
 
 
-def _all_too_old(place: object, newest_ms: int, now_ms: int) -> str:
+def _all_too_old(what: str, newest_ms: int, now_ms: int) -> str:
     return (
-        f"archive {place}: all flows are older than --keep: the newest are of {timestamp(newest_ms)} UTC, and this "
-        f"machine's clock says {timestamp(now_ms)}; if that is right, and no flow log writes there any more, say "
-        "--newest-too"
+        f"archive {what}: the newest flows are of {timestamp(newest_ms)} UTC, and this machine's clock says "
+        f"{timestamp(now_ms)}; if that is right, and no flow log writes there any more, say --newest-too"
     )
 
 

@@ -51,6 +51,9 @@ class Taken(Exception):  # noqa: N818 - it is what happened, and no fault
 class UnansweredError(OSError):
     """Whether the record of a compaction was written is not known."""
 
+    def __str__(self) -> str:
+        return str(self.strerror)
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:

@@ -20,7 +20,7 @@ from history.upkeep.compact import Compactor, Rule, Taken
 from history.upkeep.days import forget_long_rollups
 from sinks.flowlog.archive import compaction
 from sinks.flowlog.archive.archive import FLOWS
-from sinks.flowlog.archive.compaction import REPLACED, ROLLUPS, Chain, Compaction, record_path, rollup_path
+from sinks.flowlog.archive.compaction import COMPACTED, REPLACED, ROLLUPS, Chain, Compaction, record_path, rollup_path
 from sinks.flowlog.archive.manifest import DataFile, encode
 
 # Hours that ended less than this ago, or before the newest flow, stay, whatever the room: the flow log may still write
@@ -144,8 +144,12 @@ def expire(archive: FlowArchive, hour: StoredHour, *, rollups: bool = True) -> N
 
 
 def _kept(chain: Chain, hour: StoredHour) -> list[DataFile]:
-    """Return the rollups that take the place of an hour's flows: none where they are not of all of them."""
-    flows = {*hour.paths, *chain.files} - chain.replaced
+    """Return the rollups that take the place of an hour's flows: none where they are not of all of them.
+
+    Of what compactions wrote only what a record lists holds flows that count: the rest is what a killed one left.
+    """
+    written = {path for path in hour.paths if not COMPACTED.fullmatch(path.rpartition("/")[2])}
+    flows = {*written, *chain.files} - chain.replaced
     rollups = chain.rollups
     return list(rollups.values()) if rollups.keys() >= {rollup_path(path) for path in flows} else []
 

@@ -19,7 +19,7 @@ from history.model.rollups import Hours
 from history.model.summary import Summary
 from history.read.archive.opened import FlowArchive
 from history.read.archive.sql import ArchiveQuery
-from history.upkeep.addresses import network_of
+from history.upkeep.addresses import Erasure, network_of
 from history.upkeep.command import erase
 from history.upkeep.command import main as compact_main
 from history.upkeep.compact import Compactor, Rule
@@ -120,18 +120,29 @@ def test_older_flows_lose_their_addresses_and_nothing_else(written: Written, at:
         assert written.rows() == expected(before, "nothing")
 
 
+def said_to_be_erased(root: Path) -> list[tuple[object, ...]]:
+    """Return what the documented query shows."""
+    page = (ROOT / "docs/data-protection.md").read_text()
+    [query] = re.findall(r"^```sql\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    return sorted(duckdb.connect().execute(query.replace("/var/lib/zonemeter/flowlog", str(root))).fetchall())
+
+
 def test_the_documented_query_shows_what_was_erased(written: Written, at: Run) -> None:
     compact(written.root)
     assert at(24 * 40, erase, "--archive", str(written.root), "--older-than", "30d", "--keep", "nothing")[0] == 0
-    page = (ROOT / "docs/data-protection.md").read_text()
-    [query] = re.findall(r"^```sql\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    found = duckdb.connect().execute(query.replace("/var/lib/zonemeter/flowlog", str(written.root))).fetchall()
-    assert sorted(found) == [
+    assert said_to_be_erased(written.root) == [
         (hour, "all", False, path)
         for hour in (HOUR, "date=2026-11-22/hour=23")
-        for path in written.files()
+        for path in sorted([*written.files(), *rollup_files(written.root)])
         if hour in path
     ]
+
+
+def test_the_documented_query_shows_the_rollups_of_what_expired(expired: Written, at: Run) -> None:
+    assert at(24 * 40, erase, "--archive", str(expired.root), "--older-than", "30d", "--keep", "nothing")[0] == 0
+    hours = [(path[len("rollups/") :].rpartition("/")[0], "all", True, path) for path in rollup_files(expired.root)]
+    assert said_to_be_erased(expired.root) == hours
+    assert len(hours) == 2
 
 
 def test_flows_that_come_after_an_erasure_lose_their_addresses_too(written: Written, at: Run) -> None:
@@ -224,6 +235,11 @@ def expire_all(root: Path) -> None:
         expire(archive, hour)
 
 
+def rollup_files(root: Path) -> list[str]:
+    """Return the rollups of hours."""
+    return sorted(str(path.relative_to(root)) for path in root.glob("rollups/date=*/hour=*/*.parquet"))
+
+
 def rollup_addresses(root: Path) -> set[str | None]:
     """Return what files of rollups hold, whether they count or not."""
     files = list(root.glob("rollups/*/*.parquet")) + list(root.glob("rollups/*/*/*.parquet"))
@@ -265,6 +281,31 @@ def test_rollups_of_flows_that_lost_their_addresses_are_left_alone_once_they_exp
     assert at(48, erase, *location, "--older-than", "1h", "--keep", "nothing")[0] == 0
     expire_all(expired.root)
     assert at(48, erase, *location, "--older-than", "1h", "--keep", "nothing")[:2] == (0, "nothing to do\n")
+
+
+@pytest.mark.parametrize("erasure", [None, "all"], ids=["compacted", "erased"])
+def test_what_a_killed_rewrite_left_costs_no_rollup_when_its_hour_expires(
+    tmp_path: Path, erasure: Erasure | None
+) -> None:
+    made = Written(tmp_path / "archive")
+    for sequence in range(3):
+        made.cut(1, talked(sequence, BEGIN_MS))
+    compact(made.root, Rule(0, 1 << 30))
+    if not erasure:
+        made.cut(1, talked(30, BEGIN_MS))
+    before, step, over = summed(made.root), 0, False
+    while not over:
+        step += 1
+        root = Path(shutil.copytree(made.root, tmp_path / f"copy-{step}"))
+        store = Dying(FlowArchive(str(root)).store, step)
+        try:
+            compact(root, Rule(0, 1 << 30, erasure), store)
+            over = store.calls < step
+        except Killed:
+            pass
+        expire_all(root)
+        assert summed(root) == before, step
+    assert step > 5
 
 
 @pytest.mark.parametrize("late", ["none", "written", "compacted", "erased"])

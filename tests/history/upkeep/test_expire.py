@@ -195,7 +195,7 @@ def test_a_clock_that_is_years_ahead_deletes_nothing(written: Written, at: Run) 
     for flags in ([], ["--dry-run"], ["--max-size", "1"], ["--keep-rollups", "1d"]):
         status, out, err = at(two_years, expire_main, *location, *flags)
         assert (status, out, len(err.splitlines())) == (2, "", 1)
-        assert "the newest are of 2026-11-23 00:" in err
+        assert "the newest flows are of 2026-11-23 00:" in err
         assert err.endswith("if that is right, and no flow log writes there any more, say --newest-too\n")
     # By less: what is newest stays.
     written.cut(0, flows(0, 60, start_ms=BEGIN_MS + 40 * HOUR_MS))
@@ -365,3 +365,24 @@ def test_rollups_of_hours_whose_flows_stay_stay_too(written: Written, at: Run) -
     status, out, _ = at(300 * 24, expire_main, "--newest-too", "--archive", str(written.root), "--keep-rollups", "10d")
     assert (status, "rollups" in out) == (0, False)
     assert len(list(written.root.glob("rollups/*/*/*"))) == 1
+
+
+def test_what_would_stay_anyway_is_not_refused_for_its_age(written: Written, at: Run) -> None:
+    location = ("--archive", str(written.root), "--keep", "1h")
+    assert at(12, expire_main, *location)[:2] == (0, at(12, expire_main, *location, "--dry-run")[1])
+    assert at(48, expire_main, *location)[0] == 2
+
+
+def test_a_clock_that_is_years_ahead_deletes_no_rollups_that_are_left(written: Written, at: Run) -> None:
+    compact(written.root)
+    compact(written.root, hour=NEXT)
+    location = ("--archive", str(written.root))
+    assert at(400 * 24, expire_main, *location, "--newest-too")[0] == 0
+    rollups = list(written.root.glob("rollups/*/*/*"))
+    assert len(rollups) == 2
+    status, _, err = at(6 * 366 * 24, expire_main, *location)
+    assert (status, len(err.splitlines())) == (2, 1)
+    assert "all rollups are older than --keep-rollups: the newest flows are of 2026-11-23 00:" in err
+    assert list(written.root.glob("rollups/*/*/*")) == rollups
+    assert at(6 * 366 * 24, expire_main, *location, "--newest-too")[0] == 0
+    assert list(written.root.glob("rollups/*/*/*")) == []
