@@ -20,8 +20,7 @@ from sinks.intake import MAX_KNOWN_BYTES, MAX_KNOWN_ENDS, Intake, Lane
 from sinks.metrics.ends import Ends
 from tests.support.sinks.flows import END_MS, START_MS, encoded, flow, flow_id, other, pod, records
 
-MIB = 1024 * 1024
-HELD = MIB // 4
+HELD = 256 * 1024
 LONG = "n" * 240
 
 
@@ -79,16 +78,16 @@ def test_what_is_held_back_stays_within_what_is_counted(
 def test_known_ends_take_no_more_than_is_counted(
     make: Callable[[Endpoint], object], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sinks.intake.MAX_KNOWN_BYTES", MIB)
+    monkeypatch.setattr("sinks.intake.MAX_KNOWN_BYTES", HELD)
     lane, intake = Lane(0), Intake(make)
     most = 0
     tracemalloc.start()
-    for first in range(0, 2_000, 20):
-        values = [encoded(flow(id=flow_id(1, n), **pods(name)(n))) for n in range(first, first + 20)]
+    for first in range(0, 500, 5):
+        values = [encoded(flow(id=flow_id(1, n), **pods(name)(n))) for n in range(first, first + 5)]
         intake.take(lane, records(values, offset=first), END_MS)
         most = max(most, tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
-    assert 0.5 * MIB < most < 1.1 * MIB
+    assert 0.5 * HELD < most < 1.1 * HELD
 
 
 def test_200_000_usual_ends_are_known_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
