@@ -7,8 +7,8 @@ import kubernetes_validate
 import pytest
 
 from common.settings import load
-from history.upkeep.command import CompactSettings, ExpireSettings
 from history.upkeep.iceberg.command import IcebergSettings
+from history.upkeep.settings import CompactSettings, ExpireSettings
 from tests.k8s.rendered import ROOT, Object, find, with_component
 from tests.k8s.test_schema import VERSIONS
 

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from common.settings import SERVICES, KafkaSettings, ServiceSettings, Settings, load
 from doctor.command import DoctorSettings
 from enricher.index.cidrs import read_cidr_map
-from history.upkeep.command import ExpireSettings
+from history.upkeep.settings import ExpireSettings
 from tests.k8s.rendered import CHART, PRODUCTION, ROOT, WORKLOADS, Object, chart, find, render, template, with_component
 from tests.k8s.test_schema import VERSIONS, key
 

@@ -20,7 +20,7 @@ from common.input.locations import without_secrets
 from common.terminal import say
 from history.model.time_range import Since, parse_since
 from history.read.archive.opened import FlowArchive
-from history.upkeep.command import ArchiveSettings
+from history.upkeep.settings import ArchiveSettings
 from sinks.flowlog.stores.opening import local_path
 
 if TYPE_CHECKING:
