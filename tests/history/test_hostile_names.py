@@ -92,11 +92,12 @@ async def _publish(made: Topics) -> None:
 
 def _records(made: Topics) -> Iterator[tuple[str, bytes, bytes, int]]:
     names = made.settings.topics
-    # `top` may begin with any of these windows: nobody knows when it is asked.
-    first = (time.time_ns() // 1_000_000 - 4_000) // WINDOW_MS * WINDOW_MS - WINDOW_MS
+    # `top` may begin with any of these windows but the first ones: nobody knows when it is asked.
+    first = time.time_ns() // 1_000_000 // WINDOW_MS * WINDOW_MS - 5 * WINDOW_MS
     for number, name in enumerate(NAMES):
-        for start in range(first, first + _WINDOWS * WINDOW_MS, WINDOW_MS):
-            yield names.enriched, b"node", json.dumps(_flow(name, start, number)).encode(), start + WINDOW_MS
+        for window in range(_WINDOWS):
+            start = first + window * WINDOW_MS
+            yield names.enriched, b"node", json.dumps(_flow(name, start, window, number)).encode(), start + WINDOW_MS
         letter = dead_letter(name, name, name, name, 1, 2, first, name.encode(), name.encode())
         yield names.dead_letter, b"node", letter, first
         node = build.node(name, f"10.0.0.{number + 1}", name, from_ms=first - 1_000, uid=name)
@@ -111,13 +112,13 @@ def _records(made: Topics) -> Iterator[tuple[str, bytes, bytes, int]]:
         yield names.raw, name.encode(), build.encoded(rows, **head), first + WINDOW_MS
 
 
-def _flow(name: str, start: int, number: int) -> dict[str, Any]:
+def _flow(name: str, start: int, window: int, number: int) -> dict[str, Any]:
     ends = {
         "source": flows.pod(name, name, address=f"10.42.0.{number + 1}"),
         "destination": flows.other("cidr", f"{name}2", name=name, address="10.99.0.1"),
         "observer": Observer(name, flows.cloud(name)),
     }
-    made = flows.flow(id=flows.flow_id(number, node=name), start_ms=start, end_ms=start + WINDOW_MS, **ends)
+    made = flows.flow(id=flows.flow_id(window + 1, node=name), start_ms=start, end_ms=start + WINDOW_MS, **ends)
     document: dict[str, Any] = json.loads(msgspec.json.encode(made))
     document["k8s"]["cluster"]["name"] = name
     document["source"]["k8s"]["namespace"]["name"] = name
