@@ -68,8 +68,7 @@ def expire(settings: ExpireSettings) -> int:
                 raise Refusal(_all_too_old(f"{place}: all flows are older than --keep", newest_ms, now_ms))
             hours = chosen(there, now_ms, keep_ms, settings.max_size, newest_ms)
             for hour in [] if settings.dry_run else hours:
-                _roll_up_late(archive, hour)
-                expire_hour(archive, hour)
+                expire_hour(archive, hour, rollups=_roll_up_late(archive, hour))
             keep_rollups_ms = parse_duration(settings.keep_rollups)
             rolled_up = rolled_up_hours(archive, now_ms - keep_rollups_ms)
             if rolled_up and newest_ms is not None and newest_ms + keep_rollups_ms <= now_ms:
@@ -101,7 +100,8 @@ def _all_too_old(what: str, newest_ms: int, now_ms: int) -> str:
     )
 
 
-def _roll_up_late(archive: FlowArchive, hour: StoredHour) -> None:
+def _roll_up_late(archive: FlowArchive, hour: StoredHour) -> bool:
+    """Return whether the hour's rollups may stay."""
     try:
         with scratch("zonemeter-expire-") as spill:
             roll_up_late(archive, hour, Path(spill))
@@ -110,6 +110,8 @@ def _roll_up_late(archive: FlowArchive, hour: StoredHour) -> None:
     except Refusal as error:
         # Nothing may keep flows beyond their time.
         complain(f"zonemeter archive expire: {error}; the rollups of {hour.name} go with it")
+        return False
+    return True
 
 
 def _hours_named(hours: Sequence[StoredHour]) -> str:

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from pyarrow import fs
 
-from history.read.archive.files import first_day, hour_end_ms
+from common.errors import Refusal
+from history.read.archive.files import DATA, first_day, hour_end_ms
 from history.read.archive.opened import FlowArchive
 from history.upkeep.addresses import LEVELS, Erasure, at_least
 from history.upkeep.compact import Compactor, Rule, Taken
@@ -96,11 +97,16 @@ def rolled_up_hours(archive: FlowArchive, before_ms: int) -> list[StoredHour]:
 def roll_up_late(archive: FlowArchive, hour: StoredHour, spill: Path) -> None:
     """Compact what came after an hour had rollups, so that these are of all its flows and may stay.
 
-    `spill`: an empty directory of this machine. Raises as `Compactor` does.
+    `spill`: an empty directory of this machine. Raises as `Compactor` does, and `Refusal` where they are not of all.
     """
     chain = archive.chain(hour.name)
-    if chain.rollups and not _kept(chain, hour):
-        Compactor(archive).compact(hour.name, Rule(0, _LATE_FILE_BYTES), spill)
+    if not chain.rollups or _kept(archive, chain, hour):
+        return
+    Compactor(archive).compact(hour.name, Rule(0, _LATE_FILE_BYTES), spill)
+    chain = archive.chain(hour.name)
+    if not _kept(archive, chain, hour):
+        without = sorted(path for path in _counting(archive, chain, hour) if rollup_path(path) not in chain.rollups)
+        raise Refusal(f"archive {archive.location}: {without[0]} is in no rollup, and no manifest lists it yet")
 
 
 def expire(archive: FlowArchive, hour: StoredHour, *, rollups: bool = True) -> None:
@@ -109,7 +115,7 @@ def expire(archive: FlowArchive, hour: StoredHour, *, rollups: bool = True) -> N
     Raises `Refusal`, `Taken` and `OSError`.
     """
     chain = archive.chain(hour.name)
-    kept_rollups = _kept(chain, hour) if rollups else []
+    kept_rollups = _kept(archive, chain, hour) if rollups else []
     record = Compaction(
         hour=hour.name,
         sequence=chain.newest + 1,
@@ -143,15 +149,29 @@ def expire(archive: FlowArchive, hour: StoredHour, *, rollups: bool = True) -> N
                 Path(archive.root, directory).parent.rmdir()
 
 
-def _kept(chain: Chain, hour: StoredHour) -> list[DataFile]:
-    """Return the rollups that take the place of an hour's flows: none where they are not of all of them.
-
-    Of what compactions wrote only what a record lists holds flows that count: the rest is what a killed one left.
-    """
-    written = {path for path in hour.paths if not COMPACTED.fullmatch(path.rpartition("/")[2])}
-    flows = {*written, *chain.files} - chain.replaced
-    rollups = chain.rollups
+def _kept(archive: FlowArchive, chain: Chain, hour: StoredHour) -> list[DataFile]:
+    """Return the rollups that take the place of an hour's flows: none where they are not of all of them."""
+    if not (rollups := chain.rollups):
+        return []
+    flows = _counting(archive, chain, hour)
     return list(rollups.values()) if rollups.keys() >= {rollup_path(path) for path in flows} else []
+
+
+def _counting(archive: FlowArchive, chain: Chain, hour: StoredHour) -> set[str]:
+    """Return the files of an hour that hold flows which count, or are about to.
+
+    Of what compactions wrote it is what a record lists, of what the flow log wrote what a manifest lists: the rest is
+    what killed ones left. A file without a manifest of its number may get one any moment.
+    """
+    written = {path for path in hour.paths if not COMPACTED.fullmatch(path.rpartition("/")[2])} - chain.replaced
+    return {path for path in written if _may_count(archive, path)} | (chain.files.keys() - chain.replaced)
+
+
+def _may_count(archive: FlowArchive, path: str) -> bool:
+    found = DATA.fullmatch(path.rpartition("/")[2])
+    if found is None or (number := int(found[2])) not in archive.numbers(partition := int(found[1])):
+        return True
+    return any(file.path == path for file in archive.listing(partition, number))
 
 
 def _erased(chain: Chain, rollups: Sequence[DataFile]) -> Erasure | None:

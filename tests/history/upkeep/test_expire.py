@@ -173,6 +173,23 @@ def test_what_a_killed_flow_log_left_unlisted_expires_with_its_hour(written: Wri
     assert {row["window_start"].hour for row in written.rows()} == {23, 0}
 
 
+@pytest.mark.parametrize("number", [9, 10], ids=["withdrawn", "perhaps still written"])
+def test_what_a_killed_flow_log_left_unlisted_takes_no_rollups_without_a_word(
+    written: Written, at: Run, number: int
+) -> None:
+    before = sums(written.root)
+    compact(written.root)
+    left = written.root / f"flows/{HOUR}/flows-p1-{number:012}-abcdef.parquet"
+    shutil.copy(next(written.root.glob(f"flows/{NEXT}/flows-p1-*")), left)
+    status, _, err = at(719, expire_main, "--newest-too", "--archive", str(written.root), "--keep", "718h")
+    assert status == 0
+    assert not left.exists()
+    if number == 9:  # of a manifest that is there, and does not list it
+        assert (err, sums(written.root)) == ("", before)
+    else:
+        assert f"{left.name} is in no rollup, and no manifest lists it yet; the rollups of {HOUR} go with it" in err
+
+
 def test_of_two_that_expire_an_hour_one_is_told_so(written: Written) -> None:
     archive = FlowArchive(str(written.root))
     (first, *_) = stored_hours(archive)
