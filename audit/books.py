@@ -67,6 +67,8 @@ class Reconciler:
         self.contradicted: deque[Contradiction] = deque(maxlen=MAX_LISTED)
         self._said = Said()
         self._open: dict[OpenWindow, None] = {}  # in the order in which they were opened
+        # The open chunks that the enricher told of, by id: that of a part is not taken apart again, once for each sink.
+        self._chunks: dict[str, tuple[Life, OpenWindow, Position]] = {}
         self._lives: dict[Origin, Life] = {}
         self._entries: dict[tuple[str, int], deque[str]] = {}
         self._heard_ms: dict[int, int] = {}
@@ -245,6 +247,7 @@ class Reconciler:
             latest, start_ms = self.lives.latest(origin.cluster), record.start_ms
             senders = {name: size for name, size in record.senders.items() if latest.get(name, -1) < start_ms}
             window.enriched[position.chunk] = Entry.of(record, senders)
+            self._chunks[chunk] = life, window, position
 
     def _take_checkpoint(self, record: LedgerRecord) -> None:
         sink = self._sink_of(record)
@@ -261,18 +264,25 @@ class Reconciler:
                 if each.fitted:
                     each.before[sink] = each.fitted.last
         for chunk, amount in record.parts.items():
-            origin, position = parse_chunk_id(chunk)
-            life = self._life(origin)
-            if life is not None:
+            if (known := self._chunks.get(chunk)) is not None:
+                life, window, position = known
                 life.reach(sink, position)
-                self._take_part(life, sink, record, position, amount)
+                window.take_part(sink, position.chunk, amount)
+            else:
+                self._take_part(sink, record, chunk, amount)
 
     def _sink_of(self, record: LedgerRecord) -> str:
         group, _, manifest = record.id.partition("/")
         own = record.hop != "flowlog" or not manifest or group == self._flowlog_group
         return record.hop if own else f"flowlog {group}"
 
-    def _take_part(self, life: Life, sink: str, record: LedgerRecord, position: Position, amount: Amount) -> None:
+    def _take_part(self, sink: str, record: LedgerRecord, chunk: str, amount: Amount) -> None:
+        """Take a part of a chunk of which the enricher has not told yet, or that was let go of."""
+        origin, position = parse_chunk_id(chunk)
+        life = self._life(origin)
+        if life is None:
+            return
+        life.reach(sink, position)
         window = self._window(life, position[:2], record.end_ms)
         if window is not None:
             window.take_part(sink, position.chunk, amount)
@@ -296,16 +306,17 @@ class Reconciler:
         window = life.open.pop(place, None)
         if window is not None:
             del self._open[window]
-            self._remember(window)
+            self._forget(window)
         kind.add(*place)
         life.gone = max(life.gone, place)
 
-    def _remember(self, window: OpenWindow) -> None:
-        """Remember what the entries of a window said that is let go of."""
+    def _forget(self, window: OpenWindow) -> None:
+        """Keep of a window that is let go of only what its entries said."""
         if window.record is not None:
             self._said.put(window.key, None, window.record.said())
         for chunk, entry in window.enriched.items():
             self._said.put(window.key, chunk, entry.said())
+            del self._chunks[entry.id]
 
     def _sinks_for(self, key: Key) -> list[str]:
         """Return the sinks that a window is held to."""

@@ -68,6 +68,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     """
 
     hop: Hop
+    id: str
     partition: int
     start_ms: int
     end_ms: int
@@ -86,6 +87,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
         """Return what is kept of a record, and of its senders only these."""
         return cls(
             record.hop,
+            record.id,
             record.partition,
             record.start_ms,
             record.end_ms,
