@@ -28,6 +28,7 @@ from prices.file import shipped
 from schemas.flow import Flow, Observer
 from tests.support.cli.records import publish
 from tests.support.history.rows import rows_of
+from tests.support.services import DEADLINE_SECONDS
 from tests.support.sinks.flows import API, EXTERNAL, START_MS, cloud, encoded, flow, flow_id, pod, window
 from tests.support.sinks.topics import Topics
 
@@ -186,11 +187,12 @@ def screen(written: str, height: int) -> list[str]:
 
 
 def recent_flows(count: int) -> list[Flow]:
-    """Flows of the window that `top` begins with, and as many of the next: a boundary may pass before it starts."""
+    """Flows of the window that `top` would begin with now, and as many of each with which it may until it starts."""
     first = (time.time_ns() // 1_000_000 - PATIENCE_MS) // WINDOW_MS * WINDOW_MS - WINDOW_MS
+    last = first + int(DEADLINE_SECONDS * 1000)
     return [
         flow(id=flow_id(sequence, row), start_ms=start, end_ms=start + WINDOW_MS)
-        for sequence, start in enumerate((first, first + WINDOW_MS))
+        for sequence, start in enumerate(range(first, last, WINDOW_MS))
         for row in range(count)
     ]
 
@@ -228,10 +230,18 @@ def test_once_without_flows_says_so_and_ends_with_1(topics: Topics) -> None:
 
 def test_a_filter_that_nothing_meets_says_what_there_is(topics: Topics) -> None:
     produce_recent(topics, 3)
-    flags = ("--once", "--quiet-seconds", "2", "-n", "shpo")
-    done = subprocess.run(command(topics, *flags), cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == 'zonemeter top: no flow of namespace "shpo" so far; did you mean shop?\n'
+    flags = ("--quiet-seconds", "0.5", "-n", "shpo")
+    process = subprocess.Popen(command(topics, *flags), cwd=ROOT, stdout=-1, stderr=-1, text=True)
+    try:
+        assert process.stdout is not None and process.stderr is not None
+        # Before it has read the first flow there are none.
+        said = next(line for line in process.stderr if "no flows for" not in line)
+        process.terminate()
+        shown, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert (process.returncode, shown) == (0, "")
+    assert said == 'zonemeter top: no flow of namespace "shpo" so far; did you mean shop?\n'
 
 
 @pytest.mark.parametrize(
@@ -256,7 +266,7 @@ def test_it_goes_on_until_it_is_told_to_end(topics: Topics, number: signal.Signa
     process = subprocess.Popen(command(topics), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         assert process.stdout is not None
-        assert select.select([process.stdout], [], [], 30)[0], "nothing shown"
+        assert select.select([process.stdout], [], [], DEADLINE_SECONDS)[0], "nothing shown"
         first = process.stdout.readline()
         process.send_signal(number)
         _, complaints = process.communicate(timeout=120)
@@ -278,9 +288,9 @@ def test_it_says_so_when_kafka_goes_and_still_ends_when_told(tmp_path: Path) -> 
         )
         try:
             assert process.stdout is not None and process.stderr is not None
-            assert select.select([process.stdout], [], [], 30)[0], "nothing shown"
+            assert select.select([process.stdout], [], [], DEADLINE_SECONDS)[0], "nothing shown"
             broker.kill()
-            assert select.select([process.stderr], [], [], 30)[0], "nothing said"
+            assert select.select([process.stderr], [], [], DEADLINE_SECONDS)[0], "nothing said"
             said = process.stderr.readline()
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=120)
