@@ -2,6 +2,7 @@
 """The enricher as a service: wrong settings, parts that are away, and a Kubernetes API to follow."""
 
 import asyncio
+import itertools
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from enricher.kube.observed import LINGER_MS
 from enricher.main import main
 from lab.kafka.broker import Broker, free_port
 from lab.kube.objects import objects
@@ -19,7 +21,7 @@ from tests.support.enricher.api_process import AT, LATE, PLAN, POSTGRES, api_at
 from tests.support.enricher.build import encoded, pod, row
 from tests.support.enricher.processes import running, topology_file
 from tests.support.enricher.topics import Topics
-from tests.support.services import eventually
+from tests.support.services import DEADLINE_SECONDS, eventually
 
 
 def refused(argv: list[str], capfd: pytest.CaptureFixture[str]) -> str:
@@ -153,12 +155,13 @@ def test_follows_a_cluster_and_keeps_its_history(topics: Topics, tmp_path: Path)
         assert {state.kind for state in first} == {"pod", "node", "service"}
         with running(flags, tmp_path / "log") as enricher:
             eventually(enricher.ready)
+            deleted = time.time()
             api.delete(POSTGRES)
             eventually(lambda: len(topics.topology()) == len(first) + 1)
         closed = topics.topology()[-1]
         assert (closed.name, closed.key in {state.key for state in first}) == ("postgres-0", True)
         assert closed.to_ms is not None
-        assert time.time() * 1000 - closed.to_ms < 30_000
+        assert deleted * 1000 <= closed.to_ms <= time.time() * 1000 + LINGER_MS
 
 
 def test_labels_of_namespaces_are_kept_as_long_as_they_are_asked_for(topics: Topics, tmp_path: Path) -> None:
@@ -191,7 +194,8 @@ def test_a_chunk_waits_for_a_pod_that_is_just_coming_up_and_once_only(topics: To
         with running(flags, tmp_path / "log") as enricher:
             eventually(enricher.ready)
             start = time.time_ns() // 1_000_000
-            times = {"start_ms": start, "end_ms": start + 1000, "node": LATE.node}
+            # The chunk waits until after the end of its window, however long it takes to bring the pod up here.
+            times = {"start_ms": start, "end_ms": start + int(DEADLINE_SECONDS * 1000), "node": LATE.node}
             ends = [POSTGRES, LATE, POSTGRES]
             windows = [window(number, each.address_v4, **times) for number, each in enumerate(ends, 1)]
             topics.produce(windows, key=LATE.node.encode())
@@ -212,11 +216,15 @@ def test_a_gateway_inside_a_pod_cidr_is_waited_for_once(topics: Topics, tmp_path
         gateway = POSTGRES.address_v4.rpartition(".")[0] + ".1"
         with running(flags, tmp_path / "log") as enricher:
             eventually(enricher.ready)
-            for sequence in (1, 2):
+            for sequence in itertools.count(1):
+                # One that comes here more than a second after its end is not waited for, nor are those after the first.
+                waited = enricher.metric("index_waits_total", "late")
                 end = time.time_ns() // 1_000_000
                 times = {"start_ms": end - 1000, "end_ms": end, "node": POSTGRES.node}
                 topics.produce([window(sequence, gateway, **times)], key=POSTGRES.node.encode())
-                eventually(lambda: len(topics.flows()) == sequence)  # noqa: B023 - called before the next turn
+                eventually(lambda: enricher.metric("chunks_total", "enriched") == sequence)  # noqa: B023 - called now
+                if waited:
+                    break
             assert enricher.metric("index_waits_total", "late") == 1
     assert {flow.source.reason for flow in topics.flows()} == {"late_index"}
     assert {flow.source.k8s.node.name for flow in topics.flows()} == {POSTGRES.node}  # type: ignore[union-attr]
