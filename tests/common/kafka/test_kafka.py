@@ -11,6 +11,7 @@ from common.kafka import clients, topic_admin
 from common.settings import KafkaSettings
 from lab.kafka.broker import Broker
 from schemas.topics import TopicSpec
+from tests.support.services import DEADLINE_SECONDS
 
 
 class Connections:
@@ -48,7 +49,7 @@ def test_close_returns_and_leaves_no_connection(how: str) -> None:
 
 
 def test_a_producer_knows_the_leaders_of_all_its_topics_though_one_is_new(broker: Broker) -> None:
-    settings = KafkaSettings(kafka_bootstrap=broker.bootstrap, kafka_deadline_seconds=2.0)
+    settings = KafkaSettings(kafka_bootstrap=broker.bootstrap, kafka_deadline_seconds=DEADLINE_SECONDS)
     names = [f"{uuid.uuid4()}-{age}" for age in ("old", "new")]
 
     async def make(name: str) -> None:

@@ -21,8 +21,10 @@ from history.read.topic import read_topic
 from lab.kafka.broker import Broker, free_port
 from schemas.topics import TopicSpec
 from tests.support.lab.proxy import Proxy
+from tests.support.services import DEADLINE_SECONDS
 
 HOUR_MS = 3_600_000
+_SILENCE_SECONDS = 2.0  # after it what gets no answer is given up
 
 
 @pytest.fixture
@@ -38,8 +40,8 @@ def behind(tmp_path: Path) -> Iterator[tuple[Broker, Proxy]]:
             broker.kill()
 
 
-def settings(port: int) -> KafkaSettings:
-    return KafkaSettings(kafka_bootstrap=f"127.0.0.1:{port}", kafka_deadline_seconds=2.0)
+def settings(port: int, deadline_seconds: float = DEADLINE_SECONDS) -> KafkaSettings:
+    return KafkaSettings(kafka_bootstrap=f"127.0.0.1:{port}", kafka_deadline_seconds=deadline_seconds)
 
 
 def record(value: bytes, topic: str = "letters") -> Record:
@@ -62,7 +64,7 @@ def test_what_was_given_up_does_not_arrive_behind_what_took_its_place(behind: tu
     async def inside() -> None:
         await make_topic(broker.port)
         service = Service("test")
-        publisher = Publisher(service, settings(proxy.port))
+        publisher = Publisher(service, settings(proxy.port, _SILENCE_SECONDS))
         await publisher.publish([record(b"a")])
         before = len(asyncio.all_tasks())
         proxy.cut()
@@ -88,7 +90,7 @@ def test_a_silence_after_a_refusal_is_a_failure_like_any_other(behind: tuple[Bro
 
     async def inside() -> None:
         await make_topic(broker.port, max_message_bytes="1000")
-        publisher = Publisher(Service("test"), settings(proxy.port))
+        publisher = Publisher(Service("test"), settings(proxy.port, _SILENCE_SECONDS))
         noise = random.Random(7).randbytes(5_000)  # zstd finds nothing in it
         with pytest.raises(PublishError, match="MessageSizeTooLarge"):
             await publisher.publish([record(noise)])

@@ -19,7 +19,7 @@ from common.kafka.publish import Publisher, Record
 from common.kafka.topic_admin import admin_client
 from common.service.running import Service
 from common.settings import KafkaSettings
-from tests.support.services import ServiceProcess, eventually
+from tests.support.services import DEADLINE_SECONDS, ServiceProcess, eventually
 from tests.torture.checker import check
 from tests.torture.kafka import Kafka, encrypted
 from tests.torture.nemeses.brokers import all_say, renew
@@ -36,7 +36,8 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
 
 def settings(kafka: Kafka, **changed: Any) -> KafkaSettings:
     flags = {name[2:].replace("-", "_"): value for name, value in zip(*[iter(kafka.flags)] * 2, strict=True)}
-    return KafkaSettings(**{"kafka_bootstrap": kafka.bootstrap, "kafka_deadline_seconds": 3, **flags, **changed})
+    own = {"kafka_bootstrap": kafka.bootstrap, "kafka_deadline_seconds": DEADLINE_SECONDS}
+    return KafkaSettings(**own | flags | changed)
 
 
 def test_all_is_rotated_under_load_and_nobody_is_restarted(kafka: Kafka, tmp_path: Path) -> None:
@@ -68,7 +69,7 @@ def test_a_publisher_goes_on_with_the_new_password(kafka: Kafka, tmp_path: Path)
     record = Record(topics.settings.topics.ledger, 0, b"key", b"value", 1)
 
     async def publish() -> None:
-        publisher = Publisher(Service("collector"), settings(kafka, kafka_deadline_seconds=20))
+        publisher = Publisher(Service("collector"), settings(kafka))
         try:
             await publisher.publish([record])
             secrets.change_password(broker.bootstrap)
