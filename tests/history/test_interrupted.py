@@ -23,7 +23,7 @@ from lab.kafka.broker import Broker
 from sinks.flowlog.rows.columns import FlatEnd, flatten
 from sinks.intake import Intake, Lane
 from tests.support.history.lived import Lived
-from tests.support.services import ROOT, eventually
+from tests.support.services import DEADLINE_SECONDS, ROOT, eventually
 from tests.support.sinks.flows import END_MS, StoredRecord, encoded, window
 from tests.support.sinks.topics import Topics
 
@@ -150,11 +150,12 @@ def test_kafka_that_goes_away_under_a_replay_to_a_topic_ends_it(tmp_path: Path) 
     async def write() -> None:
         broker = Broker(tmp_path / "kafka")
         await broker.start()
-        settings = KafkaSettings(kafka_bootstrap=broker.bootstrap, kafka_deadline_seconds=3.0)
+        settings = KafkaSettings(kafka_bootstrap=broker.bootstrap, kafka_deadline_seconds=DEADLINE_SECONDS)
         try:
             async with contextlib.aclosing(await TopicWriter.open(settings, "again")) as writer:
                 await writer.write(batch)
                 broker.kill()
+                writer._deadline_seconds = 3.0
                 with pytest.raises(Refusal, match=r"topic again: .*; 10 flows are there; run it again"):
                     await writer.write(batch)
         finally:
