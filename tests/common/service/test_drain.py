@@ -17,13 +17,15 @@ import confluent_kafka
 import confluent_kafka.admin as confluent
 import pytest
 
+from common.errors import Refusal
 from lab.kafka.broker import Broker
 from tests.support.enricher.build import encoded, row
 from tests.support.enricher.processes import topology_file
 from tests.support.enricher.topics import Topics
 from tests.support.services import ServiceProcess, eventually, while_running
 
-DRAIN = ["--drain-seconds", "12", "--kafka-deadline-seconds", "4"]
+# It takes three deadlines, and a busy machine takes its time.
+DRAIN = ["--drain-seconds", "60", "--kafka-deadline-seconds", "4"]
 ROOMS = ("enricher", "metrics", "flowlog", "audit")
 GROUPS = ("enricher", "flowlog")
 
@@ -48,7 +50,16 @@ def silent(broker: Broker) -> Iterator[None]:
         yield
     finally:
         os.kill(broker.process.pid, signal.SIGCONT)
-        asyncio.run(broker.ready())  # the controller has taken it for dead, and gives it out to nobody for a moment
+        # The controller has taken it for dead, and gives it no partition for a moment.
+        eventually(lambda: _takes_topics(broker))
+
+
+def _takes_topics(broker: Broker) -> bool:
+    try:
+        Topics.make(broker.bootstrap)
+    except Refusal:
+        return False
+    return True
 
 
 def service(room: str, topics: Topics, directory: Path) -> ServiceProcess:

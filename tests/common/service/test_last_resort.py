@@ -12,8 +12,9 @@ from tests.support.services import ServiceProcess, eventually, while_running
 # Each service's own main, whose body never yields.
 BUSY = """
 import asyncio, hashlib, sys
-from common.service import lifecycle as service
+from common.service import last_resort, lifecycle as service
 
+last_resort._LAST_LINE_SECONDS = 30.0
 service.CLOSING_SECONDS = 0.5
 run = service.run
 

@@ -9,10 +9,12 @@ from tests.support.services import ServiceProcess, eventually, while_running
 
 SERVICE = """
 import asyncio, gc, logging, sys, threading, weakref
-from common.service import lifecycle as service
+from common.service import last_resort, lifecycle as service
 from common.settings import ServiceSettings, load
 
-service.CLOSING_SECONDS = 0.5
+last_resort._LAST_LINE_SECONDS = 30.0
+
+service.CLOSING_SECONDS = BUDGET
 service.COLLECT_SECONDS = 0.05
 
 async def drains(running):
@@ -45,31 +47,33 @@ sys.exit(service.run("test", settings, BODY))
 """
 
 
+def service(directory: Path, body: str, draining: float = 60, closing: float = 60) -> ServiceProcess:
+    """A service of its own: what it does, and within how many seconds of being told so it must end."""
+    (directory / "a_service.py").write_text(SERVICE.replace("BODY", body).replace("BUDGET", str(closing)))
+    return ServiceProcess(["a_service"], ["--drain-seconds", str(draining)], directory / "log")
+
+
 @pytest.mark.parametrize(
-    ("body", "status", "says"),
+    ("body", "budgets", "status", "says"),
     [
-        ("drains", 0, "stopped"),
-        ("dawdles", 1, "did not drain within 0.5 s of being told to stop"),
-        ("will_not_be_cancelled", 1, "did not end within 1 s of being told to stop: ending at once"),
-        ("hangs_in_a_thread", 1, "did not end within 1 s of being told to stop: ending at once"),
+        ("drains", (60, 60), 0, "stopped"),
+        ("dawdles", (0.5, 60), 1, "did not drain within 0.5 s of being told to stop"),
+        ("will_not_be_cancelled", (0.5, 0.5), 1, "did not end within 1 s of being told to stop: ending at once"),
+        ("hangs_in_a_thread", (0.5, 0.5), 1, "did not end within 1 s of being told to stop: ending at once"),
     ],
 )
 def test_it_ends_after_sigterm(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, status: int, says: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, budgets: tuple[float, float], status: int, says: str
 ) -> None:
-    (tmp_path / "a_service.py").write_text(SERVICE.replace("BODY", body))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    service = ServiceProcess(["a_service"], ["--drain-seconds", "0.5"], tmp_path / "log")
-    with while_running(service):
-        eventually(service.ready)
-        assert service.terminate() == status
-    assert says in service.log.read_text()
+    with while_running(service(tmp_path, body, *budgets)) as running:
+        eventually(running.ready)
+        assert running.terminate() == status
+    assert says in running.log.read_text()
 
 
 def test_cycles_are_collected_though_hardly_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a_service.py").write_text(SERVICE.replace("BODY", "leaves_a_cycle"))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    service = ServiceProcess(["a_service"], [], tmp_path / "log")
-    with while_running(service):
-        eventually(lambda: "collected" in service.log.read_text())
-        assert service.terminate() == 0
+    with while_running(service(tmp_path, "leaves_a_cycle")) as running:
+        eventually(lambda: "collected" in running.log.read_text())
+        assert running.terminate() == 0
