@@ -27,15 +27,19 @@ from lab.services import Command, Files, Ports
 from tests.support.services import DEADLINE_SECONDS
 
 UP = """
-import asyncio, functools, sys
+import asyncio, sys
 from lab import cluster
 from lab.interrupts import run_interruptible
 from lab.services import Ports
 from lab.stories import shop
 prefix, fabric, *ports = sys.argv[1:]
+def say(line):
+    print(line, flush=True)
+    if line.startswith("network"):
+        sys.stdin.read()  # goes on when that is closed
 async def main():
     plan = shop(prefix, int(fabric))
-    await cluster.up(plan, Ports(*map(int, ports)), with_services=False, say=functools.partial(print, flush=True))
+    await cluster.up(plan, Ports(*map(int, ports)), with_services=False, say=say)
     cluster.start_traffic(plan)
     print("up", flush=True)
     await asyncio.Event().wait()
@@ -76,17 +80,27 @@ def processes_of(plan: Plan) -> list[str]:
 
 @contextmanager
 def in_a_process(plan: Plan, ports: Ports) -> Iterator[subprocess.Popen[str]]:
-    """Bring a lab up in a process, which is killed at the end if it still runs: nobody waits for one that hangs."""
+    """Bring a lab up in a process, which is killed at the end if it still runs: nobody waits for one that hangs.
+
+    When it has said "network" it waits until its stdin is closed.
+    """
     argv = [sys.executable, "-c", UP, plan.prefix, str(plan.fabric), *map(str, astuple(ports))]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=cluster.ROOT) as process:
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=cluster.ROOT) as process:
         try:
             yield process
         finally:
             process.kill()
 
 
+def go_on(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.close()
+
+
 def wait_for(process: subprocess.Popen[str], line: str) -> None:
     assert process.stdout is not None
+    if line == "up":
+        go_on(process)
     late = threading.Timer(DEADLINE_SECONDS, process.kill)
     late.start()
     try:
@@ -156,6 +170,7 @@ def test_a_signal_while_it_comes_up_leaves_nothing(plan: Plan, ports: Ports, num
     with in_a_process(plan, ports) as process:
         wait_for(process, "network")
         process.send_signal(number)
+        go_on(process)
         process.wait(120)
     assert left_of(plan) == []
 
@@ -209,6 +224,7 @@ def test_two_at_once_are_refused(plan: Plan, ports: Ports) -> None:
         with pytest.raises(LabError, match="another process is bringing it up or down"):
             asyncio.run(cluster.down(plan.prefix))
         process.terminate()
+        go_on(process)
         process.wait(120)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from collector.host import locks
 with locks.pin_directory(Path(sys.argv[1])), locks.node_name(sys.argv[2], "node"):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(3600)
 """
 
 
@@ -68,7 +68,7 @@ def test_a_holder_that_cannot_be_seen_from_here(holder: int) -> None:
 
 def test_nothing_stays_of_one_that_died(pin_dir: Path) -> None:
     cluster = metered.pin_dir("cluster").name
-    code = HOLD.replace("time.sleep(60)", "import os; os.kill(os.getpid(), 9)")
+    code = HOLD.replace("time.sleep(3600)", "import os; os.kill(os.getpid(), 9)")
     done = subprocess.run([sys.executable, "-c", code, str(pin_dir), cluster], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stdout) == (-9, "held\n")
     for _ in range(2):
