@@ -11,7 +11,7 @@ from tests.support.services import ServiceProcess, eventually, while_running
 from tests.support.sinks.flows import encoded, window
 from tests.support.sinks.topics import Topics
 
-FLAGS = ["--kafka-deadline-seconds", "2"]
+FLAGS = ["--kafka-deadline-seconds", "5"]
 
 
 def service(room: str, topic: str, topics: Topics, directory: Path, *flags: str, partition: int = 1) -> ServiceProcess:

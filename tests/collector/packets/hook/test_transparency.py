@@ -21,6 +21,7 @@ from collector.kernel import pins
 from tests.support.collector import metered, netlab
 from tests.support.collector.metered import Metered
 from tests.support.collector.packet_model import Built, broken_packets, crafted_packets, read, valid_packets
+from tests.support.services import DEADLINE_SECONDS
 
 POD, HOST, TO = ("10.42.2.1", "fd42:2::1"), ("192.168.50.2", "fd50::2"), ("10.42.1.1", "fd42:1::1")
 ETH_P_ALL, ETH_P_IP, ETH_P_IPV6, PACKET_OUTGOING = 3, 0x0800, 0x86DD, 4
@@ -61,8 +62,8 @@ class Wire:
         return True
 
     def missing(self, expected: list[bytes]) -> Counter[bytes]:
-        """Return what of this has not arrived, after a while."""
-        waiting, deadline = Counter(expected), time.monotonic() + 10
+        """Return what of this has not arrived, after a long while."""
+        waiting, deadline = Counter(expected), time.monotonic() + DEADLINE_SECONDS
         while waiting and time.monotonic() < deadline:
             try:
                 octets, (_, protocol, kind, *_) = self.capture.recvfrom(65536)
