@@ -71,7 +71,7 @@ class Process:
     def signal(self, number: int) -> int:
         assert self.running is not None
         self.running.send_signal(number)
-        return self.running.wait(15)
+        return self.running.wait(DEADLINE_SECONDS)
 
     def lines(self) -> list[str]:
         return [json.loads(line)["message"] for line in self.log.read_text().splitlines() if line.startswith("{")]
