@@ -90,7 +90,7 @@ class ServiceProcess:
     def get(self, path: str) -> tuple[int, str]:
         """Return status and body of a path; status 0 if nothing listens."""
         try:
-            with urllib.request.urlopen(f"http://{self.listen}{path}", timeout=10) as response:
+            with urllib.request.urlopen(f"http://{self.listen}{path}", timeout=DEADLINE_SECONDS) as response:
                 return response.status, response.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
