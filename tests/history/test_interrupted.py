@@ -9,6 +9,8 @@ import pty
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,24 @@ def start(*argv: str, stdout: int | None = subprocess.PIPE) -> subprocess.Popen[
     return subprocess.Popen(command, cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE)
 
 
+def interrupt(command: "subprocess.Popen[bytes]", has_begun: Callable[[], object]) -> tuple[bytes, bytes]:
+    """Tell a command to end once it has begun, and return what it said.
+
+    It stands still while that is looked for: on a busy machine it would be done before it was told.
+    """
+
+    def begun() -> object:
+        command.send_signal(signal.SIGCONT)
+        time.sleep(0.1)
+        command.send_signal(signal.SIGSTOP)
+        return has_begun()
+
+    eventually(begun)
+    command.send_signal(signal.SIGINT)
+    command.send_signal(signal.SIGCONT)
+    return command.communicate(timeout=120)
+
+
 @pytest.fixture(scope="module")
 def long(broker: Broker) -> Topics:
     """A topic that takes seconds to read."""
@@ -49,9 +69,7 @@ SPAN = ["--from", "2026-11-22T00:00:00Z", "--to", "2026-11-24T00:00:00Z"]
 def test_ctrl_c_leaves_no_half_file(long: Topics, tmp_path: Path, form: str) -> None:
     file = tmp_path / f"flows.{form}"
     replay = start("replay", *long.flags, *SPAN, "-o", form, "--file", str(file))
-    eventually(lambda: any(path.stat().st_size for path in tmp_path.iterdir()))
-    replay.send_signal(signal.SIGINT)
-    out, err = replay.communicate(timeout=120)
+    out, err = interrupt(replay, lambda: any(path.stat().st_size for path in tmp_path.iterdir()))
     assert replay.returncode == 130
     assert out == b""
     assert err.decode() == f"zonemeter replay: interrupted: {file} was not written\n"
@@ -71,9 +89,7 @@ def test_an_interrupted_parquet_file_is_dropped_without_a_word(tmp_path: Path, m
 def test_ctrl_c_says_what_is_in_a_topic_and_again_completes_it(long: Topics) -> None:
     replay = start("replay", *long.flags, *SPAN, "--to-topic", f"again.{os.getpid()}")
     topic = f"again.{os.getpid()}"
-    eventually(lambda: _records(long, topic))
-    replay.send_signal(signal.SIGINT)
-    _, err = replay.communicate(timeout=120)
+    _, err = interrupt(replay, lambda: _records(long, topic))
     assert replay.returncode == 130
     [line] = err.decode().splitlines()
     assert f"flows are in topic {topic}; readers know repeats by their ids" in line
@@ -84,9 +100,7 @@ def test_ctrl_c_says_what_is_in_a_topic_and_again_completes_it(long: Topics) -> 
 
 def test_ctrl_c_in_a_report(long: Topics) -> None:
     report = start("report", *long.flags, *SPAN)
-    eventually(lambda: _connected(report.pid))
-    report.send_signal(signal.SIGINT)
-    out, err = report.communicate(timeout=120)
+    out, err = interrupt(report, lambda: _connected(report.pid))
     assert (report.returncode, out, err) == (130, b"", b"zonemeter report: interrupted\n")
 
 
