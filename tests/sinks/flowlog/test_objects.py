@@ -243,6 +243,7 @@ def test_credentials_of_a_profile_are_found_and_read_again(
     assert store.put("a", [b"1"]) == 1
 
 
+@pytest.mark.process
 def test_the_least_rights_in_the_documentation_are_enough(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
