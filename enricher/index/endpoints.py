@@ -68,6 +68,8 @@ class Watcher:
     node: str
 
 
+# There are few places, and each chunk has its pairs of them.
+@functools.lru_cache(maxsize=4096)
 def scope_of(source: Location, destination: Location) -> Scope:
     """Return the scope of traffic between two places that are not the same node.
 

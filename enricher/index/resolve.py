@@ -12,11 +12,12 @@ route leads into the other's, and an address in there is nobody's for certain. C
 cluster only.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from types import MappingProxyType
 
 from enricher.index.addresses import pack, parse_prefix
-from enricher.index.answer_cache import KeptAnswer, Memo
+from enricher.index.answer_cache import Kept, Memo
 from enricher.index.as_of import ALWAYS, NO_NODE, ClusterWindow, Placed, common_place
 from enricher.index.cidrs import Cidr, CidrMap, is_public, link_reason
 from enricher.index.endpoints import INTERNET, Location, Resolved, Watcher, endpoint_json, observer_json
@@ -99,16 +100,27 @@ class WindowResolver:
         self._resolver = resolver
         self._memo = resolver.memo
         self._start_ms, self._end_ms = start_ms, end_ms
-        self._own = ClusterWindow(resolver.index, resolver.answer, start_ms, end_ms)
-        self._others = [
-            ClusterWindow(index, resolver.answer, start_ms, end_ms, name) for name, index in resolver.others.items()
-        ]
+
+    # Not made for a chunk whose answers are all remembered.
+    @cached_property
+    def _own(self) -> ClusterWindow:
+        return ClusterWindow(self._resolver.index, self._resolver.answer, self._start_ms, self._end_ms)
+
+    @cached_property
+    def _others(self) -> list[ClusterWindow]:
+        window = self._resolver.answer, self._start_ms, self._end_ms
+        return [ClusterWindow(index, *window, name) for name, index in self._resolver.others.items()]
+
+    def resolve_all(self, addresses: Sequence[str]) -> list[Resolved]:
+        """Return what each of `addresses` was."""
+        known = self._memo.find(addresses, self._start_ms, self._end_ms)
+        return [found or self._look_up(address) for found, address in zip(known, addresses, strict=True)]
 
     def resolve(self, address: str) -> Resolved:
         """Return what `address` was."""
-        known = self._memo.find(address, self._start_ms, self._end_ms)
-        if known is not None:
-            return known
+        return self.resolve_all((address,))[0]
+
+    def _look_up(self, address: str) -> Resolved:
         for cluster in (self._own, *self._others):
             cluster.same = ALWAYS
         found = self._resolve(address)
@@ -116,7 +128,7 @@ class WindowResolver:
         for cluster in self._others:
             same = same.within(*cluster.same)
         if same.from_ms < same.to_ms:
-            self._memo.keep(address, KeptAnswer(same.from_ms, same.to_ms, found))
+            self._memo.keep(address, Kept(same.from_ms, same.to_ms, found))
         return found
 
     def _resolve(self, address: str) -> Resolved:
@@ -168,26 +180,27 @@ class WindowResolver:
             return answer("service", address, reason="api_server", owner=slices[-1])
         return answer("unknown", address, reason=link_reason(packed) or "vpc_unmapped")
 
-    def own(self, address: str, node: str) -> Resolved:
+    def own(self, found: Resolved, address: str, node: str) -> Resolved:
         """Return what an address was that the observing node says is its own; what Kubernetes knows goes first.
 
-        A Service's may be bound to a device of the node (kube-proxy's IPVS, NodeLocal DNS): it answers there.
+        `found`: what it was otherwise. A Service's may be bound to a device of the node (kube-proxy's IPVS,
+        NodeLocal DNS): it answers there.
         """
-        found, packed = self.resolve(address), pack(address)
+        packed = pack(address)
         if packed is None or any(self._own.owners((kind, packed)) for kind in ("pod", "node")):
             return found
         if found.kind == "service":
             return self._on(found, address, node)
         return self._resolver.answer("node", address, node=node, at=self._own.at(node), in_cluster=True)
 
-    def sent_here(self, address: str, node: str) -> Resolved:
+    def sent_here(self, found: Resolved, address: str, node: str) -> Resolved:
         """Return what an address was that the observing node sent from, and that is not known to be on it.
 
         Of a pod or node that Kubernetes knows to be elsewhere nothing is changed: the ledger says `foreign_source`. Not
         so of what another node's collector says it is, a virtual address that moved; nor of another cluster's: the
         address came from there, and its pod here is not known yet.
         """
-        found, packed = self.resolve(address), pack(address)
+        packed = pack(address)
         known = found.kind == "pod" or (found.kind == "node" and packed and self._own.owners(("node", packed)))
         if (known and not found.is_elsewhere) or found.reason in ("multicast", "address_invalid"):
             return found
@@ -207,8 +220,15 @@ class WindowResolver:
 
     def watcher(self, name: str) -> Watcher:
         """Return the observing node."""
+        known = self._memo.watcher(name, self._start_ms, self._end_ms)
+        if known is not None:
+            return known
+        self._own.same = ALWAYS
         place = self._own.at(name).place
-        return Watcher(observer_json(name, place), place, name)
+        found, same = Watcher(observer_json(name, place), place, name), self._own.same
+        if same.from_ms < same.to_ms:
+            self._memo.keep_watcher(name, Kept(same.from_ms, same.to_ms, found))
+        return found
 
     def _rule(self, address: str, entry: Cidr) -> Resolved:
         at = Placed((), Location(entry.zone, entry.region, entry.zone_id))

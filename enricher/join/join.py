@@ -31,10 +31,14 @@ NO_NODE = "?"
 
 @dataclass(slots=True)
 class ResolvedChunk:
-    """A chunk's addresses resolved as of its window, in the chunk's order, and its observer."""
+    """A chunk's addresses resolved as of its window, in the chunk's order, and its observer.
+
+    `foreign`: those that the observer sent from although they are known to be on another node.
+    """
 
     addresses: list[Resolved]
     watcher: Watcher
+    foreign: Collection[int]
 
 
 # Of one chunk: each time its numbers go on beyond the rows (see `_write`).
@@ -107,14 +111,17 @@ def resolve(chunk: RawChunk, resolver: Resolver) -> ResolvedChunk:
     elsewhere, within the same window, has moved: of it nothing more is said.
     """
     window = resolver.window(chunk.start_ms, chunk.end_ms)
-    ends = [window.resolve(address) for address in chunk.addresses]
+    ends = window.resolve_all(chunk.addresses)
     for number in chunk.own:
-        ends[number] = window.own(chunk.addresses[number], chunk.node)
+        ends[number] = window.own(ends[number], chunk.addresses[number], chunk.node)
     sources = _sources(chunk, EGRESS)
     if elsewhere := {number for number in sources if ends[number].node != chunk.node}:
         for number in elsewhere - _sources(chunk, INGRESS) - _sources(chunk, RELAY):
-            ends[number] = window.sent_here(chunk.addresses[number], chunk.node)
-    return ResolvedChunk(ends, window.watcher(chunk.node))
+            ends[number] = window.sent_here(ends[number], chunk.addresses[number], chunk.node)
+    # A podCIDR alone does not say on which node an address is.
+    here = (None, chunk.node)
+    foreign = {number for number in elsewhere if ends[number].node not in here and not ends[number].reason}
+    return ResolvedChunk(ends, window.watcher(chunk.node), foreign)
 
 
 def late_sources(chunk: RawChunk, ends: ResolvedChunk) -> set[str]:
@@ -208,12 +215,10 @@ def _in_cluster(chunk: RawChunk, ends: ResolvedChunk, rows: Rows) -> Rows:
 
 
 def _foreign(chunk: RawChunk, ends: ResolvedChunk) -> Rows:
-    """Return the egress rows whose source is known to be on another node; a podCIDR alone does not say so."""
-    here = (None, chunk.node)
-    foreign = {number for number, end in enumerate(ends.addresses) if end.node not in here and not end.reason}
-    if foreign.isdisjoint(chunk.src):
+    """Return the egress rows whose source is known to be on another node."""
+    if not ends.foreign:
         return ()
-    return [row for row in _of_direction(chunk, range(len(chunk.src)), EGRESS) if chunk.src[row] in foreign]
+    return [row for row in _of_direction(chunk, range(len(chunk.src)), EGRESS) if chunk.src[row] in ends.foreign]
 
 
 def _late(chunk: RawChunk, ends: ResolvedChunk, rows: Rows) -> Amount:
@@ -240,6 +245,8 @@ def _write(
     """
     sides, count = Sides(chunk, ends.addresses), len(chunk.src)
     values = Values(chunk, sides, ends.watcher, raw, scopes)
+    if last < 0 and not free:
+        return FlowsJson(lambda rows: values.of_rows(rows, rows), single), [*single]
     beyond = count * max(1, last // max(count, 1) + 1)
     rows, numbers = [*single], [*single]
     if last >= 0:
@@ -272,9 +279,10 @@ def _by_rule(chunk: RawChunk, ends: ResolvedChunk, rows: Rows) -> dict[str, Amou
     named = {number: rule.cidr for number, rule in rules.items() if isinstance(rule, Cidr)}
     if not named:
         return {}
+    src, dst = chunk.src, chunk.dst
     found: dict[str, list[int]] = {}
-    for row in rows:
-        for name in {named[number] for number in (chunk.src[row], chunk.dst[row]) if number in named}:
+    for row in [row for row in rows if src[row] in named or dst[row] in named]:
+        for name in {named[number] for number in (src[row], dst[row]) if number in named}:
             found.setdefault(name, []).append(row)
     return {name: amount_of(chunk, of) for name, of in found.items()}
 

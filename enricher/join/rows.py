@@ -5,6 +5,7 @@ Sums are Python's: a usual node's chunk has some 35 rows, and numpy's own cost o
 work. Of 2,000 rows it takes no longer either.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
@@ -15,7 +16,7 @@ Key = TypeVar("Key", bound=object)
 
 EGRESS, INGRESS, RELAY = range(len(DIRECTIONS))
 
-# Row numbers, ascending unless said otherwise.
+# Row numbers, each once, ascending unless said otherwise.
 Rows = Sequence[int]
 
 
@@ -23,6 +24,8 @@ def amount_of(chunk: RawChunk, rows: Rows) -> Amount:
     """Return what these rows come to."""
     if not rows:
         return NOTHING
+    if len(rows) == len(chunk.src):
+        return Amount(sum(chunk.bytes), sum(chunk.packets), len(rows))
     return Amount(sum(map(chunk.bytes.__getitem__, rows)), sum(map(chunk.packets.__getitem__, rows)), len(rows))
 
 
@@ -38,7 +41,7 @@ def amounts_by(chunk: RawChunk, rows: Rows, keys: Sequence[Key]) -> dict[Key, Am
 
 def grouped(rows: Rows, keys: Iterable[Key]) -> dict[Key, list[int]]:
     """Return rows by their keys, one a row."""
-    found: dict[Key, list[int]] = {}
+    found: defaultdict[Key, list[int]] = defaultdict(list)
     for row, key in zip(rows, keys, strict=True):
-        found.setdefault(key, []).append(row)
+        found[key].append(row)
     return found

@@ -15,7 +15,7 @@ import msgspec
 from enricher.index.endpoints import Resolved, Watcher
 from enricher.join.rows import Rows, amount_of
 from enricher.join.serving import Sides
-from schemas.flow import SCOPES, Cluster, Named, Scope
+from schemas.flow import Cluster, Named, Scope
 from schemas.raw import DIRECTIONS, ENCAPSULATIONS, OTHER_ENCAPSULATION, SERVERS, RawChunk
 
 # IANA protocol numbers; ICMP and ICMPv6 are told apart by `network.type`. The others are named by their number.
@@ -47,20 +47,19 @@ class Values:
         self._scopes = scopes
         self._heads, self._tails = [end.head for end in sides.ends], [end.tail for end in sides.ends]
         self._begin = msgspec.json.encode({"id": chunk.id}).decode()[:-2] + "/"
-        window = f'","start_ms":{chunk.start_ms},"end_ms":{chunk.end_ms},"scope":"'
-        self._after_id = {scope: f'{window}{scope}","bytes":' for scope in SCOPES}
-        cluster = msgspec.json.encode(Cluster(Named(chunk.cluster))).decode()
+        self._window = f'","start_ms":{chunk.start_ms},"end_ms":{chunk.end_ms},"scope":"'
+        cluster = _cluster_json(chunk.cluster)
         self._end = f',"observer":{watcher.json},"k8s":{cluster},"raw":{{"partition":{raw[0]},"offset":{raw[1]}}}'
         self.kinds = self._kinds()
 
     def of_rows(self, rows: Rows, numbers: Sequence[int]) -> list[bytes]:
         """Return the flows of single rows; `numbers` are the last parts of their ids."""
-        chunk, scopes, after_id, kinds, ports = self._chunk, self._scopes, self._after_id, self.kinds, _PORTS
+        chunk, scopes, window, kinds, ports = self._chunk, self._scopes, self._window, self.kinds, _PORTS
         src, dst, heads, tails = self._sides.src, self._sides.dst, self._heads, self._tails
         src_port, dst_port, size, packets = chunk.src_port, chunk.dst_port, chunk.bytes, chunk.packets
         begin, end = self._begin, f"{self._end}}}"
         return [
-            f'{begin}{number}{after_id[scopes[row]]}{size[row]},"packets":{packets[row]}{kinds[row]}'
+            f'{begin}{number}{window}{scopes[row]}","bytes":{size[row]},"packets":{packets[row]}{kinds[row]}'
             f'{heads[src[row]]}{ports[src_port[row]]}{tails[src[row]]},"destination":'
             f"{heads[dst[row]]}{ports[dst_port[row]]}{tails[dst[row]]}{end}".encode()
             for row, number in zip(rows, numbers, strict=True)
@@ -71,8 +70,8 @@ class Values:
         chunk, first, amount = self._chunk, group.rows[0], amount_of(self._chunk, group.rows)
         source, destination = group.source.json(chunk.src_port[first]), group.destination.json(chunk.dst_port[first])
         return (
-            f'{self._begin}{number}{self._after_id[self._scopes[first]]}{amount.bytes},"packets":{amount.packets}'
-            f'{self.kinds[first]}{source},"destination":{destination}{self._end},'
+            f'{self._begin}{number}{self._window}{self._scopes[first]}","bytes":{amount.bytes}'
+            f',"packets":{amount.packets}{self.kinds[first]}{source},"destination":{destination}{self._end},'
             f'"rows":{msgspec.json.encode(group.rows).decode()}}}'
         ).encode()
 
@@ -88,6 +87,11 @@ class Values:
             chunk.protocol,
         )
         return list(map(_kind, *columns))
+
+
+@functools.lru_cache(maxsize=16)
+def _cluster_json(name: str) -> str:
+    return msgspec.json.encode(Cluster(Named(name))).decode()
 
 
 @functools.lru_cache(maxsize=4096)
