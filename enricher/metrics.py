@@ -3,8 +3,9 @@
 
 import functools
 import time
-from collections.abc import Generator
-from typing import Any, TypeVar
+from collections import defaultdict
+from collections.abc import Generator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -15,6 +16,14 @@ from enricher.join.join import Joined
 from schemas.amount import Amount
 from schemas.ledger import UNANNOUNCED_REPEAT
 from schemas.raw import RawChunk
+
+
+class GivenOut(NamedTuple):
+    """A chunk whose flows are in Kafka; `waited`: for the index."""
+
+    chunk: RawChunk
+    joined: Joined
+    waited: bool
 
 
 class EnricherMetrics:
@@ -72,6 +81,7 @@ class EnricherMetrics:
             registry=registry,
             buckets=_FRESHNESS_SECONDS,
         )
+        self._freshness = functools.cache(lambda waited: self.freshness.labels("yes" if waited else "no"))
         self.dead_letters = counter("dead_letters", "Raw records that could not be decoded, by reason.", "reason")
         self.gap_records = counter("raw_gap_records", "Raw records that were gone before they were read.")
         self.clamped = counter("clamped_timestamps", "Records whose time was too far ahead for Kafka, and was cut.")
@@ -142,34 +152,39 @@ class EnricherMetrics:
         for entry in (each for each in cidrs.entries if not each.external):
             self._rules[entry.cidr] = self.cidr_bytes.labels(entry.cidr, entry.name)
 
-    def enriched(self, chunk: RawChunk, joined: Joined) -> None:
-        """Count one chunk given out."""
+    def given_out(self, chunks: Sequence[GivenOut], now_ms: int) -> None:
+        """Count chunks whose flows are in Kafka now: all together, since each addition to a series takes a lock."""
+        sums: defaultdict[Counter, int] = defaultdict(int)
+        for chunk, joined, waited in chunks:
+            self._freshness(waited).observe(max(now_ms - chunk.end_ms, 0) / 1000)
+            self._add(chunk.node, joined, sums)
+        for node, end_ms in {chunk.node: chunk.end_ms for chunk, _, _ in chunks}.items():
+            self._of_nodes.labels(self._node_window, node).set(end_ms / 1000)
+        self._chunks("enriched").inc(len(chunks))
+        for series, amount in sums.items():
+            series.inc(amount)
+
+    def _add(self, observer: str, joined: Joined, sums: defaultdict[Counter, int]) -> None:
         of_node = self._of_nodes.labels
-        self._chunks("enriched").inc()
-        of_node(self._node_window, chunk.node).set(chunk.end_ms / 1000)
         for counted_by, nodes in (("sender", joined.senders), ("receiver", joined.unmetered)):
             for node, amount in nodes.items():
-                of_node(self._node_bytes, node, counted_by).inc(amount.bytes)
-        self.rolled_up.inc(joined.rolled_up.rows)
-        for rule, amount in joined.by_rule.items():
-            self._rules[rule].inc(amount.bytes)
-        self._taken(joined.taken)
+                sums[of_node(self._node_bytes, node, counted_by)] += amount.bytes
         for amount in joined.foreign_source.values():
-            of_node(self._foreign_source, chunk.node).inc(amount.bytes)
+            sums[of_node(self._foreign_source, observer)] += amount.bytes
+        for rule, amount in joined.by_rule.items():
+            sums[self._rules[rule]] += amount.bytes
         for scope, amount in joined.by_scope.items():
-            self._bytes(scope).inc(amount.bytes)
-            self._flows(scope).inc(amount.rows)
+            sums[self._bytes(scope)] += amount.bytes
+            sums[self._flows(scope)] += amount.rows
         for reason, amount in joined.by_reason.items():
-            self.unknown_bytes.labels(reason).inc(amount.bytes)
-        self.late_bytes.inc(joined.late.bytes)
-        self.late_flows.inc(joined.late.rows)
+            sums[self.unknown_bytes.labels(reason)] += amount.bytes
         for reason, amount in joined.aside.items():
-            self._aside_bytes(reason).inc(amount.bytes)
-
-    def published(self, windows: list[tuple[int, bool]], now_ms: int) -> None:
-        """Note that the flows of windows are in Kafka: their ends in ms, and whether their chunks waited."""
-        for end_ms, waited in windows:
-            self.freshness.labels("yes" if waited else "no").observe(max(now_ms - end_ms, 0) / 1000)
+            sums[self._aside_bytes(reason)] += amount.bytes
+        sums[self.rolled_up] += joined.rolled_up.rows
+        sums[self.raw_bytes] += joined.taken.bytes
+        sums[self.raw_flows] += joined.taken.rows
+        sums[self.late_bytes] += joined.late.bytes
+        sums[self.late_flows] += joined.late.rows
 
     def contradicted(self, node: str) -> None:
         """Count one chunk of a node that --unmetered-nodes says has no collector."""
@@ -178,7 +193,8 @@ class EnricherMetrics:
     def repeated(self, taken: Amount, *, announced: bool) -> None:
         """Count one chunk that had come before, and whether it said that it might have."""
         self.chunks.labels("repeat").inc()
-        self._taken(taken)
+        self.raw_bytes.inc(taken.bytes)
+        self.raw_flows.inc(taken.rows)
         self.aside_bytes.labels("repeat" if announced else UNANNOUNCED_REPEAT).inc(taken.bytes)
         if not announced:
             self.unannounced.inc()
@@ -187,10 +203,6 @@ class EnricherMetrics:
         """Count one record that could not be decoded."""
         self.chunks.labels("dead_letter").inc()
         self.dead_letters.labels(reason).inc()
-
-    def _taken(self, taken: Amount) -> None:
-        self.raw_bytes.inc(taken.bytes)
-        self.raw_flows.inc(taken.rows)
 
 
 Family = TypeVar("Family", Counter, Gauge)

@@ -55,7 +55,7 @@ class Output:
     async def publish(self, unit: Unit) -> None:
         """Publish a unit, the books last: they say what is out. Again and again until Kafka takes it."""
         await self._publish_flows(unit.runs)
-        self._deps.metrics.published(unit.windows, self._deps.cluster.clock())
+        self._deps.metrics.given_out(unit.chunks, self._deps.cluster.clock())
         while True:
             try:
                 await self._publisher.publish(unit.books)

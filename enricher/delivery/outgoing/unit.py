@@ -11,6 +11,7 @@ from typing import Any
 
 from common.kafka.publish import Record, Run
 from enricher.join.join import Joined, Out
+from enricher.metrics import GivenOut
 from schemas.amount import NOTHING, Amount
 from schemas.flow import HEADERS
 from schemas.ledger import UNANNOUNCED_REPEAT, LedgerRecord, encode_ledger
@@ -36,13 +37,14 @@ class ChunkRun:
 class Unit:
     """Chunks of one partition that are published and committed together. `end`: the raw offset to commit.
 
-    `windows`: the end of each chunk's window, in ms, and whether the chunk waited for the index. `refused_bytes`: of
-    the dead letters among the books.
+    `chunks`: those that were joined. `seen_ms`: the end of the last window, also of one that came again.
+    `refused_bytes`: of the dead letters among the books.
     """
 
     runs: list[ChunkRun] = field(default_factory=list)
     books: list[Record] = field(default_factory=list)
-    windows: list[tuple[int, bool]] = field(default_factory=list)
+    chunks: list[GivenOut] = field(default_factory=list)
+    seen_ms: int | None = None
     rows: int = 0
     refused_bytes: int = 0
     end: int | None = None

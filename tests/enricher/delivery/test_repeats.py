@@ -17,7 +17,7 @@ from enricher.index.cidrs import load_cidr_map
 from enricher.index.ownership import Index
 from enricher.index.resolve import Resolver
 from enricher.join.join import join, resolve
-from enricher.metrics import EnricherMetrics
+from enricher.metrics import EnricherMetrics, GivenOut
 from schemas.errors import DecodeError
 from schemas.raw import RawChunk
 from tests.support.enricher.build import START, chunk, node, row
@@ -203,7 +203,7 @@ def test_series_of_nodes_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     metrics, resolver = EnricherMetrics(registry, Index()), Resolver(Index(), load_cidr_map(None))
     for number in range(10):
         named = chunk([row("10.0.1.1", "10.0.2.1")], node=f"n{number}")
-        metrics.enriched(named, join(named, resolve(named, resolver), 0, 0))
+        metrics.given_out([GivenOut(named, join(named, resolve(named, resolver), 0, 0), waited=False)], START)
         metrics.contradicted(f"n{number}")
     left = {sample.labels["node"] for each in registry.collect() for sample in each.samples if "node" in sample.labels}
     assert left == {"n7", "n8", "n9"}

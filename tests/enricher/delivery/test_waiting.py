@@ -11,8 +11,9 @@ from enricher.delivery.incoming.waiting import LateSenders
 from enricher.index.cidrs import CidrMap
 from enricher.index.ownership import Index
 from enricher.index.resolve import Resolver
+from enricher.join.join import join
 from enricher.kube.cluster import ClusterView
-from enricher.metrics import EnricherMetrics
+from enricher.metrics import EnricherMetrics, GivenOut
 from schemas.raw import RawChunk
 from tests.support.enricher.build import END, START, chunk, node, pod, row
 
@@ -99,7 +100,13 @@ def test_it_waits_only_where_that_may_help(live: bool, now: int, waits: bool) ->
 
 def test_freshness_is_shown_by_whether_a_chunk_waited() -> None:
     waiter = Waiter()
-    waiter.metrics.published([(END, False), (END - 1500, True), (END + 5000, False)], END + 400)
+
+    def given_out(end_ms: int, *, waited: bool) -> GivenOut:
+        raw = waiter.chunk(start_ms=end_ms - 10_000, end_ms=end_ms)
+        return GivenOut(raw, join(raw, waiter.patience.resolve(raw), 0, 0), waited)
+
+    chunks = [given_out(END, waited=False), given_out(END - 1500, waited=True), given_out(END + 5000, waited=False)]
+    waiter.metrics.given_out(chunks, END + 400)
 
     def below(bound: str, waited: str) -> float | None:
         return waiter.registry.get_sample_value(
@@ -108,3 +115,6 @@ def test_freshness_is_shown_by_whether_a_chunk_waited() -> None:
 
     assert [below(bound, "no") for bound in ("0.1", "0.25", "0.5")] == [1, 1, 2]
     assert [below(bound, "yes") for bound in ("1.5", "2.0")] == [0, 1]
+    assert waiter.registry.get_sample_value("zonemeter_enricher_chunks_total", {"result": "enriched"}) == len(chunks)
+    taken = sum(each.joined.taken.bytes for each in chunks)
+    assert waiter.registry.get_sample_value("zonemeter_enricher_raw_bytes_total") == taken
