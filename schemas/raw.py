@@ -6,6 +6,7 @@ address once per chunk, not once per flow. Written with orjson straight from num
 """
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -128,6 +129,7 @@ COLUMNS = (
     "encapsulation",
 )
 OPTIONAL_COLUMNS = ("server",)
+_columns = attrgetter(*COLUMNS)
 
 _read_chunk = versioned_reader(RawChunk, MAX_READ_BYTES, SCHEMA_VERSION)
 
@@ -140,10 +142,9 @@ def decode_chunk(value: bytes | None) -> RawChunk:
 
 
 def _check_consistency(chunk: RawChunk) -> None:
-    lengths = {name: len(getattr(chunk, name)) for name in COLUMNS}
-    if chunk.server:
-        lengths["server"] = len(chunk.server)
-    if len(set(lengths.values())) != 1:
+    columns = (*_columns(chunk), chunk.server or chunk.src)
+    if len(set(map(len, columns))) != 1:
+        lengths = dict(zip((*COLUMNS, *OPTIONAL_COLUMNS), map(len, columns), strict=True))
         raise DecodeError("inconsistent", f"columns differ in length: {lengths}")
     if chunk.end_ms <= chunk.start_ms:
         raise DecodeError("inconsistent", f"the window ends at {chunk.end_ms}, not after its start {chunk.start_ms}")
@@ -153,7 +154,7 @@ def _check_consistency(chunk: RawChunk) -> None:
         raise DecodeError("inconsistent", "the window's ledger stands in chunk 0 and only there")
     if max(sum(chunk.bytes), sum(chunk.packets)) > MAX_INTEGER:
         raise DecodeError("inconsistent", "the rows' bytes or packets come to more than 2^53")
-    if chunk.src and max(max(column) for column in (chunk.src, chunk.dst)) >= len(chunk.addresses):
+    if chunk.src and max(map(max, (chunk.src, chunk.dst))) >= len(chunk.addresses):
         raise DecodeError("inconsistent", f"a row names an address beyond the {len(chunk.addresses)} listed")
     if chunk.own and max(chunk.own) >= len(chunk.addresses):
         raise DecodeError("inconsistent", f"own names an address beyond the {len(chunk.addresses)} listed")

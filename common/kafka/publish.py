@@ -7,9 +7,9 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import InvalidTimestampError, KafkaError, MessageSizeTooLargeError
 from aiokafka.producer.message_accumulator import BatchBuilder
@@ -35,8 +35,7 @@ NO_TIMESTAMP = -1
 REFUSED_SECONDS = 600.0
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """One record to publish; `timestamp_ms` is Unix time. `value` None is a tombstone."""
 
     topic: str
@@ -47,8 +46,7 @@ class Record:
     headers: Sequence[tuple[str, bytes]] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(msgspec.Struct, frozen=True):
     """Records in a row that share everything but their values: an object a record would cost more than sending it."""
 
     topic: str
@@ -190,11 +188,11 @@ class Publisher:
         count = len(record.values) if isinstance(record, Run) else 1
         if self._untimed_from_ms is None:
             self.counters.redated.inc(count)
-            return replace(record, timestamp_ms=now_ms)
+            return msgspec.structs.replace(record, timestamp_ms=now_ms)
         if record.timestamp_ms < self._untimed_from_ms:
             return record
         self.counters.untimed.inc(count)
-        return replace(record, timestamp_ms=NO_TIMESTAMP)
+        return msgspec.structs.replace(record, timestamp_ms=NO_TIMESTAMP)
 
     def _time_refused(self, oldest_ms: int) -> None:
         """Try the present next; nothing at all where the present was refused."""

@@ -43,22 +43,28 @@ class BootMemory:
         """Return what is known of a boot."""
         return self._nodes.get(origin.node, {}).get(origin)
 
-    def note(self, chunk: RawChunk, at_ms: int, before: BootState | None = None) -> None:
-        """Remember a chunk that came at that time; `before` is what looking back told of its boot."""
+    def note(self, chunk: RawChunk, at_ms: int, before: BootState | None = None) -> bool:
+        """Remember a chunk that came at that time; return whether its number is lower than that of the one before.
+
+        `before`: what looking back told of its boot.
+        """
+        origin, mark = chunk.origin, mark_of(chunk)
         boots = self._nodes.pop(chunk.node, {})
-        life = boots.pop(chunk.origin, None)
+        life = boots.pop(origin, None)
         if life is None:
             life = BootState() if before is None else BootState(before.furthest, before.end_ms)
             self._size += 1
-        life.note(mark_of(chunk), seen_end_ms(chunk.end_ms, at_ms))
+        back = life.latest is not None and mark < life.latest
+        life.note(mark, seen_end_ms(chunk.end_ms, at_ms))
         # In the order in which they were heard of, so that the first is who was silent for longest.
-        boots[chunk.origin] = life
+        boots[origin] = life
         self._nodes[chunk.node] = boots
         if len(boots) > MAX_BOOTS_OF_NODE:
             del boots[next(iter(boots))]
             self._size -= 1
         while self._size > MAX_BOOTS:
             self._size -= len(self._nodes.pop(next(iter(self._nodes))))
+        return back
 
 
 def came_before(chunk: RawChunk, life: BootState) -> bool:
@@ -101,10 +107,7 @@ class Repeats:
 
     def note(self, chunk: RawChunk) -> bool:
         """Remember a chunk; return whether its number is lower than that of the one before."""
-        life = self._memory.life(chunk.origin)
-        back = life is not None and life.latest is not None and mark_of(chunk) < life.latest
-        self._memory.note(chunk, self._clock(), None if life else self._earlier.life(chunk.origin))
-        return back
+        return self._memory.note(chunk, self._clock(), self._earlier.life(chunk.origin))
 
 
 def _refuse(why: str | None) -> None:

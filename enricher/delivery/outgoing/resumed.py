@@ -69,7 +69,7 @@ class Resumed:
     async def take(self, chunk: RawChunk, raw_offset: int) -> Out | None:
         """Return what of the chunk that stands there was out, once; None if nothing was."""
         await self.read_on(raw_offset)
-        found = self._ahead.pop(chunk.id, None)
+        found = self._ahead.pop(chunk.id, None) if self._ahead else None
         if found is None:
             return None
         self._rows -= len(found.out.rows)

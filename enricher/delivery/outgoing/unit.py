@@ -6,8 +6,10 @@ A unit is what is published and committed together; the flows of its chunks go o
 
 import bisect
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from common.kafka.publish import Record, Run
 from enricher.join.join import Joined, Out
@@ -130,7 +132,7 @@ def not_out(runs: list[ChunkRun], out: Mapping[str, Out]) -> list[ChunkRun]:
         if done != found.amount.rows or not done:
             rest.append(part)
         elif done < len(part.numbers):
-            run = replace(part.run, values=part.run.values[done:])
+            run = msgspec.structs.replace(part.run, values=part.run.values[done:])
             rest.append(ChunkRun(part.chunk, part.numbers[done:], run))
     return rest
 

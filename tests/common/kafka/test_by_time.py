@@ -4,12 +4,12 @@
 import asyncio
 import time
 import uuid
-from dataclasses import replace
 
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import UnknownError
 from aiokafka.structs import OffsetAndTimestamp
+from msgspec.structs import replace
 
 from common.kafka import topic_admin
 from common.kafka.by_time import NEAR_MS, beginnings, offsets_for_times

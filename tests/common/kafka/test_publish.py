@@ -5,12 +5,12 @@ import asyncio
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from aiokafka.producer.message_accumulator import BatchBuilder
+from msgspec.structs import replace
 
 from common.errors import PublishError
 from common.kafka import publish, topic_admin
