@@ -5,12 +5,12 @@ In order: topics, history, the API's lists (services before nodes before pods, s
 with it), then the consumer group. What follows the topics and the API runs beside it until the group has stopped.
 """
 
-import gc
 import logging
 from collections.abc import Callable, Coroutine
 from functools import partial
 from importlib.util import find_spec
 
+from common import gc_settings
 from common.clock import now_ms
 from common.entry_point import entry_point
 from common.errors import Stopped
@@ -91,7 +91,7 @@ async def run(running: Service, settings: EnricherSettings) -> None:
             ]
             if follower is None:
                 _question(cidrs, cluster)
-                gc.freeze()
+                gc_settings.settle()
                 await pipeline.run()
             else:
                 topic = TopologyTopic(running, settings, cluster, metrics)
@@ -144,7 +144,7 @@ async def _run_live(
             # Not before the lists are there: a zone whose pods are not known yet would look left.
             beside.append(tasks.create_task(show(), name="ready-pods"))
             # The index outlives every collection: looking through it again and again would cost the join its speed.
-            gc.freeze()
+            gc_settings.settle()
             await pipeline.run()
         for task in beside:
             task.cancel()
