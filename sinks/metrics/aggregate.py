@@ -54,7 +54,8 @@ RouteKey = tuple[End, End, Scope, str, tuple[str, str] | None, str | None]
 class SeriesRoute:
     """The series that one kind of flow adds to, and what it brought since the last fold.
 
-    `rate`: what a byte costs, in subunits (prices/book.py). `unnamed`: the families in which its pair has no series.
+    `rate`: what a byte costs, in subunits (prices/book.py). `unnamed`: the families in which its pair has no series;
+    they have not been told of `waited` bytes yet.
     """
 
     byte_series: tuple[Series, ...]
@@ -65,6 +66,15 @@ class SeriesRoute:
     bytes: int = 0
     packets: int = 0
     touched: bool = False
+    waited: int = 0
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether one of its series counts no more, or its pair has been given one of its own."""
+        series = (*self.byte_series, *self.cost_series)
+        return any(each.closing or not each.served for each in series) or any(
+            labels in family.series for family, labels in self.unnamed
+        )
 
 
 class Aggregate:
@@ -106,6 +116,7 @@ class Aggregate:
             self._workload_cost = self._family(WORKLOAD_COST)
         self._routes: dict[RouteKey, SeriesRoute] = {}
         self._touched: list[SeriesRoute] = []
+        self._waited: list[SeriesRoute] = []
         self._dirty: list[Series] = []
 
     def add(self, rows: Iterable[Row[End]], books: Tallies) -> None:
@@ -138,8 +149,10 @@ class Aggregate:
             _carry(route.byte_series, route.bytes, dirty)
             _carry(route.packet_series, route.packets, dirty)
             _carry(route.cost_series, route.bytes * route.rate, dirty)
-            for family, labels in route.unnamed:
-                family.wait(labels, route.bytes)
+            if route.unnamed:
+                if not route.waited:
+                    self._waited.append(route)
+                route.waited += route.bytes
             route.bytes = route.packets = 0
             route.touched = False
         self._touched.clear()
@@ -165,6 +178,7 @@ class Aggregate:
         if abs(now_ms - self._swept_ms) < SWEEP_MS:
             return
         self._swept_ms = now_ms
+        self._tell_waited()
         may_leave = now_ms - self._began_ms >= SEEN_MS
         renamed = False
         for family in self.families.values():
@@ -172,7 +186,16 @@ class Aggregate:
                 self._close_costs()
             renamed |= family.sweep(now_ms, self._idle_ms, may_leave=may_leave)
         if renamed:
-            self._routes.clear()
+            # The others stay: to find them all again would take as long as counting some seconds' flows.
+            self._routes = {key: route for key, route in self._routes.items() if not route.is_stale}
+
+    def _tell_waited(self) -> None:
+        """Tell families what pairs without a name brought: nothing else asks for it, so not with each fold."""
+        for route in self._waited:
+            for family, labels in route.unnamed:
+                family.wait(labels, route.waited)
+            route.waited = 0
+        self._waited.clear()
 
     def _close_costs(self) -> None:
         """Have what a pair costs go by the name under which its bytes are counted."""
@@ -190,6 +213,7 @@ class Aggregate:
 
     def _find(self, key: RouteKey) -> SeriesRoute:
         if len(self._routes) >= MAX_ROUTES:
+            self._tell_waited()
             self._routes.clear()
         route = self._routes[key] = self._route(*key)
         return route
