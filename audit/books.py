@@ -18,7 +18,7 @@ from audit.intervals import Intervals
 from audit.known import OTHERS, Admitted
 from audit.life import NOWHERE, Life, Said
 from audit.result import MAX_LISTED, Audit, Contradiction, Gone, Repeat, Shortfall, Sums
-from audit.window import Key, OpenWindow, Place
+from audit.window import OpenChunk, OpenWindow, Place
 from schemas.amount import NOTHING, Amount
 from schemas.errors import DecodeError
 from schemas.ids import MAX_DIGITS, Origin, Position, chunk_id, parse_chunk_id, parse_window_id
@@ -68,7 +68,7 @@ class Reconciler:
         self._said = Said()
         self._open: dict[OpenWindow, None] = {}  # in the order in which they were opened
         # The open chunks that the enricher told of, by id: that of a part is not taken apart again, once for each sink.
-        self._chunks: dict[str, tuple[Life, OpenWindow, Position]] = {}
+        self._chunks: dict[str, tuple[Life, OpenChunk, Position]] = {}
         self._lives: dict[Origin, Life] = {}
         self._entries: dict[tuple[str, int], deque[str]] = {}
         self._heard_ms: dict[int, int] = {}
@@ -99,7 +99,7 @@ class Reconciler:
         """Yield those of the open windows (None: all, in any order) whose time is known, with what does not fit."""
         for window in list(self._open) if windows is None else windows:
             if window.start_ms is not None:
-                yield window, window.judge(self._sinks_for(window.key), self._is_past)
+                yield window, window.judge(self._sinks_of(window), self._is_past)
 
     def gone(self, whole: Collection[int]) -> list[Gone]:
         """Return what nodes closed before the first window that the ledger holds; `whole`: partitions read whole."""
@@ -113,13 +113,13 @@ class Reconciler:
 
     def close(self, window: OpenWindow, shortfalls: Iterable[Shortfall] = ()) -> None:
         """Add a window to the sums, with what does not fit, and let go of it."""
-        if window.start_ms is not None:
-            sums = self._sums_of(window.key.origin, window.start_ms)
+        if (start_ms := window.start_ms) is not None:
+            sums = self._sums_of(window.origin, start_ms)
             window.add_to(sums)
             for shortfall in shortfalls:
                 sums.miss(shortfall)
-        life = self._lives[window.key.origin]
-        self._let_go(life, life.fitted, window.key[1:])
+        life = self._lives[window.origin]
+        self._let_go(life, life.fitted, window.place)
 
     def settle(self, margin_ms: int) -> None:
         """Close the windows that fit, but for those of the last `margin_ms` of their partition."""
@@ -128,7 +128,7 @@ class Reconciler:
             record = window.record
             if record is None or record.end_ms >= self._heard_ms[record.partition] - margin_ms:
                 continue
-            if window.fits(self._sinks_for(window.key)):
+            if window.fits(self._sinks_of(window)):
                 self.close(window)
 
     def trim(self, margin_ms: int, above: int) -> None:
@@ -150,7 +150,7 @@ class Reconciler:
         for window in [window for window in self._open if window.end_ms < before_ms]:
             yield self.drop(window)
         self.lives.forget(before_ms)
-        living = self.lives.origins() | {window.key.origin for window in self._open}
+        living = self.lives.origins() | {window.origin for window in self._open}
         self._lives = {origin: life for origin, life in self._lives.items() if origin in living}
         self._known_nodes.keep({origin[:2] for origin in living})
         self._bound_closed()
@@ -167,9 +167,9 @@ class Reconciler:
 
     def drop(self, window: OpenWindow) -> tuple[OpenWindow, list[Shortfall]]:
         """Let go of a window, take nothing of it any more, and return it with what does not fit."""
-        shortfalls = window.judge(self._sinks_for(window.key), self._is_past)
-        life = self._lives[window.key.origin]
-        self._let_go(life, life.dropped, window.key[1:])
+        shortfalls = window.judge(self._sinks_of(window), self._is_past)
+        life = self._lives[window.origin]
+        self._let_go(life, life.dropped, window.place)
         return window, shortfalls
 
     def _life(self, origin: Origin) -> Life | None:
@@ -198,10 +198,9 @@ class Reconciler:
             for early in [each for each in life.open if each < place]:
                 self._let_go(life, life.dropped, early)
         window = self._window(life, place, record.end_ms)
-        key = Key(origin, *place) if window is None else window.key
-        if self._contradicts(key, None, record, None if window is None else window.record):
+        if self._contradicts(origin, place, None, record, None if window is None else window.record):
             return
-        self.lives.take(key, record)
+        self.lives.take(origin, place, record)
         if window is not None and window.record is None:
             window.record = Entry.of(record)
 
@@ -212,14 +211,16 @@ class Reconciler:
         sums.hop("collector").add(Entry.of(record), sums.room)
         sums.miss(Shortfall("collector", record.id, record.taken.bytes, record.taken.packets, NOT_RECONCILED))
 
-    def _contradicts(self, key: Key, chunk: int | None, record: LedgerRecord, first: Entry | None) -> bool:
+    def _contradicts(
+        self, origin: Origin, place: Place, chunk: int | None, record: LedgerRecord, first: Entry | None
+    ) -> bool:
         """Return whether an entry says something else than the first one of its key, and note it if it does."""
-        said = self._said.get(key, chunk) if first is None else first.said()
+        said = self._said.get(origin, place, chunk) if first is None else first.said()
         if said is None or said == Entry.of(record).said():
             return False
         before = None if first is None else (first.taken, first.given)
         self.contradicted.append(Contradiction(record.hop, record.id, before, (record.taken, record.given)))
-        self._sums_of(key.origin, record.start_ms).contradictions += 1
+        self._sums_of(origin, record.start_ms).contradictions += 1
         return True
 
     def _take_chunk(self, record: LedgerRecord) -> None:
@@ -236,18 +237,18 @@ class Reconciler:
             number = int(offset) if offset.isdecimal() and len(offset) <= MAX_DIGITS else -1
             self.repeated.append(Repeat(chunk, number, record.taken, announced=UNANNOUNCED_REPEAT not in record.aside))
             return
-        window = self._window(life, position[:2], record.end_ms)
-        key = Key(origin, *position[:2]) if window is None else window.key
-        first = None if window is None else window.enriched.get(position.chunk)
-        if self._contradicts(key, position.chunk, record, first):
+        place = position[:2]
+        window = self._window(life, place, record.end_ms)
+        known = None if window is None else window.chunk(position.chunk)
+        if self._contradicts(origin, place, position.chunk, record, None if known is None else known.entry):
             return
         life.reach("enricher", position)
-        if window is not None and first is None:
+        if known is not None and known.entry is None:
             # A sender that has closed a window by then, or later, is metered: no need to remember what it sent.
             latest, start_ms = self.lives.latest(origin.cluster), record.start_ms
             senders = {name: size for name, size in record.senders.items() if latest.get(name, -1) < start_ms}
-            window.enriched[position.chunk] = Entry.of(record, senders)
-            self._chunks[chunk] = life, window, position
+            known.entry, known.id = Entry.of(record, senders), chunk
+            self._chunks[chunk] = life, known, position
 
     def _take_checkpoint(self, record: LedgerRecord) -> None:
         sink = self._sink_of(record)
@@ -265,9 +266,9 @@ class Reconciler:
                     each.before[sink] = each.fitted.last
         for chunk, amount in record.parts.items():
             if (known := self._chunks.get(chunk)) is not None:
-                life, window, position = known
+                life, open_chunk, position = known
                 life.reach(sink, position)
-                window.take_part(sink, position.chunk, amount)
+                open_chunk.take(sink, amount)
             else:
                 self._take_part(sink, record, chunk, amount)
 
@@ -285,8 +286,8 @@ class Reconciler:
         life.reach(sink, position)
         window = self._window(life, position[:2], record.end_ms)
         if window is not None:
-            window.take_part(sink, position.chunk, amount)
-        elif life.fitted.holds(*position[:2]) and sink in self._sinks_for(Key(life.origin, *position[:2])):
+            window.chunk(position.chunk).take(sink, amount)
+        elif life.fitted.holds(*position[:2]) and sink in self._sinks_for(life, position[:2]):
             twice = Shortfall(sink, chunk_id(life.origin, *position[:3]), -amount.bytes, -amount.packets, TWICE)
             self._sums_of(life.origin, record.start_ms).miss(twice)
 
@@ -296,7 +297,7 @@ class Reconciler:
         if window is None:
             if life.holds(place):
                 return None
-            window = life.open[place] = OpenWindow(Key(life.origin, *place))
+            window = life.open[place] = OpenWindow(life.origin, place)
             self._open[window] = None
         if end_ms > window.last_ms:
             window.last_ms = end_ms
@@ -313,15 +314,19 @@ class Reconciler:
     def _forget(self, window: OpenWindow) -> None:
         """Keep of a window that is let go of only what its entries said."""
         if window.record is not None:
-            self._said.put(window.key, None, window.record.said())
-        for chunk, entry in window.enriched.items():
-            self._said.put(window.key, chunk, entry.said())
-            del self._chunks[entry.id]
+            self._said.put(window.origin, window.place, None, window.record.said())
+        for number, chunk in window.chunks.items():
+            if (entry := chunk.entry) is not None:
+                self._said.put(window.origin, window.place, number, entry.said())
+                del self._chunks[chunk.id]
 
-    def _sinks_for(self, key: Key) -> list[str]:
+    def _sinks_of(self, window: OpenWindow) -> list[str]:
+        return self._sinks_for(self._lives[window.origin], window.place)
+
+    def _sinks_for(self, life: Life, place: Place) -> list[str]:
         """Return the sinks that a window is held to."""
-        before = self._lives[key.origin].before
-        return [sink for sink in self.sinks if key[1:] > before.get(sink, NOWHERE)] if before else self.sinks
+        before = life.before
+        return [sink for sink in self.sinks if place > before.get(sink, NOWHERE)] if before else self.sinks
 
     def _is_past(self, hop: str, origin: Origin, place: tuple[int, int, int]) -> bool:
         if hop == "collector":

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from audit.result import MAX_LISTED, ClockStep, Gap, Gone
-from audit.window import Key
+from audit.window import Place
 from schemas.ids import FIRST_SEQUENCE, Origin
 from schemas.ledger import LedgerRecord
 
@@ -94,16 +94,15 @@ class Boots:
         self._latest: dict[str, dict[str, int]] = {}
         self._told = 0
 
-    def take(self, key: Key, record: LedgerRecord) -> None:
+    def take(self, origin: Origin, place: Place, record: LedgerRecord) -> None:
         """Take a collector's entry, in the order of the ledger."""
-        cluster, node, _ = key.origin
+        cluster, node, _ = origin
         lives = self._nodes.setdefault(cluster, {}).setdefault(node, [])
-        place = key[1:]
         own = lives[-1] if lives else None
-        if own is not None and own.origin != key.origin:
-            own = next((life for life in reversed(lives) if life.origin == key.origin), None)
+        if own is not None and own.origin != origin:
+            own = next((life for life in reversed(lives) if life.origin == origin), None)
         if own is None:
-            own = self._begin(lives, key, record)
+            own = self._begin(lives, origin, place, record)
         else:
             if place <= own.began[0]:
                 own.began = min(own.began, (place, record.start_ms, record.partition))
@@ -114,10 +113,9 @@ class Boots:
         latest = self._latest.setdefault(cluster, {})
         latest[node] = max(latest.get(node, 0), own.last_ms)
 
-    def _begin(self, lives: list[Boot], key: Key, record: LedgerRecord) -> Boot:
-        place = key[1:]
+    def _begin(self, lives: list[Boot], origin: Origin, place: Place, record: LedgerRecord) -> Boot:
         own = Boot(
-            key.origin,
+            origin,
             record.start_ms,
             record.end_ms,
             place,

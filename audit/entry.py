@@ -4,7 +4,6 @@
 import sys
 from array import array
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -14,8 +13,7 @@ from schemas.amount import Amount
 from schemas.ledger import Hop, LedgerRecord
 
 
-@dataclass(slots=True)
-class Coverage:
+class Coverage(msgspec.Struct, gc=False):
     """Bytes at the hook beside those of the uplinks' own counters, which count link-layer headers too.
 
     Out: all that the hook saw, and what the uplinks sent. In: what it saw come in over an uplink, and what they got.
@@ -68,7 +66,6 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     """
 
     hop: Hop
-    id: str
     partition: int
     start_ms: int
     end_ms: int
@@ -87,7 +84,6 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
         """Return what is kept of a record, and of its senders only these."""
         return cls(
             record.hop,
-            record.id,
             record.partition,
             record.start_ms,
             record.end_ms,

@@ -4,7 +4,7 @@
 from dataclasses import dataclass, field
 
 from audit.intervals import Intervals
-from audit.window import Key, OpenWindow, Place
+from audit.window import OpenWindow, Place
 from schemas.ids import Origin, Position
 
 # Entries of closed windows that are remembered by what they said, to tell another that says something else.
@@ -49,16 +49,17 @@ class Said:
     """
 
     def __init__(self) -> None:
-        self._young: dict[tuple[Key, int | None], int] = {}
-        self._old: dict[tuple[Key, int | None], int] = {}
+        self._young: dict[tuple[Origin, Place, int | None], int] = {}
+        self._old: dict[tuple[Origin, Place, int | None], int] = {}
 
-    def get(self, key: Key, chunk: int | None) -> int | None:
+    def get(self, origin: Origin, place: Place, chunk: int | None) -> int | None:
         """Return what the entry of a chunk said, or of the window (None); None if that is not known."""
-        said = self._young.get((key, chunk))
-        return self._old.get((key, chunk)) if said is None else said
+        key = origin, place, chunk
+        said = self._young.get(key)
+        return self._old.get(key) if said is None else said
 
-    def put(self, key: Key, chunk: int | None, said: int) -> None:
+    def put(self, origin: Origin, place: Place, chunk: int | None, said: int) -> None:
         """Remember it."""
         if len(self._young) >= MAX_SAID // 2:
             self._young, self._old = {}, self._young
-        self._young[key, chunk] = said
+        self._young[origin, place, chunk] = said

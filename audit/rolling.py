@@ -95,6 +95,6 @@ class Rolling:
                 opened.append((window, shortfalls))
         recent = self.closed()
         for window, shortfalls in opened:
-            of = recent.setdefault(window.key.origin.cluster, Recent())
+            of = recent.setdefault(window.origin.cluster, Recent())
             of.add_open(window, shortfalls, settled_before_ms)
         return recent

@@ -7,7 +7,7 @@ a sink      parts = rows taken, first time, of each chunk
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -38,17 +38,35 @@ class Key(NamedTuple):
         return window_id(*self)
 
 
+class OpenChunk(msgspec.Struct, eq=False, gc=False):
+    """What is known of a chunk so far; `entry` is the enricher's, under `id`, `taken` what each sink took of it."""
+
+    entry: Entry | None = None
+    id: str = ""
+    taken: dict[str, Amount] = {}
+
+    def take(self, sink: str, amount: Amount) -> None:
+        """Note what a sink took."""
+        before = self.taken.get(sink)
+        if before is not None:
+            amount = before + amount
+        # The same numbers are kept once.
+        self.taken[sink] = self.entry.given if self.entry is not None and self.entry.given == amount else amount
+
+
 class OpenWindow(msgspec.Struct, eq=False, gc=False):
-    """What is known of a window so far; `record` is its collector's entry. `last_ms`: end of the latest entry.
+    """What is known of a window so far; `record` is its collector's entry. `last_ms`: end of the latest entry."""
 
-    `taken`: what each sink took of each chunk.
-    """
-
-    key: Key
+    origin: Origin
+    place: Place
     record: Entry | None = None
-    enriched: dict[int, Entry] = {}
-    taken: dict[tuple[str, int], Amount] = {}
+    chunks: dict[int, OpenChunk] = {}
     last_ms: int = 0
+
+    @property
+    def key(self) -> Key:
+        """Which window it is."""
+        return Key(self.origin, *self.place)
 
     @property
     def start_ms(self) -> int | None:
@@ -64,14 +82,17 @@ class OpenWindow(msgspec.Struct, eq=False, gc=False):
     def _entry(self) -> Entry | None:
         return self.record or next(iter(self.enriched.values()), None)
 
-    def take_part(self, sink: str, chunk: int, amount: Amount) -> None:
-        """Note what a sink took of a chunk."""
-        before = self.taken.get((sink, chunk))
-        if before is not None:
-            amount = before + amount
-        entry = self.enriched.get(chunk)
-        # The same numbers are kept once.
-        self.taken[sink, chunk] = entry.given if entry is not None and entry.given == amount else amount
+    @property
+    def enriched(self) -> dict[int, Entry]:
+        """The enricher's entries by chunk, in order."""
+        return {number: chunk.entry for number, chunk in sorted(self.chunks.items()) if chunk.entry is not None}
+
+    def chunk(self, number: int) -> OpenChunk:
+        """Return one of its chunks, to note what is told of it."""
+        chunk = self.chunks.get(number)
+        if chunk is None:
+            chunk = self.chunks[number] = OpenChunk()
+        return chunk
 
     def fits(self, sinks: Iterable[str]) -> bool:
         """Return whether `judge` finds nothing: most windows, and all that do are asked at some time."""
@@ -79,13 +100,16 @@ class OpenWindow(msgspec.Struct, eq=False, gc=False):
         if record is None or record.accounted is not None:
             return False
         size = packets = 0
-        for chunk, entry in self.enriched.items():
+        for chunk in self.chunks.values():
+            entry = chunk.entry
+            if entry is None:
+                continue
             size, packets = size + entry.taken.bytes, packets + entry.taken.packets
             given = entry.given
             if entry.accounted is not None:
                 return False
             for sink in sinks:
-                got = self.taken.get((sink, chunk), NOTHING)
+                got = chunk.taken.get(sink, NOTHING)
                 if got is not given and (got.bytes, got.packets) != (given.bytes, given.packets):
                     return False
         return size == record.given.bytes and packets == record.given.packets
@@ -96,58 +120,57 @@ class OpenWindow(msgspec.Struct, eq=False, gc=False):
             return self._nobody_closed(is_past)
         if self.fits(sinks):
             return []
-        found = [*_own_balance(self.key.id, self.record), *self._judge_enricher(self.record, is_past)]
+        window, enriched = self.key.id, self.enriched
+        found = [*_own_balance(window, self.record), *self._judge_enricher(window, self.record, enriched, is_past)]
         for sink in sinks:
-            found += self._judge_sink(sink, is_past)
+            found += self._judge_sink(sink, enriched, is_past)
         return found
 
     def add_to(self, sums: Sums) -> None:
         """Add the window to the sums of a range."""
         sums.windows += 1
-        node = self.key.origin.node
+        node = self.origin.node
         if self.record is not None:
             sums.hop("collector").add(self.record, sums.room)
             if self.record.coverage is not None:
                 sums.cover(node, self.record.coverage)
-        for entry in self.enriched.values():
-            sums.hop("enricher").add(entry, sums.room)
-            if entry.senders.names or entry.foreign.names:
-                sums.receive(node, entry.senders, entry.foreign)
-        for (sink, _), amount in self.taken.items():
-            total = sums.hop(sink)
-            total.taken = total.given = total.taken + amount
+        for chunk in self.chunks.values():
+            if (entry := chunk.entry) is not None:
+                sums.hop("enricher").add(entry, sums.room)
+                if entry.senders.names or entry.foreign.names:
+                    sums.receive(node, entry.senders, entry.foreign)
+            for sink, amount in chunk.taken.items():
+                total = sums.hop(sink)
+                total.taken = total.given = total.taken + amount
 
-    def _judge_enricher(self, record: Entry, is_past: IsPast) -> list[Shortfall]:
-        found = [short for entry in self.enriched.values() for short in _own_balance(self.key.id, entry)]
+    def _judge_enricher(
+        self, window: str, record: Entry, enriched: Mapping[int, Entry], is_past: IsPast
+    ) -> list[Shortfall]:
+        found = [short for entry in enriched.values() for short in _own_balance(window, entry)]
         chunks = record.chunks or 0
-        missing = self._missing(chunks)
+        missing = _missing(chunks, enriched)
         # Chunks are taken in order: who is past any that is missing is past the first.
         late = bool(missing) and not self._is_past("enricher", missing[0], is_past)
-        given = sum((entry.taken for entry in self.enriched.values()), NOTHING)
+        given = sum((entry.taken for entry in enriched.values()), NOTHING)
         why = "rows differ"
         if missing:
             names = ", ".join(map(str, missing[:_NAMED])) + (" ..." if len(missing) > _NAMED else "")
             why = f"chunk {names} of {chunks} not enriched"
             why += ", nor anything later of this node" if late else ", though later ones were: passed over"
-        beyond = [chunk for chunk in self.enriched if chunk >= chunks]
+        beyond = [chunk for chunk in enriched if chunk >= chunks]
         if beyond:
             why = f"chunk {beyond[0]} was enriched, the collector published {chunks}"
-        return found + _difference("enricher", self.key.id, record.given, given, why, late=late)
+        return found + _difference("enricher", window, record.given, given, why, late=late)
 
-    def _missing(self, chunks: int) -> list[int]:
-        """Return the first chunks that no enricher tells of: how many there should be only the entry says."""
-        absent = (chunk for chunk in range(chunks) if chunk not in self.enriched)
-        return list(itertools.islice(absent, _NAMED + 1))
-
-    def _judge_sink(self, sink: str, is_past: IsPast) -> list[Shortfall]:
+    def _judge_sink(self, sink: str, enriched: Mapping[int, Entry], is_past: IsPast) -> list[Shortfall]:
         found = []
         # The enricher's entry of a chunk comes after its flows: what it does not know of yet is not judged here.
-        for chunk, entry in self.enriched.items():
-            expected, got = entry.given, self.taken.get((sink, chunk), NOTHING)
+        for chunk, entry in enriched.items():
+            expected, got = entry.given, self.chunks[chunk].taken.get(sink, NOTHING)
             late = not self._is_past(sink, chunk, is_past)
             why = "not taken whole" if got.bytes else "not taken"
             why += ", nor anything later of this node" if late else ", though later ones were: passed over"
-            name = chunk_id(*self.key, chunk)
+            name = chunk_id(self.origin, *self.place, chunk)
             found += _difference(sink, name, expected, got, why, late=late)
         return found
 
@@ -159,7 +182,13 @@ class OpenWindow(msgspec.Struct, eq=False, gc=False):
         return _difference("collector", self.key.id, NOTHING, taken, why, late=late)
 
     def _is_past(self, hop: str, chunk: int, is_past: IsPast) -> bool:
-        return is_past(hop, self.key.origin, (self.key.generation, self.key.sequence, chunk))
+        return is_past(hop, self.origin, (*self.place, chunk))
+
+
+def _missing(chunks: int, enriched: Collection[int]) -> list[int]:
+    """Return the first chunks that no enricher tells of: how many there should be only the entry says."""
+    absent = (chunk for chunk in range(chunks) if chunk not in enriched)
+    return list(itertools.islice(absent, _NAMED + 1))
 
 
 def _own_balance(window: str, entry: Entry) -> list[Shortfall]:

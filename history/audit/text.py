@@ -76,7 +76,10 @@ def as_dict(audit: Audit, explained: Sequence[str] = (), deep: Deep | None = Non
             "metered": sorted(audit.nodes_metered),
             "in_cluster": None if audit.nodes_in_cluster is None else sorted(audit.nodes_in_cluster),
         },
-        "coverage": {node: {**asdict(each), "ratio": each.ratios()} for node, each in sorted(audit.coverage.items())},
+        "coverage": {
+            node: {**msgspec.structs.asdict(each), "ratio": each.ratios()}
+            for node, each in sorted(audit.coverage.items())
+        },
         "hops": {hop: _hop(total) for hop, total in audit.hops.items()},
         "by_node": [
             {"cluster": cluster, "node": node, "windows": sums.windows, "ratio": sums.ratio, **_fates(sums)}

@@ -63,7 +63,7 @@ def test_twice_as_many_nodes_are_twice_the_work(part: Callable[[int], Callable[[
 
 def test_a_window_costs_so_many_calls() -> None:
     nodes = 40
-    assert calls(command(nodes)) / (nodes * WINDOWS) < 245
+    assert calls(command(nodes)) / (nodes * WINDOWS) < 240
     assert calls(check(nodes)) / (nodes * WINDOWS) < 85
 
 
