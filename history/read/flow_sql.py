@@ -35,17 +35,15 @@ WANTED_ADDRESSES = "wanted_addresses"
 _MEMORY, _THREADS = "512MB", 2
 # Each flow is both. Of a rollup, rows with traffic name no observer, and rows that name one carry no traffic.
 _COUNTED = "encapsulation IS NULL AND scope IS NOT NULL"
+# Null of outer packets of an overlay, and of a rollup's rows without traffic, which have no bytes.
+_COUNTED_SCOPE = "CASE WHEN encapsulation IS NULL THEN scope END"
 _BY_NODE = "observer_node IS NOT NULL"
-# What does not depend on the ends, and which of its sets a row is of: a bit for each column that it is not of. Sets of
-# one column are quick.
-_FACTS = (
-    ("window_start", "window_end", "scope", "is_outer", "is_known", "is_wanted"),
-    ("known_node",),
-    ("known_cluster",),
-)
-_FACT_COLUMNS = """grouping_id(window_start, known_node, known_cluster), epoch_ms(window_start), epoch_ms(window_end),
+# What does not depend on the ends, and which set a row is of: a bit for each column that it is not of. Clusters stand
+# with kinds of traffic where these are asked for: they are few, and a set of their own takes longer.
+_WINDOW = ("window_start", "window_end", "counted_scope", "is_known", "is_wanted")
+_FACT_COLUMNS = """grouping_id(window_start, known_node), epoch_ms(window_start), epoch_ms(window_end),
     known_node, known_cluster, is_known"""
-_OF_WINDOWS, _OF_NO_FACT = 0b011, 0b111
+_OF_WINDOW, _OF_NODE = 0b01, 0b10
 _NO_FACT = "NULL, NULL, NULL, NULL, NULL, NULL, NULL"
 _RELAYED_IN = "CASE WHEN direction = 'relay' THEN observer_zone END"
 # What flows are told apart by where nobody asked for more.
@@ -53,8 +51,14 @@ _CONSTANTS = ("0", "''", "false", "true")
 _EVER_MS = 2**63 - 1
 ALWAYS = TimeRange(0, _EVER_MS)
 _SIDES = ("src_", "dst_")
-# Of both ends the columns, and whether it is a broker.
-_ENDS_WIDTH = 2 * (len(FIELDS) + 1)
+# What of an end names it depends on its kind: one column in the place of three, because each takes its time. The outer
+# packets of an overlay go from each node to each, and only their sum is told.
+_OWN_NAMES = ("pod", "service", "node")
+_OWN_NAME = """CASE WHEN {0}kind = 'node' THEN CASE WHEN encapsulation IS NULL THEN {0}node END
+    WHEN {0}kind = 'service' THEN {0}service WHEN {0}workload IS NULL THEN {0}pod END"""
+_SHARED_FIELDS = [name for name in FIELDS if name not in _OWN_NAMES]
+# Of both ends the columns, that name, and whether it is a broker.
+_ENDS_WIDTH = 2 * (len(_SHARED_FIELDS) + 2)
 # What is suggested in the place of a filter's value that no flow has.
 _VALUES = {
     "cluster": "cluster",
@@ -121,12 +125,11 @@ class FlowQuery:
             self._database.register(LABEL_TIMES, _label_table(labels, self.span, slot_ms))
         sides, pairs = _both_ends(ends)
         told = ("direction", _RELAYED_IN, period_sql(per), *groups_sql(by), *sides)
-        facts: Sequence[Sequence[str]] = _FACTS
         if not selection.is_any:
             # What nobody wants need not be told apart, and row groups without what is wanted not be read.
             self._add_facts(summary, selection)
-            facts = ()
-        rows = self._grouped(summary, selection, facts, told, pairs, joins_sql(by, slot_ms))
+        joins = joins_sql(by, slot_ms)
+        rows = self._grouped(summary, selection, told, pairs, joins, facts=selection.is_any)
         for source, destination, row in self._between(ends, rows):
             scope, size, flows, direction, _, period_ms, from_group, to_group = row
             summary.flows += int(flows)
@@ -184,19 +187,20 @@ class FlowQuery:
 
     def _add_facts(self, summary: Summary, selection: Selection) -> None:
         """Add all that is not of two ends."""
-        for _ in self._grouped(summary, selection, _FACTS):
+        for _ in self._grouped(summary, selection, facts=True):
             pass
 
     def _grouped(
         self,
         summary: Summary,
         selection: Selection,
-        sets: Sequence[Sequence[str]],
         told: Sequence[str] = (),
         parameters: Sequence[object] = (),
         joins: str = "",
+        *,
+        facts: bool,
     ) -> Iterator[tuple[Any, ...]]:
-        """Add the facts that `sets` are of, and yield kinds of traffic: scope, bytes, flows, and `told`, if any.
+        """Add the facts, and yield kinds of traffic: scope, bytes, flows, and `told`, if any.
 
         Whatever is asked for is read at once: of many small files, to open them is what takes the time. Without facts
         only what is wanted is read.
@@ -204,13 +208,14 @@ class FlowQuery:
         wanted, values = self._condition(selection)
         # Who counted, and when, does not depend on which flows are wanted.
         by_whom, clusters = self._condition(Selection(clusters=selection.clusters))
-        only = "" if sets else f" AND {_COUNTED} AND {wanted}"
+        only = "" if facts else f" AND {_COUNTED} AND {wanted}"
         names = [f"told_{number}" for number in range(len(told))]
-        kinds = [("scope", "is_outer", *names)] if told else []
+        kinds = (*(["known_cluster"] if facts else []), *(["counted_scope", *names] if told else []))
+        sets = (_WINDOW, ["known_node"], kinds) if facts else (kinds,)
         known = "{0}" if by_whom == "true" else "CASE WHEN is_known THEN {0} END"
         each = {
             "is_known": f"{_BY_NODE} AND {by_whom}",
-            "is_outer": "encapsulation IS NOT NULL",
+            "counted_scope": _COUNTED_SCOPE,
             "known_node": known.format("observer_node"),
             "known_cluster": known.format("cluster"),
             "is_wanted": wanted,
@@ -218,34 +223,34 @@ class FlowQuery:
         }
         # What is the same of all need not tell them apart: each column of a set takes its time.
         same = {name: value for name, value in each.items() if value in _CONSTANTS}
-        by = (", ".join(name for name in one if name not in same) for one in (*sets, *kinds))
+        by = (", ".join(name for name in one if name not in same) for one in sets)
         # The statement is made of names that are ours; what a user said is a parameter.
         query = f"""
             WITH each AS (
                 SELECT *, {", ".join(f"{value} AS {name}" for name, value in each.items())}
                 FROM flows {joins} WHERE {self._in_range}{only}
             )
-            SELECT {f"{_FACT_COLUMNS}, {same.get('is_wanted', 'is_wanted')}" if sets else _NO_FACT},
-                is_outer, scope, sum(bytes), sum(flows) {"".join(f", {same.get(name, name)}" for name in names)}
+            SELECT {f"{_FACT_COLUMNS}, {same.get('is_wanted', 'is_wanted')}" if facts else _NO_FACT},
+                counted_scope, sum(bytes), sum(flows) {"".join(f", {same.get(name, name)}" for name in names)}
             FROM each GROUP BY GROUPING SETS ({", ".join(f"({one})" for one in by)})
         """  # noqa: S608
         slot = self.span.slot_ms
-        given = [*clusters, *values, *parameters, *(() if sets else values)]
-        for which, from_ms, to_ms, node, cluster, is_known, is_wanted, is_outer, *row in self._stream(query, given):
+        given = [*clusters, *values, *parameters, *(() if facts else values)]
+        for which, from_ms, to_ms, node, cluster, is_known, is_wanted, *row in self._stream(query, given):
             scope, size, *_ = row
-            if which in (None, _OF_NO_FACT):
-                if scope is not None and not is_outer:
-                    yield tuple(row)
-            elif which != _OF_WINDOWS:
+            if which == _OF_NODE:
                 summary.observers |= {node} - {None}
-                summary.clusters |= {cluster} - {None}
-            else:
+            elif which == _OF_WINDOW:
                 if is_known:
                     summary.windows.add((from_ms, to_ms))
-                if is_wanted and is_outer:
+                if is_wanted and scope is None:
                     summary.outer_bytes += int(size or 0)
-                elif is_wanted and scope is not None:
+                elif is_wanted:
                     summary.slots[from_ms // slot * slot, scope] += int(size or 0)
+            else:
+                summary.clusters |= {cluster} - {None}
+                if scope is not None:
+                    yield tuple(row)
 
     def gather(self, ends: Parties, evidence: Evidence, summary: Summary, selection: Selection) -> None:
         """Add the flows that are wanted to the evidence for advice, and to a summary."""
@@ -386,13 +391,8 @@ def _moment(at_ms: int) -> str:
 
 
 def _end_columns(side: str) -> list[str]:
-    """Return the columns that a report's end is made of; a node only of what is a node, a pod of what has gone."""
-    special = {
-        # The outer packets of an overlay go from each node to each, and only their sum is told.
-        "node": f"CASE WHEN {side}kind = 'node' AND encapsulation IS NULL THEN {side}node END",
-        "pod": f"CASE WHEN {side}workload IS NULL THEN {side}pod END",
-    }
-    return [special.get(name, f"{side}{name}") for name in FIELDS]
+    """Return the columns that a report's end is made of."""
+    return [*(f"{side}{name}" for name in _SHARED_FIELDS), _OWN_NAME.format(side)]
 
 
 def _both_ends(parties: Parties) -> tuple[list[str], list[str | int]]:
@@ -408,8 +408,12 @@ def _both_ends(parties: Parties) -> tuple[list[str], list[str | int]]:
 
 def _ends(parties: Parties, values: Sequence[object]) -> tuple[Party, Party]:
     width = _ENDS_WIDTH // 2
-    source, destination = (
-        parties.of([None if value is None else str(value) for value in facts], broker=bool(broker))
-        for *facts, broker in (values[:width], values[width:])
-    )
+    source, destination = (_end(parties, side) for side in (values[:width], values[width:]))
     return source, destination
+
+
+def _end(parties: Parties, values: Sequence[object]) -> Party:
+    *shared, own, broker = values
+    known = dict.fromkeys(_OWN_NAMES, own) | dict(zip(_SHARED_FIELDS, shared, strict=True))
+    facts = (known[name] for name in FIELDS)
+    return parties.of([None if value is None else str(value) for value in facts], broker=bool(broker))

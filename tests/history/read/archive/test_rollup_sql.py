@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is asked of rollups has the answer that flows give, to the byte: whatever the flows, whatever is asked."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
 from itertools import product
@@ -15,10 +16,10 @@ from history.model.evidence import Evidence
 from history.model.filters import Selection
 from history.model.grouping import OWNERS, By, Per
 from history.model.hints import Present
-from history.model.party import Parties
+from history.model.party import FIELDS, Parties
 from history.model.rollups import Hours, only_flows_tell
 from history.model.states.labels import LabelTime
-from history.model.summary import Summary
+from history.model.summary import Summary, Traffic
 from history.model.time_range import TimeRange
 from history.read.archive.rollup_sql import roll_up
 from history.read.batch import SCHEMA
@@ -49,6 +50,9 @@ ENDS = [
     *(other("cidr", "b", name=name) for name in ("orders-db", "old/db")),
     *(other("unknown", None, reason=reason) for reason in ("vpc_unmapped", "ambiguous_owner")),
     other("service", "a", k8s=Kubernetes(namespace=Named("shop"), service=Named("cache"))),
+    # With names that do not name it.
+    other("service", "a", k8s=Kubernetes(Named("shop"), service=Named("dns"), node=Named("node-a"))),
+    pod("job-3", "a", k8s=Kubernetes(Named("batch"), Named("job-3"), node=Named("node-a"), service=Named("jobs"))),
 ]  # fmt: skip
 ROWS = st.lists(
     st.fixed_dictionaries(
@@ -207,6 +211,33 @@ def test_every_pair_of_ends_every_filter_and_every_grouping() -> None:
         answers.append([dict(evidence.cells), dict(summary.traffic), *found])
     for number, (wanted, found) in enumerate(zip(*answers, strict=True)):
         assert found == wanted, (["cells", "traffic", *asked])[number]
+
+
+def test_sums_are_those_of_rows_one_by_one() -> None:
+    """A statement tells ends apart by fewer columns than an end has; these tell the same, and outer packets none."""
+    flows, parties, summary = every_pair(), Parties([BROKER]), Summary()
+    view(flows, None).summarise(parties, summary, Selection())
+    query = "SELECT * EXCLUDE (window_start, window_end) FROM all_flows"
+    rows = database().sql(query).to_arrow_table().to_pylist()
+    regions = {row[f"{side}_zone"]: row[f"{side}_region"] for row in rows for side in ("src", "dst")}
+    traffic: dict[Traffic, int] = defaultdict(int)
+    for row in rows:
+        if row["encapsulation"] is not None:
+            continue
+        source, destination = (
+            parties.of(
+                [row[f"{side}_{name}"] for name in FIELDS],
+                broker=row[f"{other_side}_kind"] == "node" and (row[f"{side}_address"], row[f"{side}_port"]) == BROKER,
+            )
+            for side, other_side in (("src", "dst"), ("dst", "src"))
+        )
+        if row["direction"] == "relay":
+            source = parties.at(source, row["observer_zone"], regions.get(row["observer_zone"], ""))
+        traffic[Traffic(row["scope"], source, destination, row["direction"] == "ingress")] += row["bytes"]
+    assert dict(summary.traffic) == traffic
+    assert summary.outer_bytes == sum(row["bytes"] for row in rows) - sum(traffic.values()) > 0
+    assert summary.observers == {row["observer_node"] for row in rows}
+    assert summary.clusters == {row["cluster"] for row in rows}
 
 
 def test_rollups_are_rolled_up_again_to_the_same_sums() -> None:
