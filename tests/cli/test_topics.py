@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -109,8 +110,12 @@ def test_topics_that_no_record_could_be_written_to_are_not_asked_for(
     assert capsys.readouterr().err.endswith(said)
 
 
-def test_apply_waits_for_kafka_no_longer_than_it_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_apply_waits_for_kafka_no_longer_than_it_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     nobody = f"127.0.0.1:{free_port()}"
+    seconds = iter([0.0, 1.9, 2.1])  # when it begins, and when each of two attempts has failed
+    monkeypatch.setattr(topics, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
     with pytest.raises(SystemExit, match="2"):
         topics.apply(["--kafka-bootstrap", nobody, "--wait", "3s"])
     why = f"zonemeter topics apply: Kafka at {nobody}: no connection to {nobody}: Connect call failed"

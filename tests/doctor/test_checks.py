@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 import threading
-import time
 
 from common.errors import Refusal
 from doctor.checks import Check, Finding, UnclearError, ok, run_checks
@@ -27,10 +26,8 @@ def test_no_check_keeps_another_from_answering() -> None:
         Check("cannot say", cannot_say),
         Check("two", lambda: ok("one", "1") + ok("other", "2")),
     ]
-    begun = time.monotonic()
     found = run_checks(checks, 0.3)
     never.set()
-    assert time.monotonic() - begun < 10
     assert found == [
         ("hangs", Finding("hangs", "??", "no answer within 0.3 s")),
         ("refuses", Finding("refuses", "no", "no such thing: make one")),
