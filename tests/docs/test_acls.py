@@ -26,7 +26,7 @@ from tests.docs.printed.commands import ROOT
 from tests.enricher.test_service import window
 from tests.support.builders import ORIGIN, START_MS, collector_entry
 from tests.support.enricher.api_process import POSTGRES, api_at
-from tests.support.services import ServiceProcess, eventually, while_running
+from tests.support.services import DEADLINE_SECONDS, ServiceProcess, eventually, while_running
 
 PAGE = (ROOT / "docs/security.md").read_text()
 ROW = re.compile(r"^\| `(zonemeter-\w+)` \| ([A-Z_, ]+) \| (topic|group) `([^`*]+)(\*?)`", re.MULTILINE)
@@ -111,7 +111,7 @@ def grant(bootstrap: str) -> None:
     assert {right.principal for right in rights} == {f"User:zonemeter-{name}" for name in PRINCIPALS}
     client = ADMIN.AdminClient({"bootstrap.servers": bootstrap})
     for granted in client.create_acls(rights).values():
-        granted.result(timeout=10)
+        granted.result(timeout=DEADLINE_SECONDS)
 
 
 def zonemeter(*words: str) -> "subprocess.CompletedProcess[str]":
@@ -189,7 +189,7 @@ def read(options: dict[str, str], topic: str) -> str:
     consumer = Consumer(options | {"group.id": "none"})
     try:
         consumer.assign([TopicPartition(topic, 0, 0)])
-        message = consumer.poll(20)
+        message = consumer.poll(DEADLINE_SECONDS)
         assert message is not None, "no answer"
         error = message.error()
         return "" if error is None else str(error.name())
@@ -202,7 +202,7 @@ def write(options: dict[str, str], topic: str) -> str:
     errors: list[Any] = []
     producer = Producer(options)
     producer.produce(topic, b"x", partition=0, on_delivery=lambda error, _: errors.append(error))
-    assert producer.flush(20) == 0, "no answer"
+    assert producer.flush(DEADLINE_SECONDS) == 0, "no answer"
     return errors[0].name() if errors[0] else ""
 
 
