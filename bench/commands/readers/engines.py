@@ -23,11 +23,11 @@ from history.read.archive.sql import ArchiveQuery
 
 BEGIN_MS, DAY_MS = 1_795_392_000_000, 86_400_000
 SPAN = TimeRange(BEGIN_MS, BEGIN_MS + 2 * DAY_MS)
-_ENDS = [f"{side}_{name}" for side in ("src", "dst") for name in FIELDS if name not in ("pod", "node")]
+_ENDS = [f"{side}_{name}" for side in ("src", "dst") for name in FIELDS if name not in ("pod", "service", "node")]
 _FINER = [
     f"CASE WHEN {side}_{test} THEN {side}_{name} END AS {side}_{name}"
     for side in ("src", "dst")
-    for name, test in (("pod", "workload IS NULL"), ("node", "kind = 'node'"))
+    for name, test in (("pod", "workload IS NULL"), ("service", "kind = 'service'"), ("node", "kind = 'node'"))
 ]
 _SUMS = f"SELECT scope, direction, {', '.join([*_ENDS, *_FINER])}, sum(bytes), count(*)"
 
@@ -56,6 +56,7 @@ def by_polars(directory: str) -> Took:
         for side in ("src", "dst")
         for name, test in (
             ("pod", pl.col(f"{side}_workload").is_null()),
+            ("service", pl.col(f"{side}_kind") == "service"),
             ("node", pl.col(f"{side}_kind") == "node"),
         )
     ]
