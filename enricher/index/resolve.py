@@ -78,8 +78,9 @@ class Resolver:
     ) -> Resolved:
         """Return the end point with its JSON, the same object for the same facts."""
         # The states are known by identity: comparing them would cost more than all the rest. The answer keeps them
-        # alive, so that no other object can take their identity.
-        key = (kind, reason or "", node or "", address, id(owner), *map(id, at.states))
+        # alive, so that no other object can take their identity. The place does not follow from them: a node that is
+        # not known has none.
+        key = (kind, reason or "", node or "", address, in_cluster, at.place, id(owner), *map(id, at.states))
         found = self._cache.get(key)
         if found is None:
             if len(self._cache) >= MAX_CACHED:

@@ -199,6 +199,22 @@ def test_two_owners_in_one_window_leave_only_what_they_share() -> None:
     assert end_point("10.42.1.50", owner, elsewhere, start=END, end=END + 1).k8s.pod.name == "next"  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("known_first", [True, False])
+def test_owners_of_whom_one_is_on_a_node_that_is_not_known_share_no_zone(known_first: bool) -> None:
+    address = "10.42.1.50"
+    owners = [("first", "node-a1"), ("second", "node-a2"), ("third", "not known")]
+    pods = [
+        pod(name, address, on, from_ms=START + number * 1000, to_ms=START + number * 1000 + 1000)
+        for number, (name, on) in enumerate(owners)
+    ]
+    asked = resolver(node("node-a2", "192.168.0.12", "eu-west-1a"), *pods)
+    windows = [asked.window(START, START + 1500), asked.window(START, START + 2500)]
+    for window in windows if known_first else reversed(windows):
+        window.resolve(address)
+    zones = [window.resolve(address).place.zone for window in windows]
+    assert zones == ["eu-west-1a", None]
+
+
 def test_two_states_of_one_pod_are_no_two_owners() -> None:
     later = pod("api-x", "10.42.1.17", "node-a1", resource_version="200", from_ms=START + 5000, ready=True)
     assert end_point("10.42.1.17", later).kind == "pod"
