@@ -2,6 +2,7 @@
 """Publishing that never sends past a failed batch, never waits forever, and starts again after any failure."""
 
 import asyncio
+import gc
 import logging
 import math
 import random
@@ -230,6 +231,9 @@ class Publisher:
             self._time_refused(oldest_ms)
         self._tell(f"{', '.join(sorted(topics))}: {_why(error)}")
         await clients.abandon(producer)
+        # A producer, its tasks and its batches hold each other. Services look for such seldom (common/gc_settings.py):
+        # a topic that takes nothing for hours would leave a megabyte or more with each try.
+        gc.collect()
 
 
 async def _send(

@@ -2,6 +2,7 @@
 """Publishing while Kafka misbehaves: nothing late, nothing forever, no task left, and on it goes."""
 
 import asyncio
+import gc
 import random
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from msgspec.structs import replace
 
 from common.errors import PublishError
-from common.kafka import publish, topic_admin
+from common.kafka import clients, publish, topic_admin
 from common.kafka.publish import Publisher, Record, Run
 from common.service.running import Service
 from common.settings import KafkaSettings
@@ -133,6 +134,33 @@ async def refused_by_time(publisher: Publisher, records: list[Record], times: in
         with pytest.raises(PublishError, match="InvalidTimestampError"):
             await publisher.publish(records)
     await publisher.publish(records)
+
+
+def test_producers_that_failed_are_not_kept(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish, "FIRST_SECONDS", 0.01)
+    monkeypatch.setattr(publish, "LONGEST_SECONDS", 0.01)
+
+    async def inside() -> None:
+        await make_topic(broker.port, "narrow", max_message_bytes="1000")
+        publisher = Publisher(Service("test"), settings(broker.port))
+        gc.collect()
+        before = producers()
+        for number in range(6):
+            with pytest.raises(PublishError, match="MessageSizeTooLarge"):
+                await publisher.publish([record(random.Random(number).randbytes(5_000), "narrow")])
+        # The one that failed last is held by its error.
+        assert producers() <= before + 2
+        await publisher.close()
+
+    gc.disable()  # as it is in effect where collections are seldom
+    try:
+        asyncio.run(inside())
+    finally:
+        gc.enable()
+
+
+def producers() -> int:
+    return sum(isinstance(each, clients.Producer) for each in gc.get_objects())
 
 
 def counted(service: Service, name: str) -> float | None:
