@@ -165,8 +165,7 @@ class Worker:
         if kafka_time(chunk.end_ms, now) != chunk.end_ms:
             self._metrics.clamped.inc()
         unit.books.append(self._writer.enriched(chunk, joined, out, now))
-        unit.chunks.append(GivenOut(chunk, joined, bool(late)))
-        unit.rows += joined.taken.rows
+        unit.hold(GivenOut(chunk, joined, bool(late)))
         if chunk.node in self._deps.policy.unmetered:
             self._contradicted(chunk)
         return unit

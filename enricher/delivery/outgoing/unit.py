@@ -39,7 +39,8 @@ class ChunkRun:
 class Unit:
     """Chunks of one partition that are published and committed together. `end`: the raw offset to commit.
 
-    `chunks`: those that were joined. `seen_ms`: the end of the last window, also of one that came again.
+    `chunks`: those that were joined; `rows`: so many rows or addresses of theirs, whichever are more, are held.
+    `seen_ms`: the end of the last window, also of one that came again.
     `refused_bytes`: of the dead letters among the books.
     """
 
@@ -54,6 +55,11 @@ class Unit:
     def is_full(self, most_rows: int) -> bool:
         """Return whether it is to go out before more is added."""
         return self.rows >= most_rows or self.refused_bytes >= _MAX_REFUSED_BYTES
+
+    def hold(self, joined: GivenOut) -> None:
+        """Add a chunk. It may have far more addresses than rows, and holds what each of them was."""
+        self.chunks.append(joined)
+        self.rows += max(joined.joined.taken.rows, len(joined.chunk.addresses))
 
     def refuse(self, letter: Record) -> None:
         """Add a dead letter: it goes out with the books, and holds up nobody."""
