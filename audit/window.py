@@ -80,7 +80,7 @@ class OpenWindow(msgspec.Struct, eq=False, gc=False):
 
     @property
     def _entry(self) -> Entry | None:
-        return self.record or next(iter(self.enriched.values()), None)
+        return self.record or next((chunk.entry for chunk in self.chunks.values() if chunk.entry is not None), None)
 
     @property
     def enriched(self) -> dict[int, Entry]:

@@ -12,7 +12,7 @@ from typing import Literal
 from aiokafka.structs import ConsumerRecord
 from pydantic import Field
 
-from audit.books import Reconciler, conclude, late_windows
+from audit.books import Reconciler, conclude
 from audit.result import MAX_LISTED, Audit
 from common import clock
 from common.amounts import first_few
@@ -23,7 +23,7 @@ from common.settings import KafkaSettings
 from common.terminal import complain, say, write_json
 from history.audit import explain, text
 from history.audit.deep.facts import Deep, Wanted
-from history.audit.waiting import Late, positions, waiting
+from history.audit.waiting import late_of, positions, waiting
 from history.model.time_range import TimeRange
 from history.range_settings import SpanSettings
 from history.read import interrupts
@@ -159,12 +159,7 @@ async def _reconcile(asked: _Asked, now_ms: int) -> Audit:
         trim(books)
     nodes = [state async for state in states_of(settings, "node", refused) if _within(state, settings, span)]
     settled_before_ms = now_ms - int(settings.settle_seconds * 1000)
-    late = [
-        Late(short, window.record.partition, window.enriched)
-        for window, shortfalls in late_windows(books, settled_before_ms)
-        if window.record is not None
-        for short in shortfalls
-    ]
+    late = late_of(books, settled_before_ms)
     there = await waiting(settings, stands, late)
     conclude(books, audit, settled_before_ms, nodes or None, there, reading.whole)
     if settings.node is not None:

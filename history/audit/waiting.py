@@ -13,6 +13,7 @@ from typing import NamedTuple
 import msgspec
 from aiokafka.errors import KafkaError
 
+from audit.books import Reconciler, late_windows
 from audit.result import Shortfall
 from common.errors import Refusal
 from common.kafka.reading import Records
@@ -42,6 +43,16 @@ class Late(NamedTuple):
     short: Shortfall
     partition: int
     enriched: Collection[int]
+
+
+def late_of(books: Reconciler, settled_before_ms: int) -> list[Late]:
+    """Return what does not fit of the windows that ended before that time, where a hop may still take it."""
+    found: list[Late] = []
+    for window, shortfalls in late_windows(books, settled_before_ms):
+        if window.record is not None:
+            enriched = window.enriched  # once for all: there may be as many shortfalls as chunks
+            found += [Late(short, window.record.partition, enriched) for short in shortfalls]
+    return found
 
 
 class _Part(NamedTuple):
