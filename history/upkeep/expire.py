@@ -164,7 +164,9 @@ def _counting(archive: FlowArchive, chain: Chain, hour: StoredHour) -> set[str]:
     what killed ones left. A file without a manifest of its number may get one any moment.
     """
     written = {path for path in hour.paths if not COMPACTED.fullmatch(path.rpartition("/")[2])} - chain.replaced
-    return {path for path in written if _may_count(archive, path)} | (chain.files.keys() - chain.replaced)
+    # What is gone was compacted by another that expires the hour, too.
+    there = {path for path in written if _may_count(archive, path) and archive.has(path)}
+    return there | (chain.files.keys() - chain.replaced)
 
 
 def _may_count(archive: FlowArchive, path: str) -> bool:

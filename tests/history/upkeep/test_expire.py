@@ -5,6 +5,7 @@ import contextlib
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -19,7 +20,7 @@ from history.read.archive.opened import FlowArchive
 from history.read.archive.sql import ArchiveQuery
 from history.upkeep.command import expire as expire_main
 from history.upkeep.command import main as compact_main
-from history.upkeep.compact import Taken
+from history.upkeep.compact import Compactor, Taken
 from history.upkeep.expire import WRITTEN_MS, StoredHour, chosen, expire, rolled_up_hours, stored_hours
 from sinks.flowlog.archive.archive import Archive
 from sinks.flowlog.archive.manifest import Intent, encode
@@ -188,6 +189,26 @@ def test_what_a_killed_flow_log_left_unlisted_takes_no_rollups_without_a_word(
         assert (err, sums(written.root)) == ("", before)
     else:
         assert f"{left.name} is in no rollup, and no manifest lists it yet; the rollups of {HOUR} go with it" in err
+
+
+def test_of_two_that_expire_an_hour_the_slower_keeps_the_rollups_too(
+    written: Written, at: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = ["--archive", str(written.root), "--keep", "718h"]
+    compact(written.root)
+    written.cut(1, flows(1, 40))
+    before, compacting = sums(written.root), Compactor.compact
+
+    def overtaken(self: Compactor, *args: Any) -> Any:
+        done = compacting(self, *args)
+        monkeypatch.undo()
+        archive = FlowArchive(str(written.root))
+        expire(archive, stored_hours(archive)[0])
+        return done
+
+    monkeypatch.setattr(Compactor, "compact", overtaken)
+    assert at(719, expire_main, "--newest-too", *run)[::2] == (0, "")
+    assert sums(written.root) == before
 
 
 def test_of_two_that_expire_an_hour_one_is_told_so(written: Written) -> None:
