@@ -19,7 +19,7 @@ from schemas.raw import RawChunk
 
 
 class GivenOut(NamedTuple):
-    """A chunk whose flows are in Kafka; `waited`: for the index."""
+    """A chunk that is given out, counted once its flows are in Kafka; `waited`: for the index."""
 
     chunk: RawChunk
     joined: Joined

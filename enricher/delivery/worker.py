@@ -33,7 +33,8 @@ RawRecord: TypeAlias = ConsumerRecord[bytes, bytes]
 
 _FETCH_RECORDS = 512
 _FETCH_SECONDS = 1.0
-# Raw bytes that are joined at a stretch: some 10 ms. A turn of the event loop costs as much as a dozen rows.
+# Raw bytes that are joined at a stretch: some 10 ms of usual chunks; one of many addresses takes longer. A turn of the
+# event loop costs as much as a dozen rows.
 _STRETCH_BYTES = 64 * 1024
 
 

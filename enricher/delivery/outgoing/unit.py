@@ -40,8 +40,8 @@ class Unit:
     """Chunks of one partition that are published and committed together. `end`: the raw offset to commit.
 
     `chunks`: those that were joined; `rows`: so many rows or addresses of theirs, whichever are more, are held.
-    `seen_ms`: the end of the last window, also of one that came again.
-    `refused_bytes`: of the dead letters among the books.
+    `seen_ms`: the end of the last window, also of one that came again. `refused_bytes`: of the dead letters among the
+    books.
     """
 
     runs: list[ChunkRun] = field(default_factory=list)
@@ -56,10 +56,10 @@ class Unit:
         """Return whether it is to go out before more is added."""
         return self.rows >= most_rows or self.refused_bytes >= _MAX_REFUSED_BYTES
 
-    def hold(self, joined: GivenOut) -> None:
+    def hold(self, given: GivenOut) -> None:
         """Add a chunk. It may have far more addresses than rows, and holds what each of them was."""
-        self.chunks.append(joined)
-        self.rows += max(joined.joined.taken.rows, len(joined.chunk.addresses))
+        self.chunks.append(given)
+        self.rows += max(given.joined.taken.rows, len(given.chunk.addresses))
 
     def refuse(self, letter: Record) -> None:
         """Add a dead letter: it goes out with the books, and holds up nobody."""
