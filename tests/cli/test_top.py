@@ -6,7 +6,6 @@ import io
 import os
 import pty
 import re
-import select
 import signal
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from prices.file import shipped
 from schemas.flow import Flow, Observer
 from tests.support.cli.records import publish
 from tests.support.history.rows import rows_of
-from tests.support.services import DEADLINE_SECONDS
+from tests.support.services import DEADLINE_SECONDS, readable
 from tests.support.sinks.flows import API, EXTERNAL, START_MS, cloud, encoded, flow, flow_id, pod, window
 from tests.support.sinks.topics import Topics
 
@@ -266,7 +265,7 @@ def test_it_goes_on_until_it_is_told_to_end(topics: Topics, number: signal.Signa
     process = subprocess.Popen(command(topics), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         assert process.stdout is not None
-        assert select.select([process.stdout], [], [], DEADLINE_SECONDS)[0], "nothing shown"
+        assert readable(process.stdout.fileno()), "nothing shown"
         first = process.stdout.readline()
         process.send_signal(number)
         _, complaints = process.communicate(timeout=120)
@@ -288,9 +287,9 @@ def test_it_says_so_when_kafka_goes_and_still_ends_when_told(tmp_path: Path) -> 
         )
         try:
             assert process.stdout is not None and process.stderr is not None
-            assert select.select([process.stdout], [], [], DEADLINE_SECONDS)[0], "nothing shown"
+            assert readable(process.stdout.fileno()), "nothing shown"
             broker.kill()
-            assert select.select([process.stderr], [], [], DEADLINE_SECONDS)[0], "nothing said"
+            assert readable(process.stderr.fileno()), "nothing said"
             said = process.stderr.readline()
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=120)
@@ -335,7 +334,7 @@ def test_on_a_terminal_ctrl_c_ends_it_and_gives_the_cursor_back(topics: Topics) 
     shown, deadline = b"", time.monotonic() + 120
     while b"flows 1" not in shown:
         assert time.monotonic() < deadline, shown
-        if select.select([terminal], [], [], 0.5)[0]:
+        if readable(terminal, 0.5):
             shown += os.read(terminal, 65536)
     os.write(terminal, b"\x03")  # the line discipline makes SIGINT of it
     _, status = os.waitpid(pid, 0)

@@ -3,7 +3,6 @@
 
 import json
 import re
-import select
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from jsonschema import Draft202012Validator
 
 from schemas.flow import decode_flow
 from tests.docs.printed.commands import ROOT
+from tests.support.services import readable
 from tests.support.sinks.flows import API, EXTERNAL, POSTGRES, flow, flow_id, node, other, pod
 from tests.support.sinks.topics import Topics
 
@@ -61,7 +61,7 @@ def read_until(process: "subprocess.Popen[bytes]", wanted: int) -> list[bytes]:
     while len(lines) < wanted:
         left = deadline - time.monotonic()
         assert left > 0, lines
-        assert select.select([process.stdout], [], [], left)[0], lines
+        assert readable(process.stdout.fileno(), left), lines
         line = process.stdout.readline()
         assert line, process.stderr.read().decode() if process.stderr else ""
         lines.append(line)

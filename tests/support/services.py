@@ -2,6 +2,7 @@
 """A service as a process of its own, and waiting for conditions."""
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -49,6 +50,16 @@ def pause(began: float) -> None:
     processors from what it waits for.
     """
     time.sleep(min(max(0.03, 3 * (time.monotonic() - began)), 1.0))
+
+
+def readable(descriptor: int, seconds: float = DEADLINE_SECONDS) -> bool:
+    """Wait until there is something to read, or the end of it, and return whether there is.
+
+    By poll(2): select(2) takes no descriptor above 1023, and a process that has run a thousand tests has such.
+    """
+    waiting = select.poll()
+    waiting.register(descriptor, select.POLLIN)
+    return bool(waiting.poll(1000 * seconds))
 
 
 class ServiceProcess:

@@ -82,8 +82,11 @@ class _Daemon:
 
     def _carry(self) -> None:
         outer = self.outer.fileno()
+        waiting = select.poll()  # select(2) takes no descriptor above 1023, and such there are after a thousand tests
+        for descriptor in (self.inner, outer, self.ended):
+            waiting.register(descriptor, select.POLLIN)
         while True:
-            ready, _, _ = select.select([self.inner, outer, self.ended], [], [])
+            ready = {descriptor for descriptor, _ in waiting.poll()}
             if self.ended in ready:
                 return
             if self.inner in ready:
