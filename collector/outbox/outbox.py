@@ -186,8 +186,7 @@ class Outbox:
             self._attempted = entry
             await self._publisher.publish(window, maybe_repeat=repeat)
         except (DamagedError, OSError) as error:
-            if isinstance(error, OSError) and error.errno in _OUT_OF_RESOURCES:
-                raise PublishError(str(error)) from error
+            _try_again_if_out_of_resources(error)
             await self._set_aside(entry, error)
             return
         self._metrics.published(window.ledger)
@@ -200,7 +199,11 @@ class Outbox:
     async def _set_aside(self, entry: Entry, error: Exception) -> None:
         """Keep a file that cannot be read, and put what it held into the ledger as lost, if it still says."""
         log.error("%s is damaged, its window is lost: %s", entry.path, error)
-        head = await asyncio.to_thread(read_head, entry.path)
+        try:
+            head = await asyncio.to_thread(read_head, entry.path)
+        except OSError as unreadable:  # the disk does not give it back, or somebody removed it
+            _try_again_if_out_of_resources(unreadable)
+            head = None
         if head is not None:
             lost = head.ledger.lost | {"spool_damaged": head.ledger.given}
             entry_lost = msgspec.structs.replace(head.ledger, given=NOTHING, lost=lost, chunks=0)
@@ -215,3 +218,9 @@ class Outbox:
         self._progress.set()
         self._metrics.spool_windows.set(self._spool.windows())
         self._metrics.spool_bytes.set(self._spool.used())
+
+
+def _try_again_if_out_of_resources(error: Exception) -> None:
+    """Raise `PublishError` if this process could not read a file that may well be whole."""
+    if isinstance(error, OSError) and error.errno in _OUT_OF_RESOURCES:
+        raise PublishError(str(error)) from error

@@ -128,7 +128,7 @@ class Spool:
         """Take a published window out. Where the file cannot be removed the next collector publishes it as a repeat."""
         self._forget(entry)
         try:
-            entry.path.unlink()
+            entry.path.unlink(missing_ok=True)
             sync_directory(self.directory)
         except OSError as error:
             log.warning("%s: it is published, and stays as a repeat", self._line(error))
@@ -138,10 +138,14 @@ class Spool:
     def set_aside(self, entry: Entry) -> None:
         """Keep a damaged file for a person, out of the way."""
         self._forget(entry)
+        try:
+            entry.path.rename(entry.path.with_suffix(_DAMAGED))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            log.warning("%s: %s stays, and the next collector finds it damaged again", self._line(error), entry.path)
         with self._lock:
             self._other_bytes += entry.size
-        with contextlib.suppress(OSError):
-            entry.path.rename(entry.path.with_suffix(_DAMAGED))
 
     def _forget(self, entry: Entry) -> None:
         with self._lock, contextlib.suppress(ValueError):

@@ -252,6 +252,42 @@ def test_a_damaged_file_is_lost_by_name_and_the_others_go_on(tmp_path: Path) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000000000002.damaged", "000000000003.damaged"]
 
 
+def _remove(path: Path) -> None:
+    path.unlink()
+
+
+def _make_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _make_link(path: Path) -> None:
+    path.rename(path.with_suffix(".moved"))
+    path.symlink_to(path.with_suffix(".moved"))
+
+
+@pytest.mark.parametrize("spoil", [_remove, _make_directory, _make_link])
+def test_a_file_that_cannot_be_opened_holds_up_none_behind_it(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+    """As one on a bad sector: the disk says that it cannot be read whenever it is asked."""
+
+    async def body(kafka: Kafka) -> None:
+        async def script(life: Life) -> None:
+            kafka.away = True
+            for number in (1, 2):
+                await life.outbox.settle(window(number))
+            spoil(tmp_path / "000000000001.window")
+            kafka.away = False
+
+        life = Life(kafka, tmp_path)
+        await life.live(script)
+        assert [sequence for sequence, _, _ in kafka.windows()] == [2, 2]
+        assert life.metric("spool_damaged_files_total") == 1
+        assert (life.spool.used() == 0) == (spoil is _remove)
+
+    run(body)
+    assert not list(tmp_path.glob("*.window"))
+
+
 def test_an_hour_without_kafka(tmp_path: Path) -> None:
     hour = 360
 
