@@ -7,7 +7,7 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -237,7 +237,7 @@ class World:
     def _in_checkpoints(self) -> Sent:
         found: Sent = {}
         for path in self.directory.glob("state/*/metrics.sqlite3"):
-            with sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10) as state:
+            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as state:
                 for *origin, sequence in state.execute("SELECT cluster, node, boot_id, sequence FROM marks"):
                     found[Origin(*origin)] = max(found.get(Origin(*origin), 0), sequence)
         return found
