@@ -2,6 +2,7 @@
 """Bytes, money and time as people read them, and columns of text as wide as the page (common/page.py). Pure."""
 
 import os
+import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
@@ -13,6 +14,7 @@ K = TypeVar("K", bound=Any)
 
 # Of a name in a table that must be narrower: so far first; where the gaps have given way too, further.
 LEAST_NAME, LEAST_OF_ALL = 12, 6
+_SHELL_WORD = re.compile(r"""(?:'[^']*'|"[^"]*"|[^ ])+""")
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 
 
@@ -144,9 +146,9 @@ def wrapped(text: str, first: str, rest: str) -> list[str]:
 
 
 def command_lines(words: str, indent: int) -> list[str]:
-    """Return a command line as it can be pasted, continued where it is too long for one line."""
+    """Return a command line as it can be pasted, continued where it is too long for one line, and in no quoted word."""
     rows = [""]
-    for word in words.split(" "):
+    for word in _SHELL_WORD.findall(words):
         if rows[-1] and indent + len(rows[-1]) + 1 + len(word) > page.current().prose - 2:
             rows[-1] += " \\"
             rows.append("   ")

@@ -9,6 +9,7 @@ retried every later send to that partition fails until the producer is recreated
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from shlex import quote
 from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -292,7 +293,7 @@ async def _topic_problem(admin: AIOKafkaAdminClient, settings: KafkaSettings, wa
         described = await admin.describe_topics(list(wanted))
     found = {topic["topic"]: len(topic["partitions"]) for topic in described if topic["error_code"] == 0}
     if missing := [name for name in wanted if name not in found]:
-        apply = command(f"topics apply --kafka-bootstrap {settings.kafka_bootstrap}")
+        apply = command(f"topics apply --kafka-bootstrap {quote(settings.kafka_bootstrap)}")
         which = f"topic {missing[0]} does" if len(missing) == 1 else f"topics {', '.join(missing)} do"
         return f"{which} not exist: {apply}"
     for name, partitions in wanted.items():

@@ -170,7 +170,7 @@ def _why_nothing(settings: PricedSettings, report: Report, present: Present) -> 
 def _range_flags(settings: PricedSettings, since: str) -> str:
     """Return the flags that name the range, as they were given."""
     given = (("--since", settings.since), ("--from", settings.from_time), ("--to", settings.to_time))
-    return " ".join(f"{flag} {value}" for flag, value in given if value is not None) or f"--since {since}"
+    return " ".join(f"{flag} {quote(value)}" for flag, value in given if value is not None) or f"--since {since}"
 
 
 def _flags(settings: PricedSettings) -> str:
@@ -186,7 +186,7 @@ def _flags(settings: PricedSettings) -> str:
 
 def _kafka_flags(settings: PricedSettings) -> str:
     given = (("--kafka-bootstrap", "kafka_bootstrap"), ("--topic-prefix", "topic_prefix"))
-    return "".join(f" {flag} {value}" for flag, name in given if (value := _unless_default(settings, name)))
+    return "".join(f" {flag} {quote(value)}" for flag, name in given if (value := _unless_default(settings, name)))
 
 
 def _unless_default(settings: PricedSettings, name: str) -> str:

@@ -3,6 +3,7 @@
 
 import os
 import pty
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from common import page
-from common.amounts import fitted, labelled, shorten
+from common.amounts import command_lines, fitted, labelled, shorten
 from common.terminal import folded
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,6 +53,24 @@ def test_a_line_that_nobody_laid_out_is_broken_between_words(width: int) -> None
     assert max(map(len, parts)) <= width
     assert " ".join(parts).split() == line.split()
     assert folded("short", width) == ["short"]
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_a_command_line_is_continued_in_no_quoted_word(columns: int) -> None:
+    argv = [
+        "zonemeter",
+        "report",
+        "--from",
+        "5 hours ago",
+        "--archive",
+        "/a flow log/it's mine/" + "x y " * 10,
+        "-n",
+        "a",
+    ]
+    with page.laid_out(columns):
+        lines = command_lines(shlex.join(argv), 7)
+    assert shlex.split("\n".join(lines).replace("\\\n", "")) == argv
+    assert len(lines) > 1
 
 
 @pytest.mark.parametrize("width", [80, 100])

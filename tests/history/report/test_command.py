@@ -4,6 +4,7 @@
 import asyncio
 import csv
 import io
+import shlex
 import shutil
 import time
 from collections import Counter
@@ -263,6 +264,22 @@ def test_what_is_not_archived_yet_comes_from_the_topic(history: Lived, run: Run,
     assert "not archived yet" in found.pop("sources")[1]
     whole.pop("sources")
     assert found == whole
+
+
+def test_the_next_commands_can_be_pasted(history: Lived, run: Run, tmp_path: Path) -> None:
+    """A time and a path with blanks in them, and lines that are continued."""
+    archive = tmp_path / "a flow log"
+    archive.symlink_to(history.archive)
+    _, start, _, end = history.span
+    words = start.replace("T", " ").removesuffix("Z")
+    _, out, _ = run(*history.flags, "--from", words, "--to", end, "--archive", str(archive))
+    _, _, following = out.partition("\nnext ")
+    commands = [shlex.split(line) for line in following.replace("\\\n", " ").splitlines()]
+    found = [argv for argv in commands if argv[1] in ("report", "replay")]
+    assert len(found) > 1
+    for argv in found:
+        assert argv[argv.index("--from") + 1] == words
+        assert argv[argv.index("--archive") + 1] == str(archive)
 
 
 def test_hours_that_were_deleted_from_the_archive_are_named(history: Lived, run: Run, tmp_path: Path) -> None:
