@@ -3,7 +3,9 @@
 #pragma once
 #include "layout.h"
 
-#define BPF_F_MMAPABLE (1U << 10) // include/uapi/linux/bpf.h
+// include/uapi/linux/bpf.h
+#define BPF_F_NO_PREALLOC (1U << 0)
+#define BPF_F_MMAPABLE (1U << 10)
 
 // Key: flow_key, value: tally, FLOW_ENTRIES each.  Full: counted as lost, in bytes and packets.  Never LRU.
 BPF_TABLE_PINNED("hash", struct flow_key, struct tally, flows0, FLOW_ENTRIES, PIN_GENERATION "/flows0");
@@ -25,10 +27,11 @@ BPF_TABLE_PINNED("array", u32, struct deadman, deadman, 1, PIN_GENERATION "/dead
 // Key: ifindex & (UPLINK_SLOTS - 1), value: the uplink that has this slot, 0 for none, UPLINKS_SHARE_A_SLOT for
 // several. An array is looked up inline, a hash costs 8 ns.
 BPF_TABLE_PINNED("array", u32, u32, uplink_slots, UPLINK_SLOTS, PIN_GENERATION "/uplink_slots");
-// Key: ifindex of a device that leads out of the node.  Full: the collector says so, it fills it.
-BPF_TABLE_PINNED("hash", u32, u8, uplinks, 1024, PIN_GENERATION "/uplinks");
+// Key: ifindex of a device that leads out of the node.  Twice the room, here and below: the collector adds those that
+// are new before it removes those that are gone.  It leaves out what is too many, and says so.
+BPF_TABLE_PINNED("hash", u32, u8, uplinks, 2 * MOST_UPLINKS, PIN_GENERATION "/uplinks", BPF_F_NO_PREALLOC);
 // Key: how the outer packets of a tunnel of this node look, value: the encapsulation's number in the raw chunk.
-BPF_TABLE_PINNED("hash", struct tunnel_key, u8, tunnels, 1024, PIN_GENERATION "/tunnels");
+BPF_TABLE_PINNED("hash", struct tunnel_key, u8, tunnels, 2 * MOST_TUNNELS, PIN_GENERATION "/tunnels", BPF_F_NO_PREALLOC);
 // One bit per port from SERVICE_PORTS on, by the port's low bits: 1 if it is in the service set.
 struct port_set {
     u8 bits[(65536 - SERVICE_PORTS) / 8];

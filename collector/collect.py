@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 _DEVICES_SETTLE_SECONDS = 0.5
 _DEVICES_EVERY_SECONDS = 60.0
-_LISTED = 5
+_LISTED, _LISTED_UPLINKS = 5, 64
 # Of a window's length, how long Kafka has for it before it is spooled: what is left is for writing it.
 _PATIENCE = 0.5
 
@@ -253,7 +253,8 @@ class Collector:
     def _say_devices(self, found: Devices) -> None:
         self._metrics.uplinks.set(len(found.uplinks))
         if found.uplinks:
-            log.info("uplinks", extra={"names": sorted(found.uplinks.values())})
+            names = sorted(found.uplinks.values())
+            log.info("uplinks", extra={"devices": len(names), "names": names[:_LISTED_UPLINKS]})
         else:
             log.warning("no uplink found: all traffic counts as sent from here; --uplinks names them")
         if found.unexplained:
@@ -263,7 +264,14 @@ class Collector:
                 extra={"names": found.unexplained},
             )
         if unwatched := found.beside[MAX_UPLINKS:]:
-            log.warning("too many uplinks: the coverage does not look at these", extra={"names": unwatched})
+            names = unwatched[:_LISTED_UPLINKS]
+            log.warning("too many uplinks: the coverage does not look at %d", len(unwatched), extra={"names": names})
+        if found.left_out:
+            log.error(
+                "too many devices lead out: what comes in over %d of them counts as sent from here; --uplinks names "
+                "those that matter",
+                found.left_out,
+            )
 
 
 def _since_its_beginning(window: Window, found: list[Address]) -> frozenset[bytes]:

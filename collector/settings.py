@@ -12,6 +12,7 @@ from common.input.durations import parse_duration
 from common.settings import HostPort, IdPart, ServiceSettings, default_node_name, listen_on
 
 _LOWEST_PORT, _HIGHEST_PORT = 1, 65535
+_MOST_TUNNEL_PORTS = 512  # of MOST_TUNNELS: the others are those of devices
 _SHORTEST_DEADMAN_MS = 300_000
 
 
@@ -27,6 +28,12 @@ def parse_ports(text: str) -> set[int]:
             raise ValueError(f"{part!r} is not within {_LOWEST_PORT} to {_HIGHEST_PORT}")
         ports.update(range(low, high + 1))
     return ports
+
+
+def _tunnel_ports(text: str) -> str:
+    if len(parse_ports(text)) > _MOST_TUNNEL_PORTS:
+        raise ValueError(f"expected {_MOST_TUNNEL_PORTS} ports at most: what uses one of them counts as outer packets")
+    return text
 
 
 def _deadman(value: str) -> str:
@@ -48,6 +55,7 @@ def _pin_dir(value: Path) -> Path:
 
 
 Ports = Annotated[str, checked(parse_ports)]
+TunnelPorts = Annotated[str, checked(_tunnel_ports)]
 PinDir = Annotated[Path, AfterValidator(_pin_dir)]
 
 
@@ -92,7 +100,7 @@ class CollectorSettings(ServiceSettings):
     uplinks: str = Field(
         "", description="devices that lead out of the node, such as eth0,ens*; empty: found over rtnetlink"
     )
-    tunnel_ports: Ports = Field(
+    tunnel_ports: TunnelPorts = Field(
         "",
         description="UDP ports of tunnel programs on this node, such as 1194,4242: their packets count as outer "
         "ones; Tailscale's, NetBird's, Nebula's and flannel's usual ones are known",

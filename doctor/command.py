@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from pydantic import ByteSize, Field, model_validator
 
-from collector.settings import CollectorSettings, PinDir, Ports, parse_ports
+from collector.settings import CollectorSettings, PinDir, TunnelPorts, parse_ports
 from common import clock
 from common.amounts import wrapped
 from common.entry_point import entry_point
@@ -49,7 +49,7 @@ class DoctorSettings(KafkaSettings):
     )
     uplinks: str = Field("", description="as the collector has it; empty: found over rtnetlink")
 
-    tunnel_ports: Ports = Field("", description="as the collector has it")
+    tunnel_ports: TunnelPorts = Field("", description="as the collector has it")
     load: Literal["start", "only", "never"] = Field(
         CollectorSettings.model_fields["load"].default, description="as the collector has it"
     )

@@ -12,6 +12,8 @@ from collector.attach.uplinks import Link
 from collector.host import preflight
 from collector.kernel import pin_owner
 from collector.kernel.epoch_record import MAX_UPLINKS
+from collector.kernel.layout import MOST_UPLINKS
+from common.amounts import first_few
 from doctor.checks import Check, Finding, fault, ok, unclear
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -113,12 +115,15 @@ def uplinks_finding(chosen: Sequence[Link]) -> list[Finding]:
     """Judge the choice; what the coverage does not look at is named."""
     names = [link.name for link in chosen]
     unwatched = sorted(set(names) - uplinks.contained(chosen))[MAX_UPLINKS:]
+    if len(names) > MOST_UPLINKS:
+        found = f"{len(names)}; what comes in over those beyond {MOST_UPLINKS} would count as sent from here"
+        return fault("uplinks", found, "name those that matter: --uplinks eth0,ens*")
     if unwatched:
-        found = f"{len(names)}; the coverage does not look at {', '.join(unwatched)}"
+        found = f"{len(names)}; the coverage does not look at {first_few(unwatched)}"
         return unclear("uplinks", found, "fine for tunnels; else name those that matter: --uplinks eth0,ens*")
     if not names:
         return fault("uplinks", "none: all traffic would count as sent from here", "name them: --uplinks eth0,ens*")
-    return ok("uplinks", ", ".join(names))
+    return ok("uplinks", first_few(names, 100))
 
 
 def check_overlays(tunnel_ports: Collection[int]) -> list[Finding]:

@@ -15,6 +15,7 @@ from collector.attach.rtnetlink import IPRoute, NetlinkError
 from collector.kernel import bpf_syscall as sys_bpf
 from collector.kernel import pins
 from collector.kernel.bpf_syscall import MapType
+from collector.kernel.layout import MOST_UPLINKS
 
 # include/uapi/linux/pkt_sched.h: TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS), ..._EGRESS
 _PARENTS = (0xFFFFFFF2, 0xFFFFFFF3)
@@ -24,7 +25,7 @@ _ETH_P_ALL = 3
 _PREFERENCES = range(1, 9)
 _GONE = (errno.ENODEV, errno.ENOENT, errno.EINVAL)
 _QDISC_IS_OURS = 1
-_MOST_DEVICES = 1024
+_MOST_DEVICES = 2 * MOST_UPLINKS  # those that are gone stand there too until they are detached
 
 
 def attached(root: Path) -> set[int]:

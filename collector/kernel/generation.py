@@ -203,19 +203,19 @@ class Generation:
         return {int.from_bytes(key, "little") for key in sys_bpf.map_keys(self._fds["uplinks"], 4)}
 
     def set_uplinks(self, wanted: set[int]) -> None:
-        """Make the set of uplinks these ifindexes, adding before removing."""
+        """Make the set of uplinks these ifindexes, at most `MOST_UPLINKS`, adding before removing."""
         fd = self._fds["uplinks"]
         present = self.uplinks()
         for ifindex in wanted - present:
             sys_bpf.map_update(fd, ifindex.to_bytes(4, "little"), b"\1")
-        for slot, ifindex in enumerate(uplink_slots(wanted)):
-            if slot in {known % UPLINK_SLOTS for known in wanted | present}:
-                sys_bpf.map_update(self._fds["uplink_slots"], _index(slot), _index(ifindex))
+        has = uplink_slots(wanted)
+        for slot in {known % UPLINK_SLOTS for known in wanted | present}:
+            sys_bpf.map_update(self._fds["uplink_slots"], _index(slot), _index(has[slot]))
         for ifindex in present - wanted:
             sys_bpf.map_delete(fd, ifindex.to_bytes(4, "little"))
 
     def set_tunnels(self, wanted: dict[Tunnel, int]) -> None:
-        """Make these the tunnels whose outer packets are marked, with the number of their encapsulation."""
+        """Make these, at most `MOST_TUNNELS`, the tunnels whose outer packets are marked, with their encapsulation."""
         fd = self._fds["tunnels"]
         keys = {
             np.array((port, protocol, local), TUNNEL_KEY).tobytes(): encapsulation

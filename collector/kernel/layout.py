@@ -60,6 +60,8 @@ SERVICE_PORTS = 32768
 # What the program knows of a network: bits.
 NETWORK_CLUSTER, NETWORK_KEPT = 1, 2
 UPLINK_SLOTS = 256
+# Devices that lead out of a node, and looks of outer packets. A node may have a tunnel device for each other node.
+MOST_UPLINKS, MOST_TUNNELS = 8192, 1024
 UPLINKS_SHARE_A_SLOT = 0xFFFFFFFF
 
 # Of a hash in the kernel (kernel/bpf/hashtab.c): struct bucket, and struct htab_elem with the key and the value.
@@ -125,6 +127,8 @@ def compile_flags() -> dict[str, int]:
         "LAYOUT_SERVER_SHIFT": SERVER_SHIFT,
         "LAYOUT_SERVICE_PORTS": SERVICE_PORTS,
         "LAYOUT_UPLINK_SLOTS": UPLINK_SLOTS,
+        "LAYOUT_MOST_UPLINKS": MOST_UPLINKS,
+        "LAYOUT_MOST_TUNNELS": MOST_TUNNELS,
         "LAYOUT_NETWORK_CLUSTER": NETWORK_CLUSTER,
         "LAYOUT_NETWORK_KEPT": NETWORK_KEPT,
         "LAYOUT_ENCAPSULATION_ESP": ENCAPSULATIONS.index("esp"),

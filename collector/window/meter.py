@@ -40,6 +40,7 @@ class Devices:
     contained: frozenset[str] = frozenset()  # uplinks whose packets another uplink counts too
     outer_ports: frozenset[int] = frozenset()  # ports of bridges that lead out, by index; no uplinks themselves
     unexplained: tuple[str, ...] = ()  # TUN devices that nobody knows the outer packets of
+    left_out: int = 0  # uplinks, bridges' ports and looks of outer packets beyond what the maps hold
 
     @property
     def beside(self) -> list[str]:

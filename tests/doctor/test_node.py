@@ -15,6 +15,7 @@ from collector.attach import netlink
 from collector.attach.uplinks import Link
 from collector.kernel import layout, pins
 from collector.kernel.epoch_record import MAX_UPLINKS
+from collector.kernel.layout import MOST_UPLINKS
 from collector.outbox.spool import directory_for
 from collector.window.coverage import WindowCoverage
 from common.errors import Refusal
@@ -92,6 +93,11 @@ def test_the_kernels_own_clock_can_be_asked() -> None:
         pytest.param([], "no", "none", id="none"),
         pytest.param(MANY[:-2], "ok", "eth63", id="as-many-as-are-watched"),
         pytest.param(MANY, "??", "does not look at eth64, eth65", id="too-many"),
+        pytest.param(
+            [Link(number, f"tun{number}") for number in range(1, MOST_UPLINKS + 2)],
+            *("no", "beyond 8192 would count as sent from here"),
+            id="more-than-the-program-knows",
+        ),
         pytest.param(
             [*MANY[:-2], Link(99, "zvlan", kind="vlan", lower=10)], "ok", "zvlan", id="one-that-another-counts-too"
         ),

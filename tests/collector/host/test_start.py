@@ -37,6 +37,7 @@ ROOT = Path(__file__).resolve().parents[3]
         pytest.param(
             ["--service-ports", "80,x"], "'x' is not a port; expected, for example, 50051,40000-40100", id="ports"
         ),
+        pytest.param(["--tunnel-ports", "1-65535"], "expected 512 ports at most", id="tunnel-ports"),
         pytest.param(["--service-ports", "70000"], "'70000' is not within 1 to 65535", id="port-range"),
         pytest.param(["--pin-dir", "/sys/fs/bpf/a.b"], 'expected an absolute path without "."', id="pin-dir"),
         pytest.param(["--node", "a/b"], 'must not contain "/"', id="node"),

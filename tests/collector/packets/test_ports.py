@@ -10,7 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from collector.attach import netlink
+from collector.attach.uplinks import Link
 from collector.kernel import layout
+from collector.window import devices
+from collector.window.meter import Devices
 from tests.support.collector import metered, netlab
 from tests.support.collector.metered import Metered
 from tests.support.collector.netlab import pod_address, wait_until
@@ -117,6 +121,33 @@ def test_ports_full_keeps_both(nodes: None) -> None:
         assert [(f.src_port, f.dst_port) for f in meter.flows if f.dst == pod_address(1, 2)] == [(40001, 5432)]
     finally:
         meter.detach()
+
+
+def test_as_many_uplinks_as_a_node_with_a_tunnel_to_each_other_has(nodes: None) -> None:
+    """And then as many others, which the maps hold beside the first ones for a moment."""
+    root = metered.pin_dir("many")
+    meter = Metered("node1", metered.request(root))
+    try:
+        for first in (1000, 100_000):
+            indexes = range(first, first + layout.MOST_UPLINKS)
+            tunnels = {(17, first % 50_000 + number, 0): 1 for number in range(layout.MOST_TUNNELS)}
+            meter.meter.set_devices(Devices({index: f"tun{index}" for index in indexes}, tunnels))
+            assert meter.meter.current is not None
+            assert meter.meter.current.uplinks() == set(indexes)
+    finally:
+        meter.detach()
+
+
+def test_what_is_too_much_for_the_maps_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    links = [Link(1 + number, f"gre{number}", "gre") for number in range(layout.MOST_UPLINKS)]
+    links += [Link(100_000 + number, f"v{number}", "vxlan", port=5000 + number) for number in range(2000)]
+    links += [Link(200_000, "eth0", master_kind="bridge")]
+    monkeypatch.setattr(netlink, "read", lambda: (links, []))
+    found = devices.read([], ())
+    assert set(found.uplinks) == {link.index for link in links[: layout.MOST_UPLINKS]}
+    assert len(found.tunnels) == layout.MOST_TUNNELS
+    assert not found.outer_ports
+    assert found.left_out == 2000 + 1 + (1 + 2000 - layout.MOST_TUNNELS)
 
 
 def test_uplinks_that_share_a_slot_and_devices_that_only_look_like_one(nodes: None) -> None:
