@@ -47,10 +47,14 @@ class Attachment:
     def hold(self) -> None:
         """Hold what is pinned now and nothing else: after every change of it that is the collector's own."""
         directories = (self._root, pins.generation_dir(self._root, self._generation))
-        paths = [path for directory in directories for path in directory.iterdir() if not path.is_dir()]
-        found = {path: sys_bpf.obj_get(str(path)) for path in paths}
-        self.close()
-        self._held = found
+        paths = {path for directory in directories for path in directory.iterdir() if not path.is_dir()}
+        for path in self._held.keys() - paths:
+            os.close(self._held.pop(path))
+        for path in paths:
+            descriptor = sys_bpf.obj_get(str(path))
+            if path in self._held:
+                os.close(self._held[path])
+            self._held[path] = descriptor
 
     def close(self) -> None:
         """Let go of everything; the pins stay."""

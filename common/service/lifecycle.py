@@ -10,6 +10,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from typing import TypeVar
@@ -33,6 +34,8 @@ CLOSING_SECONDS = 5.0
 COLLECT_SECONDS = 60.0
 # What a service writes says who talks to whom (docs/security.md): files 0640, directories 0750.
 _UMASK = 0o027
+# The collector holds two links for each device at hook tc, an enricher a connection to each broker.
+_DESCRIPTORS = 65_536
 
 
 Body = Callable[[Service], Awaitable[None]]
@@ -41,6 +44,7 @@ Body = Callable[[Service], Awaitable[None]]
 def run(name: str, settings: ServiceSettings, body: Body) -> int:
     """Run `body` until it returns or is told to stop; return the exit status."""
     os.umask(_UMASK)
+    _allow_descriptors()
     memory.use_one_arena()
     log_.configure(settings.log_level)
     # Also while the event loop does not come to an end of what it does: see last_resort.py.
@@ -60,6 +64,14 @@ def run(name: str, settings: ServiceSettings, body: Body) -> int:
     finally:
         signals.close()
     return 0
+
+
+def _allow_descriptors() -> None:
+    """Raise the limit of open files, which is 1,024 by default for the sake of select(2), as far as is allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < _DESCRIPTORS:
+        most = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 async def _live(name: str, settings: ServiceSettings, body: Body, signals: last_resort.Signals) -> None:

@@ -8,7 +8,7 @@ import pytest
 from tests.support.services import ServiceProcess, eventually, while_running
 
 SERVICE = """
-import asyncio, gc, logging, sys, threading, weakref
+import asyncio, gc, logging, os, resource, sys, threading, weakref
 from common.service import last_resort, lifecycle as service
 from common.settings import ServiceSettings, load
 
@@ -42,6 +42,12 @@ async def leaves_a_cycle(running):
     weakref.finalize(Cycle(), logging.warning, "collected")
     await running.stopping.wait()
 
+async def opens_many(running):
+    descriptors = [os.open("/dev/null", os.O_RDONLY) for _ in range(2000)]
+    logging.warning("%d are open", len(descriptors))
+    await running.stopping.wait()
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 settings = load(ServiceSettings, "run test", sys.argv[1:])
 sys.exit(service.run("test", settings, BODY))
 """
@@ -76,4 +82,12 @@ def test_cycles_are_collected_though_hardly_anything_is_made(tmp_path: Path, mon
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with while_running(service(tmp_path, "leaves_a_cycle")) as running:
         eventually(lambda: "collected" in running.log.read_text())
+        assert running.terminate() == 0
+
+
+def test_files_are_opened_beyond_the_usual_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A collector at hook tc on a node with a tunnel device for each other node has two links a device open."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with while_running(service(tmp_path, "opens_many")) as running:
+        eventually(lambda: "2000 are open" in running.log.read_text())
         assert running.terminate() == 0
