@@ -20,7 +20,7 @@ from history.model.filters import Selection
 from history.model.rollups import Hours
 from history.model.time_range import TimeRange
 from history.read.archive.files import find_chapter, find_long_rollups, hour_of, hour_range
-from history.read.archive.limits import check_files
+from history.read.archive.limits import check_files, checked_footer
 from history.read.archive.narrowed import Narrowed, known_columns, narrowing
 from history.read.archive.opened import ArchiveChanged, FlowArchive
 from history.read.archive.rollup_sql import ROLLUP_SCHEMA, SUMMED, there, view_rollups, why_not_rows
@@ -30,6 +30,8 @@ from sinks.flowlog.archive.compaction import ROLLUPS, rollup_path
 
 BATCH_ROWS = 50_000
 _FLOW_FILES = "flow_files"
+# The last two where a footer has a column whose name is not UTF-8: so pyarrow says it, and DuckDB.
+_UNREADABLE = (duckdb.Error, pa.ArrowException, OSError, UnicodeDecodeError, RuntimeError)
 
 
 def view_rows(database: duckdb.DuckDBPyConnection, archive: FlowArchive, paths: Sequence[str], name: str) -> None:
@@ -67,6 +69,7 @@ class ArchiveQuery(FlowQuery):
         self._rollup_files = [*long, *left]
         stand_in = set(self.rollups)
         self.flows = [path for path in self.chapter.paths if rollup_path(path) not in stand_in]
+        self._sizes = {file.path: file.size_bytes for file in self.chapter.files}
         self._is_open = False
 
     def _open(self) -> None:
@@ -89,7 +92,7 @@ class ArchiveQuery(FlowQuery):
         if not paths:
             self._database.register(_FLOW_FILES, SCHEMA.empty_table())
             return
-        check_files(self.archive, self.flows)
+        check_files(self.archive, self.flows, self._sizes)
         if self.archive.is_local:
             files = self._database.read_parquet([*map(literal, paths)], hive_partitioning=False)
         else:
@@ -159,6 +162,9 @@ class ArchiveQuery(FlowQuery):
             self._open()
         if not self.archive.is_local or not self.flows:
             return FLOWS  # by `SCHEMA`
+        with self._reading():
+            # Where a file has another name for a column, the view makes nulls of it; sums fail.
+            check_files(self.archive, self.flows)
         view_rows(self._database, self.archive, self.flows, "whole_flow_files")
         self._view("whole_flow_files", "rows_of_flows")
         return "rows_of_flows"
@@ -168,7 +174,7 @@ class ArchiveQuery(FlowQuery):
         """Turn what is said of a damaged file into one line that names the file."""
         try:
             yield
-        except (duckdb.Error, pa.ArrowException, OSError) as error:
+        except _UNREADABLE as error:
             self.archive.check_answers(next(iter(self.read), ""), error)
             if self._is_changed():
                 raise ArchiveChanged(self.archive.location) from error
@@ -186,13 +192,17 @@ class ArchiveQuery(FlowQuery):
         return not all(map(self.archive.has, {*self._rollup_files} - {*self.rollups}))
 
     def _damage(self, path: str) -> str:
-        """Read a file to its end; return what is wrong with it, if anything."""
+        """Read a file to its end; return what is wrong with it, if anything, or raise `Refusal`."""
         try:
             with self.archive.open(path) as source:
-                for batch in pq.ParquetFile(source).iter_batches(BATCH_ROWS):
+                footer = checked_footer(self.archive, path, source)
+                for batch in pq.ParquetFile(source, metadata=footer).iter_batches(BATCH_ROWS):
                     if why := why_not_rows(batch, rollup=path in self._rollup_files):
                         return f"{path}: {why}"
-        except (pa.ArrowException, OSError) as error:
+            if self.archive.is_local:
+                # Of a footer it refuses more than pyarrow does, and names no file.
+                self._database.read_parquet(literal(f"{self.archive.root}/{path}"))
+        except _UNREADABLE as error:
             self.archive.check_answers(path, error)
-            return f"{path}: {' '.join(str(error).split())[:200]}"
+            return f"{path}: {' '.join(str(error).split()).removeprefix(f'{path}: ')[:200]}"
         return ""

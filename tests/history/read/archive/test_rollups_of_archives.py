@@ -2,19 +2,23 @@
 """An archive asked by its rollups: with late flows beside them, hours without any, hours that have expired, damage."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from common.errors import Refusal
+from history.model.evidence import Evidence
 from history.model.filters import Selection
 from history.model.party import Parties
 from history.model.rollups import Hours
 from history.model.summary import Summary
 from history.model.time_range import TimeRange
+from history.read.archive import limits
 from history.read.archive.opened import ArchiveChanged, FlowArchive
 from history.read.archive.sql import ArchiveQuery
 from history.read.flow_sql import FlowQuery
@@ -251,6 +255,51 @@ def test_a_flow_that_lacks_what_is_asked_for_is_an_error_of_one_line(compacted: 
         ArchiveQuery(FlowArchive(str(compacted)), SPAN) as query,
     ):
         list(query.tables(Selection()))
+
+
+def test_a_file_of_the_size_that_its_manifest_says_is_not_looked_into_before_it_is_read(
+    written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = Mock(wraps=limits.checked_footer)
+    monkeypatch.setattr(limits, "checked_footer", looked)
+    rows = len(written.rows())
+    assert asked(written.root)[0]["flows"] == rows
+    looked.assert_not_called()
+    longer, *_ = sorted(written.root.glob("flows/*/*/*"))
+    pq.write_table(pq.ParquetFile(longer).read(), longer)
+    assert asked(written.root)[0]["flows"] == rows
+    assert [call.args[1] for call in looked.call_args_list] == [str(longer.relative_to(written.root))]
+
+
+@pytest.mark.parametrize("number", [0, 4])
+@pytest.mark.parametrize(
+    ("was", "damaged"),
+    [
+        pytest.param(b"window_start", b"window\xffstart", id="a name"),
+        pytest.param(b"window_start", b"window-start", id="another column"),
+        pytest.param(b"\x15\x02\x19", b"\xff\xff\xff", id="the beginning"),
+        pytest.param(b"PAR1", b"PAR0", id="the end"),
+    ],
+)
+def test_a_damaged_footer_of_the_same_size_is_an_error_of_one_line_that_names_the_file(
+    written: Written, was: bytes, damaged: bytes, number: int
+) -> None:
+    path = sorted(written.root.glob("flows/*/*/*"))[number]
+    content = path.read_bytes()
+    begin = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    assert was in content[begin:]
+    path.write_bytes(content[:begin] + content[begin:].replace(was, damaged))
+    readings: list[Callable[[ArchiveQuery], object]] = [
+        lambda query: query.summarise(Parties(), Summary(), Selection()),
+        lambda query: query.gather(Parties(), Evidence(SPAN), Summary(), Selection()),
+        lambda query: list(query.tables(Selection())),
+    ]
+    for reading in readings:
+        with (
+            pytest.raises(Refusal, match=f"^archive [^\n]*: {path.relative_to(written.root)}:? [^\n]*$"),
+            ArchiveQuery(FlowArchive(str(written.root)), SPAN) as query,
+        ):
+            reading(query)
 
 
 @pytest.mark.parametrize("rows", [None, 1])
