@@ -121,12 +121,14 @@ class Reconciler:
         life = self._lives[window.origin]
         self._let_go(life, life.fitted, window.place)
 
-    def settle(self, margin_ms: int) -> None:
-        """Close the windows that fit, but for those of the last `margin_ms` of their partition."""
+    def settle(self, margin_ms: int | None = None) -> None:
+        """Close the windows that fit; with `margin_ms`, but for those of the last so many of their partition."""
         # By node, not in the order in which they were opened: a node's sums are in the processor's cache then.
         for window in [window for life in self._lives.values() for window in life.open.values()]:
             record = window.record
-            if record is None or record.end_ms >= self._heard_ms[record.partition] - margin_ms:
+            if record is None:
+                continue
+            if margin_ms is not None and record.end_ms >= self._heard_ms[record.partition] - margin_ms:
                 continue
             if window.fits(self._sinks_of(window)):
                 self.close(window)
@@ -202,7 +204,7 @@ class Reconciler:
             return
         self.lives.take(origin, place, record)
         if window is not None and window.record is None:
-            window.record = Entry.of(record)
+            window.record = window.told = Entry.of(record)
 
     def _count_only(self, record: LedgerRecord) -> None:
         """Count a window of a node for which the books have no room: its bytes count as unaccounted for."""
@@ -239,15 +241,16 @@ class Reconciler:
             return
         place = position[:2]
         window = self._window(life, place, record.end_ms)
-        known = None if window is None else window.chunk(position.chunk)
-        if self._contradicts(origin, place, position.chunk, record, None if known is None else known.entry):
+        known = OpenChunk() if window is None else window.chunk(position.chunk)
+        if self._contradicts(origin, place, position.chunk, record, known.entry):
             return
         life.reach("enricher", position)
-        if known is not None and known.entry is None:
+        if window is not None and known.entry is None:
             # A sender that has closed a window by then, or later, is metered: no need to remember what it sent.
             latest, start_ms = self.lives.latest(origin.cluster), record.start_ms
             senders = {name: size for name, size in record.senders.items() if latest.get(name, -1) < start_ms}
             known.entry, known.id = Entry.of(record, senders), chunk
+            window.told = window.told or known.entry
             self._chunks[chunk] = life, known, position
 
     def _take_checkpoint(self, record: LedgerRecord) -> None:
@@ -357,6 +360,7 @@ def conclude(
     because the last windows of a life that are lost look the same. `whole`: partitions of the ledger that were
     read from the first record that they hold.
     """
+    books.settle()  # what fits need not be sorted, nor judged
     for window, shortfalls in list(books.windows()):
         if _is_late(shortfalls) and window.end_ms >= settled_before_ms:
             audit.in_flight += 1

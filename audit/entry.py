@@ -57,6 +57,7 @@ class Named(NamedTuple):
 
 
 _NOBODY = Named()
+_encode = msgspec.json.Encoder().encode
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -91,8 +92,8 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
             record.taken,
             record.taken if record.given == record.taken else record.given,
             record.balance(),
-            tuple(record.aside.items()),
-            tuple(record.lost.items()),
+            tuple(record.aside.items()) if record.aside else (),
+            tuple(record.lost.items()) if record.lost else (),
             _coverage(record) if record.hop == "collector" else None,
             Named.of(senders) if senders else _NOBODY,
             Named.of(record.foreign_source) if record.foreign_source else _NOBODY,
@@ -102,13 +103,11 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
         """Return what it says, in short. Published again after a crash, it says the same."""
         window = (self.chunks, self.start_ms, self.end_ms) if self.hop == "collector" else ()
         # Of bytes, because Python salts their hashes: none can be made to fit.
-        return hash(msgspec.json.encode((self.taken, self.given, sorted(self.aside), sorted(self.lost), window)))
+        return hash(_encode((self.taken, self.given, sorted(self.aside), sorted(self.lost), window)))
 
 
 def _coverage(record: LedgerRecord) -> Coverage:
-    coverage = Coverage(record.taken.bytes)
+    received, sent, got = record.received, 0, 0
     for uplink in record.uplinks.values():
-        coverage.out_uplinks += uplink.tx_bytes
-        coverage.in_uplinks += uplink.rx_bytes if record.received else 0
-    coverage.in_hook = record.received.bytes if record.received else 0
-    return coverage
+        sent, got = sent + uplink.tx_bytes, got + uplink.rx_bytes
+    return Coverage(record.taken.bytes, sent, *((received.bytes, got) if received else ()))

@@ -55,11 +55,15 @@ class OpenChunk(msgspec.Struct, eq=False, gc=False):
 
 
 class OpenWindow(msgspec.Struct, eq=False, gc=False):
-    """What is known of a window so far; `record` is its collector's entry. `last_ms`: end of the latest entry."""
+    """What is known of a window so far; `record` is its collector's entry. `last_ms`: end of the latest entry.
+
+    `told`: who says when it was, its collector or, as long as that has not, the enricher of a chunk.
+    """
 
     origin: Origin
     place: Place
     record: Entry | None = None
+    told: Entry | None = None
     chunks: dict[int, OpenChunk] = {}
     last_ms: int = 0
 
@@ -71,16 +75,12 @@ class OpenWindow(msgspec.Struct, eq=False, gc=False):
     @property
     def start_ms(self) -> int | None:
         """When it began; None as long as only a sink has told of it."""
-        return None if (entry := self._entry) is None else entry.start_ms
+        return None if self.told is None else self.told.start_ms
 
     @property
     def end_ms(self) -> int:
         """When it ended; of one of which only a sink has told, when at the latest."""
-        return self.last_ms if (entry := self._entry) is None else entry.end_ms
-
-    @property
-    def _entry(self) -> Entry | None:
-        return self.record or next((chunk.entry for chunk in self.chunks.values() if chunk.entry is not None), None)
+        return self.last_ms if self.told is None else self.told.end_ms
 
     @property
     def enriched(self) -> dict[int, Entry]:

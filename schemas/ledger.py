@@ -82,10 +82,10 @@ class LedgerRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
 
     def balance(self) -> Amount | None:
         """Return None if the entry adds up, else what `out`, `aside` and `lost` come to."""
-        accounted = self.given
+        size, packets = self.given.bytes, self.given.packets
         for amount in (*self.aside.values(), *self.lost.values()):
-            accounted += amount
-        return None if (accounted.bytes, accounted.packets) == (self.taken.bytes, self.taken.packets) else accounted
+            size, packets = size + amount.bytes, packets + amount.packets
+        return None if (size, packets) == (self.taken.bytes, self.taken.packets) else Amount(size, packets)
 
 
 encode_ledger: Callable[[LedgerRecord], bytes] = msgspec.json.Encoder().encode

@@ -157,6 +157,7 @@ async def _reconcile(asked: _Asked, now_ms: int) -> Audit:
                 except DecodeError as error:
                     refused(message, error)
         trim(books)
+    books.settle()
     nodes = [state async for state in states_of(settings, "node", refused) if _within(state, settings, span)]
     settled_before_ms = now_ms - int(settings.settle_seconds * 1000)
     late = late_of(books, settled_before_ms)

@@ -336,7 +336,7 @@ class Counted(Reconciler):
 
     looked: list[int]
 
-    def settle(self, margin_ms: int) -> None:
+    def settle(self, margin_ms: int | None = None) -> None:
         self.looked.append(len(self))
         super().settle(margin_ms)
 

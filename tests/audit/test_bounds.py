@@ -16,7 +16,7 @@ from audit.metrics import AuditMetrics
 from audit.rolling import Rolling
 from schemas import ids
 from schemas.errors import DecodeError
-from schemas.ids import Origin
+from schemas.ids import Origin, chunk_id
 from schemas.ledger import LedgerRecord
 from schemas.raw import MAX_CHUNKS
 from tests.support.builders import END_MS, ORIGIN, amount, collector_entry, enricher_entry, sink_entry
@@ -97,6 +97,17 @@ def large_windows(count: int) -> list[LedgerRecord]:
 def test_twice_as_much_is_twice_the_work(attack: Callable[[int], list[LedgerRecord]]) -> None:
     once, twice = (lines(lambda: Service(10_000, 10_000).work(attack(count))) for count in (150, 300))  # noqa: B023
     assert twice <= 2.2 * once
+
+
+def test_when_a_window_was_is_known_without_a_look_at_its_chunks() -> None:
+    def work(chunks: int) -> int:
+        books = Service().books
+        parts = {chunk_id(ORIGIN, 1, 0, number): amount(1) for number in range(chunks)}
+        books.take(replace(sink_entry("metrics", 1, {0: 1}), parts=parts))
+        (window,) = books.oldest(1)
+        return lines(lambda: (window.start_ms, window.end_ms))
+
+    assert work(10) == work(1_000)
 
 
 def test_clusters_without_end_are_one_that_is_not_accounted_for() -> None:

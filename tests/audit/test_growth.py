@@ -63,8 +63,8 @@ def test_twice_as_many_nodes_are_twice_the_work(part: Callable[[int], Callable[[
 
 def test_a_window_costs_so_many_calls() -> None:
     nodes = 40
-    assert calls(command(nodes)) / (nodes * WINDOWS) < 240
-    assert calls(check(nodes)) / (nodes * WINDOWS) < 85
+    assert calls(command(nodes)) / (nodes * WINDOWS) < 225
+    assert calls(check(nodes)) / (nodes * WINDOWS) < 75
 
 
 # What is said of `--max-open-windows`, by a hundredth of the nodes.
