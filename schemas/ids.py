@@ -2,7 +2,8 @@
 """Identity of a window, a chunk and a flow: `cluster/node/boot_id/generation/sequence[/chunk[/index]]`.
 
 It is given by the node that counted, not by Kafka's offsets, so it survives a topic recreated and a mirror.
-Within one (node, boot_id) the numbers only grow; compare them as numbers, never as text.
+Within one (node, boot_id) the numbers only grow; compare them as numbers, never as text. They have no leading zeros, so
+that one id is one text: books and marks are kept by either.
 """
 
 from functools import lru_cache
@@ -95,7 +96,7 @@ _remembered = lru_cache(maxsize=16_384)(_generation)
 
 def _number(text: str, whole: str) -> int:
     # As `_is_number` has it, without the call: twice for each chunk's id.
-    if text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS:
+    if text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS and (text[0] != "0" or text == "0"):
         return int(text)
     raise _is_none(whole)
 
@@ -107,4 +108,4 @@ def _is_none(text: str) -> DecodeError:
 
 def _is_number(text: str) -> bool:
     # The length bound keeps every part within 64 bits; int() itself refuses more than 4,300 digits.
-    return text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS
+    return text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS and (text[0] != "0" or text == "0")

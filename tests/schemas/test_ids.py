@@ -24,3 +24,23 @@ def test_positions_compare_as_numbers() -> None:
 def test_what_is_no_flow_id_is_refused(text: str) -> None:
     with pytest.raises(DecodeError):
         parse_flow_id(text)
+
+
+@pytest.mark.parametrize("zeros", ["00", "01", "007"])
+@pytest.mark.parametrize("place", range(3, 7))
+def test_an_id_has_one_text(zeros: str, place: int) -> None:
+    """A second text would be another chunk where chunks are kept by id, and the same one where they are by number."""
+    parts = f"{chunk_id(ORIGIN, 3, 8121, 2)}/57".split("/")
+    parts[place] = zeros
+    with pytest.raises(DecodeError, match="is not cluster/node/boot_id/generation/sequence"):
+        parse_flow_id("/".join(parts))
+    with pytest.raises(DecodeError):
+        parse_chunk_id("/".join(parts[:6])) if place < 6 else split_flow_id("/".join(parts))
+    if place < 5:
+        with pytest.raises(DecodeError):
+            parse_window_id("/".join(parts[:5]))
+
+
+def test_zero_is_a_number() -> None:
+    assert parse_flow_id(f"{chunk_id(ORIGIN, 0, 0, 0)}/0") == (ORIGIN, Position(0, 0, 0, 0))
+    assert split_flow_id("a/b/c/0/0/0/0") == ("a/b/c/0/0/0", 0)
