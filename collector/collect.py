@@ -145,8 +145,9 @@ class Collector:
             try:
                 async for _ in netlink.changes():
                     self._devices_changed.set()
-            except OSError as error:  # messages were lost: read afresh
+            except OSError as error:  # messages were lost, or there is no socket to be had: read afresh
                 log.debug("rtnetlink: %s", error)
+                await asyncio.sleep(_DEVICES_SETTLE_SECONDS)
                 self._devices_changed.set()
 
     async def follow_devices(self) -> None:
@@ -162,7 +163,13 @@ class Collector:
                 log.debug("reading the devices afresh")
             self._devices_changed.clear()
             await self._call(self._meter.renew)
-            found = await asyncio.to_thread(self._read_devices)
+            try:
+                found = await asyncio.to_thread(self._read_devices)
+            except OSError as error:
+                self._service.health.waiting("devices", f"{error}: new devices and routes are not seen")
+                self._devices_changed.set()
+                continue
+            self._service.health.ready("devices")
             if found != self._devices:
                 self._devices = found
                 await self._call(self._meter.set_devices, found)

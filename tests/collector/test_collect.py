@@ -2,14 +2,17 @@
 """The loop with a publisher that only records, or refuses: windows, retries, stopping, uplinks that come and go."""
 
 import asyncio
+import errno
 import shutil
 import socket
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from collector.attach import dump, netlink
 from collector.collect import Collector
 from collector.kernel import pins
 from collector.outbox.outbox import Outbox
@@ -224,6 +227,32 @@ def test_a_new_uplink_is_noticed(settings: CollectorSettings) -> None:
         await until(lambda: _sample(service, "zonemeter_collector_uplinks") == 2)
         await asyncio.to_thread(netlab.ip, "node1", "link del vx9")
         await until(lambda: _sample(service, "zonemeter_collector_uplinks") == 1)
+        service.stopping.set()
+
+    live(settings, recorder, script)
+
+
+def test_a_kernel_that_does_not_say_its_devices_stops_no_window(
+    settings: CollectorSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one whose rtnetlink answers too late, or that has no descriptor left for a socket."""
+    recorder = Recorder()
+
+    async def script(service: Service, collector: Collector) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(dump, "ask", Mock(side_effect=TimeoutError("timed out")))
+            listening = Mock(side_effect=OSError(errno.EMFILE, "Too many open files"))
+            patch.setattr(netlink, "changes", listening)
+            watching = asyncio.create_task(collector.watch_devices())
+            await until(lambda: listening.call_count > 1)
+            watching.cancel()
+            await asyncio.to_thread(netlab.ip, "node1", "link add vx9 type vxlan id 9 dstport 4789 dev eth0")
+            await until(lambda: "devices" in service.health.reasons)
+            closed = len(recorder.chunks(settings))
+            await until(lambda: len(recorder.chunks(settings)) >= closed + 2)
+        await until(lambda: not service.health.reasons.keys() & {"devices"})
+        await until(lambda: _sample(service, "zonemeter_collector_uplinks") == 2)
+        await asyncio.to_thread(netlab.ip, "node1", "link del vx9")
         service.stopping.set()
 
     live(settings, recorder, script)
