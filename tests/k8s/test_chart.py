@@ -201,6 +201,10 @@ def test_what_reads_as_a_number_stays_text(mode: list[str], tmp_path: Path) -> N
     ("values", "files"),
     [
         (["kafka.securityProtocol=SSL", "kafka.tls.existingSecret=all"], {"kafka-tls"}),
+        (
+            ["kafka.securityProtocol=SSL", "kafka.tls.existingSecret=all", "kafka.sasl.mskRegion=eu-west-1"],
+            {"kafka-tls"},
+        ),
         (["kafka.securityProtocol=SASL_SSL", *PASSWORD], {"kafka-password"}),
         (["kafka.securityProtocol=SASL_PLAINTEXT", *PASSWORD], {"kafka-password"}),
         (["kafka.securityProtocol=SASL_SSL", "kafka.sasl.mechanism=OAUTHBEARER"], {"kafka-token"}),
@@ -230,6 +234,19 @@ def test_the_files_for_kafka_are_where_the_settings_look(
             assert {volume["name"] for volume in pod["volumes"] if volume["name"].startswith("kafka-")} == files
             mounts = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
             assert {name for name, path in mounts.items() if path in used} == files
+
+
+@pytest.mark.parametrize("nobody", ["kafka.to", "prometheus.from"])
+def test_a_list_of_nobody_opens_nothing(nobody: str) -> None:
+    """In a rule of a policy an empty list is everybody."""
+    policies = [each for each in chart("--set-json", f"networkPolicy.{nobody}=[]") if each["kind"] == "NetworkPolicy"]
+    rules = [rule for each in policies for way in ("ingress", "egress") for rule in each["spec"].get(way) or []]
+    assert rules
+    for rule in rules:
+        assert "from" not in rule or rule["from"]
+        assert "to" not in rule or rule["to"]
+        if "to" not in rule and "from" not in rule:
+            assert {port["port"] for port in rule["ports"]} == {443, 6443, 8443, 16443}, "the API server's"
 
 
 def test_settings_replace_pods() -> None:

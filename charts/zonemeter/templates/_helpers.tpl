@@ -47,7 +47,7 @@ ZONEMETER_PARTITIONS: {{ .Values.kafka.partitions | quote }}
 {{- if ne .securityProtocol "PLAINTEXT" }}
 ZONEMETER_KAFKA_SECURITY_PROTOCOL: {{ .securityProtocol }}
 {{- end }}
-{{- if and (hasSuffix "SSL" .securityProtocol) (not .publicCertificates) (not .sasl.mskRegion) }}
+{{- if and (hasSuffix "SSL" .securityProtocol) (not .publicCertificates) (ne (include "zonemeter.isMskIam" $) "true") }}
 ZONEMETER_KAFKA_SSL_CA_FILE: /etc/zonemeter-kafka/ca.crt
 {{- end }}
 {{- if eq .securityProtocol "SSL" }}
@@ -55,7 +55,7 @@ ZONEMETER_KAFKA_SSL_CERT_FILE: /etc/zonemeter-kafka/tls.crt
 ZONEMETER_KAFKA_SSL_KEY_FILE: /etc/zonemeter-kafka/tls.key
 {{- else if hasPrefix "SASL" .securityProtocol }}
 ZONEMETER_KAFKA_SASL_MECHANISM: {{ .sasl.mechanism }}
-{{- if and (eq .sasl.mechanism "OAUTHBEARER") .sasl.mskRegion }}
+{{- if eq (include "zonemeter.isMskIam" $) "true" }}
 ZONEMETER_KAFKA_SASL_MSK_REGION: {{ .sasl.mskRegion | quote }}
 {{- else if eq .sasl.mechanism "OAUTHBEARER" }}
 ZONEMETER_KAFKA_SASL_TOKEN_FILE: /etc/zonemeter-kafka/token
@@ -187,6 +187,13 @@ readinessProbe:
   timeoutSeconds: 5
 {{- end }}
 
+{{/* Whether Kafka is MSK with IAM: its certificates are public, and there is no token to be read. */}}
+{{- define "zonemeter.isMskIam" -}}
+{{- with .Values.kafka -}}
+{{- and (hasPrefix "SASL" .securityProtocol) (eq .sasl.mechanism "OAUTHBEARER") (ne .sasl.mskRegion "") -}}
+{{- end -}}
+{{- end }}
+
 {{/* What Kafka is to be shown, as files: the name of their volume; empty: none are needed. */}}
 {{- define "zonemeter.kafkaFiles" -}}
 {{- with .Values.kafka -}}
@@ -196,7 +203,7 @@ readinessProbe:
 {{- $_ := required "kafka.sasl.username: a user name is needed with kafka.sasl.mechanism PLAIN or SCRAM-*" .sasl.username }}
 {{- $_ := required "kafka.sasl.existingSecret: the name of a Secret is needed with kafka.sasl.mechanism PLAIN or SCRAM-*" .sasl.existingSecret }}
 {{- "" }}kafka-password
-{{- else if not .sasl.mskRegion }}kafka-token{{ end }}
+{{- else if ne (include "zonemeter.isMskIam" $) "true" }}kafka-token{{ end }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -234,9 +241,10 @@ readinessProbe:
 {{- end }}
 {{- end }}
 
-{{/* What a pod that talks to Kafka may reach. */}}
+{{/* What a pod that talks to Kafka may reach. A rule with an empty list is for everyone. */}}
 {{- define "zonemeter.kafkaEgress" -}}
 {{- with .Values.networkPolicy.kafka -}}
+{{- if or .to $.Values.trial.enabled }}
 - to:
     {{- if $.Values.trial.enabled }}
     - podSelector: {matchLabels: {app.kubernetes.io/name: zonemeter-kafka}}
@@ -244,6 +252,7 @@ readinessProbe:
     {{- toYaml .to | nindent 4 }}
     {{- end }}
   ports: {{ toYaml .ports | nindent 4 }}
+{{- end }}
 {{- with .extraEgress }}
 {{ toYaml . }}
 {{- end }}
