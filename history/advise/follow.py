@@ -25,4 +25,4 @@ def verification(report: Report, each: Advised) -> str:
     namespace = label.partition("/")[0]
     in_namespace = label.count("/") == 2 and namespace not in KINDS
     narrow = f"-n {quote(namespace)}" if in_namespace else f"--workload {quote(label)}"
-    return command(f"report --since 24h --compare 7d {narrow}{report.kafka_flags}")
+    return command(f"report --since 24h --compare 7d {narrow}{report.priced_flags}{report.kafka_flags}")

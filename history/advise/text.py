@@ -116,7 +116,7 @@ def _rest(report: Report, advice: Advice) -> list[str]:
         label = "" if number else "THE PRICE OF AVAILABILITY"
         found += labelled(label, [why, human(amount.bytes), *_monthly(report, amount)], 27)
     if advice.told:
-        simulation = command(f"advise {report.range_flags}{report.flags} --simulate 1")
+        simulation = command(f"advise {report.range_flags}{report.flags}{report.priced_flags} --simulate 1")
         found += ["", *commands("next", [simulation], 7)]
     return found
 

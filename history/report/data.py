@@ -135,6 +135,7 @@ class Report:
     range_flags: str = ""
     flags: str = ""
     kafka_flags: str = ""
+    priced_flags: str = ""
     events: list[Event] | None = None
     events_note: str = ""
     differences: Differences | None = None

@@ -91,6 +91,7 @@ async def make_report(
         range_flags=_range_flags(settings, since),
         flags=_flags(settings),
         kafka_flags=_kafka_flags(settings),
+        priced_flags=_not_default(settings, "prices", "own_namespace", "own_kafka"),
         refused=gathered.refused,
     )
     if not summary.flows:
@@ -185,10 +186,14 @@ def _flags(settings: PricedSettings) -> str:
 
 
 def _kafka_flags(settings: PricedSettings) -> str:
-    given = (("--kafka-bootstrap", "kafka_bootstrap"), ("--topic-prefix", "topic_prefix"))
-    return "".join(f" {flag} {quote(value)}" for flag, name in given if (value := _unless_default(settings, name)))
+    return _not_default(settings, "kafka_bootstrap", "topic_prefix")
 
 
-def _unless_default(settings: PricedSettings, name: str) -> str:
-    value = getattr(settings, name)
-    return "" if value == PricedSettings.model_fields[name].default else str(value)
+def _not_default(settings: PricedSettings, *names: str) -> str:
+    """Return the flags of these settings, but for those that have their default."""
+    given = {name: getattr(settings, name) for name in names}
+    return "".join(
+        f" --{name.replace('_', '-')} {quote(str(value))}"
+        for name, value in given.items()
+        if value != PricedSettings.model_fields[name].default
+    )

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A report laid out for people: the answer first, then how far to trust it, then what next. Pure."""
 
+from shlex import quote
+
 from common import page
 from common.amounts import (
     columns,
@@ -343,8 +345,11 @@ def next_commands(report: Report) -> list[str]:
     else:
         wishes.append(command("prices list"))
     if report.before is None:
-        wishes.append(command(f"report {where} --compare 7d"))
-    wishes.append(command(f"report {where} -o csv"))
+        wishes.append(command(f"report {where}{report.priced_flags} --compare 7d"))
+    by = f"label:{report.label}" if report.by == "label" else report.by
+    summed = f" --by {quote(by)}" if by else ""
+    per = f" --per {report.per}" if report.per else ""
+    wishes.append(command(f"report {where}{report.priced_flags}{summed}{per} -o csv"))
     return wishes
 
 

@@ -272,7 +272,9 @@ def test_the_next_commands_can_be_pasted(history: Lived, run: Run, tmp_path: Pat
     archive.symlink_to(history.archive)
     _, start, _, end = history.span
     words = start.replace("T", " ").removesuffix("Z")
-    _, out, _ = run(*history.flags, "--from", words, "--to", end, "--archive", str(archive))
+    priced = ["--prices", "gcp", "--own-namespace", "my zonemeter"]
+    more = [*priced, "--by", "namespace", "--per", "hour"]
+    _, out, _ = run(*history.flags, "--from", words, "--to", end, "--archive", str(archive), *more)
     _, _, following = out.partition("\nnext ")
     commands = [shlex.split(line) for line in following.replace("\\\n", " ").splitlines()]
     found = [argv for argv in commands if argv[1] in ("report", "replay")]
@@ -280,6 +282,10 @@ def test_the_next_commands_can_be_pasted(history: Lived, run: Run, tmp_path: Pat
     for argv in found:
         assert argv[argv.index("--from") + 1] == words
         assert argv[argv.index("--archive") + 1] == str(archive)
+    with_csv = found[-1]
+    assert with_csv[-1] == "csv"
+    for flag, value in zip(more[::2], more[1::2], strict=True):
+        assert with_csv[with_csv.index(flag) + 1] == value
 
 
 def test_hours_that_were_deleted_from_the_archive_are_named(history: Lived, run: Run, tmp_path: Path) -> None:
