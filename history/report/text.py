@@ -301,13 +301,13 @@ def own(report: Report) -> list[str]:
 
 
 def no_price(report: Report) -> list[str]:
-    """Return what is not in the dollars."""
+    """Return what is not in the cost."""
     bill = report.now.bill
     if bill.book is None:
         return []
     sizes = sorted(bill.unpriced.items())
     unpriced = [f"{scope.replace('_', '-')} {human(size)}" for scope, size in sizes if size and scope != "unknown"]
-    return [f"{', '.join(unpriced)}: not in the dollars"] if unpriced else []
+    return [f"{', '.join(unpriced)}: not in the cost"] if unpriced else []
 
 
 def by_tier(report: Report) -> list[str]:
@@ -317,17 +317,17 @@ def by_tier(report: Report) -> list[str]:
         return []
     return [
         f"{scope.replace('_', '-')} {human(each.bytes)}: {bill.book.shown(each.lowest)} to "
-        f"{bill.book.shown(each.highest)}, lowest to highest tier: not in the dollars"
+        f"{bill.book.shown(each.highest)}, lowest to highest tier: not in the cost"
         for scope, each in sorted(bill.by_tier.items())
     ]
 
 
 def assumed(report: Report) -> list[str]:
-    """Return what of the dollars is billed to far sides as to any other end, though nobody has verified that."""
+    """Return what of the cost is billed to far sides as to any other end, though nobody has verified that."""
     bill = report.now.bill
     if bill.book is None or not bill.assumed:
         return []
-    return [f"{bill.book.shown(bill.assumed)} of the dollars is the far side's, in the CIDR map: as any other end's"]
+    return [f"{bill.book.shown(bill.assumed)} of the cost is the far side's, in the CIDR map: as any other end's"]
 
 
 def next_commands(report: Report) -> list[str]:

@@ -59,9 +59,9 @@ shop/Deployment/web       ->  shop/Deployment/api  b -> a    90.0   1.80    5,25
 UNKNOWN      vpc_unmapped 3.00 GB   zone_missing 123 MB
 METER'S OWN  3.00 GB   3.00 GB of it across zones   $0.06, 0.23 % of the above   included above
 OVERLAY      99.0 GB in outer packets, whose inner ones are counted: in no sum
-NO PRICE     cross-region 2.00 GB: not in the dollars
-BY TIER      external 61.0 GB: $3.05 to $5.49, lowest to highest tier: not in the dollars
-ASSUMED      $2.00 of the dollars is the far side's, in the CIDR map: as any other end's
+NO PRICE     cross-region 2.00 GB: not in the cost
+BY TIER      external 61.0 GB: $3.05 to $5.49, lowest to highest tier: not in the cost
+ASSUMED      $2.00 of the cost is the far side's, in the CIDR map: as any other end's
 
 next   zonemeter replay --since 30m --scope unknown
        zonemeter cidrs suggest --since 30m
