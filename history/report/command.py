@@ -83,6 +83,8 @@ class ReportSettings(PricedSettings):
             raise ValueError("all_clusters needs other_clusters: NAME=TOPIC_PREFIX of each")
         if self.topology is not None and not label:
             raise ValueError("topology only means something with by = label:NAME")
+        if self.compare is not None and self.output == "csv":
+            raise ValueError("compare and output = csv contradict each other: a CSV is of one range; -o json has both")
         if self.per is not None and self.compare is not None:
             raise ValueError(f"compare and per contradict each other: no {self.per} is in both ranges")
         return self
