@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """`make bench-audit`: what a window costs to reconcile, by the number of nodes.
 
-The ledger of a made-up cluster in which every byte arrives: each node flips every 10 s, publishes a chunk and receives
-from 20 others, as the enricher's entry says by name; the metrics sink has an entry a window and partition, the flow log
-one a cut (at a million rows, or after five minutes). Twelve partitions. A window has been taken once all that its hops
-say of it is decoded, checked, reconciled and added up, as `zonemeter audit` does; Kafka is not in it. The yardstick
-decodes the same entries, and no more. A check is what the audit's service does every 10 s, with the windows open that
-wait for the flow log's next file, and an hour of sums. As stored: batches of one partition and round, zstd, beside
-the same keys and values as they are: an entry names its node three times, for those that read it alone, and that costs
-next to nothing in a batch of many. How the work grows is counted by tests/audit/test_growth.py.
+The ledger of a made-up cluster in which every byte arrives, of usual nodes: each flips every 10 s and publishes a chunk
+of 35 rows, 11 of which came from as many other nodes, as the enricher's entry says by name; the metrics sink has an
+entry a window and partition, the flow log one a cut (at a million flows, or after five minutes). Twelve partitions. A
+window has been taken once all that its hops say of it is decoded, checked, reconciled and added up, as `zonemeter
+audit` does; Kafka is not in it. The yardstick decodes the same entries, and no more. A check is what the audit's
+service does every 10 s, with the windows open that wait for the flow log's next file, and an hour of sums. As stored:
+batches of one partition and round, zstd, beside the same keys and values as they are: an entry names its node three
+times, for those that read it alone, and that costs next to nothing in a batch of many. How the work grows is counted by
+tests/audit/test_growth.py.
 """
 
 import itertools

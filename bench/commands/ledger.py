@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ledger of a cluster in which every byte arrives: the same every time. Pure.
 
-All nodes flip at the same moments. Each publishes a chunk a window and receives from `_PEERS` others, as the enricher's
-entry says by name. The metrics sink has an entry for each window; the flow log one a cut, which comes the sooner the
-more nodes there are: at a million rows, 100 of them a node and window, or after five minutes.
+All nodes flip at the same moments. Each publishes a chunk a window, of a usual node's rows, and puts aside what it
+sends to itself. `_PEERS` of the rows came from as many other nodes, as the enricher's entry says by name: so many it
+names of a node of `zonemeter lab synth`. The metrics sink has an entry for each window; the flow log one a cut, which
+comes the sooner the more nodes there are: at a million flows, or after five minutes.
 """
 
 from collections import defaultdict
@@ -18,7 +19,8 @@ from schemas.raw import UplinkCounters
 
 CLUSTER = "bench"
 START_MS, WINDOW_MS = 1_795_384_000_000, 10_000
-_GENERATION, _PEERS, _ROWS, _CUT_ROWS, _CUT_WINDOWS = 1_795_383_999, 20, 100, 1_000_000, 30
+_GENERATION, _PEERS, _ROWS, _CUT_ROWS, _CUT_WINDOWS = 1_795_383_999, 11, 35, 1_000_000, 30
+_LOOPBACK = Amount(50_000, 100)
 # Of one entry of a sink: what stands in sinks/tallies.py as bytes.
 _MAX_PARTS = 2_500
 
@@ -56,7 +58,7 @@ def entries(nodes: int, windows: int, partitions: int = 12, start_ms: int = STAR
 
 def cut_windows(nodes: int) -> int:
     """Return how many windows the flow log holds back before it writes them."""
-    return max(min(_CUT_ROWS // (nodes * _ROWS), _CUT_WINDOWS), 1)
+    return max(min(_CUT_ROWS // (nodes * (_ROWS - _PEERS)), _CUT_WINDOWS), 1)
 
 
 def write(path: Path, nodes: int, windows: int) -> None:
@@ -94,7 +96,8 @@ def _window(node: int, nodes: int, sequence: int, partition: int, end_ms: int) -
     yield LedgerRecord(
         hop="collector", id=window_id(life, _GENERATION, sequence), partition=partition,
         start_ms=start_ms, end_ms=end_ms,
-        taken=Amount(size, size // 1_000), given=seen, node=life.node, hook="netfilter", chunks=1,
+        taken=Amount(size + _LOOPBACK.bytes, size // 1_000 + _LOOPBACK.packets), given=seen,
+        aside={"loopback": _LOOPBACK}, node=life.node, hook="netfilter", chunks=1,
         uplinks={"eth0": UplinkCounters(size, size // 1_000, size // 2, size // 2_000)},
         received=Amount(size // 2, size // 2_000, _ROWS // 2),
     )  # fmt: skip

@@ -23,6 +23,9 @@ from bench.measure.process import resident_bytes
 from bench.measure.reading import Took, run
 from common.gc_settings import THRESHOLDS
 from history.audit.command import trim
+from history.audit.deep.facts import Wanted
+from history.audit.waiting import late_of
+from history.model.time_range import TimeRange
 from schemas.ledger import decode_ledger, read_ledger
 
 _BATCH, _SPAN_MS, _SETTLE_MS = 2_000, 3_600_000, 90_000
@@ -42,7 +45,7 @@ def ours(path: str) -> Took:
     """Reconcile it as the command does, then the end of it as the service does."""
     gc.set_threshold(*THRESHOLDS)
     audit = Audit()
-    books = Reconciler(audit.of)
+    books = Reconciler(audit.of, Wanted(TimeRange(0, 1 << 60)).holds)
 
     def take(batch: list[Entry]) -> None:
         for entry in batch:
@@ -51,6 +54,8 @@ def ours(path: str) -> Took:
 
     spent = _work(path, take)
     began = time.process_time()
+    books.settle()
+    late_of(books, 1 << 60)
     conclude(books, audit, 1 << 60)
     spent += time.process_time() - began
     if not audit.closes:
