@@ -39,8 +39,10 @@ class EnricherMetrics:
         self.chunks = counter("chunks", "Raw chunks, by what became of them: enriched, repeat, dead_letter.", "result")
         self.raw_bytes = counter("raw_bytes", "Traffic bytes in the raw chunks taken in.")
         self.raw_flows = counter("raw_flows", "Rows in the raw chunks taken in.")
-        self.bytes = counter("bytes", "Traffic bytes given out, by scope.", "scope")
-        self.flows = counter("flows", "Flows given out, by scope.", "scope")
+        self.bytes = counter(
+            "bytes", "Traffic bytes given out, by scope; encapsulation: outer packets of overlays.", "scope"
+        )
+        self.flows = counter("flows", "Flows given out, by scope; encapsulation: outer packets of overlays.", "scope")
         self.aside_bytes = counter("aside_bytes", "Traffic bytes put aside, by reason.", "reason")
         self._node_bytes = counter(
             "node_bytes",

@@ -23,6 +23,8 @@ MAX_ATTRIBUTION_VERSION = 2**31 - 1
 
 Scope = Literal["same_node", "same_zone", "cross_zone", "cross_region", "external", "unknown"]
 SCOPES: tuple[Scope, ...] = ("same_node", "same_zone", "cross_zone", "cross_region", "external", "unknown")
+# In sums by scope: an overlay's outer packets, whose inner ones are counted too.
+OUTER = "encapsulation"
 Kind = Literal["pod", "node", "service", "cidr", "external", "unknown"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Direction = Literal["egress", "ingress", "relay"]

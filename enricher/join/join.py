@@ -20,7 +20,7 @@ from enricher.join.rows import EGRESS, INGRESS, RELAY, Rows, amount_of, amounts_
 from enricher.join.serving import Sides
 from enricher.join.values import Values
 from schemas.amount import NOTHING, Amount
-from schemas.flow import Scope, why_unknown
+from schemas.flow import OUTER, Scope, why_unknown
 from schemas.raw import RawChunk
 
 # What stays there is free of charge.
@@ -80,12 +80,13 @@ class Joined:
     """What one chunk became.
 
     `values`: one JSON object per flow given out, and `numbers` the last parts of their ids, ascending. `taken` = what
-    was out before + `given` + the sum of `aside`, in bytes and packets. `by_scope` and `by_reason` (why a zone is
-    unknown) split what is given. `senders` splits aside's `sender_in_cluster` by the node that counts it; not so
+    was out before + `given` + the sum of `aside`, in bytes and packets. `by_scope` splits what is given, an overlay's
+    outer packets apart (`OUTER`), since their inner ones are counted too; `by_reason` (why a zone is unknown) splits
+    its `unknown`. `senders` splits aside's `sender_in_cluster` by the node that counts it; not so
     `sender_in_other_cluster`: of these nodes that cluster's own ledger tells. `unmetered` is what was given of senders
     on nodes without a collector. `late` is what was given with an end that is a pod the index does not know
     (`late_index`), whatever its scope. `rolled_up` are the rows that were summed up. `by_rule`: what was given that an
-    entry of the CIDR map named an end of, by its network.
+    entry of the CIDR map named an end of, by its network; of outer packets alone it is `NOTHING`.
     `foreign_source` is what the chunk's node says it sent from addresses that are another node's, by that node.
     """
 
@@ -158,8 +159,10 @@ def join(
     metered = _metered(chunk, ends, ingress, policy.unmetered)
     rows = _without(new, metered)
     scopes, reason = _classify(chunk, ends)
-    of_rows = [scopes[row] for row in rows]
-    unknown = [row for row in rows if scopes[row] == "unknown"] if "unknown" in of_rows else []
+    outer = outer_rows(chunk, rows)
+    inner = _without(rows, outer)
+    of_inner: list[str] = [scopes[row] for row in inner]
+    unknown = [row for row in inner if scopes[row] == "unknown"] if "unknown" in of_inner else []
     free = [row for row in rows if scopes[row] in _FREE] if policy.detail == "workload" else []
     values, numbers = _write(chunk, ends, (partition, offset), scopes, _without(rows, free), free, out.last)
     given = amount_of(chunk, rows)
@@ -172,13 +175,13 @@ def join(
         taken=amount_of(chunk, every),
         given=Amount(given.bytes, given.packets, len(values)),
         aside={why: amount_of(chunk, of) for why, of in aside.items() if of},
-        by_scope=amounts_by(chunk, rows, of_rows),
+        by_scope=amounts_by(chunk, inner, of_inner) | ({OUTER: amount_of(chunk, outer)} if outer else {}),
         by_reason=amounts_by(chunk, unknown, [reason(row) for row in unknown]),
         senders=_by_node(chunk, ends, here),
         unmetered=_by_node(chunk, ends, _in_cluster(chunk, ends, _without(ingress, metered))),
         late=_late(chunk, ends, rows),
         rolled_up=amount_of(chunk, free),
-        by_rule=_by_rule(chunk, ends, rows),
+        by_rule=_by_rule(chunk, ends, rows, outer),
         foreign_source=_by_node(chunk, ends, _foreign(chunk, ends)),
     )
 
@@ -187,6 +190,11 @@ def given_rows(chunk: RawChunk, ends: ResolvedChunk, policy: Policy = DEFAULT) -
     """Return the rows of a chunk that become flows: all but those from senders that are metered themselves."""
     every = range(len(chunk.src))
     return _without(every, _metered(chunk, ends, _of_direction(chunk, every, INGRESS), policy.unmetered))
+
+
+def outer_rows(chunk: RawChunk, rows: Rows) -> Rows:
+    """Return those of the rows that are an overlay's outer packets."""
+    return [row for row in rows if chunk.encapsulation[row]] if any(chunk.encapsulation) else ()
 
 
 def _not_out(every: Rows, out: Out) -> Rows:
@@ -273,7 +281,7 @@ def _write(
     return FlowsJson(of_both, order), sorted(every)
 
 
-def _by_rule(chunk: RawChunk, ends: ResolvedChunk, rows: Rows) -> dict[str, Amount]:
+def _by_rule(chunk: RawChunk, ends: ResolvedChunk, rows: Rows, outer: Rows) -> dict[str, Amount]:
     """Return what each entry of the CIDR map took; what one named both ends of counts once."""
     rules = {number: end.made_of[0] for number, end in enumerate(ends.addresses) if end.kind == "cidr"}
     named = {number: rule.cidr for number, rule in rules.items() if isinstance(rule, Cidr)}
@@ -284,7 +292,7 @@ def _by_rule(chunk: RawChunk, ends: ResolvedChunk, rows: Rows) -> dict[str, Amou
     for row in [row for row in rows if src[row] in named or dst[row] in named]:
         for name in {named[number] for number in (src[row], dst[row]) if number in named}:
             found.setdefault(name, []).append(row)
-    return {name: amount_of(chunk, of) for name, of in found.items()}
+    return {name: amount_of(chunk, _without(of, outer)) for name, of in found.items()}
 
 
 def _by_node(chunk: RawChunk, ends: ResolvedChunk, rows: Rows) -> dict[str, Amount]:

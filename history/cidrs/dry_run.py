@@ -4,14 +4,17 @@
 Raw chunks of a time range go once more through the enricher's own join, as of their own time, each once.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Collection
 from dataclasses import dataclass, field
 
+from common import clock
 from common.settings import KafkaSettings
+from enricher.delivery.incoming.earlier import why_not
+from enricher.delivery.incoming.repeats import BootMemory, came_before
 from enricher.index.addresses import Prefix, pack, prefix_of
 from enricher.index.endpoints import Resolved
-from enricher.join.join import ResolvedChunk, given_rows
+from enricher.join.join import ResolvedChunk, given_rows, outer_rows
 from history.model.time_range import TimeRange
 from history.read.rejoin import Joiner, ReadTally, raw_chunk
 from history.read.topic import read_topic
@@ -26,7 +29,10 @@ _TRANSPORTS = {6: "tcp", 17: "udp", 132: "sctp"}
 
 @dataclass
 class DryRun:
-    """What a map would make of history, beside another map: by scope, and what each of its entries would take."""
+    """What a map would make of history, beside another map: by scope, and what each of its entries would take.
+
+    As in `Joined`: an overlay's outer packets are apart.
+    """
 
     chunks: int = 0
     before: dict[str, Amount] = field(default_factory=dict)
@@ -88,17 +94,23 @@ async def chunks(
     settings: KafkaSettings, span: TimeRange, clusters: Collection[str], taken: ReadTally
 ) -> AsyncGenerator[RawChunk, None]:
     """Yield the raw chunks of windows that start in `span`, each once; raises `Refusal`."""
-    seen: set[str] = set()
+    # As the enricher tells them: what it remembers of a boot does not grow with the range, as ids would.
+    memories: defaultdict[int, BootMemory] = defaultdict(BootMemory)
+    now_ms = clock.now_ms()
     async for records in read_topic(settings, settings.topics.raw, span.from_ms, reading=taken.reading):
+        memory = memories[records[0].partition]
         for record in records:
             chunk = raw_chunk(record, taken.refused)
             if chunk is None or not span.holds(chunk.start_ms) or (clusters and chunk.cluster not in clusters):
                 continue
-            if chunk.id in seen:
+            life = memory.life(chunk.origin)
+            if why_not(chunk, life, now_ms) is not None:
+                taken.refused["implausible"] += 1
+            elif life is not None and came_before(chunk, life):
                 taken.repeats += 1
-                continue
-            seen.add(chunk.id)
-            yield chunk
+            else:
+                memory.note(chunk, now_ms)
+                yield chunk
 
 
 def nodes_within(network: Prefix, nodes: Collection[TopologyState]) -> list[TopologyState]:
@@ -115,7 +127,9 @@ def _note(chunk: RawChunk, ends: ResolvedChunk, joiner: Joiner, found: dict[Pref
     wanted = {number for number, end in enumerate(ends.addresses) if end.reason == "vpc_unmapped"}
     if not wanted:
         return
-    for row in given_rows(chunk, ends, joiner.policy):
+    given = given_rows(chunk, ends, joiner.policy)
+    outer = frozenset(outer_rows(chunk, given))
+    for row in (row for row in given if row not in outer):
         src, dst = chunk.src[row], chunk.dst[row]
         for own, other, sends in ((src, dst, True), (dst, src, False)):
             if own in wanted:

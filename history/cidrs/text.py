@@ -16,7 +16,7 @@ from history.cidrs.dry_run import DryRun, Unmapped
 from history.model.time_range import TimeRange
 from history.read.rejoin import ReadTally
 from schemas.amount import NOTHING
-from schemas.flow import SCOPES
+from schemas.flow import OUTER, SCOPES
 from schemas.topology import TopologyState
 
 _MOST_NAMED = 3
@@ -84,10 +84,10 @@ def checked_lines(checked: Checked) -> list[str]:
         body.append((entry.cidr, entry.name, entry.zone or entry.zone_id or "-", *took))
     lines += [*fitted(body, "<<<>>", (1, 2)), ""] if checked.entries else ["the map has no entry", ""]
     body = [("scope", "with the map in force" if checked.against_current else "with no map", "with this one")]
-    for scope in SCOPES:
+    for scope in (*SCOPES, OUTER):
         before, after = run.before.get(scope, NOTHING).bytes, run.after.get(scope, NOTHING).bytes
         if before or after:
-            body.append((scope, human(before), human(after)))
+            body.append(("overlay's outer packets" if scope == OUTER else scope, human(before), human(after)))
     lines += fitted(body, "<>>") if run.chunks else [_nothing(checked.span, checked.taken)]
     return lines + [f"{'wrong' if finding.wrong else 'note'}   {finding}" for finding in checked.findings]
 
@@ -204,7 +204,13 @@ def checked_dict(checked: Checked) -> dict[str, Any]:
         for scope in SCOPES
         if scope in run.before or scope in run.after
     }
-    return {"sound": checked.sound, "entries": entries, "bytes_before_after": scopes}
+    outer = [sums.get(OUTER, NOTHING).bytes for sums in (run.before, run.after)]
+    return {
+        "sound": checked.sound,
+        "entries": entries,
+        "bytes_before_after": scopes,
+        "overlay_outer_before_after": outer,
+    }
 
 
 def _nothing(span: TimeRange, taken: ReadTally) -> str:

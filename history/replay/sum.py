@@ -12,8 +12,8 @@ from common.terminal import say, write_json
 from history.model.time_range import TimeRange
 from history.read.batch import FlowBatch
 from schemas.amount import NOTHING, Amount
+from schemas.flow import OUTER
 
-OUTER = "encapsulation"
 CSV_COLUMNS = ("scope", "flows", "bytes", "packets")
 
 

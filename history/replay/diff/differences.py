@@ -13,8 +13,8 @@ from history.model.party import FIELDS, Parties
 from history.model.summary import Traffic
 from history.replay.diff.pairs import Found, Kind
 from history.replay.diff.reasons import PRICES, Facts, differing, reasons
-from history.replay.sum import OUTER
 from prices.book import PriceBook
+from schemas.flow import OUTER
 
 
 class Attribution(NamedTuple):

@@ -249,3 +249,22 @@ def test_what_each_rule_of_the_cidr_map_took() -> None:
     found = join(raw, ends, 0, 0)
     assert found.by_rule == {"10.9.7.0/24": Amount(1321, 40, 4), "10.9.0.0/16": Amount(1000, 10, 1)}
     assert joined(rows).by_rule == {}
+
+
+def test_outer_packets_are_apart_in_what_is_split() -> None:
+    rows = [row(A1, B1, bytes=1), row("192.168.0.11", HOST_B, bytes=20, encapsulation=1)]
+    rows += [row(A1, "10.9.9.9", bytes=300), row(A1, "10.9.9.9", bytes=4000, encapsulation=7)]
+    found = joined(rows)
+    assert {name: amount.bytes for name, amount in found.by_scope.items()} == {
+        "cross_zone": 1,
+        "unknown": 300,
+        "encapsulation": 4020,
+    }
+    assert {name: amount.bytes for name, amount in found.by_reason.items()} == {"vpc_unmapped": 300}
+
+
+def test_a_rule_that_outer_packets_alone_meet_took_nothing_of_the_traffic_and_is_met() -> None:
+    raw = chunk([row(A1, RDS, bytes=1), row("192.168.0.11", "10.8.0.1", encapsulation=7)])
+    rules = [Cidr(cidr="10.9.7.0/24", name="orders"), Cidr(cidr="10.8.0.1/32", name="gateway")]
+    found = join(raw, resolve(raw, Resolver(index(), CidrMap(rules))), 0, 0)
+    assert found.by_rule == {"10.9.7.0/24": Amount(1, 10, 1), "10.8.0.1/32": NOTHING}

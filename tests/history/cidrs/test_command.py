@@ -12,9 +12,11 @@ from typing import Any
 import orjson
 import pytest
 
+from common.amounts import human
 from enricher.index.addresses import Prefix
 from enricher.index.cidrs import read_cidr_map
 from history.cidrs.command import check, suggest
+from history.replay.command import main as replay
 from tests.history.conftest import Command
 from tests.support.history.lived import CIDRS, Lived
 
@@ -31,7 +33,8 @@ def bytes_of(history: Lived, network: str) -> int:
 def by_scope(history: Lived) -> Counter[str]:
     sums: Counter[str] = Counter()
     for flow in history.flows.values():
-        sums[flow["scope"]] += flow["bytes"]
+        if "encapsulation" not in flow:
+            sums[flow["scope"]] += flow["bytes"]
     return sums
 
 
@@ -46,6 +49,20 @@ def test_the_map_in_force_takes_what_the_enricher_gave_it(history: Lived, comman
     moved = before["unknown"] - by_scope(history)["unknown"]
     assert 0 < moved <= entry["bytes"]
     assert sum(before.values()) == sum(by_scope(history).values())
+
+
+def test_outer_packets_are_apart_as_in_every_other_sum(history: Lived, command: Command) -> None:
+    flags = [str(history.cidrs), *history.flags, *history.span]
+    outer = sum(flow["bytes"] for flow in history.flows.values() if "encapsulation" in flow)
+    answer = orjson.loads(command(check, *flags, "-o", "json")[1])
+    assert answer["overlay_outer_before_after"] == [outer, outer]
+    assert outer > 0
+    replayed = orjson.loads(command(replay, *history.flags, *history.span, "--sum", "-o", "json")[1])
+    after = {scope: after for scope, (_, after) in answer["bytes_before_after"].items() if after}
+    assert after == {scope: sums["bytes"] for scope, sums in replayed["scopes"].items()}
+    assert human(outer) in next(
+        line for line in command(check, *flags)[1].splitlines() if line.startswith("overlay's outer packets")
+    )
 
 
 def test_a_map_with_mistakes_is_bad_news_and_says_which(history: Lived, command: Command, tmp_path: Path) -> None:
