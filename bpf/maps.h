@@ -31,7 +31,8 @@ BPF_TABLE_PINNED("array", u32, u32, uplink_slots, UPLINK_SLOTS, PIN_GENERATION "
 // are new before it removes those that are gone.  It leaves out what is too many, and says so.
 BPF_TABLE_PINNED("hash", u32, u8, uplinks, 2 * MOST_UPLINKS, PIN_GENERATION "/uplinks", BPF_F_NO_PREALLOC);
 // Key: how the outer packets of a tunnel of this node look, value: the encapsulation's number in the raw chunk.
-BPF_TABLE_PINNED("hash", struct tunnel_key, u8, tunnels, 2 * MOST_TUNNELS, PIN_GENERATION "/tunnels", BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("hash", struct tunnel_key, u8, tunnels, 2 * MOST_TUNNELS, PIN_GENERATION "/tunnels",
+                 BPF_F_NO_PREALLOC);
 // One bit per port from SERVICE_PORTS on, by the port's low bits: 1 if it is in the service set.
 struct port_set {
     u8 bits[(65536 - SERVICE_PORTS) / 8];
