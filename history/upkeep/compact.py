@@ -186,7 +186,7 @@ class Compactor:
         with self._reading(hour, sequence):
             content = sorter.content(paths, rule.erasure)
             self._hold_to(content, sum(file.rows for file in sources), hour)
-            made = sorter.sort(paths, rows_of(content), rule.file_bytes, rule.erasure)
+            made = sorter.sort(paths, rule.file_bytes, rule.erasure)
             rollups = write_rollups(made, hour_range(hour), spill)
         writer = secrets.token_hex(3)
         record = Compaction(hour=hour, sequence=sequence, writer=writer, replaces=paths, erased=rule.erasure)

@@ -184,7 +184,7 @@ SELECTIONS = [
 def test_what_is_filtered_is_the_same_out_of_the_few_row_groups_that_are_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sorting, "_LEAST_GROUP_ROWS", 8)
+    monkeypatch.setattr(sorting, "_GROUP_ROWS", 8)
     written = Written(tmp_path / "archive")
     for sequence in range(1, 5):
         written.cut(sequence % 3, talk(sequence))
