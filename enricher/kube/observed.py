@@ -20,11 +20,15 @@ from enricher.kube.states.objects import EndpointSlice, Namespace, Node, Object,
 from enricher.kube.states.pods import pod_state
 from enricher.kube.states.served import NamedPorts, Offer, named_ports, offer_of, served
 from enricher.kube.states.services import service_state
-from schemas.topology import MAX_LISTED, TopologyState
+from schemas.topology import MAX_LISTED, Routing, TopologyState
 
 # A pod whose object goes while its containers run (a forced delete, one that nobody watched) runs on until its
 # kubelet hears of it.
 LINGER_MS = 10_000
+
+# Fields of a state that labels, annotations and references say, alone and in lists; a pod's labels say its services.
+_TAKEN_OFF = ("zone", "region", "zone_id", "instance_type", "provider_id", "selector")
+_TAKEN_OUT = ("addresses", "pod_cidrs", "services", "served")
 
 Labels = frozenset[tuple[str, str]]
 
@@ -114,7 +118,7 @@ class Observed:
         own = state.resource_version
         back = list_version != own and is_older(own, last.resource_version)
         moved = own != last.resource_version and not back
-        at = changed_ms(found, now_ms) if moved and not _lost_label(last, state) else now_ms
+        at = changed_ms(found, now_ms) if moved and not _lost(last, state) else now_ms
         version = own if moved else list_version
         return self._follow(key, msgspec.structs.replace(state, resource_version=version), at)
 
@@ -202,7 +206,9 @@ class Observed:
         own.pop(meta.uid, None)
         if wanted is not None:
             own[meta.uid] = wanted
-        return self._select_anew(meta.namespace, meta.resource_version, changed_ms(service, now_ms), list_version)
+        # As in `_lost`.
+        at = now_ms if wanted is None else changed_ms(service, now_ms)
+        return self._select_anew(meta.namespace, meta.resource_version, at, list_version)
 
     def _select_anew(
         self, namespace: str | None, version: str, at_ms: int, list_version: str | None = None
@@ -221,10 +227,30 @@ class Observed:
         return changes
 
 
-def _lost_label(last: TopologyState, state: TopologyState) -> bool:
-    """Return whether a label is gone: that alone leaves no time in the managed fields (metav1 ManagedFieldsEntry)."""
-    now = state.labels or {}
-    return any(value is not None and now.get(name) is None for name, value in (last.labels or {}).items())
+def _lost(last: TopologyState, state: TopologyState) -> bool:
+    """Return whether something is gone that nothing took the place of.
+
+    To take off what another manager set leaves no time in the managed fields (metav1 ManagedFieldsEntry): what they
+    say is older, and until we saw it gone it may have been there.
+    """
+    if state.kind == "endpointslice":
+        return False  # one controller writes all of it
+    labels = state.labels or {}
+    return (
+        any(getattr(last, name) is not None and getattr(state, name) is None for name in _TAKEN_OFF)
+        or any(set(getattr(state, name)) < set(getattr(last, name)) for name in _TAKEN_OUT)
+        or any(value is not None and labels.get(name) is None for name, value in (last.labels or {}).items())
+        # A pod that has an owner gets another only after it has none.
+        or (last.workload not in (None, state.workload) and last.workload.kind != "Pod")
+        or (last.routing is not None and state.routing is not None and _lost_routing(last.routing, state.routing))
+    )
+
+
+def _lost_routing(last: Routing, routing: Routing) -> bool:
+    return any(
+        before is not None and now is None
+        for before, now in zip(msgspec.structs.astuple(last), msgspec.structs.astuple(routing), strict=True)
+    )
 
 
 def _key(found: Object) -> str:

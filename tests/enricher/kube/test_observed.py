@@ -8,8 +8,9 @@ from enricher.index.addresses import pack
 from enricher.index.ownership import Index
 from enricher.kube.observed import LINGER_MS, Observed
 from enricher.kube.states.fields import list_version
+from enricher.kube.states.objects import ManagedFields, Node, Service
 from schemas.topology import MAX_LISTED, Routing, Served, TopologyState
-from tests.support.enricher.api_objects import NOW, STARTED_MS, pod_of, service_of
+from tests.support.enricher.api_objects import NOW, STARTED, STARTED_MS, owner, pod_of, service_of
 
 
 def test_a_new_pod_opens_one_state_and_says_nothing_twice() -> None:
@@ -174,6 +175,72 @@ def test_of_more_ports_than_a_state_holds_none_is_kept_and_it_is_told() -> None:
     observed.take(service_of({"app": "api"}, ports=ports), "1", NOW)
     [opened] = observed.take(pod_of(labels={"app": "api"}), "1", NOW)
     assert (opened.services, opened.served, left_out) == (("api",), (), ["services"])
+
+
+KUBELET = "2026-11-22T21:45:00Z"
+KUBELET_MS = NOW - 160_000
+
+
+def node_of(rv: str, changed: str = STARTED, **labels: str) -> Node:
+    found = {
+        "metadata": {
+            "name": "node-a1",
+            "uid": "n1",
+            "resourceVersion": rv,
+            "creationTimestamp": STARTED,
+            "labels": {f"topology.kubernetes.io/{name}": value for name, value in labels.items()},
+            "managedFields": [{"time": changed}],
+        },
+        "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.5"}]},
+    }
+    return msgspec.convert(found, Node)
+
+
+def test_a_zone_label_that_is_gone_was_there_until_now() -> None:
+    """The newest managed field is the kubelet's, of minutes before; to take a label off leaves no time behind."""
+    observed = Observed()
+    observed.take(node_of("1", zone="a", region="r"), "1", STARTED_MS + 1)
+    closed, opened = observed.take(node_of("2", KUBELET, region="r"), "2", NOW)
+    assert (closed.zone, closed.to_ms, opened.zone, opened.from_ms) == ("a", NOW, None, NOW)
+    closed, opened = observed.take(node_of("3", KUBELET, region="r", zone="b"), "3", NOW + 1_000)
+    assert (opened.zone, opened.from_ms) == ("b", NOW + 1), "one that is set has its own time, behind what was seen"
+
+
+def test_another_zone_holds_from_its_own_time() -> None:
+    observed = Observed()
+    observed.take(node_of("1", zone="a"), "1", STARTED_MS + 1)
+    closed, opened = observed.take(node_of("2", KUBELET, zone="b"), "2", NOW)
+    assert (closed.to_ms, opened.from_ms) == (KUBELET_MS, KUBELET_MS)
+
+
+def test_a_label_of_a_pod_that_is_gone_made_it_a_services_until_now() -> None:
+    observed = Observed()
+    observed.take(service_of({"app": "api"}, ports=[{"port": 80}]), "1", NOW)
+    observed.take(pod_of(labels={"app": "api"}), "1", NOW)
+    closed, opened = observed.take(pod_of(rv="101", changed=KUBELET), "1", NOW + 5)
+    assert (closed.services, closed.to_ms, opened.services, opened.from_ms) == (("api",), NOW + 5, (), NOW + 5)
+
+
+def test_an_owner_that_is_gone_was_there_until_now() -> None:
+    observed = Observed()
+    observed.take(pod_of(owners=owner("DaemonSet", "agent")), "1", NOW)
+    closed, opened = observed.take(pod_of(rv="101", changed=KUBELET), "1", NOW + 5)
+    assert [state.workload and state.workload.kind for state in (closed, opened)] == ["DaemonSet", "Pod"]
+    assert closed.to_ms == opened.from_ms == NOW + 5
+
+
+def test_a_selector_and_a_routing_that_are_gone_held_until_now() -> None:
+    def service(selector: dict[str, str] | None, rv: str, **spec: Any) -> Service:
+        found = service_of(selector, rv=rv, **spec)
+        changed = msgspec.structs.replace(found.metadata, managed_fields=[ManagedFields(time=KUBELET)])
+        return msgspec.structs.replace(found, metadata=changed)
+
+    observed = Observed()
+    observed.take(service({"app": "api"}, "20", trafficDistribution="PreferClose"), "1", NOW)
+    observed.take(pod_of(labels={"app": "api"}), "1", NOW)
+    changes = observed.take(service(None, "201"), "1", NOW + 5)
+    assert {state.kind for state in changes} == {"service", "pod"}
+    assert {state.to_ms or state.from_ms for state in changes} == {NOW + 5}
 
 
 class Counting(dict[str, TopologyState]):
