@@ -38,8 +38,11 @@ _WARN_SECONDS = 60.0
 
 
 def _is_the_services_fault(record: logging.LogRecord) -> bool:
-    """Return whether an error is the service's own: a traceback for each bad request would let anyone fill the log."""
-    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+    """Return whether an error is the service's own, not a bad request nor a connection that its reader closed.
+
+    A traceback for each of these would let anyone fill the log.
+    """
+    return not (record.exc_info and isinstance(record.exc_info[1], (HttpProcessingError, ConnectionError)))
 
 
 _errors = log.getChild("errors")

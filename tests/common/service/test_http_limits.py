@@ -3,6 +3,7 @@
 
 import asyncio
 import http.client
+import logging
 import re
 import socket
 from collections.abc import Iterator
@@ -114,7 +115,9 @@ def test_who_made_room_is_counted(service: ServiceProcess) -> None:
         pytest.param(HttpTimeouts(idle_seconds=0.2), b"GET /metrics HTTP/1.1\r\nX: ", "idle", id="half a header"),
     ],
 )
-def test_who_takes_too_long_is_closed_and_counted(patience: HttpTimeouts, first: bytes, reason: str) -> None:
+def test_who_takes_too_long_is_closed_and_counted(
+    patience: HttpTimeouts, first: bytes, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
     registry, listen = CollectorRegistry(), f"127.0.0.1:{free_port()}"
 
     def closed() -> dict[str, float]:
@@ -139,6 +142,7 @@ def test_who_takes_too_long_is_closed_and_counted(patience: HttpTimeouts, first:
         assert closed() == {"full": 0, "idle": 0, "slow": 0} | {reason: 1}
 
     asyncio.run(inside())
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 def test_scrapes_at_the_same_time_share_one_rendering(service: ServiceProcess) -> None:
