@@ -288,11 +288,12 @@ def _by_rule(chunk: RawChunk, ends: ResolvedChunk, rows: Rows, outer: Rows) -> d
     if not named:
         return {}
     src, dst = chunk.src, chunk.dst
+    apart = frozenset(outer)  # made once: a chunk may have as many rules as outer rows
     found: dict[str, list[int]] = {}
     for row in [row for row in rows if src[row] in named or dst[row] in named]:
         for name in {named[number] for number in (src[row], dst[row]) if number in named}:
             found.setdefault(name, []).append(row)
-    return {name: amount_of(chunk, _without(of, outer)) for name, of in found.items()}
+    return {name: amount_of(chunk, _without(of, apart)) for name, of in found.items()}
 
 
 def _by_node(chunk: RawChunk, ends: ResolvedChunk, rows: Rows) -> dict[str, Amount]:
