@@ -275,8 +275,8 @@ class Collector:
             log.warning("too many uplinks: the coverage does not look at %d", len(unwatched), extra={"names": names})
         if found.left_out:
             log.error(
-                "too many devices lead out: what comes in over %d of them counts as sent from here; --uplinks names "
-                "those that matter",
+                "too many uplinks or tunnels: %d are left out; what comes in over such an uplink counts as sent from "
+                "here, and a tunnel's outer packets beside its inner ones: --uplinks names those that matter",
                 found.left_out,
             )
 
