@@ -20,7 +20,7 @@ import yaml
 from lab.network.namespaces import enter
 from lab.processes import Process, Processes
 from tests.cluster import images, network
-from tests.cluster.network import CONTROL, CONTROL_ADDRESS, DNS_ADDRESS, NODES, SERVICE_CIDRS, Node
+from tests.cluster.network import CONTROL, CONTROL_ADDRESS, DNS_ADDRESS, FAMILIES, NODES, SERVICE_CIDRS, Node
 from tests.cluster.node import cgroups, remove_cgroups
 from tests.support.enricher.followed import write_kubeconfig
 from tests.support.kubernetes.api_server import TOKEN, ApiServer
@@ -28,6 +28,7 @@ from tests.support.kubernetes.programs import HOME, PROGRAMS
 from tests.support.services import ROOT, eventually
 
 DIRECTORY = HOME / "cluster"
+_FAMILY = {"ip": "IPv4", "ip6": "IPv6"}  # as kube-proxy calls them
 PACKAGES = {
     "containerd": "containerd",
     "runc": "runc",
@@ -240,14 +241,19 @@ def _write_proxy_mode(mode: str) -> None:
 
 
 def _proxy_mode(node: Node) -> str:
-    """Return the mode that a node's kube-proxy runs in; "" while it does not, or has not written its rules."""
+    """Return the mode that a node's kube-proxy runs in; "" while it does not, or has not written its rules.
+
+    It says that it is healthy before it has, and has a status of a family once it has written that one's
+    (pkg/proxy/healthcheck/proxy_health.go). Until then nobody translates a Service's address.
+    """
     try:
         with (
             enter(node.namespace),
-            urllib.request.urlopen("http://127.0.0.1:10256/healthz", timeout=5),
+            urllib.request.urlopen("http://127.0.0.1:10256/healthz", timeout=5) as health,
             urllib.request.urlopen("http://127.0.0.1:10249/proxyMode", timeout=5) as answer,
         ):
-            return str(answer.read().decode())
+            written = json.load(health).get("status", {})
+            return str(answer.read().decode()) if {_FAMILY[each] for each in FAMILIES} <= set(written) else ""
     except OSError:
         return ""
 
