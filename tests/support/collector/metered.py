@@ -133,6 +133,10 @@ class Metered:
         ]
         return sum(octets for octets, _ in matching), sum(packets for _, packets in matching)
 
+    def of(self, *addresses: str) -> list[tuple[Flow, tuple[int, int]]]:
+        """Return the flows so far from or to these addresses, with bytes and packets: what a failed test shows."""
+        return [each for each in self.flows.items() if {each[0].src, each[0].dst} & set(addresses)]
+
     def aside(self, reason: str) -> tuple[int, int]:
         """Collect, and return bytes and packets put aside so far."""
         self.collect()

@@ -32,7 +32,7 @@ def _same(meter: Metered, a: str, b: str, *, at: str = "fabric", direction: str 
     def same() -> bool:
         return meter.sum(src=a, dst=b, direction=direction) == netlab.counts_at(at, [(a, b)])[a, b]
 
-    assert wait_until(same), (netlab.counts_at(at, [(a, b)]), meter.flows)
+    assert wait_until(same), f"wire {netlab.counts_at(at, [(a, b)])}, counted {meter.of(a, b)}"
     return meter.sum(src=a, dst=b)
 
 

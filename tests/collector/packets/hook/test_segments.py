@@ -84,7 +84,9 @@ def test_tcp_with_offloads_on_and_off(meters: Meters, pod: bool, uplink: bool, a
             answered = [meters[n].sum(src=b, dst=a, direction=d) for n, d in ((1, "ingress"), (2, "egress"))]
             return seen == [there] * 2 and answered == [back] * 2 and there[1] > 2000
 
-        assert wait_until(same), (netlab.counts_at("node2", [(a, b)]), meters[1].flows, meters[2].flows)
+        assert wait_until(same), (
+            f"wire {netlab.counts_at('node2', [(a, b)])}, counted {(meters[1].of(a, b), meters[2].of(a, b))}"
+        )
 
 
 @BOTH
@@ -134,7 +136,7 @@ def test_retransmissions_count_once_more(meters: Meters, a: str, b: str) -> None
             sent = meters[1].sum(src=a, dst=b, direction="egress") == there
             return sent and meters[2].sum(src=b, dst=a, direction="egress") == back
 
-        assert wait_until(same), (netlab.fabric_counts([(a, b), (b, a)]), meters[1].flows)
+        assert wait_until(same), f"wire {netlab.fabric_counts([(a, b), (b, a)])}, counted {meters[1].of(a, b)}"
     arrived = meters[2].sum(src=a, dst=b, direction="ingress")
     assert lost > 0
     assert arrived[1] == netlab.fabric_counts([(a, b), (b, a)])[a, b][1] - lost

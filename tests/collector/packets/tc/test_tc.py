@@ -66,7 +66,7 @@ def _send_tcp_and_compare(meters: Meters, sender: str, receiver: str, a: str, b:
         ]
         return forward == [truth[a, b]] * 2 and back == [truth[b, a]] * 2 and truth[a, b][0] > size
 
-    assert wait_until(same), (netlab.fabric_counts(flows), meters[1].flows, meters[2].flows)
+    assert wait_until(same), f"wire {netlab.fabric_counts(flows)}, counted {(meters[1].of(a, b), meters[2].of(a, b))}"
 
 
 @pytest.mark.parametrize(("a", "b"), [pytest.param(A4, B4, id="ipv4"), pytest.param(A6, B6, id="ipv6")])
@@ -152,7 +152,7 @@ def test_a_masqueraded_pod_is_the_sender_all_the_same(meters: Meters) -> None:
         truth = netlab.fabric_counts(seen)[seen[0]]
         return meters[1].sum(src=A4, dst=netlab.CLIENT, direction="egress", dst_port=8081, dnat=0) == truth
 
-    assert wait_until(same), (netlab.fabric_counts(seen), meters[1].flows)
+    assert wait_until(same), f"wire {netlab.fabric_counts(seen)}, counted {meters[1].of(netlab.CLIENT)}"
     assert netlab.fabric_counts(seen)[seen[0]][0] > 2_000_000
     assert meters[1].sum(src=node_address(1), dst=netlab.CLIENT) == (0, 0)
     assert meters[1].sum(src=netlab.CLIENT, dst=node_address(1), src_port=8081, direction="ingress", dnat=2)[1] > 2
@@ -175,7 +175,7 @@ def test_service_traffic_has_the_pods_addresses_and_is_marked(meters: Meters, se
             and meters[1].sum(src=b, dst=a, direction="ingress", src_port=8080) == truth[b, a]
         )
 
-    assert wait_until(same), (netlab.fabric_counts(flows), meters[1].flows)
+    assert wait_until(same), f"wire {netlab.fabric_counts(flows)}, counted {meters[1].of(a, b, service)}"
     assert meters[1].sum(dst=service) == meters[1].sum(src=service) == (0, 0)
 
 
@@ -190,7 +190,7 @@ def test_a_node_port_is_a_relay_and_its_replies_have_the_backends_address(meters
         truth = netlab.fabric_counts(relayed)[relayed[0]]
         return meters[1].sum(src=client, dst=B4, direction="relay", dst_port=8080, dnat=1) == truth
 
-    assert wait_until(same), (netlab.fabric_counts(relayed), meters[1].flows)
+    assert wait_until(same), f"wire {netlab.fabric_counts(relayed)}, counted {meters[1].of(client, B4)}"
     assert netlab.fabric_counts(relayed)[relayed[0]][0] > 500_000
     assert meters[1].sum(src=client, dst=node, direction="ingress", dst_port=30080)[0] > 500_000
     assert meters[1].sum(src=B4, dst=client, direction="relay", src_port=8080, dnat=0)[1] >= 3
