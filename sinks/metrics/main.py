@@ -34,7 +34,10 @@ async def serve(running: Service, settings: MetricsSettings) -> None:
         running.health.ready("state")
         owned = [p for p in range(settings.partitions) if p % settings.replicas == settings.replica_ordinal]
         new_consumer = partial(clients.new_consumer, settings, group_id=settings.group_id)
-        await Runner(running, settings, sink, Ends().make, new_consumer, owned).run()
+        runner = Runner(running, settings, sink, Ends().make, new_consumer, owned)
+        # Last: a page that has what was counted before has all other metrics, too.
+        running.render = sink.render
+        await runner.run()
     finally:
         state.close()
 

@@ -57,7 +57,10 @@ class MetricsSink(Sink[End, Checkpoint]):
         # Of each partition the last; `recover` gives away those that may not have been published.
         self._ledger = self._restored = restored.ledger
         self._due = 0.0
-        service.render = lambda: self._exposition.render(now_ms())
+
+    def render(self) -> bytes:
+        """Return what it serves (Prometheus text format): of all flows that are in a checkpoint. For any thread."""
+        return self._exposition.render(now_ms())
 
     def recover(self, partitions: Sequence[int]) -> tuple[list[Lane], list[LedgerRecord]]:
         """Return the lanes as they are: what was added to the counters cannot be taken out of them."""

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The metrics sink as a process, with a real Kafka: exact through kill -9 at every step, and through rubbish."""
 
+import asyncio
 import subprocess
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from common.service.running import Service
 from schemas.amount import Amount
+from sinks.metrics import main
+from sinks.metrics.settings import MetricsSettings
 from tests.support.builders import total
 from tests.support.services import Samples, eventually
 from tests.support.sinks.flows import encoded, flow, pod, window
@@ -111,6 +115,25 @@ def test_after_a_restart_counters_are_there_before_kafka_is(topics: Topics, tmp_
         reasons = eventually(lambda: readiness(sink, "Kafka at 127.0.0.1:1"))
         assert {line.partition(":")[0] for line in reasons.splitlines()} == {"kafka", "topics"}
         assert sink.terminate() == 0
+
+
+def test_what_was_counted_before_is_served_only_with_everything_else(tmp_path: Path) -> None:
+    names: list[str] = []
+
+    class Watched(Service):
+        def __setattr__(self, name: str, value: object) -> None:
+            super().__setattr__(name, value)
+            if name == "render" and value:
+                names.extend(family.name for family in self.registry.collect())
+
+    async def serve() -> None:
+        service = Watched("metrics")
+        service.stopping.set()
+        await main.serve(service, MetricsSettings(kafka_bootstrap="127.0.0.1:1", state_dir=tmp_path))
+        assert names == [family.name for family in service.registry.collect()]
+
+    asyncio.run(serve())
+    assert "zonemeter_flows_repeated" in names
 
 
 def test_replicas_share_the_partitions_and_one_may_leave(topics: Topics, tmp_path: Path) -> None:
