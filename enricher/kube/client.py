@@ -24,9 +24,9 @@ Where = Literal["auto", "in-cluster", "kubeconfig"]
 _CONNECT_SECONDS = 10.0
 # For a cloud's own command, which asks its servers for a token.
 CREDENTIALS_SECONDS = 30.0
-# What an error's body may take; it is shown in one line.
 # What the library raises for YAML of another form, or text that is not UTF-8.
 _NOT_KUBECONFIG = (TypeError, ValueError, LookupError, AttributeError, RecursionError)
+# What an error's body may take; it is shown in one line.
 _MAX_STATUS_BYTES = 64 * 1024
 
 
@@ -157,6 +157,9 @@ class KubeClient:
     async def _load_kubeconfig(self, config: Any, configuration: Any) -> None:
         # What it warns of, a file that is not there, is refused here in words of our own.
         logging.getLogger("kubernetes_asyncio.config").setLevel(logging.ERROR)
+        from enricher.kube import exec_command
+
+        exec_command.use()
         file = self._kubeconfig
         if file is not None:
             read_bounded(file)  # the library reads it to its end

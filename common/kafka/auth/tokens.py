@@ -6,13 +6,10 @@ AWS gave serves all that ask within some seconds: a service that starts opens se
 """
 
 import asyncio
-import contextlib
 import importlib.util
-import os
 import re
 import shlex
 import shutil
-import signal
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -20,6 +17,7 @@ from typing import Any
 from aiokafka.errors import KafkaError
 
 from common.errors import Refusal
+from common.input import command
 from common.kafka.auth.reloading import Reloading, secret
 from common.settings import KafkaSettings
 
@@ -83,53 +81,19 @@ def _command(line: str) -> Source:
         raise Refusal(f"{name}: no such program; expected one that prints a token; no shell runs it")
 
     async def get() -> str:
-        status, out, err = await _run(words, name)
-        if status != 0:
-            said = err.decode(errors="replace").strip().rpartition("\n")[2][:200]
-            raise NoTokenError(f"{name}: ended with status {status}: {said}")
+        try:
+            async with asyncio.timeout(COMMAND_SECONDS):
+                out = await command.run(words, MAX_TOKEN_BYTES)
+        except TimeoutError:
+            raise NoTokenError(f"{name}: did not end within {COMMAND_SECONDS:g} s") from None
+        except command.CommandError as error:
+            raise NoTokenError(f"{name}: {error}") from error
         token = out.decode(errors="replace").strip()
         if not _is_token(token):
             raise NoTokenError(f"{name}: printed {len(out)} bytes that are not a token; {_EXPECTED}")
         return token
 
     return get
-
-
-async def _run(words: list[str], name: str) -> tuple[int, bytes, bytes]:
-    """Return exit status, stdout and stderr; beyond the bounds of time and size, end it with all that it started."""
-    pipe, nothing = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *words, stdin=nothing, stdout=pipe, stderr=pipe, start_new_session=True
-        )
-    except OSError as error:
-        raise NoTokenError(f"{name}: {error.strerror}") from error
-    assert process.stdout is not None
-    assert process.stderr is not None
-    ended = False
-    try:
-        async with asyncio.timeout(COMMAND_SECONDS):
-            out, err = await asyncio.gather(_bounded(process.stdout, name), _bounded(process.stderr, name))
-            status, ended = await process.wait(), True
-            return status, out, err
-    except TimeoutError:
-        raise NoTokenError(f"{name}: did not end within {COMMAND_SECONDS:g} s") from None
-    finally:
-        if not ended:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            # Else its pipes stay open for as long as anything that it started lives on.
-            process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001
-            await process.wait()
-
-
-async def _bounded(stream: asyncio.StreamReader, name: str) -> bytes:
-    read = b""
-    while part := await stream.read(MAX_TOKEN_BYTES):
-        read += part
-        if len(read) > MAX_TOKEN_BYTES:
-            raise NoTokenError(f"{name}: printed more than {MAX_TOKEN_BYTES} bytes; {_EXPECTED}")
-    return read
 
 
 def _msk(region: str) -> Source:

@@ -6,8 +6,10 @@ import contextlib
 import dataclasses
 import json
 import os
+import shlex
 import shutil
 import ssl
+import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -158,18 +160,111 @@ def test_in_a_pod_the_role_is_enough_and_all_of_it_is_used_also_after_everything
             assert found.terminate() == 0
 
 
-def test_a_command_for_credentials_that_never_ends_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "CREDENTIALS_SECONDS", 0.5)
-    file = tmp_path / "kubeconfig"
-    write_kubeconfig(file, "http://127.0.0.1:1")
+def asking(file: Path, user: dict[str, Any], server: str = "http://127.0.0.1:1") -> None:
+    """Write a kubeconfig whose user has what a command prints."""
+    write_kubeconfig(file, server)
     config = json.loads(file.read_bytes())
-    asking = {"apiVersion": "client.authentication.k8s.io/v1", "command": "sleep", "args": ["600"]}
-    config["users"][0]["user"] = {"exec": asking}
+    config["users"][0]["user"] = user
     file.write_text(json.dumps(config))
 
+
+def by_exec(code: str) -> dict[str, Any]:
+    """Return a user that has its credentials from a command, here of Python."""
+    version = "client.authentication.k8s.io/v1"
+    return {"exec": {"apiVersion": version, "command": sys.executable, "args": ["-c", code], "env": None}}
+
+
+def by_gcloud(code: str) -> dict[str, Any]:
+    """Return a user as `gcloud` wrote it before its plugin."""
+    config = {"cmd-path": sys.executable, "cmd-args": shlex.join(["-c", code])}
+    return {"auth-provider": {"name": "gcp", "config": config}}
+
+
+@pytest.mark.parametrize("by", [by_exec, by_gcloud])
+def test_a_command_for_credentials_that_never_ends_is_given_up_and_ended_with_all_that_it_started(
+    by: Callable[[str], dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "CREDENTIALS_SECONDS", 5.0)
+    file, fifo = tmp_path / "kubeconfig", tmp_path / "fifo"
+    os.mkfifo(fifo)
+    # Both of its processes hold the fifo open for as long as they live.
+    code = f"f = open({str(fifo)!r}, 'w'); f.write(str(os.getpid())); f.flush(); os.fork(); time.sleep(600)"
+    asking(file, by(f"import os, time; {code}"))
+
     async def run() -> None:
-        with pytest.raises(Refusal, match=r"no credentials within 0\.5 s"):
+        with pytest.raises(Refusal, match=r"no credentials within 5 s"):
             await client.KubeClient("auto", file).open()
+
+    reading = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        asyncio.run(run())
+        process = os.read(reading, 100).decode()
+        assert not Path("/proc", process, "stat").exists()  # reaped, too
+        eventually(lambda: is_at_end(reading))
+    finally:
+        os.close(reading)
+
+
+def is_at_end(fifo: int) -> bool:
+    """Return whether nobody has it open for writing any more."""
+    try:
+        return os.read(fifo, 1) == b""
+    except BlockingIOError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import sys; sys.exit('log in\\nfirst')", "python[^ ]* ended with status 1: first; give"),
+        ("print('<html>')", "python[^ ]* printed 7 bytes that are not a JSON object"),
+        ("print('[]')", "python[^ ]* printed 3 bytes that are not a JSON object"),
+        ("while True: print('x' * 1000)", "python[^ ]* printed more than 1048576 bytes"),
+        (
+            'print(\'{"apiVersion": "v2", "status": {}}\')',
+            "printed no ExecCredential of client.authentication.k8s.io/v1",
+        ),
+    ],
+)
+def test_what_a_command_for_credentials_prints_is_bounded_and_what_is_none_is_said(
+    code: str, said: str, tmp_path: Path
+) -> None:
+    asking(tmp_path / "kubeconfig", by_exec(code))
+    with pytest.raises(Refusal, match=said):
+        asyncio.run(client.KubeClient("auto", tmp_path / "kubeconfig").open())
+
+
+@pytest.mark.parametrize(
+    ("by", "answer"),
+    [
+        (
+            by_exec,
+            {
+                "apiVersion": "client.authentication.k8s.io/v1",
+                "kind": "ExecCredential",
+                "status": {"token": TOKEN, "expirationTimestamp": "2099-01-01T00:00:00Z"},
+            },
+        ),
+        (by_gcloud, {"credential": {"access_token": TOKEN, "token_expiry": "2099-01-01T00:00:00Z"}}),
+    ],
+)
+def test_what_a_command_prints_opens_the_door(
+    by: Callable[[str], dict[str, Any]], answer: dict[str, Any], tmp_path: Path
+) -> None:
+    file, port = tmp_path / "kubeconfig", free_port()
+    server = f"http://127.0.0.1:{port}"
+    # More on stderr than a pipe holds, before anything else.
+    asking(file, by(f"import sys; sys.stderr.write('x' * 200_000); print({json.dumps(answer)!r})"), server)
+
+    async def run() -> None:
+        api, _ = api_with_everything()
+        found = client.KubeClient("auto", file)
+        async with asyncio.timeout(120), serve(api, port):
+            await found.open()
+            try:
+                assert (await found.get("/api/v1/nodes", {}, 10)).status == 200
+            finally:
+                await found.close()
 
     asyncio.run(run())
 
