@@ -79,7 +79,8 @@ class Auditor:
         while not self._service.stopping.is_set():
             consumer = await clients.start(self._service, settings, lambda: clients.new_consumer(settings))
             try:
-                await self._follow(consumer)
+                # It keeps nothing that would have to be finished.
+                await self._service.unless_stopped(self._follow(consumer))
             except (KafkaError, TimeoutError) as error:
                 clients.away(self._service, settings, clients.reason(error))
                 await self._service.pause(_RETRY_SECONDS)

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 # Records taken in one go: a few tens of milliseconds, so that heartbeats and scrapes go on.
 MAX_RECORDS = 5_000
 RETRY_SECONDS = 1.0
+# A sink that is told to stop, and its group, do not wait longer for what is not needed.
+_COMMIT_SECONDS = 5.0
 
 
 def letter_records(
@@ -60,7 +62,7 @@ async def commit(consumer: AIOKafkaConsumer, settings: KafkaSettings, positions:
     if not positions:
         return
     try:
-        async with asyncio.timeout(settings.kafka_deadline_seconds):
+        async with asyncio.timeout(min(_COMMIT_SECONDS, settings.kafka_deadline_seconds)):
             await consumer.commit(positions)
     except (KafkaError, TimeoutError) as error:
         log.warning("positions not committed to the group: %s", clients.reason(error))

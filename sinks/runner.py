@@ -187,8 +187,11 @@ class Runner(Generic[E, C]):
         self._lanes = found
         self._positions = {where: position for where, position in self._positions.items() if where in kept}
         await self._publish(entries)
-        await asyncio.gather(*(self._seek(consumer, where, lane) for where, lane in found.items()))
+        await self._service.unless_stopped(self._seek_all(consumer, found))
         kafka_io.pause(consumer, self._letters.waiting | self._ledger.waiting)
+
+    async def _seek_all(self, consumer: AIOKafkaConsumer, lanes: Mapping[TopicPartition, Lane]) -> None:
+        await asyncio.gather(*(self._seek(consumer, where, lane) for where, lane in lanes.items()))
 
     async def _seek(self, consumer: AIOKafkaConsumer, where: TopicPartition, lane: Lane) -> None:
         try:

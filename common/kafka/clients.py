@@ -240,7 +240,7 @@ async def wait_for_topics(service: Service, settings: KafkaSettings, wanted: dic
         backoff = Backoff(longest_seconds=5.0)
         while not service.stopping.is_set():
             try:
-                problem = await _topic_problem(admin, settings, wanted)
+                problem = await service.unless_stopped(_topic_problem(admin, settings, wanted))
             except (KafkaError, OSError, TimeoutError) as error:
                 problem = f"Kafka at {settings.kafka_bootstrap}: {reason(error)}; retrying"
             if problem is None:

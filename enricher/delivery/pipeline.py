@@ -74,7 +74,8 @@ class Pipeline:
                     await clients.fetch(consumer, _NOBODYS, seconds=0)
                     await service.pause(_WATCH_SECONDS)
                 watching.cancel()
-                await self.stop_workers()
+                # Leaving the group takes its time, too.
+                await self.stop_workers(min(_FINISH_SECONDS, settings.drain_seconds / 2))
         finally:
             self._workers.clear()
             self._deps.partitions.keep(())
@@ -114,8 +115,8 @@ class Pipeline:
             task = tasks.create_task(self._live(worker, where), name=f"partition-{where.partition}")
             self._workers[where] = (worker, task)
 
-    async def stop_workers(self) -> None:
-        """Let all workers finish what is under way; cancel those that take too long."""
+    async def stop_workers(self, seconds: float = _FINISH_SECONDS) -> None:
+        """Let all workers finish what is under way; cancel those that take longer."""
         tasks = []
         for where, (worker, task) in self._workers.items():
             worker.stopping = True
@@ -124,7 +125,7 @@ class Pipeline:
             if worker.idle or self._deps.partitions.is_failing(where):
                 task.cancel()
         if tasks:
-            _, late = await asyncio.wait(tasks, timeout=_FINISH_SECONDS)
+            _, late = await asyncio.wait(tasks, timeout=seconds)
             for task in late:
                 task.cancel()
             if late:

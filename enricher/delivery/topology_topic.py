@@ -77,12 +77,12 @@ class TopologyTopic:
         self._tight = settings.index_max_states
 
     async def read_history(self) -> None:
-        """Read the topic to its present end, however long Kafka takes to give it."""
+        """Read the topic to its present end, however long Kafka takes to give it; `Stopped` if told to stop before."""
         self._service.health.waiting("history", f"reading {self._where.topic}")
         while not self._service.stopping.is_set():
             try:
                 async with reader(self._service, self._settings, self._where) as consumer:
-                    await self._catch_up(consumer)
+                    await self._service.unless_stopped(self._catch_up(consumer))
             except (KafkaError, OSError, TimeoutError) as error:
                 self._service.health.waiting("history", f"{self._where.topic}: {clients.reason(error)}")
                 await self._service.pause(_RETRY_SECONDS)

@@ -7,7 +7,9 @@ import uuid
 import pytest
 from aiokafka.errors import KafkaError
 
+from common.errors import Stopped
 from common.kafka import clients, topic_admin
+from common.service.running import Service
 from common.settings import KafkaSettings
 from lab.kafka.broker import Broker
 from schemas.topics import TopicSpec
@@ -46,6 +48,25 @@ def test_close_returns_and_leaves_no_connection(how: str) -> None:
     client = Client(how)
     asyncio.run(clients.close(client, seconds=0.05))
     assert client._client.closed == (how != "cleanly")
+
+
+def test_who_waits_for_topics_does_not_wait_for_a_kafka_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def wait() -> None:
+        service, settings = Service("any"), KafkaSettings(kafka_bootstrap="127.0.0.1:1", kafka_deadline_seconds=300)
+
+        async def started(*_: object) -> Client:
+            return Client("cleanly")
+
+        async def silent(*_: object) -> None:
+            service.stopping.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(clients, "start", started)
+        monkeypatch.setattr(clients, "_topic_problem", silent)
+        with pytest.raises(Stopped):
+            await asyncio.wait_for(clients.wait_for_topics(service, settings, {"any": 1}), 120)
+
+    asyncio.run(wait())
 
 
 def test_a_producer_knows_the_leaders_of_all_its_topics_though_one_is_new(broker: Broker) -> None:

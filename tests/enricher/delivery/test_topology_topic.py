@@ -2,6 +2,7 @@
 """The topology topic's reader and writer, told to stop while Kafka is away: both end, and say nothing more."""
 
 import asyncio
+import contextlib
 
 import pytest
 from aiokafka.errors import KafkaError
@@ -42,6 +43,23 @@ def test_who_follows_ends_quietly(caplog: pytest.LogCaptureFixture) -> None:
 
     asyncio.run(follow())
     assert caplog.messages == []
+
+
+def test_who_reads_what_was_before_does_not_wait_for_a_kafka_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def read() -> None:
+        service, topic, _, _ = parts()
+        service.stopping.clear()
+
+        async def silent(*_: object) -> None:
+            service.stopping.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(topology_topic, "reader", lambda *_: contextlib.nullcontext())
+        monkeypatch.setattr(topology_topic, "held", silent)
+        with pytest.raises(Stopped):
+            await asyncio.wait_for(topic.read_history(), 120)
+
+    asyncio.run(read())
 
 
 @pytest.mark.parametrize(
