@@ -33,8 +33,8 @@ RawRecord: TypeAlias = ConsumerRecord[bytes, bytes]
 
 _FETCH_RECORDS = 512
 _FETCH_SECONDS = 1.0
-# Raw bytes that are joined at a stretch: some 10 ms of usual chunks; one of many addresses takes longer. A turn of the
-# event loop costs as much as a dozen rows.
+# Raw bytes that are joined at a stretch: some 10 ms of usual chunks. A turn of the event loop costs as much as a dozen
+# rows.
 _STRETCH_BYTES = 64 * 1024
 
 
@@ -154,7 +154,7 @@ class Worker:
     async def _enrich(self, chunk: RawChunk, offset: int, out: Out | None, unit: Unit) -> Unit:
         self._deps.cluster.hear(chunk)
         patience = self._deps.patience
-        ends = patience.resolve(chunk)
+        ends = await patience.resolve(chunk)
         if late := patience.worth_waiting_for(chunk, ends):
             await self._finish(unit)
             unit = Unit()

@@ -6,9 +6,11 @@ and a flow is a concatenation of parts. No object exists per flow.
 """
 
 from array import array
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import compress
+from typing import TypeVar, cast
 
 from enricher.index.cidrs import Cidr, may_be_pods
 from enricher.index.endpoints import Location, Resolved, Watcher, scope_of
@@ -23,8 +25,12 @@ from schemas.amount import NOTHING, Amount
 from schemas.flow import OUTER, Scope, why_unknown
 from schemas.raw import RawChunk
 
+T = TypeVar("T")
+
 # What stays there is free of charge.
 _FREE: tuple[Scope, ...] = ("same_node", "same_zone")
+# Addresses that are looked up at a stretch: some 10 ms, if nobody asked for them lately.
+PART = 500
 # In place of the name of a node that is not known; no Kubernetes name holds it (RFC 1123).
 NO_NODE = "?"
 
@@ -106,23 +112,50 @@ class Joined:
 
 
 def resolve(chunk: RawChunk, resolver: Resolver) -> ResolvedChunk:
-    """Resolve every address of a chunk as of its window.
+    """Resolve every address of a chunk as of its window, all at a stretch."""
+    work = resolving(chunk, resolver)
+    while True:
+        try:
+            next(work)
+        except StopIteration as done:
+            return cast(ResolvedChunk, done.value)
+
+
+def resolving(chunk: RawChunk, resolver: Resolver) -> Generator[None, None, ResolvedChunk]:
+    """Resolve every address of a chunk as of its window; between parts of many the index may change.
 
     What the node says is its own is, and a sender from it is on it, known or not. One that came in as well, from
     elsewhere, within the same window, has moved: of it nothing more is said.
     """
-    window = resolver.window(chunk.start_ms, chunk.end_ms)
-    ends = window.resolve_all(chunk.addresses)
-    for number in chunk.own:
-        ends[number] = window.own(ends[number], chunk.addresses[number], chunk.node)
+    window = partial(resolver.window, chunk.start_ms, chunk.end_ms)
+    addresses, node, ends = chunk.addresses, chunk.node, list[Resolved]()
+
+    def own(numbers: Sequence[int]) -> None:
+        now = window()
+        for number in numbers:
+            ends[number] = now.own(ends[number], addresses[number], node)
+
+    def sent_here(numbers: Sequence[int]) -> None:
+        now = window()
+        for number in numbers:
+            ends[number] = now.sent_here(ends[number], addresses[number], node)
+
+    yield from _parts(addresses, lambda texts: ends.extend(window().resolve_all(texts)))
+    yield from _parts([*{*chunk.own}], own)
     sources = _sources(chunk, EGRESS)
-    if elsewhere := {number for number in sources if ends[number].node != chunk.node}:
-        for number in elsewhere - _sources(chunk, INGRESS) - _sources(chunk, RELAY):
-            ends[number] = window.sent_here(ends[number], chunk.addresses[number], chunk.node)
+    if elsewhere := {number for number in sources if ends[number].node != node}:
+        yield from _parts([*(elsewhere - _sources(chunk, INGRESS) - _sources(chunk, RELAY))], sent_here)
     # A podCIDR alone does not say on which node an address is.
-    here = (None, chunk.node)
+    here = (None, node)
     foreign = {number for number in elsewhere if ends[number].node not in here and not ends[number].reason}
-    return ResolvedChunk(ends, window.watcher(chunk.node), foreign)
+    return ResolvedChunk(ends, window().watcher(node), foreign)
+
+
+def _parts(items: Sequence[T], do: Callable[[Sequence[T]], None]) -> Generator[None, None, None]:
+    for first in range(0, len(items), PART):
+        if first:
+            yield
+        do(items[first : first + PART])
 
 
 def late_sources(chunk: RawChunk, ends: ResolvedChunk) -> set[str]:

@@ -5,10 +5,11 @@ A pod's first packets can be faster than the news of it. The chunk waits, never 
 window's end and once per address, unless that was a pod's since; what lags behind anyway never waits.
 """
 
+from common.in_parts import in_parts
 from enricher.index.addresses import pack
 from enricher.index.resolve import Resolver
 from enricher.index.tenancy import FOREVER
-from enricher.join.join import ResolvedChunk, late_sources, resolve
+from enricher.join.join import ResolvedChunk, late_sources, resolving
 from enricher.kube.cluster import ClusterView
 from enricher.metrics import EnricherMetrics
 from schemas.raw import RawChunk
@@ -27,9 +28,9 @@ class LateSenders:
         self._late_ms = int(late_seconds * 1000)
         self._in_vain: dict[str, int] = {}
 
-    def resolve(self, chunk: RawChunk) -> ResolvedChunk:
-        """Resolve a chunk's addresses with what is known now."""
-        return resolve(chunk, self._resolver)
+    async def resolve(self, chunk: RawChunk) -> ResolvedChunk:
+        """Resolve a chunk's addresses with what is known now; of many in parts, as heartbeats run in this loop too."""
+        return await in_parts(resolving(chunk, self._resolver))
 
     def worth_waiting_for(self, chunk: RawChunk, ends: ResolvedChunk) -> set[str]:
         """Return the senders that may yet become known; empty if it is too late or nobody would tell."""
@@ -39,10 +40,10 @@ class LateSenders:
 
     async def wait(self, chunk: RawChunk, late: set[str]) -> ResolvedChunk:
         """Wait until all of them are known, or until it is too late; return the chunk resolved."""
-        ends = self.resolve(chunk)
+        ends = await self.resolve(chunk)
         while late and (remaining := self._remaining_ms(chunk)) > 0:
             await self._cluster.news(remaining / 1000)
-            ends = self.resolve(chunk)
+            ends = await self.resolve(chunk)
             late &= late_sources(chunk, ends)
         self._metrics.waits.labels("late" if late else "known").inc()
         now = self._cluster.clock()

@@ -4,14 +4,15 @@
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
 from enricher.delivery.incoming.waiting import LateSenders
 from enricher.index.cidrs import CidrMap
 from enricher.index.ownership import Index
-from enricher.index.resolve import Resolver
-from enricher.join.join import join
+from enricher.index.resolve import Resolver, WindowResolver
+from enricher.join.join import PART, ResolvedChunk, join, resolve
 from enricher.kube.cluster import ClusterView
 from enricher.metrics import EnricherMetrics, GivenOut
 from schemas.raw import RawChunk
@@ -30,18 +31,22 @@ class Waiter:
         self.cluster = ClusterView(self.index, live=live, clock=lambda: self.now)
         self.registry = CollectorRegistry()
         self.metrics = EnricherMetrics(self.registry, self.index)
-        self.patience = LateSenders(self.cluster, Resolver(self.index, CidrMap([])), self.metrics, 2.0)
+        self.resolver = Resolver(self.index, CidrMap([]))
+        self.patience = LateSenders(self.cluster, self.resolver, self.metrics, 2.0)
+
+    def resolve(self, raw: RawChunk) -> ResolvedChunk:
+        return resolve(raw, self.resolver)
 
     def chunk(self, **times: Any) -> RawChunk:
         return chunk([row(LATE, PEER)], **times)
 
     def late(self, raw: RawChunk) -> set[str]:
-        return self.patience.worth_waiting_for(raw, self.patience.resolve(raw))
+        return self.patience.worth_waiting_for(raw, self.resolve(raw))
 
     async def wait(self, raw: RawChunk) -> str:
         """Wait as a worker does; return the sender's kind."""
         late = self.late(raw)
-        ends = await self.patience.wait(raw, late) if late else self.patience.resolve(raw)
+        ends = await self.patience.wait(raw, late) if late else self.resolve(raw)
         return ends.addresses[raw.addresses.index(LATE)].kind
 
     def outcome(self, outcome: str) -> float:
@@ -103,7 +108,7 @@ def test_freshness_is_shown_by_whether_a_chunk_waited() -> None:
 
     def given_out(end_ms: int, *, waited: bool) -> GivenOut:
         raw = waiter.chunk(start_ms=end_ms - 10_000, end_ms=end_ms)
-        return GivenOut(raw, join(raw, waiter.patience.resolve(raw), 0, 0), waited)
+        return GivenOut(raw, join(raw, waiter.resolve(raw), 0, 0), waited)
 
     chunks = [given_out(END, waited=False), given_out(END - 1500, waited=True), given_out(END + 5000, waited=False)]
     waiter.metrics.given_out(chunks, END + 400)
@@ -118,3 +123,60 @@ def test_freshness_is_shown_by_whether_a_chunk_waited() -> None:
     assert waiter.registry.get_sample_value("zonemeter_enricher_chunks_total", {"result": "enriched"}) == len(chunks)
     taken = sum(each.joined.taken.bytes for each in chunks)
     assert waiter.registry.get_sample_value("zonemeter_enricher_raw_bytes_total") == taken
+
+
+def made_up(count: int) -> list[str]:
+    """Return so many addresses that nobody knows."""
+    return [f"203.{number >> 16}.{number >> 8 & 255}.{number & 255}" for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param(
+            msgspec.structs.replace(chunk([row(LATE, PEER)]), addresses=[LATE, PEER, *made_up(60_000)]), id="one row"
+        ),
+        pytest.param(msgspec.structs.replace(chunk([row(LATE, PEER)]), own=[0] * 60_000), id="own, the same"),
+        pytest.param(
+            msgspec.structs.replace(
+                chunk([row(LATE, PEER)]), addresses=[LATE, PEER, *made_up(9_000)], own=[*range(9_000)]
+            ),
+            id="own, all",
+        ),
+        pytest.param(chunk([row(address, PEER) for address in made_up(9_000)]), id="senders"),
+    ],
+)
+def test_a_record_of_many_addresses_gives_the_loop_turns(raw: RawChunk, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = [0]
+
+    def counting(name: str) -> None:
+        plain = getattr(WindowResolver, name)
+
+        def counted(*arguments: Any) -> Any:
+            looked[-1] += 1
+            return plain(*arguments)
+
+        monkeypatch.setattr(WindowResolver, name, counted)
+
+    for name in ("_look_up", "own", "sent_here"):
+        counting(name)
+
+    async def beside() -> None:
+        while True:
+            looked.append(0)
+            await asyncio.sleep(0)
+
+    async def run() -> ResolvedChunk:
+        other = asyncio.create_task(beside())
+        try:
+            return await Waiter().patience.resolve(raw)
+        finally:
+            other.cancel()
+
+    ends = asyncio.run(run())
+    assert sum(looked) >= len(raw.addresses)
+    assert max(looked) <= 3 * PART
+    same = [(end.head, end.tail) for end in ends.addresses] == [
+        (end.head, end.tail) for end in Waiter().resolve(raw).addresses
+    ]
+    assert same
