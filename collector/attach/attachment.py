@@ -7,7 +7,9 @@ that was detached did not count until it was put back; since when, the kernel do
 """
 
 import errno
+import logging
 import os
+import resource
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +20,12 @@ from collector.kernel import bpf_syscall as sys_bpf
 from collector.kernel import pin_owner, pins
 from common.errors import Refusal
 from schemas.raw import Hook
+
+log = logging.getLogger(__name__)
+
+# Open files for everything else: connections to brokers and to --listen, the maps while they are read.
+OTHER_DESCRIPTORS = 256
+_LINK = "link_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +50,21 @@ class Attachment:
         self._root, self._generation, self._hook = root, generation, hook
         self._use_tcx = use_tcx
         self._held: dict[Path, int] = {}
+        self._not_held = 0
         self.hold()
 
     def hold(self) -> None:
-        """Hold what is pinned now and nothing else: after every change of it that is the collector's own."""
-        directories = (self._root, pins.generation_dir(self._root, self._generation))
-        paths = {path for directory in directories for path in directory.iterdir() if not path.is_dir()}
+        """Hold what is pinned now and nothing else: after every change of it that is the collector's own.
+
+        Where the limit of open files does not allow all, as with thousands of uplinks at tc, of the links as many as
+        it does.
+        """
+        directories = (pins.generation_dir(self._root, self._generation), self._root)
+        found = [path for directory in directories for path in directory.iterdir() if not path.is_dir()]
+        found.sort(key=lambda path: path.name.startswith(_LINK))
+        room = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - OTHER_DESCRIPTORS, 0)
+        paths = set(found[:room])
+        self._say_not_held(len(found) - len(paths), room)
         for path in self._held.keys() - paths:
             os.close(self._held.pop(path))
         for path in paths:
@@ -55,6 +72,15 @@ class Attachment:
             if path in self._held:
                 os.close(self._held[path])
             self._held[path] = descriptor
+
+    def _say_not_held(self, count: int, room: int) -> None:
+        if count and count != self._not_held:
+            log.warning(
+                "%d pins are not held open: RLIMIT_NOFILE leaves room for %d; all count all the same, but one of these "
+                "that somebody removes does not until it is attached again",
+                *(count, room),
+            )
+        self._not_held = count
 
     def close(self) -> None:
         """Let go of everything; the pins stay."""

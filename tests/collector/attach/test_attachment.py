@@ -2,9 +2,11 @@
 """Whoever removes pins ends nothing; what is detached is found out within a window, and the books say so."""
 
 import os
+import resource
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from audit.books import Reconciler, conclude
 from audit.boots import DETACHED
 from audit.result import Audit
-from collector.attach import tcx
+from collector.attach import attachment, tcx
 from collector.host.detach import remove_all
 from collector.kernel import pin_owner, pins
 from collector.kernel.load_request import Answer
@@ -24,6 +26,7 @@ from schemas.raw import Hook
 from tests.support.collector import metered, netlab
 from tests.support.collector.metered import flows_of
 from tests.support.collector.netlab import pod_address, send_udp
+from tests.support.services import eventually
 
 B = pod_address(2, 1)
 
@@ -112,6 +115,57 @@ def test_each_pin_alone(node: Node) -> None:
         node.send(1)
         node.close_window()
         assert (node.packets[-1], node.missing[-1]) == (1, (1, ())), path
+
+
+@pytest.mark.parametrize("node", ["tcx"], indirect=True)
+def test_with_too_few_open_files_links_are_not_held_and_still_attached_again(
+    node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All pins but the device's two links, and there is room for one of those."""
+    pinned = len(every_pin(node.root))
+    assert node.meter._attachment is not None
+    with allowed_files(attachment.OTHER_DESCRIPTORS + pinned - 1):
+        node.meter._attachment.hold()
+        node.meter._attachment.hold()
+    (line,) = caplog.messages
+    assert line.startswith(f"1 pins are not held open: RLIMIT_NOFILE leaves room for {pinned - 1}; ")
+    monkeypatch.setattr(attachment, "OTHER_DESCRIPTORS", resource.getrlimit(resource.RLIMIT_NOFILE)[0] - pinned + 1)
+    shutil.rmtree(node.root)
+    node.close_window()
+    assert [(number, len(names)) for number, names in node.missing] == [(pinned - 1, 1)]
+    eventually(lambda: nothing_was_missing(node))  # the kernel takes a link away a moment after its last pin
+    node.send(5)
+    node.close_window()
+    assert node.packets[-1] == 5
+
+
+@pytest.mark.parametrize("node", ["tcx"], indirect=True)
+def test_with_hardly_any_open_files_nothing_is_held_and_all_is_counted(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert node.meter._attachment is not None
+    with allowed_files(attachment.OTHER_DESCRIPTORS // 2):
+        node.meter._attachment.hold()
+    assert f"{len(every_pin(node.root))} pins are not held open: RLIMIT_NOFILE leaves room for 0; " in caplog.text
+    node.send(3)
+    node.close_window()
+    assert (node.packets, node.missing) == ([3], [(0, ())])
+
+
+def nothing_was_missing(node: Node) -> bool:
+    node.close_window()
+    return node.missing[-1] == (0, ())
+
+
+@contextmanager
+def allowed_files(count: int) -> Iterator[None]:
+    """Let this process have so many open files while the context lasts."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def detach_everything(node: Node) -> int:
