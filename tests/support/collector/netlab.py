@@ -5,6 +5,7 @@ Only what the collector's tests need; the lab proper is a room of its own. Every
 `tear_down` removes it.
 """
 
+import itertools
 import json
 import os
 import socket
@@ -25,6 +26,10 @@ _SO_RCVBUFFORCE = 33  # include/uapi/asm-generic/socket.h: beyond net.core.rmem_
 PREFIX = f"zmt-{os.getpid()}"
 CLUSTER_IP, CLUSTER_IP_LOCAL, CLUSTER_IP6 = "10.96.0.10", "10.96.0.11", "fd96::10"
 CLIENT, CLIENT6 = "192.168.50.99", "fd50::99"  # on the fabric, no node of the cluster
+# Each connection has a client's port of its own. Of two connections with one port, to a pod and to the Service before
+# it, source NAT gives the later one any port from 1024 on, which tc's ingress takes for the service if it is the lower.
+# Above net.ipv4.ip_local_port_range, so that the kernel gives them to nobody.
+_client_ports = itertools.cycle(range(61_000, 65_536))
 
 
 def ns(name: str) -> str:
@@ -74,7 +79,7 @@ def build() -> None:
     ip(
         "fabric",
         f"""
-        link add br0 type bridge mcast_snooping 0
+        link add br0 address {_lladdr(CLIENT6)} type bridge mcast_snooping 0
         link set br0 up
         addr add {CLIENT}/24 dev br0
         addr add {CLIENT6}/64 dev br0 nodad
@@ -99,6 +104,22 @@ def build() -> None:
             route add fd42:{node}::/64 via {node_address6(node)}
             """,
         )
+    _introduce({"node1": "eth0", "node2": "eth0", "fabric": "br0"})
+
+
+def _introduce(devices: dict[str, str]) -> None:
+    """Give each its neighbours' link addresses: nobody asks for them, and what goes between two is what a test sends.
+
+    IPv6 would ask in packets from one address to the other: the first time, and again half a minute later.
+    """
+    addresses = {"node1": node_address6(1), "node2": node_address6(2), "fabric": CLIENT6}
+    for name, device in devices.items():
+        others = (address for other, address in addresses.items() if other != name)
+        ip(name, "\n".join(f"neigh add {to} lladdr {_lladdr(to)} dev {device} nud permanent" for to in others))
+
+
+def _lladdr(address6: str) -> str:
+    return f"02:00:00:00:01:{address6.rpartition(':')[2]:0>2}"
 
 
 def _build_node(node: int) -> None:
@@ -107,7 +128,7 @@ def _build_node(node: int) -> None:
     ip(
         name,
         f"""
-        link add eth0 type veth peer name n{node} netns {ns("fabric")}
+        link add eth0 address {_lladdr(node_address6(node))} type veth peer name n{node} netns {ns("fabric")}
         addr add {node_address(node)}/24 dev eth0 broadcast +
         addr add {node_address6(node)}/64 dev eth0 nodad
         link set eth0 up
@@ -233,6 +254,13 @@ def new_socket(name: str, address: str, kind: int, protocol: int = 0) -> socket.
     return made
 
 
+def client_socket(name: str, address: str, kind: int, port: int = 0) -> socket.socket:
+    """Return a socket bound to a port that no connection before it had, or to this one."""
+    client = new_socket(name, address, kind)
+    client.bind(("::" if ":" in address else "0.0.0.0", port or next(_client_ports)))
+    return client
+
+
 def udp_server(name: str, address: str, port: int) -> socket.socket:
     server = new_socket(name, address, socket.SOCK_DGRAM)
     server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
@@ -244,9 +272,8 @@ def send_udp(
     sender: str, receiver: str, address: str, *, count: int = 7, size: int = 1000, port: int = 5353, sport: int = 0
 ) -> None:
     """Send `count` datagrams and return when all have been received."""
-    with udp_server(receiver, address, port) as server, new_socket(sender, address, socket.SOCK_DGRAM) as client:
-        if sport:
-            client.bind(("::" if ":" in address else "0.0.0.0", sport))
+    datagrams = socket.SOCK_DGRAM
+    with udp_server(receiver, address, port) as server, client_socket(sender, address, datagrams, sport) as client:
         for _ in range(count):
             client.sendto(b"x" * size, (address, port))
             assert len(server.recv(65536)) == size
@@ -258,7 +285,8 @@ def send_tcp(sender: str, receiver: str, to: str, *, at: str, port: int, at_port
     What is under way at once is bounded, so that a queue between hook and counter (net.core.netdev_max_backlog, 1,000
     packets) cannot run over on a busy machine: the two would rightly differ by what it dropped.
     """
-    with new_socket(receiver, at, socket.SOCK_STREAM) as server, new_socket(sender, to, socket.SOCK_STREAM) as client:
+    stream = socket.SOCK_STREAM
+    with new_socket(receiver, at, stream) as server, client_socket(sender, to, stream) as client:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         server.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 512 << 10)
         server.bind((at, at_port))
