@@ -3,7 +3,8 @@
 
 from collections.abc import Iterable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, Metric
+from prometheus_client.registry import Collector
 
 from audit.books import Reconciler
 from audit.known import OTHER
@@ -13,15 +14,44 @@ from audit.rolling import Recent
 _STATES = ("closed", "open", "late", "in_flight")
 
 
-class AuditMetrics:
-    """All of them, in one registry."""
+class AuditMetrics(Collector):
+    """All of them, in one registry.
+
+    Gauges are served as of one check: a page is rendered in a thread of its own, and would otherwise have some of one
+    check and some of the next, or none of them.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(f"zonemeter_audit_{name}", text, labels, registry=registry)
-
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"zonemeter_audit_{name}", text, labels, registry=registry)
+
+        self._figures = _Figures()
+        registry.register(self)
+        self.lag = Gauge(
+            "zonemeter_audit_lag_records", "Records of the ledger that are not taken yet.", (), registry=registry
+        )
+        self.refused = counter("refused_records", "Records of ledger or topology not understood.", "reason")
+        self.given_up = counter("given_up_windows", "Windows that left the span, or memory, without closing.")
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the gauges of the last check."""
+        return self._figures.registry.collect()
+
+    def show(self, recent: Mapping[str, Recent], books: Reconciler, nodes: Mapping[str, Iterable[str]]) -> None:
+        """Serve the last minutes; `nodes` are those of each cluster whose topology is known."""
+        figures = _Figures()
+        figures.fill(recent, books, nodes)
+        self._figures = figures
+
+
+class _Figures:
+    """What one check came to."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"zonemeter_audit_{name}", text, labels, registry=self.registry)
 
         self._ratio = gauge("ratio", "Accounted for / seen by the hook, over the span; 1 only if all is.", "cluster")
         self._seen = gauge("seen_bytes", "What the hook saw, over the span.", "cluster")
@@ -44,16 +74,10 @@ class AuditMetrics:
         self._interleaved = gauge("interleaved_nodes", "Nodes of which two boots go on side by side.", "cluster")
         self._foreign = gauge("foreign_source_bytes", "Sent, as a node says, from addresses of another.", "cluster")
         self._unmetered = gauge("unmetered_sender_bytes", "Received from nodes that closed no window.", "cluster")
-        self._of_clusters = [gauge for gauge in vars(self).values() if isinstance(gauge, Gauge)]
-        self.lag = gauge("lag_records", "Records of the ledger that are not taken yet.")
-        self.kept = gauge("kept_windows", "Windows kept in memory because they are not closed.")
-        self.refused = counter("refused_records", "Records of ledger or topology not understood.", "reason")
-        self.given_up = counter("given_up_windows", "Windows that left the span, or memory, without closing.")
+        self._kept = gauge("kept_windows", "Windows kept in memory because they are not closed.")
 
-    def show(self, recent: Mapping[str, Recent], books: Reconciler, nodes: Mapping[str, Iterable[str]]) -> None:
-        """Serve the last minutes; `nodes` are those of each cluster whose topology is known."""
-        for gauge in self._of_clusters:
-            gauge.clear()
+    def fill(self, recent: Mapping[str, Recent], books: Reconciler, nodes: Mapping[str, Iterable[str]]) -> None:
+        """Set them, once."""
         for cluster, of in recent.items():
             self._show_sums(cluster, of)
         for cluster in recent.keys() | nodes.keys():
@@ -62,7 +86,7 @@ class AuditMetrics:
             told = books.lives.metered(cluster) | {"?", OTHER}
             silent = (amount.bytes for node, amount in of.sums.senders.items() if node not in told)
             self._unmetered.labels(cluster).set(sum(silent))
-        self.kept.set(len(books))
+        self._kept.set(len(books))
 
     def _show_sums(self, cluster: str, of: Recent) -> None:
         sums = of.sums

@@ -121,9 +121,10 @@ class EnricherMetrics:
 
     def heard(self, resource: str) -> None:
         """Note that the API said something about a resource."""
-        if resource not in self._heard:
+        is_first = resource not in self._heard
+        self._heard[resource] = time.monotonic()  # before the gauge is there: a page is rendered in another thread
+        if is_first:
             self._watch_age.labels(resource).set_function(lambda: time.monotonic() - self._heard[resource])
-        self._heard[resource] = time.monotonic()
 
     def left_out(self, what: str) -> None:
         """Count what the API showed and no object can have."""
