@@ -9,6 +9,7 @@ from pydantic import AfterValidator, ByteSize, Field
 from collector.kernel.networks import ExternalAddresses, parse_networks
 from common.input.checked import checked
 from common.input.durations import parse_duration
+from common.input.sizes import Size
 from common.settings import HostPort, IdPart, ServiceSettings, default_node_name, listen_on
 
 _LOWEST_PORT, _HIGHEST_PORT = 1, 65535
@@ -67,7 +68,7 @@ class CollectorSettings(ServiceSettings):
     window_seconds: Annotated[int, AfterValidator(_window)] = Field(
         10, ge=1, le=60, description="length of a window; divides 60, so that all nodes' windows agree"
     )
-    map_memory: ByteSize = Field(
+    map_memory: Size = Field(
         ByteSize(64 * 1024 * 1024),
         ge=4096,
         le=8 * 1024**3,
@@ -112,7 +113,7 @@ class CollectorSettings(ServiceSettings):
         Path("/var/lib/zonemeter/spool"),
         description="where closed windows wait while Kafka is away, in a directory named after the pin directory",
     )
-    spool_size: ByteSize = Field(
+    spool_size: Size = Field(
         ByteSize(512 * 1024 * 1024),
         ge=0,
         description="limit of the spool on disk; 512 MiB hold an hour of 130,000 flows a window; full: windows grow",

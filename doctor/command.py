@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import ByteSize, Field, model_validator
+from pydantic import Field, model_validator
 
 from collector.settings import CollectorSettings, PinDir, TunnelPorts, parse_ports
 from common import clock
 from common.amounts import wrapped
 from common.entry_point import entry_point
 from common.input.durations import Duration, parse_duration
+from common.input.sizes import Size
 from common.settings import KafkaSettings
 from common.terminal import say, write_json
 from doctor.checks import Check, Finding, run_checks
@@ -44,7 +45,7 @@ class DoctorSettings(KafkaSettings):
     flowlog_group: str | None = Field(None, description="the flow log's --group, if it was given one")
     pin_dir: PinDir = Field(CollectorSettings.model_fields["pin_dir"].default, description="as the collector has it")
     spool_dir: Path = Field(CollectorSettings.model_fields["spool_dir"].default, description="as the collector has it")
-    spool_size: ByteSize = Field(
+    spool_size: Size = Field(
         CollectorSettings.model_fields["spool_size"].default, description="as the collector has it"
     )
     uplinks: str = Field("", description="as the collector has it; empty: found over rtnetlink")

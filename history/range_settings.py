@@ -9,6 +9,7 @@ from pydantic_settings import NoDecode
 
 from common.errors import Refusal
 from common.input.locations import Location
+from common.input.sizes import Size
 from common.settings import HostPorts, KafkaSettings
 from common.terminal import complain
 from history.model.filters import FILTERS, Selection
@@ -87,7 +88,7 @@ class RangeSettings(FlowSettings):
     scope: Words = Field([], description="same_node, same_zone, cross_zone, cross_region, external, unknown")
     direction: Words = Field([], description="egress, ingress, relay: as the node that counted saw it")
     port: Numbers = Field([], description="only with one of these ports on either side")
-    min_bytes: ByteSize = Field(
+    min_bytes: Size = Field(
         ByteSize(0), ge=0, le=2**63 - 1, description="only flows of at least so many bytes in their window, such as 1MB"
     )
 

@@ -9,6 +9,7 @@ from pydantic import ByteSize, Field
 from common.errors import Refusal
 from common.input.durations import Duration
 from common.input.locations import Location, without_secrets
+from common.input.sizes import Size
 from common.settings import Settings
 from common.terminal import complain
 from history.model.time_range import Since
@@ -26,7 +27,7 @@ class ArchiveSettings(Settings):
 class RewriteSettings(ArchiveSettings):
     """How files are rewritten."""
 
-    file_size: ByteSize = Field(
+    file_size: Size = Field(
         ByteSize(256 * 1024 * 1024), ge=1024 * 1024, description="size of a file, about, beyond which a next one begins"
     )
     spill_directory: Path | None = Field(
@@ -79,7 +80,7 @@ class ExpireSettings(ArchiveSettings):
     keep: Duration = Field(
         "395d", description="delete hours that ended so long ago; those of the last day, and of the newest flows', stay"
     )
-    max_size: ByteSize | None = Field(
+    max_size: Size | None = Field(
         None, gt=0, description="delete more hours until the rest takes no more than this, rollups not counted"
     )
     keep_rollups: Duration = Field(
