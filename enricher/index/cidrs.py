@@ -109,12 +109,15 @@ def read_cidr_map(content: bytes, source: str) -> CidrMap:
             f"{source}: {error}; expected [[cidr]] tables with cidr, name, and zone, region, zone_id where known"
         ) from error
     seen: dict[Prefix, int] = {}
+    entries = []
     for number, entry in enumerate(document.cidr, 1):
         prefix = _checked(entry, f"{source}: entry {number}")
         if prefix in seen:
             raise Refusal(f"{source}: entry {number}: {entry.cidr} is already entry {seen[prefix]}; keep one of them")
         seen[prefix] = number
-    return CidrMap(document.cidr)
+        is_plain = parse_prefix(entry.cidr) == prefix  # else an address alone, or with a netmask
+        entries.append(entry if is_plain else msgspec.structs.replace(entry, cidr=str(prefix)))
+    return CidrMap(entries)
 
 
 def _checked(entry: Cidr, place: str) -> Prefix:

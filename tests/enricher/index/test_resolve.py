@@ -319,6 +319,27 @@ def test_a_cidr_map_in_json() -> None:
 
 
 @pytest.mark.parametrize(
+    ("cidr", "address", "beside", "shown"),
+    [
+        ("10.1.2.3", "10.1.2.3", "10.1.2.4", "10.1.2.3/32"),
+        ("fd00::1", "fd00::1", "fd00::2", "fd00::1/128"),
+        ("10.0.0.0/255.0.0.0", "10.1.2.3", "11.0.0.0", "10.0.0.0/8"),
+        ("2001:DB8::/32", "2001:db8::1", "2001:db9::1", "2001:DB8::/32"),
+    ],
+)
+def test_an_entry_that_is_taken_is_found_however_it_is_written(
+    cidr: str, address: str, beside: str, shown: str
+) -> None:
+    found = read_cidr_map(b'{"cidr": [{"cidr": "%s", "name": "x"}]}' % cidr.encode(), "m.json")
+    packed, other = pack(address), pack(beside)
+    assert packed is not None
+    assert other is not None
+    assert found.find(packed) == found.entries[0]
+    assert found.entries[0].cidr == shown
+    assert found.find(other) is None
+
+
+@pytest.mark.parametrize(
     ("public", "texts"),
     [
         # https://www.iana.org/assignments/iana-ipv4-special-registry, .../iana-ipv6-special-registry
