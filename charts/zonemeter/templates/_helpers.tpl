@@ -131,9 +131,22 @@ audit: [pipeline_only]
 {{- end }}
 {{- end }}
 
+{{/* A text such as 64MiB or 1.5 gb as a number of bytes, as the programs read it. */}}
+{{- define "zonemeter.bytes" -}}
+{{- $unit := regexFind "[A-Za-z]*$" . | lower }}
+{{- $bytes := regexFind "^[0-9.]+" . | float64 }}
+{{- $power := get (dict "k" 1 "m" 2 "g" 3 "t" 4 "p" 5) (trunc 1 $unit) }}
+{{- range until (int $power) }}{{ $bytes = mulf $bytes (ternary 1024 1000 (contains "i" $unit)) }}{{ end }}
+{{- printf "%.0f" (floor $bytes) }}
+{{- end }}
+
 {{/* What says how the collector counts: its own and its init container's, which must be the same. */}}
 {{- define "zonemeter.counting" -}}
 {{- with .Values.collector }}
+{{- $bytes := include "zonemeter.bytes" .mapMemory | float64 }}
+{{- if or (lt $bytes 4096.0) (gt $bytes 8589934592.0) }}
+{{- fail (printf "collector.mapMemory: %s: expected 4096 bytes to 8GiB" .mapMemory) }}
+{{- end }}
 {{- if ne .hook "auto" }}
 - {name: ZONEMETER_HOOK, value: {{ .hook | quote }}}
 {{- end }}
