@@ -80,6 +80,11 @@ def main(settings: BillSettings) -> int:
         answer = interrupts.run(_answer(settings, bill, span, now_ms))
     if settings.write_prices is not None:
         _write(settings.write_prices, price_file(answer.billed, answer.found.unit, span))
+        for rate in answer.rates:
+            if not rate.is_whole:
+                complain(
+                    f"{PROG}: {settings.write_prices} has no price of {rate.region}: only one side was billed there"
+                )
     terminal.answer(
         settings.output,
         json=lambda: machine.as_dict(answer),
@@ -181,13 +186,13 @@ async def _nodes(settings: BillSettings, notes: list[str]) -> list[TopologyState
 def _write(path: Path, content: bytes) -> None:
     """Write a file whole, or not at all."""
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        made = Path(file.name)
-        made.chmod(0o644)
-        made.replace(path)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as directory:
+            made = Path(directory, path.name)
+            with made.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            made.replace(path)
         sync_directory(path.parent)
     except OSError as error:
         raise Refusal(f"write_prices = '{path}': {error.strerror}") from error

@@ -77,8 +77,8 @@ def as_dict(answer: Answer) -> dict[str, Any]:
             {
                 "region": rate.region,
                 "unit": unit_name,
-                "source": exact(rate.source),
-                "destination": exact(rate.destination),
+                "source": None if rate.source is None else exact(rate.source),
+                "destination": None if rate.destination is None else exact(rate.destination),
             }
             for rate in answer.rates
         ],

@@ -2,7 +2,8 @@
 """Makes a price file of what a bill charged: the effective rate of each region, discounts included. Pure.
 
 A rate is what was charged for all bytes that crossed zones, divided by them, to six decimals, as price files have it.
-What the bill says nothing of, traffic within a zone, is as in the cloud's own file.
+What the bill says nothing of, traffic within a zone, is as in the cloud's own file. Of a side that its cloud bills and
+of which this bill has nothing no rate is known; a region with such a side gets no price.
 """
 
 from collections.abc import Iterator
@@ -27,11 +28,16 @@ _FREE = ("same_zone", "same_node")
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """What a unit cost in one region, sent and received."""
+    """What a unit cost in one region, sent and received; None: nothing was billed there that says it."""
 
     region: str
-    source: Decimal
-    destination: Decimal
+    source: Decimal | None
+    destination: Decimal | None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether both sides are known, as a price needs them."""
+        return self.source is not None and self.destination is not None
 
 
 def rates(billed: Billed, unit: Unit) -> list[Rate]:
@@ -43,11 +49,17 @@ def rates(billed: Billed, unit: Unit) -> list[Rate]:
     unit = priced_unit(billed, unit)
     if not billed.is_separable:
         return found
+    listed = next(price for price in shipped(billed.provider).prices if price.scope == "cross_zone")
     for region, each in sorted(billed.rates.items()):
         source, destination = (_rate(quantity, unit) for quantity in (each.out, each.into))
         if source is not None or destination is not None:
-            found.append(Rate(region, source or Decimal(0), destination or Decimal(0)))
+            found.append(Rate(region, _or_free(source, listed.source), _or_free(destination, listed.destination)))
     return found
+
+
+def _or_free(rate: Decimal | None, listed: Decimal) -> Decimal | None:
+    """Return a side's rate: 0 where nothing was billed because its cloud does not bill that side."""
+    return Decimal(0) if rate is None and not listed else rate
 
 
 def priced_unit(billed: Billed, unit: Unit) -> Unit:
@@ -64,6 +76,8 @@ def price_file(billed: Billed, unit: Unit, span: TimeRange) -> bytes:
     found = rates(billed, unit)
     if not found:
         raise Refusal("write_prices: nothing that crossed zones was billed in this range, so it has no rate")
+    if not any(rate.is_whole for rate in found):
+        raise Refusal("write_prices: only one side of what crossed zones was billed in this range: a price needs both")
     book, unit = shipped(billed.provider), priced_unit(billed, unit)
     content = "\n".join(_lines(billed, unit, span, found, book)).encode()
     try:
@@ -83,6 +97,10 @@ def _lines(billed: Billed, unit: Unit, span: TimeRange, found: list[Rate], book:
     if book.zone_pattern:
         yield f"zone_pattern = '{book.zone_pattern}'"
     for rate in found:
+        if rate.source is None or rate.destination is None:
+            side = "sent" if rate.source is None else "received"
+            yield from ("", f"# No price of {_text(rate.region)}: nothing {side} was billed there.")
+            continue
         yield from ("", "[[price]]", 'scope = "cross_zone"')
         if rate.region:
             yield f"source_region = {_text(rate.region)}"

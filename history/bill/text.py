@@ -109,8 +109,10 @@ def _totals(answer: Answer) -> list[str]:
     cost = [f"billed {_money(answer.cost, answer.billed.currency)}"]
     for rate in answer.rates[:3]:
         where = f" in {rate.region}" if rate.region else ""
-        sides = f"{exact(rate.source)} sent, {exact(rate.destination)} received"
-        cost.append(f"{sides} per {priced_unit(answer.billed, found.unit).name}{where}")
+        sides = ((rate.source, "sent"), (rate.destination, "received"))
+        known = [f"{exact(amount)} {side}" for amount, side in sides if amount is not None]
+        cost.append(f"{', '.join(known)} per {priced_unit(answer.billed, found.unit).name}{where}")
+        cost += [f"nothing {side} was billed{where}" for amount, side in sides if amount is None]
     return [*table, *labelled("", cost, 0)]
 
 

@@ -2,12 +2,14 @@
 """`zonemeter bill` against a real Kafka."""
 
 import csv
+import errno
 import io
 import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import orjson
 import pytest
@@ -136,6 +138,17 @@ def test_prices_are_written_as_they_are_read(
     assert abs(float(found["scopes"]["cross_zone"]["cost"]) - float(charged)) < 1e-6
     status, _, err = run(cur, *metered.flags, "--write-prices", str(tmp_path / "none" / "mine.toml"))
     assert (status, len(err.splitlines())) == (2, 1)
+
+
+def test_prices_that_cannot_be_written_leave_nothing(
+    metered: Topics, run: Run, cur: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {*tmp_path.iterdir()}
+    monkeypatch.setattr(os, "fsync", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+    status, _, err = run(cur, *metered.flags, "--write-prices", str(tmp_path / "mine.toml"))
+    assert (status, len(err.splitlines())) == (2, 1)
+    assert "No space left on device" in err
+    assert {*tmp_path.iterdir()} == before
 
 
 def refused(ran: Ran, said: str, status: int = 2) -> None:

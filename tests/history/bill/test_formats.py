@@ -25,6 +25,7 @@ from prices.book import Side
 from prices.file import parse_prices
 from tests.support.history import bills
 from tests.support.history.bills import (
+    aws_rows,
     azure_rows,
     compared,
     flattened,
@@ -205,6 +206,24 @@ def test_price_files_of_google_cloud_load(tmp_path: Path) -> None:
     price = book.find("cross_zone", Side("europe-west1"), Side("europe-west1"))
     assert price is not None
     assert (book.unit, price.source, price.destination) == ("GiB", bills.RATE, Decimal(0))
+
+
+def test_a_side_that_was_not_billed_has_no_rate_and_its_region_no_price(tmp_path: Path) -> None:
+    truth = bills.truth()
+    sent = [replace(line, more={"product_region_code": "us-east-1"}) for line in truth.lines() if line.way == "out"]
+    billed, found = compared(write_csv(tmp_path / "one.csv", aws_rows(sent)), truth.metered())
+    (rate,) = rates(billed, found.unit)
+    assert (rate.source, rate.destination) == (bills.RATE, None)
+    with pytest.raises(Refusal, match="only one side of what crossed zones was billed"):
+        price_file(billed, found.unit, bill_span(billed))
+    both = write_csv(tmp_path / "both.csv", aws_rows([*truth.lines(), *sent]))
+    billed, found = compared(both, truth.metered())
+    content = price_file(billed, found.unit, bill_span(billed))
+    assert b'# No price of "us-east-1": nothing received was billed there.' in content
+    prices = [price for price in parse_prices(content, "mine").prices if price.scope == "cross_zone"]
+    assert [(price.source_region, price.source, price.destination) for price in prices] == [
+        ("eu-west-1", bills.RATE, bills.RATE)
+    ]
 
 
 def test_what_azure_should_not_charge_is_bad_news(tmp_path: Path) -> None:
