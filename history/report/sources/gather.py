@@ -30,6 +30,7 @@ from history.read.flows import enriched_rows
 from history.read.progress import Tell
 from history.read.rejoin import ReadTally
 from history.read.topic_sql import TopicRows
+from sinks.flowlog.archive.archive import FLOWS
 from sinks.flowlog.rows.columns import FlatEnd, flatten
 from sinks.intake import Intake, Lane
 
@@ -144,8 +145,8 @@ class Gatherer:
         return Hours(span, self._labels, lengths=lengths, per=self._per)
 
     def _kept(self, query: ArchiveQuery) -> str:
-        """Say why the rollups of hours that were deleted were not read, if some are kept."""
-        if not query.chapter.left:
+        """Say why the rollups of the newest hour that was deleted were not read, if they are kept."""
+        if query.deleted not in {f"{FLOWS}/{hour_of(path)}" for path in query.chapter.left}:
             return ""
         what = only_flows_tell(self._selection, query.span, self._by) or "a part of an hour"
         return f"; its rollups are kept, and do not tell {what}"

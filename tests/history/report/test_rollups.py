@@ -90,3 +90,17 @@ def test_of_a_day_whose_flows_have_expired_less_can_be_asked_and_that_is_said(
     assert f"of this range, {newest} was deleted from it" in err
     assert "; its rollups are kept, and do not tell --by pod" in err
     assert command(replay.main, *where, "--sum", "-o", "json")[:2] == replayed[:2]
+
+
+def test_of_an_hour_that_was_deleted_by_hand_beside_an_expired_one_no_rollups_are_kept(
+    command: Command, where: list[str], archive: Path
+) -> None:
+    opened = FlowArchive(str(archive))
+    older, newer = stored_hours(opened)
+    expire(opened, older)
+    shutil.rmtree(archive / "flows" / newer.name)
+    for asked in ([], ["--by", "pod"]):
+        _, out, err = command(report.main, *where, *asked)
+        said = " ".join(f"{out} {err}".split())
+        assert f"of this range, flows/{newer.name} was deleted from it, and perhaps what is older" in said
+        assert "its rollups are kept" not in said
