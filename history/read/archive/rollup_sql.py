@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from history.model.end_names import reads_as_network
@@ -100,13 +101,18 @@ def view_rollups(database: duckdb.DuckDBPyConnection, archive: FlowArchive, path
     else:
         rows = database.from_arrow(ds.dataset(files, ROLLUP_SCHEMA, filesystem=archive.filesystem, format="parquet"))
     columns = (column for column in ROLLUP_SCHEMA.names if column not in (*SUMMED, _FLOWS))
-    summed = (f"{there(each)} AS {each}" for each in (*SUMMED, _FLOWS))
+    summed = (f"{_of_traffic(each)} AS {each}" for each in (*SUMMED, _FLOWS))
     rows.project(", ".join([*columns, *summed])).create_view(name, replace=True)
 
 
 def there(column: str) -> str:
     """Return a column as SQL that fails where a row has none: a sum would leave such a row out without a word."""
     return f"coalesce({column}, error('a row has no {column}'))"
+
+
+def _of_traffic(column: str) -> str:
+    """Return the same of a rollup's column: a row without a scope, which says who counted, stands for no flows."""
+    return f"if(scope IS NULL AND {column} <> 0, error('a row without scope has {column}'), {there(column)})"
 
 
 def why_not_rows(batch: pa.RecordBatch, *, rollup: bool) -> str:
@@ -117,4 +123,8 @@ def why_not_rows(batch: pa.RecordBatch, *, rollup: bool) -> str:
     missing = [name for name in wanted if name not in batch.schema.names]
     if missing:
         return f"it has no column {missing[0]}"
-    return next((f"a row has no {name}" for name in summed if batch.column(name).null_count), "")
+    if found := next((name for name in summed if batch.column(name).null_count), ""):
+        return f"a row has no {found}"
+    metered = batch.filter(pc.is_null(batch.column("scope"))) if rollup else batch.slice(0, 0)
+    found = next((name for name in summed if pc.any(pc.not_equal(metered.column(name), 0)).as_py()), "")
+    return f"a row without scope has {found}" if found else ""

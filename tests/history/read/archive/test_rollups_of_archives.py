@@ -231,6 +231,8 @@ def _nothing_in(column: str, rows: int | None = None) -> Any:
         pytest.param(_nothing_in("bytes"), 1, id="bytes null"),
         pytest.param(_nothing_in("flows"), 0, id="flows null"),
         pytest.param(_nothing_in("window_start", 1), 0, id="a time null"),
+        pytest.param(_nothing_in("scope"), 0, id="scopes null"),
+        pytest.param(_nothing_in("scope", 1), 1, id="a scope null"),
     ],
 )
 def test_a_damaged_rollup_is_an_error_of_one_line_that_names_it(compacted: Path, damage: Any, number: int) -> None:
