@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
 
-import duckdb
 import msgspec
 import pyarrow as pa
 
 from common.errors import Refusal
 from common.terminal import command
 from history.read.archive.files import find_chapter, hour_range
-from history.read.archive.limits import checked_footer
+from history.read.archive.limits import DAMAGED, checked_footer
 from history.read.archive.opened import FlowArchive
 from history.upkeep.addresses import Erasure, done_already
 from history.upkeep.days import forget_long_rollups
@@ -132,7 +131,7 @@ class Compactor:
         try:
             with self._archive.open(path) as source:
                 schema = checked_footer(self._archive, path, source).schema.to_arrow_schema()
-        except (pa.ArrowException, OSError) as error:
+        except DAMAGED as error:
             self._archive.check_answers(path, error)
             raise Refusal(f"archive {self._archive.location}: {path}: {error}") from error
         return any(schema.field(name).type != TIME for name in ("window_start", "window_end"))
@@ -283,7 +282,7 @@ class Compactor:
         """
         try:
             yield
-        except (duckdb.Error, pa.ArrowException, FileNotFoundError) as error:
+        except DAMAGED as error:
             if self._archive.chain(hour).newest >= sequence:
                 raise Taken from error
             said = " ".join(str(error).split())[:300]

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
-import duckdb
 import pyarrow as pa
 
 from common.errors import Refusal
 from history.model.rollups import LENGTHS_MS
 from history.model.time_range import TimeRange
 from history.read.archive.files import LongRollup, first_day, hour_end_ms, hours_with_rollups, long_rollups
+from history.read.archive.limits import DAMAGED
 from history.read.archive.opened import ArchiveChanged, FlowArchive
 from history.read.archive.rollup_sql import roll_up, view_rollups
 from history.read.flow_sql import FLOWS, bounded_database, literal
@@ -65,7 +65,7 @@ def write_long_rollup(archive: FlowArchive, wanted: LongRollup, spill: Path) -> 
                 raise Refusal(
                     f"archive {archive.location}: what was written of {wanted.path} is not what its rollups come to"
                 )
-    except (duckdb.Error, pa.ArrowException, OSError) as error:
+    except DAMAGED as error:
         if not all(map(archive.has, parts)):
             raise ArchiveChanged(archive.location) from error
         raise

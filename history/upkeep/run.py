@@ -7,9 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import duckdb
-import pyarrow as pa
-
 from common.amounts import counted, human
 from common.errors import Refusal
 from common.input.durations import parse_duration
@@ -27,6 +24,7 @@ from history.read.archive.files import (
     hour_end_ms,
     touches,
 )
+from history.read.archive.limits import DAMAGED
 from history.read.archive.opened import ArchiveChanged, FlowArchive
 from history.read.progress import progress
 from history.upkeep.addresses import Erasure, done_already
@@ -172,7 +170,7 @@ class Run:
             yield
         except ArchiveChanged:
             say(f"{what}: changed meanwhile; left to the next run")
-        except (Refusal, OSError, duckdb.Error, pa.ArrowException) as error:
+        except (Refusal, *DAMAGED) as error:
             self._failed += 1
             said = " ".join(str(error).split())[:300]
             complain(f"zonemeter archive {self._word}: {what}: {said}; its hours' rollups are read instead")

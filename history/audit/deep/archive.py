@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from common.errors import Refusal
 from history.audit.deep.facts import ChunkFlows, Facts, flow_place
 from history.read.archive.files import compacted_hours, hour_end_ms, touches
-from history.read.archive.limits import why_too_large
+from history.read.archive.limits import DAMAGED, why_too_large
 from history.read.archive.opened import ATTEMPTS, ArchiveChanged, FlowArchive, ReadAgain, StoreAway, manifest_path
 from schemas.amount import Amount
 from schemas.codec import UNREADABLE, Count
@@ -141,7 +141,7 @@ def _take_file(archive: FlowArchive, facts: Facts, file: DataFile, listed: str) 
                 _take_row(facts, file, row)
     except FileNotFoundError:
         facts.find("archive", f"{file.path} is missing: {listed} {file.rows:,} flows in it")
-    except (OSError, pa.ArrowException, DecodeError, ValueError, *UNREADABLE) as error:
+    except (*DAMAGED, DecodeError, ValueError, *UNREADABLE) as error:
         archive.check_answers(file.path, error)
         facts.find("archive", f"{file.path} cannot be read: {' '.join(str(error).split())}")
     else:

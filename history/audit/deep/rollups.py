@@ -3,14 +3,12 @@
 
 from collections.abc import Iterator, Sequence
 
-import duckdb
-import pyarrow as pa
-
 from common.errors import Refusal
 from history.audit.deep.facts import Discrepancy
 from history.model.rollups import LENGTHS_MS
 from history.model.time_range import TimeRange
 from history.read.archive.files import compacted_hours, hour_of, hour_range, long_rollups
+from history.read.archive.limits import DAMAGED
 from history.read.archive.opened import ArchiveChanged, FlowArchive, ReadAgain, StoreAway
 from history.read.archive.rollup_sql import ROLLUP_SCHEMA, roll_up, view_rollups
 from history.read.archive.sql import view_rows
@@ -46,7 +44,7 @@ def _why(archive: FlowArchive, rollup: str, parts: Sequence[str], span: TimeRang
         why = f"{rollup} is not what {', '.join(parts[:1])} sums up to: {differing:,} rows differ"
     except (ReadAgain, StoreAway):
         raise
-    except (Refusal, duckdb.Error, pa.ArrowException, OSError) as error:
+    except (Refusal, *DAMAGED) as error:
         archive.check_answers(rollup, error)
         why = f"{rollup} cannot be compared with its flows: {' '.join(str(error).split())[:300]}"
     return why if _counts(archive, rollup, parts) else ""

@@ -9,6 +9,7 @@ means no good, or is not of an archive: a few kilobytes may unpack to gigabytes.
 from collections.abc import Collection, Mapping, Sequence
 from typing import BinaryIO
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -16,6 +17,10 @@ from common.errors import Refusal
 from history.read.archive.opened import FlowArchive
 from history.read.batch import SCHEMA
 from sinks.flowlog.archive.compaction import ROLLUPS
+
+# What is raised of a damaged file: the last two by pyarrow and by DuckDB where a footer has a column whose name is not
+# UTF-8.
+DAMAGED = (duckdb.Error, pa.ArrowException, OSError, UnicodeDecodeError, RuntimeError)
 
 # Of a compaction it is a hundredth of the file: some 4 kB for each row group.
 MAX_FOOTER_BYTES = 64 * 1024 * 1024
@@ -34,7 +39,7 @@ _TAIL_BYTES = 64 * 1024
 
 
 def check_files(archive: FlowArchive, paths: Sequence[str], listed: Mapping[str, int] | None = None) -> None:
-    """Raise `Refusal` for a file of an archive that is not read; `OSError` and `ArrowException` for a damaged one.
+    """Raise `Refusal` for a file of an archive that is not read; one of `DAMAGED` for a damaged one.
 
     `listed`: the sizes that manifests and compactions say. A directory's file of just that size is taken for what they
     say was written, and left to DuckDB: to parse footers twice is a fourth of a report over many small files.
@@ -70,7 +75,7 @@ def checked_footer(archive: FlowArchive, path: str, source: pa.NativeFile) -> pq
 
 
 def why_too_large(source: pa.NativeFile) -> str | None:
-    """Say why a file is not read; None if it may be. Raises `OSError` and `ArrowException` for a damaged footer."""
+    """Say why a file is not read; None if it may be. Raises one of `DAMAGED` for a damaged footer."""
     return _read_footer(source)[0]
 
 

@@ -20,7 +20,7 @@ from history.model.filters import Selection
 from history.model.rollups import Hours
 from history.model.time_range import TimeRange
 from history.read.archive.files import find_chapter, find_long_rollups, hour_of, hour_range
-from history.read.archive.limits import check_files, checked_footer
+from history.read.archive.limits import DAMAGED, check_files, checked_footer
 from history.read.archive.narrowed import Narrowed, known_columns, narrowing
 from history.read.archive.opened import ArchiveChanged, FlowArchive
 from history.read.archive.rollup_sql import ROLLUP_SCHEMA, SUMMED, there, view_rollups, why_not_rows
@@ -30,8 +30,6 @@ from sinks.flowlog.archive.compaction import ROLLUPS, rollup_path
 
 BATCH_ROWS = 50_000
 _FLOW_FILES = "flow_files"
-# The last two where a footer has a column whose name is not UTF-8: so pyarrow says it, and DuckDB.
-_UNREADABLE = (duckdb.Error, pa.ArrowException, OSError, UnicodeDecodeError, RuntimeError)
 
 
 def view_rows(database: duckdb.DuckDBPyConnection, archive: FlowArchive, paths: Sequence[str], name: str) -> None:
@@ -174,7 +172,7 @@ class ArchiveQuery(FlowQuery):
         """Turn what is said of a damaged file into one line that names the file."""
         try:
             yield
-        except _UNREADABLE as error:
+        except DAMAGED as error:
             self.archive.check_answers(next(iter(self.read), ""), error)
             if self._is_changed():
                 raise ArchiveChanged(self.archive.location) from error
@@ -202,7 +200,10 @@ class ArchiveQuery(FlowQuery):
             if self.archive.is_local:
                 # Of a footer it refuses more than pyarrow does, and names no file.
                 self._database.read_parquet(literal(f"{self.archive.root}/{path}"))
-        except _UNREADABLE as error:
+            known = ROLLUP_SCHEMA.names if path in self._rollup_files else SCHEMA.names
+            if other := next((name for name in footer.schema.names if name not in known), ""):
+                return f"{path}: it has a column {other!r}, which no flow log writes"
+        except DAMAGED as error:
             self.archive.check_answers(path, error)
             return f"{path}: {' '.join(str(error).split()).removeprefix(f'{path}: ')[:200]}"
         return ""

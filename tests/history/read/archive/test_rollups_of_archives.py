@@ -304,6 +304,17 @@ def test_a_damaged_footer_of_the_same_size_is_an_error_of_one_line_that_names_th
             reading(query)
 
 
+@pytest.mark.parametrize("number", [0, 4])
+def test_a_damaged_name_that_can_be_read_is_an_error_of_one_line_that_names_the_file(
+    written: Written, number: int
+) -> None:
+    path = sorted(written.root.glob("flows/*/*/*"))[number]
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"src_zone", b"src_zon%"))
+    with pytest.raises(Refusal, match=f"^archive [^\n]*: {path.relative_to(written.root)}: it has a column [^\n]*$"):
+        asked(written.root)
+
+
 @pytest.mark.parametrize("rows", [None, 1])
 def test_a_footer_that_does_not_say_so_helps_nobody(compacted: Path, rows: int) -> None:
     path = next(compacted.glob("flows/*/*/*"))
