@@ -11,7 +11,7 @@ import msgspec
 
 from enricher.index.endpoints import NOWHERE, Location, Resolved
 from enricher.index.ownership import Index, Slot
-from enricher.index.tenancy import FOREVER
+from enricher.index.tenancy import FOREVER, acquired
 from schemas.topology import TopologyState
 
 
@@ -103,7 +103,7 @@ class ClusterWindow:
         if known is None:
             before, self.same = self.same, ALWAYS
             states = self.owners(("name", name or ""))
-            places = [Location(s.zone or None, s.region or None, s.zone_id or None) for s in states]
+            places = [_place(state) for state in states]
             known = self._nodes[name] = Placed(tuple(states), common_place(places)), self.same
             self.same = before
         found, same = known
@@ -118,8 +118,25 @@ class ClusterWindow:
             # What came or went within the window is not said of all of it.
             always = tuple(each for each in pod.served if all(each in other.served for other in pods))
             pod = msgspec.structs.replace(pod, served=always)
-        on, at = self._named(pod.node), self.at(pod.node)
+        on, at = self._named(pod.node), self._at_node_of(pod)
         return self._answer("pod", address, owner=pod, node=on, at=at, in_cluster=True)
+
+    def _at_node_of(self, pod: TopologyState) -> Placed:
+        """Return where a pod is: on the node of that name.
+
+        Where another node had the name when the pod got its address, what the two agree on: the pod's object may
+        outlive its node for minutes, and the one that came under the name may be in another zone. Or it is the same
+        machine, registered again; so one that had no zone says nothing against it.
+        """
+        at, got_by = self.at(pod.node), acquired(pod).by_ms
+        if not at.states or at.states[0].from_ms <= got_by:
+            return at
+        uids = {state.uid for state in at.states}
+        then = self.index.owners(("name", pod.node or ""), got_by, got_by + 1)
+        before = [state for state in then if state.uid not in uids and (state.zone or state.zone_id)]
+        if not before:
+            return at
+        return Placed((*before, *at.states), common_place([*map(_place, before), at.place]))
 
     def _node(self, address: str, nodes: list[TopologyState]) -> Resolved | None:
         names = {node.name for node in nodes}
@@ -132,6 +149,10 @@ class ClusterWindow:
 
     def _named(self, node: str | None) -> str | None:
         return f"{self.name}/{node or ''}" if self.name else node
+
+
+def _place(node: TopologyState) -> Location:
+    return Location(node.zone or None, node.region or None, node.zone_id or None)
 
 
 def common_place(places: Sequence[Location]) -> Location:

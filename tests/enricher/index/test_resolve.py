@@ -272,6 +272,43 @@ def test_scope(source: Location, destination: Location, scope: str) -> None:
     assert scope_of(source, destination) == scope
 
 
+BEFORE, SINCE = START - 60_000, START - 30_000
+THE_NEXT = "uid-node-a1-again"
+
+
+@pytest.mark.parametrize(
+    ("zone_then", "zone_now", "got_by", "start", "cloud", "reason"),
+    [
+        pytest.param("eu-west-1a", "eu-west-1b", None, START, {"region": "eu-west-1"}, "zone_missing", id="elsewhere"),
+        pytest.param("eu-west-1a", "us-east-1b", None, START, None, "zone_missing", id="in another region"),
+        pytest.param("eu-west-1a", "eu-west-1a", None, START, ZONE_A, None, id="in the same zone"),
+        pytest.param(None, "eu-west-1b", None, START, ZONE_B, None, id="the old one had no zone"),
+        pytest.param("eu-west-1a", "eu-west-1b", SINCE + 5_000, START, ZONE_B, None, id="a pod of the new one"),
+        pytest.param("eu-west-1a", "eu-west-1b", None, BEFORE - 10_000, ZONE_A, None, id="as of the old one's time"),
+        pytest.param("eu-west-1a", "eu-west-1b", None, BEFORE + 5_000, None, "zone_missing", id="between the two"),
+    ],
+)
+def test_a_node_that_comes_back_elsewhere_under_its_name_does_not_take_the_old_ones_pods_with_it(
+    zone_then: str | None,
+    zone_now: str,
+    got_by: int | None,
+    start: int,
+    cloud: dict[str, str] | None,
+    reason: str | None,
+) -> None:
+    """The objects of its pods are still there, and traffic to their addresses goes on for a while."""
+    index = Index()
+    index.apply(node("node-a1", "192.168.0.11", zone_then, to_ms=BEFORE))
+    index.apply(node("node-a1", "192.168.0.12", zone_now, uid=THE_NEXT, from_ms=SINCE))
+    # A change of a label: another state of the same node is not another node.
+    index.apply(node("node-a1", "192.168.0.12", zone_now, uid=THE_NEXT, from_ms=SINCE + 1, resource_version="51"))
+    index.apply(pod("api-x", "10.42.1.17", "node-a1", acquired_by_ms=got_by))
+    found = Resolver(index, CidrMap([])).window(start, start + 10_000).resolve("10.42.1.17")
+    said = plain(decode_endpoint(found.json(0).encode()))
+    assert (found.kind, said["k8s"]["node"]) == ("pod", {"name": "node-a1"})
+    assert (said.get("cloud"), said.get("reason")) == (cloud, reason)
+
+
 @pytest.mark.parametrize(
     ("content", "source", "says"),
     [
