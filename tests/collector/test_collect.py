@@ -136,7 +136,7 @@ def test_windows_are_aligned_contiguous_and_the_last_is_short(settings: Collecto
         for row in range(len(chunk.src))
         if (chunk.addresses[chunk.src[row]], chunk.addresses[chunk.dst[row]]) == (A, B)
     ]
-    assert sent == [500]
+    assert sum(sent) == 500  # in one window, or in two
     assert _sample(service, "zonemeter_collector_windows_total") == len(chunks)
     assert _sample(service, "zonemeter_collector_unbalanced_windows_total") == 0
     assert service.health.reasons == {"start": "starting"}  # which the service itself takes back

@@ -126,6 +126,11 @@ class ServiceProcess:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
+    def stands_still(self) -> bool:
+        """Return whether it has been stopped (SIGSTOP), by itself or another; fails if it has ended."""
+        assert self.process.poll() is None, self.log.read_text()
+        return ") T " in Path(f"/proc/{self.process.pid}/stat").read_text()
+
     def wait(self, seconds: float = DEADLINE_SECONDS) -> int:
         """Wait for its end and return its exit status."""
         return self.process.wait(seconds)

@@ -357,9 +357,8 @@ def test_a_paused_enricher_that_wakes_after_its_partitions_moved_does_no_harm(to
     rows = 2000
     flags = [*topics.flags, "--topology", str(topology_file(tmp_path)), "--session-seconds", "6"]
     topics.produce([window(sequence, rows) for sequence in range(1, 41)])
-    with running(flags, tmp_path / "one") as one:
-        eventually(lambda: len(topics.flows()) > 0)
-        os.kill(one.process.pid, signal.SIGSTOP)
+    with running(flags, tmp_path / "one", "after-batch:3:SIGSTOP") as one:
+        eventually(one.stands_still)
         with running(flags, tmp_path / "two") as two:
             eventually(lambda: two.metric("chunks_total", "enriched") > 0)
             os.kill(one.process.pid, signal.SIGCONT)
