@@ -15,6 +15,7 @@ from lab.kafka.broker import Broker
 from sinks import kafka_io
 from sinks.deliveries import Deliveries
 from tests.support.builders import sink_entry
+from tests.support.services import DEADLINE_SECONDS
 from tests.support.sinks.topics import PARTITIONS, Topics
 
 
@@ -41,7 +42,7 @@ def test_what_is_paused_is_what_waits_though_the_group_was_shared_out_anew_meanw
         await consumer.start()
         try:
             consumer.assign(where)
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(DEADLINE_SECONDS):
                 await deliveries.deliver(kafka_io.ledger_records(settings, [entry]))
             kafka_io.pause(consumer, deliveries.waiting)
             assert consumer.paused() == {where[1]}

@@ -112,7 +112,7 @@ def test_slices_are_followed(tmp_path: Path) -> None:
     async def inside() -> None:
         api, faults = api_with_everything()
         api.store.put("endpointslices", slice_json(end_point(A)))
-        async with asyncio.timeout(60), serve(api) as port:
+        async with asyncio.timeout(120), serve(api) as port:
             server = f"http://127.0.0.1:{port}"
             async with following(api, faults, tmp_path / "kubeconfig", server, watches_slices=True) as made:
                 await made.agrees()
@@ -152,7 +152,7 @@ def test_of_all_slices_only_the_api_servers_is_followed_unless_all_are_asked_for
         api, faults = api_with_everything()
         api.store.put("endpointslices", slice_json(end_point(A)))
         api.store.put("endpointslices", api_servers("10.9.0.7"))
-        async with asyncio.timeout(60), serve(api) as port:
+        async with asyncio.timeout(120), serve(api) as port:
             server = f"http://127.0.0.1:{port}"
             async with following(api, faults, tmp_path / "kubeconfig", server) as made:
                 await made.agrees()

@@ -156,7 +156,7 @@ def test_namespaces_are_followed_and_the_join_does_not_wait_for_them(tmp_path: P
             usual(request)
 
         api.authorize = authorize  # type: ignore[method-assign]
-        async with asyncio.timeout(60), serve(api) as port:
+        async with asyncio.timeout(120), serve(api) as port:
             server = f"http://127.0.0.1:{port}"
             async with following(api, faults, tmp_path / "kubeconfig", server, namespace_labels="team") as made:
                 await made.follower.all_listed(asyncio.Event())

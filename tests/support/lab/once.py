@@ -8,13 +8,12 @@ from lab.network.namespaces import enter, ip_batch, write_sysctls
 from lab.plan import Plan, Pod
 from lab.traffic.server import request
 from lab.traffic.streams import Address, connect, connected_udp, exchange
-
-_SECONDS = 20.0
+from tests.support.services import DEADLINE_SECONDS
 
 
 async def tcp_once(namespace: str, target: Address, request_bytes: int, response_bytes: int = 0) -> None:
     """Open a connection, send and receive exactly so much payload, close it; both sides are done on return."""
-    async with asyncio.timeout(_SECONDS):
+    async with asyncio.timeout(DEADLINE_SECONDS):
         reader, writer = await connect(namespace, target)
         try:
             await exchange(reader, writer, request_bytes, response_bytes)
