@@ -163,9 +163,10 @@ class EnricherMetrics:
             self._add(chunk.node, joined, sums)
         for node, end_ms in {chunk.node: chunk.end_ms for chunk, _, _ in chunks}.items():
             self._of_nodes.labels(self._node_window, node).set(end_ms / 1000)
-        self._chunks("enriched").inc(len(chunks))
         for series, amount in sums.items():
             series.inc(amount)
+        # Last, and rendered first: a page that has a chunk has all that was counted of it.
+        self._chunks("enriched").inc(len(chunks))
 
     def _add(self, observer: str, joined: Joined, sums: defaultdict[Counter, int]) -> None:
         of_node = self._of_nodes.labels

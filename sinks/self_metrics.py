@@ -49,7 +49,6 @@ class SelfMetrics:
 
     def count(self, partition: int, batch: Batch[Any]) -> None:
         """Count what one batch of records of a partition came to."""
-        self.taken.inc(len(batch.rows))
         self.repeats.inc(batch.repeats)
         self.renumbered.inc(batch.renumbered)
         for refused in batch.refused:
@@ -57,3 +56,5 @@ class SelfMetrics:
         if batch.missed:
             self.missed.inc(batch.missed)
             log.error("records deleted before they were read", extra={"partition": partition, "records": batch.missed})
+        # Last, and rendered first: a page that has the flows of a batch has all else of it.
+        self.taken.inc(len(batch.rows))
