@@ -51,11 +51,12 @@ _CONSTANTS = ("0", "''", "false", "true")
 _EVER_MS = 2**63 - 1
 ALWAYS = TimeRange(0, _EVER_MS)
 _SIDES = ("src_", "dst_")
-# What of an end names it depends on its kind: one column in the place of three, because each takes its time. The outer
-# packets of an overlay go from each node to each, and only their sum is told.
-_OWN_NAMES = ("pod", "service", "node")
-_OWN_NAME = """CASE WHEN {0}kind = 'node' THEN CASE WHEN encapsulation IS NULL THEN {0}node END
-    WHEN {0}kind = 'service' THEN {0}service WHEN {0}workload IS NULL THEN {0}pod END"""
+# What of an end names it depends on its kind: one column in the place of four, because each takes its time. The outer
+# packets of an overlay go from each node to each, and only their sum is told. The kind that most ends have is first.
+_OWN_NAMES = ("pod", "service", "node", "name")
+_OWN_NAME = """CASE WHEN {0}kind = 'pod' THEN CASE WHEN {0}workload IS NULL THEN {0}pod END
+    WHEN {0}kind = 'node' THEN CASE WHEN encapsulation IS NULL THEN {0}node END
+    WHEN {0}kind = 'service' THEN {0}service ELSE {0}name END"""
 _SHARED_FIELDS = [name for name in FIELDS if name not in _OWN_NAMES]
 # Of both ends the columns, that name, and whether it is a broker.
 _ENDS_WIDTH = 2 * (len(_SHARED_FIELDS) + 2)
