@@ -168,28 +168,28 @@ def asking(file: Path, user: dict[str, Any], server: str = "http://127.0.0.1:1")
     file.write_text(json.dumps(config))
 
 
-def by_exec(code: str) -> dict[str, Any]:
-    """Return a user that has its credentials from a command, here of Python."""
+def by_exec(code: str, program: str = sys.executable) -> dict[str, Any]:
+    """Return a user that has its credentials from a command: from code in Python, or in another program's language."""
     version = "client.authentication.k8s.io/v1"
-    return {"exec": {"apiVersion": version, "command": sys.executable, "args": ["-c", code], "env": None}}
+    return {"exec": {"apiVersion": version, "command": program, "args": ["-c", code], "env": None}}
 
 
-def by_gcloud(code: str) -> dict[str, Any]:
+def by_gcloud(code: str, program: str = sys.executable) -> dict[str, Any]:
     """Return a user as `gcloud` wrote it before its plugin."""
-    config = {"cmd-path": sys.executable, "cmd-args": shlex.join(["-c", code])}
+    config = {"cmd-path": program, "cmd-args": shlex.join(["-c", code])}
     return {"auth-provider": {"name": "gcp", "config": config}}
 
 
 @pytest.mark.parametrize("by", [by_exec, by_gcloud])
 def test_a_command_for_credentials_that_never_ends_is_given_up_and_ended_with_all_that_it_started(
-    by: Callable[[str], dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    by: Callable[[str, str], dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "CREDENTIALS_SECONDS", 5.0)
     file, fifo = tmp_path / "kubeconfig", tmp_path / "fifo"
     os.mkfifo(fifo)
-    # Both of its processes hold the fifo open for as long as they live.
-    code = f"f = open({str(fifo)!r}, 'w'); f.write(str(os.getpid())); f.flush(); os.fork(); time.sleep(600)"
-    asking(file, by(f"import os, time; {code}"))
+    # Both of its processes hold the fifo open for as long as they live. A shell: on a busy machine, Python may take
+    # longer to start than a command gets here.
+    asking(file, by(f"exec 9>{shlex.quote(str(fifo))}; printf $$ >&9; sleep 600 & sleep 600", "sh"))
 
     async def run() -> None:
         with pytest.raises(Refusal, match=r"no credentials within 5 s"):
