@@ -6,7 +6,6 @@ import resource
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -124,12 +123,11 @@ def test_with_too_few_open_files_links_are_not_held_and_still_attached_again(
     """All pins but the device's two links, and there is room for one of those."""
     pinned = len(every_pin(node.root))
     assert node.meter._attachment is not None
-    with allowed_files(attachment.OTHER_DESCRIPTORS + pinned - 1):
-        node.meter._attachment.hold()
-        node.meter._attachment.hold()
+    leave_room(monkeypatch, pinned - 1)
+    node.meter._attachment.hold()
+    node.meter._attachment.hold()
     (line,) = caplog.messages
     assert line.startswith(f"1 pins are not held open: RLIMIT_NOFILE leaves room for {pinned - 1}; ")
-    monkeypatch.setattr(attachment, "OTHER_DESCRIPTORS", resource.getrlimit(resource.RLIMIT_NOFILE)[0] - pinned + 1)
     shutil.rmtree(node.root)
     node.close_window()
     assert [(number, len(names)) for number, names in node.missing] == [(pinned - 1, 1)]
@@ -141,11 +139,11 @@ def test_with_too_few_open_files_links_are_not_held_and_still_attached_again(
 
 @pytest.mark.parametrize("node", ["tcx"], indirect=True)
 def test_with_hardly_any_open_files_nothing_is_held_and_all_is_counted(
-    node: Node, caplog: pytest.LogCaptureFixture
+    node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert node.meter._attachment is not None
-    with allowed_files(attachment.OTHER_DESCRIPTORS // 2):
-        node.meter._attachment.hold()
+    leave_room(monkeypatch, -1)
+    node.meter._attachment.hold()
     assert f"{len(every_pin(node.root))} pins are not held open: RLIMIT_NOFILE leaves room for 0; " in caplog.text
     node.send(3)
     node.close_window()
@@ -157,15 +155,10 @@ def nothing_was_missing(node: Node) -> bool:
     return node.missing[-1] == (0, ())
 
 
-@contextmanager
-def allowed_files(count: int) -> Iterator[None]:
-    """Let this process have so many open files while the context lasts."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+def leave_room(monkeypatch: pytest.MonkeyPatch, pins: int) -> None:
+    """Let the limit of open files leave room for so many pins. The limit stays: who knows what pytest has open."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    monkeypatch.setattr(attachment, "OTHER_DESCRIPTORS", limit - pins)
 
 
 def detach_everything(node: Node) -> int:
