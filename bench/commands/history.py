@@ -29,7 +29,7 @@ from bench.measure.reading import Readings
 from bench.measure.report import Table
 from history.read.archive.opened import FlowArchive
 from history.read.archive.rollup_sql import ROLLUP_SCHEMA
-from history.read.flow_sql import open_database
+from history.read.database import open_database
 from history.upkeep.days import rollups_to_write, weeks_with_rollups, write_long_rollup
 from sinks.flowlog.archive.compaction import Compaction, compacted_path, long_rollup_path, record_path, rollup_path
 from sinks.flowlog.archive.manifest import DataFile, Manifest, encode

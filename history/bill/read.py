@@ -26,7 +26,8 @@ from history.bill.formats.form import CROSSING, FORM, Format
 from history.bill.formats.recognise import recognise
 from history.model.time_range import TimeRange
 from history.read.archive.limits import MAX_FOOTER_BYTES, footer_bytes
-from history.read.flow_sql import FETCH_ROWS, open_database
+from history.read.database import open_database
+from history.read.flow_sql import FETCH_ROWS
 
 MEMORY_LIMIT = "512MB"
 # Of resources that are not nodes, and of names of other transfer.

@@ -5,10 +5,8 @@ Files of an archive and batches of a topic are asked alike, so a filter and a su
 Blocking: a command line has nothing else to do meanwhile.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -19,10 +17,11 @@ from history.model.evidence import MAX_CELLS, Cell, Evidence
 from history.model.filters import Selection
 from history.model.grouping import LABEL_COLUMNS, LABEL_TIMES, By, Per, groups_sql, joins_sql, period_sql
 from history.model.hints import Present
-from history.model.party import FIELDS, Parties, Party
+from history.model.party import Parties, Party
 from history.model.states.labels import LabelTime, by_slot
 from history.model.summary import Summary, Traffic
 from history.model.time_range import MAX_SLOTS, TimeRange
+from history.read.ends_sql import ENDS_WIDTH, SIDES, both_ends, parties_of
 from sinks.flowlog.rows.columns import COLUMNS, Value
 
 FETCH_ROWS = 5_000
@@ -31,8 +30,6 @@ _BATCH_ROWS = 50_000
 MAX_KINDS = 500_000
 FLOWS = "flows"
 WANTED_ADDRESSES = "wanted_addresses"
-# Of a database that spills.
-_MEMORY, _THREADS = "512MB", 2
 # Each flow is both. Of a rollup, rows with traffic name no observer, and rows that name one carry no traffic.
 _COUNTED = "encapsulation IS NULL AND scope IS NOT NULL"
 # Null of outer packets of an overlay, and of a rollup's rows without traffic, which have no bytes.
@@ -50,16 +47,6 @@ _RELAYED_IN = "CASE WHEN direction = 'relay' THEN observer_zone END"
 _CONSTANTS = ("0", "''", "false", "true")
 _EVER_MS = 2**63 - 1
 ALWAYS = TimeRange(0, _EVER_MS)
-_SIDES = ("src_", "dst_")
-# What of an end names it depends on its kind: one column in the place of four, because each takes its time. The outer
-# packets of an overlay go from each node to each, and only their sum is told. The kind that most ends have is first.
-_OWN_NAMES = ("pod", "service", "node", "name")
-_OWN_NAME = """CASE WHEN {0}kind = 'pod' THEN CASE WHEN {0}workload IS NULL THEN {0}pod END
-    WHEN {0}kind = 'node' THEN CASE WHEN encapsulation IS NULL THEN {0}node END
-    WHEN {0}kind = 'service' THEN {0}service ELSE {0}name END"""
-_SHARED_FIELDS = [name for name in FIELDS if name not in _OWN_NAMES]
-# Of both ends the columns, that name, and whether it is a broker.
-_ENDS_WIDTH = 2 * (len(_SHARED_FIELDS) + 2)
 # What is suggested in the place of a filter's value that no flow has.
 _VALUES = {
     "cluster": "cluster",
@@ -73,29 +60,6 @@ _VALUES = {
 # Which end serves: as connection tracking said, else the end that kept its port.
 _SERVES = """coalesce(server, CASE WHEN src_port IS NULL AND dst_port IS NOT NULL THEN 'destination'
     WHEN dst_port IS NULL AND src_port IS NOT NULL THEN 'source' END)"""
-
-
-def literal(path: str) -> str:
-    """Return the path of a file as DuckDB takes it: else the names of directories would be patterns."""
-    return re.sub(r"([*?\[])", r"[\1]", path)
-
-
-def open_database() -> duckdb.DuckDBPyConnection:
-    """Return an empty database in memory."""
-    database = duckdb.connect()
-    database.execute("SET enable_progress_bar = false")
-    database.execute("SET TimeZone = 'UTC'")
-    return database
-
-
-def bounded_database(directory: Path) -> duckdb.DuckDBPyConnection:
-    """Return an empty database that takes so much memory and no more; the rest goes to a directory."""
-    database = open_database()
-    database.execute(f"SET memory_limit = '{_MEMORY}'")
-    database.execute(f"SET threads = {_THREADS}")
-    database.execute("SET preserve_insertion_order = false")
-    database.execute("SET temp_directory = ?", [str(directory / "spilled")])
-    return database
 
 
 class FlowQuery:
@@ -124,7 +88,7 @@ class FlowQuery:
         slot_ms = max(self.span.slot_ms, (self.span.to_ms - self.span.from_ms) // MAX_SLOTS)
         if by == "label":
             self._database.register(LABEL_TIMES, _label_table(labels, self.span, slot_ms))
-        sides, pairs = _both_ends(ends)
+        sides, pairs = both_ends(ends)
         told = ("direction", _RELAYED_IN, period_sql(per), *groups_sql(by), *sides)
         if not selection.is_any:
             # What nobody wants need not be told apart, and row groups without what is wanted not be read.
@@ -153,16 +117,16 @@ class FlowQuery:
         regions: dict[str, str] = self._regions or {}
         waiting: list[tuple[Party, Party, tuple[Any, ...]]] = []
         for row in rows:
-            source, destination = _ends(ends, row[-_ENDS_WIDTH:])
+            source, destination = parties_of(ends, row[-ENDS_WIDTH:])
             if self._regions is None:
                 regions |= {end.zone: end.region for end in (source, destination) if end.zone and end.region}
             _, _, _, direction, relayed_in, *_ = row
             if direction == "relay" and relayed_in not in regions:
-                waiting.append((source, destination, row[:-_ENDS_WIDTH]))
+                waiting.append((source, destination, row[:-ENDS_WIDTH]))
                 continue
             if direction == "relay":
                 source = ends.at(source, relayed_in, regions[relayed_in])
-            yield source, destination, row[:-_ENDS_WIDTH]
+            yield source, destination, row[:-ENDS_WIDTH]
         # Perhaps flows that are not wanted tell it.
         for source, destination, row in waiting:
             yield ends.at(source, row[4] or "", self.regions().get(row[4], "")), destination, row
@@ -256,7 +220,7 @@ class FlowQuery:
     def gather(self, ends: Parties, evidence: Evidence, summary: Summary, selection: Selection) -> None:
         """Add the flows that are wanted to the evidence for advice, and to a summary."""
         where, parameters = self._where(selection)
-        sides, pairs = _both_ends(ends)
+        sides, pairs = both_ends(ends)
         query = f"""
             WITH told AS (
                 SELECT *, {_SERVES} AS serves FROM {self._rows_view()} WHERE {_COUNTED} AND {where}
@@ -325,7 +289,7 @@ class FlowQuery:
 
     def _values(self, of_side: str) -> set[str]:
         """Return the values of an expression, on either side of a flow."""
-        sides = (f"SELECT {of_side.format(side)} FROM flows WHERE {self._in_range}" for side in _SIDES)  # noqa: S608
+        sides = (f"SELECT {of_side.format(side)} FROM flows WHERE {self._in_range}" for side in SIDES)  # noqa: S608
         found = self._fetch(" UNION ".join(sides), [])
         return {value for (value,) in found if value is not None}
 
@@ -389,32 +353,3 @@ def _label_table(times: Sequence[LabelTime], span: TimeRange, slot_ms: int) -> p
 
 def _moment(at_ms: int) -> str:
     return f"make_timestamptz({min(at_ms * 1000, _EVER_MS - 1)})"
-
-
-def _end_columns(side: str) -> list[str]:
-    """Return the columns that a report's end is made of."""
-    return [*(f"{side}{name}" for name in _SHARED_FIELDS), _OWN_NAME.format(side)]
-
-
-def _both_ends(parties: Parties) -> tuple[list[str], list[str | int]]:
-    """Return the columns that `_ends` makes parties of, and their parameters."""
-    brokers = " OR ".join(["(%saddress = ? AND %sport = ?)"] * len(parties.brokers))
-    pairs = [value for address in sorted(parties.brokers) for value in address]
-    # Which end is a broker tells what of a node's traffic is the meter's own, and nothing else.
-    sides = zip(_SIDES, reversed(_SIDES), strict=True)
-    test = f"{{1}}kind = 'node' AND ({brokers.replace('%s', '{0}')})" if brokers else "false"
-    tests = {side: test.format(side, other) for side, other in sides}
-    return [each for side, test in tests.items() for each in (*_end_columns(side), test)], [*pairs, *pairs]
-
-
-def _ends(parties: Parties, values: Sequence[object]) -> tuple[Party, Party]:
-    width = _ENDS_WIDTH // 2
-    source, destination = (_end(parties, side) for side in (values[:width], values[width:]))
-    return source, destination
-
-
-def _end(parties: Parties, values: Sequence[object]) -> Party:
-    *shared, own, broker = values
-    known = dict.fromkeys(_OWN_NAMES, own) | dict(zip(_SHARED_FIELDS, shared, strict=True))
-    facts = (known[name] for name in FIELDS)
-    return parties.of([None if value is None else str(value) for value in facts], broker=bool(broker))

@@ -18,7 +18,7 @@ from common.settings import KafkaSettings
 from history.model.filters import Selection
 from history.model.party import Parties
 from history.model.summary import Summary
-from history.read.flow_sql import open_database
+from history.read.database import open_database
 from history.read.flows import take
 from history.read.rejoin import ReadTally
 from history.read.topic import partitions_of

@@ -17,7 +17,8 @@ from msgspec import UNSET, UnsetType
 from history.model.filters import Selection
 from history.model.hints import Present, why_nothing
 from history.model.time_range import TimeRange
-from history.read.flow_sql import ALWAYS, FLOWS, FlowQuery, open_database
+from history.read.database import open_database
+from history.read.flow_sql import ALWAYS, FLOWS, FlowQuery
 from schemas.flow import Cloud, Observer
 from sinks.flowlog.rows.columns import END_COLUMNS, FlatEnd, Value, text
 from sinks.flowlog.rows.parquet import MILLISECONDS, TIME

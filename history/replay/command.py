@@ -22,7 +22,7 @@ from history.model.hints import why_nothing
 from history.model.rollups import Hours, only_flows_pick
 from history.model.time_range import TimeRange, timestamp
 from history.read import interrupts
-from history.read.archive.files import hour_of
+from history.read.archive.hours import hour_of
 from history.read.archive.opened import ATTEMPTS, FlowArchive, ReadAgain
 from history.read.archive.sql import ArchiveQuery
 from history.read.batch import COUNTED_SCHEMA, SCHEMA, FlowBatch

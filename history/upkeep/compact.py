@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from common.errors import Refusal
 from common.terminal import command
-from history.read.archive.files import find_chapter, hour_range
+from history.read.archive.files import find_chapter
+from history.read.archive.hours import hour_range
 from history.read.archive.limits import DAMAGED, checked_footer
 from history.read.archive.opened import FlowArchive
 from history.upkeep.addresses import Erasure, done_already

@@ -14,11 +14,14 @@ import pyarrow as pa
 from common.errors import Refusal
 from history.model.rollups import LENGTHS_MS
 from history.model.time_range import TimeRange
-from history.read.archive.files import LongRollup, first_day, hour_end_ms, hours_with_rollups, long_rollups
+from history.read.archive.files import hours_with_rollups
+from history.read.archive.hours import hour_end_ms
 from history.read.archive.limits import DAMAGED
+from history.read.archive.long_rollups import LongRollup, first_day, long_rollups
 from history.read.archive.opened import ArchiveChanged, FlowArchive
 from history.read.archive.rollup_sql import roll_up, view_rollups
-from history.read.flow_sql import FLOWS, bounded_database, literal
+from history.read.database import bounded_database, literal
+from history.read.flow_sql import FLOWS
 from history.upkeep.rollups import sums_in_view, write_rollup
 from sinks.flowlog.archive.compaction import LONG_ROLLUP, ROLLUPS
 from sinks.flowlog.stores.store import TEMPORARY

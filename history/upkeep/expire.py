@@ -14,7 +14,9 @@ from typing import NamedTuple
 from pyarrow import fs
 
 from common.errors import Refusal
-from history.read.archive.files import DATA, first_day, hour_end_ms
+from history.read.archive.files import DATA
+from history.read.archive.hours import hour_end_ms
+from history.read.archive.long_rollups import first_day
 from history.read.archive.opened import FlowArchive
 from history.upkeep.addresses import LEVELS, Erasure, at_least
 from history.upkeep.compact import Compactor, Rule, Taken

@@ -8,7 +8,7 @@ lists them all. What the old ones said stands in the compactions. The newest sta
 from collections.abc import Callable, Iterator
 from functools import cache
 
-from history.read.archive.files import hour_of
+from history.read.archive.hours import hour_of
 from history.read.archive.opened import DIRECTORY, FlowArchive, manifest_path
 from sinks.flowlog.archive.archive import FLOWS, INTENT
 from sinks.flowlog.archive.manifest import Manifest

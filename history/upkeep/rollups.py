@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 from history.model.time_range import TimeRange
 from history.read.archive.opened import FlowArchive
 from history.read.archive.rollup_sql import ROLLUP_SCHEMA, roll_up, view_rollups
-from history.read.flow_sql import FLOWS, bounded_database, literal
+from history.read.database import bounded_database, literal
+from history.read.flow_sql import FLOWS
 from history.upkeep.addresses import Erasure, erased
 from history.upkeep.sorting import Content, SortedFile
 from sinks.flowlog.rows.parquet import WRITTEN

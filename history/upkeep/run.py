@@ -14,17 +14,10 @@ from common.input.files import scratch
 from common.terminal import complain, say
 from history.model.rollups import Length
 from history.model.time_range import TimeRange, parse_since
-from history.read.archive.files import (
-    DATA,
-    HOUR_MS,
-    LongRollup,
-    compacted_hours,
-    first_day,
-    hour_directories,
-    hour_end_ms,
-    touches,
-)
+from history.read.archive.files import DATA, compacted_hours, hour_directories
+from history.read.archive.hours import HOUR_MS, hour_end_ms, touches
 from history.read.archive.limits import DAMAGED
+from history.read.archive.long_rollups import LongRollup, first_day
 from history.read.archive.opened import ArchiveChanged, FlowArchive
 from history.read.progress import progress
 from history.upkeep.addresses import Erasure, done_already

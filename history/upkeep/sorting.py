@@ -18,7 +18,8 @@ from history.read.archive.limits import check_files
 from history.read.archive.opened import FlowArchive
 from history.read.archive.sql import view_rows
 from history.read.batch import SCHEMA
-from history.read.flow_sql import FLOWS, bounded_database
+from history.read.database import bounded_database
+from history.read.flow_sql import FLOWS
 from history.upkeep.addresses import Erasure, erased
 from sinks.flowlog.rows.columns import COLUMNS
 from sinks.flowlog.rows.parquet import WRITTEN

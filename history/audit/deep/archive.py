@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 
 from common.errors import Refusal
 from history.audit.deep.facts import ChunkFlows, Facts, flow_place
-from history.read.archive.files import compacted_hours, hour_end_ms, touches
+from history.read.archive.files import compacted_hours
+from history.read.archive.hours import hour_end_ms, touches
 from history.read.archive.limits import DAMAGED, why_too_large
 from history.read.archive.opened import ATTEMPTS, ArchiveChanged, FlowArchive, ReadAgain, StoreAway, manifest_path
 from schemas.amount import Amount

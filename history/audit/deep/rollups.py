@@ -7,12 +7,15 @@ from common.errors import Refusal
 from history.audit.deep.facts import Discrepancy
 from history.model.rollups import LENGTHS_MS
 from history.model.time_range import TimeRange
-from history.read.archive.files import compacted_hours, hour_of, hour_range, long_rollups
+from history.read.archive.files import compacted_hours
+from history.read.archive.hours import hour_of, hour_range
 from history.read.archive.limits import DAMAGED
+from history.read.archive.long_rollups import long_rollups
 from history.read.archive.opened import ArchiveChanged, FlowArchive, ReadAgain, StoreAway
 from history.read.archive.rollup_sql import ROLLUP_SCHEMA, roll_up, view_rollups
 from history.read.archive.sql import view_rows
-from history.read.flow_sql import FLOWS, open_database
+from history.read.database import open_database
+from history.read.flow_sql import FLOWS
 from sinks.flowlog.archive.compaction import ROLLUPS, rollup_path
 
 _AGAIN, _FILES = "made_again", "files_of_flows"

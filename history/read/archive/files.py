@@ -20,14 +20,10 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from functools import cache, lru_cache
-from itertools import compress
-from typing import NamedTuple
 
 from common.errors import Refusal
-from history.model.rollups import LENGTHS_MS, Hours, Length
-from history.model.time_range import TimeRange, timestamp
+from history.model.time_range import TimeRange
+from history.read.archive.hours import hour_start_ms, touches
 from history.read.archive.opened import ArchiveChanged, FlowArchive, manifest_path
 from sinks.flowlog.archive.archive import FLOWS
 from sinks.flowlog.archive.compaction import (
@@ -36,15 +32,12 @@ from sinks.flowlog.archive.compaction import (
     ROLLUPS,
     Chain,
     intent_path,
-    long_rollup_path,
     record_path,
     rollup_path,
 )
 from sinks.flowlog.archive.manifest import DataFile
 
-HOUR_MS = 3_600_000
 _HOURS = [f"hour={number:02}" for number in range(24)]
-_HOUR = re.compile(r"date=(\d{4}-\d\d-\d\d)/hour=(\d\d)", re.ASCII)
 DATA = re.compile(r"flows-p(\d{1,9})-(\d{12})-[0-9a-f]{6}\.(parquet|jsonl)")
 # Manifests are in order of what was taken, which is nearly that of time: so many in a row that list nothing of the
 # range, and none beyond them does.
@@ -89,12 +82,6 @@ def find_chapter(archive: FlowArchive, span: TimeRange) -> Chapter:
     Raises `ArchiveChanged` where compactions hold flows of manifests that were not there when the archive was opened.
     """
     return _Search(archive, span).run()
-
-
-def touches(hour: str, span: TimeRange) -> bool:
-    """Return whether an hour, such as `flows/date=2026-11-23/hour=02`, has any of the range."""
-    start_ms = hour_start_ms(hour)
-    return start_ms is not None and start_ms < span.to_ms and span.from_ms < start_ms + HOUR_MS
 
 
 def hour_directories(archive: FlowArchive, span: TimeRange) -> dict[str, list[str]]:
@@ -322,81 +309,5 @@ class _Search:
         return bisect_right(known, begin_ms, key=newest_ms)
 
 
-def hour_end_ms(directory: str) -> int:
-    """Return when an hour ends, in Unix milliseconds; 0 if the directory is not an hour's."""
-    start_ms = hour_start_ms(directory)
-    return 0 if start_ms is None else start_ms + HOUR_MS
-
-
-def hour_range(hour: str) -> TimeRange:
-    """Return the time of an hour such as `date=2026-11-23/hour=02`, which is one."""
-    end_ms = hour_end_ms(hour)
-    return TimeRange(end_ms - HOUR_MS, end_ms)
-
-
-class LongRollup(NamedTuple):
-    """The rollup of a day or a week, whether it is there or not. `parts`: the hours' rollups that it is of.
-
-    `day`: the day, or the week's first, such as `date=2026-11-23`.
-    """
-
-    length: Length
-    day: str
-    parts: Sequence[str] = ()
-
-    @property
-    def path(self) -> str:
-        """Its path; without parts nobody's."""
-        return long_rollup_path(self.length, self.day, self.parts)
-
-    @property
-    def span(self) -> TimeRange:
-        """Its time."""
-        begin_ms = hour_start_ms(f"{self.day}/hour=00") or 0
-        return TimeRange(begin_ms, begin_ms + LENGTHS_MS[self.length])
-
-
-def long_rollups(length: Length, rollups: Iterable[str]) -> list[LongRollup]:
-    """Return those of each day, or week, that has any of these hours' rollups."""
-    parts: dict[str, list[str]] = defaultdict(list)
-    first = cache(lambda day: first_day(length, hour_start_ms(f"{day}/hour=00") or 0))
-    for path in rollups:
-        parts[first(path.split("/")[-3])].append(path)
-    return [LongRollup(length, day, paths) for day, paths in parts.items()]
-
-
-def find_long_rollups(archive: FlowArchive, hours: Hours, rollups: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Return the rollups of weeks and days that are there in the place of hours', and the hours' that are left."""
-    left, found = dict.fromkeys(rollups), list[str]()
-    for length in hours.lengths:
-        # Of a part of a day's rollups, or a week's, there is none.
-        made = [each for each in long_rollups(length, left) if hours.holds(each.span)]
-        for each in compress(made, archive.in_threads(archive.has, [each.path for each in made])):
-            found.append(each.path)
-            for path in each.parts:
-                del left[path]
-    return found, [*left]
-
-
-def first_day(length: Length, at_ms: int) -> str:
-    """Return the day, or the first one of the week, that a time lies in, such as `date=2026-11-23`."""
-    return f"date={timestamp(at_ms // LENGTHS_MS[length] * LENGTHS_MS[length])[:10]}"
-
-
-def hour_of(path: str) -> str:
-    """Return the hour of a file of flows or of a rollup, such as `date=2026-11-23/hour=02`."""
-    return "/".join(path.split("/")[-3:-1])
-
-
 def _hour_of(path: str) -> str:
     return path.rpartition("/")[0]
-
-
-@lru_cache(maxsize=100_000)
-def hour_start_ms(directory: str) -> int | None:
-    """Return when an hour begins, in Unix milliseconds; None if the directory is not an hour's."""
-    found = _HOUR.fullmatch(directory.removeprefix(f"{FLOWS}/"))
-    try:
-        return int(datetime.fromisoformat(f"{found[1]}T{found[2]}+00:00").timestamp()) * 1000 if found else None
-    except ValueError:
-        return None

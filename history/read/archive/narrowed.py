@@ -22,7 +22,8 @@ from history.model.filters import Selection
 from history.read.archive.limits import checked_footer
 from history.read.archive.opened import FlowArchive
 from history.read.batch import SCHEMA
-from history.read.flow_sql import WANTED_ADDRESSES, literal, open_database, wanted_addresses
+from history.read.database import literal, open_database
+from history.read.flow_sql import WANTED_ADDRESSES, wanted_addresses
 from sinks.flowlog.rows.columns import COLUMNS
 
 # Of which the filters' columns are held at once.

@@ -19,7 +19,7 @@ from history.model.time_range import TimeRange
 from history.read.archive.limits import check_files
 from history.read.archive.opened import FlowArchive
 from history.read.batch import SCHEMA
-from history.read.flow_sql import literal
+from history.read.database import literal
 from sinks.flowlog.rows.columns import END_COLUMNS
 
 # Of one flow, and not of what it is summed up with; and of all flows of an archive alike.

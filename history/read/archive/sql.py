@@ -19,13 +19,16 @@ from common.terminal import command
 from history.model.filters import Selection
 from history.model.rollups import Hours
 from history.model.time_range import TimeRange
-from history.read.archive.files import find_chapter, find_long_rollups, hour_of, hour_range
+from history.read.archive.files import find_chapter
+from history.read.archive.hours import hour_of, hour_range
 from history.read.archive.limits import DAMAGED, check_files, checked_footer
+from history.read.archive.long_rollups import find_long_rollups
 from history.read.archive.narrowed import Narrowed, known_columns, narrowing
 from history.read.archive.opened import ArchiveChanged, FlowArchive
 from history.read.archive.rollup_sql import ROLLUP_SCHEMA, SUMMED, there, view_rollups, why_not_rows
 from history.read.batch import SCHEMA
-from history.read.flow_sql import FLOWS, FlowQuery, literal, open_database
+from history.read.database import literal, open_database
+from history.read.flow_sql import FLOWS, FlowQuery
 from sinks.flowlog.archive.compaction import ROLLUPS, rollup_path
 
 BATCH_ROWS = 50_000

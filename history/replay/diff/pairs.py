@@ -15,7 +15,8 @@ import pyarrow as pa
 from msgspec import UNSET
 
 from history.read.batch import FlowBatch
-from history.read.flow_sql import FETCH_ROWS, bounded_database
+from history.read.database import bounded_database
+from history.read.flow_sql import FETCH_ROWS
 from history.replay.diff.reasons import CHUNK_NOT_READ, CHUNK_NOT_RECORDED, FACTS, SENDER_METERED, UNKNOWN, Facts
 from schemas.ids import split_flow_id
 from sinks.flowlog.rows.columns import FlatEnd, text

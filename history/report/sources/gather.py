@@ -22,10 +22,11 @@ from history.model.states.labels import LabelTime
 from history.model.summary import Summary
 from history.model.time_range import TimeRange, timestamp
 from history.range_settings import RangeSettings
-from history.read.archive.files import hour_of
+from history.read.archive.hours import hour_of
 from history.read.archive.opened import ATTEMPTS, FlowArchive, ReadAgain
 from history.read.archive.sql import ArchiveQuery
-from history.read.flow_sql import FlowQuery, open_database
+from history.read.database import open_database
+from history.read.flow_sql import FlowQuery
 from history.read.flows import enriched_rows
 from history.read.progress import Tell
 from history.read.rejoin import ReadTally

@@ -10,7 +10,7 @@ from history.model.filters import Selection
 from history.model.rollups import Hours
 from history.model.summary import Summary
 from history.model.time_range import TimeRange, rfc3339
-from history.read.archive.files import long_rollups
+from history.read.archive.long_rollups import long_rollups
 from history.read.archive.opened import ArchiveChanged, FlowArchive
 from history.read.archive.sql import ArchiveQuery
 from history.upkeep.compact import Rule

@@ -13,7 +13,8 @@ from history.model.party import Parties
 from history.model.states.labels import LabelTime
 from history.model.summary import Summary
 from history.model.time_range import TimeRange
-from history.read.flow_sql import ALWAYS, open_database
+from history.read.database import open_database
+from history.read.flow_sql import ALWAYS
 from history.read.topic_sql import TopicRows
 from schemas.flow import Flow, decode_head
 from sinks.flowlog.rows.columns import FlatEnd, flatten

@@ -23,7 +23,8 @@ from history.model.summary import Summary, Traffic
 from history.model.time_range import TimeRange
 from history.read.archive.rollup_sql import roll_up
 from history.read.batch import SCHEMA
-from history.read.flow_sql import FLOWS, FlowQuery, open_database
+from history.read.database import open_database
+from history.read.flow_sql import FLOWS, FlowQuery
 from schemas.flow import DIRECTIONS, SCOPES, Flow, Kubernetes, Named, Observer, Workload
 from sinks.flowlog.rows.parquet import ParquetRows
 from tests.support.history.rows import rows_of
