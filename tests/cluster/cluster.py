@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,30 @@ class Cluster:
         """Return a namespace's pods that are not being deleted."""
         found = self.api.get("-n", namespace, "pods")["items"]
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+    def pods_by_change(self, *namespaces: str) -> Iterator[list[dict[str, Any]]]:
+        """Yield namespaces' pods that are not being deleted: as they are, and as of each change and each second after.
+
+        Nothing is between two looks: each goes on from the version at which the one before ended.
+        """
+        listed = json.loads(self.api.kubectl("get", "--raw", "/api/v1/pods"))
+        version = listed["metadata"]["resourceVersion"]
+        pods = {pod["metadata"]["uid"]: pod for pod in listed["items"]}
+
+        def stay() -> list[dict[str, Any]]:
+            every = ((pod, pod["metadata"]) for pod in pods.values())
+            return [pod for pod, of in every if of["namespace"] in namespaces and "deletionTimestamp" not in of]
+
+        while True:
+            yield stay()
+            watch = f"/api/v1/pods?watch=true&timeoutSeconds=1&resourceVersion={version}"
+            for event in map(json.loads, self.api.kubectl("get", "--raw", watch).splitlines()):
+                assert event["type"] != "ERROR", event
+                pod = event["object"]
+                version, pods[pod["metadata"]["uid"]] = pod["metadata"]["resourceVersion"], pod
+                if event["type"] == "DELETED":
+                    del pods[pod["metadata"]["uid"]]
+                yield stay()
 
     def on_node(self, node: Node, *words: str, stdin: int | None = None) -> subprocess.Popen[str]:
         """Start a command in all of a node's namespaces."""

@@ -72,18 +72,19 @@ def _changed(cluster: Cluster, table: Table, what: str, words: list[str], images
     """Let Helm change it, wait until all pods have these images; name the workloads that had others, too, at a time."""
     begun = time.monotonic()
     both: set[str] = set()
+    states = cluster.pods_by_change(SERVICES, ON_NODES)
+    next(states)
     cluster.api.helm(*words, "-n", SERVICES)
-
-    def is_done() -> bool:
-        pods = [pod for place in (SERVICES, ON_NODES) for pod in cluster.pods(place) if _images(pod)]
+    for state in states:
+        pods = [pod for pod in state if _images(pod)]
         found: dict[str, set[frozenset[str]]] = defaultdict(set)
         for pod in pods:
             if pod["status"]["phase"] == "Running":
                 found[pod["metadata"]["labels"]["app.kubernetes.io/name"]].add(_images(pod))
         both.update(name for name, of_pods in found.items() if len(of_pods) > 1)
-        return all(_is_ready(pod) and _images(pod) <= set(images.values()) for pod in pods)
-
-    eventually(is_done, DEADLINE_SECONDS)
+        if all(_is_ready(pod) and _images(pod) <= set(images.values()) for pod in pods):
+            break
+        assert time.monotonic() < begun + DEADLINE_SECONDS, f"{what}: not within {DEADLINE_SECONDS} s"
     cluster.wait_for(SERVICES, ON_NODES)
     table.within(f"{what}: everything ready again", DEADLINE_SECONDS, time.monotonic() - begun)
     return both
