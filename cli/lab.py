@@ -61,7 +61,9 @@ class SynthSettings(KafkaSettings):
         description=f"pods of the cluster: one a node at least, {MOST_PODS_A_NODE} at most",
     )
     flows: int = Field(35, ge=1, le=MOST_FLOWS, description="flows of each window, which is one node's")
-    windows: int = Field(6, ge=1, le=8640, description="windows of each node; the last ends now, the first with --live")
+    windows: int = Field(
+        6, ge=1, le=8640, description="windows of each node; the last one ends now; with --live the first one does"
+    )
     live: bool = Field(False, description="publish each window when it ends, as time passes")
     seed: int = Field(1, ge=0, le=2**32 - 1, description="the same seed gives the same cluster and the same flows")
     topology: Path | None = Field(

@@ -63,7 +63,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("cidrs", "check"): Command("history.cidrs.command:check", "try a CIDR map on history, say what looks wrong"),
     ("cidrs", "suggest"): Command("history.cidrs.command:suggest", "the networks that no CIDR map names, by bytes"),
     ("cidrs", "import"): Command(
-        "history.cidrs.imports:import_", "a CIDR map out of what a cloud says of its networks"
+        "history.cidrs.imports:import_", "make a CIDR map from what a cloud says about its networks"
     ),
     ("topics", "list"): Command("cli.topics:list_", "the topics as they are"),
     ("topics", "diff"): Command("cli.topics:diff", "what differs from what is expected; exit 1 if anything does"),

@@ -47,7 +47,7 @@ class TopSettings(KafkaSettings):
     output: Literal["table", "json"] = Field("table", description="how to show a window; json: one object a line")
     window_seconds: int = Field(10, ge=1, le=60, description="the collectors' --window-seconds")
     run_for: Duration | None = Field(
-        None, description="end after so long, such as 1h: a run in a pod does not see that nobody looks any more"
+        None, description="end after this long, such as 1h: a run in a pod does not notice that nobody is watching"
     )
     quiet_seconds: float = Field(30.0, gt=0, description="after this long without flows, say so; with --once, end")
 

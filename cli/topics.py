@@ -56,7 +56,7 @@ class ApplySettings(TopicsSettings):
     """The five topics as they should be."""
 
     wait: Duration | None = Field(
-        None, description="retry for so long, such as 10m, while Kafka does not answer or has too few brokers yet"
+        None, description="keep retrying for this long, such as 10m, while Kafka does not answer or has too few brokers"
     )
 
 

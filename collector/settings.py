@@ -87,13 +87,13 @@ class CollectorSettings(ServiceSettings):
     )
     cluster_cidrs: Annotated[str, checked(parse_networks)] = Field(
         "",
-        description="networks of pods and nodes that are all metered, such as 10.42.0.0/16,fd42::/48: what is received "
+        description="networks whose pods and nodes are all metered, such as 10.42.0.0/16,fd42::/48: what is received "
         "from there is put aside in the kernel, not in the enricher, and takes no room in the map",
     )
     external_addresses: ExternalAddresses = Field(
         "full",
-        description="IPv4 addresses that are public and not in cluster_cidrs: full: as they are; prefix: as their /24; "
-        "none: all as one; so that a crowd of clients cannot fill the map",
+        description="how public IPv4 addresses outside cluster_cidrs are kept: full: as they are; prefix: as their "
+        "/24; none: all as one; a crowd of clients then cannot fill the map",
     )
     deadman: Annotated[str, AfterValidator(_deadman)] = Field(
         "6h", description="the kernel stops counting after this long without a collector, such as 6h; 0: never"
@@ -120,8 +120,8 @@ class CollectorSettings(ServiceSettings):
     )
     load: Literal["start", "only", "never"] = Field(
         "start",
-        description="start: the program is loaded at the start, and compiled if it is not pinned; only: that is done, "
-        "and no more; never: what is pinned is taken over, which needs no compiler",
+        description="start: load the program at the start, and compile it if it is not pinned; only: do that, then "
+        "end; never: take over what is pinned, which needs no compiler",
     )
     boot_id_file: Path = Field(
         Path("/proc/sys/kernel/random/boot_id"),

@@ -172,7 +172,10 @@ class KafkaSettings(Settings):
         "zonemeter.", pattern=r"^[a-zA-Z0-9._-]{0,100}$", description="what the five topics' names begin with"
     )
     partitions: int = Field(
-        12, ge=1, le=1000, description="partitions of the raw, enriched and ledger topics; growth is a new prefix"
+        12,
+        ge=1,
+        le=1000,
+        description="partitions of the raw, enriched and ledger topics; to have more, choose a new prefix",
     )
 
     @property
@@ -194,7 +197,7 @@ class ServiceSettings(KafkaSettings):
 
     cluster: IdPart = Field("default", description="the cluster's name; the first part of every flow id")
     listen: HostPort = listen_on(9464)
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level that is logged")
     drain_seconds: float = Field(
         20.0, gt=0, le=600, description="the budget for ending after SIGTERM; less than the pod's grace period"
     )

@@ -55,8 +55,8 @@ class EnricherSettings(ServiceSettings):
     )
     other_clusters: OtherClusters = Field(
         "",
-        description="other clusters on this Kafka, NAME=TOPIC_PREFIX, comma-separated: their pods and nodes are named, "
-        "and what these send is counted in their cluster",
+        description="other clusters on this Kafka, NAME=TOPIC_PREFIX, comma-separated: their pods and nodes are "
+        "named; what they send is counted in their own cluster",
     )
     unmetered_nodes: str = Field(
         UNMETERED,

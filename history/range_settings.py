@@ -117,7 +117,9 @@ class PricedSettings(RangeSettings):
     own_kafka: HostPorts | None = Field(
         None, description="Kafka as the collectors reach it, to tell their traffic; else as Kafka calls itself"
     )
-    rollups: bool = Field(True, description="of an archive read rollups in the place of flows where they tell the same")
+    rollups: bool = Field(
+        True, description="with --archive: read rollups instead of flows where they give the same answer"
+    )
 
     def check(self) -> None:
         """Raise `Refusal` for filters and prices that are wrong in themselves, before anything is read."""

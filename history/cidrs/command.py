@@ -41,7 +41,7 @@ class CidrsCheckSettings(CidrsSettings):
     """Try a CIDR map on history: what each entry would take, what would become of unknown bytes, what looks wrong."""
 
     file: CliPositionalArg[Path] = Field(description="the map, TOML or JSON")
-    current: Path | None = Field(None, description="the map in force, to compare with; without it: with none")
+    current: Path | None = Field(None, description="the map in force, to compare with (default: no map)")
     output: Literal["table", "json"] = Field("table", description="how to print the answer")
 
 
@@ -49,7 +49,7 @@ class CidrsSuggestSettings(CidrsSettings):
     """List the networks that nobody names, /24 and /64, by bytes, with what is known about them."""
 
     cidr_map: Path | None = Field(None, description="the map in force: what it names is not listed")
-    top: int = Field(20, ge=1, description="how many of the greatest to list")
+    top: int = Field(20, ge=1, description="how many of the largest to list")
     output: Literal["table", "json", "csv", "toml"] = Field(
         "table", description="how to print the answer; toml: entries of a map, to be completed"
     )

@@ -44,7 +44,7 @@ class CidrsImportSettings(Settings):
     by_hand: Path | None = Field(None, description="a map of your own: its entries stay, and come before the cloud's")
     at: Instant | None = Field(None, description="when the files were saved; now is the default")
     vpc: Words = Field([], description="aws: only these VPCs, comma-separated")
-    region: Words = Field([], description="of published ranges, only these regions, comma-separated")
+    region: Words = Field([], description="only these regions of published ranges, comma-separated")
 
 
 @entry_point("cidrs import", CidrsImportSettings)

@@ -33,13 +33,13 @@ class JoinSettings(KafkaSettings):
     """What raw flows are joined with again."""
 
     topology: Path | None = Field(
-        None, description="of raw flows: a file of states to join with instead of the topology topic"
+        None, description="for raw flows: a file of states to join with instead of the topology topic"
     )
     other_clusters: OtherClusters = Field(
-        "", description="of raw flows: other clusters, NAME=TOPIC_PREFIX, comma-separated, as the enricher was told"
+        "", description="for raw flows: other clusters, NAME=TOPIC_PREFIX, comma-separated, as the enricher was told"
     )
     unmetered_nodes: str = Field(
-        UNMETERED, description="of raw flows: names of nodes that have no collector, as the enricher was told"
+        UNMETERED, description="for raw flows: names of nodes that have no collector, as the enricher was told"
     )
 
 

@@ -34,13 +34,13 @@ class ReplaySettings(RangeSettings, JoinSettings):
     to_topic: str | None = Field(
         None, pattern=r"^[a-zA-Z0-9._-]{1,249}$", description="publish to this topic instead; made if missing"
     )
-    top: int = Field(30, ge=1, description="of the table: how many of the greatest flows, or differences, to show")
+    top: int = Field(30, ge=1, description="how many of the largest flows, or differences, the table shows")
     diff: bool = Field(
         False, description="with --from-raw: say what differs from what was recorded, by how many bytes, and why"
     )
     prices: str | None = Field(None, description="with --diff: aws, azure, gcp or a file: what the traffic costs")
     prices_before: str | None = Field(
-        None, description="with --diff and --prices: the price file for what was recorded, if it is another"
+        None, description="with --diff and --prices: the price file for what was recorded, if it differs"
     )
 
     @model_validator(mode="after")

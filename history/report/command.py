@@ -50,8 +50,8 @@ class ReportSettings(PricedSettings):
     )
     all_clusters: bool = Field(
         False,
-        description="report over the clusters that --other-clusters names, too; of the archive ROOT/CLUSTER theirs are "
-        "ROOT/NAME",
+        description="also report on the clusters that --other-clusters names; where --archive is ROOT/CLUSTER, "
+        "theirs are ROOT/NAME",
     )
     other_clusters: OtherClusters = Field(
         "", description="other clusters on this Kafka, NAME=TOPIC_PREFIX, comma-separated"

@@ -35,7 +35,7 @@ class RewriteSettings(ArchiveSettings):
     )
 
     delete_after: Duration = Field(
-        "1m", description="delete files so long after others took their place: reports that opened them go on meanwhile"
+        "1m", description="how long to keep files that others have replaced: reports that have them open can finish"
     )
 
     def check(self) -> None:
@@ -58,7 +58,8 @@ class CompactSettings(RewriteSettings):
     )
     old_times: bool = Field(
         False,
-        description="also rewrite compacted files of before times were microseconds, which readers of Iceberg refuse",
+        description="also rewrite compacted files of older versions, whose times are not in microseconds: readers of "
+        "Iceberg refuse them",
     )
     keep_manifests: Duration = Field(
         "7d", description="delete manifests older than this whose files were all compacted or have expired"
@@ -68,7 +69,7 @@ class CompactSettings(RewriteSettings):
 class EraseSettings(RewriteSettings):
     """Take addresses out of the flow log's older flows: all but those of pods, nodes and Services. The flows stay."""
 
-    older_than: Duration = Field(description="of hours that ended longer ago than this, such as 30d")
+    older_than: Duration = Field(description="only in hours that ended longer ago than this, such as 30d")
     keep: Literal["network", "nothing"] = Field(
         "network", description="what is left of an address: 24 bits of IPv4 and 48 of IPv6, or nothing"
     )
@@ -78,16 +79,21 @@ class ExpireSettings(ArchiveSettings):
     """Delete hours of the flow log, whole, oldest first."""
 
     keep: Duration = Field(
-        "395d", description="delete hours that ended so long ago; those of the last day, and of the newest flows', stay"
+        "395d",
+        description="delete hours that ended longer ago than this; those of the last day, and of the newest flows, "
+        "stay",
     )
     max_size: Size | None = Field(
         None, gt=0, description="delete more hours until the rest takes no more than this, rollups not counted"
     )
     keep_rollups: Duration = Field(
-        "1830d", description="rollups stay when their hour is deleted; delete those of hours that ended so long ago"
+        "1830d",
+        description="delete rollups of hours that ended longer ago than this; until then they outlive their hour's "
+        "flows",
     )
     newest_too: bool = Field(
-        False, description="also delete the newest flows, once they are old enough: no flow log writes there any more"
+        False,
+        description="also delete the newest flows once they are old enough: only where no flow log writes any more",
     )
 
 

@@ -28,7 +28,7 @@ HEAD = """# Settings
 Every setting of every service and command. This file is written by `make docs` from the code and checked against it
 by a test; do not edit it.
 
-A setting is looked for in this order, and the first place that has it counts:
+A setting is looked for in this order; the first place that has it wins:
 
 1. the flag, such as `--map-memory 128MiB`;
 2. the variable, `ZONEMETER_` and the name in capitals, such as `ZONEMETER_MAP_MEMORY=128MiB`;

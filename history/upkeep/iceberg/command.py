@@ -55,8 +55,10 @@ class IcebergSettings(ArchiveSettings):
     catalog_file: Path | None = Field(
         None, description="the SQLite file, where no --catalog is named (default: _iceberg/catalog.db in the archive)"
     )
-    since: Since | None = Field(None, description="publish flows from then on only (default: all)")
-    keep_snapshots: Duration = Field("1d", description="forget snapshots of the table that are older, but the newest")
+    since: Since | None = Field(None, description="publish only flows since then (default: all)")
+    keep_snapshots: Duration = Field(
+        "1d", description="forget the table's snapshots that are older than this; the newest stays"
+    )
 
     def file(self) -> Path | None:
         """Return the SQLite file, None where a catalog is named; raise `Refusal` where neither is known."""
