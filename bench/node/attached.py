@@ -17,6 +17,7 @@ import msgspec
 from bench.measure import run_stats
 from bench.measure.process import PROJECT
 from bench.node import crossing
+from collector.attach import netfilter
 from collector.kernel import bpf_syscall as sys_bpf
 from collector.kernel import pins
 from collector.kernel.load_request import Answer, Request
@@ -49,6 +50,28 @@ class Variant:
             yield
         finally:
             pins.deactivate(self.root, self.wanted.hook)
+
+    @contextlib.contextmanager
+    def detached(self) -> Iterator[None]:
+        """Let it count for the length of a block, but only where it is `attached`; no window can begin any more."""
+        self.meter.close()  # which holds the links
+        self._detach()
+        with self.counting():
+            yield
+
+    @contextlib.contextmanager
+    def attached(self) -> Iterator[None]:
+        """Attach it for the length of a block, while it is `detached` otherwise."""
+        with namespaces.enter(crossing.NODE):
+            netfilter.attach(self.root)
+        try:
+            yield
+        finally:
+            self._detach()
+
+    def _detach(self) -> None:
+        for link in self.root.glob(pins.LINKS["netfilter"]):
+            link.unlink()
 
     def begin_window(self) -> None:
         """Forget what was counted, as the next window does: flows that came first keep their entries no longer."""
