@@ -28,7 +28,7 @@ from bench.measure.figure import Figure, Target, in_turn
 from bench.measure.reading import Readings
 from bench.measure.report import Table
 from history.read.archive.opened import FlowArchive
-from history.read.archive.rollup_sql import ROLLUP_SCHEMA
+from history.read.batch import ROLLUP_SCHEMA
 from history.read.database import open_database
 from history.upkeep.days import rollups_to_write, weeks_with_rollups, write_long_rollup
 from sinks.flowlog.archive.compaction import Compaction, compacted_path, long_rollup_path, record_path, rollup_path

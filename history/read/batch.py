@@ -42,6 +42,9 @@ _TYPES = {
 }
 SCHEMA = pa.schema([(name, _TYPES.get(name, pa.string())) for name in COLUMNS])
 COUNTED_SCHEMA = SCHEMA.append(pa.field("flows", pa.int64()))
+# Of one flow, and not of what it is summed up with; and of all flows of an archive alike.
+_OF_ONE_FLOW = ("id", "raw_partition", "raw_offset", "attribution_version")
+ROLLUP_SCHEMA = pa.schema([field for field in COUNTED_SCHEMA if field.name not in _OF_ONE_FLOW])
 MAX_KNOWN = 100_000
 
 

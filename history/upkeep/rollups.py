@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 
 from history.model.time_range import TimeRange
 from history.read.archive.opened import FlowArchive
-from history.read.archive.rollup_sql import ROLLUP_SCHEMA, roll_up, view_rollups
+from history.read.archive.rollup_sql import roll_up, view_rollups
+from history.read.batch import ROLLUP_SCHEMA
 from history.read.database import bounded_database, literal
 from history.read.flow_sql import FLOWS
 from history.upkeep.addresses import Erasure, erased

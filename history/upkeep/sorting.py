@@ -134,7 +134,7 @@ class Sorter:
         return SortedFile(path, rows)
 
     def _database(self, paths: Sequence[str], erasure: Erasure | None) -> duckdb.DuckDBPyConnection:
-        check_files(self._archive, paths)
+        check_files(self._archive, paths, whole=True)
         database = bounded_database(self._directory)
         view_rows(database, self._archive, paths, _READ)
         query = f"SELECT * FROM {_READ}" if erasure is None else erased(database, _READ, erasure)  # noqa: S608

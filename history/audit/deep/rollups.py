@@ -12,8 +12,9 @@ from history.read.archive.hours import hour_of, hour_range
 from history.read.archive.limits import DAMAGED
 from history.read.archive.long_rollups import long_rollups
 from history.read.archive.opened import ArchiveChanged, FlowArchive, ReadAgain, StoreAway
-from history.read.archive.rollup_sql import ROLLUP_SCHEMA, roll_up, view_rollups
+from history.read.archive.rollup_sql import roll_up, view_rollups
 from history.read.archive.sql import view_rows
+from history.read.batch import ROLLUP_SCHEMA
 from history.read.database import open_database
 from history.read.flow_sql import FLOWS
 from sinks.flowlog.archive.compaction import ROLLUPS, rollup_path

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from common.errors import Refusal
 from history.read.archive.opened import FlowArchive
-from history.read.batch import SCHEMA
+from history.read.batch import ROLLUP_SCHEMA, SCHEMA
 from sinks.flowlog.archive.compaction import ROLLUPS
 
 # What is raised of a damaged file: the last two by pyarrow and by DuckDB where a footer has a column whose name is not
@@ -38,17 +38,22 @@ _IN_EVERY_ROW = (*_ALWAYS_TOLD, "bytes", "packets")
 _TAIL_BYTES = 64 * 1024
 
 
-def check_files(archive: FlowArchive, paths: Sequence[str], listed: Mapping[str, int] | None = None) -> None:
+def check_files(
+    archive: FlowArchive, paths: Sequence[str], listed: Mapping[str, int] | None = None, *, whole: bool = False
+) -> None:
     """Raise `Refusal` for a file of an archive that is not read; one of `DAMAGED` for a damaged one.
 
     `listed`: the sizes that manifests and compactions say. A directory's file of just that size is taken for what they
     say was written, and left to DuckDB: to parse footers twice is a fourth of a report over many small files.
     An object is not: nothing else limits how much pyarrow unpacks.
+    `whole`: nor is a file read that has more than this version knows. What is written out of it would lack that.
     """
 
     def check(path: str) -> None:
         with archive.open(path) as source:
-            checked_footer(archive, path, source)
+            names = pq.ParquetSchema(checked_footer(archive, path, source)).names
+        if whole and (other := next((name for name in names if name not in SCHEMA.names), "")):
+            raise Refusal(f"archive {archive.location}: {path} has a column {other!r}; run a version that knows it")
 
     archive.in_threads(check, _other_than(archive, paths, listed) if listed and archive.is_local else paths)
 
@@ -62,10 +67,11 @@ def _other_than(archive: FlowArchive, paths: Sequence[str], listed: Mapping[str,
 def checked_footer(archive: FlowArchive, path: str, source: pa.NativeFile) -> pq.FileMetaData:
     """Return the footer of a file of an archive that is open; raise `Refusal` where it is not read, else as above."""
     # Of a rollup, rows that say who counted have no scope.
-    scope = () if path.startswith(f"{ROLLUPS}/") else ("scope",)
+    scope, known = ((), ROLLUP_SCHEMA) if path.startswith(f"{ROLLUPS}/") else (("scope",), SCHEMA)
     try:
         why, metadata = _read_footer(source)
         if metadata is not None:
+            why = why or _why_renamed(metadata, known.names)
             why = why or _why_incomplete(metadata, (*_IN_EVERY_ROW, *scope), (*_ALWAYS_TOLD, *scope))
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise pa.ArrowInvalid(f"{path}: {error}") from error
@@ -117,6 +123,18 @@ def _tail(source: BinaryIO | pa.NativeFile, length: int) -> bytes:
 def _footer_bytes(tail: bytes) -> int:
     end = tail[-_END_BYTES:]
     return int.from_bytes(end[:4], "little") if end[4:] == _END else 0
+
+
+def _why_renamed(metadata: pq.FileMetaData, known: Sequence[str]) -> str:
+    """Say which column has another's place: its name is damaged, and a reader would take the other for absent.
+
+    An earlier version's files lack columns, a later one's have more; none's do both.
+    """
+    # Not `metadata.schema`: the two hold each other, as below.
+    names = pq.ParquetSchema(metadata).names
+    other = next((name for name in names if name not in known), "")
+    lacking = next((name for name in known if name not in names), "")
+    return f"has a column {other!r} and no column {lacking}" if other and lacking else ""
 
 
 def _why_incomplete(metadata: pq.FileMetaData, wanted: Collection[str], told: Collection[str]) -> str | None:

@@ -107,7 +107,7 @@ class Narrowed:
 
 
 def known_columns(rows: duckdb.DuckDBPyRelation) -> str:
-    """Return the flow log's columns as expressions over a file's: those that an earlier version lacked are null."""
+    """Return the flow log's columns as expressions over a file's: nulls for those that an earlier version lacked."""
     there = set(rows.columns)
     return ", ".join(name if name in there else f"NULL AS {name}" for name in COLUMNS)
 

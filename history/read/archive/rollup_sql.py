@@ -18,15 +18,12 @@ from history.model.rollups import SLACK_MS
 from history.model.time_range import TimeRange
 from history.read.archive.limits import check_files
 from history.read.archive.opened import FlowArchive
-from history.read.batch import SCHEMA
+from history.read.batch import ROLLUP_SCHEMA
 from history.read.database import literal
 from sinks.flowlog.rows.columns import END_COLUMNS
 
-# Of one flow, and not of what it is summed up with; and of all flows of an archive alike.
-_DROPPED = ("id", "raw_partition", "raw_offset", "attribution_version")
 SUMMED = ("bytes", "packets")
 _FLOWS = "flows"
-ROLLUP_SCHEMA = pa.schema([*(field for field in SCHEMA if field.name not in _DROPPED), (_FLOWS, pa.int64())])
 _NETWORKS = "rollup_networks"
 _SIDES = (("src_", "dst_"), ("dst_", "src_"))
 

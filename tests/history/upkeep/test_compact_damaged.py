@@ -4,6 +4,7 @@
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from common.errors import Refusal
+from history.model.filters import Selection
 from history.read.archive.files import find_chapter
 from history.read.archive.opened import ArchiveChanged, FlowArchive
+from history.read.archive.sql import ArchiveQuery
 from history.upkeep.compact import Rule
 from sinks.flowlog.archive.compaction import record_path
 from sinks.flowlog.archive.manifest import Intent, encode
@@ -188,6 +191,38 @@ def test_a_source_that_holds_other_than_is_listed_is_left_as_it_is(written: Writ
         compact(written.root)
     assert "\n" not in str(refusal.value)
     assert written.files() == files
+
+
+def renamed(path: Path, count: int) -> None:
+    """Damage a column's name in a footer: in its schema (the first), or there and in every row group."""
+    path.write_bytes(path.read_bytes().replace(b"\x08src_zone", b"\x08src_zon%", count))
+
+
+@pytest.mark.parametrize("count", [1, -1], ids=["schema", "everywhere"])
+def test_a_column_whose_name_is_damaged_is_not_compacted_away(written: Written, count: int) -> None:
+    path = written.files()[4]
+    renamed(written.root / path, count)
+    files = written.files()
+    readings: list[Callable[[], object]] = [
+        lambda: compact(written.root),
+        lambda: compact(written.root, Rule(files=0, file_bytes=1, erasure="all")),
+        lambda: list(ArchiveQuery(FlowArchive(str(written.root)), DAY).tables(Selection())),
+    ]
+    for reading in readings:
+        with pytest.raises(Refusal, match=f"{path} has a column 'src_zon%' and no column src_zone; [^\n]*restore it$"):
+            reading()
+    assert written.files() == files
+
+
+def test_what_a_later_version_has_more_of_is_not_compacted_away(written: Written) -> None:
+    files = written.files()
+    path = written.root / files[4]
+    table = pq.ParquetFile(path).read()
+    pq.write_table(table.append_column("src_rack", table["src_zone"]), path)
+    with pytest.raises(Refusal, match=f"{files[4]} has a column 'src_rack'; run a version that knows it$"):
+        compact(written.root)
+    assert written.files() == files
+    assert [*ArchiveQuery(FlowArchive(str(written.root)), DAY).tables(Selection())]
 
 
 def test_what_was_written_wrong_does_not_come_to_count(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:

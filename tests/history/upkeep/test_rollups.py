@@ -11,7 +11,7 @@ import pytest
 
 from history.audit.deep.rollups import check_rollups
 from history.read.archive.opened import FlowArchive
-from history.read.archive.rollup_sql import ROLLUP_SCHEMA
+from history.read.batch import ROLLUP_SCHEMA
 from history.upkeep.compact import Rule
 from tests.support.history.written import BEGIN_MS, DAY, HOUR, HOUR_MS, Written, compact
 from tests.support.sinks.flows import API, EXTERNAL, POSTGRES, flow, flow_id, node, other, pod
