@@ -54,6 +54,11 @@ class Resolved:
         """Whether it is in another cluster."""
         return "/" in (self.node or "")
 
+    @property
+    def is_of_two_nodes(self) -> bool:
+        """Whether two nodes had the name of its node, one after the other: it may be on neither or either."""
+        return len({state.uid for state in self.made_of[1]}) > 1
+
     def json(self, port: int) -> str:
         """Return the end point's JSON; port 0 is a folded one, and absent."""
         return f'{self.head},"port":{port}{self.tail}' if port else self.head + self.tail

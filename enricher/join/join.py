@@ -344,8 +344,16 @@ def _classify(chunk: RawChunk, ends: ResolvedChunk) -> tuple[list[Scope], Callab
     src = chunk.src
     if RELAY in chunk.direction:
         src = [len(node) - 1 if way == RELAY else of for of, way in zip(src, chunk.direction, strict=True)]
+
+    def is_one_node(*numbers: int) -> bool:
+        """Return whether ends on nodes of one name are on one machine: a name may come back in another zone."""
+        ends = (everyone[number] for number in numbers)
+        return not any(isinstance(end, Resolved) and end.is_of_two_nodes for end in ends)
+
     scopes: list[Scope] = [
-        "same_node" if node[of] == node[to] and node[of] is not None else between[place[of], place[to]]
+        "same_node"
+        if node[of] == node[to] and node[of] is not None and (place[of] == place[to] or is_one_node(of, to))
+        else between[place[of], place[to]]
         for of, to in zip(src, chunk.dst, strict=True)
     ]
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enricher.index.cidrs import Cidr, CidrMap
+from enricher.index.ownership import Index
 from enricher.index.resolve import Resolver
 from enricher.join.join import join, resolve
 from enricher.join.policy import NodeNames, Policy
@@ -56,6 +57,29 @@ def test_a_flow_is_written_as_the_contract_says() -> None:
 )
 def test_scope_of_a_row(fields: dict[str, Any], scope: str) -> None:
     [flow] = flows([row(**fields)])
+    assert flow.scope == scope
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "scope"),
+    [
+        pytest.param("10.42.1.90", A1, "unknown", id="a pod of the new one to one of the old"),
+        pytest.param(A1, "10.42.1.90", "unknown", id="and back"),
+        pytest.param("192.168.0.99", A1, "unknown", id="the new one to a pod of the old"),
+        pytest.param("10.42.1.90", "192.168.0.99", "same_node", id="on the new one"),
+        pytest.param(A1, A2, "same_node", id="on the old one"),
+    ],
+)
+def test_a_node_that_came_back_elsewhere_under_its_name_is_not_the_same_node(
+    source: str, destination: str, scope: str
+) -> None:
+    known, gone, back = Index(), START - 60_000, START - 30_000
+    known.apply(node("node-a1", "192.168.0.11", "eu-west-1a", to_ms=gone))
+    known.apply(node("node-a1", "192.168.0.99", "eu-west-1b", uid="another", from_ms=back))
+    for name, address in (("api-1", A1), ("api-2", A2)):
+        known.apply(pod(name, address, "node-a1"))
+    known.apply(pod("api-3", "10.42.1.90", "node-a1", acquired_from_ms=back, acquired_by_ms=back + 5_000))
+    [flow] = flows([row(source, destination)], states=known)
     assert flow.scope == scope
 
 
