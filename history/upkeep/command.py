@@ -19,7 +19,15 @@ from history.model.time_range import TimeRange, parse_since, timestamp
 from history.read import interrupts
 from history.read.archive.opened import FlowArchive, ReadAgain, StoreAway
 from history.upkeep.compact import Taken
-from history.upkeep.expire import WRITTEN_MS, StoredHour, chosen, roll_up_late, rolled_up_hours, stored_hours
+from history.upkeep.expire import (
+    WRITTEN_MS,
+    BeingWritten,
+    StoredHour,
+    chosen,
+    roll_up_late,
+    rolled_up_hours,
+    stored_hours,
+)
 from history.upkeep.expire import expire as expire_hour
 from history.upkeep.run import Run, hours_to_compact, hours_to_erase
 from history.upkeep.settings import CompactSettings, EraseSettings, ExpireSettings, open_archive
@@ -67,8 +75,8 @@ def expire(settings: ExpireSettings) -> int:
             if there and newest_ms is not None and newest_ms + max(keep_ms, WRITTEN_MS) <= now_ms:
                 raise Refusal(_all_too_old(f"{place}: all flows are older than --keep", newest_ms, now_ms))
             hours = chosen(there, now_ms, keep_ms, settings.max_size, newest_ms)
-            for hour in [] if settings.dry_run else hours:
-                expire_hour(archive, hour, rollups=_roll_up_late(archive, hour))
+            if not settings.dry_run:
+                hours = [hour for hour in hours if _expired(archive, hour, now_ms)]
             keep_rollups_ms = parse_duration(settings.keep_rollups)
             rolled_up = rolled_up_hours(archive, now_ms - keep_rollups_ms)
             if rolled_up and newest_ms is not None and newest_ms + keep_rollups_ms <= now_ms:
@@ -100,17 +108,23 @@ def _all_too_old(what: str, newest_ms: int, now_ms: int) -> str:
     )
 
 
-def _roll_up_late(archive: FlowArchive, hour: StoredHour) -> bool:
-    """Return whether the hour's rollups may stay."""
+def _expired(archive: FlowArchive, hour: StoredHour, now_ms: int) -> bool:
+    """Delete an hour, with its rollups if these are not of all its flows; return whether that was done."""
+    rollups = True
     try:
         with scratch("zonemeter-expire-") as spill:
-            roll_up_late(archive, hour, Path(spill))
+            roll_up_late(archive, hour, Path(spill), now_ms)
     except (ReadAgain, StoreAway):
         raise
+    except BeingWritten as error:
+        # Rollups of years must not go because a manifest comes a second later.
+        complain(f"zonemeter archive expire: {error}; {hour.name} stays for now: the next run looks again")
+        return False
     except Refusal as error:
         # Nothing may keep flows beyond their time.
         complain(f"zonemeter archive expire: {error}; the rollups of {hour.name} go with it")
-        return False
+        rollups = False
+    expire_hour(archive, hour, rollups=rollups)
     return True
 
 

@@ -96,10 +96,15 @@ def rolled_up_hours(archive: FlowArchive, before_ms: int) -> list[StoredHour]:
     return [StoredHour(name, [], 0) for name in sorted(old) if not archive.names(f"{FLOWS}/{name}")]
 
 
-def roll_up_late(archive: FlowArchive, hour: StoredHour, spill: Path) -> None:
+class BeingWritten(Refusal):
+    """An hour with rollups has a file of the last day that no manifest lists: one may any moment."""
+
+
+def roll_up_late(archive: FlowArchive, hour: StoredHour, spill: Path, now_ms: int) -> None:
     """Compact what came after an hour had rollups, so that these are of all its flows and may stay.
 
-    `spill`: an empty directory of this machine. Raises as `Compactor` does, and `Refusal` where they are not of all.
+    `spill`: an empty directory of this machine. Raises as `Compactor` does, `Refusal` where they are not of all, and
+    `BeingWritten` where they may be soon.
     """
     chain = archive.chain(hour.name)
     if not chain.rollups or _kept(archive, chain, hour):
@@ -108,7 +113,10 @@ def roll_up_late(archive: FlowArchive, hour: StoredHour, spill: Path) -> None:
     chain = archive.chain(hour.name)
     if not _kept(archive, chain, hour):
         without = sorted(path for path in _counting(archive, chain, hour) if rollup_path(path) not in chain.rollups)
-        raise Refusal(f"archive {archive.location}: {without[0]} is in no rollup, and no manifest lists it yet")
+        infos = archive.filesystem.get_file_info([f"{archive.root}/{path}" for path in without])
+        ages_ms = (None if info.mtime_ns is None else abs(now_ms - info.mtime_ns // 1_000_000) for info in infos)
+        refusal = Refusal if all(age_ms is not None and age_ms >= WRITTEN_MS for age_ms in ages_ms) else BeingWritten
+        raise refusal(f"archive {archive.location}: {without[0]} is in no rollup, and no manifest lists it yet")
 
 
 def expire(archive: FlowArchive, hour: StoredHour, *, rollups: bool = True) -> None:

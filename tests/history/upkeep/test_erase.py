@@ -231,7 +231,7 @@ def expire_all(root: Path) -> None:
     archive = FlowArchive(str(root))
     for hour in stored_hours(archive):
         with tempfile.TemporaryDirectory() as spill:
-            roll_up_late(archive, hour, Path(spill))
+            roll_up_late(archive, hour, Path(spill), BEGIN_MS)
         expire(archive, hour)
 
 

@@ -2,6 +2,7 @@
 """Hours that are too old are deleted whole and read as deleted; so are manifests that nobody needs any more."""
 
 import contextlib
+import os
 import re
 import shutil
 from pathlib import Path
@@ -189,6 +190,29 @@ def test_what_a_killed_flow_log_left_unlisted_takes_no_rollups_without_a_word(
         assert (err, sums(written.root)) == ("", before)
     else:
         assert f"{left.name} is in no rollup, and no manifest lists it yet; the rollups of {HOUR} go with it" in err
+
+
+def test_a_file_whose_manifest_is_seconds_away_takes_no_rollups_with_it(written: Written, at: Run) -> None:
+    run = ["--newest-too", "--archive", str(written.root), "--keep", "718h"]
+    compact(written.root)
+    assert at(719, expire_main, *run)[0] == 0
+    before = sums(written.root)
+    (file,) = written.cut(1, flows(1, 40)).files
+    manifest = max((written.root / "_manifests/p=1").iterdir())
+    listing = manifest.read_bytes()
+    manifest.unlink()
+    now_seconds = (BEGIN_MS + 719 * HOUR_MS) // 1_000
+    os.utime(written.root / file.path, (now_seconds - 1, now_seconds - 1))
+    status, out, err = at(719, expire_main, *run)
+    assert (status, out.startswith("nothing to delete")) == (0, True)
+    assert (
+        f"{file.path} is in no rollup, and no manifest lists it yet; {HOUR} stays for now: the next run looks again"
+        in err
+    )
+    manifest.write_bytes(listing)
+    status, out, err = at(719, expire_main, *run)
+    assert (status, out.partition(",")[0], err) == (0, "deleted 1 hour", "")
+    assert sums(written.root) == (before[0] + 4, before[1] + 4 * 40_000 + 6)
 
 
 def test_of_two_that_expire_an_hour_the_slower_keeps_the_rollups_too(
