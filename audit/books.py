@@ -13,15 +13,15 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from operator import attrgetter
 
 from audit.boots import Boots
-from audit.entry import Entry
+from audit.entry import Entry, add_up_entries
 from audit.intervals import Intervals
 from audit.known import OTHERS, Admitted
-from audit.life import NOWHERE, Life, Said
+from audit.life import Life, Lives, Said
 from audit.result import MAX_LISTED, Audit, Contradiction, Gone, Repeat, Shortfall, Sums
-from audit.window import OpenChunk, OpenWindow, Place
+from audit.window import NOWHERE, OpenChunk, OpenWindow, Place, add_up, reach
 from schemas.amount import NOTHING, Amount
 from schemas.errors import DecodeError
-from schemas.ids import MAX_DIGITS, Origin, Position, chunk_id, parse_chunk_id, parse_window_id
+from schemas.ids import MAX_DIGITS, Origin, chunk_id, parse_chunk_id, parse_number
 from schemas.ledger import UNANNOUNCED_REPEAT, LedgerRecord
 from schemas.topology import TopologyState
 
@@ -58,7 +58,6 @@ class Reconciler:
         known: Admitted | None = None,
     ) -> None:
         self._sums_of = sums_of
-        self._known_nodes = known or Admitted(MAX_CLUSTERS, MAX_NODES)
         self._flowlog_group = flowlog_group
         self._wanted = wanted
         self.lives = Boots()
@@ -68,8 +67,8 @@ class Reconciler:
         self._said = Said()
         self._open: dict[OpenWindow, None] = {}  # in the order in which they were opened
         # The open chunks that the enricher told of, by id: that of a part is not taken apart again, once for each sink.
-        self._chunks: dict[str, tuple[Life, OpenChunk, Position]] = {}
-        self._lives: dict[Origin, Life] = {}
+        self._chunks: dict[str, OpenChunk] = {}
+        self._lives = Lives(known or Admitted(MAX_CLUSTERS, MAX_NODES))
         self._entries: dict[tuple[str, int], deque[str]] = {}
         self._heard_ms: dict[int, int] = {}
         self._left = 0
@@ -104,7 +103,7 @@ class Reconciler:
     def gone(self, whole: Collection[int]) -> list[Gone]:
         """Return what nodes closed before the first window that the ledger holds; `whole`: partitions read whole."""
         # Where one before the range was read, the ledger goes back further than the range.
-        outside = {origin: life.outside for origin, life in self._lives.items() if life.outside is not None}
+        outside = {life.origin: life.outside for life in self._lives if life.outside is not None}
         return [
             each
             for each in self.lives.gone(whole)
@@ -115,7 +114,7 @@ class Reconciler:
         """Add a window to the sums, with what does not fit, and let go of it."""
         if (start_ms := window.start_ms) is not None:
             sums = self._sums_of(window.origin, start_ms)
-            window.add_to(sums)
+            add_up(window.origin.node, (window,), sums)
             for shortfall in shortfalls:
                 sums.miss(shortfall)
         life = self._lives[window.origin]
@@ -124,14 +123,38 @@ class Reconciler:
     def settle(self, margin_ms: int | None = None) -> None:
         """Close the windows that fit; with `margin_ms`, but for those of the last so many of their partition."""
         # By node, not in the order in which they were opened: a node's sums are in the processor's cache then.
-        for window in [window for life in self._lives.values() for window in life.open.values()]:
-            record = window.record
-            if record is None:
-                continue
-            if margin_ms is not None and record.end_ms >= self._heard_ms[record.partition] - margin_ms:
-                continue
-            if window.fits(self._sinks_of(window)):
-                self.close(window)
+        for life in self._lives:
+            if fitting := self._fitting(life, margin_ms):
+                self._add_up(life.origin, fitting)
+                for window in fitting:
+                    self._let_go(life, life.fitted, window.place)
+
+    def _fitting(self, life: Life, margin_ms: int | None) -> list[OpenWindow]:
+        sinks, heard_ms = self.sinks, self._heard_ms
+        fitting = [each for each in life.open.values() if each.fits(self._sinks_of(each) if life.before else sinks)]
+        if margin_ms is None:
+            return fitting
+        return [each for each in fitting if (of := each.record) and of.end_ms < heard_ms[of.partition] - margin_ms]
+
+    def close_all(self, windows: Collection[OpenWindow]) -> None:
+        """Add windows of which all fits to the sums, and let go of them."""
+        of: dict[Origin, list[OpenWindow]] = {}
+        for window in windows:
+            of.setdefault(window.origin, []).append(window)
+        for origin, own in of.items():
+            self._add_up(origin, own)
+        for window in windows:
+            life = self._lives[window.origin]
+            self._let_go(life, life.fitted, window.place)
+
+    def _add_up(self, origin: Origin, windows: Iterable[OpenWindow]) -> None:
+        of: dict[int, tuple[Sums, list[OpenWindow]]] = {}
+        for window in windows:
+            if (start_ms := window.start_ms) is not None:
+                sums = self._sums_of(origin, start_ms)
+                of.setdefault(id(sums), (sums, []))[1].append(window)
+        for sums, own in of.values():
+            add_up(origin.node, own, sums)
 
     def trim(self, margin_ms: int, above: int) -> None:
         """Settle once more than `above` windows are open, and half as many again as the last time left open."""
@@ -153,12 +176,11 @@ class Reconciler:
             yield self.drop(window)
         self.lives.forget(before_ms)
         living = self.lives.origins() | {window.origin for window in self._open}
-        self._lives = {origin: life for origin, life in self._lives.items() if origin in living}
-        self._known_nodes.keep({origin[:2] for origin in living})
+        self._lives.keep(living)
         self._bound_closed()
 
     def _bound_closed(self) -> None:
-        for kind in ([life.fitted for life in self._lives.values()], [life.dropped for life in self._lives.values()]):
+        for kind in ([life.fitted for life in self._lives], [life.dropped for life in self._lives]):
             if sum(map(len, kind)) > MAX_CLOSED:
                 for closed in kind:
                     closed.shrink(max(MAX_CLOSED // len(kind), 1))
@@ -174,18 +196,9 @@ class Reconciler:
         self._let_go(life, life.dropped, window.place)
         return window, shortfalls
 
-    def _life(self, origin: Origin) -> Life | None:
-        """Return what is kept of a life; None if there is no room for its node."""
-        life = self._lives.get(origin)
-        if life is None and self._known_nodes.admits(origin):
-            life = self._lives[origin] = Life(origin)
-        return life
-
     def _take_window(self, record: LedgerRecord) -> None:
-        origin, position = parse_window_id(record.id)
-        place = position[:2]
+        life, origin, place = self._lives.find(record.id, record.id)
         self._heard_ms[record.partition] = max(self._heard_ms.get(record.partition, 0), record.end_ms)
-        life = self._life(origin)
         if life is None:
             if self._wanted(OTHERS, record.start_ms):
                 self._count_only(record)
@@ -200,35 +213,39 @@ class Reconciler:
             for early in [each for each in life.open if each < place]:
                 self._let_go(life, life.dropped, early)
         window = self._window(life, place, record.end_ms)
-        if self._contradicts(origin, place, None, record, None if window is None else window.record):
+        if self._contradicts(life, place, None, record, None if window is None else window.record):
             return
         self.lives.take(origin, place, record)
         if window is not None and window.record is None:
-            window.record = window.told = Entry.of(record)
+            window.close_by(record)
 
     def _count_only(self, record: LedgerRecord) -> None:
         """Count a window of a node for which the books have no room: its bytes count as unaccounted for."""
         sums = self._sums_of(OTHERS, record.start_ms)
         sums.windows += 1
-        sums.hop("collector").add(Entry.of(record), sums.room)
+        ((shape, amounts, _),) = add_up_entries([Entry.of(record)])
+        sums.hop("collector").add(shape, amounts, sums.room)
         sums.miss(Shortfall("collector", record.id, record.taken.bytes, record.taken.packets, NOT_RECONCILED))
 
     def _contradicts(
-        self, origin: Origin, place: Place, chunk: int | None, record: LedgerRecord, first: Entry | None
+        self, life: Life, place: Place, chunk: int | None, record: LedgerRecord, first: Entry | None
     ) -> bool:
         """Return whether an entry says something else than the first one of its key, and note it if it does."""
-        said = self._said.get(origin, place, chunk) if first is None else first.said()
+        if first is None and place > life.gone:
+            return False
+        said = self._said.get(life.origin, place, chunk) if first is None else first.said()
         if said is None or said == Entry.of(record).said():
             return False
         before = None if first is None else (first.taken, first.given)
         self.contradicted.append(Contradiction(record.hop, record.id, before, (record.taken, record.given)))
-        self._sums_of(origin, record.start_ms).contradictions += 1
+        self._sums_of(life.origin, record.start_ms).contradictions += 1
         return True
 
     def _take_chunk(self, record: LedgerRecord) -> None:
         chunk, again, offset = record.id.partition("@")
-        origin, position = parse_chunk_id(chunk)
-        life = self._life(origin)
+        of, _, last = chunk.rpartition("/")
+        number = parse_number(last, chunk)
+        life, origin, place = self._lives.find(of, chunk)
         if life is None or not self._wanted(origin, record.start_ms):
             return
         if again:
@@ -236,22 +253,20 @@ class Reconciler:
             sums = self._sums_of(origin, record.start_ms)
             sums.repeats += record.taken
             sums.unannounced += unannounced
-            number = int(offset) if offset.isdecimal() and len(offset) <= MAX_DIGITS else -1
-            self.repeated.append(Repeat(chunk, number, record.taken, announced=UNANNOUNCED_REPEAT not in record.aside))
+            at = int(offset) if offset.isdecimal() and len(offset) <= MAX_DIGITS else -1
+            self.repeated.append(Repeat(chunk, at, record.taken, announced=UNANNOUNCED_REPEAT not in record.aside))
             return
-        place = position[:2]
         window = self._window(life, place, record.end_ms)
-        known = OpenChunk() if window is None else window.chunk(position.chunk)
-        if self._contradicts(origin, place, position.chunk, record, known.entry):
+        known = None if window is None else window.chunk(number, life.reached)
+        if self._contradicts(life, place, number, record, None if known is None else known.entry):
             return
-        life.reach("enricher", position)
-        if window is not None and known.entry is None:
+        reach(life.reached, "enricher", (*place, number, 0))
+        if window is not None and known is not None and known.entry is None:
             # A sender that has closed a window by then, or later, is metered: no need to remember what it sent.
             latest, start_ms = self.lives.latest(origin.cluster), record.start_ms
             senders = {name: size for name, size in record.senders.items() if latest.get(name, -1) < start_ms}
-            known.entry, known.id = Entry.of(record, senders), chunk
-            window.told = window.told or known.entry
-            self._chunks[chunk] = life, known, position
+            window.enrich(known, record, senders, chunk)
+            self._chunks[chunk] = known
 
     def _take_checkpoint(self, record: LedgerRecord) -> None:
         sink = self._sink_of(record)
@@ -264,14 +279,12 @@ class Reconciler:
         if sink not in self.sinks:
             # What was closed before this sink was heard of, it is not held to.
             self.sinks.append(sink)
-            for each in self._lives.values():
+            for each in self._lives:
                 if each.fitted:
                     each.before[sink] = each.fitted.last
         for chunk, amount in record.parts.items():
             if (known := self._chunks.get(chunk)) is not None:
-                life, open_chunk, position = known
-                life.reach(sink, position)
-                open_chunk.take(sink, amount)
+                known.take_next(sink, amount)
             else:
                 self._take_part(sink, record, chunk, amount)
 
@@ -283,13 +296,13 @@ class Reconciler:
     def _take_part(self, sink: str, record: LedgerRecord, chunk: str, amount: Amount) -> None:
         """Take a part of a chunk of which the enricher has not told yet, or that was let go of."""
         origin, position = parse_chunk_id(chunk)
-        life = self._life(origin)
+        life = self._lives.admit(origin)
         if life is None:
             return
-        life.reach(sink, position)
+        reach(life.reached, sink, position)
         window = self._window(life, position[:2], record.end_ms)
         if window is not None:
-            window.chunk(position.chunk).take(sink, amount)
+            window.chunk(position.chunk, life.reached).take(sink, amount)
         elif life.fitted.holds(*position[:2]) and sink in self._sinks_for(life, position[:2]):
             twice = Shortfall(sink, chunk_id(life.origin, *position[:3]), -amount.bytes, -amount.packets, TWICE)
             self._sums_of(life.origin, record.start_ms).miss(twice)
@@ -318,9 +331,9 @@ class Reconciler:
         """Keep of a window that is let go of only what its entries said."""
         if window.record is not None:
             self._said.put(window.origin, window.place, None, window.record.said())
-        for number, chunk in window.chunks.items():
+        for chunk in window.chunks():
             if (entry := chunk.entry) is not None:
-                self._said.put(window.origin, window.place, number, entry.said())
+                self._said.put(window.origin, window.place, chunk.number, entry.said())
                 del self._chunks[chunk.id]
 
     def _sinks_of(self, window: OpenWindow) -> list[str]:
@@ -334,7 +347,8 @@ class Reconciler:
     def _is_past(self, hop: str, origin: Origin, place: tuple[int, int, int]) -> bool:
         if hop == "collector":
             return self.lives.is_past(origin, place[:2])
-        reached = self._lives[origin].reached.get(hop) if origin in self._lives else None
+        life = self._lives.get(origin)
+        reached = None if life is None else life.reached.get(hop)
         return reached is not None and reached[:3] > place
 
 

@@ -6,11 +6,11 @@ and everything is taken in order, so it will not come any more. *Late*: nothing 
 is behind, or stopped.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from audit.entry import Coverage, Entry, Named
+from audit.entry import Coverage, Named, Shape
 from audit.known import OTHER
 from schemas.amount import NOTHING, Amount
 from schemas.ids import Origin
@@ -138,14 +138,19 @@ class HopTotal:
     aside: dict[str, Amount] = field(default_factory=dict)
     lost: dict[str, Amount] = field(default_factory=dict)
 
-    def add(self, entry: Entry, room: Room) -> None:
-        """Add one entry."""
-        self.taken += entry.taken
-        self.given += entry.given
-        if entry.aside:
-            _merge(self.aside, entry.aside, room, OTHER)
-        if entry.lost:
-            _merge(self.lost, entry.lost, room, OTHER)
+    def add(self, shape: Shape, amounts: Sequence[Amount], room: Room) -> None:
+        """Add entries of that shape, of which these are the sums."""
+        taken, given, *others = amounts
+        self.taken += taken
+        self.given += given
+        if shape.aside:
+            _merge(self.aside, zip(shape.aside, others, strict=False), room, OTHER)
+        if shape.lost:
+            _merge(self.lost, zip(shape.lost, others[len(shape.aside) :], strict=True), room, OTHER)
+
+    def take(self, amount: Amount) -> None:
+        """Add what it took and gave on."""
+        self.taken = self.given = self.taken + amount
 
     @property
     def names(self) -> int:

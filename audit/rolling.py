@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from audit.books import Reconciler
 from audit.result import Room, Shortfall, Sums
-from audit.window import OpenWindow
+from audit.window import OpenWindow, add_up
 from schemas.ids import Origin
 
 MINUTE_MS = 60_000
@@ -28,22 +28,23 @@ class Recent:
     in_flight: int = 0
     late_windows: int = 0
 
-    def add_open(self, window: OpenWindow, shortfalls: list[Shortfall], settled_before_ms: int) -> None:
-        """Add a window that is not closed; one that fits already counts as if it were."""
+    def add_open(self, window: OpenWindow, shortfalls: list[Shortfall], settled_before_ms: int) -> bool:
+        """Add what does not fit of a window that is not closed; return whether its amounts count as if it were."""
         if not shortfalls:
-            window.add_to(self.sums)
-        elif any(not short.late for short in shortfalls):
-            window.add_to(self.sums)
+            return True
+        if any(not short.late for short in shortfalls):
             self.sums.open_windows += 1
             for short in shortfalls:
                 if not short.late:
                     self.sums.miss(short)
-        elif window.end_ms >= settled_before_ms:
+            return True
+        if window.end_ms >= settled_before_ms:
             self.in_flight += 1
         else:
             self.late_windows += 1
             for short in shortfalls:
                 self.late[short.hop] = self.late.get(short.hop, 0) + abs(short.bytes)
+        return False
 
 
 class Rolling:
@@ -87,14 +88,20 @@ class Rolling:
 
     def recent(self, books: Reconciler, settled_before_ms: int) -> dict[str, Recent]:
         """Return each cluster's last minutes, after closing what fits."""
+        closing: list[OpenWindow] = []
         opened: list[tuple[OpenWindow, list[Shortfall]]] = []
         for window, shortfalls in books.judged():
             if not shortfalls and window.end_ms < settled_before_ms:
-                books.close(window)
+                closing.append(window)
             else:
                 opened.append((window, shortfalls))
+        books.close_all(closing)
         recent = self.closed()
+        counted: dict[Origin, list[OpenWindow]] = {}
         for window, shortfalls in opened:
             of = recent.setdefault(window.origin.cluster, Recent())
-            of.add_open(window, shortfalls, settled_before_ms)
+            if of.add_open(window, shortfalls, settled_before_ms):
+                counted.setdefault(window.origin, []).append(window)
+        for origin, windows in counted.items():
+            add_up(origin.node, windows, recent[origin.cluster].sums)
         return recent

@@ -22,7 +22,7 @@ class AuditServiceSettings(ServiceSettings):
     max_open_windows: int = Field(
         250_000,
         ge=1000,
-        description="windows kept because they are not closed, 3 kB each; beyond it the oldest is given up. A node has "
+        description="windows kept because they are not closed, 1 kB each; beyond it the oldest is given up. A node has "
         "one in ten seconds, and those of --cut-seconds wait for the flow log: the default is for 5,000 nodes",
     )
     max_clusters: int = Field(

@@ -13,8 +13,8 @@ from schemas.errors import DecodeError
 
 MAX_DIGITS = 16
 MAX_NUMBER = 10**MAX_DIGITS - 1
-# Of an id's names; longer ones than Kubernetes has are not kept in memory.
-_MAX_REMEMBERED = 600
+# So many beginnings of ids are kept in memory, and none that is longer than Kubernetes' names make it.
+MAX_REMEMBERED, MAX_REMEMBERED_LENGTH = 16_384, 600
 
 
 class Origin(NamedTuple):
@@ -61,28 +61,28 @@ def parse_flow_id(flow_id: str) -> tuple[Origin, Position]:
     chunk, _, index = flow_id.rpartition("/")
     window, _, number = chunk.rpartition("/")
     origin, generation, sequence = _window(window, flow_id)
-    return origin, Position(generation, sequence, _number(number, flow_id), _number(index, flow_id))
+    return origin, Position(generation, sequence, parse_number(number, flow_id), parse_number(index, flow_id))
 
 
 def parse_chunk_id(text: str) -> tuple[Origin, Position]:
     """Take a chunk's id apart; the position's row is 0. Raises `DecodeError`."""
     window, _, number = text.rpartition("/")
     origin, generation, sequence = _window(window, text)
-    return origin, Position(generation, sequence, _number(number, text), 0)
+    return origin, Position(generation, sequence, parse_number(number, text), 0)
 
 
-def parse_window_id(text: str) -> tuple[Origin, Position]:
-    """Take a window's id apart; the position's chunk and row are 0. Raises `DecodeError`."""
-    origin, generation, sequence = _window(text, text)
+def parse_window_id(text: str, whole: str | None = None) -> tuple[Origin, Position]:
+    """Take a window's id apart; the position's chunk and row are 0. Raises `DecodeError`, which names `whole`."""
+    origin, generation, sequence = _window(text, whole or text)
     return origin, Position(generation, sequence, 0, 0)
 
 
 def _window(text: str, whole: str) -> tuple[Origin, int, int]:
     head, _, sequence = text.rpartition("/")
-    found = _remembered(head) if len(head) <= _MAX_REMEMBERED else _generation(head)
+    found = _remembered(head) if len(head) <= MAX_REMEMBERED_LENGTH else _generation(head)
     if found is None:
         raise _is_none(whole)
-    return *found, _number(sequence, whole)
+    return *found, parse_number(sequence, whole)
 
 
 def _generation(text: str) -> tuple[Origin, int] | None:
@@ -91,10 +91,11 @@ def _generation(text: str) -> tuple[Origin, int] | None:
 
 
 # A node's windows, chunks and flows come one after the other, and begin alike.
-_remembered = lru_cache(maxsize=16_384)(_generation)
+_remembered = lru_cache(maxsize=MAX_REMEMBERED)(_generation)
 
 
-def _number(text: str, whole: str) -> int:
+def parse_number(text: str, whole: str) -> int:
+    """Read one of an id's numbers; raise `DecodeError`, which names the whole id, if it is none."""
     # As `_is_number` has it, without the call: twice for each chunk's id.
     if text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS and (text[0] != "0" or text == "0"):
         return int(text)

@@ -436,6 +436,16 @@ def test_of_two_entries_under_one_key_the_first_counts_and_the_other_is_named(
     assert long.sums.closes
 
 
+def test_a_contradiction_is_named_also_where_its_life_was_forgotten() -> None:
+    long = Long()
+    long.run(range(4))
+    long.books.settle()
+    assert not list(long.books.expire(END_MS + 3_600_000))
+    later = END_MS + 7_200_000
+    long.books.take(collector_entry(2, 50, start_ms=later, end_ms=later + 10_000))
+    assert [told.id for told in long.books.contradicted] == [collector_entry(2, 50).id]
+
+
 def test_a_contradiction_cannot_hide_what_is_missing() -> None:
     """Somebody made true windows into repeats, and says afterwards that there was nothing in them."""
     taken = [record for record in whole() if not (record.hop == "enricher" and record.id.endswith("1/1/0"))]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a window costs does not depend on how many nodes there are. Counted in calls, so it needs no clock."""
 
+import tracemalloc
 from collections.abc import Callable
 
 import pytest
@@ -65,6 +66,25 @@ def test_a_window_costs_so_many_calls() -> None:
     nodes = 40
     assert calls(command(nodes)) / (nodes * WINDOWS) < 225
     assert calls(check(nodes)) / (nodes * WINDOWS) < 75
+
+
+def test_an_open_window_costs_so_many_bytes() -> None:
+    """Of many nodes each window is out of the processor's cache whenever something is told of it."""
+    nodes, windows = 40, 30
+    entries = [each for each in ledger.entries(nodes, windows) if not each.key.startswith(b"flowlog")]
+    books = Reconciler(Audit().of)
+    costs = []
+    tracemalloc.start()
+    try:
+        for entry in entries:
+            books.take(read_ledger(entry.value, entry.key, entry.partition))
+            if entry.key.startswith(b"metrics"):
+                costs.append((tracemalloc.get_traced_memory()[0], len(books)))
+    finally:
+        tracemalloc.stop()
+    # What is kept of the nodes themselves is there after some windows of each.
+    (early, few), (late, many) = costs[len(costs) // 2], costs[-1]
+    assert (late - early) / (many - few) < 1_250
 
 
 # What is said of `--max-open-windows`, by a hundredth of the nodes.
