@@ -199,7 +199,11 @@ class ServiceSettings(KafkaSettings):
     listen: HostPort = listen_on(9464)
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level that is logged")
     drain_seconds: float = Field(
-        20.0, gt=0, le=600, description="the budget for ending after SIGTERM; less than the pod's grace period"
+        20.0,
+        gt=0,
+        le=600,
+        description="the budget for ending after SIGTERM; less than the pod's grace period. Below 10 s a service may "
+        "end with status 1 if Kafka does not answer",
     )
 
 

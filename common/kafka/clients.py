@@ -218,7 +218,7 @@ async def _ends(stopping: Awaitable[None], seconds: float) -> bool:
     await asyncio.wait({task}, timeout=seconds)
     if not task.done():
         task.cancel()
-        await asyncio.wait({task}, timeout=1.0)
+        await asyncio.wait({task}, timeout=min(seconds, 1.0))
         return False
     error = None if task.cancelled() else task.exception()
     if error is not None and not isinstance(error, KafkaError | OSError):

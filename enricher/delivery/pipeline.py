@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
@@ -27,13 +28,32 @@ log = logging.getLogger(__name__)
 
 _REBALANCE_MS = 60_000
 # Less than the rebalance's own time, so that the group does not throw us out while we finish.
-_FINISH_SECONDS = 15.0
-_CANCEL_SECONDS = 2.0
+_FINISH_SECONDS, _CANCEL_SECONDS, _LEAVE_SECONDS = 15.0, 2.0, 5.0
 _RETRY_SECONDS = 2.0
 _WATCH_SECONDS = 1.0
 # A worker that fails begins again the later, the oftener it failed within so long of having begun.
 _SOUND_SECONDS = 60.0
 _NOBODYS = TopicPartition("", 0)
+
+
+class Shares(NamedTuple):
+    """What takes how many seconds at most, where a silent Kafka makes it take all of them.
+
+    `leave`: the group; it takes as much again to be cancelled, up to a second.
+    """
+
+    finish: float = _FINISH_SECONDS
+    cancel: float = _CANCEL_SECONDS
+    leave: float = _LEAVE_SECONDS
+
+    @classmethod
+    def of(cls, drain_seconds: float) -> "Shares":
+        """Return the shares of the time that there is to end in; some of it is left for the publisher to close."""
+        parts = (0.4, 0.1, 0.2)
+        return cls(*(min(most, part * drain_seconds) for most, part in zip(cls(), parts, strict=True)))
+
+
+_SHARES = Shares()
 
 
 class Pipeline:
@@ -74,12 +94,11 @@ class Pipeline:
                     await clients.fetch(consumer, _NOBODYS, seconds=0)
                     await service.pause(_WATCH_SECONDS)
                 watching.cancel()
-                # Leaving the group takes its time, too.
-                await self.stop_workers(min(_FINISH_SECONDS, settings.drain_seconds / 2))
+                await self.stop_workers(Shares.of(settings.drain_seconds))
         finally:
             self._workers.clear()
             self._deps.partitions.keep(())
-            await clients.close(consumer)
+            await clients.close(consumer, Shares.of(settings.drain_seconds).leave)
 
     async def _watch(self, consumer: AIOKafkaConsumer) -> None:
         """Look how far behind each partition is; a worker cannot tell where it reads nothing."""
@@ -115,7 +134,7 @@ class Pipeline:
             task = tasks.create_task(self._live(worker, where), name=f"partition-{where.partition}")
             self._workers[where] = (worker, task)
 
-    async def stop_workers(self, seconds: float = _FINISH_SECONDS) -> None:
+    async def stop_workers(self, shares: Shares = _SHARES) -> None:
         """Let all workers finish what is under way; cancel those that take longer."""
         tasks = []
         for where, (worker, task) in self._workers.items():
@@ -125,12 +144,12 @@ class Pipeline:
             if worker.idle or self._deps.partitions.is_failing(where):
                 task.cancel()
         if tasks:
-            _, late = await asyncio.wait(tasks, timeout=seconds)
+            _, late = await asyncio.wait(tasks, timeout=shares.finish)
             for task in late:
                 task.cancel()
             if late:
                 log.warning("%s partitions given up with a unit under way", len(late))
-                await asyncio.wait(late, timeout=_CANCEL_SECONDS)
+                await asyncio.wait(late, timeout=shares.cancel)
         self._workers.clear()
 
     async def _live(self, worker: Worker, where: TopicPartition) -> None:
