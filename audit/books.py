@@ -114,11 +114,9 @@ class Reconciler:
         """Add a window to the sums, with what does not fit, and let go of it."""
         if (start_ms := window.start_ms) is not None:
             sums = self._sums_of(window.origin, start_ms)
-            add_up(window.origin.node, (window,), sums)
             for shortfall in shortfalls:
                 sums.miss(shortfall)
-        life = self._lives[window.origin]
-        self._let_go(life, life.fitted, window.place)
+        self.close_all((window,))
 
     def settle(self, margin_ms: int | None = None) -> None:
         """Close the windows that fit; with `margin_ms`, but for those of the last so many of their partition."""
@@ -137,7 +135,7 @@ class Reconciler:
         return [each for each in fitting if (of := each.record) and of.end_ms < heard_ms[of.partition] - margin_ms]
 
     def close_all(self, windows: Collection[OpenWindow]) -> None:
-        """Add windows of which all fits to the sums, and let go of them."""
+        """Add windows to the sums, and let go of them."""
         of: dict[Origin, list[OpenWindow]] = {}
         for window in windows:
             of.setdefault(window.origin, []).append(window)
