@@ -62,7 +62,7 @@ class Guarded:
             "kafka_sasl_mechanism": "PLAIN",
             "kafka_sasl_username": f"zonemeter-{name}",
             "kafka_sasl_password_file": self.password_file,
-            "kafka_deadline_seconds": 5.0,
+            "kafka_deadline_seconds": 60.0,
         }
         return ServiceSettings(**values)
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A service as a process of its own, and waiting for conditions."""
 
+import http.client
 import os
 import select
 import signal
@@ -99,13 +100,13 @@ class ServiceProcess:
         self.process = self._launch()
 
     def get(self, path: str) -> tuple[int, str]:
-        """Return status and body of a path; status 0 if nothing listens."""
+        """Return status and body of a path; status 0 if nothing listens, or not for as long as it answers."""
         try:
             with urllib.request.urlopen(f"http://{self.listen}{path}", timeout=DEADLINE_SECONDS) as response:
                 return response.status, response.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
-        except OSError:
+        except (OSError, http.client.HTTPException):
             return 0, ""
 
     def samples(self) -> Samples:

@@ -41,7 +41,7 @@ class Cluster:
 
     async def watch(self, **query: Any) -> list[dict[str, Any]]:
         response = await self.core.list_pod_for_all_namespaces(
-            watch=True, _preload_content=False, _request_timeout=(2, 5), **query
+            watch=True, _preload_content=False, _request_timeout=120, **query
         )
         with contextlib.closing(response):
             assert response.status == 200
