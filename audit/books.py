@@ -161,9 +161,13 @@ class Reconciler:
             self._left = len(self._open)
 
     def bound(self, margin_ms: int, most: int) -> list[OpenWindow]:
-        """Keep at most so many windows open: let go of those that fit, then of the oldest, which are returned."""
+        """Keep at most so many windows open: close those that fit, then drop the oldest, which are returned."""
         self.trim(margin_ms, most // 2)
-        given_up = self.oldest(max(len(self._open) - most, 0))
+        # Not all that fit are closed by now: `trim` does not look each time.
+        oldest = self.oldest(max(len(self._open) - most, 0))
+        fitting = [window for window in oldest if window.fits(self._sinks_of(window))]
+        self.close_all(fitting)
+        given_up = [window for window in oldest if window in self._open]
         for window in given_up:
             self.drop(window)
         return given_up

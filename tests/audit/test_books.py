@@ -48,6 +48,20 @@ def test_whole_books_close() -> None:
     assert not books.gaps
 
 
+def test_beyond_the_bound_what_fits_is_added_up_and_not_given_up() -> None:
+    """Ten windows were left open at the last look, some of them only because they were recent; four more make 14."""
+    audit = Audit()
+    books = Reconciler(audit.of)
+    hour = 3_600_000
+    for record in (*whole(6), *(collector_entry(sequence, 1_000) for sequence in range(6, 10))):
+        books.take(record)
+    assert not books.bound(hour, 12)
+    for sequence in range(1_000, 1_004):
+        books.take(collector_entry(sequence, 1_000))
+    assert not books.bound(hour, 12)
+    assert conclude(books, audit, LATER).seen.bytes == 14_000
+
+
 def test_nothing_seen_does_not_close() -> None:
     assert not audit([]).closes
     assert audit([]).ratio == 0.0
