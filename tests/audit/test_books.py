@@ -59,7 +59,7 @@ def test_beyond_the_bound_what_fits_is_added_up_and_not_given_up() -> None:
     for sequence in range(1_000, 1_004):
         books.take(collector_entry(sequence, 1_000))
     assert not books.bound(hour, 12)
-    assert conclude(books, audit, LATER).seen.bytes == 14_000
+    assert conclude(books, audit, LATER + 10 * hour).seen.bytes == 14_000
 
 
 def test_nothing_seen_does_not_close() -> None:
