@@ -132,6 +132,9 @@ def _why_renamed(metadata: pq.FileMetaData, known: Sequence[str]) -> str:
     """
     # Not `metadata.schema`: the two hold each other, as below.
     names = pq.ParquetSchema(metadata).names
+    if len({*names}) < len(names):
+        twice = next(name for place, name in enumerate(names) if name in names[:place])
+        return f"has a column {twice!r} twice"
     other = next((name for name in names if name not in known), "")
     lacking = next((name for name in known if name not in names), "")
     return f"has a column {other!r} and no column {lacking}" if other and lacking else ""
