@@ -21,7 +21,7 @@ from common.errors import Refusal
 from history.audit.deep.facts import ChunkFlows, Facts, flow_place
 from history.read.archive.files import compacted_hours
 from history.read.archive.hours import hour_end_ms, touches
-from history.read.archive.limits import DAMAGED, why_too_large
+from history.read.archive.limits import DAMAGED, why_not_read
 from history.read.archive.opened import ATTEMPTS, ArchiveChanged, FlowArchive, ReadAgain, StoreAway, manifest_path
 from schemas.amount import Amount
 from schemas.codec import UNREADABLE, Count
@@ -170,7 +170,7 @@ def _batches(archive: FlowArchive, partition: int, file: DataFile) -> Iterator[_
 def _parquet_batches(archive: FlowArchive, partition: int, file: DataFile) -> Iterator[_Batch]:
     names = [*_COLUMNS, "raw_partition"] if COMPACTED.fullmatch(file.path.rpartition("/")[2]) else _COLUMNS
     with archive.open(file.path) as source:
-        if why := why_too_large(source):
+        if why := why_not_read(file.path, source):
             raise ValueError(why)
         for batch in pq.ParquetFile(source).iter_batches(_BATCH_ROWS, columns=names):
             of_file = batch.num_rows

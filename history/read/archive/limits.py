@@ -51,8 +51,8 @@ def check_files(
 
     def check(path: str) -> None:
         with archive.open(path) as source:
-            names = pq.ParquetSchema(checked_footer(archive, path, source)).names
-        if whole and (other := next((name for name in names if name not in SCHEMA.names), "")):
+            footer = checked_footer(archive, path, source)
+        if whole and (other := _unknown(pq.ParquetSchema(footer).names, SCHEMA.names)):
             raise Refusal(f"archive {archive.location}: {path} has a column {other!r}; run a version that knows it")
 
     archive.in_threads(check, _other_than(archive, paths, listed) if listed and archive.is_local else paths)
@@ -67,11 +67,10 @@ def _other_than(archive: FlowArchive, paths: Sequence[str], listed: Mapping[str,
 def checked_footer(archive: FlowArchive, path: str, source: pa.NativeFile) -> pq.FileMetaData:
     """Return the footer of a file of an archive that is open; raise `Refusal` where it is not read, else as above."""
     # Of a rollup, rows that say who counted have no scope.
-    scope, known = ((), ROLLUP_SCHEMA) if path.startswith(f"{ROLLUPS}/") else (("scope",), SCHEMA)
+    scope = () if _is_rollup(path) else ("scope",)
     try:
-        why, metadata = _read_footer(source)
+        why, metadata = _footer_of(path, source)
         if metadata is not None:
-            why = why or _why_renamed(metadata, known.names)
             why = why or _why_incomplete(metadata, (*_IN_EVERY_ROW, *scope), (*_ALWAYS_TOLD, *scope))
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise pa.ArrowInvalid(f"{path}: {error}") from error
@@ -83,6 +82,22 @@ def checked_footer(archive: FlowArchive, path: str, source: pa.NativeFile) -> pq
 def why_too_large(source: pa.NativeFile) -> str | None:
     """Say why a file is not read; None if it may be. Raises one of `DAMAGED` for a damaged footer."""
     return _read_footer(source)[0]
+
+
+def why_not_read(path: str, source: pa.NativeFile) -> str | None:
+    """Say why a file of an archive is not read, by its size and the names of its columns; else as above."""
+    return _footer_of(path, source)[0]
+
+
+def _footer_of(path: str, source: pa.NativeFile) -> tuple[str | None, pq.FileMetaData | None]:
+    why, metadata = _read_footer(source)
+    if metadata is not None:
+        why = why or _why_renamed(metadata, (ROLLUP_SCHEMA if _is_rollup(path) else SCHEMA).names)
+    return why, metadata
+
+
+def _is_rollup(path: str) -> bool:
+    return path.startswith(f"{ROLLUPS}/")
 
 
 def _read_footer(source: pa.NativeFile) -> tuple[str | None, pq.FileMetaData | None]:
@@ -125,7 +140,7 @@ def _footer_bytes(tail: bytes) -> int:
     return int.from_bytes(end[:4], "little") if end[4:] == _END else 0
 
 
-def _why_renamed(metadata: pq.FileMetaData, known: Sequence[str]) -> str:
+def _why_renamed(metadata: pq.FileMetaData, known: Sequence[str]) -> str | None:
     """Say which column has another's place: its name is damaged, and a reader would take the other for absent.
 
     An earlier version's files lack columns, a later one's have more; none's do both.
@@ -135,9 +150,13 @@ def _why_renamed(metadata: pq.FileMetaData, known: Sequence[str]) -> str:
     if len({*names}) < len(names):
         twice = next(name for place, name in enumerate(names) if name in names[:place])
         return f"has a column {twice!r} twice"
-    other = next((name for name in names if name not in known), "")
-    lacking = next((name for name in known if name not in names), "")
-    return f"has a column {other!r} and no column {lacking}" if other and lacking else ""
+    other, lacking = _unknown(names, known), _unknown(known, names)
+    return f"has a column {other!r} and no column {lacking}" if other and lacking else None
+
+
+def _unknown(names: Sequence[str], known: Sequence[str]) -> str:
+    """Return the first of the names that is not known; "" if all are."""
+    return next((name for name in names if name not in known), "")
 
 
 def _why_incomplete(metadata: pq.FileMetaData, wanted: Collection[str], told: Collection[str]) -> str | None:

@@ -129,6 +129,21 @@ def test_a_deep_audit_names_rows_that_lack_something(tmp_path: Path, column: str
     assert f"a row has no {column}" in found
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("src_zon%", "has a column 'src_zon%' and no column src_zone"), ("dst_zone", "has a column 'dst_zone' twice")],
+)
+def test_audit_deep_names_a_file_with_a_damaged_name_of_a_column(tmp_path: Path, name: str, says: str) -> None:
+    """Of four columns it reads the rows; what reports refuse it has to name all the same."""
+
+    def damaged(path: Path) -> None:
+        pq.write_table(SCHEMA.empty_table(), path)
+        path.write_bytes(path.read_bytes().replace(b"\x08src_zone", b"\x08" + name.encode()))
+
+    [found] = deep(made(tmp_path, damaged))
+    assert f"flows-p3-000000000001-5c9e01.parquet cannot be read: {says}" in found
+
+
 def deep(archive: FlowArchive) -> list[str]:
     facts = Facts(3, Wanted(SPAN))
     read_archive(archive.location, facts)
