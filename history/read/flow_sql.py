@@ -307,6 +307,11 @@ class FlowQuery:
 
     @property
     def _in_range(self) -> str:
+        """The condition that a row of the view is in the range."""
+        return self._in_span
+
+    @property
+    def _in_span(self) -> str:
         """The condition that a window is in the range: of times as they are stored, which a row group's least tell."""
         by_ms = _EVER_MS if self.span.ended_by_ms is None else self.span.ended_by_ms
         from_, to, beyond = map(_moment, (self.span.from_ms, self.span.to_ms, by_ms + 1))

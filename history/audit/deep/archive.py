@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 
 from common.errors import Refusal
 from history.audit.deep.facts import ChunkFlows, Facts, flow_place
+from history.model.time_range import TimeRange
 from history.read.archive.files import compacted_hours
-from history.read.archive.hours import hour_end_ms, touches
+from history.read.archive.hours import hour_end_ms, hour_of, hour_range, touches
 from history.read.archive.limits import DAMAGED, why_not_read
 from history.read.archive.opened import ATTEMPTS, ArchiveChanged, FlowArchive, ReadAgain, StoreAway, manifest_path
 from schemas.amount import Amount
@@ -134,12 +135,12 @@ def _manifests(archive: FlowArchive, facts: Facts, numbers: list[int]) -> Iterat
 
 def _take_file(archive: FlowArchive, facts: Facts, file: DataFile, listed: str) -> None:
     """Take a file. `listed`: who says how many flows are in it."""
-    rows = 0
+    rows, hour = 0, hour_range(hour_of(file.path))
     try:
         for batch in _batches(archive, facts.partition, file):
             rows += batch.of_file
             for row in batch.rows:
-                _take_row(facts, file, row)
+                _take_row(facts, file, hour, row)
     except FileNotFoundError:
         facts.find("archive", f"{file.path} is missing: {listed} {file.rows:,} flows in it")
     except (*DAMAGED, DecodeError, ValueError, *UNREADABLE) as error:
@@ -150,8 +151,10 @@ def _take_file(archive: FlowArchive, facts: Facts, file: DataFile, listed: str) 
             facts.find("archive", f"{file.path} holds {rows:,} flows, {listed} {file.rows:,}")
 
 
-def _take_row(facts: Facts, file: DataFile, row: Row) -> None:
+def _take_row(facts: Facts, file: DataFile, hour: TimeRange, row: Row) -> None:
     flow_id, size, packets, start_ms = row
+    if not hour.holds(start_ms):
+        raise ValueError(f"{flow_id} is not of the hour that the file is of")
     chunk, number, origin, _ = flow_place(flow_id)
     if not facts.wanted.holds(origin, start_ms) or facts.archive is None:
         return

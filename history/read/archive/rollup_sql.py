@@ -23,6 +23,7 @@ from history.read.database import literal
 from sinks.flowlog.rows.columns import END_COLUMNS
 
 SUMMED = ("bytes", "packets")
+ELSEWHERE = "a window is not of the hour that the file is of"
 _FLOWS = "flows"
 _NETWORKS = "rollup_networks"
 _SIDES = (("src_", "dst_"), ("dst_", "src_"))
@@ -69,7 +70,7 @@ def roll_up(database: duckdb.DuckDBPyConnection, flows: str, span: TimeRange) ->
         for name in END_COLUMNS
         if name in _END
     } | {
-        "window_start": _moment(span.from_ms),
+        "window_start": f"if({begun_in(span)} IS NULL, NULL, {_moment(span.from_ms)})",
         # Of a window that ends later than any should, as where a collector could not publish, the end is kept.
         "window_end": f"if(epoch_ms(window_end) > {span.to_ms + SLACK_MS}, window_end, {_moment(span.to_ms)})",
         "observer_node": "NULL",
@@ -105,6 +106,13 @@ def view_rollups(database: duckdb.DuckDBPyConnection, archive: FlowArchive, path
 def there(column: str) -> str:
     """Return a column as SQL that fails where a row has none: a sum would leave such a row out without a word."""
     return f"coalesce({column}, error('a row has no {column}'))"
+
+
+def begun_in(span: TimeRange) -> str:
+    """Return when a window began as SQL that fails where that is not in a time: it would count in the wrong one."""
+    from_, to = map(_moment, (span.from_ms, span.to_ms))
+    within = f"window_start >= {from_} AND window_start < {to}"
+    return f"CASE WHEN {within} THEN window_start ELSE error('{ELSEWHERE}') END"
 
 
 def _of_traffic(column: str) -> str:

@@ -6,11 +6,12 @@ hundredth of the time that Python would take for the rows.
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
@@ -25,14 +26,16 @@ from history.read.archive.limits import DAMAGED, check_files, checked_footer
 from history.read.archive.long_rollups import find_long_rollups
 from history.read.archive.narrowed import Narrowed, known_columns, narrowing
 from history.read.archive.opened import ArchiveChanged, FlowArchive
-from history.read.archive.rollup_sql import SUMMED, there, view_rollups, why_not_rows
+from history.read.archive.rollup_sql import ELSEWHERE, SUMMED, begun_in, there, view_rollups, why_not_rows
 from history.read.batch import ROLLUP_SCHEMA, SCHEMA
 from history.read.database import literal, open_database
 from history.read.flow_sql import FLOWS, FlowQuery
 from sinks.flowlog.archive.compaction import ROLLUPS, rollup_path
+from sinks.flowlog.rows.parquet import MILLISECONDS
 
 BATCH_ROWS = 50_000
-_FLOW_FILES = "flow_files"
+# Files of hours that lie in the range whole, and of others.
+_WHOLE_HOURS, _CUT_HOURS = "whole_hours", "cut_hours"
 
 
 def view_rows(database: duckdb.DuckDBPyConnection, archive: FlowArchive, paths: Sequence[str], name: str) -> None:
@@ -77,10 +80,13 @@ class ArchiveQuery(FlowQuery):
         """Open all files, if that was not done: a filtered reading may need few."""
         if self._is_open:
             return
-        self._open_flows()
+        check_files(self.archive, self.flows, self._sizes)
         if self.rollups:
             view_rollups(self._database, self.archive, self._rollup_files, ROLLUPS)
-        self._view(_FLOW_FILES, FLOWS)
+        files: dict[str, list[str]] = {_WHOLE_HOURS: [], _CUT_HOURS: []}
+        for path in self.flows:
+            files[_WHOLE_HOURS if self._is_whole(path) else _CUT_HOURS].append(path)
+        self._view(FLOWS, {name: self._files(name, paths) for name, paths in files.items() if paths})
         self._is_open = True
 
     def _stream(self, query: str, parameters: Sequence[object]) -> Iterator[tuple[Any, ...]]:
@@ -88,26 +94,47 @@ class ArchiveQuery(FlowQuery):
             self._open()
         yield from super()._stream(query, parameters)
 
-    def _open_flows(self) -> None:
-        paths = [f"{self.archive.root}/{path}" for path in self.flows]
-        if not paths:
-            self._database.register(_FLOW_FILES, SCHEMA.empty_table())
-            return
-        check_files(self.archive, self.flows, self._sizes)
-        if self.archive.is_local:
-            files = self._database.read_parquet([*map(literal, paths)], hive_partitioning=False)
-        else:
-            # Every store that pyarrow knows, with no extension of DuckDB's to fetch.
-            dataset = ds.dataset(paths, SCHEMA, filesystem=self.archive.filesystem, format="parquet")
-            files = self._database.from_arrow(dataset)
-        files.create_view(_FLOW_FILES)
+    def _is_whole(self, path: str) -> bool:
+        """Return whether all windows of a file are in the range, by its name: then none need be looked at to pick."""
+        hour = hour_range(hour_of(path))
+        return self.span.ended_by_ms is None and self.span.from_ms <= hour.from_ms and hour.to_ms <= self.span.to_ms
 
-    def _view(self, flows: str, name: str) -> None:
-        """Make a view of flows, and of the rollups that stand for others."""
+    def _files(self, name: str, paths: Sequence[str]) -> str:
+        """Return files as SQL that can be selected from."""
+        files = [f"{self.archive.root}/{path}" for path in paths]
+        if not self.archive.is_local:
+            # Every store that pyarrow knows, with no extension of DuckDB's to fetch.
+            dataset = ds.dataset(files, SCHEMA, filesystem=self.archive.filesystem, format="parquet")
+            self._database.from_arrow(dataset).create_view(name)
+            return name
+        # A view of the relation would look for each file again, and each view of that.
+        self._database.execute(f"SET VARIABLE {name} = ?", [[*map(literal, files)]])
+        return f"read_parquet(getvariable('{name}'), hive_partitioning = false)"
+
+    def _view(self, name: str, files: Mapping[str, str]) -> None:
+        """Make a view of the flows in the range, and of the rollups that stand for others.
+
+        `files`: as SQL, by which of the two they are. Without a condition on each window a report over small files
+        takes an eighth less; a window in another hour's directory then fails as a row without bytes does.
+        """
         summed = ", ".join(f"{there(each)} AS {each}" for each in SUMMED)
-        query = f"CREATE OR REPLACE VIEW {name} AS SELECT * REPLACE ({summed}), 1::BIGINT AS flows FROM {flows}"  # noqa: S608
-        rollups = f" UNION ALL BY NAME FROM {ROLLUPS}" if self.rollups else ""
-        self._database.execute(query + rollups)
+        parts = []
+        for which, rows in files.items():
+            is_whole = which == _WHOLE_HOURS
+            columns = f"{summed}, {begun_in(self.span)} AS window_start" if is_whole else summed
+            picked = "" if is_whole else f" WHERE {self._in_span}"
+            parts.append(f"SELECT * REPLACE ({columns}), 1::BIGINT AS flows FROM {rows}{picked}")  # noqa: S608
+        if self.rollups:
+            parts.append(f"FROM {ROLLUPS}")
+        if not parts:
+            self._database.register(_CUT_HOURS, SCHEMA.empty_table())
+            parts.append(f"SELECT *, 1::BIGINT AS flows FROM {_CUT_HOURS}")  # noqa: S608
+        self._database.execute(f"CREATE VIEW {name} AS {' UNION ALL BY NAME '.join(parts)}")
+
+    @property
+    def _in_range(self) -> str:
+        """All that its views hold is."""
+        return "true"
 
     def __enter__(self) -> "ArchiveQuery":
         return self
@@ -166,8 +193,8 @@ class ArchiveQuery(FlowQuery):
         with self._reading():
             # A column under a damaged name would be nulls here, where sums fail.
             check_files(self.archive, self.flows)
-        view_rows(self._database, self.archive, self.flows, "whole_flow_files")
-        self._view("whole_flow_files", "rows_of_flows")
+        view_rows(self._database, self.archive, self.flows, "flow_files")
+        self._view("rows_of_flows", {_CUT_HOURS: "flow_files"})
         return "rows_of_flows"
 
     @contextlib.contextmanager
@@ -198,7 +225,8 @@ class ArchiveQuery(FlowQuery):
             with self.archive.open(path) as source:
                 footer = checked_footer(self.archive, path, source)
                 for batch in pq.ParquetFile(source, metadata=footer).iter_batches(BATCH_ROWS):
-                    if why := why_not_rows(batch, rollup=path in self._rollup_files):
+                    rollup = path in self._rollup_files
+                    if why := why_not_rows(batch, rollup=rollup) or ("" if rollup else _why_elsewhere(batch, path)):
                         return f"{path}: {why}"
             if self.archive.is_local:
                 # Of a footer it refuses more than pyarrow does, and names no file.
@@ -207,3 +235,10 @@ class ArchiveQuery(FlowQuery):
             self.archive.check_answers(path, error)
             return f"{path}: {' '.join(str(error).split()).removeprefix(f'{path}: ')[:200]}"
         return ""
+
+
+def _why_elsewhere(batch: pa.RecordBatch, path: str) -> str:
+    """Say why rows cannot be of a file of flows by when their windows begin; "" if they may be."""
+    hour, extremes = hour_range(hour_of(path)), pc.min_max(batch.column("window_start").cast(MILLISECONDS, safe=False))
+    found = (extremes["min"].value, extremes["max"].value)
+    return "" if all(at_ms is None or hour.holds(at_ms) for at_ms in found) else ELSEWHERE

@@ -122,11 +122,24 @@ def test_a_deep_audit_names_rows_that_lack_something(tmp_path: Path, column: str
         "id": "c/n/5be6c2f0a91d/1/1/0/0",
         "bytes": 9,
         "packets": 1,
-        "window_start": datetime(2026, 11, 23, tzinfo=UTC),
+        "window_start": datetime(2026, 11, 22, 22, tzinfo=UTC),
     }
     table = pa.table({name: [value, None if name == column else value] for name, value in values.items()})
     [found] = deep(made(tmp_path, lambda path: pq.write_table(table, path)))
     assert f"a row has no {column}" in found
+
+
+def test_a_deep_audit_names_windows_of_another_hour(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "id": ["c/n/5be6c2f0a91d/1/1/0/0"],
+            "bytes": [9],
+            "packets": [1],
+            "window_start": [datetime(2026, 11, 22, 23, tzinfo=UTC)],
+        }
+    )
+    [found] = deep(made(tmp_path, lambda path: pq.write_table(table, path)))
+    assert found.endswith("cannot be read: c/n/5be6c2f0a91d/1/1/0/0 is not of the hour that the file is of")
 
 
 @pytest.mark.parametrize(
