@@ -60,7 +60,7 @@ def write_long_rollup(archive: FlowArchive, wanted: LongRollup, spill: Path) -> 
         return False
     try:
         with bounded_database(spill) as database:
-            view_rollups(database, archive, parts, FLOWS)
+            view_rollups(database, archive, parts, FLOWS, whole=True)
             made = write_rollup(roll_up(database, FLOWS, wanted.span), spill / "long.parquet")
             database.read_parquet(literal(str(made.path)), hive_partitioning=False).create_view(_WRITTEN)
             # Before it is put there: from then on it is read.

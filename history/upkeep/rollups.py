@@ -51,7 +51,7 @@ def write_erased_rollup(
 ) -> SortedFile:
     """Write what rollups of an hour come to without such addresses, as one, to a directory of this machine."""
     with bounded_database(directory) as database:
-        view_rollups(database, archive, paths, _READ)
+        view_rollups(database, archive, paths, _READ, whole=True)
         database.execute(f"CREATE VIEW {FLOWS} AS {erased(database, _READ, how)}")
         return write_rollup(roll_up(database, FLOWS, hour), directory / "erased.rollup")
 

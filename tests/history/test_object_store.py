@@ -2,6 +2,7 @@
 """An archive in an object store: the flow log writes it, and commands read the same from it as from a directory."""
 
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from sinks.flowlog.stores import object_client
 from sinks.flowlog.stores.opening import open_store
 from tests.history.conftest import Command
 from tests.support.history.lived import Lived, rfc3339
+from tests.support.history.wrong_bits import make_silently_wrong
 from tests.support.lab.proxy import Proxy
 from tests.support.servers.object_store import KEYS, port_of, s3_bucket
 from tests.support.servers.s3_faults import (
@@ -167,6 +169,21 @@ def test_a_damaged_object_is_named(history: Lived, bucket: str, command: Command
     assert status == 2
     (line,) = err.splitlines()
     assert spoilt.removeprefix(f"{root}/") in line
+
+
+def test_a_wrong_bit_of_an_object_is_not_taken_for_other_values(
+    history: Lived, bucket: str, tmp_path: Path, command: Command
+) -> None:
+    uri = bucket.format(path="/wrong")
+    filesystem, root = fs.FileSystem.from_uri(uri)
+    copy = Path(shutil.copytree(history.archive, tmp_path / "archive"))
+    spoilt = max(copy.glob("flows/*/*/*.parquet"), key=lambda path: path.stat().st_size)
+    make_silently_wrong(spoilt, "bytes")
+    fs.copy_files(str(copy), root, destination_filesystem=filesystem)
+    status, _, err = command(report.main, *history.flags, *history.span, "--archive", uri)
+    assert status == 2
+    (line,) = err.splitlines()
+    assert str(spoilt.relative_to(copy)) in line
 
 
 def test_the_flow_log_writes_it(history: Lived, bucket: str, tmp_path: Path, command: Command) -> None:

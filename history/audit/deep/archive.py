@@ -15,14 +15,13 @@ from typing import NamedTuple
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from common.errors import Refusal
 from history.audit.deep.facts import ChunkFlows, Facts, flow_place
 from history.model.time_range import TimeRange
 from history.read.archive.files import compacted_hours
 from history.read.archive.hours import hour_end_ms, hour_of, hour_range, touches
-from history.read.archive.limits import DAMAGED, why_not_read
+from history.read.archive.limits import DAMAGED, checked_batches, why_not_read
 from history.read.archive.opened import ATTEMPTS, ArchiveChanged, FlowArchive, ReadAgain, StoreAway, manifest_path
 from schemas.amount import Amount
 from schemas.codec import UNREADABLE, Count
@@ -171,13 +170,14 @@ def _batches(archive: FlowArchive, partition: int, file: DataFile) -> Iterator[_
 
 
 def _parquet_batches(archive: FlowArchive, partition: int, file: DataFile) -> Iterator[_Batch]:
-    names = [*_COLUMNS, "raw_partition"] if COMPACTED.fullmatch(file.path.rpartition("/")[2]) else _COLUMNS
+    is_compacted = COMPACTED.fullmatch(file.path.rpartition("/")[2])
     with archive.open(file.path) as source:
         if why := why_not_read(file.path, source):
             raise ValueError(why)
-        for batch in pq.ParquetFile(source).iter_batches(_BATCH_ROWS, columns=names):
+        # All columns, for their checksums.
+        for batch in checked_batches(source, _BATCH_ROWS):
             of_file = batch.num_rows
-            if names is not _COLUMNS:
+            if is_compacted:
                 # A flow stands in the partition of its raw chunk.
                 batch = batch.filter(pc.equal(batch.column("raw_partition"), partition))  # noqa: PLW2901
             columns = [batch.column(name) for name in _COLUMNS]

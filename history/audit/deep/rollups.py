@@ -9,7 +9,7 @@ from history.model.rollups import LENGTHS_MS
 from history.model.time_range import TimeRange
 from history.read.archive.files import compacted_hours
 from history.read.archive.hours import hour_of, hour_range
-from history.read.archive.limits import DAMAGED
+from history.read.archive.limits import DAMAGED, check_pages
 from history.read.archive.long_rollups import long_rollups
 from history.read.archive.opened import ArchiveChanged, FlowArchive, ReadAgain, StoreAway
 from history.read.archive.rollup_sql import roll_up, view_rollups
@@ -23,15 +23,18 @@ _AGAIN, _FILES = "made_again", "files_of_flows"
 
 
 def check_rollups(location: str, span: TimeRange) -> Iterator[Discrepancy]:
-    """Yield what is wrong with the rollups of a range: hours', days', weeks'. Of expired hours nobody can say."""
+    """Yield what is wrong with the rollups of a range: hours', days', weeks'.
+
+    Of expired hours' nobody can say more than that they are as they were written.
+    """
     archive = FlowArchive(location)
     rollups: list[str] = []
     for hour, names in compacted_hours(archive, span).items():
         chain = archive.chain(hour, names)
         rollups += chain.rollups
-        for path in sorted(chain.files):
-            rollup = rollup_path(path)
-            if rollup in chain.rollups and (why := _why(archive, rollup, [path], hour_range(hour))):
+        files = {rollup_path(path): [path] for path in chain.files}
+        for rollup in sorted(chain.rollups):
+            if why := _why(archive, rollup, files.get(rollup, []), hour_range(hour)):
                 yield Discrepancy("archive", why)
     for length in LENGTHS_MS:
         for each in long_rollups(length, rollups):
@@ -41,17 +44,22 @@ def check_rollups(location: str, span: TimeRange) -> Iterator[Discrepancy]:
 
 
 def _why(archive: FlowArchive, rollup: str, parts: Sequence[str], span: TimeRange) -> str:
-    """Say what is wrong with a rollup of these files; "" where nothing is, or it does not count any more."""
+    """Say what is wrong with a rollup of these files; "" where nothing is, or it does not count any more.
+
+    Without any of these, as where they have expired, that is whether it is as it was written.
+    """
     try:
-        if not (differing := _differing(archive, rollup, parts, span)):
+        check_pages(archive, [rollup])
+        if not parts or not (differing := _differing(archive, rollup, parts, span)):
             return ""
         why = f"{rollup} is not what {', '.join(parts[:1])} sums up to: {differing:,} rows differ"
     except (ReadAgain, StoreAway):
         raise
     except (Refusal, *DAMAGED) as error:
         archive.check_answers(rollup, error)
-        why = f"{rollup} cannot be compared with its flows: {' '.join(str(error).split())[:300]}"
-    return why if _counts(archive, rollup, parts) else ""
+        cannot = "compared with its flows" if parts else "read"
+        why = f"{rollup} cannot be {cannot}: {' '.join(str(error).split())[:300]}"
+    return why if _counts(archive, rollup, parts or [rollup]) else ""
 
 
 def _counts(archive: FlowArchive, rollup: str, parts: Sequence[str]) -> bool:

@@ -19,7 +19,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from history.model.filters import Selection
-from history.read.archive.limits import checked_footer
+from history.read.archive.limits import CHECKED, checked_footer
 from history.read.archive.opened import FlowArchive
 from history.read.batch import SCHEMA
 from history.read.database import literal, open_database
@@ -69,7 +69,13 @@ class Narrowed:
         columns = [name for name in COLUMNS if re.search(rf"\b{name}\b", condition)]
         # An object store's requests take longer than what lies between two columns.
         ahead = not self._archive.is_local
-        file = pq.ParquetFile(source, metadata=self._footer, read_dictionary=columns, pre_buffer=ahead)
+        file = pq.ParquetFile(
+            source,
+            metadata=self._footer,
+            read_dictionary=columns,
+            pre_buffer=ahead,
+            page_checksum_verification=True,
+        )
         first = 0
         for begin in range(0, file.num_row_groups, _GROUPS_AT_ONCE):
             groups = range(begin, min(begin + _GROUPS_AT_ONCE, file.num_row_groups))
@@ -86,9 +92,8 @@ class Narrowed:
         """Make a view with the flow log's columns of all rows that are wanted, and not of all others."""
         whole = f"{self._archive.root}/{self._path}"
         if not self._archive.is_local:
-            file_format = ds.ParquetFileFormat()
-            fragment = file_format.make_fragment(whole, self._archive.filesystem, row_groups=self._groups())
-            dataset = ds.FileSystemDataset([fragment], SCHEMA, file_format, self._archive.filesystem)
+            fragment = CHECKED.make_fragment(whole, self._archive.filesystem, row_groups=self._groups())
+            dataset = ds.FileSystemDataset([fragment], SCHEMA, CHECKED, self._archive.filesystem)
             database.from_arrow(dataset).create_view(name, replace=True)
             return
         # It would fetch whole row groups ahead; without, it passes over the pages of rows that are filtered out.

@@ -16,7 +16,7 @@ import pyarrow.dataset as ds
 from history.model.end_names import reads_as_network
 from history.model.rollups import SLACK_MS
 from history.model.time_range import TimeRange
-from history.read.archive.limits import check_files
+from history.read.archive.limits import CHECKED, check_files
 from history.read.archive.opened import FlowArchive
 from history.read.batch import ROLLUP_SCHEMA
 from history.read.database import literal
@@ -90,14 +90,19 @@ def _moment(at_ms: int) -> str:
     return f"make_timestamptz({at_ms * 1000})"
 
 
-def view_rollups(database: duckdb.DuckDBPyConnection, archive: FlowArchive, paths: Sequence[str], name: str) -> None:
-    """Make a view of rollups of an archive; raise `duckdb.Error` where the first has other columns."""
-    check_files(archive, paths)
+def view_rollups(
+    database: duckdb.DuckDBPyConnection, archive: FlowArchive, paths: Sequence[str], name: str, *, whole: bool = False
+) -> None:
+    """Make a view of rollups of an archive; raise `duckdb.Error` where the first has other columns.
+
+    `whole`: something is to be written out of them that stands in their place.
+    """
+    check_files(archive, paths, whole=whole)
     files = [f"{archive.root}/{path}" for path in paths]
     if archive.is_local:
         rows = database.read_parquet([*map(literal, files)], hive_partitioning=False)
     else:
-        rows = database.from_arrow(ds.dataset(files, ROLLUP_SCHEMA, filesystem=archive.filesystem, format="parquet"))
+        rows = database.from_arrow(ds.dataset(files, ROLLUP_SCHEMA, filesystem=archive.filesystem, format=CHECKED))
     columns = (column for column in ROLLUP_SCHEMA.names if column not in (*SUMMED, _FLOWS))
     summed = (f"{_of_traffic(each)} AS {each}" for each in (*SUMMED, _FLOWS))
     rows.project(", ".join([*columns, *summed])).create_view(name, replace=True)

@@ -13,7 +13,6 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 
 from common.errors import Refusal
 from common.terminal import command
@@ -22,7 +21,7 @@ from history.model.rollups import Hours
 from history.model.time_range import TimeRange
 from history.read.archive.files import find_chapter
 from history.read.archive.hours import hour_of, hour_range
-from history.read.archive.limits import DAMAGED, check_files, checked_footer
+from history.read.archive.limits import CHECKED, DAMAGED, check_files, checked_batches, checked_footer
 from history.read.archive.long_rollups import find_long_rollups
 from history.read.archive.narrowed import Narrowed, known_columns, narrowing
 from history.read.archive.opened import ArchiveChanged, FlowArchive
@@ -43,7 +42,7 @@ def view_rows(database: duckdb.DuckDBPyConnection, archive: FlowArchive, paths: 
     files = [f"{archive.root}/{path}" for path in paths]
     if not archive.is_local:
         # Every store that pyarrow knows, with no extension of DuckDB's to fetch.
-        dataset = ds.dataset(files, SCHEMA, filesystem=archive.filesystem, format="parquet")
+        dataset = ds.dataset(files, SCHEMA, filesystem=archive.filesystem, format=CHECKED)
         database.from_arrow(dataset).create_view(name, replace=True)
         return
     rows = database.read_parquet([*map(literal, files)], hive_partitioning=False, union_by_name=True)
@@ -104,7 +103,7 @@ class ArchiveQuery(FlowQuery):
         files = [f"{self.archive.root}/{path}" for path in paths]
         if not self.archive.is_local:
             # Every store that pyarrow knows, with no extension of DuckDB's to fetch.
-            dataset = ds.dataset(files, SCHEMA, filesystem=self.archive.filesystem, format="parquet")
+            dataset = ds.dataset(files, SCHEMA, filesystem=self.archive.filesystem, format=CHECKED)
             self._database.from_arrow(dataset).create_view(name)
             return name
         # A view of the relation would look for each file again, and each view of that.
@@ -224,7 +223,7 @@ class ArchiveQuery(FlowQuery):
         try:
             with self.archive.open(path) as source:
                 footer = checked_footer(self.archive, path, source)
-                for batch in pq.ParquetFile(source, metadata=footer).iter_batches(BATCH_ROWS):
+                for batch in checked_batches(source, BATCH_ROWS, footer):
                     rollup = path in self._rollup_files
                     if why := why_not_rows(batch, rollup=rollup) or ("" if rollup else _why_elsewhere(batch, path)):
                         return f"{path}: {why}"
